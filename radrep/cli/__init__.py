@@ -1,0 +1,87 @@
+"""The command line: what can be typed, and how a mistake ends."""
+
+import errno
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from radrep import __version__
+from radrep.cli import cache, demo, doctor, eval, generate, prepare, recipes, train
+from radrep.cli.console import show_error
+from radrep.errors import RadrepError
+
+ORDER = ("prepare", "cache", "train", "eval", "generate", "demo", "recipes", "doctor")
+
+
+class _Commands(TyperGroup):
+    """Ends every command alike: mistakes and full disks in one red block, bugs with a traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The order in --help, and with it that of the panels Data, Learn, Use, Look."""
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RadrepError as error:
+            show_error(str(error))
+            raise typer.Exit(2) from error
+        except OSError as error:
+            text = _describe_disk_error(error)
+            if text is None:
+                raise
+            show_error(text)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            show_error("stopped", prefix="")
+            raise typer.Exit(130) from None
+
+
+def _describe_disk_error(error: OSError) -> str | None:
+    where = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no disk space left{where}. Free some, then run the same command again"
+    if error.errno in (errno.EACCES, errno.EROFS):
+        return f"no permission{where}: {error.strerror}. Choose another folder"
+    return None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+    pretty_exceptions_show_locals=False,  # locals may hold reports, which are patient text
+    epilog="Start with:  radrep demo",
+)
+
+
+@app.callback()
+def radrep(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Train and evaluate models that write radiology reports from images."""
+    if version:
+        typer.echo(f"radrep {__version__}")
+    elif ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help(), nl=False)
+
+
+app.add_typer(prepare.app, name="prepare", rich_help_panel="Data")
+app.add_typer(cache.app, name="cache", rich_help_panel="Data")
+app.command(rich_help_panel="Learn")(train.train)
+app.command(name="eval", rich_help_panel="Use")(eval.evaluate)
+app.command(rich_help_panel="Use")(generate.generate)
+app.command(rich_help_panel="Look")(demo.demo)
+app.add_typer(recipes.app, name="recipes", rich_help_panel="Look")
+app.command(rich_help_panel="Look")(doctor.doctor)
+
+
+def run() -> None:
+    """What the `radrep` command calls."""
+    app()

@@ -1,0 +1,215 @@
+"""What reaches the terminal: results on stdout, everything about the way there on stderr."""
+
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from radrep.engine.reporter import Advance, Reporter
+
+REDRAW_SECONDS = 0.1
+PLAIN_SECONDS = 10.0  # between two lines of progress where no terminal listens
+BAR_CELLS = 20
+MIN_BAR_CELLS = 5
+UNWRAPPED = 10_000  # files and pipes get whole lines, so that they grep well
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that leaves text as it is: no markup, no highlighting, no wrapping in files."""
+    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = UNWRAPPED
+    return console
+
+
+def say(text: str) -> None:
+    """Write a result to stdout, unwrapped, above the live line if there is one."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()  # whoever reads the pipe has each result when it is there
+
+
+def show_error(text: str, *, prefix: str = "error: ") -> None:
+    """Write one red block to stderr; on a terminal long problems wrap below their own text."""
+    console = make_console(stderr=True)
+    lines = [_hang(line, console.width) for line in (prefix + text).splitlines()]
+    console.print("\n".join(lines), style="red", soft_wrap=True)
+
+
+def _hang(line: str, width: int) -> str:
+    """Wrap a row "  key  what is wrong"; other lines stay whole, so that commands can be copied."""
+    row = re.match(r"  \S+(?: \S+)*  +(?=\S)", line)
+    if row is None or len(line) <= width:
+        return line
+    indent = " " * min(len(row[0]), width // 2)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
+    """Write a table to stdout: numbers to the right, floats with three decimals, None as "-"."""
+    grid = Table(box=None, title=title or None, title_justify="left", pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row))
+    print_grid(grid)
+
+
+def print_grid(grid: Table) -> None:
+    """Write a table of one's own to stdout, in files without the spaces that fill its lines."""
+    console = make_console()
+    if console.is_terminal:
+        console.print(grid)
+        return
+    with console.capture() as captured:
+        console.print(grid)
+    for line in captured.get().splitlines():
+        say(line.rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+class TerminalReporter(Reporter):
+    """Shows a run on stderr: one live line on a terminal, plain lines elsewhere.
+
+    Use it as a context manager, so that no live line is left behind when a run ends or fails.
+    """
+
+    def __init__(self) -> None:
+        self._console = make_console(stderr=True)
+        self._moves = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._live: Live | None = None
+
+    def __enter__(self) -> "TerminalReporter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._clear()
+
+    def fact(self, label: str, text: str) -> None:
+        """Write "label   text", the texts of all facts below one another."""
+        if not self._console.is_terminal:
+            self._console.print(f"{label:<7} {text}")
+            return
+        line = Table.grid(padding=(0, 1))
+        line.add_column(style="bold", min_width=7, no_wrap=True)
+        line.add_column(overflow="fold")
+        line.add_row(label, text)
+        self._console.print(line)
+
+    def warn(self, text: str) -> None:
+        """Write "warning: text"."""
+        self._console.print(f"warning: {text}", style="yellow", soft_wrap=True)
+
+    def step(self, fields: Mapping[str, object]) -> None:
+        """Show "name value" pairs in order; "done/total" under the name "step" draws the bar."""
+        if not self._moves or "step" not in fields:
+            self._console.print("  ".join(_pair(*field) for field in fields.items()))
+            return
+        names = list(fields)
+        split = names.index("step")
+        count = str(fields["step"])
+        done, _, total = count.partition("/")
+        head = "  ".join(_pair(name, fields[name]) for name in names[:split])
+        tail = "  ".join([count, *(_pair(name, fields[name]) for name in names[split + 1 :])])
+        self._draw(head, int(done), int(total), tail)
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+        """Show a bar, the rate and the time left; at the end one line that stays."""
+        start = shown = time.monotonic()
+        done = 0
+
+        def advance(n: int = 1) -> None:
+            nonlocal done, shown
+            done += n
+            now = time.monotonic()
+            if now - shown >= (REDRAW_SECONDS if self._moves else PLAIN_SECONDS):
+                shown = now
+                self._show_progress(label, done, total, unit, now - start)
+
+        if self._moves:
+            self._show_progress(label, 0, total, unit, 0.0)
+        try:
+            yield advance
+        finally:
+            self._clear()
+        seconds = time.monotonic() - start
+        rate = f", {_rate(done, seconds)} {unit}/s" if done else ""
+        self._console.print(f"{label}  {done} {unit} in {_clock(seconds)}{rate}", soft_wrap=True)
+
+    def _show_progress(self, label: str, done: int, total: int, unit: str, seconds: float) -> None:
+        facts = f"{done}/{total} {unit}"
+        if done:
+            left = _clock(seconds * max(total - done, 0) / done)
+            facts += f"  {_rate(done, seconds)}/s  {left} left"
+        if self._moves:
+            self._draw(label, done, total, facts)
+        else:
+            self._console.print(f"{label}  {facts}")
+
+    def _draw(self, head: str, done: int, total: int, tail: str) -> None:
+        """Redraw the live line: head, a bar of what room is left, tail."""
+        width = self._console.width
+        if len(head) + len(tail) + 2 > width:
+            tail = tail.replace("  ", " ")
+        bar = self._bar(done, total, cells=min(BAR_CELLS, width - len(head) - len(tail) - 2))
+        line = Text.assemble(head, " ", bar, tail, no_wrap=True, overflow="ellipsis")
+        if self._live is None:
+            # stdout is led through the live line only where it is the same terminal: results that
+            # go to a file must reach it.
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            self._live.start()
+        self._live.update(line, refresh=True)
+
+    def _bar(self, done: int, total: int, *, cells: int) -> Text:
+        if cells < MIN_BAR_CELLS or not total:
+            return Text()
+        full, empty = "━─" if self._console.encoding.lower().startswith("utf") else "#-"
+        filled = cells * min(done, total) // total
+        return Text.assemble((full * filled, "green"), (empty * (cells - filled), "dim"), " ")
+
+    def _clear(self) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+
+def _pair(name: str, value: object) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{text} {name}" if name.endswith("/s") else f"{name} {text}"
+
+
+def _rate(done: int, seconds: float) -> str:
+    rate = done / max(seconds, 1e-9)
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

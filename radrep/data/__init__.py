@@ -1,0 +1,1 @@
+"""Studies in, batches out; knows no model."""

@@ -1,0 +1,43 @@
+"""What a report model is given: the views of several studies and, in training, their words."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Studies side by side. The views of all studies stand in one row, study after study.
+
+    Letters: b studies, v views of all of them, n patches, c backbone width, l report tokens.
+
+    Attributes:
+        ids: Ids of the studies, b.
+        num_views: Views of each study, (b,), each at least 1; on the CPU, since shapes hang on it.
+        images: Normalised pixels, (v, 3, h, w), or None when features are given.
+        features: Cached backbone patches, (v, n, c), or None.
+        tokens: 0, words, 0, padding 0: (b, l); None when there is nothing to learn from.
+        lengths: Tokens of each study without padding, (b,); None like tokens.
+    """
+
+    ids: tuple[str, ...]
+    num_views: Tensor
+    images: Tensor | None = None
+    features: Tensor | None = None
+    tokens: Tensor | None = None
+    lengths: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch with its tensors on a device."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            images=move(self.images),
+            features=move(self.features),
+            tokens=move(self.tokens),
+            lengths=move(self.lengths),
+        )

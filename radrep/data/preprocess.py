@@ -1,0 +1,87 @@
+"""Grey pixels to what the network sees; training, evaluation and `generate` share it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
+
+from radrep.data.images import resize, short_side_shape
+
+# The published recipes cut 224 out of a short side of 256; other sizes keep that ratio.
+_SHORT_SIDE_RATIO = 256 / 224
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Sizes, crops and normalises one image.
+
+    Attributes:
+        size: Height and width of what comes out, in pixels.
+        mean: Mean of each of the three channels, of pixels from 0 to 1.
+        std: Standard deviation of each channel.
+        published: Do as CSR-LMCA's public code does: equalise the histogram and sharpen, in
+            evaluation too, and flip at random in training. Flipping swaps left and right while
+            the report does not.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    published: bool = False
+
+    def train(
+        self, image: np.ndarray, generator: torch.Generator, *, saliency: bool = False
+    ) -> Tensor:
+        """Scale the short side, then cut a square at random (and flip, if published).
+
+        The generator is drawn from equally often whatever the image, so two images that must be
+        cut at the same place are given generators in the same state.
+
+        Args:
+            image: Pixels, uint8 (h, w).
+            generator: Where the randomness comes from.
+            saliency: The image is masked by a saliency map; it is not equalised nor sharpened.
+
+        Returns:
+            Normalised pixels, float32 (3, size, size).
+        """
+        pixels = self._enhance(image, saliency)
+        short_side = round(self.size * _SHORT_SIDE_RATIO)
+        pixels = resize(pixels, *short_side_shape(pixels, short_side))
+        height, width = pixels.shape
+        top = _draw(height - self.size + 1, generator)
+        left = _draw(width - self.size + 1, generator)
+        flip = _draw(2, generator) == 1
+        pixels = pixels[top : top + self.size, left : left + self.size]
+        return self._normalise(pixels[:, ::-1] if flip and self.published else pixels)
+
+    def evaluate(self, image: np.ndarray, *, saliency: bool = False) -> Tensor:
+        """Squash the whole image to a square.
+
+        Args:
+            image: Pixels, uint8 (h, w).
+            saliency: The image is masked by a saliency map; it is not equalised nor sharpened.
+
+        Returns:
+            Normalised pixels, float32 (3, size, size).
+        """
+        return self._normalise(resize(self._enhance(image, saliency), self.size, self.size))
+
+    def _enhance(self, image: np.ndarray, saliency: bool) -> np.ndarray:
+        if not self.published or saliency:
+            return image
+        picture = ImageOps.equalize(Image.fromarray(image))
+        return np.array(picture.filter(ImageFilter.SHARPEN))
+
+    def _normalise(self, pixels: np.ndarray) -> Tensor:
+        grey = torch.from_numpy(pixels.astype(np.float32) / 255.0)  # (size, size)
+        mean = torch.tensor(self.mean).view(3, 1, 1)
+        std = torch.tensor(self.std).view(3, 1, 1)
+        return (grey - mean) / std
+
+
+def _draw(upper: int, generator: torch.Generator) -> int:
+    """One whole number from 0 to upper - 1."""
+    return int(torch.randint(upper, (1,), generator=generator))

@@ -1,0 +1,101 @@
+"""Sections to target text, and the named cleaners: pure str -> str.
+
+The two `r2gen` cleaners give what the published R2Gen tokenizer gives (Chen et al., "Generating
+Radiology Reports via Memory-driven Transformer", EMNLP 2020), quirks included, because published
+scores rest on them: list numbers vanish up to 5 only, "1. " also inside "T1. ", an empty report
+becomes " .", and fractions lose their bar. `plain` has none of that and is for everything that
+need not be compared with a published number.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from radrep.errors import DataError
+
+TARGETS = ("findings", "impression", "both")
+
+_LIST_NUMBERS = (
+    ("1. ", ""),
+    *((f". {number}. ", ". ") for number in range(2, 6)),
+    *((f" {number}. ", ". ") for number in range(2, 6)),
+)
+# How often each pair of doubled marks is halved: the number of passes shows in very long runs.
+_IU_HALVINGS = (("..", ".", 3),)
+_MIMIC_HALVINGS = (("__", "_", 7), ("  ", " ", 6), ("..", ".", 8))
+
+_QUOTES = str.maketrans("", "", "\"'/\\")
+# The published pattern means to list ":-[" but spells the range from ":" to "[". So "<", "=", ">"
+# and "@" go as well (capitals too, of which none is left by then), and "-" stays.
+_MARKS = str.maketrans(
+    "", "", ".,?;*!%^&_+()]{}" + "".join(map(chr, range(ord(":"), ord("[") + 1)))
+)
+
+# Words with their inner hyphens, bars and apostrophes ("l1-l2", "3/4"); numbers also with their
+# inner points, commas and colons and a percent sign; of other marks, a run of one ("..") once.
+_PLAIN_TOKEN = re.compile(
+    r"\w+(?:(?:[-/'\u2019]|(?<=\d)[.,:](?=\d))\w+)*(?:(?<=\d)%)?|([^\w\s])\1*"
+)
+
+
+def _clean_r2gen(report: str, halvings: tuple[tuple[str, str, int], ...]) -> str:
+    for doubled, single, passes in halvings:
+        for _ in range(passes):
+            report = report.replace(doubled, single)
+    for number, replacement in _LIST_NUMBERS:
+        report = report.replace(number, replacement)
+    sentences = report.strip().lower().split(". ")
+    # Marks go after the outer spaces, so that a lone mark may leave a space behind.
+    words = (sentence.translate(_QUOTES).strip().translate(_MARKS) for sentence in sentences)
+    return " . ".join(words) + " ."
+
+
+def _clean_r2gen_mimic(report: str) -> str:
+    return _clean_r2gen(report.replace("\n", " "), _MIMIC_HALVINGS)
+
+
+def _clean_plain(report: str) -> str:
+    tokens = (match.group(1) or match.group(0) for match in _PLAIN_TOKEN.finditer(report.lower()))
+    return " ".join(tokens)
+
+
+CLEANERS: Mapping[str, Callable[[str], str]] = {
+    "r2gen_iu": partial(_clean_r2gen, halvings=_IU_HALVINGS),
+    "r2gen_mimic": _clean_r2gen_mimic,
+    "plain": _clean_plain,
+}
+
+
+def get_cleaner(name: str) -> Callable[[str], str]:
+    """The cleaner of that name.
+
+    Every cleaner lower-cases and separates words by spaces. `r2gen_iu` and `r2gen_mimic` are the
+    published ones; `plain` keeps every number, unit and mark that a person would keep.
+
+    Raises:
+        DataError: If there is no such cleaner.
+    """
+    if name not in CLEANERS:
+        raise DataError(f"no report cleaner is called '{name}'; there are: {', '.join(CLEANERS)}")
+    return CLEANERS[name]
+
+
+def target_text(sections: Mapping[str, str], target: str) -> str:
+    """The raw text that a model is to write for a study.
+
+    Args:
+        sections: Raw text by section name.
+        target: "findings", "impression", or "both": findings, then impression, one of which may
+            be missing.
+
+    Returns:
+        The text without outer spaces, empty when the study does not have it.
+
+    Raises:
+        DataError: If the target is none of the three.
+    """
+    if target not in TARGETS:
+        raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")
+    names = ("findings", "impression") if target == "both" else (target,)
+    texts = (sections.get(name, "").strip() for name in names)
+    return " ".join(text for text in texts if text)

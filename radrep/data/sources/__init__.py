@@ -1,0 +1,1 @@
+"""Raw downloads to studies, one layout family a file."""

@@ -1,0 +1,136 @@
+"""The study: what a source yields, what the prepared folder holds, one row each."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from radrep.errors import DataError
+
+PROJECTIONS = ("frontal", "lateral", "unknown")
+SPLITS = ("train", "val", "test")
+MANIFEST = "manifest.jsonl"
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image as a raw download has it.
+
+    Attributes:
+        name: What the source calls it, used in messages and in the left-out list.
+        read: Reads the pixels as uint8 (h, w), black 0; raises DataError with a reason. It can
+            be pickled, so that worker processes may call it.
+        projection: "frontal", "lateral" or "unknown".
+    """
+
+    name: str
+    read: Callable[[], np.ndarray]
+    projection: str = "unknown"
+
+
+@dataclass(frozen=True)
+class SourceStudy:
+    """One study as a raw download has it: images unread, sections as raw text."""
+
+    id: str
+    patient_id: str | None
+    split: str
+    images: tuple[SourceImage, ...]
+    sections: Mapping[str, str]
+
+
+class Source(Protocol):
+    """A raw download (or a generator) that yields studies in a fixed order."""
+
+    name: str
+
+    def fingerprint(self) -> str:
+        """A hash that changes whenever what the source yields changes."""
+
+    def expected_counts(self) -> dict[str, int] | None:
+        """Studies a split that a complete download has, or None where no number is published."""
+
+    def __len__(self) -> int:
+        """Number of studies, read without opening images."""
+
+    def __iter__(self) -> Iterator[SourceStudy]:
+        """Yield every study; what cannot be used is decided by the caller."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One prepared image.
+
+    Attributes:
+        path: Relative to the prepared folder.
+        projection: "frontal", "lateral" or "unknown".
+        saliency: The same image under its saliency mask, relative too, or None.
+    """
+
+    path: str
+    projection: str = "unknown"
+    saliency: str | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """One row of a prepared data set.
+
+    Attributes:
+        id: Unique in the data set.
+        patient_id: The patient, or None when the source does not say.
+        split: "train", "val" or "test".
+        images: Every view, in the source's order.
+        sections: Raw text by section name ("findings", "impression", "indication", "comparison").
+        source: Name of the source.
+    """
+
+    id: str
+    patient_id: str | None
+    split: str
+    images: tuple[Image, ...]
+    sections: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+    def to_json(self) -> str:
+        """The study as one line of the manifest."""
+        return json.dumps(asdict(self))  # in ASCII: a broken character of a report cannot break it
+
+    @classmethod
+    def from_json(cls, line: str) -> "Study":
+        """Read one line of the manifest.
+
+        Raises:
+            DataError: If the line is not a study.
+        """
+        try:
+            row = json.loads(line)
+            row["images"] = tuple(Image(**image) for image in row["images"])
+            return cls(**row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"not a study: {line[:80]!r} ({error})") from error
+
+
+def read_manifest(prepared: Path, splits: tuple[str, ...]) -> list[Study]:
+    """Read the studies of the given splits from a prepared folder, in manifest order.
+
+    The splits are named by the caller so that nothing opens the test split by accident.
+
+    Raises:
+        DataError: If the manifest is missing or broken, or a split has no study.
+    """
+    path = prepared / MANIFEST
+    if not path.is_file():
+        raise DataError(
+            f"{path} not found. Make it with: radrep prepare iu --raw DIR --out {prepared}"
+        )
+    with path.open(encoding="utf-8") as lines:
+        studies = [Study.from_json(line) for line in lines if line.strip()]
+    chosen = [study for study in studies if study.split in splits]
+    for split in splits:
+        if not any(study.split == split for study in chosen):
+            raise DataError(f"{path}: the split '{split}' has no study")
+    return chosen

@@ -1,0 +1,130 @@
+"""Words to ids and back, as the R2Gen family numbers them."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from radrep.data.reports import CLEANERS, get_cleaner
+from radrep.errors import CheckpointError
+
+UNKNOWN = "<unk>"
+_KIND = "r2gen"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The `r2gen` word tokenizer.
+
+    Ids start at 1 and follow the sorted vocabulary; 0 is begin, end and padding in one, so a
+    model over this vocabulary has `len(vocabulary) + 1` outputs.
+
+    Attributes:
+        vocabulary: The sorted words, "<unk>" among them; the word of id i is `vocabulary[i - 1]`.
+        cleaner: Name of the cleaner that every text goes through first.
+        min_count: How often a word was seen in the training texts to be in the vocabulary.
+    """
+
+    vocabulary: tuple[str, ...]
+    cleaner: str
+    min_count: int
+    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ids = {word: number for number, word in enumerate(self.vocabulary, start=1)}
+        object.__setattr__(self, "_ids", ids)
+
+    @classmethod
+    def build(cls, texts: Iterable[str], *, min_count: int, cleaner: str) -> "Tokenizer":
+        """Collect the vocabulary of raw training texts.
+
+        Raises:
+            DataError: If there is no such cleaner.
+        """
+        clean = get_cleaner(cleaner)
+        counts = Counter(word for text in texts for word in clean(text).split())
+        words = {word for word, count in counts.items() if count >= min_count}
+        return cls(tuple(sorted(words | {UNKNOWN})), cleaner, min_count)
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """Turn a raw text into the ids that a decoder is taught.
+
+        Args:
+            text: The raw text; it is cleaned here.
+            max_tokens: Length at which the ids are cut. A text of `max_tokens - 1` words or more
+                keeps its opening 0 and loses its closing one, as the published code has it.
+
+        Returns:
+            [0, words, 0], at most `max_tokens` long; words that are not known are "<unk>".
+        """
+        unknown = self._ids[UNKNOWN]
+        words = get_cleaner(self.cleaner)(text).split()
+        return [0, *(self._ids.get(word, unknown) for word in words), 0][:max_tokens]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids into the words up to the first 0, not counting an opening 0.
+
+        So the ids of `encode` and those that a decoder wrote (no opening 0) may both be given.
+
+        Raises:
+            IndexError: If an id is beyond the vocabulary.
+        """
+        words: list[str] = []
+        for position, number in enumerate(ids):
+            if number == 0 and position > 0:
+                break
+            if number != 0:
+                words.append(self._word(int(number)))
+        return " ".join(words)
+
+    def _word(self, number: int) -> str:
+        if not 1 <= number <= len(self.vocabulary):
+            raise IndexError(f"id {number} is not one of 1 to {len(self.vocabulary)}")
+        return self.vocabulary[number - 1]
+
+    def save(self, path: Path) -> None:
+        """Write the vocabulary, the cleaner's name and min_count as JSON."""
+        row = {
+            "kind": _KIND,
+            "cleaner": self.cleaner,
+            "min_count": self.min_count,
+            "vocabulary": self.vocabulary,
+        }
+        path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: If the file is missing or is not such a vocabulary.
+        """
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        except ValueError as error:  # covers broken JSON and broken UTF-8
+            raise CheckpointError(f"{path} is not a vocabulary file: {error}") from error
+        problem = _problem(row)
+        if problem:
+            raise CheckpointError(f"{path} is not a vocabulary file: {problem}")
+        return cls(tuple(row["vocabulary"]), row["cleaner"], row["min_count"])
+
+
+def _problem(row: object) -> str | None:
+    """What keeps a JSON value from being a saved tokenizer."""
+    if not isinstance(row, dict):
+        return f"expected an object, found {type(row).__name__}"
+    if row.get("kind") != _KIND:
+        return f"kind is {row.get('kind')!r}, expected {_KIND!r}"
+    if row.get("cleaner") not in CLEANERS:
+        return f"cleaner {row.get('cleaner')!r} is not one of {', '.join(CLEANERS)}"
+    if type(row.get("min_count")) is not int:
+        return f"min_count is {row.get('min_count')!r}, expected a whole number"
+    words = row.get("vocabulary")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        return "vocabulary is not a list of words"
+    if words != sorted(set(words)) or UNKNOWN not in words:
+        return f"vocabulary is not sorted, has a word twice or lacks {UNKNOWN}"
+    return None

@@ -1,0 +1,1 @@
+"""Builds the parts that a recipe names and runs them."""

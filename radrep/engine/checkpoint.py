@@ -1,0 +1,218 @@
+"""Checkpoints that load on their own, and the run folders that hold them.
+
+A run has recipe.yaml, environment.json, metrics.jsonl, checkpoints/step-NNNNNNN/ and a link
+`best`. A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json and, to go on training
+from, training.pt.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from radrep.data.tokenizer import Tokenizer
+from radrep.engine.build import build_model
+from radrep.engine.files import replace_folder
+from radrep.errors import CheckpointError
+from radrep.models.csr_lmca import CsrLmca
+from radrep.recipe.load import dump_recipe, load_recipe
+from radrep.recipe.schema import Recipe
+
+WEIGHTS = "weights.safetensors"
+RECIPE = "recipe.yaml"
+VOCABULARY = "vocabulary.json"
+TRAINING = "training.pt"
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint in memory.
+
+    Attributes:
+        folder: Where it came from.
+        recipe: The recipe of its run.
+        tokenizer: Its vocabulary.
+        model: The model in evaluation mode.
+        prepared_size: Short side in pixels to which its images were prepared.
+    """
+
+    folder: Path
+    recipe: Recipe
+    tokenizer: Tokenizer
+    model: CsrLmca
+    prepared_size: int
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    model: CsrLmca,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    prepared_size: int,
+    training: dict[str, Any],
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        folder: The folder to make.
+        model: The bare model, not a wrapper of it.
+        recipe: The resolved recipe.
+        tokenizer: The vocabulary.
+        prepared_size: Short side in pixels of the prepared images.
+        training: What going on takes: optimizer, progress, loss scale.
+    """
+    with replace_folder(folder) as partial, _failures_told(folder):
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, partial / WEIGHTS, {"prepared_size": str(prepared_size)})
+        (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
+        tokenizer.save(partial / VOCABULARY)
+        torch.save(training, partial / TRAINING)
+
+
+@contextmanager
+def _failures_told(folder: Path) -> Iterator[None]:
+    """Tell the writers' own errors, a full disk mostly, like one of ours."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        free = shutil.disk_usage(folder.parent).free
+        raise CheckpointError(
+            f"{folder} could not be written ({error}); its disk has {free / 1e9:.1f} GB free. "
+            "Free some, then go on with --resume"
+        ) from error
+
+
+def load_checkpoint(folder: Path) -> Loaded:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: If a file is missing or broken, or weights, vocabulary and recipe do not
+            fit one another.
+    """
+    for name in (WEIGHTS, RECIPE, VOCABULARY):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {name}")
+    recipe = load_recipe(str(folder / RECIPE))
+    tokenizer = Tokenizer.load(folder / VOCABULARY)
+    model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
+    prepared_size = _load_weights(model, folder, tokenizer)
+    return Loaded(folder, recipe, tokenizer, model.eval(), prepared_size)
+
+
+def _load_weights(model: CsrLmca, folder: Path, tokenizer: Tokenizer) -> int:
+    """Load the weights strictly; the prepared size that stands in their file."""
+    path = folder / WEIGHTS
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    ours = model.state_dict()
+    name = "encoder_decoder.words.weight"
+    if name in state and state[name].shape[0] != ours[name].shape[0]:
+        raise CheckpointError(
+            f"{folder / VOCABULARY} has {len(tokenizer.vocabulary)} words and the weights beside "
+            f"it were made for {state[name].shape[0] - 1}: the two are not of one run"
+        )
+    missing, unexpected = sorted(ours.keys() - state), sorted(state.keys() - ours)
+    wrong = sorted(key for key in ours.keys() & state if ours[key].shape != state[key].shape)
+    if "prepared_size" not in about:
+        raise CheckpointError(f"{path} was not written by radrep: it names no prepared_size")
+    if missing or unexpected or wrong:
+        raise CheckpointError(
+            f"{path} is of another model than {folder / RECIPE} describes: {len(missing)} tensors "
+            f"are missing, {len(unexpected)} not known, {len(wrong)} of another shape; the first: "
+            f"{(missing + unexpected + wrong)[0]}"
+        )
+    model.load_state_dict(state)
+    return int(about["prepared_size"])
+
+
+def load_training(folder: Path) -> dict[str, Any]:
+    """What going on takes, as `save_checkpoint` was given it.
+
+    Raises:
+        CheckpointError: If it is missing or broken.
+    """
+    path = folder / TRAINING
+    if not path.is_file():
+        raise CheckpointError(f"{folder} cannot be trained further: it has no {TRAINING}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises many kinds, all mean a broken file
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint after a step lies."""
+    return run / CHECKPOINTS / f"step-{step:07d}"
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run, if it has one."""
+    folders = sorted((run / CHECKPOINTS).glob("step-*"))
+    return folders[-1] if folders else None
+
+
+def point_best(run: Path, folder: Path) -> None:
+    """Make the link `best` lead to a checkpoint of the run."""
+    link = run / f".{BEST}.{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.relative_to(run))
+    os.replace(link, run / BEST)
+
+
+def drop_old_checkpoints(run: Path) -> None:
+    """Keep the newest checkpoint and the best one."""
+    best = (run / BEST).resolve()
+    for folder in sorted((run / CHECKPOINTS).glob("step-*"))[:-1]:
+        if folder.resolve() != best:
+            shutil.rmtree(folder)
+
+
+def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
+    """The checkpoint that a user means.
+
+    Args:
+        name: A checkpoint, a run (its best one is taken), or None for the newest run.
+        runs: Where runs lie.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    if name is None:
+        found = [path.parent for path in runs.glob(f"*/{BEST}") if path.is_dir()]
+        if not found:
+            raise CheckpointError(
+                f"{runs.resolve()} holds no trained run. Train one with: radrep train "
+                "csr_lmca_iu_cpu, or name a run or checkpoint"
+            )
+        name = max(found, key=lambda run: os.lstat(run / BEST).st_mtime)
+    if not name.exists():
+        raise CheckpointError(f"{name} not found: neither a run nor a checkpoint")
+    if not name.is_dir():
+        raise CheckpointError(f"{name} is a file; name the folder of a run or checkpoint")
+    if (name / WEIGHTS).is_file():
+        return name
+    if (name / BEST).is_dir():
+        return (name / BEST).resolve()
+    if (name / CHECKPOINTS).is_dir():
+        raise CheckpointError(f"{name} has no finished epoch yet, so it has no best checkpoint")
+    raise CheckpointError(f"{name} is not a run or checkpoint: it has no {WEIGHTS} and no {BEST}")
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run that a checkpoint belongs to; itself, when it was moved out of one."""
+    resolved = checkpoint.resolve()
+    return resolved.parent.parent if resolved.parent.name == CHECKPOINTS else resolved

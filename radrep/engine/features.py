@@ -1,0 +1,171 @@
+"""Features of a frozen backbone, computed once and kept on disk."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from radrep.data.dataset import View
+from radrep.data.images import read_image
+from radrep.data.preprocess import Preprocess
+from radrep.engine.files import replace_folder
+from radrep.engine.reporter import Reporter
+from radrep.errors import DataError
+from radrep.modules.backbone import Backbone
+
+FEATURES = "features.npy"
+INDEX = "index.json"
+_BATCH = 32
+
+
+def cache_folder() -> Path:
+    """Where caches lie: RADREP_CACHE if set, else the user's cache folder."""
+    if value := os.environ.get("RADREP_CACHE"):
+        return Path(value)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radrep"
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """One entry of the cache, for showing.
+
+    Attributes:
+        folder: Where it lies.
+        about: Backbone, data and time as told when it was made.
+        num_bytes: Its size.
+    """
+
+    folder: Path
+    about: dict[str, object]
+    num_bytes: int
+
+
+def list_cache() -> list[CachedFeatures]:
+    """Every entry of the cache, oldest first."""
+    entries = []
+    for index in sorted(cache_folder().glob(f"features/*/{INDEX}"), key=os.path.getmtime):
+        folder = index.parent
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        entries.append(CachedFeatures(folder, json.loads(index.read_text())["about"], size))
+    return entries
+
+
+def clear_cache() -> int:
+    """Remove every entry; the number of bytes that this frees."""
+    freed = sum(entry.num_bytes for entry in list_cache())
+    shutil.rmtree(cache_folder() / "features", ignore_errors=True)
+    return freed
+
+
+class FeatureStore:
+    """Reads cached patches by view.
+
+    Args:
+        folder: An entry of the cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: dict[str, int] = json.loads((folder / INDEX).read_text())["rows"]
+        self._features: np.ndarray | None = None
+
+    def __call__(self, view: View) -> Tensor:
+        """Patches of a view, float32 (n, c)."""
+        if self._features is None:  # opened in the process that reads, not sent to it
+            self._features = np.load(self._folder / FEATURES, mmap_mode="r")
+        return torch.from_numpy(np.array(self._features[self._rows[view.path]]))
+
+
+def cached_features(
+    backbone: Backbone,
+    preprocess: Preprocess,
+    prepared: Path,
+    views: Iterable[View],
+    *,
+    device: torch.device,
+    reporter: Reporter,
+) -> FeatureStore:
+    """The features of these views, from the cache or computed now.
+
+    Args:
+        backbone: A frozen backbone.
+        preprocess: The preprocessing; images are squashed, never cropped at random.
+        prepared: The prepared folder.
+        views: The views.
+        device: Where the backbone computes.
+        reporter: Who is told how it goes.
+
+    Raises:
+        DataError: If the disk has no room for them or an image cannot be read.
+    """
+    wanted = sorted({view.path: view for view in views}.values(), key=lambda view: view.path)
+    key = _key(backbone, preprocess, prepared, wanted)
+    folder = cache_folder() / "features" / key
+    if not (folder / INDEX).is_file():
+        _compute(backbone, preprocess, prepared, wanted, folder, device, reporter)
+    else:
+        reporter.fact("features", f"from the cache, {len(wanted)} images ({folder})")
+    return FeatureStore(folder)
+
+
+def _key(backbone: Backbone, preprocess: Preprocess, prepared: Path, views: list[View]) -> str:
+    """A hash of everything that decides the features: weights, preprocessing and pixels."""
+    digest = hashlib.sha256(repr(preprocess).encode())
+    for name, tensor in backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    for view in views:
+        digest.update(f"{view.path} {view.saliency}".encode())
+        try:
+            digest.update((prepared / view.path).read_bytes())
+        except OSError as error:
+            raise DataError(f"{prepared / view.path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()[:24]
+
+
+@torch.no_grad()
+def _compute(
+    backbone: Backbone,
+    preprocess: Preprocess,
+    prepared: Path,
+    views: list[View],
+    folder: Path,
+    device: torch.device,
+    reporter: Reporter,
+) -> None:
+    num_patches = backbone.grid[0] * backbone.grid[1]
+    shape = (len(views), num_patches, backbone.out_dim)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise DataError(
+            f"the feature cache needs {needed / 1e9:.1f} GB and {folder.parent} has "
+            f"{free / 1e9:.1f} GB free. Clear old entries with: radrep cache clear, or set "
+            "RADREP_CACHE to a folder on another disk"
+        )
+    backbone.to(device).eval()
+    with replace_folder(folder) as partial:
+        features = np.lib.format.open_memmap(
+            partial / FEATURES, mode="w+", dtype=np.float32, shape=shape
+        )
+        with reporter.progress("backbone features", len(views), "images") as advance:
+            for start in range(0, len(views), _BATCH):
+                part = views[start : start + _BATCH]
+                pixels = [
+                    preprocess.evaluate(read_image(prepared / v.path), saliency=v.saliency)
+                    for v in part
+                ]
+                computed = backbone(torch.stack(pixels).to(device))
+                features[start : start + len(part)] = computed.float().cpu().numpy()
+                advance(len(part))
+        features.flush()
+        about = {"data": str(prepared), "images": len(views), "patches": list(shape[1:])}
+        rows = {view.path: row for row, view in enumerate(views)}
+        (partial / INDEX).write_text(json.dumps({"about": about, "rows": rows}))

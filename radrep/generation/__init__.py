@@ -1,0 +1,1 @@
+"""Decoding over a step decoder, whatever class it is."""

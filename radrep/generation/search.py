@@ -1,0 +1,180 @@
+"""Beam search, greedy decoding and sampling over any step decoder.
+
+Letters: b open studies, k beams, w words.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from radrep.generation.contract import StepDecoder
+
+
+@torch.no_grad()
+def beam_search(
+    decoder: StepDecoder,
+    encoded: Any,
+    *,
+    num_studies: int,
+    beam_size: int = 3,
+    max_words: int = 60,
+    block_trigrams: bool = False,
+) -> list[list[int]]:
+    """Find the report of highest summed log-probability, without length normalisation.
+
+    Each step takes the ``beam_size`` best continuations of a study's open beams. Those that end
+    are set aside and the next step takes as many from the beams still open. At ``max_words`` open
+    beams count as finished. A study is done when no open beam can win any more, since sums only
+    fall.
+
+    Args:
+        decoder: The decoder.
+        encoded: What its `start` takes, for ``num_studies`` studies.
+        num_studies: Number of studies.
+        beam_size: Beams k.
+        max_words: Longest report.
+        block_trigrams: Forbid a trigram that the report already has.
+
+    Returns:
+        Word ids of each study, without the opening and closing ids.
+    """
+    k = beam_size
+    state = decoder.start(encoded, k)
+    reports: list[list[int]] = [[] for _ in range(num_studies)]
+    best_sum = torch.full((num_studies,), float("-inf"))
+    open_studies = torch.arange(num_studies)
+    device = decoder.device
+    last = torch.full((num_studies * k,), decoder.begin, device=device)
+    sums = torch.full((num_studies, k), float("-inf"), device=device)
+    sums[:, 0] = 0.0  # all beams are equal at first: one stands for them
+    words = torch.empty(num_studies, k, 0, dtype=torch.long, device=device)
+    for step in range(max_words):
+        log_probs, state = decoder.step(last, state)  # (b k, w)
+        b, num_words = len(open_studies), log_probs.shape[-1]
+        log_probs = log_probs.view(b, k, num_words)
+        if block_trigrams:
+            log_probs = _without_repeated_trigrams(log_probs, words)
+        totals = (sums[..., None] + log_probs).flatten(1)  # (b, k w)
+        sums, choice = totals.topk(k, dim=-1)  # (b, k)
+        beams, next_words = choice // num_words, choice % num_words
+        words = torch.cat([words.gather(1, beams[..., None].expand(-1, -1, step)),
+                           next_words[..., None]], dim=-1)  # fmt: skip
+        ends = (next_words == decoder.end) | (step == max_words - 1)
+        _set_aside(reports, best_sum, open_studies, words, sums, ends, decoder.end)
+        sums = sums.masked_fill(ends, float("-inf"))
+        still_open = sums.amax(dim=1).cpu() > best_sum[open_studies]
+        if not still_open.any():
+            break
+        keep = still_open.to(device)
+        rows = beams + torch.arange(b, device=device)[:, None] * k
+        state = state.select(rows[keep])
+        sums, words, open_studies = sums[keep], words[keep], open_studies[still_open]
+        last = next_words[keep].flatten()
+    return reports
+
+
+def _set_aside(
+    reports: list[list[int]],
+    best_sum: Tensor,
+    open_studies: Tensor,
+    words: Tensor,
+    sums: Tensor,
+    ends: Tensor,
+    end: int,
+) -> None:
+    """Note each ended beam that beats the study's best so far; of equals the first stands."""
+    for row, beam in ends.nonzero().tolist():
+        study = int(open_studies[row])
+        total = float(sums[row, beam])
+        if total > best_sum[study]:
+            best_sum[study] = total
+            ids = words[row, beam].tolist()
+            reports[study] = ids[:-1] if ids[-1] == end else ids
+
+
+@torch.no_grad()
+def sample(
+    decoder: StepDecoder,
+    encoded: Any,
+    *,
+    num_studies: int,
+    max_words: int = 60,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    block_trigrams: bool = False,
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """Draw a report word by word, or take the likeliest word each time (greedy).
+
+    Args:
+        decoder: The decoder.
+        encoded: What its `start` takes, for ``num_studies`` studies.
+        num_studies: Number of studies.
+        max_words: Longest report.
+        temperature: Log-probabilities are divided by it; 0 is greedy.
+        top_p: Draw from the likeliest words that together reach this probability
+            (nucleus sampling, Holtzman et al. 2020).
+        block_trigrams: Forbid a trigram that the report already has.
+        generator: Source of randomness on the CPU, for draws that repeat.
+
+    Returns:
+        Word ids of each study, without the opening and closing ids.
+
+    Raises:
+        ValueError: If temperature is negative or top_p is not in (0, 1].
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    state = decoder.start(encoded, 1)
+    reports: list[list[int]] = [[] for _ in range(num_studies)]
+    open_studies = list(range(num_studies))
+    device = decoder.device
+    last = torch.full((num_studies,), decoder.begin, device=device)
+    words = torch.empty(num_studies, 1, 0, dtype=torch.long, device=device)
+    for _ in range(max_words):
+        log_probs, state = decoder.step(last, state)  # (b, w)
+        if block_trigrams:
+            log_probs = _without_repeated_trigrams(log_probs[:, None], words)[:, 0]
+        last = _draw(log_probs, temperature, top_p, generator)
+        words = torch.cat([words, last[:, None, None]], dim=-1)
+        is_open = last != decoder.end
+        for study, word, goes_on in zip(open_studies, last.tolist(), is_open.tolist(), strict=True):
+            if goes_on:
+                reports[study].append(word)
+        if not is_open.any():
+            break
+        rows = is_open.nonzero()  # (studies kept, 1)
+        state = state.select(rows)
+        last, words = last[is_open], words[is_open]
+        open_studies = [open_studies[row] for row in rows[:, 0].tolist()]
+    return reports
+
+
+def _draw(
+    log_probs: Tensor, temperature: float, top_p: float, generator: torch.Generator | None
+) -> Tensor:
+    """One word a row: (b, w) -> (b,)."""
+    if temperature == 0:
+        return log_probs.argmax(dim=-1)
+    probs = (log_probs / temperature).softmax(dim=-1)
+    ranked, order = probs.sort(dim=-1, descending=True)
+    before = ranked.cumsum(dim=-1) - ranked  # probability of all likelier words
+    ranked = ranked.masked_fill(before >= top_p, 0.0)
+    # Drawn on the CPU, so that one seed gives one report on every device.
+    drawn = torch.multinomial(ranked.cpu(), 1, generator=generator).to(order.device)
+    return order.gather(-1, drawn).squeeze(-1)
+
+
+def _without_repeated_trigrams(log_probs: Tensor, words: Tensor) -> Tensor:
+    """Set words that would complete a trigram the beam has to -inf: (b, k, w), (b, k, l)."""
+    length = words.shape[-1]
+    if length < 3:
+        return log_probs
+    first, second, third = (words[..., i : length - 2 + i] for i in range(3))
+    repeats = (first == words[..., -2:-1]) & (second == words[..., -1:])  # (b, k, l - 2)
+    blocked = torch.zeros_like(log_probs, dtype=torch.bool)
+    blocked.scatter_reduce_(-1, third, repeats, reduce="amax")
+    return log_probs.masked_fill(blocked, float("-inf"))

@@ -1,0 +1,76 @@
+"""How varied and how long generated reports are.
+
+Word overlap alone cannot tell a model from a constant: a released model with BLEU-4 .175 on
+IU X-Ray writes 4 distinct reports for 590 studies.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from radrep.errors import DataError
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Variety and length of the reports written for one split, lengths in whitespace tokens.
+
+    Attributes:
+        num_reports: How many were written.
+        num_distinct: How many of them differ, white space aside.
+        most_frequent: The text written most often (of several, the one met first).
+        most_frequent_share: Share of the studies that got it, 0 to 1.
+        length_ratio: Mean length over mean reference length. It is the ratio of the sums, which
+            BLEU's brevity penalty looks at, and not the mean of ratios, which a few short
+            references would decide.
+        mean_length: Mean length of a generated report.
+        min_length: Length of the shortest.
+        max_length: Length of the longest.
+        mean_reference_length: Mean length of a reference.
+    """
+
+    num_reports: int
+    num_distinct: int
+    most_frequent: str
+    most_frequent_share: float
+    length_ratio: float
+    mean_length: float
+    min_length: int
+    max_length: int
+    mean_reference_length: float
+
+
+def measure_diversity(references: Sequence[str], hypotheses: Sequence[str]) -> Diversity:
+    """Count distinct reports and compare lengths with the references.
+
+    Args:
+        references: Reference reports as scored.
+        hypotheses: Generated reports as scored, in the same order.
+
+    Raises:
+        DataError: If there is no report, the numbers differ, or no reference has a word.
+    """
+    if not hypotheses:
+        raise DataError("no report to measure: the split is empty")
+    if len(references) != len(hypotheses):
+        raise DataError(
+            f"{len(references)} references but {len(hypotheses)} generated reports: "
+            "each study needs one of both"
+        )
+    counts = Counter(" ".join(text.split()) for text in hypotheses)
+    text, frequency = counts.most_common(1)[0]
+    lengths = [len(hypothesis.split()) for hypothesis in hypotheses]
+    num_reference_words = sum(len(reference.split()) for reference in references)
+    if num_reference_words == 0:
+        raise DataError("every reference is empty: there is nothing to compare with")
+    return Diversity(
+        num_reports=len(hypotheses),
+        num_distinct=len(counts),
+        most_frequent=text,
+        most_frequent_share=frequency / len(hypotheses),
+        length_ratio=sum(lengths) / num_reference_words,
+        mean_length=sum(lengths) / len(lengths),
+        min_length=min(lengths),
+        max_length=max(lengths),
+        mean_reference_length=num_reference_words / len(references),
+    )

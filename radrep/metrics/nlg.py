@@ -1,0 +1,296 @@
+"""BLEU, METEOR, ROUGE-L and CIDEr as pycocoevalcap computes them, on whitespace tokens.
+
+Each score comes with what a bootstrap needs to compute it again for any sample of the studies:
+BLEU's and METEOR's counts a report (both are figures of the whole corpus, not means over
+reports), ROUGE-L's and CIDEr's values a report.
+"""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor import meteor as meteor_wrapper
+from pycocoevalcap.rouge.rouge import Rouge
+
+from radrep.errors import DataError
+
+METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider")
+MAX_N = 4
+
+# METEOR 1.5, task "rank", English: its defaults, which the COCO scorer uses (Denkowski and
+# Lavie, 2014). Weights of the stages exact, stem, synonym, paraphrase.
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+_NUM_METEOR_COUNTS = 23
+
+
+@dataclass(frozen=True)
+class BleuCounts:
+    """What corpus BLEU needs of each report, n reports.
+
+    Attributes:
+        matches: Clipped n-gram matches for 1-grams to 4-grams, (n, 4).
+        totals: N-grams of the generated report, (n, 4).
+        lengths: Tokens of the generated report, (n,).
+        reference_lengths: Tokens of the reference, (n,).
+    """
+
+    matches: np.ndarray
+    totals: np.ndarray
+    lengths: np.ndarray
+    reference_lengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class NlgScores:
+    """Scores of n generated reports.
+
+    Attributes:
+        corpus: One figure for each of METRICS; "meteor" is None where it was not computed.
+        per_report: Values of single reports, (n,), for "meteor" (where computed), "rouge_l"
+            and "cider". The mean is the corpus figure, except for METEOR.
+        bleu_counts: BLEU's counts a report.
+        meteor_counts: METEOR's sufficient statistics a report, as `corpus_meteor` takes them,
+            (n, 23), or None.
+        notes: Lines for the reader, such as why METEOR is missing.
+    """
+
+    corpus: Mapping[str, float | None]
+    per_report: Mapping[str, np.ndarray]
+    bleu_counts: BleuCounts
+    meteor_counts: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+def score_nlg(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    meteor: Literal["auto", "skip"] = "auto",
+) -> NlgScores:
+    """Score the generated reports of one system against one reference each.
+
+    Args:
+        references: Reference reports.
+        hypotheses: Generated reports, in the same order.
+        meteor: As in `score_systems`.
+
+    Raises:
+        DataError: As in `score_systems`.
+    """
+    return score_systems({"generated": (references, hypotheses)}, meteor=meteor)["generated"]
+
+
+def score_systems(
+    systems: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    *,
+    meteor: Literal["auto", "skip"] = "auto",
+) -> dict[str, NlgScores]:
+    """Score several systems, or one under several protocols, with one start of Java.
+
+    Tokens are what stands between white space, so casing and punctuation count: prepare both
+    sides with `radrep.metrics.protocol`. CIDEr is the CIDEr-D form with the inverse document
+    frequencies of the references scored.
+
+    Args:
+        systems: References and generated reports in one order, by a name of the caller's.
+        meteor: "auto" computes METEOR if Java runs and otherwise says in the notes why not;
+            "skip" leaves it out. Its Java program loads tables for 5 to 15 seconds before the
+            first report, so score together what is scored at all.
+
+    Raises:
+        DataError: If a system has no report, its numbers of references and reports differ, or
+            none of its references has a word.
+    """
+    pairs = {name: _tokenise(name, *texts) for name, texts in systems.items()}
+    meteor_counts: dict[str, np.ndarray] = {}
+    notes = []
+    if meteor == "auto":
+        flat = [pair for name in pairs for pair in zip(*pairs[name], strict=True)]
+        try:
+            counts = _count_meteor(flat)
+        except _MeteorUnavailableError as reason:
+            notes.append(f"METEOR skipped: {reason}")
+        else:
+            ends = np.cumsum([len(references) for references, _ in pairs.values()])
+            meteor_counts = dict(zip(pairs, np.split(counts, ends[:-1]), strict=True))
+    return {
+        name: _score(references, hypotheses, meteor_counts.get(name), notes)
+        for name, (references, hypotheses) in pairs.items()
+    }
+
+
+def corpus_bleu(
+    matches: np.ndarray, totals: np.ndarray, lengths: np.ndarray, reference_lengths: np.ndarray
+) -> np.ndarray:
+    """Compute BLEU-1 to BLEU-4 from counts summed over a corpus, for s samples at once.
+
+    Papineni et al., 2002, with the tiny constants by which pycocoevalcap avoids zero divisions.
+
+    Args:
+        matches: Clipped n-gram matches, (..., 4).
+        totals: N-grams of the generated reports, (..., 4).
+        lengths: Tokens of the generated reports, (...).
+        reference_lengths: Tokens of the references, (...).
+
+    Returns:
+        BLEU-1 to BLEU-4, (..., 4).
+    """
+    precisions = (matches + 1e-15) / (totals + 1e-9)
+    means = np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, MAX_N + 1))
+    ratios = (lengths + 1e-15) / (reference_lengths + 1e-9)
+    brevity_penalty = np.exp(np.minimum(0.0, 1 - 1 / ratios))
+    return means * brevity_penalty[..., np.newaxis]
+
+
+def corpus_meteor(counts: np.ndarray) -> np.ndarray:
+    """Compute METEOR from its sufficient statistics, of one report or summed over many.
+
+    Denkowski and Lavie, 2014. The order of the statistics is that of METEOR 1.5: lengths of
+    hypothesis and reference, function words of both, then for each of four stages the matched
+    content words and the matched function words of both, then chunks (0 for a perfect match) and
+    matched words of both.
+
+    Args:
+        counts: Sufficient statistics, (..., 23).
+
+    Returns:
+        METEOR, (...).
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    words, function_words = counts[..., 0:2], counts[..., 2:4]  # (..., 2): hypothesis, reference
+    stages = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)  # stage, kind, side
+    chunks, matched_words = counts[..., 20], counts[..., 21:23]
+    kinds = np.array([_DELTA, 1 - _DELTA])  # weights of content and function words
+    weighted_matches = np.einsum("...skt,s,k->...t", stages, _STAGE_WEIGHTS, kinds)
+    weighted_words = _DELTA * (words - function_words) + (1 - _DELTA) * function_words
+    # No match scores 0; ones in the place of such rows keep the divisions below silent.
+    matched = np.all(weighted_matches > 0, axis=-1)
+    weighted_matches = np.where(matched[..., np.newaxis], weighted_matches, 1.0)
+    weighted_words = np.where(matched[..., np.newaxis], weighted_words, 1.0)
+    precision, recall = np.moveaxis(weighted_matches / weighted_words, -1, 0)
+    f_mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+    mean_matched_words = np.where(matched, matched_words.mean(axis=-1), 1.0)
+    score = f_mean * (1 - _GAMMA * (chunks / mean_matched_words) ** _BETA)
+    return np.where(matched, np.maximum(score, 0.0), 0.0)
+
+
+def _tokenise(
+    name: str, references: Sequence[str], hypotheses: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Check one system's texts and join their tokens by single spaces."""
+    if len(references) != len(hypotheses):
+        raise DataError(
+            f"{name}: {len(references)} references but {len(hypotheses)} generated reports; "
+            "each study needs one of both"
+        )
+    if not references:
+        raise DataError(f"{name}: no report to score; the split is empty")
+    references = [" ".join(text.split()) for text in references]
+    if not any(references):
+        raise DataError(f"{name}: every reference is empty; there is nothing to score against")
+    return references, [" ".join(text.split()) for text in hypotheses]
+
+
+def _score(
+    references: list[str],
+    hypotheses: list[str],
+    meteor_counts: np.ndarray | None,
+    notes: Sequence[str],
+) -> NlgScores:
+    bleu, bleu_counts = _score_bleu(references, hypotheses)
+    keyed_references = {i: [text] for i, text in enumerate(references)}
+    keyed_hypotheses = {i: [text] for i, text in enumerate(hypotheses)}
+    rouge_l, rouge_l_values = Rouge().compute_score(keyed_references, keyed_hypotheses)
+    cider, cider_values = Cider().compute_score(keyed_references, keyed_hypotheses)
+    corpus: dict[str, float | None] = {f"bleu{k + 1}": float(bleu[k]) for k in range(MAX_N)}
+    corpus |= {"meteor": None, "rouge_l": float(rouge_l), "cider": float(cider)}
+    per_report = {"rouge_l": np.asarray(rouge_l_values), "cider": np.asarray(cider_values)}
+    if meteor_counts is not None:
+        corpus["meteor"] = float(corpus_meteor(meteor_counts.sum(axis=0)))
+        per_report["meteor"] = corpus_meteor(meteor_counts)
+    if len(references) == 1:
+        notes = [*notes, "CIDEr of a single study is always 0: its idf needs several studies"]
+    return NlgScores(corpus, per_report, bleu_counts, meteor_counts, tuple(notes))
+
+
+def _score_bleu(
+    references: Sequence[str], hypotheses: Sequence[str]
+) -> tuple[list[float], BleuCounts]:
+    scorer = BleuScorer(n=MAX_N)
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        scorer += (hypothesis, [reference])
+    # What pycocoevalcap's Bleu asks for; verbose=0 keeps it from printing.
+    values, _ = scorer.compute_score(option="closest", verbose=0)
+    counts = BleuCounts(
+        matches=np.array([report["correct"] for report in scorer.ctest]),
+        totals=np.array([report["guess"] for report in scorer.ctest]),
+        lengths=np.array([report["testlen"] for report in scorer.ctest]),
+        reference_lengths=np.array([report["reflen"][0] for report in scorer.ctest]),
+    )
+    return values, counts
+
+
+class _MeteorUnavailableError(Exception):
+    """Why METEOR cannot be computed here; the user need not do anything about it."""
+
+
+def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Let METEOR's Java program align every (reference, hypothesis), in one run.
+
+    pycocoevalcap's own wrapper talks to the program line by line through pipes, which it leaves
+    open and which block when the program dies; it also cannot give the counts.
+
+    Returns:
+        Sufficient statistics, (n, 23).
+    """
+    jar = Path(meteor_wrapper.__file__).with_name(meteor_wrapper.METEOR_JAR)
+    command = ["java", "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+    pairs = [(_drop_separators(r), _drop_separators(h)) for r, h in pairs]
+    distinct = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    lines = [f"SCORE ||| {reference} ||| {hypothesis}\n" for reference, hypothesis in distinct]
+    timeout_s = 300 + len(lines)
+    try:
+        done = subprocess.run(
+            command,
+            input="".join(lines),
+            capture_output=True,
+            cwd=jar.parent,  # it finds data/paraphrase-en.gz there
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
+        )
+    except FileNotFoundError:
+        raise _MeteorUnavailableError(
+            "no `java` on the PATH. It needs a Java runtime: `apt install default-jre-headless`, "
+            "`conda install openjdk` or https://adoptium.net"
+        ) from None
+    except OSError as error:
+        raise _MeteorUnavailableError(f"`java` cannot be started ({error})") from error
+    except subprocess.TimeoutExpired:
+        raise _MeteorUnavailableError(f"java gave no answer in {timeout_s} s") from None
+    # A Java virtual machine may write warnings of its own between the answers.
+    fields = [line.split() for line in done.stdout.splitlines()]
+    rows = [row for row in fields if len(row) == _NUM_METEOR_COUNTS]
+    if done.returncode != 0 or len(rows) != len(lines):
+        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise _MeteorUnavailableError(
+            f"java ended with code {done.returncode} after {len(rows)} of {len(lines)} reports; "
+            f"it said: {said}. `java -version` tells whether the runtime works"
+        )
+    counts = np.array(rows, dtype=np.float64)
+    # METEOR leaves the one chunk of a perfect match out of its sums and its penalty.
+    stages = counts[:, 4:20].reshape(-1, 8, 2)
+    perfect = np.all(stages.sum(axis=1) == counts[:, 0:2], axis=1) & (counts[:, 20] == 1)
+    counts[perfect, 20] = 0
+    return counts[[distinct[pair] for pair in pairs]]
+
+
+def _drop_separators(text: str) -> str:
+    """Drop "|||", which separates the fields of a line; the wrapper drops it as well."""
+    return " ".join(text.replace("|||", "").split())

@@ -1,0 +1,99 @@
+"""What exactly is scored: raw reference and generated reports -> strings of whitespace tokens.
+
+A figure of this field depends more on text processing than on the model, so a score always
+carries the name of its protocol:
+
+- `published` (the R2Gen family): references are cleaned, words outside the training vocabulary
+  become <unk>, and what exceeds the training length is cut off.
+- `full` (ours): references are cleaned and complete.
+
+Generated reports are treated alike in both: they are scored as decoded.
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+PROTOCOLS = ("published", "full")
+UNKNOWN = "<unk>"
+
+# A run of full stops that sticks to the end of a word, as in "clear." or "clear..".
+# "2.5" keeps its point, and full stops that stand alone are left as they were decoded.
+_STICKING_FULL_STOPS = re.compile(r"(?<=[^\s.])\.+(?=\s|$)")
+
+
+@dataclass(frozen=True)
+class References:
+    """Reference reports as one protocol scores them.
+
+    Attributes:
+        protocol: "published" or "full".
+        texts: One string of tokens joined by single spaces a report, in the order given.
+        num_cut: Reports that lost words to the length limit; always 0 under `full`.
+    """
+
+    protocol: str
+    texts: list[str]
+    num_cut: int
+
+    @property
+    def share_cut(self) -> float:
+        """Share of the references that the protocol cuts, 0 to 1."""
+        return self.num_cut / len(self.texts) if self.texts else 0.0
+
+
+def published_references(
+    reports: Sequence[str],
+    *,
+    clean: Callable[[str], str],
+    vocabulary: Collection[str],
+    max_tokens: int,
+) -> References:
+    """Prepare references as R2Gen and its descendants do.
+
+    Args:
+        reports: Raw reports.
+        clean: The cleaner of the data set.
+        vocabulary: Words of the training vocabulary; every other word becomes <unk>.
+        max_tokens: Length of the training targets in ids. One of them is the opening 0, so
+            60 leaves 59 words and 100 leaves 99.
+    """
+    assert max_tokens >= 2, f"max_tokens ({max_tokens}) leaves no word beside the opening 0"
+    known = frozenset(vocabulary)
+    num_words = max_tokens - 1
+    texts = []
+    num_cut = 0
+    for report in reports:
+        words = clean(report).split()
+        num_cut += len(words) > num_words
+        texts.append(" ".join(w if w in known else UNKNOWN for w in words[:num_words]))
+    return References("published", texts, num_cut)
+
+
+def full_references(reports: Sequence[str], *, clean: Callable[[str], str]) -> References:
+    """Clean the references and keep every word of them.
+
+    Args:
+        reports: Raw reports.
+        clean: The cleaner of the data set.
+    """
+    return References("full", [" ".join(clean(report).split()) for report in reports], 0)
+
+
+def scored_predictions(
+    reports: Sequence[str], *, clean: Callable[[str], str] | None = None
+) -> list[str]:
+    """Prepare generated reports for scoring, under either protocol.
+
+    A report is scored as it was decoded: no cleaning, no change of case, no cut. Only white
+    space is collapsed, and full stops that stick to a word become a token of their own
+    ("clear." -> "clear ."), because the cleaners write them so in every reference and reports
+    of another program, written as usual, would miss every sentence end. A report decoded from
+    a vocabulary of cleaned words has none of these and comes back unchanged.
+
+    Args:
+        reports: Generated reports, decoded by radrep or written by another program.
+        clean: Put every report through this cleaner first; by default none is.
+    """
+    texts = reports if clean is None else [clean(report) for report in reports]
+    return [" ".join(_STICKING_FULL_STOPS.sub(" .", text).split()) for text in texts]

@@ -1,0 +1,273 @@
+"""CSR-LMCA: SR-Mamba enhancer, cross-modal memory and LMCA region encoder before a transformer.
+
+Source: Deng et al., "Enhanced Radiology Report Generation via Comprehensive Sequence
+Rearrangement and Multi-scale Cross-region Attention", The Visual Computer, 2025; memory and
+decoder from R2GenCMN (arXiv 2204.13258). On purpose unlike the released code: the region encoder
+never mixes studies and runs once, in training and decoding alike; no random "triplet attention"
+gate; a study with one view has no copied second one.
+
+Letters: b studies, v views of all studies, n patches of a study, c backbone width, d width,
+l report tokens, w words with the 0 that begins, ends and pads.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radrep.data.batch import Batch
+from radrep.modules.backbone import Backbone
+from radrep.modules.dropout import Dropout
+from radrep.modules.memory import CrossModalMemory
+from radrep.modules.region_attention import RegionEncoder
+from radrep.modules.sr_mamba import PooledEnhancer, TokenEnhancer
+from radrep.modules.transformer import Decoder, DecoderCache, Encoder, SinusoidalPositions
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the decoder reads of the studies.
+
+    Attributes:
+        patches: Encoded patches, (b, n, d), padded to the longest study.
+        mask: True where a patch is real, (b, 1, 1, n), or None when all are.
+    """
+
+    patches: Tensor
+    mask: Tensor | None
+
+
+@dataclass
+class ReportState:
+    """Where the decoding of some reports stands.
+
+    Attributes:
+        cache: Keys and values of patches and words.
+        memory: Projected memory rows, which do not change while decoding.
+    """
+
+    cache: DecoderCache
+    memory: tuple[Tensor, Tensor]
+
+    def select(self, rows: Tensor) -> "ReportState":
+        """Keep the given rows; see `DecoderCache.select`."""
+        return replace(self, cache=self.cache.select(rows))
+
+
+class EncoderDecoder(nn.Module):
+    """Everything behind the backbone features: projection, memory, regions, transformer, words.
+
+    Args:
+        in_dim: Backbone width c.
+        vocabulary_size: Words, <unk> included and 0 not.
+        grid: Rows and columns of the patches of one view.
+        memory: The cross-modal memory, of width dim.
+        regions: The region encoder, of width dim.
+        dim: Width d.
+        num_layers: Layers of the encoder, and of the decoder.
+        num_heads: Attention heads.
+        ff_dim: Hidden width of the feed-forward parts.
+        dropout: Dropout of the transformer.
+        projection_dropout: Dropout behind the projection of the features.
+    """
+
+    begin = end = 0
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        vocabulary_size: int,
+        grid: tuple[int, int],
+        memory: CrossModalMemory,
+        regions: RegionEncoder,
+        dim: int = 512,
+        num_layers: int = 3,
+        num_heads: int = 8,
+        ff_dim: int = 512,
+        dropout: float = 0.1,
+        projection_dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.project = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(), Dropout(projection_dropout))
+        self.memory = memory
+        self.regions = regions
+        self.patch_positions = SinusoidalPositions(dim, dropout)
+        self.encoder = Encoder(
+            num_layers=num_layers, dim=dim, num_heads=num_heads, ff_dim=ff_dim, dropout=dropout
+        )
+        self.words = nn.Embedding(vocabulary_size + 1, dim)
+        self.word_positions = SinusoidalPositions(dim, dropout)
+        self.decoder = Decoder(
+            num_layers=num_layers, dim=dim, num_heads=num_heads, ff_dim=ff_dim, dropout=dropout
+        )
+        self.to_words = nn.Linear(dim, vocabulary_size + 1)
+        for part in (self.encoder, self.decoder, self.words, self.memory):
+            for name, parameter in part.named_parameters():
+                if parameter.dim() > 1 and name != "memory":
+                    nn.init.xavier_uniform_(parameter)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.to_words.weight.device
+
+    def encode(self, features: Tensor, num_views: Tensor) -> Encoded:
+        """Encode the studies.
+
+        Args:
+            features: Patches of all views, (v, patches of a view, c).
+            num_views: Views of each study, (b,).
+
+        Returns:
+            The encoded patches.
+        """
+        patches = self.project(features)  # (v, n / views, d)
+        patches = patches + self.memory(patches)
+        studies, mask = self._regions_by_study(patches, num_views.tolist())
+        return Encoded(self.encoder(self.patch_positions(studies), mask), mask)
+
+    def _regions_by_study(
+        self, patches: Tensor, num_views: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run the region encoder on studies of equal view counts, then pad: (b, n, d), mask."""
+        studies = patches.split(list(num_views))  # b of (views, n / views, d)
+        encoded: list[Tensor] = [patches] * len(studies)
+        for count in sorted(set(num_views)):
+            rows = [i for i, views in enumerate(num_views) if views == count]
+            same = torch.stack([studies[i].flatten(0, 1) for i in rows])
+            regions = self.regions(same, num_views=count, grid=self.grid)
+            for i, study in zip(rows, regions, strict=True):
+                encoded[i] = study
+        if len(set(num_views)) == 1:
+            return torch.stack(encoded), None
+        lengths = torch.tensor([len(study) for study in encoded], device=patches.device)
+        padded = nn.utils.rnn.pad_sequence(encoded, batch_first=True)
+        places = torch.arange(padded.shape[1], device=patches.device)
+        return padded, (places < lengths[:, None])[:, None, None]
+
+    def log_probs(self, encoded: Encoded, tokens: Tensor) -> Tensor:
+        """Log-probabilities of the word after each of the given ones.
+
+        Args:
+            encoded: From `encode`.
+            tokens: 0 and the words so far, padded with 0, (b, l).
+
+        Returns:
+            (b, l, w); behind a study's last word they mean nothing.
+        """
+        words, _ = self._teacher_forced(encoded, tokens, None)
+        return F.log_softmax(self.to_words(words).float(), dim=-1)
+
+    def looks(self, encoded: Encoded, tokens: Tensor) -> Tensor:
+        """Where the decoder looks before each next word: mean over layers and heads, (b, l, n)."""
+        looks: list[Tensor] = []
+        self._teacher_forced(encoded, tokens, looks)
+        return torch.stack(looks).mean(dim=0)
+
+    def _teacher_forced(
+        self, encoded: Encoded, tokens: Tensor, looks: list[Tensor] | None
+    ) -> tuple[Tensor, DecoderCache]:
+        length = tokens.shape[1]
+        seen = tokens != self.end
+        seen[:, 0] = True
+        earlier = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        mask = (seen[:, None] & earlier)[:, None]  # (b, 1, l, l)
+        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams=1)
+        words = self._embed(tokens, 0, self.memory.keys_and_values())
+        return self.decoder(words, cache, mask, looks)
+
+    def start(self, encoded: Encoded, num_beams: int) -> ReportState:
+        """Begin to decode ``num_beams`` reports a study."""
+        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams)
+        return ReportState(cache, self.memory.keys_and_values())
+
+    def step(self, tokens: Tensor, state: ReportState) -> tuple[Tensor, ReportState]:
+        """Take one word for each report, never one that ended, and tell what may follow.
+
+        Args:
+            tokens: The last words, (b k,).
+            state: From `start` or the step before.
+
+        Returns:
+            Log-probabilities of the next words, (b k, w), and the new state.
+        """
+        words = self._embed(tokens[:, None], state.cache.length, state.memory)
+        words, cache = self.decoder(words, state.cache, None)
+        return F.log_softmax(self.to_words(words[:, 0]).float(), dim=-1), replace(
+            state, cache=cache
+        )
+
+    def _embed(self, tokens: Tensor, start: int, memory: tuple[Tensor, Tensor]) -> Tensor:
+        words = self.words(tokens) * math.sqrt(self.words.embedding_dim)
+        words = self.word_positions(words, start)
+        return words + self.memory(words, memory)
+
+
+class CsrLmca(nn.Module):
+    """The whole model: backbone, enhancer and encoder-decoder.
+
+    Args:
+        backbone: The visual extractor.
+        enhancer: The SR-Mamba enhancer, or None to leave it out.
+        encoder_decoder: Everything behind.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        enhancer: PooledEnhancer | TokenEnhancer | None,
+        encoder_decoder: EncoderDecoder,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.enhancer = enhancer
+        self.encoder_decoder = encoder_decoder
+
+    @property
+    def decoder(self) -> EncoderDecoder:
+        """What generation drives step by step."""
+        return self.encoder_decoder
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters of extractor and enhancer, which learn at a rate of their own."""
+        enhancer = [] if self.enhancer is None else list(self.enhancer.parameters())
+        return [*self.backbone.parameters(), *enhancer]
+
+    def encode(self, batch: Batch) -> Encoded:
+        """Encode the images, or the cached features, of a batch."""
+        features = batch.features
+        if features is None:
+            assert batch.images is not None, "a batch has images or features"
+            features = self.backbone(batch.images)
+        if self.enhancer is not None:
+            features = self.enhancer(features)
+        return self.encoder_decoder.encode(features, batch.num_views)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Negative log-likelihood a real token, the closing 0 included.
+
+        Args:
+            batch: Studies with tokens and lengths.
+
+        Returns:
+            "loss", the mean over the real tokens of the batch, a scalar.
+        """
+        assert batch.tokens is not None, "a batch to learn from has tokens"
+        assert batch.lengths is not None, "a batch to learn from has lengths"
+        log_probs = self.encoder_decoder.log_probs(self.encode(batch), batch.tokens[:, :-1])
+        targets = batch.tokens[:, 1:]
+        # By length and not by id: padding is 0, and so is the closing token.
+        places = torch.arange(targets.shape[1], device=targets.device)
+        real = places < batch.lengths[:, None] - 1
+        losses = -log_probs.gather(-1, targets[..., None]).squeeze(-1)  # (b, l - 1)
+        return {"loss": losses[real].mean()}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `loss`, so that wrappers for several devices see one call."""
+        return self.loss(batch)

@@ -1,0 +1,1 @@
+"""Building blocks on plain keyword arguments."""

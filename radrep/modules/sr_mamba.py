@@ -1,0 +1,174 @@
+"""SR-Mamba: a scan of the patches as they are, and one of the patches a stride apart.
+
+Source: MambaMIL (Yang et al. 2024, arXiv 2403.06800) and the enhancer of CSR-LMCA (Deng et al.,
+The Visual Computer, 2025). Letters: b images, n patches, c backbone width, d width, e inner width.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from radrep.modules.dropout import Dropout
+from radrep.modules.mamba import MambaBranch
+from radrep.ops.scan_order import stride_rearrange, stride_restore
+
+
+class SrMambaMixer(nn.Module):
+    """Two Mamba branches over two orders of one sequence, summed before one output projection.
+
+    Args:
+        dim: Width d.
+        state_dim: States per inner channel.
+        conv_width: Taps of the causal convolutions.
+        expand: Inner width over width.
+        rate: Stride of the second order.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        state_dim: int = 16,
+        conv_width: int = 4,
+        expand: int = 2,
+        rate: int = 10,
+    ) -> None:
+        super().__init__()
+        inner_dim = expand * dim
+        self.rate = rate
+        self.in_proj = nn.Linear(dim, 2 * inner_dim, bias=False)
+        self.in_order, self.strided = (
+            MambaBranch(
+                inner_dim=inner_dim,
+                state_dim=state_dim,
+                conv_width=conv_width,
+                dt_rank=math.ceil(dim / 16),
+            )
+            for _ in range(2)
+        )
+        self.out_proj = nn.Linear(inner_dim, dim, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Mix the patches of each image.
+
+        Args:
+            tokens: Patches, (b, n, d).
+
+        Returns:
+            Mixed patches, (b, n, d).
+        """
+        xz = self.in_proj(tokens)  # (b, n, 2 e)
+        in_order = self.in_order(*xz.chunk(2, dim=-1))
+        rearranged = self.strided(*stride_rearrange(xz, self.rate).chunk(2, dim=-1))
+        return self.out_proj(in_order + stride_restore(rearranged, self.rate, tokens.shape[1]))
+
+
+class SrMambaStack(nn.Module):
+    """Projection to the width d, residual mixers and a closing LayerNorm.
+
+    Args:
+        in_dim: Backbone width c.
+        dim: Width d.
+        num_layers: Number of mixers.
+        dropout: Dropout behind the projection.
+        state_dim: See `SrMambaMixer`.
+        conv_width: See `SrMambaMixer`.
+        expand: See `SrMambaMixer`.
+        rate: See `SrMambaMixer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        dim: int = 512,
+        num_layers: int = 2,
+        dropout: float = 0.5,
+        state_dim: int = 16,
+        conv_width: int = 4,
+        expand: int = 2,
+        rate: int = 10,
+    ) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(), Dropout(dropout))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_layers))
+        self.mixers = nn.ModuleList(
+            SrMambaMixer(
+                dim=dim, state_dim=state_dim, conv_width=conv_width, expand=expand, rate=rate
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Turn backbone patches (b, n, c) into mixed patches (b, n, d)."""
+        tokens = self.project(patches)
+        for norm, mixer in zip(self.norms, self.mixers, strict=True):
+            tokens = tokens + mixer(norm(tokens))
+        return self.norm(tokens)
+
+
+class PooledEnhancer(nn.Module):
+    """The enhancer of the released CSR-LMCA code: one vector an image, blended in by 0.001.
+
+    Args:
+        stack: The SR-Mamba stack, c -> d.
+        in_dim: Backbone width c.
+        dim: Width d.
+        pool_dim: Hidden width of the attention pool.
+        blend: Share of the pooled vector in the result.
+        dropout: Dropout before the closing ReLU.
+    """
+
+    def __init__(
+        self,
+        stack: SrMambaStack,
+        *,
+        in_dim: int,
+        dim: int,
+        pool_dim: int = 128,
+        blend: float = 0.001,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.stack = stack
+        self.attention = nn.Sequential(nn.Linear(dim, pool_dim), nn.Tanh(), nn.Linear(pool_dim, 1))
+        self.expand = nn.Linear(dim, in_dim)
+        self.blend = blend
+        self.dropout = Dropout(dropout)
+
+    def pool(self, patches: Tensor) -> Tensor:
+        """One vector an image by softmax attention over its patches: (b, n, c) -> (b, c)."""
+        tokens = self.stack(patches)
+        weights = self.attention(tokens).softmax(dim=1)  # (b, n, 1)
+        return self.expand((weights * tokens).sum(dim=1))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Blend the pooled vector into every patch: (b, n, c) -> (b, n, c)."""
+        pooled = self.pool(patches).unsqueeze(1)  # (b, 1, c)
+        return self.dropout(patches + self.blend * (pooled - patches)).relu()
+
+
+class TokenEnhancer(nn.Module):
+    """The enhancer that the paper's figure shows: every patch keeps a vector of its own.
+
+    Args:
+        stack: The SR-Mamba stack, c -> d.
+        in_dim: Backbone width c.
+        dim: Width d.
+        channel_gate: One learned gate a channel in place of one for all.
+    """
+
+    def __init__(
+        self, stack: SrMambaStack, *, in_dim: int, dim: int, channel_gate: bool = False
+    ) -> None:
+        super().__init__()
+        self.stack = stack
+        self.expand = nn.Linear(dim, in_dim)
+        # Small, not zero: at zero the stack would get no gradient in the first step.
+        self.gate = nn.Parameter(torch.full((in_dim if channel_gate else 1,), 0.1))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Add the gated SR-Mamba result to every patch: (b, n, c) -> (b, n, c)."""
+        return patches + self.gate * self.expand(self.stack(patches))

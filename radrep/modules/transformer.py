@@ -1,0 +1,318 @@
+"""Pre-norm transformer of the R2Gen family (Chen et al. 2020, arXiv 2010.16056).
+
+Letters: b studies, k beams a study, n patches, l report tokens, d width, h heads.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radrep.modules.dropout import Dropout
+from radrep.ops.dropout import dropout
+
+
+class StdLayerNorm(nn.Module):
+    """LayerNorm that divides by (unbiased standard deviation + eps), as published.
+
+    Args:
+        dim: Width d.
+        eps: Added to the standard deviation.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        x = x.float()
+        centred = x - x.mean(dim=-1, keepdim=True)
+        std = (centred.square().sum(dim=-1, keepdim=True) / (x.shape[-1] - 1)).sqrt()
+        return torch.addcmul(self.bias, self.weight, centred / (std + self.eps))
+
+
+class SinusoidalPositions(nn.Module):
+    """Adds fixed sine and cosine positions (Vaswani et al. 2017), then drops out.
+
+    Args:
+        dim: Width d, even.
+        dropout: Dropout of the sum.
+        max_length: Longest sequence.
+    """
+
+    def __init__(self, dim: int, dropout: float, max_length: int = 5000) -> None:
+        super().__init__()
+        positions = torch.arange(max_length).unsqueeze(1)
+        rates = torch.exp(torch.arange(0, dim, 2) * -(math.log(10000.0) / dim))
+        table = torch.empty(max_length, dim)
+        table[:, 0::2] = torch.sin(positions * rates)
+        table[:, 1::2] = torch.cos(positions * rates)
+        self.table: Tensor
+        self.register_buffer("table", table, persistent=False)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Add positions start, start + 1, ... to x, (b, l, d)."""
+        return self.dropout(x + self.table[start : start + x.shape[1]])
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention with separate projections.
+
+    Args:
+        dim: Width d.
+        num_heads: Heads h.
+        dropout: Dropout of the attention weights.
+
+    Raises:
+        ValueError: If dim is not divisible by num_heads.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim ({dim}) must be divisible by num_heads ({num_heads})")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Project what is attended to: (b, n, d) -> two of (b, h, n, d / h)."""
+        return self._heads(self.key(memory)), self._heads(self.value(memory))
+
+    def forward(
+        self, x: Tensor, keys_and_values: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> Tensor:
+        """Attend from x, (b, l, d), to projected keys; True in mask (b, 1, l or 1, n) is seen."""
+        key, value = keys_and_values
+        query = self._heads(self.query(x))
+        if self.training and self.dropout:
+            attended = dropout(_weights(query, key, mask), self.dropout) @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def weights(self, x: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention weights averaged over heads, (b, l, n), for looking at them."""
+        return _weights(self._heads(self.query(x)), key, mask).mean(dim=1)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax of the scaled scores over the keys that the mask shows, (b, h, l, n)."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1)
+
+
+class FeedForward(nn.Sequential):
+    """Linear, ReLU, dropout, Linear.
+
+    Args:
+        dim: Width d.
+        hidden_dim: Width between the two.
+        dropout: Dropout between the two.
+    """
+
+    def __init__(self, *, dim: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(dim, hidden_dim), nn.ReLU(), Dropout(dropout), nn.Linear(hidden_dim, dim)
+        )
+
+
+class EncoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)).
+
+    Args:
+        dim: Width d.
+        num_heads: Heads h.
+        ff_dim: Hidden width of the feed-forward part.
+        dropout: Dropout everywhere.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, ff_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_norm, self.ff_norm = (StdLayerNorm(dim) for _ in range(2))
+        self.self_attention = MultiHeadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.feed_forward = FeedForward(dim=dim, hidden_dim=ff_dim, dropout=dropout)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(b, n, d) -> (b, n, d)."""
+        normed = self.self_norm(x)
+        attended = self.self_attention(normed, self.self_attention.keys_and_values(normed), mask)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.feed_forward(self.ff_norm(x)))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers and a closing norm.
+
+    Args:
+        num_layers: Number of layers.
+        dim: Width d.
+        num_heads: Heads h.
+        ff_dim: Hidden width of the feed-forward parts.
+        dropout: Dropout everywhere.
+    """
+
+    def __init__(
+        self, *, num_layers: int, dim: int, num_heads: int, ff_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim=dim, num_heads=num_heads, ff_dim=ff_dim, dropout=dropout)
+            for _ in range(num_layers)
+        )
+        self.norm = StdLayerNorm(dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(b, n, d) -> (b, n, d); mask (b, 1, 1, n) is True where a patch is real."""
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x)
+
+
+@dataclass
+class DecoderCache:
+    """What the decoder keeps between steps, a list entry a layer.
+
+    Attributes:
+        cross: Keys and values of the patches, (b, h, n, d / h), shared by the beams of a study.
+        own: Keys and values of the words so far, (b k, h, l, d / h).
+        patch_mask: Real patches, (b, 1, 1, n), or None when all are.
+        num_beams: Beams k a study.
+    """
+
+    cross: list[tuple[Tensor, Tensor]]
+    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    patch_mask: Tensor | None = None
+    num_beams: int = 1
+
+    @property
+    def length(self) -> int:
+        """Words so far."""
+        return self.own[0][0].shape[2] if self.own else 0
+
+    def select(self, rows: Tensor) -> "DecoderCache":
+        """Keep the given rows, (studies kept, beams): each line holds rows of one old study."""
+        studies = torch.div(rows[:, 0], self.num_beams, rounding_mode="floor")
+        cross, mask = self.cross, self.patch_mask
+        if studies.shape[0] != cross[0][0].shape[0]:  # studies only ever drop out, in order
+            cross = [(key[studies], value[studies]) for key, value in cross]
+            mask = None if mask is None else mask[studies]
+        flat = rows.flatten()
+        own = [(key[flat], value[flat]) for key, value in self.own]
+        return DecoderCache(cross, own, mask, rows.shape[1])
+
+
+class DecoderLayer(nn.Module):
+    """Attention to earlier words, to the patches, then feed-forward, each x + f(norm(x)).
+
+    Args:
+        dim: Width d.
+        num_heads: Heads h.
+        ff_dim: Hidden width of the feed-forward part.
+        dropout: Dropout everywhere.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, ff_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_norm, self.cross_norm, self.ff_norm = (StdLayerNorm(dim) for _ in range(3))
+        self.self_attention = MultiHeadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.cross_attention = MultiHeadAttention(dim=dim, num_heads=num_heads, dropout=dropout)
+        self.feed_forward = FeedForward(dim=dim, hidden_dim=ff_dim, dropout=dropout)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        own: tuple[Tensor, Tensor] | None,
+        word_mask: Tensor | None,
+        cross: tuple[Tensor, Tensor],
+        patch_mask: Tensor | None,
+        looks: list[Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Decode words x, (b k, l, d), after the words whose keys and values are in own.
+
+        Returns:
+            The words, (b k, l, d), and the keys and values of all words so far.
+        """
+        normed = self.self_norm(x)
+        key, value = self.self_attention.keys_and_values(normed)
+        if own is not None:
+            key, value = torch.cat([own[0], key], dim=2), torch.cat([own[1], value], dim=2)
+        x = x + self.dropout(self.self_attention(normed, (key, value), word_mask))
+        normed = self.cross_norm(x)
+        # The beams of a study attend as so many words to one copy of its patches.
+        by_study = normed.reshape(cross[0].shape[0], -1, normed.shape[-1])  # (b, k l, d)
+        attended = self.cross_attention(by_study, cross, patch_mask).view_as(x)
+        if looks is not None:
+            looks.append(self.cross_attention.weights(by_study, cross[0], patch_mask))
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.feed_forward(self.ff_norm(x))), (key, value)
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers and a closing norm.
+
+    Args:
+        num_layers: Number of layers.
+        dim: Width d.
+        num_heads: Heads h.
+        ff_dim: Hidden width of the feed-forward parts.
+        dropout: Dropout everywhere.
+    """
+
+    def __init__(
+        self, *, num_layers: int, dim: int, num_heads: int, ff_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim=dim, num_heads=num_heads, ff_dim=ff_dim, dropout=dropout)
+            for _ in range(num_layers)
+        )
+        self.norm = StdLayerNorm(dim)
+
+    def start(self, patches: Tensor, patch_mask: Tensor | None, num_beams: int) -> DecoderCache:
+        """Project the encoded patches (b, n, d) for every layer, once a report."""
+        cross = []
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            cross.append(layer.cross_attention.keys_and_values(patches))
+        return DecoderCache(cross, [], patch_mask, num_beams)
+
+    def forward(
+        self,
+        x: Tensor,
+        cache: DecoderCache,
+        word_mask: Tensor | None,
+        looks: list[Tensor] | None = None,
+    ) -> tuple[Tensor, DecoderCache]:
+        """Decode words x, (b k, l, d), after those in the cache.
+
+        Args:
+            x: Embedded words.
+            cache: From `start` or an earlier call.
+            word_mask: True where a word sees a word, (b k, 1, l, words so far + l), or None.
+            looks: A list that gets each layer's attention to the patches, (b, k l, n).
+
+        Returns:
+            The normed words, (b k, l, d), and the cache with these words added.
+        """
+        own: list[tuple[Tensor, Tensor]] = []
+        for i, layer in enumerate(self.layers):
+            earlier = cache.own[i] if cache.own else None
+            x, keys_and_values = layer(
+                x, earlier, word_mask, cache.cross[i], cache.patch_mask, looks
+            )
+            own.append(keys_and_values)
+        return self.norm(x), DecoderCache(cache.cross, own, cache.patch_mask, cache.num_beams)

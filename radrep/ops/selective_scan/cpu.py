@@ -1,0 +1,163 @@
+"""The selective scan on CPUs: Numba kernels on threads, under autograd, nothing of (b, l, e, s).
+
+The result has the same bits however many threads run and whichever is first: each task writes to
+places of its own, and what is summed over tasks is summed here, in a fixed order.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from radrep.ops.selective_scan import cpu_kernels as kernels
+from radrep.ops.selective_scan.cpu_kernels import CHUNK, KERNEL_OPTIONS, WIDTH, Arrays
+
+
+_COMPILED: dict[tuple[Callable[..., None], np.dtype], Callable[..., None]] = {}
+
+
+def _compile(kernel: Callable[..., None], signature: tuple[Any, ...]) -> Callable[..., None]:
+    """The kernel as machine code: from the disk cache, else compiled (seconds) and put there."""
+    try:
+        compiled = numba.njit(cache=True, **KERNEL_OPTIONS)(kernel)
+        compiled.compile(signature)
+    except (OSError, RuntimeError):  # no cache folder can be written, or not any more
+        compiled = numba.njit(**KERNEL_OPTIONS)(kernel)
+        compiled.compile(signature)
+    return compiled
+
+
+@functools.cache
+def _workers() -> ThreadPoolExecutor:
+    # Kernels run on these threads only, never on the caller's: here subnormal numbers, which cost
+    # a hundred times the time of others, can be flushed to 0 without touching the user's threads.
+    return ThreadPoolExecutor(
+        os.cpu_count() or 1, "selective-scan", torch.set_flush_denormal, (True,)
+    )
+
+
+os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not live on in a fork
+
+
+def _run(kernel: Callable[..., None], tasks: int, inputs: Arrays, *others: Any) -> None:
+    """Run kernel(start, stop, inputs, *others) over all tasks, on as many threads as torch uses."""
+    key = kernel, inputs[0].dtype  # all else about the types of the arguments is always the same
+    if key not in _COMPILED:
+        signature = (numba.typeof(x) for x in (tasks, tasks, inputs, *others))
+        _COMPILED[key] = _compile(kernel, tuple(signature))
+    compiled = _COMPILED[key]
+    threads = min(torch.get_num_threads(), tasks)
+    share = -(-tasks // (4 * threads))  # a few shares a thread, so that none waits long at the end
+    starts = iter(range(0, tasks, share))
+
+    def work() -> None:
+        for start in starts:
+            compiled(start, min(start + share, tasks), inputs, *others)
+
+    for future in [_workers().submit(work) for _ in range(threads)]:
+        future.result()
+
+
+def _arrays(*tensors: Tensor) -> Arrays:
+    return tuple(tensor.detach().numpy() for tensor in tensors)
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        z: Tensor | None,
+        dt_bias: Tensor | None,
+        softplus: bool,
+        keep: bool,
+    ) -> tuple[Tensor, Tensor]:
+        b, steps, e = u.shape
+        s = A.shape[1]
+        u, dt, B, C = (tensor.contiguous() for tensor in (u, dt, B, C))
+        decay = A.t().contiguous()
+        skip = u.new_zeros(e) if D is None else D.contiguous()
+        bias = u.new_zeros(e) if dt_bias is None else dt_bias.contiguous()
+        gate = u if z is None else z.contiguous()  # u: an array that is there, not read as gate
+        inputs = (u, dt, decay, B, C, skip, gate, bias)
+        y = torch.empty_like(u)
+        last = u.new_empty(b, s, e)
+        states = u.new_empty(b, -(-steps // CHUNK) if keep else 0, s, e)
+        tasks = b * -(-e // WIDTH)
+        outputs = _arrays(y, last, states)
+        _run(kernels.forward, tasks, _arrays(*inputs), softplus, z is not None, keep, outputs)
+        ctx.save_for_backward(*inputs, states)
+        ctx.softplus, ctx.gated = softplus, z is not None
+        ctx.set_materialize_grads(False)
+        return y, last.transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
+        *inputs, states = ctx.saved_tensors
+        u, _, _, B, _, _, _, _ = inputs
+        b, steps, e = u.shape
+        s = states.shape[2]
+        blocks = -(-e // WIDTH)
+        grad_y = torch.zeros_like(u) if grad_y is None else grad_y.contiguous()
+        grad_h = u.new_zeros(b, s, e)
+        if grad_last is not None:
+            grad_h.copy_(grad_last.transpose(1, 2))
+        grad_u, grad_dt = torch.empty_like(u), torch.empty_like(u)
+        grad_z = torch.empty_like(u) if ctx.gated else u.new_empty(0, 0, 0)
+        grad_A, grad_D = torch.zeros_like(grad_h), u.new_empty(b, e)
+        grad_B, grad_C = B.new_empty(blocks, b, steps, s), B.new_empty(blocks, b, steps, s)
+        results = _arrays(grad_u, grad_dt, grad_z)
+        sums = _arrays(grad_A, grad_B, grad_C, grad_D)
+        flags = (ctx.softplus, ctx.gated)
+        given = (states, grad_y, grad_h)
+        _run(
+            kernels.backward, b * blocks, _arrays(*inputs), *flags, *_arrays(*given), results, sums
+        )
+        need = ctx.needs_input_grad
+        return (
+            grad_u,
+            grad_dt,
+            grad_A.sum(0).t() * math.log(2) if need[2] else None,  # of powers of 2, see _load_steps
+            grad_B.sum(0) if need[3] else None,
+            grad_C.sum(0) if need[4] else None,
+            grad_D.sum(0) if need[5] else None,
+            grad_z if ctx.gated else None,
+            grad_dt.sum((0, 1)) if need[7] else None,
+            None,
+            None,
+        )
+
+
+def scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """The selective scan on the CPU, all tensors of one type, float32 or float64.
+
+    Returns:
+        Outputs (b, l, e) and last states (b, e, s).
+    """
+    tensors = (u, dt, A, B, C, D, z, dt_bias)
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return _Scan.apply(*tensors, softplus, keep)

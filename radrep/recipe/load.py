@@ -1,0 +1,210 @@
+"""From YAML, a shipped name and --set to one checked recipe, all problems told at once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from radrep.errors import RadrepError, RecipeError
+from radrep.recipe.problems import describe_problems, show
+from radrep.recipe.schema import Recipe
+
+Problems = list[tuple[str, str]]
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
+def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a file, or a shipped one by its name.
+
+    Args:
+        path_or_name: "recipes/mine.yaml", or "demo" or "demo.yaml"; a file wins over a name.
+        overrides: What was typed after --set, for example "optim.lr=1e-4"; values are YAML.
+
+    Returns:
+        The recipe with every default filled in.
+
+    Raises:
+        RecipeError: If YAML, keys or values are wrong; holds every problem found.
+        RadrepError: If there is no such recipe, or it is no text file.
+    """
+    typed, problems = _parse(_read(path_or_name), path_or_name)
+    problems += _override(typed, overrides)
+    try:
+        recipe = Recipe.model_validate(typed)
+    except ValidationError as error:
+        raise RecipeError(path_or_name, [*problems, *describe_problems(error)]) from None
+    if problems:
+        raise RecipeError(path_or_name, problems)
+    return recipe
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The whole recipe as YAML, defaults included; it loads to an equal recipe."""
+    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=100)
+
+
+def shipped_recipes() -> list[tuple[str, str]]:
+    """Name and first header line of every recipe that comes with radrep, by name."""
+    return [
+        (name, shipped_recipe_text(name).split("\n", 1)[0].lstrip("# "))
+        for name in _shipped_names()
+    ]
+
+
+def shipped_recipe_text(name: str) -> str:
+    """The text of a shipped recipe, comments and all; name with or without ".yaml".
+
+    Raises:
+        RadrepError: If no shipped recipe has this name.
+    """
+    plain = name.removesuffix(".yaml")
+    if plain not in _shipped_names():
+        raise RadrepError(f"no shipped recipe is named '{name}'. {_shipped_hint(name)}")
+    return (_shipped_folder() / f"{plain}.yaml").read_text(encoding="utf-8")
+
+
+def _shipped_folder() -> Traversable:
+    """A wheel holds the recipes inside the package, a checkout beside it."""
+    inside = files("radrep") / "shipped_recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def _shipped_names() -> list[str]:
+    files_there = (entry.name for entry in _shipped_folder().iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files_there if name.endswith(".yaml"))
+
+
+def _shipped_hint(typed: str) -> str:
+    names = _shipped_names()
+    near = get_close_matches(Path(typed).name.removesuffix(".yaml"), names, n=1)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Shipped recipes: {', '.join(names)}"
+
+
+def _read(path_or_name: str) -> str:
+    path = Path(path_or_name)
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        if path_or_name.removesuffix(".yaml") in _shipped_names():
+            return shipped_recipe_text(path_or_name)
+        if not isinstance(error, IsADirectoryError):
+            raise RadrepError(f"{path_or_name} not found. {_shipped_hint(path_or_name)}") from error
+        inside = path / "recipe.yaml"
+        hint = f"Did you mean {inside}?" if inside.is_file() else "Give a YAML file."
+        raise RadrepError(f"{path_or_name} is a folder, not a recipe. {hint}") from error
+    except OSError as error:
+        raise RadrepError(f"{path_or_name} cannot be read: {error.strerror}") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise RadrepError(f"{path_or_name} is not a text file in UTF-8. A recipe is YAML.")
+    return text
+
+
+def _parse(text: str, title: str) -> tuple[dict[Any, Any], Problems]:
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        problems = list(_repeated_keys(root, (), set())) if root else []
+        typed = loader.construct_document(root) if root else None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-02-31
+        raise RecipeError(title, [_describe_yaml_error(error, text)]) from error
+    except RecursionError:
+        raise RecipeError(title, [("YAML", "brackets nested too deeply to be a recipe")]) from None
+    if typed is None:
+        raise RadrepError(f"{title} is empty. Start from one of: {', '.join(_shipped_names())}")
+    if not isinstance(typed, dict):
+        raise RadrepError(
+            f"{title} must hold keys and values such as 'task: train', got {show(typed)}"
+        )
+    return typed, problems
+
+
+def _repeated_keys(
+    node: yaml.Node, path: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[str, str]]:
+    """Yield keys written twice in one mapping, of which YAML would silently keep the last."""
+    if not isinstance(node, yaml.MappingNode) or id(node) in seen:  # seen: YAML aliases can loop
+        return
+    seen.add(id(node))
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        name, line = str(key.value), key.start_mark.line + 1
+        if name in lines:
+            yield ".".join([*path, name]), f"written twice, in lines {lines[name]} and {line}"
+        lines[name] = line
+        yield from _repeated_keys(value, (*path, name), seen)
+
+
+def _describe_yaml_error(error: Exception, text: str) -> tuple[str, str]:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return "YAML", str(error).replace("\n", " ")
+    line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
+    problem = getattr(error, "problem", None) or str(error)
+    if "\t" in line and "\\t" in problem:
+        problem = "a tab, where YAML wants spaces"
+    return f"line {mark.line + 1}", f"{problem}: {show(line.strip())}" if line else problem
+
+
+def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
+    """Write --set values into what the file said, in the order typed."""
+    problems: Problems = []
+    for override in overrides:
+        dotted, equals, value = override.partition("=")
+        *sections, key = dotted.strip().split(".")
+        if not equals or not all([*sections, key]):
+            problems.append((f"--set {override}", "must look like optim.lr=1e-4"))
+            continue
+        try:
+            parsed = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            problem = getattr(error, "problem", None) or str(error)
+            problems.append((f"--set {override}", f"the value is not YAML: {problem}"))
+            continue
+        section = typed
+        for depth, name in enumerate(sections, start=1):
+            if section.get(name) is None:
+                section[name] = {}
+            section = section[name]
+            if not isinstance(section, dict):
+                text = f"{'.'.join(sections[:depth])} is a value, not a section"
+                problems.append((f"--set {override}", text))
+                break
+        else:
+            section[key] = parsed
+    return problems
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes lists in one line, as recipes have them."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, True)
+)
+
+
+def change_section(section: SectionT, changes: Mapping[str, object], *, title: str) -> SectionT:
+    """A section with some keys changed, checked like a recipe.
+
+    Args:
+        section: The section.
+        changes: Keys to new values.
+        title: Where the changes were typed, for the error.
+
+    Raises:
+        RecipeError: If a value is wrong.
+    """
+    try:
+        return type(section).model_validate({**section.model_dump(), **changes})
+    except ValidationError as error:
+        raise RecipeError(title, list(describe_problems(error))) from None

@@ -1,0 +1,100 @@
+"""What pydantic found wrong with a recipe, in words a recipe's author can act on."""
+
+import re
+import reprlib
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from radrep.recipe.schema import Recipe
+
+_WORDS = {
+    "missing": "required, but missing",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "tuple_type": "must be a list",
+    "model_type": "must be a section of keys",
+    "invalid_key": "unknown key; a key is text",
+}
+
+
+def describe_problems(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Yield one (dotted key, what is wrong) pair a problem, in the schema's order."""
+    for found in error.errors(include_url=False):
+        if found["type"] == "conflict":  # problems of several sections, told with their own keys
+            yield from found["ctx"]["problems"]
+        else:
+            yield _dotted(found["loc"]), _describe(found)
+
+
+def suggest_key(path: Sequence[str]) -> str:
+    """Name the nearest key beside an unknown one, or else where a key of that very name is.
+
+    Args:
+        path: The sections down to the unknown key, and the key itself.
+
+    Returns:
+        "; did you mean 'lr'?", or "" where nothing is near.
+    """
+    *sections, key = path
+    model: type[BaseModel] | None = Recipe
+    for name in sections:
+        model = _section(model, name) if model else None
+    near = get_close_matches(key, model.model_fields, n=1) if model else []
+    if not near:
+        elsewhere = [dotted for dotted in _all_keys(Recipe) if dotted.split(".")[-1] == key]
+        near = elsewhere if len(elsewhere) <= 3 else []
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+def show(value: object) -> str:
+    """A value as a recipe's author would know it again, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "a section of keys"
+    return reprlib.repr(value)
+
+
+def _dotted(loc: Sequence[int | str]) -> str:
+    """("model", "counts", 1) as model.counts[1]."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return "".join(parts).removeprefix(".")
+
+
+def _describe(found: ErrorDetails) -> str:
+    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    if kind == "extra_forbidden":
+        return "unknown key" + suggest_key([str(part) for part in found["loc"]])
+    if kind == "value_error":  # a check of our own, whose text is complete
+        return str(context["error"])
+    if kind in ("missing", "invalid_key"):
+        return _WORDS[kind]
+    text = f"must be {context['expected']}" if kind == "literal_error" else _WORDS.get(kind)
+    if text is None:  # pydantic's own words, such as "Input should be less than or equal to 1"
+        text = re.sub(r"^\w+ should ", "must ", found["msg"])
+        text = re.sub(" after validation.*", "", text)
+        text = text.replace("greater than or equal to", "at least")
+        text = text.replace("less than or equal to", "at most")
+    hint = " (so YAML reads a bare no or off)" if value is False and kind == "literal_error" else ""
+    return f"{text}, got {show(value)}{hint}"
+
+
+def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    field = model.model_fields.get(name)
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name in model.model_fields:
+        section = _section(model, name)
+        yield prefix + name
+        if section:
+            yield from _all_keys(section, f"{prefix}{name}.")

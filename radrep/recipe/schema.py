@@ -1,0 +1,273 @@
+"""What a recipe may say: frozen sections, closed names, every bound in one place.
+
+Types are strict, since YAML has already decided them: `batch_size: yes` is a mistake, not 1. The
+one exception is a float written as `1e-4`, which YAML reads as text.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import ValidationInfo
+
+METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "loss")
+
+
+def _read_exponent(value: object) -> object:
+    """Turn the text that YAML makes of 1e-4 into the number it means."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _refuse_nameless(value: object) -> object:
+    """Refuse "", which would otherwise mean the folder one stands in."""
+    if value == "":
+        raise ValueError("must name a folder, got ''")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_read_exponent)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(gt=0)]
+Whole = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(min_length=1)]
+Folder = Annotated[
+    Path, Field(strict=False), BeforeValidator(_refuse_nameless), AfterValidator(Path.expanduser)
+]
+
+
+class _Section(BaseModel):
+    """A closed, frozen part of a recipe whose defaults are checked like typed values."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_an_empty_section(cls, typed: Any) -> Any:
+        return {} if typed is None else typed  # `optim:` with every key below it commented out
+
+
+class Tokenizer(_Section):
+    """How report text becomes words and ids."""
+
+    name: Literal["r2gen"] = "r2gen"
+    cleaner: Literal["r2gen_iu", "r2gen_mimic", "plain"] = "r2gen_iu"
+    min_count: Count = 3  # words seen less often in train become <unk>
+
+
+class Data(_Section):
+    """Which prepared studies are read, and how images and reports enter the model."""
+
+    prepared: Folder  # made by radrep prepare
+    target: Literal["findings", "impression", "both"] = "findings"
+    pair: Literal["views", "saliency"] = "views"  # saliency: the first image, bare and masked
+    max_views: Count = 2
+    image_size: Annotated[int, Field(ge=32)] = 224
+    random_crop: bool = True  # in training only; false unless typed behind a frozen backbone
+    published: bool = False  # equalise and sharpen always, flip at random in training
+    tokenizer: Tokenizer = Tokenizer()
+    max_tokens: Annotated[int, Field(ge=3)] = 60  # of a training target, the opening 0 included
+    num_workers: Whole = 2
+
+
+class Backbone(_Section):
+    """The visual extractor, any timm model by name."""
+
+    name: Name = "resnet101"
+    weights: Name = "timm"  # or "none", "package:<name>", a local file
+    frozen: bool = False  # never trained, and its features are cached on disk
+
+
+class Enhancer(_Section):
+    """The SR-Mamba enhancer behind the extractor."""
+
+    mode: Literal["tokens", "pooled", "none"] = "tokens"
+    dim: Count = 512
+    num_layers: Count = 2
+    state_dim: Count = 16
+    conv_width: Count = 4
+    expand: Count = 2
+    rate: Count = 10  # patches this far apart become neighbours
+    dropout: Fraction = 0.5
+    gate: Literal["scalar", "channel"] = "scalar"  # mode tokens only
+    pool_dim: Count = 128  # mode pooled only
+    blend: Annotated[Number, Field(ge=0, le=1)] = 0.001  # mode pooled only
+
+
+class Memory(_Section):
+    """The cross-modal memory that answers both patches and words."""
+
+    size: Count = 2048
+    topk: Count = 32  # rows that answer one query of one head
+
+    @field_validator("topk")
+    @classmethod
+    def _topk_fits(cls, topk: int, info: ValidationInfo) -> int:
+        size = info.data.get("size", topk)
+        if topk > size:
+            raise ValueError(f"must be at most model.memory.size ({size}), got {topk}")
+        return topk
+
+
+class Regions(_Section):
+    """The LMCA region encoder. Counts of [2] fit a 7x7 view, [8] two views joined."""
+
+    grid: Literal["per_view", "joined"] = "per_view"
+    counts: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (2,)
+    num_slots: Count = 3
+    epeg_kernel: Count = 15
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_follow_the_grid(cls, typed: Any) -> Any:
+        if isinstance(typed, Mapping) and typed.get("grid") == "joined":
+            return {"counts": (8,), **typed}
+        return typed
+
+    @field_validator("epeg_kernel")
+    @classmethod
+    def _kernel_is_odd(cls, epeg_kernel: int) -> int:
+        if epeg_kernel % 2 == 0:
+            raise ValueError(f"must be odd, so that it has a middle, got {epeg_kernel}")
+        return epeg_kernel
+
+
+class Transformer(_Section):
+    """Encoder and decoder; dim and num_heads hold for memory and region encoder too."""
+
+    dim: Count = 512
+    num_layers: Count = 3
+    num_heads: Count = 8
+    ff_dim: Count = 512
+    dropout: Fraction = 0.1
+
+    @field_validator("num_heads")
+    @classmethod
+    def _heads_divide_dim(cls, num_heads: int, info: ValidationInfo) -> int:
+        dim = info.data.get("dim", num_heads)
+        if dim % num_heads:
+            raise ValueError(f"must divide model.transformer.dim ({dim}), got {num_heads}")
+        return num_heads
+
+
+class CsrLmca(_Section):
+    """CSR-LMCA: SR-Mamba enhancer, cross-modal memory, LMCA region encoder, transformer."""
+
+    name: Literal["csr_lmca"] = "csr_lmca"
+    backbone: Backbone = Backbone()
+    projection_dropout: Fraction = 0.5
+    enhancer: Enhancer = Enhancer()
+    memory: Memory = Memory()
+    regions: Regions = Regions()
+    transformer: Transformer = Transformer()
+
+
+class Optim(_Section):
+    """Adam with two learning rates, linear warm-up, then a cosine down to min_lr."""
+
+    lr: Positive = 7.0e-4
+    encoder_lr: Positive = 5.0e-5  # extractor and enhancer
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.98)
+    eps: Positive = 1.0e-9
+    weight_decay: NotNegative = 5.0e-5
+    amsgrad: bool = True
+    warmup_steps: Whole = 0
+    min_lr: NotNegative = 1.0e-6
+    clip_norm: Positive | None = 1.0  # null clips nothing
+
+
+class Train(_Section):
+    """The training loop: how long, how much at once, what is kept."""
+
+    epochs: Count
+    batch_size: Count  # studies per device
+    grad_accum_steps: Count = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: Whole = 9233
+    keep_best: str = "val/bleu4"  # the checkpoint that wins in this is the best
+    patience: Count | None = None  # epochs without a better one; null never stops early
+    save_every_steps: Count | None = None  # besides the end of every epoch
+    log_every: Count = 10  # steps
+    track: Literal["none", "tensorboard", "wandb"] = "none"
+
+    @field_validator("keep_best")
+    @classmethod
+    def _best_is_chosen_on_validation(cls, keep_best: str) -> str:
+        if keep_best.startswith("test/"):
+            raise ValueError(
+                f"must be a val/ metric, got '{keep_best}': a checkpoint chosen by a test score "
+                "makes that score worthless"
+            )
+        known = [f"val/{metric}" for metric in METRICS]
+        if keep_best not in known:
+            raise ValueError(f"must be one of {', '.join(known)}, got '{keep_best}'")
+        return keep_best
+
+
+class Decode(_Section):
+    """How reports are written, in validation, eval and generate alike."""
+
+    method: Literal["beam", "greedy", "sample"] = "beam"
+    beam_size: Count = 3  # method beam only
+    max_words: Count = 60
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0  # method sample only
+    temperature: Positive = 1.0  # method sample only
+    block_trigrams: bool = False
+    batch_size: Count = 16
+
+
+class Recipe(_Section):
+    """One run, told completely: the engine needs nothing else."""
+
+    task: Literal["train"]
+    out: Folder  # the run, made anew
+    data: Data
+    model: CsrLmca = CsrLmca()
+    optim: Optim = Optim()
+    train: Train
+    decode: Decode = Decode()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _crops_follow_the_backbone(cls, typed: Any) -> Any:
+        match typed:
+            case {"data": Mapping() as data, "model": {"backbone": {"frozen": True}}}:
+                return {**typed, "data": {"random_crop": False, **data}}
+        return typed
+
+    @field_validator("model")
+    @classmethod
+    def _cached_features_never_change(cls, model: CsrLmca, info: ValidationInfo) -> CsrLmca:
+        data: Data | None = info.data.get("data")  # None where data has problems of its own
+        if model.backbone.frozen and data:
+            effects = {"random_crop": "crops", "published": "flips"}
+            problems = [
+                (
+                    f"data.{key}",
+                    f"{effect} training images at random, but model.backbone.frozen: true computes "
+                    "their features once; set one of the two to false",
+                )
+                for key, effect in effects.items()
+                if getattr(data, key)
+            ]
+            if problems:
+                raise PydanticCustomError("conflict", "conflict", {"problems": problems})
+        return model

@@ -1,0 +1,137 @@
+"""radrep generate, and the same from Python."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radrep.engine.generate import ReportWriter
+from tests.whole_way import radrep
+
+
+@pytest.fixture
+def film(phantoms: Path) -> Path:
+    return sorted(phantoms.glob("images/*/*.png"))[0]
+
+
+def test_the_report_alone_stands_on_stdout(trained_run: Path, film: Path) -> None:
+    result = radrep("generate", film, "--checkpoint", trained_run)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1
+    assert result.stdout.strip()
+
+
+def test_python_gives_the_same_in_three_lines(trained_run: Path, film: Path) -> None:
+    writer = ReportWriter(trained_run)
+    text = writer.write(film).text
+    assert radrep("generate", film, "--checkpoint", trained_run).stdout.strip() == text
+
+
+def test_several_studies_and_json(trained_run: Path, phantoms: Path) -> None:
+    films = sorted(phantoms.glob("images/*/*.png"))[:3]
+    result = radrep("generate", *films, "--checkpoint", trained_run, "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["images"] for row in rows] == [[str(film)] for film in films]
+    alone = radrep("generate", films[1], "--checkpoint", trained_run, "--json")
+    assert json.loads(alone.stdout) == rows[1]
+
+
+def test_generate_sees_what_evaluation_sees(
+    trained_run: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """One preprocessing: the raw file of a prepared image gives the evaluation's report."""
+    out = tmp_path / "scores"
+    assert radrep("eval", trained_run, "--split", "val", "--out", out).exit_code == 0
+    rows = [json.loads(line) for line in (out / "predictions-val.jsonl").read_text().splitlines()]
+    writer = ReportWriter(trained_run)
+    for row in rows[:4]:
+        image = next((phantoms / "images" / row["id"]).iterdir())
+        assert writer.write(image).text == row["generated"]
+
+
+def test_heatmap_is_drawn_over_the_film(trained_run: Path, film: Path, tmp_path: Path) -> None:
+    path = tmp_path / "looks.png"
+    result = radrep("generate", film, "--checkpoint", trained_run, "--heatmap", path)
+    assert result.exit_code == 0, result.output
+    drawn = np.asarray(Image.open(path))
+    height, width = np.asarray(Image.open(film)).shape
+    assert drawn.shape == (height, 2 * width + 8, 3)
+    assert (drawn[:, :width] == drawn[:, :width, :1]).all()  # the film itself, grey
+    assert (drawn[:, -width:] != drawn[:, -width:, :1]).any()  # colour beside it
+    again = radrep("generate", film, "--checkpoint", trained_run, "--heatmap", path)
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+def test_looks_sum_to_one_over_the_views(trained_run: Path, film: Path) -> None:
+    report = ReportWriter(trained_run).write(film)
+    assert len(report.looks) == 1
+    assert float(np.sum(report.looks)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_sampling_repeats_with_its_seed(trained_run: Path, film: Path) -> None:
+    words = ("generate", film, "--checkpoint", trained_run, "--method", "sample", "--seed")
+    assert radrep(*words, 3).stdout == radrep(*words, 3).stdout
+    assert len({radrep(*words, seed).stdout for seed in range(4)}) > 1
+
+
+def test_dicom_works_like_its_pixels(trained_run: Path, data_dir: Path) -> None:
+    film = data_dir / "dicom/chest_pa_monochrome2_jpeg.dcm"
+    result = radrep("generate", film, "--checkpoint", trained_run)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda p: p, "not found"),
+        (lambda p: p.mkdir() or p, "folder"),
+        (lambda p: p.write_text("hello") and p, "not a PNG, JPEG or DICOM file"),
+        (lambda p: _truncate(p), "truncated|cannot be read|cut"),
+    ],
+    ids=["missing", "folder", "text", "truncated"],
+)
+def test_what_is_no_image_ends_in_one_block(
+    trained_run: Path, tmp_path: Path, make: object, told: str
+) -> None:
+    path = make(tmp_path / "x.png")  # type: ignore[operator]
+    result = radrep("generate", path, "--checkpoint", trained_run)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert re.search(told, result.stderr), result.stderr
+    assert str(path) in result.stderr.replace("\n", "")
+    assert "Traceback" not in result.stderr
+
+
+def _truncate(path: Path) -> Path:
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128), np.uint8)
+    Image.fromarray(noise).save(path, format="JPEG")
+    path.write_bytes(path.read_bytes()[:900])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--method", "bam"], "must be 'beam', 'greedy' or 'sample'"),
+        (["--method", "sample", "--top-p", "1.5"], "top_p"),
+        (["--checkpoint", "nowhere"], "nowhere not found"),
+    ],
+)
+def test_wrong_options_end_in_one_block(
+    trained_run: Path, film: Path, words: list[str], told: str
+) -> None:
+    base = [] if "--checkpoint" in words else ["--checkpoint", trained_run]
+    result = radrep("generate", film, *base, *words)
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+def test_more_views_than_the_model_takes_are_refused(trained_run: Path, film: Path) -> None:
+    result = radrep("generate", film, film, "--one-study", "--checkpoint", trained_run)
+    assert result.exit_code == 2
+    assert "2 views of one study, but this model was trained with at most 1" in result.stderr

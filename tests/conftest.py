@@ -1,0 +1,55 @@
+"""Folders with golden tensors, metric vectors and real data; their tests skip without them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _folder(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names the folder that this test reads")
+    folder = Path(value).resolve()
+    assert folder.is_dir(), f"{variable}={value} is not a folder"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    return _folder("RADREP_GOLDEN")
+
+
+@pytest.fixture(scope="session")
+def vectors_dir() -> Path:
+    return _folder("RADREP_VECTORS")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    return _folder("RADREP_DATA")
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 prepared phantoms."""
+    from tests.whole_way import draw_prepared
+
+    return draw_prepared(tmp_path_factory.mktemp("phantoms") / "data")
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
+    """A run of the tiny recipe, trained for two epochs by the command."""
+    from tests.whole_way import radrep, write_recipe
+
+    folder = tmp_path_factory.mktemp("trained")
+    result = radrep("train", write_recipe(folder, phantoms))
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radrep.data.dataset import EpochOrder, View, views_of
+from radrep.data.study import Image, Study
+from radrep.errors import DataError
+
+
+@given(
+    studies=st.integers(1, 50),
+    batch=st.integers(1, 9),
+    processes=st.integers(1, 4),
+    epoch=st.integers(0, 5),
+)
+def test_every_study_is_seen_once_an_epoch(
+    studies: int, batch: int, processes: int, epoch: int
+) -> None:
+    seen: list[int] = []
+    counts = []
+    for process in range(processes):
+        order = EpochOrder(studies, batch, seed=3, num_processes=processes, process=process)
+        order.set_start(epoch)
+        batches = list(order)
+        assert len(batches) == len(order) == order.num_batches
+        counts.append(len(batches))
+        seen += [index for part in batches for _, index in part]
+    assert len(set(counts)) == 1
+    assert set(seen) == set(range(studies))
+    assert len(seen) - studies < processes  # only the filling of the last round repeats
+
+
+def test_a_resumed_epoch_goes_on_in_the_same_order() -> None:
+    order = EpochOrder(23, 4, seed=1)
+    order.set_start(2)
+    whole = list(order)
+    order.set_start(2, 3)
+    assert list(order) == whole[3:]
+    order.set_start(3)
+    assert list(order) != whole
+
+
+def study(*images: Image) -> Study:
+    return Study("s", None, "train", images)
+
+
+def test_views_differ_and_one_view_is_never_copied() -> None:
+    two = study(Image("a.png"), Image("b.png"), Image("c.png"))
+    assert views_of(two, pair="views", max_views=2) == (View("a.png"), View("b.png"))
+    assert views_of(study(Image("a.png")), pair="views", max_views=2) == (View("a.png"),)
+
+
+def test_saliency_pairs_the_first_image_with_its_mask() -> None:
+    masked = study(Image("a.png", saliency="a-saliency.png"), Image("b.png"))
+    expected = (View("a.png"), View("a-saliency.png", saliency=True))
+    assert views_of(masked, pair="saliency", max_views=2) == expected
+    with pytest.raises(DataError, match="study s has no saliency image"):
+        views_of(study(Image("a.png")), pair="saliency", max_views=2)
+
+
+def test_batches_carry_views_in_one_row() -> None:
+    from radrep.data.dataset import Sample, collate
+
+    samples = [
+        Sample("a", torch.zeros(2, 3, 4, 4), None, torch.tensor([0, 5, 0])),
+        Sample("b", torch.ones(1, 3, 4, 4), None, torch.tensor([0, 5, 6, 0])),
+    ]
+    batch = collate(samples)
+    assert batch.images is not None
+    assert batch.tokens is not None
+    assert batch.lengths is not None
+    assert batch.images.shape == (3, 3, 4, 4)
+    assert batch.num_views.tolist() == [2, 1]
+    assert batch.tokens.tolist() == [[0, 5, 0, 0], [0, 5, 6, 0]]
+    assert batch.lengths.tolist() == [3, 4]

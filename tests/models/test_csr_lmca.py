@@ -1,0 +1,171 @@
+import torch
+
+from radrep.data.batch import Batch
+from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
+from radrep.modules.backbone import Backbone
+from radrep.modules.memory import CrossModalMemory
+from radrep.modules.region_attention import RegionEncoder
+from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
+
+
+def tiny_model(enhancer: str = "tokens", *, joined: bool = False) -> CsrLmca:
+    torch.manual_seed(0)
+    backbone = Backbone(name="test_convnext.r160_in1k", weights="none", image_size=64)
+    channels = backbone.out_dim
+    stack = SrMambaStack(in_dim=channels, dim=16, num_layers=1, state_dim=4, rate=2)
+    kinds = {
+        "tokens": TokenEnhancer(stack, in_dim=channels, dim=16),
+        "pooled": PooledEnhancer(stack, in_dim=channels, dim=16, pool_dim=8),
+    }
+    encoder_decoder = EncoderDecoder(
+        in_dim=channels,
+        vocabulary_size=20,
+        grid=backbone.grid,
+        memory=CrossModalMemory(dim=16, size=12, top_k=4, num_heads=2),
+        regions=RegionEncoder(dim=16, num_heads=2, counts=[2], joined=joined),
+        dim=16,
+        num_layers=2,
+        num_heads=2,
+        ff_dim=24,
+    )
+    return CsrLmca(backbone=backbone, enhancer=kinds.get(enhancer), encoder_decoder=encoder_decoder)
+
+
+def batch(num_views: list[int], *, length: int = 9) -> Batch:
+    torch.manual_seed(1)
+    studies = len(num_views)
+    lengths = torch.randint(4, length + 1, (studies,))
+    tokens = torch.randint(1, 21, (studies, length))
+    tokens[:, 0] = 0
+    for study, count in enumerate(lengths.tolist()):
+        tokens[study, count - 1 :] = 0
+    return Batch(
+        ids=tuple(map(str, range(studies))),
+        num_views=torch.tensor(num_views),
+        images=torch.randn(sum(num_views), 3, 64, 64),
+        tokens=tokens,
+        lengths=lengths,
+    )
+
+
+def one_study(whole: Batch, study: int) -> Batch:
+    first = int(whole.num_views[:study].sum())
+    assert whole.images is not None
+    assert whole.tokens is not None
+    assert whole.lengths is not None
+    return Batch(
+        ids=whole.ids[study : study + 1],
+        num_views=whole.num_views[study : study + 1],
+        images=whole.images[first : first + int(whole.num_views[study])],
+        tokens=whole.tokens[study : study + 1],
+        lengths=whole.lengths[study : study + 1],
+    )
+
+
+def test_a_study_does_not_depend_on_its_batch() -> None:
+    for enhancer in ("tokens", "pooled", "none"):
+        for joined in (True, False):
+            model = tiny_model(enhancer, joined=joined).eval()
+            whole = batch([2, 1, 2, 3])
+            assert whole.tokens is not None
+            together = model.decoder.log_probs(model.encode(whole), whole.tokens)
+            for study in range(4):
+                part = one_study(whole, study)
+                assert part.tokens is not None
+                alone = model.decoder.log_probs(model.encode(part), part.tokens)
+                length = int(whole.lengths[study])  # type: ignore[index]
+                torch.testing.assert_close(
+                    together[study, : length - 1], alone[0, : length - 1], atol=1e-5, rtol=1e-5
+                )
+
+
+def test_cached_steps_equal_the_full_pass() -> None:
+    model = tiny_model().eval()
+    whole = batch([2, 1, 2])
+    assert whole.tokens is not None
+    tokens = whole.tokens.masked_fill(whole.tokens == 0, 7)  # no study ends
+    tokens[:, 0] = 0
+    with torch.no_grad():
+        encoded = model.encode(whole)
+        full = model.decoder.log_probs(encoded, tokens)
+        state = model.decoder.start(encoded, num_beams=2)
+        for place in range(tokens.shape[1]):
+            both = tokens[:, place].repeat_interleave(2)
+            log_probs, state = model.decoder.step(both, state)
+            torch.testing.assert_close(log_probs[::2], full[:, place], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(log_probs[1::2], full[:, place], atol=1e-5, rtol=1e-5)
+
+
+def test_dropping_a_study_leaves_the_others_as_they_were() -> None:
+    model = tiny_model().eval()
+    whole = batch([2, 1, 2])
+    with torch.no_grad():
+        state = model.decoder.start(model.encode(whole), num_beams=2)
+        _, state = model.decoder.step(torch.zeros(6, dtype=torch.long), state)
+        words = torch.tensor([3, 4, 5, 6, 7, 8])
+        expected, _ = model.decoder.step(words, state)
+        rows = torch.tensor([[1, 0], [5, 4]])
+        actual, _ = model.decoder.step(words[rows.flatten()], state.select(rows))
+    torch.testing.assert_close(actual, expected[rows.flatten()])
+
+
+def test_padding_never_changes_the_loss() -> None:
+    model = tiny_model().eval()
+    whole = batch([2, 1])
+    assert whole.tokens is not None
+    wider = Batch(
+        ids=whole.ids,
+        num_views=whole.num_views,
+        images=whole.images,
+        tokens=torch.nn.functional.pad(whole.tokens, (0, 5)),
+        lengths=whole.lengths,
+    )
+    torch.testing.assert_close(model.loss(whole)["loss"], model.loss(wider)["loss"])
+
+
+def test_loss_is_the_mean_over_words_and_the_closing_token() -> None:
+    model = tiny_model().eval()
+    whole = batch([1, 1])
+    assert whole.tokens is not None
+    assert whole.lengths is not None
+    log_probs = model.decoder.log_probs(model.encode(whole), whole.tokens[:, :-1])
+    by_hand = [
+        -float(log_probs[study, place, whole.tokens[study, place + 1]].detach())
+        for study in range(2)
+        for place in range(int(whole.lengths[study]) - 1)
+    ]
+    assert abs(float(model.loss(whole)["loss"].detach()) - sum(by_hand) / len(by_hand)) < 1e-5
+
+
+def test_every_trainable_parameter_gets_a_finite_gradient() -> None:
+    for enhancer in ("tokens", "pooled"):
+        model = tiny_model(enhancer)
+        model.loss(batch([2, 1]))["loss"].backward()
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                assert "model.head" in name, name  # behind the features: never learns
+                continue
+            assert parameter.grad is not None, f"no gradient for {name}"
+            assert parameter.grad.isfinite().all(), name
+
+
+def test_second_view_changes_the_report() -> None:
+    model = tiny_model().eval()
+    two = batch([2])
+    assert two.tokens is not None
+    assert two.images is not None
+    swapped = Batch(ids=two.ids, num_views=two.num_views, images=two.images[[0, 0]])
+    with torch.no_grad():
+        real = model.decoder.log_probs(model.encode(two), two.tokens)
+        copied = model.decoder.log_probs(model.encode(swapped), two.tokens)
+    assert (real - copied).abs().max() > 1e-4
+
+
+def test_looks_are_a_distribution_over_real_patches() -> None:
+    model = tiny_model().eval()
+    whole = batch([2, 1])
+    assert whole.tokens is not None
+    patches = model.decoder.grid[0] * model.decoder.grid[1]
+    looks = model.decoder.looks(model.encode(whole), whole.tokens)
+    torch.testing.assert_close(looks.sum(-1), torch.ones(looks.shape[:2]))
+    assert looks[1, :, patches:].abs().max() == 0

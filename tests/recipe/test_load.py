@@ -1,0 +1,273 @@
+"""One checked recipe out of YAML, a shipped name and --set; every problem told at once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from radrep.errors import RadrepError, RecipeError
+from radrep.recipe.load import (
+    change_section,
+    dump_recipe,
+    load_recipe,
+    shipped_recipe_text,
+    shipped_recipes,
+)
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+SMALLEST = """\
+task: train
+out: runs/x
+data: {prepared: data/x}
+train: {epochs: 1, batch_size: 2}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write text to bad.yaml in the folder that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_recipe(text: str) -> str:
+        Path("bad.yaml").write_text(text, encoding="utf-8")
+        return "bad.yaml"
+
+    return write_recipe
+
+
+def problems_of(path: str, *overrides: str) -> dict[str, str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return dict(caught.value.problems)
+
+
+def message_of(path: str) -> str:
+    with pytest.raises(RadrepError) as caught:
+        load_recipe(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_file_loads_and_its_dump_loads_to_the_same(path, write):
+    recipe = load_recipe(str(path))
+    assert load_recipe(write(dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_header_says_what_it_needs_how_to_run_and_change_it(path):
+    header = path.read_text(encoding="utf-8").split("\ntask:")[0]
+    for word in ("# Needs:  ", "# Run:  ", "# Change:  "):
+        assert f"\n{word}" in header
+
+
+def test_six_mistakes_are_told_together_with_the_nearest_key(write):
+    path = write(
+        """\
+task: train
+out: runs/bad
+data: {prepared: data/iu, target: finding}
+model:
+  memory: {size: 16, topk: 32}
+  transformer: {num_layer: 2}
+optim: {warmup_step: 5}
+train: {batch_size: 0}
+"""
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert (
+        str(caught.value)
+        == """\
+bad.yaml has 6 problems:
+  data.target                  must be 'findings', 'impression' or 'both', got 'finding'
+  model.memory.topk            must be at most model.memory.size (16), got 32
+  model.transformer.num_layer  unknown key; did you mean 'num_layers'?
+  optim.warmup_step            unknown key; did you mean 'warmup_steps'?
+  train.epochs                 required, but missing
+  train.batch_size             must be greater than 0, got 0"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "text"),
+    [
+        ("train.precision=no", "train.precision", "got false (so YAML reads a bare no or off)"),
+        ("train.batch_size=yes", "train.batch_size", "must be a whole number, got true"),
+        ("train.epochs=1.5", "train.epochs", "must be a whole number, got 1.5"),
+        ("data.max_tokens=2", "data.max_tokens", "must be at least 3, got 2"),
+        ("data.prepared=''", "data.prepared", "must name a folder, got ''"),
+        ("data.prepared=3", "data.prepared", "must be a path, got 3"),
+        ("data.published=1", "data.published", "must be true or false, got 1"),
+        ("decode.top_p=1.5", "decode.top_p", "must be at most 1, got 1.5"),
+        ("decode.top_p=0", "decode.top_p", "must be greater than 0, got 0"),
+        ("model=3", "model", "must be a section of keys, got 3"),
+        ("model.name=r2gen", "model.name", "must be 'csr_lmca', got 'r2gen'"),
+        ("model.backbone.name=''", "model.backbone.name", "must have at least 1 character, got ''"),
+        ("model.regions.counts=[2, 0]", "model.regions.counts[1]", "must be greater than 0, got 0"),
+        ("model.regions.counts=[]", "model.regions.counts", "must have at least 1 item, got []"),
+        ("model.regions.counts=2", "model.regions.counts", "must be a list, got 2"),
+        ("model.regions.epeg_kernel=4", "model.regions.epeg_kernel", "must be odd"),
+        (
+            "model.transformer.num_heads=7",
+            "model.transformer.num_heads",
+            "must divide model.transformer.dim (512), got 7",
+        ),
+        ("model.memory.size=8", "model.memory.topk", "must be at most model.memory.size (8)"),
+        ("optim.lr=fast", "optim.lr", "must be a number, got 'fast'"),
+        ("optim.lr=.nan", "optim.lr", "must be a finite number, got nan"),
+        ("optim.lr={a: 1}", "optim.lr", "must be a number, got a section of keys"),
+        ("optim.betas=[0.9, 1.0]", "optim.betas[1]", "must be less than 1, got 1.0"),
+        ("train.keep_best=test/bleu4", "train.keep_best", "chosen by a test score"),
+        ("train.keep_best=val/blue4", "train.keep_best", "must be one of val/bleu1, val/bleu2"),
+        ("decoed.beam_size=3", "decoed", "unknown key; did you mean 'decode'?"),
+        ("lr=3", "lr", "unknown key; did you mean 'optim.lr'?"),
+        ("train.max_words=3", "train.max_words", "unknown key; did you mean 'decode.max_words'?"),
+        ("optim.lr.x=3", "--set optim.lr.x=3", "optim.lr is a value, not a section"),
+        ("optim.lr", "--set optim.lr", "must look like optim.lr=1e-4"),
+        ("=3", "--set =3", "must look like optim.lr=1e-4"),
+        ("optim.lr=[", "--set optim.lr=[", "the value is not YAML"),
+    ],
+)
+def test_each_mistake_is_told_with_its_key_value_and_bound(write, override, key, text):
+    path = write(SMALLEST + "optim: {lr: 1.0e-3}\n")
+    problems = problems_of(path, override)
+    assert list(problems) == [key]
+    assert text in problems[key]
+
+
+def test_problems_of_the_file_and_of_set_are_told_together(write):
+    problems = problems_of(
+        write(SMALLEST + "modle: {}\ntask: train\n"), "nonsense", "train.seed=-1"
+    )
+    assert problems == {
+        "task": "written twice, in lines 1 and 6",
+        "--set nonsense": "must look like optim.lr=1e-4",
+        "train.seed": "must be at least 0, got -1",
+        "modle": "unknown key; did you mean 'model'?",
+    }
+
+
+def test_repeated_keys_alone_are_refused(write):
+    text = SMALLEST + "optim:\n  lr: 1.0e-3\n  lr: 1.0e-4\n"
+    assert problems_of(write(text)) == {"optim.lr": "written twice, in lines 6 and 7"}
+
+
+def test_set_changes_values_in_the_order_typed(write):
+    recipe = load_recipe(
+        write(SMALLEST),
+        ["optim.lr=1e-4", "optim.betas=[0.8, 9e-1]", "train.seed=1", "train.seed=2", "out=runs/y"],
+    )
+    assert recipe.optim.lr == 1e-4
+    assert recipe.optim.betas == (0.8, 0.9)
+    assert recipe.train.seed == 2
+    assert recipe.out == Path("runs/y")
+
+
+def test_a_changed_section_is_checked_like_a_recipe():
+    decode = load_recipe("demo").decode
+    changed = change_section(decode, {"method": "sample", "top_p": 0.9}, title="here")
+    assert changed == decode.model_copy(update={"method": "sample", "top_p": 0.9})
+    with pytest.raises(
+        RecipeError, match=r"^here has 1 problem:\n  top_p  must be at most 1, got 2"
+    ):
+        change_section(decode, {"top_p": 2.0}, title="here")
+
+
+def test_null_switches_clipping_and_patience_off(write):
+    recipe = load_recipe(write(SMALLEST), ["optim.clip_norm=null", "train.patience=null"])
+    assert recipe.optim.clip_norm is None
+    assert recipe.train.patience is None
+
+
+def test_a_section_with_every_key_commented_out_has_its_defaults(write):
+    bare, empty = load_recipe(write(SMALLEST)), load_recipe(write(SMALLEST + "optim:\n  # lr: 1\n"))
+    assert bare == empty
+
+
+def test_exponents_without_a_point_are_numbers(write):
+    assert yaml.safe_load("1e-4") == "1e-4", "the trap that this guards against"
+    assert load_recipe(write(SMALLEST + "optim: {lr: 1e-4}\n")).optim.lr == 1e-4
+
+
+def test_a_home_folder_is_expanded(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    recipe = load_recipe(write(SMALLEST), ["data.prepared=~/iu"])
+    assert recipe.data.prepared == Path("/home/someone/iu")
+
+
+def test_recipes_are_frozen(write):
+    recipe = load_recipe(write(SMALLEST))
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.train.epochs = 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "bad.yaml is empty. Start from one of: csr_lmca_iu, "),
+        ("# only a comment\n", "bad.yaml is empty."),
+        (
+            "- task: train\n",
+            "bad.yaml must hold keys and values such as 'task: train', got [{'task",
+        ),
+        ("train", "bad.yaml must hold keys and values such as 'task: train', got 'train'"),
+        ("task: train\nout: [1\n", "bad.yaml has 1 problem:\n  line 3  expected ',' or ']'"),
+        ("task: a: b\n", "  line 1  mapping values are not allowed here: 'task: a: b'"),
+        ("data:\n\tprepared: x\n", "  line 2  a tab, where YAML wants spaces: 'prepared: x'"),
+        ("a: !!python/name:os.system x\n", "  line 1  could not determine a constructor"),
+        ("a: 1\n---\nb: 2\n", "  line 2  but found another document: '---'"),
+        ("a: 2024-02-31\n", "  YAML  day is out of range for month"),
+        ("[" * 600, "  YAML  brackets nested too deeply to be a recipe"),
+        ("a: \0\n", "bad.yaml is not a text file in UTF-8. A recipe is YAML."),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told_in_one_message(write, text, message):
+    assert message in message_of(write(text))
+
+
+def test_an_alias_that_holds_itself_is_told_like_any_unknown_key(write):
+    assert problems_of(write(SMALLEST + "loop: &x {inner: *x}\n")) == {"loop": "unknown key"}
+
+
+def test_binary_files_folders_and_missing_files_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("picture.yaml").write_bytes(b"\x89PNG\xff")
+    Path("run").mkdir()
+    Path("empty").mkdir()
+    Path("run/recipe.yaml").write_text(SMALLEST)
+    assert message_of("picture.yaml") == (
+        "picture.yaml is not a text file in UTF-8. A recipe is YAML."
+    )
+    assert message_of("run") == "run is a folder, not a recipe. Did you mean run/recipe.yaml?"
+    assert message_of("empty") == "empty is a folder, not a recipe. Give a YAML file."
+    assert message_of("recipes/csr_lmca_ui.yaml").startswith(
+        "recipes/csr_lmca_ui.yaml not found. Did you mean 'csr_lmca_iu'? Shipped recipes: "
+    )
+    assert message_of("run/recipe.yaml/x").startswith("run/recipe.yaml/x not found.")
+    assert message_of("x" * 300).endswith(" cannot be read: File name too long")
+
+
+def test_shipped_recipes_are_found_by_name_but_a_file_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("csr_lmca_iu").mkdir()
+    shipped = load_recipe("demo")
+    assert load_recipe("demo.yaml") == shipped
+    assert load_recipe("csr_lmca_iu").train.epochs == 80, "a folder of that name does not hide it"
+    Path("demo").write_text(SMALLEST)
+    assert load_recipe("demo").out == Path("runs/x")
+
+
+def test_shipped_recipes_are_those_of_the_repository():
+    assert [name for name, _ in shipped_recipes()] == [path.stem for path in RECIPES]
+    for (name, line), path in zip(shipped_recipes(), RECIPES, strict=True):
+        text = path.read_text(encoding="utf-8")
+        assert shipped_recipe_text(name) == text
+        assert text.startswith(f"# {line}\n")
+        assert 20 < len(line) < 65, "it must fit beside its name in a terminal"
+
+
+def test_an_unknown_shipped_name_lists_those_that_exist():
+    with pytest.raises(RadrepError, match=r"named 'dmeo'\. Did you mean 'demo'\? Shipped recipes"):
+        shipped_recipe_text("dmeo")
+    with pytest.raises(RadrepError, match="no shipped recipe is named '../pyproject'"):
+        shipped_recipe_text("../pyproject")

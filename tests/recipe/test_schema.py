@@ -1,0 +1,56 @@
+"""Defaults that follow other keys, and keys that exclude each other."""
+
+import pytest
+from pydantic import ValidationError
+
+from radrep.recipe.schema import Recipe
+
+
+def build(**sections: object) -> Recipe:
+    return Recipe.model_validate(
+        {
+            "task": "train",
+            "out": "runs/x",
+            "data": {"prepared": "data/x"},
+            "train": {"epochs": 1, "batch_size": 1},
+            **sections,
+        }
+    )
+
+
+def test_defaults_are_those_of_the_published_model_where_ours_do_not_differ_on_purpose():
+    recipe = build()
+    assert (recipe.optim.lr, recipe.optim.encoder_lr) == (7e-4, 5e-5)
+    assert (recipe.model.memory.size, recipe.model.memory.topk) == (2048, 32)
+    assert (recipe.model.enhancer.mode, recipe.model.regions.grid) == ("tokens", "per_view")
+    assert (recipe.data.max_tokens, recipe.decode.max_words) == (60, 60)
+    assert recipe.train.seed == 9233
+
+
+def test_random_crops_are_on_unless_the_backbone_is_frozen():
+    assert build().data.random_crop is True
+    assert build(model={"backbone": {"frozen": True}}).data.random_crop is False
+
+
+def test_region_counts_follow_the_grid_unless_typed():
+    assert build().model.regions.counts == (2,)
+    assert build(model={"regions": {"grid": "joined"}}).model.regions.counts == (8,)
+    typed = build(model={"regions": {"grid": "joined", "counts": [4, 8]}})
+    assert typed.model.regions.counts == (4, 8)
+
+
+@pytest.mark.parametrize("key", ["random_crop", "published"])
+def test_what_changes_images_is_refused_behind_a_frozen_backbone(key):
+    frozen = {"backbone": {"frozen": True}}
+    with pytest.raises(ValidationError) as caught:
+        build(data={"prepared": "data/x", key: True}, model=frozen)
+    ((told, text),) = caught.value.errors()[0]["ctx"]["problems"]
+    assert told == f"data.{key}"
+    assert "model.backbone.frozen: true computes their features once" in text
+    assert build(data={"prepared": "data/x", key: False}, model=frozen).model.backbone.frozen
+
+
+def test_the_published_recipe_flips_and_crops_since_its_backbone_learns():
+    data = build(data={"prepared": "data/x", "published": True}).data
+    assert data.random_crop
+    assert data.published

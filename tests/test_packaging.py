@@ -1,0 +1,48 @@
+"""What pip installs: every module of the package, and the recipes beside them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """The files of a wheel, built from a copy so that the checkout stays clean."""
+    pytest.importorskip("setuptools", reason="the wheel is built with setuptools")
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    for name in ("radrep", "recipes"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    setup = "from setuptools import setup; setup()"
+    command = [sys.executable, "-c", setup, "-q", "build_py", "--build-lib", str(target)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    return target
+
+
+def test_every_module_is_installed(built):
+    def modules(folder: Path) -> set[Path]:
+        return {path.relative_to(folder) for path in folder.rglob("*.py")}
+
+    assert modules(built / "radrep") == modules(ROOT / "radrep")
+    assert (built / "radrep" / "py.typed").is_file()
+
+
+def test_an_installed_radrep_finds_the_recipes_by_name(built, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "radrep", "recipes", "copy", "demo"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(built)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / "demo.yaml").read_text() == (ROOT / "recipes" / "demo.yaml").read_text()
+    assert done.stderr == ""

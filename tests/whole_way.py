@@ -1,0 +1,70 @@
+"""A recipe and phantoms small enough to train in seconds, for the tests that run commands."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typer.testing import CliRunner, Result
+
+from radrep.cli import app
+from radrep.data.sources.phantom import PhantomSource
+from radrep.engine.prepare import prepare
+
+TINY: dict[str, Any] = {
+    "task": "train",
+    "data": {
+        "image_size": 64,
+        "tokenizer": {"cleaner": "plain", "min_count": 1},
+        "num_workers": 0,
+        "max_views": 1,
+    },
+    "model": {
+        "backbone": {"name": "test_resnet.r160_in1k", "weights": "none"},
+        "enhancer": {"dim": 16, "num_layers": 1, "state_dim": 4},
+        "memory": {"size": 16, "topk": 4},
+        "transformer": {"dim": 16, "num_layers": 1, "num_heads": 2, "ff_dim": 16},
+    },
+    "train": {"epochs": 2, "batch_size": 8, "log_every": 1, "keep_best": "val/loss"},
+    "decode": {"method": "greedy", "max_words": 12},
+}
+
+
+def draw_prepared(folder: Path) -> Path:
+    """Prepare 48 phantoms: 32 to train, 8 and 8 to validate and test."""
+    source = PhantomSource(48, image_size=64, splits=(4 / 6, 1 / 6, 1 / 6))
+    return prepare(source, folder, image_size=64, workers=1).out
+
+
+def write_recipe(folder: Path, prepared: Path, **sections: dict[str, Any]) -> Path:
+    """The tiny recipe as a file in a folder, with keys of its sections changed."""
+    recipe = json.loads(json.dumps(TINY))
+    recipe["out"] = str(folder / "run")
+    recipe["data"]["prepared"] = str(prepared)
+    for name, changes in sections.items():
+        recipe[name] = recipe.get(name, {}) | changes
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def radrep(*words: str | Path) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def start_radrep(*words: str | Path) -> subprocess.Popen[str]:
+    """Start a command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "radrep", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
