@@ -115,6 +115,7 @@ def build_model(recipe: Recipe, vocabulary_size: int, *, pretrained: bool = True
         weights=section.backbone.weights if pretrained else "none",
         image_size=recipe.data.image_size,
         frozen=section.backbone.frozen,
+        stride=section.backbone.stride,
     )
     transformer = section.transformer
     encoder_decoder = EncoderDecoder(
@@ -145,7 +146,12 @@ def build_model(recipe: Recipe, vocabulary_size: int, *, pretrained: bool = True
         projection_dropout=section.projection_dropout,
     )
     enhancer = _build_enhancer(section.enhancer, backbone.out_dim)
-    return CsrLmca(backbone=backbone, enhancer=enhancer, encoder_decoder=encoder_decoder)
+    return CsrLmca(
+        backbone=backbone,
+        feature_norm=section.feature_norm,
+        enhancer=enhancer,
+        encoder_decoder=encoder_decoder,
+    )
 
 
 def _build_enhancer(section: Enhancer, in_dim: int) -> PooledEnhancer | TokenEnhancer | None:

@@ -52,7 +52,7 @@ class DemoResult:
 def run_demo(
     out: Path,
     *,
-    num_studies: int = 1800,
+    num_studies: int = 1600,
     seed: int = 0,
     overrides: Sequence[str] = (),
     reporter: Reporter | None = None,

@@ -17,6 +17,7 @@ from radrep.engine.checkpoint import Loaded, find_checkpoint, load_checkpoint, r
 from radrep.engine.files import write_whole
 from radrep.engine.generate import best_device, write_reports
 from radrep.engine.reporter import Reporter
+from radrep.engine.workers import count_cores
 from radrep.errors import DataError
 from radrep.metrics.baselines import best_constants
 from radrep.metrics.bootstrap import bootstrap_intervals, paired_bootstrap
@@ -206,7 +207,8 @@ def _predict(loaded: Loaded, split: Split, decode: Decode, reporter: Reporter) -
         preprocess=build_preprocess(recipe.data, model.backbone),
         tokenizer=loaded.tokenizer,
     )
-    batches = in_order(dataset, decode.batch_size, num_workers=recipe.data.num_workers)
+    num_workers = min(recipe.data.num_workers, count_cores())
+    batches = in_order(dataset, decode.batch_size, num_workers=num_workers)
     with reporter.progress(f"reports for {split.name}", len(dataset), "studies") as advance:
         written = write_reports(
             model,

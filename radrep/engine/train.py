@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch.utils.data import DataLoader
 
@@ -32,6 +33,7 @@ from radrep.engine.loop import Parts, Progress, run_loop
 from radrep.engine.optim import build_optimizer
 from radrep.engine.prepared_folder import read_image_size
 from radrep.engine.reporter import Reporter
+from radrep.engine.workers import count_cores
 from radrep.errors import CheckpointError, RecipeError
 from radrep.metrics.nlg import score_nlg
 from radrep.metrics.protocol import published_references, scored_predictions
@@ -219,7 +221,8 @@ class _Setup:
 
     def _num_workers(self) -> int:
         """Worker processes: none for cached features, which are read faster than handed over."""
-        return 0 if self.features is not None else self.recipe.data.num_workers
+        wanted = 0 if self.features is not None else self.recipe.data.num_workers
+        return min(wanted, count_cores())
 
     def validate(self) -> dict[str, float]:
         """Loss and published-protocol scores on validation, the work shared by all processes."""
@@ -314,6 +317,8 @@ def _build_accelerator(recipe: Recipe) -> Accelerator:
     if section.precision == "fp16" and not torch.cuda.is_available():
         text = "'fp16' needs CUDA, and this machine has none; use bf16 or fp32"
         raise RecipeError("this run", [("train.precision", text)])
+    # Accelerate keeps the first precision of a process; another run in it may want another one.
+    AcceleratorState._reset_state()
     config = ProjectConfiguration(project_dir=str(recipe.out), logging_dir=str(recipe.out))
     return Accelerator(
         mixed_precision="no" if section.precision == "fp32" else section.precision,

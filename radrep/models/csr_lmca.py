@@ -213,6 +213,9 @@ class CsrLmca(nn.Module):
 
     Args:
         backbone: The visual extractor.
+        feature_norm: Bring every backbone channel to mean 0 and variance 1, by running statistics
+            in evaluation. Not published; behind a frozen backbone, whose channels differ a
+            hundredfold in scale and hardly vary around their means, learning hangs on it.
         enhancer: The SR-Mamba enhancer, or None to leave it out.
         encoder_decoder: Everything behind.
     """
@@ -221,11 +224,14 @@ class CsrLmca(nn.Module):
         self,
         *,
         backbone: Backbone,
+        feature_norm: bool = False,
         enhancer: PooledEnhancer | TokenEnhancer | None,
         encoder_decoder: EncoderDecoder,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        channels = backbone.out_dim
+        self.feature_norm = nn.BatchNorm1d(channels, affine=False) if feature_norm else None
         self.enhancer = enhancer
         self.encoder_decoder = encoder_decoder
 
@@ -245,6 +251,8 @@ class CsrLmca(nn.Module):
         if features is None:
             assert batch.images is not None, "a batch has images or features"
             features = self.backbone(batch.images)
+        if self.feature_norm is not None:
+            features = self.feature_norm(features.float().flatten(0, 1)).view_as(features)
         if self.enhancer is not None:
             features = self.enhancer(features)
         return self.encoder_decoder.encode(features, batch.num_views)

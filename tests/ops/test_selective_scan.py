@@ -1,6 +1,7 @@
 """Every path of the selective scan against its definition, and what they promise beyond that."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
@@ -157,7 +158,7 @@ def test_views_give_what_their_copies_give(path):
     for view in views.values():
         assert not view.is_contiguous()
     views = {name: view.requires_grad_() for name, view in views.items()}
-    assert_close(run(selective_scan, views, path=path), expected, 0.0)
+    assert_close(run(selective_scan, views, path=path), expected, 1e-6)
 
 
 def test_expanded_gradient_is_read_rightly():
@@ -263,6 +264,11 @@ def test_several_threads_may_scan_at_once():
         assert_close(one, other, 0.0)
 
 
+def test_subnormal_numbers_of_the_caller_are_left_alone():
+    run(selective_scan, make_inputs(), path="cpu")  # whose own threads flush them to 0
+    assert (torch.tensor([1e-38]) * 1e-3).item() > 0
+
+
 def _scan_in_child(connection):
     results = run(selective_scan, make_inputs(2, 30, 200, 4), path="cpu")
     connection.send({name: x.detach().numpy() for name, x in results.items()})
@@ -309,26 +315,21 @@ def test_kernel_is_compiled_in_memory_where_no_folder_can_be_written(monkeypatch
     assert values.tolist() == [2, 2, 2]
 
 
-def test_kernel_is_kept_when_the_cache_folder_goes_away(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(folder))
-    compile_kernel = numba.njit
+def test_kernel_is_compiled_in_memory_when_the_disk_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    tried = []
 
-    def njit_and_lose_folder(**options):
-        def decorate(function):
-            dispatcher = compile_kernel(**options)(function)
-            for path in sorted(folder.rglob("*"), reverse=True):
-                path.rmdir()
-            folder.rmdir()
-            folder.write_text("a file in its place")
-            return dispatcher
+    def accept_once(*arguments, **options):
+        tried.append(options["dir"])
+        if len(tried) > 1:
+            raise OSError(28, "No space left on device")
+        return open(os.devnull)
 
-        return decorate if options.get("cache") else compile_kernel(**options)
-
-    monkeypatch.setattr(numba, "njit", njit_and_lose_folder)
+    monkeypatch.setattr(tempfile, "TemporaryFile", accept_once)
     values = np.ones(3, np.float32)
     cpu._compile(double, (numba.float32[::1],))(values)
     assert values.tolist() == [2, 2, 2]
+    assert len(tried) == 2  # the folder was good when asked first, and full when written to
 
 
 def test_import_does_not_take_numba_along():
@@ -514,7 +515,7 @@ def test_chunked_matches_the_reference_on_a_gpu():
 PEAK = """
 import resource, sys, torch
 from radrep.ops.selective_scan import selective_scan
-b, l, e, s = 1, 4096, 512, 64
+b, l, e, s = 1, 2048, 512, 64
 def scan(l):
     tensors = [torch.randn(b, l, e), torch.randn(b, l, e), -torch.rand(e, s)]
     tensors += [torch.randn(b, l, s), torch.randn(b, l, s)]
@@ -524,7 +525,7 @@ scan(16)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 scan(l)
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-assert grown < b * l * e * s * 4 / 2, grown
+assert grown < b * l * e * s * 4 / 4, grown
 """
 
 

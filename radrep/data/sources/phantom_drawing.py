@@ -26,11 +26,11 @@ EXTENTS = {
 }
 # What a finding adds to the attenuation (a pneumothorax takes it away).
 _CONTRASTS = {
-    "consolidation": (0.13, 0.24),
-    "nodule": (0.16, 0.28),
-    "atelectasis": (0.16, 0.28),
-    "effusion": (0.22, 0.32),
-    "pneumothorax": (0.07, 0.12),
+    "consolidation": (0.18, 0.34),
+    "nodule": (0.22, 0.40),
+    "atelectasis": (0.28, 0.46),
+    "effusion": (0.24, 0.38),
+    "pneumothorax": (0.10, 0.16),
 }
 
 

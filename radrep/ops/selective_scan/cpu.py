@@ -20,7 +20,6 @@ from torch.autograd.function import once_differentiable
 from radrep.ops.selective_scan import cpu_kernels as kernels
 from radrep.ops.selective_scan.cpu_kernels import CHUNK, KERNEL_OPTIONS, WIDTH, Arrays
 
-
 _COMPILED: dict[tuple[Callable[..., None], np.dtype], Callable[..., None]] = {}
 
 
@@ -37,14 +36,16 @@ def _compile(kernel: Callable[..., None], signature: tuple[Any, ...]) -> Callabl
 
 @functools.cache
 def _workers() -> ThreadPoolExecutor:
-    # Kernels run on these threads only, never on the caller's: here subnormal numbers, which cost
-    # a hundred times the time of others, can be flushed to 0 without touching the user's threads.
+    # Kernels run on these threads only, never on the caller's: here subnormal numbers, in which
+    # states and gradients that die away end and which make a backward pass five times slower, can
+    # be flushed to 0 without touching the user's threads.
     return ThreadPoolExecutor(
         os.cpu_count() or 1, "selective-scan", torch.set_flush_denormal, (True,)
     )
 
 
-os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not live on in a fork
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not live on in a fork
 
 
 def _run(kernel: Callable[..., None], tasks: int, inputs: Arrays, *others: Any) -> None:
@@ -94,7 +95,7 @@ class _Scan(torch.autograd.Function):
         gate = u if z is None else z.contiguous()  # u: an array that is there, not read as gate
         inputs = (u, dt, decay, B, C, skip, gate, bias)
         y = torch.empty_like(u)
-        last = u.new_empty(b, s, e)
+        last = u.new_zeros(b, s, e)
         states = u.new_empty(b, -(-steps // CHUNK) if keep else 0, s, e)
         tasks = b * -(-e // WIDTH)
         outputs = _arrays(y, last, states)

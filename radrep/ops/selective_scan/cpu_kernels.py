@@ -52,7 +52,8 @@ def _buffer(typing_context: Any, dtype: Any, size: Any) -> Any:
 
 
 def _exp2_float32(x: Any) -> Any:
-    # Below -126 it stays 2**-126, for a decay as good as 0 and no slow subnormal number.
+    # Below -126 it stays 2**-126, for a decay as good as 0 and no slow subnormal number. A NaN
+    # passes: max and min return their first argument unless the other one is beyond it.
     x = min(max(x, np.float32(-126.0)), np.float32(126.0))
     # Adding 1.5 * 2**23 leaves round(x) in the lowest bits; shifted, they go to the exponent.
     rounded = np.float32(x + np.float32(12582912.0))
@@ -117,9 +118,7 @@ def _sigmoid(x: Any) -> Any:
 
 @numba.njit(**_SCALAR)
 def _softplus(x: Any) -> Any:
-    # x < 0 rather than max(), which loses a NaN; above 20 it is x itself, as torch has it.
-    y = (type(x)(0) if x < 0 else x) + _log1p(_exp2(-abs(x) * type(x)(_LOG2E)))
-    return x if x > 20 else y
+    return max(x, type(x)(0)) + _log1p(_exp2(-abs(x) * type(x)(_LOG2E)))
 
 
 @numba.njit(**_INLINE)
@@ -144,7 +143,7 @@ def _load_steps(
 def forward(
     start: int, stop: int, inputs: Arrays, softplus: bool, gated: bool, keep: bool, outputs: Arrays
 ) -> None:
-    """Write y, the last states and, if asked to keep them, the states in front of each chunk."""
+    """Write y and, if asked to keep them, the states in front of each chunk; last goes from 0 on."""
     u, _, A, B, C, D, z, _ = inputs
     y, last, states = outputs
     number = u.dtype
@@ -159,9 +158,6 @@ def forward(
     for task in range(start, stop):
         i, c = task // blocks, task % blocks * WIDTH
         width = min(WIDTH, u.shape[2] - c)
-        for n in range(A.shape[0]):
-            for w in range(c, c + width):  # a NaN in A, which the power of 2 would hide, is seen
-                last[i, n, w] = 0 if A[n, w] == A[n, w] else A[n, w]
         for t in range(0, u.shape[1], CHUNK):
             length = min(CHUNK, u.shape[1] - t)
             _load_steps(inputs, softplus, i, t, c, steps, drive)

@@ -6,8 +6,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
+from radrep.data.sources import phantom
 from radrep.data.sources.phantom import PhantomSource, draw_study, study_findings
-from radrep.data.sources.phantom_body import Canvas, sample_body
+from radrep.data.sources.phantom_body import SIDES, Canvas, sample_body
 from radrep.data.sources.phantom_drawing import EXTENTS, KINDS, SIZES, Finding, draw_phantom
 from radrep.errors import DataError
 from radrep.metrics.named_findings import named_findings
@@ -189,6 +190,26 @@ def test_nothing_but_the_findings_tells_the_findings(drawn):
     counts = np.array([len(findings) for findings in drawn])
     assert abs(np.corrcoef(np.arange(STUDIES), counts)[0, 1]) < 0.08
     assert abs(counts[::2].mean() - counts[1::2].mean()) < 0.16
+
+
+def test_pose_and_exposure_do_not_depend_on_the_findings(drawn, monkeypatch):
+    monkeypatch.setattr(phantom, "study_findings", lambda seed, index: ())
+    films = np.array([draw_study(0, index, 64) for index in range(400)], dtype=float)
+    weights, ramp = films / films.sum(axis=(1, 2), keepdims=True), np.arange(64) - 31.5
+    healthy = {
+        "brightness": films.mean(axis=(1, 2)),
+        "contrast": films.std(axis=(1, 2)),
+        "across": weights.sum(axis=1) @ ramp,
+        "down": weights.sum(axis=2) @ ramp,
+        "tilt": np.einsum("nyx,y,x->n", weights, ramp, ramp),
+        "grain": np.abs(np.diff(films, axis=2)).mean(axis=(1, 2)),
+    }
+    for kind in KINDS:
+        for side in SIDES:
+            present = [any((f.kind, f.side) == (kind, side) for f in fs) for fs in drawn[:400]]
+            for name, values in healthy.items():
+                correlation = np.corrcoef(values, present)[0, 1]
+                assert abs(correlation) < 0.2, (kind, side, name)  # four standard errors of none
 
 
 def test_pose_and_exposure_vary():
