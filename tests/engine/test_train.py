@@ -118,17 +118,16 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, phantoms: 
         )
         command = [sys.executable, "-m", "radrep", "train", str(recipe)]
         if name == "two":
-            command[1:3] = [
-                "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-                "--main_process_port", "0", "-m", "radrep",
-            ]  # fmt: skip
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            command[1:3] = [*launcher, "-m", "radrep"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         rows = read_metrics(tmp_path / name / "run")
         curves.append([row["loss"] for row in rows if "loss" in row])
         assert len(list((tmp_path / name).glob("run*"))) == 1
+        environment_file = json.loads((tmp_path / name / "run/environment.json").read_text())
+        assert environment_file["num_processes"] == (2 if name == "two" else 1)
     assert curves[0] == pytest.approx(curves[1], rel=2e-3)
 
 

@@ -143,7 +143,7 @@ def _load_steps(
 def forward(
     start: int, stop: int, inputs: Arrays, softplus: bool, gated: bool, keep: bool, outputs: Arrays
 ) -> None:
-    """Write y and, if asked to keep them, the states in front of each chunk; last goes from 0 on."""
+    """Write y and, if asked to keep them, the states in front of each chunk; carry on `last`."""
     u, _, A, B, C, D, z, _ = inputs
     y, last, states = outputs
     number = u.dtype
