@@ -45,7 +45,7 @@ def _workers() -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    (lambda **k: None)(after_in_child=_workers.cache_clear)  # threads do not live on in a fork
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not live on in a fork
 
 
 def _run(kernel: Callable[..., None], tasks: int, inputs: Arrays, *others: Any) -> None:
