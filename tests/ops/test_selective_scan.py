@@ -1,11 +1,13 @@
 """Every path of the selective scan against its definition, and what they promise beyond that."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import types
+import warnings
 from pathlib import Path
 
 import numba
@@ -276,6 +278,32 @@ def test_states_that_die_away_become_zero():
 def test_subnormal_numbers_of_the_caller_are_left_alone():
     run(selective_scan, make_inputs(), path="cpu")  # whose own threads flush them to 0
     assert (torch.tensor([1e-38]) * 1e-3).item() > 0
+
+
+def _scan_in_child(connection):
+    # As a DataLoader does in its workers: with more, torch's own operations hang in a fork, for the
+    # threads of OpenMP are gone.
+    torch.set_num_threads(1)
+    results = run(selective_scan, make_inputs(2, 30, 200, 4), path="cpu")
+    connection.send({name: x.detach().numpy() for name, x in results.items()})
+
+
+def test_forked_child_scans_like_its_parent():
+    expected = run(selective_scan, make_inputs(2, 30, 200, 4), path="cpu")  # threads exist now
+    context = multiprocessing.get_context("fork")
+    parent_end, child_end = context.Pipe()
+    child = context.Process(target=_scan_in_child, args=(child_end,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads: the very point
+        child.start()
+    try:
+        assert parent_end.poll(60), "the child hangs"
+        found = parent_end.recv()
+    finally:
+        child.kill()
+        child.join()
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value.detach().numpy()), name
 
 
 def double(values):
