@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from radrep.data.sources.phantom_body import Body, Canvas, mirror, sample_body, smooth
 
-VERSION = 1  # goes up when a pixel, a finding or a word changes; see PhantomSource.fingerprint
+VERSION = 2  # goes up when a pixel, a finding or a word changes; see PhantomSource.fingerprint
 KINDS = ("consolidation", "nodule", "atelectasis", "effusion", "pneumothorax")
 SIZES = ("small", "moderate", "large")
 # Extent of each size, with gaps between the words. Areas are shares of the visible lung on that
