@@ -33,7 +33,10 @@ def train(
 
     Example:  radrep train csr_lmca_iu_cpu --set train.epochs=5
 
-    Several devices or processes:  accelerate launch -m radrep train RECIPE
+    Several devices:  accelerate launch -m radrep train RECIPE
+
+    Several processes on a CPU:  ACCELERATE_USE_CPU=true torchrun --standalone
+    --nproc-per-node 2 -m radrep train RECIPE
     """
     from radrep.errors import RadrepError
     from radrep.recipe.load import load_recipe
@@ -51,7 +54,7 @@ def train(
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
 
     from radrep.engine.loop import Stopped
-    from radrep.engine.train import newest_run
+    from radrep.engine.train import newest_run, speaks
     from radrep.engine.train import train as run
 
     if resume:
@@ -61,8 +64,11 @@ def train(
         try:
             result = run(loaded, out=out, resume=resume, reporter=reporter)
         except Stopped as stopped:
-            reporter.warn(f"{stopped}. Go on with: radrep train {recipe} --resume")
+            if speaks():
+                reporter.warn(f"{stopped}. Go on with: radrep train {recipe} --resume")
             raise typer.Exit(130) from stopped
+    if not speaks():
+        return
     say(
         f"Best checkpoint: {result.run / 'best'} ({result.metric} {result.value:.3f} at step "
         f"{result.step}, {result.epochs} epochs done)\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, gather_object
 from torch.utils.data import DataLoader
@@ -329,6 +329,11 @@ def _build_accelerator(recipe: Recipe) -> Accelerator:
 
 def _is_main(accelerator: Accelerator) -> bool:
     return bool(accelerator.is_main_process)
+
+
+def speaks() -> bool:
+    """Whether this process tells the user how a run ended: of several the main one alone does."""
+    return bool(PartialState().is_main_process)
 
 
 def _share(accelerator: Accelerator, value: Path | None) -> Path:

@@ -12,14 +12,7 @@ from statistics import mean
 
 import numpy as np
 
-_TERMS = {
-    "consolidation": "consolidation",
-    "opacity": "consolidation",
-    "nodule": "nodule",
-    "atelectasis": "atelectasis",
-    "effusion": "effusion",
-    "pneumothorax": "pneumothorax",
-}
+_FINDINGS = ("consolidation", "nodule", "atelectasis", "effusion", "pneumothorax")
 _SIDES = ("left", "right")
 _NEGATIONS = ("no", "not", "without")
 
@@ -38,8 +31,8 @@ def named_findings(report: str) -> set[tuple[str, str]]:
         negated = next((i for i, word in enumerate(words) if word in _NEGATIONS), len(words))
         sides = [i for i, word in enumerate(words) if word in _SIDES]
         for i, word in enumerate(words[:negated]):
-            if word in _TERMS and sides:
-                named.add((_TERMS[word], words[min(sides, key=lambda side: abs(side - i))]))
+            if word in _FINDINGS and sides:
+                named.add((word, words[min(sides, key=lambda side: abs(side - i))]))
     return named
 
 

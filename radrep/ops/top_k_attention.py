@@ -1,23 +1,44 @@
 """Attention of each query to its best keys alone.
 
 The released R2GenCMN code gathers (b, heads, n, k, d) keys and values, and its backward pass fills
-gigabytes. Here the scores are computed without autograd, the k best are kept, and every sum over
-them, forward and backward, is an embedding bag: a weighted sum of table rows.
+gigabytes. Here the scores are computed without autograd, the k best are kept, and a sum over them
+is an embedding bag: a weighted sum of table rows. On CPUs Numba kernels find the k best and take
+the gradients of the bags, several times faster than PyTorch; everything else is PyTorch's own.
 
 Letters: h heads, n queries of the whole batch, d width of a head, m keys, k keys kept.
 """
 
+import importlib.util
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from radrep.ops.dropout import dropout as drop
 
 
-def _bag(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of table rows: (h, n, k), (h, m, d), (h, n, k) -> (h, n, d)."""
+def _has_kernels(x: Tensor) -> bool:
+    return x.device.type == "cpu" and importlib.util.find_spec("numba") is not None
+
+
+def _find_best(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The k highest of scores (h, n, m), falling, and where they are: two of (h, n, k)."""
+    if not _has_kernels(scores):
+        best, rows = scores.topk(top_k, dim=-1)
+        return best, rows
+    from radrep.ops import kernel_threads, top_k_kernels  # with Numba, so not at the top
+
+    best = scores.new_empty(*scores.shape[:2], top_k)
+    rows = torch.empty(best.shape, dtype=torch.long)
+    flat, *results = (x.flatten(0, 1).numpy() for x in (scores.contiguous(), best, rows))
+    kernel_threads.run_kernel(top_k_kernels.best_of_rows, len(flat), (flat,), *results)
+    return best, rows
+
+
+def _sum_of_rows(rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+    """Weighted sums of table rows: (h, n, k), (h, n, k), (h, m, d) -> (h, n, d)."""
     h, n, k = rows.shape
     m, d = table.shape[1:]
     heads = torch.arange(h, device=rows.device).view(h, 1, 1) * m
@@ -30,25 +51,70 @@ def _bag(rows: Tensor, table: Tensor, weights: Tensor) -> Tensor:
     return sums.view(h, n, d)
 
 
+def _added_to_rows(rows: Tensor, weights: Tensor, addends: Tensor, m: int) -> Tensor:
+    """What the queries' addends (h, n, d), weighted, add up to in each table row: (h, m, d)."""
+    table = addends.new_zeros(addends.shape[0], m, addends.shape[2])
+    if not _has_kernels(addends):
+        for row, weight in zip(rows.unbind(-1), weights.unbind(-1), strict=True):
+            index = row.unsqueeze(-1).expand_as(addends)
+            table.scatter_add_(1, index, weight.unsqueeze(-1) * addends)
+        return table
+    from radrep.ops import kernel_threads, top_k_kernels
+
+    given = (weights.contiguous().numpy(), addends.contiguous().numpy())
+    results = (rows.numpy(), table.numpy())
+    kernel_threads.run_kernel(top_k_kernels.add_to_rows, len(table), given, *results)
+    return table
+
+
+def _dots_with_rows(rows: Tensor, queries: Tensor, table: Tensor) -> Tensor:
+    """Products of queries (h, n, d) with the table rows (h, m, d) that they kept: (h, n, k)."""
+    if not _has_kernels(queries):
+        return (queries @ table.transpose(1, 2)).gather(-1, rows)
+    from radrep.ops import kernel_threads, top_k_kernels
+
+    dots = queries.new_empty(rows.shape)
+    given = (queries.contiguous().numpy(), table.contiguous().numpy())
+    results = (rows.numpy(), dots.numpy())
+    kernel_threads.run_kernel(top_k_kernels.dot_with_rows, len(table), given, *results)
+    return dots
+
+
 class _BestScores(torch.autograd.Function):
     """The k highest scores query . key of each query, and where they are."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        best, rows = (query @ key.transpose(1, 2)).topk(top_k, dim=-1)  # of (h, n, m)
+        scores = query @ key.transpose(1, 2)  # (h, n, m)
+        best, rows = _find_best(scores.to(_wide(scores.dtype)), top_k)
         ctx.save_for_backward(query, key, rows)
         ctx.mark_non_differentiable(rows)
-        return best if best.dtype == torch.float64 else best.float(), rows
+        return best, rows
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_best: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         query, key, rows = ctx.saved_tensors
-        # d(best)/d(query) sums keys; d(best)/d(key) is what a bag of keys gives its table.
-        with torch.enable_grad():
-            table = key.detach().to(grad_best.dtype).requires_grad_()
-            sums = _bag(rows, table, grad_best)
-        (grad_key,) = torch.autograd.grad(sums, table, query.to(grad_best.dtype))
-        return sums.detach().to(query.dtype), grad_key.to(key.dtype), None
+        wide = grad_best.dtype
+        grad_query = _sum_of_rows(rows, grad_best, key.to(wide))
+        grad_key = _added_to_rows(rows, grad_best, query.to(wide), key.shape[1])
+        return grad_query.to(query.dtype), grad_key.to(key.dtype), None
+
+
+class _SumOfRows(torch.autograd.Function):
+    """Weighted sums of table rows, as `_sum_of_rows` says."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights, table)
+        return _sum_of_rows(rows, weights, table)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weights, table = ctx.saved_tensors
+        grad_weights = _dots_with_rows(rows, grad, table)
+        return None, grad_weights, _added_to_rows(rows, weights, grad, table.shape[1])
 
 
 def top_k_attention(
@@ -56,7 +122,7 @@ def top_k_attention(
 ) -> Tensor:
     """Attend to the ``top_k`` best keys of each query only.
 
-    Scores are divided by sqrt(d); of equal ones those that `torch.topk` takes are kept.
+    Scores are divided by sqrt(d). Of equal scores at the edge any may be kept.
 
     Args:
         query: (h, n, d).
@@ -70,4 +136,8 @@ def top_k_attention(
     """
     best, rows = _BestScores.apply(query * query.shape[-1] ** -0.5, key, top_k)
     weights = drop(best.softmax(dim=-1), dropout)
-    return _bag(rows, value.to(weights.dtype), weights).to(value.dtype)
+    return _SumOfRows.apply(rows, weights, value.to(weights.dtype)).to(value.dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

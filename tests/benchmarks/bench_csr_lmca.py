@@ -93,7 +93,7 @@ def main() -> None:
 
     def train_step(loss_of: Callable[[], Tensor], modules: list[nn.Module]) -> Callable[[], None]:
         optimizer = torch.optim.Adam(
-            [p for m in modules for p in m.parameters()], lr=1e-5, amsgrad=True
+            [p for m in modules for p in m.parameters()], lr=1e-5, amsgrad=True, fused=True
         )
 
         def step() -> None:

@@ -123,6 +123,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, phantoms: 
         environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Best checkpoint") == 1, "the main process alone speaks"
         rows = read_metrics(tmp_path / name / "run")
         curves.append([row["loss"] for row in rows if "loss" in row])
         assert len(list((tmp_path / name).glob("run*"))) == 1

@@ -17,7 +17,7 @@ NORMAL = "The lungs are clear. No pleural effusion or pneumothorax."
         ("", set()),
         ("no left pleural effusion .", set()),
         ("No pneumothorax. A large right pneumothorax is seen.", {("pneumothorax", "right")}),
-        ("small airspace opacity in the left lung", {("consolidation", "left")}),
+        ("small airspace consolidation in the left lung", {("consolidation", "left")}),
         ("There is a small pleural effusion.", set()),
         (
             "the lungs are clear . a small left pleural effusion is seen . a small left pleural "

@@ -1,10 +1,8 @@
 """Every path of the selective scan against its definition, and what they promise beyond that."""
 
 import multiprocessing
-import os
 import subprocess
 import sys
-import tempfile
 import threading
 import types
 import warnings
@@ -18,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radrep.errors import RadrepError
-from radrep.ops.selective_scan import cpu, cuda, select, selective_scan, selective_scan_reference
+from radrep.ops.selective_scan import cuda, select, selective_scan, selective_scan_reference
 
 NAMES = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
 PATHS = ("cpu", "chunked")
@@ -306,46 +304,6 @@ def test_forked_child_scans_like_its_parent():
         assert np.array_equal(found[name], value.detach().numpy()), name
 
 
-def double(values):
-    for index in range(values.size):
-        values[index] *= 2
-
-
-def test_kernel_is_read_from_the_cache_folder_the_second_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    for hits in (0, 1):
-        compiled = cpu._compile(double, (numba.float32[::1],))
-        assert sum(compiled.stats.cache_hits.values()) == hits
-    assert list(tmp_path.rglob("*.nbc"))
-
-
-def test_kernel_is_compiled_in_memory_where_no_folder_can_be_written(monkeypatch):
-    def refuse(*arguments, **options):
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # how Numba tries a folder
-    values = np.ones(3, np.float32)
-    cpu._compile(double, (numba.float32[::1],))(values)
-    assert values.tolist() == [2, 2, 2]
-
-
-def test_kernel_is_compiled_in_memory_when_the_disk_is_full(tmp_path, monkeypatch):
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    tried = []
-
-    def accept_once(*arguments, **options):
-        tried.append(options["dir"])
-        if len(tried) > 1:
-            raise OSError(28, "No space left on device")
-        return open(os.devnull)
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", accept_once)
-    values = np.ones(3, np.float32)
-    cpu._compile(double, (numba.float32[::1],))(values)
-    assert values.tolist() == [2, 2, 2]
-    assert len(tried) == 2  # the folder was good when asked first, and full when written to
-
-
 def test_import_does_not_take_numba_along():
     code = "import sys, radrep.ops.selective_scan; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -360,8 +318,8 @@ def test_cpu_choice_names_numba_and_threads():
 
 def test_without_numba_the_choice_is_chunked_and_says_why(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)  # as if its import failed
-    for module in ("cpu", "cpu_kernels"):
-        monkeypatch.delitem(sys.modules, f"radrep.ops.selective_scan.{module}")
+    for module in ("kernel_threads", "selective_scan.cpu", "selective_scan.cpu_kernels"):
+        monkeypatch.delitem(sys.modules, f"radrep.ops.{module}")
     choice = select(torch.device("cpu"), torch.float32)
     assert choice.name == "chunked"
     assert "Numba cannot be imported" in choice.reason

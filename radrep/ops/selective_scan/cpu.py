@@ -4,67 +4,16 @@ The result has the same bits however many threads run and whichever is first: ea
 places of its own, and what is summed over tasks is summed here, in a fixed order.
 """
 
-import functools
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from radrep.ops.kernel_threads import Arrays, run_kernel
 from radrep.ops.selective_scan import cpu_kernels as kernels
-from radrep.ops.selective_scan.cpu_kernels import CHUNK, KERNEL_OPTIONS, WIDTH, Arrays
-
-_COMPILED: dict[tuple[Callable[..., None], np.dtype], Callable[..., None]] = {}
-
-
-def _compile(kernel: Callable[..., None], signature: tuple[Any, ...]) -> Callable[..., None]:
-    """The kernel as machine code: from the disk cache, else compiled (seconds) and put there."""
-    try:
-        compiled = numba.njit(cache=True, **KERNEL_OPTIONS)(kernel)
-        compiled.compile(signature)
-    except (OSError, RuntimeError):  # no cache folder can be written, or not any more
-        compiled = numba.njit(**KERNEL_OPTIONS)(kernel)
-        compiled.compile(signature)
-    return compiled
-
-
-@functools.cache
-def _workers() -> ThreadPoolExecutor:
-    # Kernels run on these threads only, never on the caller's: here subnormal numbers, in which
-    # states and gradients that die away end and which make a backward pass five times slower, can
-    # be flushed to 0 without touching the user's threads.
-    return ThreadPoolExecutor(
-        os.cpu_count() or 1, "selective-scan", torch.set_flush_denormal, (True,)
-    )
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not live on in a fork
-
-
-def _run(kernel: Callable[..., None], tasks: int, inputs: Arrays, *others: Any) -> None:
-    """Run kernel(start, stop, inputs, *others) over all tasks, on as many threads as torch uses."""
-    key = kernel, inputs[0].dtype  # all else about the types of the arguments is always the same
-    if key not in _COMPILED:
-        signature = (numba.typeof(x) for x in (tasks, tasks, inputs, *others))
-        _COMPILED[key] = _compile(kernel, tuple(signature))
-    compiled = _COMPILED[key]
-    threads = min(torch.get_num_threads(), tasks)
-    share = -(-tasks // (4 * threads))  # a few shares a thread, so that none waits long at the end
-    starts = iter(range(0, tasks, share))
-
-    def work() -> None:
-        for start in starts:
-            compiled(start, min(start + share, tasks), inputs, *others)
-
-    for future in [_workers().submit(work) for _ in range(threads)]:
-        future.result()
+from radrep.ops.selective_scan.cpu_kernels import CHUNK, WIDTH
 
 
 def _arrays(*tensors: Tensor) -> Arrays:
@@ -99,7 +48,7 @@ class _Scan(torch.autograd.Function):
         states = u.new_empty(b, -(-steps // CHUNK) if keep else 0, s, e)
         tasks = b * -(-e // WIDTH)
         outputs = _arrays(y, last, states)
-        _run(kernels.forward, tasks, _arrays(*inputs), softplus, z is not None, keep, outputs)
+        run_kernel(kernels.forward, tasks, _arrays(*inputs), softplus, z is not None, keep, outputs)
         ctx.save_for_backward(*inputs, states)
         ctx.softplus, ctx.gated = softplus, z is not None
         ctx.set_materialize_grads(False)
@@ -125,7 +74,7 @@ class _Scan(torch.autograd.Function):
         sums = _arrays(grad_A, grad_B, grad_C, grad_D)
         flags = (ctx.softplus, ctx.gated)
         given = (states, grad_y, grad_h)
-        _run(
+        run_kernel(
             kernels.backward, b * blocks, _arrays(*inputs), *flags, *_arrays(*given), results, sums
         )
         need = ctx.needs_input_grad

@@ -21,16 +21,14 @@ from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from radrep.ops.kernel_threads import SCALAR_OPTIONS, Arrays
+
 CHUNK = 16
 WIDTH = 64
 _ROWS = CHUNK * WIDTH  # one number, for Numba takes no product as the size of a buffer
 _LOG2E = math.log2(math.e)
 
-_SCALAR = {"error_model": "numpy", "fastmath": {"contract"}}
-_INLINE = _SCALAR | {"inline": "always", "fastmath": {"contract", "reassoc"}}
-KERNEL_OPTIONS = _SCALAR | {"nogil": True, "fastmath": {"contract", "reassoc"}}
-
-Arrays = tuple[np.ndarray, ...]
+_INLINE = SCALAR_OPTIONS | {"inline": "always", "fastmath": {"contract", "reassoc"}}
 
 
 @intrinsic(prefer_literal=True)
@@ -100,23 +98,23 @@ def _log1p(x: Any) -> Any:
 
 
 # Without "reassoc", which would undo the rounding in _exp2_float32.
-@overload(_exp2, jit_options=_SCALAR)
+@overload(_exp2, jit_options=SCALAR_OPTIONS)
 def _exp2_for(x: Any) -> Any:
     return _exp2_float32 if x == types.float32 else _exp2_float64
 
 
-@overload(_log1p, jit_options=_SCALAR)
+@overload(_log1p, jit_options=SCALAR_OPTIONS)
 def _log1p_for(x: Any) -> Any:
     return _log1p_float32 if x == types.float32 else _log1p_float64
 
 
-@numba.njit(**_SCALAR)
+@numba.njit(**SCALAR_OPTIONS)
 def _sigmoid(x: Any) -> Any:
     v = _exp2(-abs(x) * type(x)(_LOG2E))
     return (type(x)(1) if x >= 0 else v) / (type(x)(1) + v)
 
 
-@numba.njit(**_SCALAR)
+@numba.njit(**SCALAR_OPTIONS)
 def _softplus(x: Any) -> Any:
     return max(x, type(x)(0)) + _log1p(_exp2(-abs(x) * type(x)(_LOG2E)))
 

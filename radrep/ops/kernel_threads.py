@@ -1,0 +1,73 @@
+"""Numba kernels as machine code, run over independent tasks on as many threads as torch uses."""
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+SCALAR_OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
+KERNEL_OPTIONS = SCALAR_OPTIONS | {"nogil": True, "fastmath": {"contract", "reassoc"}}
+
+Arrays = tuple[np.ndarray, ...]
+
+_COMPILED: dict[tuple[Callable[..., None], np.dtype], Callable[..., None]] = {}
+
+
+def compile_kernel(kernel: Callable[..., None], signature: tuple[Any, ...]) -> Callable[..., None]:
+    """The kernel as machine code: from the disk cache, else compiled (seconds) and put there."""
+    try:
+        compiled = numba.njit(cache=True, **KERNEL_OPTIONS)(kernel)
+        compiled.compile(signature)
+    except (OSError, RuntimeError):  # no cache folder can be written, or not any more
+        compiled = numba.njit(**KERNEL_OPTIONS)(kernel)
+        compiled.compile(signature)
+    return compiled
+
+
+@functools.cache
+def _workers() -> ThreadPoolExecutor:
+    # Kernels run on these threads only, never on the caller's: here subnormal numbers, in which
+    # states and gradients that die away end and which make a backward pass five times slower, can
+    # be flushed to 0 without touching the user's threads.
+    return ThreadPoolExecutor(
+        os.cpu_count() or 1, "radrep-kernel", torch.set_flush_denormal, (True,)
+    )
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not live on in a fork
+
+
+def run_kernel(kernel: Callable[..., None], tasks: int, inputs: Arrays, *others: Any) -> None:
+    """Run kernel(start, stop, inputs, *others) over all tasks, on as many threads as torch uses.
+
+    A kernel writes what its tasks give to places of their own, so that the result has the same
+    bits however many threads run.
+
+    Args:
+        kernel: A plain function for Numba, which takes the numbers of its first task and of the
+            one behind its last.
+        tasks: Number of tasks.
+        inputs: Arrays it reads, C-contiguous, all of one type.
+        others: What else it takes.
+    """
+    key = kernel, inputs[0].dtype  # all else about the types of the arguments is always the same
+    if key not in _COMPILED:
+        signature = (numba.typeof(x) for x in (tasks, tasks, inputs, *others))
+        _COMPILED[key] = compile_kernel(kernel, tuple(signature))
+    compiled = _COMPILED[key]
+    threads = min(torch.get_num_threads(), tasks)
+    share = -(-tasks // (4 * threads))  # a few shares a thread, so that none waits long at the end
+    starts = iter(range(0, tasks, share))
+
+    def work() -> None:
+        for start in starts:
+            compiled(start, min(start + share, tasks), inputs, *others)
+
+    for future in [_workers().submit(work) for _ in range(threads)]:
+        future.result()
