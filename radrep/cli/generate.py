@@ -34,6 +34,9 @@ def generate(
         str | None, typer.Option(help="beam, greedy or sample.", show_default="the run's")
     ] = None,
     beam_size: Annotated[int | None, typer.Option(min=1)] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option(help="For --method beam: above 0, longer reports.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="For --method sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="For --method sample.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="For --method sample.")] = 0,
@@ -54,7 +57,8 @@ def generate(
     if heatmap is not None and heatmap.exists():
         raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
     changes = {
-        "method": method, "beam_size": beam_size, "temperature": temperature, "top_p": top_p,
+        "method": method, "beam_size": beam_size, "length_penalty": length_penalty,
+        "temperature": temperature, "top_p": top_p,
     }  # fmt: skip
     with TerminalReporter() as reporter:
         writer = ReportWriter(checkpoint)

@@ -50,6 +50,7 @@ def decode_reports(
             num_studies=num_studies,
             beam_size=decode.beam_size,
             max_words=decode.max_words,
+            length_penalty=decode.length_penalty,
             block_trigrams=decode.block_trigrams,
         )
     return sample(

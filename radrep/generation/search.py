@@ -19,14 +19,15 @@ def beam_search(
     num_studies: int,
     beam_size: int = 3,
     max_words: int = 60,
+    length_penalty: float = 0.0,
     block_trigrams: bool = False,
 ) -> list[list[int]]:
-    """Find the report of highest summed log-probability, without length normalisation.
+    """Find the report of highest summed log-probability over length ** length_penalty.
 
     Each step takes the ``beam_size`` best continuations of a study's open beams. Those that end
     are set aside and the next step takes as many from the beams still open. At ``max_words`` open
-    beams count as finished. A study is done when no open beam can win any more, since sums only
-    fall.
+    beams count as finished. A study is done when no open beam can win any more: sums only fall,
+    and no report has more than ``max_words`` and its end.
 
     Args:
         decoder: The decoder.
@@ -34,6 +35,8 @@ def beam_search(
         num_studies: Number of studies.
         beam_size: Beams k.
         max_words: Longest report.
+        length_penalty: 0 is the published search, which favours short reports; 1 compares the
+            mean log-probability a word, the end included.
         block_trigrams: Forbid a trigram that the report already has.
 
     Returns:
@@ -42,7 +45,7 @@ def beam_search(
     k = beam_size
     state = decoder.start(encoded, k)
     reports: list[list[int]] = [[] for _ in range(num_studies)]
-    best_sum = torch.full((num_studies,), float("-inf"))
+    best_score = torch.full((num_studies,), float("-inf"))
     open_studies = torch.arange(num_studies)
     device = decoder.device
     last = torch.full((num_studies * k,), decoder.begin, device=device)
@@ -61,9 +64,10 @@ def beam_search(
         words = torch.cat([words.gather(1, beams[..., None].expand(-1, -1, step)),
                            next_words[..., None]], dim=-1)  # fmt: skip
         ends = (next_words == decoder.end) | (step == max_words - 1)
-        _set_aside(reports, best_sum, open_studies, words, sums, ends, decoder.end)
+        scores = sums / (step + 1) ** length_penalty
+        _set_aside(reports, best_score, open_studies, words, scores, ends, decoder.end)
         sums = sums.masked_fill(ends, float("-inf"))
-        still_open = sums.amax(dim=1).cpu() > best_sum[open_studies]
+        still_open = sums.amax(dim=1).cpu() / max_words**length_penalty > best_score[open_studies]
         if not still_open.any():
             break
         keep = still_open.to(device)
@@ -76,19 +80,19 @@ def beam_search(
 
 def _set_aside(
     reports: list[list[int]],
-    best_sum: Tensor,
+    best_score: Tensor,
     open_studies: Tensor,
     words: Tensor,
-    sums: Tensor,
+    scores: Tensor,
     ends: Tensor,
     end: int,
 ) -> None:
     """Note each ended beam that beats the study's best so far; of equals the first stands."""
     for row, beam in ends.nonzero().tolist():
         study = int(open_studies[row])
-        total = float(sums[row, beam])
-        if total > best_sum[study]:
-            best_sum[study] = total
+        score = float(scores[row, beam])
+        if score > best_score[study]:
+            best_score[study] = score
             ids = words[row, beam].tolist()
             reports[study] = ids[:-1] if ids[-1] == end else ids
 

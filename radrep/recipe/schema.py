@@ -229,6 +229,7 @@ class Decode(_Section):
 
     method: Literal["beam", "greedy", "sample"] = "beam"
     beam_size: Count = 3  # method beam only
+    length_penalty: NotNegative = 0.0  # method beam only; 0 as published, 1 the mean over words
     max_words: Count = 60
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0  # method sample only
     temperature: Positive = 1.0  # method sample only

@@ -35,24 +35,40 @@ class Rows:
         return Rows(self.study[rows.flatten()])
 
 
-def best_of_all(table: Tensor, max_words: int) -> list[int]:
-    """The likeliest of all reports of at most max_words words."""
+def best_of_all(table: Tensor, max_words: int, length_penalty: float) -> list[int]:
+    """The best of all reports of at most max_words words."""
     words = range(1, table.shape[-1])
-    best, best_sum = [], float("-inf")
+    best, best_score = [], float("-inf")
     for length in range(max_words + 1):
         for report in itertools.product(words, repeat=length):
             ids = [0, *report] + ([0] if length < max_words else [])
             total = float(sum(table[a, b] for a, b in itertools.pairwise(ids)))
-            if total > best_sum:
-                best, best_sum = list(report), total
+            score = total / (len(ids) - 1) ** length_penalty if len(ids) > 1 else total
+            if score > best_score:
+                best, best_score = list(report), score
     return best
 
 
-def test_a_wide_beam_finds_the_best_report_of_all() -> None:
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+def test_a_wide_beam_finds_the_best_report_of_all(length_penalty: float) -> None:
     torch.manual_seed(0)
     decoder = Table(torch.randn(6, 4, 4))
-    found = beam_search(decoder, None, num_studies=6, beam_size=40, max_words=4)
-    assert found == [best_of_all(table, 4) for table in decoder.table]
+    found = beam_search(
+        decoder, None, num_studies=6, beam_size=200, max_words=4, length_penalty=length_penalty
+    )
+    assert found == [best_of_all(table, 4, length_penalty) for table in decoder.table]
+
+
+def test_a_length_penalty_makes_reports_longer() -> None:
+    torch.manual_seed(4)
+    table = torch.randn(8, 6, 6)
+    lengths = []
+    for length_penalty in (0.0, 1.0, 2.0):
+        found = beam_search(
+            Table(table), None, num_studies=8, max_words=12, length_penalty=length_penalty
+        )
+        lengths.append(sum(map(len, found)))
+    assert lengths == sorted(set(lengths))
 
 
 def test_studies_do_not_depend_on_their_batch() -> None:
