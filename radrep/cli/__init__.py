@@ -11,7 +11,7 @@ from radrep.cli import cache, demo, doctor, eval, generate, prepare, recipes, tr
 from radrep.cli.console import show_error
 from radrep.errors import RadrepError
 
-ORDER = ("prepare", "cache", "train", "eval", "generate", "demo", "recipes", "doctor")
+ORDER = ("prepare", "cache", "pretrain", "train", "eval", "generate", "demo", "recipes", "doctor")
 
 
 class _Commands(TyperGroup):
@@ -74,6 +74,7 @@ def radrep(
 
 app.add_typer(prepare.app, name="prepare", rich_help_panel="Data")
 app.add_typer(cache.app, name="cache", rich_help_panel="Data")
+app.command(rich_help_panel="Learn")(train.pretrain)
 app.command(rich_help_panel="Learn")(train.train)
 app.command(name="eval", rich_help_panel="Use")(eval.evaluate)
 app.command(rich_help_panel="Use")(generate.generate)

@@ -72,6 +72,11 @@ def generate(
     for report in reports:
         _show(report, as_json=as_json, alone=len(reports) == 1)
     if heatmap is not None:
+        if not reports[0].looks:
+            raise RadrepError(
+                "--heatmap shows where the words of CSR-LMCA looked; this model's words come from "
+                "a language model, which looks at no map"
+            )
         _draw(reports[0], heatmap)
 
 

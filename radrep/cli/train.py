@@ -1,33 +1,40 @@
-"""radrep train: train the model of a recipe."""
+"""radrep train and radrep pretrain: run the recipe of a training."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radrep.cli.console import TerminalReporter, say
 
+if TYPE_CHECKING:
+    from radrep.engine.training import TrainResult
+
 RECIPE = "recipe.yaml"
+
+Recipe = Annotated[
+    str, typer.Argument(help="A recipe file, a shipped recipe's name, or a run's folder.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. optim.lr=1.0e-4."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="The run's folder.", show_default="the recipe's, numbered when taken"),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on exactly where the newest run stands.")
+]
+Track = Annotated[str | None, typer.Option(help="tensorboard or wandb, besides metrics.jsonl.")]
 
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe file, a shipped recipe's name, or a run's folder.")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. optim.lr=1.0e-4."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="The run's folder.", show_default="the recipe's, numbered when taken"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on exactly where the newest run stands.")
-    ] = False,
-    track: Annotated[
-        str | None, typer.Option(help="tensorboard or wandb, besides metrics.jsonl.")
-    ] = None,
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = False,
+    track: Track = None,
 ) -> None:
     """Train a model to write reports.
 
@@ -38,6 +45,38 @@ def train(
     Several processes on a CPU:  ACCELERATE_USE_CPU=true torchrun --standalone
     --nproc-per-node 2 -m radrep train RECIPE
     """
+    result = run_training("train", recipe, overrides, out, resume, track)
+    if result is not None:
+        say(f"Score it with:   radrep eval {result.run}")
+
+
+def pretrain(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = False,
+    track: Track = None,
+) -> None:
+    """Pretrain an X-ray Mamba: on images alone, then on images and reports.
+
+    Example:  radrep pretrain pretrain_autoregressive_cpu
+
+    Then:     radrep pretrain pretrain_contrastive_cpu, whose recipe names that run
+    """
+    result = run_training("pretrain", recipe, overrides, out, resume, track)
+    if result is not None:
+        say(f"Go on from it:   --set model.encoder.weights={result.run}")
+
+
+def run_training(
+    task: str,
+    recipe: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    resume: bool,
+    track: str | None,
+) -> "TrainResult | None":
+    """Run a recipe; the result, for the process that speaks to the user."""
     from radrep.errors import RadrepError
     from radrep.recipe.load import load_recipe
 
@@ -54,23 +93,25 @@ def train(
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
 
     from radrep.engine.loop import Stopped
-    from radrep.engine.train import newest_run, speaks
-    from radrep.engine.train import train as run
+    from radrep.engine.pretrain import pretrain as run_pretraining
+    from radrep.engine.train import train as run_train
+    from radrep.engine.training import newest_run, speaks
 
     if resume:
         out = newest_run(out or loaded.out)
         loaded = load_recipe(str(out / RECIPE))
     with TerminalReporter() as reporter:
         try:
+            run = run_pretraining if task == "pretrain" else run_train
             result = run(loaded, out=out, resume=resume, reporter=reporter)
         except Stopped as stopped:
             if speaks():
-                reporter.warn(f"{stopped}. Go on with: radrep train {recipe} --resume")
+                reporter.warn(f"{stopped}. Go on with: radrep {task} {recipe} --resume")
             raise typer.Exit(130) from stopped
     if not speaks():
-        return
+        return None
     say(
         f"Best checkpoint: {result.run / 'best'} ({result.metric} {result.value:.3f} at step "
-        f"{result.step}, {result.epochs} epochs done)\n"
-        f"Score it with:   radrep eval {result.run}"
+        f"{result.step}, {result.epochs} epochs done)"
     )
+    return result

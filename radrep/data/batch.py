@@ -28,6 +28,13 @@ class Batch:
     tokens: Tensor | None = None
     lengths: Tensor | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where its images or features lie."""
+        views = self.images if self.images is not None else self.features
+        assert views is not None, "a batch has images or features"
+        return views.device
+
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on a device."""
 

@@ -14,7 +14,7 @@ from radrep.data.batch import Batch
 from radrep.data.images import read_image
 from radrep.data.preprocess import Preprocess
 from radrep.data.study import Study
-from radrep.data.tokenizer import Tokenizer
+from radrep.data.tokenizer import ReportCodec
 from radrep.errors import DataError
 
 
@@ -72,7 +72,7 @@ class ReportDataset(Dataset[Sample]):
         views: Views of each study.
         prepared: The prepared folder.
         preprocess: What turns pixels into network input.
-        tokenizer: What turns text into ids.
+        codec: What turns text into ids.
         max_tokens: Length at which the ids are cut.
         random_crop: Crop at random, as in training, by a seed drawn from (seed, epoch, study).
         seed: Seed of the crops.
@@ -87,7 +87,7 @@ class ReportDataset(Dataset[Sample]):
         *,
         prepared: Path,
         preprocess: Preprocess,
-        tokenizer: Tokenizer,
+        codec: ReportCodec,
         max_tokens: int,
         random_crop: bool = False,
         seed: int = 0,
@@ -98,7 +98,7 @@ class ReportDataset(Dataset[Sample]):
         self.views = views
         self._prepared = prepared
         self._preprocess = preprocess
-        self._tokens = [torch.tensor(tokenizer.encode(text, max_tokens)) for text in texts]
+        self._tokens = [torch.tensor(codec.encode(text, max_tokens)) for text in texts]
         self._random_crop = random_crop
         self._seed = seed
         self._features = features

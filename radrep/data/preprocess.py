@@ -1,5 +1,6 @@
 """Grey pixels to what the network sees; training, evaluation and `generate` share it."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ class Preprocess:
         size: Height and width of what comes out, in pixels.
         mean: Mean of each of the three channels, of pixels from 0 to 1.
         std: Standard deviation of each channel.
+        resized_crop: Train on crops of 20 to 100 % of the image, of sides 3:4 to 4:3, flipped at
+            random, as autoregressive pretraining does (ARM, arXiv 2406.07537).
         published: Do as CSR-LMCA's public code does: equalise the histogram and sharpen, in
             evaluation too, and flip at random in training. Flipping swaps left and right while
             the report does not.
@@ -30,6 +33,7 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     published: bool = False
+    resized_crop: bool = False
 
     def train(
         self, image: np.ndarray, generator: torch.Generator, *, saliency: bool = False
@@ -48,6 +52,8 @@ class Preprocess:
             Normalised pixels, float32 (3, size, size).
         """
         pixels = self._enhance(image, saliency)
+        if self.resized_crop:
+            return self._normalise(self._resized_crop(pixels, generator))
         short_side = round(self.size * _SHORT_SIDE_RATIO)
         pixels = resize(pixels, *short_side_shape(pixels, short_side))
         height, width = pixels.shape
@@ -56,6 +62,17 @@ class Preprocess:
         flip = _draw(2, generator) == 1
         pixels = pixels[top : top + self.size, left : left + self.size]
         return self._normalise(pixels[:, ::-1] if flip and self.published else pixels)
+
+    def _resized_crop(self, pixels: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        height, width = pixels.shape
+        share, ratio, down, across, flip = torch.rand(5, generator=generator).tolist()
+        area = (0.2 + 0.8 * share) * height * width
+        shape = math.exp((2 * ratio - 1) * math.log(4 / 3))  # width over height
+        tall = min(height, round(math.sqrt(area / shape)))
+        wide = min(width, round(math.sqrt(area * shape)))
+        top, left = round(down * (height - tall)), round(across * (width - wide))
+        cut = resize(pixels[top : top + tall, left : left + wide], self.size, self.size)
+        return cut[:, ::-1] if flip < 0.5 else cut
 
     def evaluate(self, image: np.ndarray, *, saliency: bool = False) -> Tensor:
         """Squash the whole image to a square.

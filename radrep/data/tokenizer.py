@@ -5,12 +5,23 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from radrep.data.reports import CLEANERS, get_cleaner
 from radrep.errors import CheckpointError
 
 UNKNOWN = "<unk>"
 _KIND = "r2gen"
+
+
+class ReportCodec(Protocol):
+    """How a model reads and writes report text: words of our own, or a language model's tokens."""
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """Turn a raw text into the ids that the model is taught, at most `max_tokens`."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids that the model wrote into text."""
 
 
 @dataclass(frozen=True)

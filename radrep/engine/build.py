@@ -1,21 +1,52 @@
 """Recipe sections to objects: the only module that knows both schema and classes."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from radrep.data.dataset import ReportDataset, View, views_of
 from radrep.data.preprocess import Preprocess
-from radrep.data.reports import target_text
+from radrep.data.reports import get_cleaner, target_text
 from radrep.data.study import Study, read_manifest
-from radrep.data.tokenizer import Tokenizer
-from radrep.engine.features import FeatureStore
-from radrep.errors import DataError
+from radrep.data.tokenizer import ReportCodec, Tokenizer
+from radrep.engine.encoder_weights import load_encoder
+from radrep.engine.features import FeatureStore, cache_folder
+from radrep.errors import DataError, RecipeError
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
+from radrep.models.emrrg import Emrrg
+from radrep.models.presets import make_stage_one_encoder, make_xray_mamba
+from radrep.models.pretraining import AutoregressivePretraining, ContrastivePretraining
+from radrep.models.xray_mamba import XrayMamba, add_partial_lora
 from radrep.modules.backbone import Backbone
+from radrep.modules.language_model import LanguageModel, load_language_model
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
+from radrep.modules.text_encoder import load_text_encoder, load_text_tokenizer, small_text_encoder
+from radrep.recipe import schema
 from radrep.recipe.schema import Data, Enhancer, Recipe
+
+ReportModel = CsrLmca | Emrrg
+Model = ReportModel | AutoregressivePretraining | ContrastivePretraining
+SMALL_TEXT_ENCODER = "small"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class _LanguageCodec:
+    """Cleaned reports as the tokens of a language model."""
+
+    language: LanguageModel
+    clean: Callable[[str], str]
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        return self.language.encode_report(self.clean(text), max_tokens)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.language.decode(ids)
 
 
 @dataclass(frozen=True)
@@ -37,15 +68,22 @@ class Split:
     num_without_text: int
 
 
-def read_split(data: Data, name: str) -> Split:
+def read_split(data: Data, name: str, *, need_text: bool = True) -> Split:
     """Read one split of the prepared folder.
+
+    Args:
+        data: Which folder and which text.
+        name: "train", "val" or "test".
+        need_text: Leave out studies without the text; else they have an empty one.
 
     Raises:
         DataError: If the folder is missing or the split has no study with the text.
     """
     studies = read_manifest(data.prepared, (name,))
     texts = [target_text(study.sections, data.target) for study in studies]
-    kept = [(study, text) for study, text in zip(studies, texts, strict=True) if text]
+    kept = [
+        (s, text or "") for s, text in zip(studies, texts, strict=True) if text or not need_text
+    ]
     if not kept:
         raise DataError(
             f"{data.prepared}: none of the {len(studies)} studies of the split '{name}' has "
@@ -66,14 +104,35 @@ def build_tokenizer(data: Data, train: Split) -> Tokenizer:
     return Tokenizer.build(train.texts, min_count=section.min_count, cleaner=section.cleaner)
 
 
-def build_preprocess(data: Data, backbone: Backbone) -> Preprocess:
+def build_preprocess(data: Data, model: Model) -> Preprocess:
     """The one preprocessing of training, evaluation and generation."""
+    encoder = model.backbone if isinstance(model, CsrLmca) else model.encoder
     return Preprocess(
         size=data.image_size,
-        mean=backbone.mean,
-        std=backbone.std,
+        mean=encoder.mean,
+        std=encoder.std,
         published=data.published,
+        resized_crop=data.random_resized_crop,
     )
+
+
+def frozen_encoder(model: Model) -> nn.Module | None:
+    """What turns images into features that never change, so that they can be kept on disk."""
+    if isinstance(model, CsrLmca):
+        return model.backbone if model.backbone.frozen else None
+    if isinstance(model, Emrrg) and model.encoder_training == "frozen":
+        return model.encoder
+    return None
+
+
+def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> ReportCodec:
+    """How the model of a recipe reads and writes reports."""
+    if isinstance(model, Emrrg):
+        return _LanguageCodec(model.language, get_cleaner(recipe.data.tokenizer.cleaner))
+    section = recipe.model
+    if isinstance(section, schema.Contrastive) and section.text_encoder.name != SMALL_TEXT_ENCODER:
+        return load_text_tokenizer(section.text_encoder.name)
+    return tokenizer
 
 
 def build_dataset(
@@ -81,7 +140,7 @@ def build_dataset(
     split: Split,
     *,
     preprocess: Preprocess,
-    tokenizer: Tokenizer,
+    codec: ReportCodec,
     training: bool = False,
     features: FeatureStore | None = None,
 ) -> ReportDataset:
@@ -92,28 +151,56 @@ def build_dataset(
         split.views,
         prepared=Path(recipe.data.prepared),
         preprocess=preprocess,
-        tokenizer=tokenizer,
+        codec=codec,
         max_tokens=recipe.data.max_tokens,
-        random_crop=training and recipe.data.random_crop,
+        random_crop=training and (recipe.data.random_crop or recipe.data.random_resized_crop),
         seed=recipe.train.seed,
         features=features,
     )
 
 
-def build_model(recipe: Recipe, vocabulary_size: int, *, pretrained: bool = True) -> CsrLmca:
+def build_model(recipe: Recipe, vocabulary_size: int, *, pretrained: bool = True) -> Model:
     """The model of a recipe.
 
     Args:
         recipe: The recipe.
         vocabulary_size: Words of the tokenizer, <unk> included.
-        pretrained: Load the backbone weights that the recipe names; false when a checkpoint
+        pretrained: Load the encoder weights that the recipe names; false when a checkpoint
             brings them.
+
+    Raises:
+        CheckpointError: If weights cannot be had or do not fit.
+        RecipeError: If sizes do not fit one another.
     """
-    section = recipe.model
+    section, image_size = recipe.model, recipe.data.image_size
+    try:
+        if isinstance(section, schema.CsrLmca):
+            return _build_csr_lmca(section, image_size, vocabulary_size, pretrained)
+        if isinstance(section, schema.Emrrg):
+            return _build_emrrg(section, image_size, pretrained)
+        if isinstance(section, schema.Autoregressive):
+            return AutoregressivePretraining(
+                encoder=make_stage_one_encoder(
+                    section.encoder.size,
+                    image_size=image_size,
+                    patch_size=section.encoder.patch_size,
+                    drop_path=section.encoder.drop_path,
+                ),
+                cluster_size=section.cluster,
+                decoder_dim=section.decoder_dim,
+            )
+        return _build_contrastive(section, image_size, vocabulary_size, pretrained)
+    except ValueError as error:  # sizes that only the parts themselves can check
+        raise RecipeError("this run", [("model", str(error))]) from error
+
+
+def _build_csr_lmca(
+    section: schema.CsrLmca, image_size: int, vocabulary_size: int, pretrained: bool
+) -> CsrLmca:
     backbone = Backbone(
         name=section.backbone.name,
         weights=section.backbone.weights if pretrained else "none",
-        image_size=recipe.data.image_size,
+        image_size=image_size,
         frozen=section.backbone.frozen,
         stride=section.backbone.stride,
     )
@@ -151,6 +238,64 @@ def build_model(recipe: Recipe, vocabulary_size: int, *, pretrained: bool = True
         feature_norm=section.feature_norm,
         enhancer=enhancer,
         encoder_decoder=encoder_decoder,
+    )
+
+
+def _build_xray_mamba(section: schema.XrayMamba, image_size: int, pretrained: bool) -> XrayMamba:
+    encoder = make_xray_mamba(
+        section.size,
+        image_size=image_size,
+        patch_size=section.patch_size,
+        drop_path=section.drop_path,
+    )
+    if pretrained and section.weights != "none":
+        load_encoder(encoder, Path(section.weights))
+    return encoder
+
+
+def _build_emrrg(section: schema.Emrrg, image_size: int, pretrained: bool) -> Emrrg:
+    encoder = _build_xray_mamba(section.encoder, image_size, pretrained)
+    if section.train_encoder == "adapters":
+        lora = section.lora
+        add_partial_lora(
+            encoder,
+            lora.target,
+            rank=lora.rank,
+            scale=lora.scale,
+            dropout=lora.dropout,
+            per_direction=lora.per_direction,
+        )
+    language = section.language_model
+    return Emrrg(
+        encoder=encoder,
+        language=load_language_model(
+            language.name, cache_folder=cache_folder(), dtype=DTYPES[language.precision]
+        ),
+        encoder_training=section.train_encoder,
+        language_training=language.train,
+        visual_tokens=section.visual_tokens,
+        hybrid_every=section.hybrid.every if section.hybrid else 0,
+        lora_rank=language.lora.rank,
+        lora_alpha=language.lora.alpha,
+        lora_dropout=language.lora.dropout,
+    )
+
+
+def _build_contrastive(
+    section: schema.Contrastive, image_size: int, vocabulary_size: int, pretrained: bool
+) -> ContrastivePretraining:
+    text = section.text_encoder
+    if text.name == SMALL_TEXT_ENCODER:
+        text_encoder = small_text_encoder(
+            vocabulary_size, dim=text.dim, num_layers=text.num_layers, num_heads=text.num_heads
+        )
+    else:
+        text_encoder = load_text_encoder(text.name)
+    return ContrastivePretraining(
+        encoder=_build_xray_mamba(section.encoder, image_size, pretrained),
+        text_encoder=text_encoder,
+        text_dim=text_encoder.config.hidden_size,
+        projection_dim=section.projection_dim,
     )
 
 

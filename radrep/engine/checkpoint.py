@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from radrep.data.tokenizer import Tokenizer
-from radrep.engine.build import build_model
+from radrep.data.tokenizer import ReportCodec, Tokenizer
+from radrep.engine.build import Model, build_codec, build_model
+from radrep.engine.encoder_weights import WEIGHTS
 from radrep.engine.files import replace_folder
 from radrep.errors import CheckpointError
-from radrep.models.csr_lmca import CsrLmca
+from radrep.models.emrrg import Emrrg
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.schema import Recipe
 
-WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.yaml"
 VOCABULARY = "vocabulary.json"
 TRAINING = "training.pt"
@@ -41,6 +42,7 @@ class Loaded:
         folder: Where it came from.
         recipe: The recipe of its run.
         tokenizer: Its vocabulary.
+        codec: How the model reads and writes reports.
         model: The model in evaluation mode.
         prepared_size: Short side in pixels to which its images were prepared.
     """
@@ -48,14 +50,15 @@ class Loaded:
     folder: Path
     recipe: Recipe
     tokenizer: Tokenizer
-    model: CsrLmca
+    codec: ReportCodec
+    model: Model
     prepared_size: int
 
 
 def save_checkpoint(
     folder: Path,
     *,
-    model: CsrLmca,
+    model: Model,
     recipe: Recipe,
     tokenizer: Tokenizer,
     prepared_size: int,
@@ -72,11 +75,16 @@ def save_checkpoint(
         training: What going on takes: optimizer, progress, loss scale.
     """
     with replace_folder(folder) as partial, _failures_told(folder):
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        weights = {name: tensor.contiguous() for name, tensor in _own_state(model).items()}
         save_file(weights, partial / WEIGHTS, {"prepared_size": str(prepared_size)})
         (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
         tokenizer.save(partial / VOCABULARY)
         torch.save(training, partial / TRAINING)
+
+
+def _own_state(model: Model) -> dict[str, Tensor]:
+    """What a checkpoint holds: all weights, save those of a frozen language model."""
+    return model.own_state() if isinstance(model, Emrrg) else model.state_dict()
 
 
 @contextmanager
@@ -106,10 +114,11 @@ def load_checkpoint(folder: Path) -> Loaded:
     tokenizer = Tokenizer.load(folder / VOCABULARY)
     model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
     prepared_size = _load_weights(model, folder, tokenizer)
-    return Loaded(folder, recipe, tokenizer, model.eval(), prepared_size)
+    codec = build_codec(recipe, tokenizer, model)
+    return Loaded(folder, recipe, tokenizer, codec, model.eval(), prepared_size)
 
 
-def _load_weights(model: CsrLmca, folder: Path, tokenizer: Tokenizer) -> int:
+def _load_weights(model: Model, folder: Path, tokenizer: Tokenizer) -> int:
     """Load the weights strictly; the prepared size that stands in their file."""
     path = folder / WEIGHTS
     try:
@@ -118,7 +127,7 @@ def _load_weights(model: CsrLmca, folder: Path, tokenizer: Tokenizer) -> int:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    ours = model.state_dict()
+    ours = _own_state(model)
     name = "encoder_decoder.words.weight"
     if name in state and state[name].shape[0] != ours[name].shape[0]:
         raise CheckpointError(
@@ -135,7 +144,7 @@ def _load_weights(model: CsrLmca, folder: Path, tokenizer: Tokenizer) -> int:
             f"are missing, {len(unexpected)} not known, {len(wrong)} of another shape; the first: "
             f"{(missing + unexpected + wrong)[0]}"
         )
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=not isinstance(model, Emrrg))
     return int(about["prepared_size"])
 
 

@@ -15,7 +15,7 @@ from radrep.data.study import MANIFEST, Study
 from radrep.engine.build import Split, build_dataset, build_preprocess, read_split
 from radrep.engine.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_of
 from radrep.engine.files import write_whole
-from radrep.engine.generate import best_device, write_reports
+from radrep.engine.generate import best_device, report_model, write_reports
 from radrep.engine.reporter import Reporter
 from radrep.engine.workers import count_cores
 from radrep.errors import DataError
@@ -30,6 +30,7 @@ from radrep.metrics.protocol import (
     published_references,
     scored_predictions,
 )
+from radrep.models.emrrg import Emrrg
 from radrep.recipe.schema import Decode
 
 SHUFFLE_SEED = 0
@@ -164,6 +165,8 @@ def evaluate(
         for protocol in PROTOCOLS
     ]
     notes = [note for score in scores.values() for note in score.notes]
+    if isinstance(loaded.model, Emrrg) and loaded.model.language.note:
+        notes.append(f"language model: {loaded.model.language.note}")
     folder = out or run_of(loaded.folder)
     ids = "\n".join(study.id for study in studies.studies)
     result = EvalResult(
@@ -200,12 +203,12 @@ def _default_split(prepared: Path, reporter: Reporter) -> str:
 def _predict(loaded: Loaded, split: Split, decode: Decode, reporter: Reporter) -> list[str]:
     """Write the report of every study from its pixels, never from cached features."""
     recipe = loaded.recipe
-    model = loaded.model.to(best_device())
+    model = report_model(loaded).to(best_device())
     dataset = build_dataset(
         recipe,
         split,
-        preprocess=build_preprocess(recipe.data, model.backbone),
-        tokenizer=loaded.tokenizer,
+        preprocess=build_preprocess(recipe.data, model),
+        codec=loaded.codec,
     )
     num_workers = min(recipe.data.num_workers, count_cores())
     batches = in_order(dataset, decode.batch_size, num_workers=num_workers)
@@ -213,7 +216,7 @@ def _predict(loaded: Loaded, split: Split, decode: Decode, reporter: Reporter) -
         written = write_reports(
             model,
             batches,
-            loaded.tokenizer,
+            loaded.codec,
             decode,
             precision=recipe.train.precision,
             seed=recipe.train.seed,

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone, computed once and kept on disk."""
+"""What a frozen encoder makes of each image, computed once and kept on disk."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from radrep.data.dataset import View
 from radrep.data.images import read_image
@@ -18,7 +18,6 @@ from radrep.data.preprocess import Preprocess
 from radrep.engine.files import replace_folder
 from radrep.engine.reporter import Reporter
 from radrep.errors import DataError
-from radrep.modules.backbone import Backbone
 
 FEATURES = "features.npy"
 INDEX = "index.json"
@@ -38,7 +37,7 @@ class CachedFeatures:
 
     Attributes:
         folder: Where it lies.
-        about: Backbone, data and time as told when it was made.
+        about: Data and sizes as told when it was made.
         num_bytes: Its size.
     """
 
@@ -84,7 +83,7 @@ class FeatureStore:
 
 
 def cached_features(
-    backbone: Backbone,
+    encoder: nn.Module,
     preprocess: Preprocess,
     prepared: Path,
     views: Iterable[View],
@@ -95,30 +94,30 @@ def cached_features(
     """The features of these views, from the cache or computed now.
 
     Args:
-        backbone: A frozen backbone.
+        encoder: A frozen encoder, normalised pixels (v, 3, h, w) -> patches (v, n, c).
         preprocess: The preprocessing; images are squashed, never cropped at random.
         prepared: The prepared folder.
         views: The views.
-        device: Where the backbone computes.
+        device: Where the encoder computes.
         reporter: Who is told how it goes.
 
     Raises:
         DataError: If the disk has no room for them or an image cannot be read.
     """
     wanted = sorted({view.path: view for view in views}.values(), key=lambda view: view.path)
-    key = _key(backbone, preprocess, prepared, wanted)
+    key = _key(encoder, preprocess, prepared, wanted)
     folder = cache_folder() / "features" / key
     if not (folder / INDEX).is_file():
-        _compute(backbone, preprocess, prepared, wanted, folder, device, reporter)
+        _compute(encoder, preprocess, prepared, wanted, folder, device, reporter)
     else:
         reporter.fact("features", f"from the cache, {len(wanted)} images ({folder})")
     return FeatureStore(folder)
 
 
-def _key(backbone: Backbone, preprocess: Preprocess, prepared: Path, views: list[View]) -> str:
+def _key(encoder: nn.Module, preprocess: Preprocess, prepared: Path, views: list[View]) -> str:
     """A hash of everything that decides the features: weights, preprocessing and pixels."""
     digest = hashlib.sha256(repr(preprocess).encode())
-    for name, tensor in backbone.state_dict().items():
+    for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().numpy().tobytes())
     for view in views:
@@ -132,7 +131,7 @@ def _key(backbone: Backbone, preprocess: Preprocess, prepared: Path, views: list
 
 @torch.no_grad()
 def _compute(
-    backbone: Backbone,
+    encoder: nn.Module,
     preprocess: Preprocess,
     prepared: Path,
     views: list[View],
@@ -140,8 +139,16 @@ def _compute(
     device: torch.device,
     reporter: Reporter,
 ) -> None:
-    num_patches = backbone.grid[0] * backbone.grid[1]
-    shape = (len(views), num_patches, backbone.out_dim)
+    encoder.to(device).eval()
+
+    def encode(part: list[View]) -> np.ndarray:
+        pixels = [
+            preprocess.evaluate(read_image(prepared / v.path), saliency=v.saliency) for v in part
+        ]
+        features: Tensor = encoder(torch.stack(pixels).to(device))
+        return features.float().cpu().numpy()
+
+    shape = (len(views), *encode(views[:1]).shape[1:])
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder.parent).free
     if needed > free:
@@ -150,20 +157,14 @@ def _compute(
             f"{free / 1e9:.1f} GB free. Clear old entries with: radrep cache clear, or set "
             "RADREP_CACHE to a folder on another disk"
         )
-    backbone.to(device).eval()
     with replace_folder(folder) as partial:
         features = np.lib.format.open_memmap(
             partial / FEATURES, mode="w+", dtype=np.float32, shape=shape
         )
-        with reporter.progress("backbone features", len(views), "images") as advance:
+        with reporter.progress("image features", len(views), "images") as advance:
             for start in range(0, len(views), _BATCH):
                 part = views[start : start + _BATCH]
-                pixels = [
-                    preprocess.evaluate(read_image(prepared / v.path), saliency=v.saliency)
-                    for v in part
-                ]
-                computed = backbone(torch.stack(pixels).to(device))
-                features[start : start + len(part)] = computed.float().cpu().numpy()
+                features[start : start + len(part)] = encode(part)
                 advance(len(part))
         features.flush()
         about = {"data": str(prepared), "images": len(views), "patches": list(shape[1:])}

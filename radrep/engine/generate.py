@@ -11,12 +11,12 @@ from torch import Tensor
 
 from radrep.data.batch import Batch
 from radrep.data.images import fit_short_side, read_image
-from radrep.data.tokenizer import Tokenizer
-from radrep.engine.build import build_preprocess
-from radrep.engine.checkpoint import find_checkpoint, load_checkpoint
-from radrep.errors import DataError
+from radrep.data.tokenizer import ReportCodec
+from radrep.engine.build import ReportModel, build_preprocess
+from radrep.engine.checkpoint import Loaded, find_checkpoint, load_checkpoint
+from radrep.errors import CheckpointError, DataError
 from radrep.generation.search import beam_search, sample
-from radrep.models.csr_lmca import CsrLmca, Encoded
+from radrep.models.emrrg import Emrrg
 from radrep.recipe.schema import Decode
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,13 +36,22 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def decode_reports(
-    model: CsrLmca,
-    encoded: Encoded,
-    num_studies: int,
+    model: ReportModel,
+    batch: Batch,
     decode: Decode,
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
-    """Write the reports of encoded studies in the way that a recipe's `decode` says."""
+    """Write the reports of studies in the way that a recipe's `decode` says: ids of each."""
+    if isinstance(model, Emrrg):
+        return model.generate(
+            batch,
+            num_beams=decode.beam_size if decode.method == "beam" else 1,
+            min_new_tokens=decode.min_words,
+            max_new_tokens=decode.max_words,
+            repetition_penalty=decode.repetition_penalty,
+            length_penalty=decode.length_penalty,
+        )
+    encoded, num_studies = model.encode(batch), len(batch.ids)
     if decode.method == "beam":
         return beam_search(
             model.decoder,
@@ -67,9 +76,9 @@ def decode_reports(
 
 @torch.no_grad()
 def write_reports(
-    model: CsrLmca,
+    model: ReportModel,
     batches: Iterable[Batch],
-    tokenizer: Tokenizer,
+    codec: ReportCodec,
     decode: Decode,
     *,
     precision: str,
@@ -81,7 +90,7 @@ def write_reports(
     Args:
         model: The bare model, on its device; it is put into evaluation mode.
         batches: The studies.
-        tokenizer: Turns ids into words.
+        codec: Turns ids into text.
         decode: How to decode.
         precision: Arithmetic, as in a recipe.
         seed: Of the draws, when sampling.
@@ -91,14 +100,13 @@ def write_reports(
         (id, report) of each study, in the order of the batches.
     """
     model.eval()
-    device = model.decoder.device
+    device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     written: list[tuple[str, str]] = []
     with autocast(device, precision):
         for batch in batches:
-            encoded = model.encode(batch.to(device))
-            ids = decode_reports(model, encoded, len(batch.ids), decode, generator)
-            written += zip(batch.ids, map(tokenizer.decode, ids), strict=True)
+            ids = decode_reports(model, batch.to(device), decode, generator)
+            written += zip(batch.ids, map(codec.decode, ids), strict=True)
             if advance is not None:
                 advance(len(ids))
     return written
@@ -112,12 +120,26 @@ class WrittenReport:
         images: The files it was written for.
         text: The report.
         looks: Attention to each patch, averaged over words, layers and heads, one map
-            (rows, columns) a view; all maps together sum to 1.
+            (rows, columns) a view; all maps together sum to 1. Empty for a language model.
     """
 
     images: tuple[Path, ...]
     text: str
     looks: tuple[np.ndarray, ...]
+
+
+def report_model(loaded: Loaded) -> ReportModel:
+    """The model of a checkpoint, which must be one that writes reports.
+
+    Raises:
+        CheckpointError: If it is one of pretraining.
+    """
+    if not isinstance(loaded.model, ReportModel):
+        raise CheckpointError(
+            f"{loaded.folder} is of pretraining and writes no reports; train a report model on it: "
+            "radrep train emrrg_iu_cpu --set model.encoder.weights=" + str(loaded.folder)
+        )
+    return loaded.model
 
 
 class ReportWriter:
@@ -142,8 +164,8 @@ class ReportWriter:
         folder = find_checkpoint(None if checkpoint is None else Path(checkpoint))
         self.loaded = load_checkpoint(folder)
         self.decode = decode or self.loaded.recipe.decode
-        self._model = self.loaded.model.to(device or best_device())
-        self._preprocess = build_preprocess(self.loaded.recipe.data, self._model.backbone)
+        self._model = report_model(self.loaded).to(device or best_device())
+        self._preprocess = build_preprocess(self.loaded.recipe.data, self._model)
 
     def write(self, *images: str | Path, seed: int = 0) -> WrittenReport:
         """Write the report of one study.
@@ -183,17 +205,21 @@ class ReportWriter:
 
     @torch.no_grad()
     def _write(self, batch: Batch, paths: tuple[Path, ...], seed: int) -> WrittenReport:
-        decoder = self._model.decoder
+        model = self._model
         generator = torch.Generator().manual_seed(seed)
-        with autocast(decoder.device, self.loaded.recipe.train.precision):
-            encoded = self._model.encode(batch.to(decoder.device))
-            (ids,) = decode_reports(self._model, encoded, 1, self.decode, generator)
+        batch = batch.to(next(model.parameters()).device)
+        with autocast(batch.device, self.loaded.recipe.train.precision):
+            (ids,) = decode_reports(model, batch, self.decode, generator)
+            text = self.loaded.codec.decode(ids)
+            if isinstance(model, Emrrg):
+                return WrittenReport(paths, text, ())
+            decoder = model.decoder
             tokens = torch.tensor([[decoder.begin, *ids]], device=decoder.device)
-            looks = decoder.looks(encoded, tokens)[0]  # (words + 1, n)
+            looks = decoder.looks(model.encode(batch), tokens)[0]  # (words + 1, n)
         # The last row looks for the word after the report, so it belongs to no word.
         mean = looks[: max(1, len(ids))].float().mean(dim=0)
         maps = mean.view(len(paths), *decoder.grid).cpu().numpy()
-        return WrittenReport(paths, self.loaded.tokenizer.decode(ids), tuple(maps))
+        return WrittenReport(paths, text, tuple(maps))
 
 
 def group_views(images: Sequence[str], *, one_study: bool) -> list[list[str]]:

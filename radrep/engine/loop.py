@@ -67,6 +67,7 @@ class Parts:
         order: Order of the training batches.
         batches: The training batches in that order.
         validate: Scores the model on validation: names to values.
+        weigh: How many terms the mean of a batch's loss is over.
         save: Writes a checkpoint; told whether it is the best so far.
         metrics: metrics.jsonl; only the main process has it.
     """
@@ -77,6 +78,7 @@ class Parts:
     order: EpochOrder
     batches: Iterable[Batch]
     validate: Callable[[], Mapping[str, float]]
+    weigh: Callable[[Batch], int]
     save: Callable[[Progress, bool], None]
     metrics: MetricsLog | None
 
@@ -146,24 +148,24 @@ def _rounds(batches: Iterable[Batch], size: int, meter: "_Meter") -> Iterator[li
 def _step(
     parts: Parts, progress: Progress, train: Train, optim: Optim, batches: list[Batch]
 ) -> tuple[float, float, float]:
-    """One optimizer step; the mean loss a token over all its batches, gradient norm, rate."""
+    """One optimizer step; the mean loss over all its batches, gradient norm, rate."""
     accelerator = parts.accelerator
     total = train.epochs * steps_per_epoch(parts.order, train)
     lr = set_learning_rates(parts.optimizer, optim, progress.step, total)
     seed = (train.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index
     torch.manual_seed(seed)
-    # Each batch weighs by its tokens, so that accumulation and several processes give the
-    # gradient of one large batch and not of a mean of means.
-    tokens = [float(_num_targets(batch)) for batch in batches]
-    all_tokens = _sum_over_processes(accelerator, sum(tokens))
+    # Each batch weighs by the terms of its loss, tokens mostly, so that accumulation and several
+    # processes give the gradient of one large batch and not of a mean of means.
+    terms = [float(parts.weigh(batch)) for batch in batches]
+    all_terms = _sum_over_processes(accelerator, sum(terms))
     loss_sum = 0.0
-    for i, (batch, count) in enumerate(zip(batches, tokens, strict=True)):
+    for i, (batch, count) in enumerate(zip(batches, terms, strict=True)):
         last = i == len(batches) - 1
         with nullcontext() if last else accelerator.no_sync(parts.model):
             loss = parts.model(batch.to(accelerator.device))["loss"]
             loss_sum += loss.item() * count
-            accelerator.backward(loss * (count * accelerator.num_processes / all_tokens))
-    mean_loss = _sum_over_processes(accelerator, loss_sum) / all_tokens
+            accelerator.backward(loss * (count * accelerator.num_processes / all_terms))
+    mean_loss = _sum_over_processes(accelerator, loss_sum) / all_terms
     if not torch.isfinite(torch.tensor(mean_loss)):
         raise RadrepError(
             f"the loss is {mean_loss} at step {progress.step + 1}. Lower optim.lr "
@@ -173,11 +175,6 @@ def _step(
     parts.optimizer.step()
     parts.optimizer.zero_grad()
     return mean_loss, float(norm) if norm is not None else float("nan"), lr
-
-
-def _num_targets(batch: Batch) -> int:
-    assert batch.lengths is not None, "a training batch has tokens"
-    return int((batch.lengths - 1).sum())
 
 
 def _sum_over_processes(accelerator: Accelerator, value: float) -> float:

@@ -7,16 +7,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from radrep.engine.build import Model
 from radrep.models.csr_lmca import CsrLmca
+from radrep.models.emrrg import Emrrg
 from radrep.recipe.schema import Optim
 
 
-def build_optimizer(model: CsrLmca, section: Optim) -> torch.optim.Adam:
-    """Adam with one group for the encoder (extractor and enhancer) and one for the rest.
+def build_optimizer(model: Model, section: Optim) -> torch.optim.Optimizer:
+    """Adam or AdamW with groups for the encoder (extractor and enhancer) and for the rest.
 
-    Each group keeps its top learning rate as "top_lr"; `set_learning_rates` moves "lr".
+    Each group keeps its top learning rate as "top_lr"; `set_learning_rates` moves "lr". AdamW
+    spares biases, norms and whatever else has one axis from the decay.
     """
-    encoder = [p for p in model.encoder_parameters() if p.requires_grad]
+    encoder = [p for p in _encoder_parameters(model) if p.requires_grad]
     in_encoder = {id(p) for p in encoder}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in in_encoder]
     groups: list[dict[str, Any]] = [
@@ -28,7 +31,11 @@ def build_optimizer(model: CsrLmca, section: Optim) -> torch.optim.Adam:
         if params
     ]
     check_groups(model, (group["params"] for group in groups))
-    return torch.optim.Adam(
+    kind: type[torch.optim.Adam] = torch.optim.Adam
+    if section.name == "adamw":
+        kind = torch.optim.AdamW
+        groups = [part for group in groups for part in _by_axes(group)]
+    return kind(
         groups,
         betas=section.betas,
         eps=section.eps,
@@ -36,6 +43,20 @@ def build_optimizer(model: CsrLmca, section: Optim) -> torch.optim.Adam:
         amsgrad=section.amsgrad,
         fused=True,
     )
+
+
+def _encoder_parameters(model: Model) -> list[nn.Parameter]:
+    if isinstance(model, CsrLmca | Emrrg):
+        return model.encoder_parameters()
+    return list(model.encoder.parameters())
+
+
+def _by_axes(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group as one whose parameters decay and one whose do not."""
+    decayed = [p for p in group["params"] if p.dim() > 1]
+    spared = [p for p in group["params"] if p.dim() <= 1]
+    parts = [{**group, "params": decayed}, {**group, "params": spared, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]
 
 
 def check_groups(model: nn.Module, groups: Iterable[Iterable[nn.Parameter]]) -> None:

@@ -88,6 +88,66 @@ ENCODER_DECODER: Rules = (
     (r"logit\.(.+)", r"to_words.\1"),
 )
 
+_XRAY_BRANCHES = {
+    "": "rows",
+    "_b": "rows_reversed",
+    "_c": "columns",
+    "_c_b": "columns_reversed",
+}
+_XRAY_BLOCK: Rules = (
+    *(
+        rule
+        for theirs, direction in _XRAY_BRANCHES.items()
+        for rule in (
+            (
+                rf"layers\.(\d+)\.mixer\.A{theirs}_log",
+                rf"layers.\1.mixer.branches.{direction}.A_log",
+            ),
+            (rf"layers\.(\d+)\.mixer\.D{theirs}", rf"layers.\1.mixer.branches.{direction}.D"),
+            (
+                rf"layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj){theirs}\.(weight|bias)",
+                rf"layers.\1.mixer.branches.{direction}.\2.\3",
+            ),
+        )
+    ),
+    (r"(layers\.\d+\.mixer\.(?:in_proj|out_proj)\.weight)", r"\1"),
+    (r"(layers\.\d+\.(?:norm1|norm2|mlp\.w[123])\.(?:weight|bias))", r"\1"),
+    (r"patch_embed\.proj\.(.+)", r"patch_embed.\1"),
+    (r"pos_embed", "positions"),
+)
+XRAY_MAMBA: Rules = (
+    *_XRAY_BLOCK,
+    (r"cls_token", "class_token"),
+    (r"norm_f\.(.+)", r"norm_f.\1"),
+)
+# The encoder out of a file that holds both towers of contrastive pretraining.
+XRAY_MAMBA_OF_CONTRASTIVE: Rules = (
+    *((rf"visual_encoder\.{theirs}", ours) for theirs, ours in XRAY_MAMBA),
+    (r"(?:text_encoder|vision_proj|text_proj)\..+|logit_scale", ""),
+)
+AUTOREGRESSIVE_PRETRAINING: Rules = (
+    *((theirs, f"encoder.{ours}") for theirs, ours in _XRAY_BLOCK),
+    *((rf"norm_{i + 1}\.(.+)", rf"tap_norms.{i}.\1") for i in range(4)),
+    (r"enc2dec\.(.+)", r"to_decoder.\1"),
+    (r"ar_token", "query"),
+    *(
+        (rf"dec_block\.(\d+)\.{theirs}\.(.+)", rf"decoder.\1.{ours}.\2")
+        for theirs, ours in (
+            ("norm2_1", "query_norm"),
+            ("norm2_2", "token_norm"),
+            ("norm2", "mlp_norm"),
+            (r"attn2\.q", "attention.query"),
+            (r"attn2\.kv", "attention.key_value"),
+            (r"attn2\.proj", "attention.out"),
+            (r"mlp\.fc1", "mlp.0"),
+            (r"mlp\.fc2", "mlp.2"),
+        )
+    ),
+    (r"ar_norm\.(.+)", r"norm.\1"),
+    (r"ar_pred\.(.+)", r"to_pixels.\1"),
+    (r"dec_pos_embed|mask", ""),  # fixed tables
+)
+
 
 def rename(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     """Bring public parameter names to ours.
@@ -124,10 +184,15 @@ def rename(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
 def load_published(module: nn.Module, state: Mapping[str, Tensor], rules: Rules) -> None:
     """Load public weights into a module of ours, every parameter, strictly.
 
+    A convolution that is a matrix of ours, its patches not overlapping, is laid out as one.
+
     Raises:
         CheckpointError: If a name is unknown, missing or has another shape than ours.
     """
     renamed = rename(state, rules)
+    for name, parameter in module.named_parameters():
+        if name in renamed and renamed[name].dim() == 4 and parameter.dim() == 2:
+            renamed[name] = renamed[name].flatten(1)
     try:
         module.load_state_dict(renamed)
     except RuntimeError as error:

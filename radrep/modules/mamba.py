@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radrep.modules.low_rank import LowRankLinear
 from radrep.ops.selective_scan import selective_scan
 
 
@@ -43,8 +44,8 @@ class MambaBranch(nn.Module):
         self.conv1d = nn.Conv1d(
             inner_dim, inner_dim, conv_width, groups=inner_dim, padding=conv_width - 1
         )
-        self.x_proj = nn.Linear(inner_dim, dt_rank + 2 * state_dim, bias=False)
-        self.dt_proj = nn.Linear(dt_rank, inner_dim)
+        self.x_proj = LowRankLinear(inner_dim, dt_rank + 2 * state_dim, bias=False)
+        self.dt_proj = LowRankLinear(dt_rank, inner_dim)
         # S4D-real: state n of every channel decays with rate n + 1.
         decay = torch.arange(1, state_dim + 1, dtype=torch.float32).repeat(inner_dim, 1)
         self.A_log = nn.Parameter(decay.log())  # (e, s)
@@ -74,7 +75,7 @@ class MambaBranch(nn.Module):
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.state_dim, self.state_dim], dim=-1)
         return selective_scan(
             x,
-            F.linear(dt, self.dt_proj.weight),  # the scan adds the bias before its softplus
+            self.dt_proj.product(dt),  # the scan adds the bias before its softplus
             -torch.exp(self.A_log.float()),
             B,
             C,

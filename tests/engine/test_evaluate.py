@@ -117,15 +117,15 @@ def test_batches_do_not_change_reports(trained_run: Path) -> None:
     dataset = build_dataset(
         loaded.recipe,
         split,
-        preprocess=build_preprocess(loaded.recipe.data, loaded.model.backbone),
-        tokenizer=loaded.tokenizer,
+        preprocess=build_preprocess(loaded.recipe.data, loaded.model),
+        codec=loaded.codec,
     )
     decode = loaded.recipe.decode.model_copy(update={"method": "beam", "beam_size": 3})
     written = [
         write_reports(
             loaded.model,
             in_order(dataset, size, num_workers=0),
-            loaded.tokenizer,
+            loaded.codec,
             decode,
             precision="fp32",
         )

@@ -138,7 +138,7 @@ def test_frozen_features_are_computed_once(
     monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
     recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1}, model=_without_randomness())
     first = radrep("train", recipe)
-    assert "backbone features" in first.stderr
+    assert "image features" in first.stderr
     entries = list((tmp_path / "cache/features").iterdir())
     assert len(entries) == 1
     again = radrep("train", recipe)

@@ -1,13 +1,9 @@
 """CSR-LMCA's parts against the public reference implementation, sizes from each file."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
 from radrep.generation.search import beam_search, sample
 from radrep.models.csr_lmca import EncoderDecoder
@@ -22,46 +18,7 @@ from radrep.models.published import (
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaMixer, SrMambaStack
-
-OUTPUTS = "max|d| <= 1e-4 * max(1, max|y|)"
-GRADIENTS = "max|d| <= 1e-3 * max|g|"
-
-
-class Golden:
-    """One golden file: sizes, tensors, weights."""
-
-    def __init__(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            self.sizes: dict[str, Any] = {k: json.loads(v) for k, v in file.metadata().items()}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        self.weights = {
-            key.removeprefix("weights."): value
-            for key, value in tensors.items()
-            if key.startswith("weights.")
-        }
-        self.tensors = {k: v for k, v in tensors.items() if not k.startswith("weights.")}
-        assert self.sizes["tolerance_outputs"] == OUTPUTS
-        assert self.sizes["tolerance_gradients"] == GRADIENTS
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-
-def golden_files(folder: Path, kind: str) -> list[Golden]:
-    paths = sorted(folder.glob(f"{kind}*.safetensors"))
-    assert paths, f"{folder} has no golden file of the kind {kind}"
-    return [Golden(path) for path in paths]
-
-
-def assert_output(actual: Tensor, expected: Tensor) -> None:
-    assert actual.shape == expected.shape
-    bound = 1e-4 * max(1.0, expected.abs().max().item())
-    assert (actual - expected).abs().max().item() <= bound
-
-
-def assert_gradient(actual: Tensor, expected: Tensor) -> None:
-    assert actual.shape == expected.shape
-    assert (actual - expected).abs().max().item() <= 1e-3 * expected.abs().max().item()
+from tests.golden import Golden, assert_gradient, assert_output, golden_files
 
 
 def test_golden_sr_mamba_mixer(golden_dir: Path) -> None:

@@ -101,7 +101,11 @@ bad.yaml has 6 problems:
         ("decode.top_p=1.5", "decode.top_p", "must be at most 1, got 1.5"),
         ("decode.top_p=0", "decode.top_p", "must be greater than 0, got 0"),
         ("model=3", "model", "must be a section of keys, got 3"),
-        ("model.name=r2gen", "model.name", "must be 'csr_lmca', got 'r2gen'"),
+        (
+            "model.name=r2gen",
+            "model.name",
+            "must be one of csr_lmca, emrrg, autoregressive, contrastive",
+        ),
         ("model.backbone.name=''", "model.backbone.name", "must have at least 1 character, got ''"),
         ("model.regions.counts=[2, 0]", "model.regions.counts[1]", "must be greater than 0, got 0"),
         ("model.regions.counts=[]", "model.regions.counts", "must have at least 1 item, got []"),

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from radrep.recipe.schema import Recipe
+from radrep.recipe.schema import Decode, Recipe
 
 
 def build(**sections: object) -> Recipe:
@@ -54,3 +54,14 @@ def test_the_published_recipe_flips_and_crops_since_its_backbone_learns():
     data = build(data={"prepared": "data/x", "published": True}).data
     assert data.random_crop
     assert data.published
+
+
+@pytest.mark.parametrize(
+    ("preset", "published"),
+    [("iu", (5, 40, 100)), ("mimic", (3, 80, 120)), ("chexpert_plus", (3, 80, 120))],
+)
+def test_presets_are_the_published_settings_and_typed_keys_win(preset, published):
+    decode = Decode.model_validate({"preset": preset})
+    assert (decode.beam_size, decode.min_words, decode.max_words) == published
+    assert decode.repetition_penalty == decode.length_penalty == 2.0
+    assert Decode.model_validate({"preset": preset, "beam_size": 1}).beam_size == 1

@@ -1,0 +1,88 @@
+"""Pretrain an X-ray Mamba: stage 1 on images alone, stage 2 on images and their reports."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from radrep.data.dataset import in_order
+from radrep.engine import checkpoint
+from radrep.engine.generate import autocast
+from radrep.engine.reporter import Reporter
+from radrep.engine.training import Training, TrainResult, newest_run
+from radrep.errors import RecipeError
+from radrep.models.pretraining import ContrastivePretraining, retrieval_recall
+from radrep.recipe.schema import Recipe
+
+
+def pretrain(
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> TrainResult:
+    """Pretrain from the start in a new folder, or go on where a run stands.
+
+    Args:
+        recipe: The recipe; when resuming, the run's own.
+        out: The run's folder. Without it, the recipe's, with -2, -3, ... where a run is already.
+        resume: Go on in that folder.
+        reporter: Who is told how it goes; the main process alone speaks.
+
+    Raises:
+        RecipeError: If the recipe is of another task or asks for what this machine cannot do.
+        DataError: If the prepared folder is missing or a split is empty.
+        CheckpointError: If `out` holds a run already, there is nothing to go on from, or the
+            weights of an earlier stage do not fit.
+        Stopped: If the user stopped it; --resume goes on.
+    """
+    if recipe.task != "pretrain":
+        raise RecipeError("this recipe", [("task", f"'{recipe.task}' is done by: radrep train")])
+    last = checkpoint.last_checkpoint(newest_run(out or recipe.out)) if resume else None
+    return Pretraining(recipe, last, reporter or Reporter()).run(out)
+
+
+class Pretraining(Training):
+    """Pretraining, validated by its loss and, for image-report contrast, by retrieval."""
+
+    def validate(self) -> dict[str, float]:
+        """Loss on validation and, in stage 2, recall@1/5/10 in both directions over all of it."""
+        accelerator = self.accelerator
+        part = slice(accelerator.process_index, None, accelerator.num_processes)
+        batches = in_order(
+            self.datasets["val"],
+            self.recipe.train.batch_size,
+            num_workers=self.num_workers(),
+            part=part,
+        )
+        self.model.eval()
+        if isinstance(self.model, ContrastivePretraining):
+            scores = self._retrieval(self.model, batches)
+        else:
+            parts = self._gather([self.val_loss(batches)])
+            scores = {"loss": sum(loss for loss, _ in parts) / sum(count for _, count in parts)}
+        self.model.train()
+        return {f"val/{name}": value for name, value in scores.items()}
+
+    @torch.no_grad()
+    def _retrieval(self, model: ContrastivePretraining, batches: Any) -> dict[str, float]:
+        """Embed every study once; the loss is that of one batch with all of them."""
+        rows: list[tuple[str, Tensor, Tensor]] = []
+        with autocast(self.accelerator.device, self.recipe.train.precision):
+            for batch in batches:
+                batch = batch.to(self.accelerator.device)
+                images = model.embed_images(batch.images, batch.num_views)
+                texts = model.embed_texts(batch.tokens, batch.lengths)
+                rows += zip(batch.ids, images.float().cpu(), texts.float().cpu(), strict=True)
+        rows = sorted(self._gather(rows), key=lambda row: row[0])
+        images, texts = (torch.stack(column) for column in list(zip(*rows, strict=True))[1:])
+        logits = model.log_scale.exp().float().cpu() * images @ texts.T
+        targets = torch.arange(len(logits))
+        losses = [torch.nn.functional.cross_entropy(x, targets) for x in (logits, logits.T)]
+        return {"loss": float(sum(losses)) / 2, **retrieval_recall(images, texts)}
+
+    def _gather(self, mine: list[Any]) -> list[Any]:
+        return gather_object(mine) if self.accelerator.num_processes > 1 else mine

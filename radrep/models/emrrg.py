@@ -1,0 +1,323 @@
+"""EMRRG and MambaXray-VL: a vision encoder writes reports through a language model.
+
+Source: MambaXray-VL (arXiv 2410.00379) and EMRRG (arXiv 2510.16776). On purpose unlike the released
+code: reports end with the tokenizer's own end token, what is learned is told by length and not by
+id, and what is frozen is frozen after everything is in its place.
+
+Letters: b studies, v views of all studies, n encoder tokens of a view, c encoder width, m visual
+tokens in the sequence, d width of the language model, p prompt positions, l report tokens.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from radrep.data.batch import Batch
+from radrep.errors import CheckpointError
+from radrep.models.xray_mamba import XrayMamba, average_views
+from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
+from radrep.modules.language_model import LanguageModel
+from radrep.modules.low_rank import LowRankUpdate
+
+PROMPT = (
+    "Human: <Img>",
+    "</Img> Generate a comprehensive and detailed diagnosis report for this chest xray image. "
+    "\nAssistant:",
+)
+EncoderTraining = Literal["frozen", "adapters", "trained"]
+LanguageTraining = Literal["frozen", "lora", "trained"]
+VisualTokens = Literal["all", "pooled"]
+
+
+class Emrrg(nn.Module):
+    """The whole model: vision encoder, projector and language model.
+
+    Batches have as tokens the report's ids and the end id, from `LanguageModel.encode_report`.
+
+    Args:
+        encoder: The vision encoder, with its low-rank adapters if it is to have some.
+        language: The language model, which becomes a part of this one. Its weights may be bfloat16;
+            whatever is trained is float32.
+        encoder_training: "frozen", "adapters" (the low-rank updates alone) or "trained".
+        language_training: "frozen", "lora" (of queries and values) or "trained".
+        visual_tokens: What stands in the sequence: "all" tokens of the encoder, or "pooled", every
+            2 x 2 patches averaged and no class token.
+        hybrid_every: Every how many layers of the language model one looks at all tokens of the
+            encoder, or 0 for none; published is 8.
+        lora_rank: Rank of the language model's LoRA.
+        lora_alpha: Its alpha; the updates are scaled by alpha over rank.
+        lora_dropout: Dropout in front of it.
+
+    Raises:
+        ValueError: If a choice is not one of those, or "adapters" finds none in the encoder.
+        CheckpointError: If the language model cannot have hybrid layers.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: XrayMamba,
+        language: LanguageModel,
+        encoder_training: EncoderTraining = "trained",
+        language_training: LanguageTraining = "frozen",
+        visual_tokens: VisualTokens = "all",
+        hybrid_every: int = 0,
+        lora_rank: int = 16,
+        lora_alpha: int = 16,
+        lora_dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        _one_of("encoder_training", encoder_training, get_args(EncoderTraining))
+        _one_of("language_training", language_training, get_args(LanguageTraining))
+        _one_of("visual_tokens", visual_tokens, get_args(VisualTokens))
+        self.encoder = encoder
+        self.language = language
+        self.language_model: Any = language.model
+        self.encoder_training = encoder_training
+        self.language_training = language_training
+        self.visual_tokens = visual_tokens
+        dim: int = self.language_model.config.hidden_size
+        self.projector = nn.Sequential(nn.Linear(encoder.dim, dim), nn.LayerNorm(dim))
+        self._context = (
+            add_hybrid_layers(self.language_model, hybrid_every) if hybrid_every else None
+        )
+        if language_training == "lora":
+            # Takes seconds to import, and most models do without.
+            from peft import LoraConfig, inject_adapter_in_model
+
+            config = LoraConfig(
+                r=lora_rank,
+                lora_alpha=lora_alpha,
+                lora_dropout=lora_dropout,
+                target_modules=["q_proj", "v_proj"],
+            )
+            inject_adapter_in_model(config, self.language_model)
+        begin = [] if language.begin is None else [language.begin]
+        halves = ([*begin, *language.encode(PROMPT[0])], language.encode(PROMPT[1]))
+        self._before: Tensor
+        self._after: Tensor
+        self.register_buffer("_before", torch.tensor(halves[0]), persistent=False)
+        self.register_buffer("_after", torch.tensor(halves[1]), persistent=False)
+        self._freeze()
+        self.train()
+
+    def _freeze(self) -> None:
+        """Say of every parameter whether it learns; the last word on it."""
+        self.encoder.requires_grad_(self.encoder_training == "trained")
+        if self.encoder_training == "adapters":
+            updates = [part for part in self.encoder.modules() if isinstance(part, LowRankUpdate)]
+            if not updates:
+                raise ValueError("encoder_training is 'adapters', but the encoder has none")
+            for update in updates:
+                update.requires_grad_(True)
+        self.language_model.requires_grad_(self.language_training == "trained")
+        for name, parameter in self.language_model.named_parameters():
+            if _language_part(name) != "language model":
+                parameter.requires_grad_(True)
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+    def train(self, mode: bool = True) -> "Emrrg":
+        """Training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder_training == "frozen":
+            self.encoder.eval()
+        if self.language_training == "frozen":
+            self.language_model.eval()
+            for part in self.language_model.modules():
+                if isinstance(part, VisualCrossAttention):
+                    part.train(mode)
+        return self
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the vision encoder, which learn at a rate of their own."""
+        return list(self.encoder.parameters())
+
+    def parameter_table(self) -> list[tuple[str, int, int]]:
+        """Every part that has parameters: its name, how many, and how many of them are trained.
+
+        Each parameter is in exactly one row, shared ones once.
+        """
+        rows: dict[str, tuple[int, int]] = {}
+        for name, parameter in self.named_parameters():
+            part, _, rest = name.partition(".")
+            if part == "language_model":
+                part = _language_part(rest)
+            elif part == "encoder" and ".adapters." in rest:
+                part = "encoder adapters"
+            total, trained = rows.get(part, (0, 0))
+            count = parameter.numel()
+            rows[part] = (total + count, trained + count * parameter.requires_grad)
+        return [(part, total, trained) for part, (total, trained) in rows.items()]
+
+    def own_state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold: all but the frozen weights of the language model."""
+        own = {
+            name
+            for name, parameter in self.named_parameters()  # shared ones under one name
+            if parameter.requires_grad or not name.startswith("language_model.")
+        }
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if name in own or not name.startswith("language_model.")
+        }
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Load what `own_state` gave.
+
+        Raises:
+            CheckpointError: If a tensor is missing, of another shape or has no place here.
+        """
+        ours = self.own_state()
+        missing = sorted(ours.keys() - state.keys())
+        unknown = sorted(state.keys() - ours.keys())
+        wrong = sorted(
+            name for name in ours.keys() & state.keys() if ours[name].shape != state[name].shape
+        )
+        if missing or unknown or wrong:
+            raise CheckpointError(
+                f"the weights do not fit this model: {len(missing)} tensors are missing (first: "
+                f"{missing[:1]}), {len(unknown)} are unknown (first: {unknown[:1]}), {len(wrong)} "
+                f"have another shape (first: {wrong[:1]})"
+            )
+        self.load_state_dict(state, strict=False)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Encode the images, or take the cached tokens, and average the views: (b, n, c)."""
+        tokens = batch.features
+        if tokens is None:
+            assert batch.images is not None, "a batch has images or features"
+            tokens = self.encoder(batch.images)
+        return average_views(tokens, batch.num_views)
+
+    @contextmanager
+    def _shown(self, tokens: Tensor, num_beams: int = 1) -> Iterator[Tensor]:
+        """The prompt around visual tokens, (b, p, d), while hybrid layers see (b, n, c) too."""
+        inline = tokens if self.visual_tokens == "all" else self._pooled(tokens)
+        visual = self.projector(inline)
+        prompt = self._prompt(visual)
+        if self._context is None:
+            yield prompt
+            return
+        text = torch.ones(prompt.shape[:2], dtype=torch.bool, device=prompt.device)
+        first = len(self._before)
+        text[:, first : first + inline.shape[1]] = False
+        real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        self._context.set(visual if inline is tokens else self.projector(tokens), real, text)
+        self._context.expand(num_beams)
+        try:
+            yield prompt
+        finally:
+            self._context.reset()
+
+    def _pooled(self, tokens: Tensor) -> Tensor:
+        """Average 2 x 2 patches, fewer at the edge of an odd grid: (b, n, c) -> (b, m, c)."""
+        index = self.encoder.class_index
+        if index is not None:
+            tokens = torch.cat([tokens[:, :index], tokens[:, index + 1 :]], dim=1)
+        maps = tokens.transpose(1, 2).unflatten(2, self.encoder.grid)  # (b, c, rows, columns)
+        return F.avg_pool2d(maps, 2, ceil_mode=True).flatten(2).transpose(1, 2)
+
+    def _prompt(self, visual: Tensor) -> Tensor:
+        """Words and visual tokens, (b, m, d), in the order of the prompt: (b, p, d)."""
+        words = self._words(torch.cat([self._before, self._after]).expand(len(visual), -1))
+        before, after = words.split([len(self._before), len(self._after)], dim=1)
+        return torch.cat([before, visual.to(words.dtype), after], dim=1)
+
+    def _words(self, tokens: Tensor) -> Tensor:
+        words: Tensor = self.language_model.get_input_embeddings()(tokens)
+        return words
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Negative log-likelihood of a report's tokens, its end included, and of nothing else.
+
+        Args:
+            batch: Studies with tokens and lengths.
+
+        Returns:
+            "loss", the mean over the real report tokens of the batch, a scalar.
+        """
+        assert batch.tokens is not None, "a batch to learn from has tokens"
+        assert batch.lengths is not None, "a batch to learn from has lengths"
+        count = batch.tokens.shape[1]
+        with self._shown(self.encode(batch)) as prompt:
+            # Without a mask: padding comes last, so no real token sees it.
+            inputs = torch.cat([prompt, self._words(batch.tokens[:, :-1])], dim=1)
+            logits = self.language_model(
+                inputs_embeds=inputs, use_cache=False, logits_to_keep=count
+            ).logits  # (b, l, words)
+        # By length and not by id: a tokenizer may pad with the end token.
+        real = torch.arange(count, device=logits.device) < batch.lengths[:, None]
+        return {"loss": F.cross_entropy(logits[real].float(), batch.tokens[real])}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `loss`, so that wrappers for several devices see one call."""
+        return self.loss(batch)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: Batch,
+        *,
+        num_beams: int = 3,
+        min_new_tokens: int = 0,
+        max_new_tokens: int = 100,
+        repetition_penalty: float = 1.0,
+        length_penalty: float = 1.0,
+    ) -> list[list[int]]:
+        """Write a report for each study by beam search.
+
+        Args:
+            batch: The studies; their tokens are not read.
+            num_beams: Beams a study; with 1 the likeliest token is taken each time.
+            min_new_tokens: Tokens before a report may end.
+            max_new_tokens: Tokens at which it is cut.
+            repetition_penalty: Scores of tokens written before are worsened by this factor.
+            length_penalty: The sum of the log-probabilities is divided by the length to this power.
+
+        Returns:
+            The token ids of each report, without its end, for `LanguageModel.decode`.
+        """
+        settings = GenerationConfig(
+            do_sample=False,
+            num_beams=num_beams,
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            length_penalty=length_penalty if num_beams > 1 else None,
+            bos_token_id=self.language.begin,
+            eos_token_id=self.language.end,
+            pad_token_id=self.language.pad,
+        )
+        with self._shown(self.encode(batch), num_beams) as prompt, warnings.catch_warnings():
+            # Rightly so: it is the report that should not repeat itself.
+            warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
+            reports: Tensor = self.language_model.generate(
+                inputs_embeds=prompt,
+                attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device),
+                generation_config=settings,
+            )
+        return [self._until_end(report) for report in reports.tolist()]
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        end = self.language.end
+        return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _language_part(name: str) -> str:
+    """The part that a parameter of the language model belongs to."""
+    if ".lora_" in name:
+        return "language model LoRA"
+    return "hybrid layers" if ".cross." in name else "language model"

@@ -1,0 +1,458 @@
+"""Stage 1 and stage 2 of MambaXray-VL: autoregressive, then contrastive pretraining.
+
+Source: ARM (arXiv 2406.07537), MambaXray-VL (arXiv 2410.00379). On purpose unlike the released
+code: the temperature is bounded, and negatives come from all processes.
+
+Letters: v images, b studies, p pixels of a patch, one side, n tokens, d width, q queries, h heads,
+m patches of a cluster, l report tokens, j width that images and reports share.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from radrep.data.batch import Batch
+from radrep.errors import CheckpointError
+from radrep.models.xray_mamba import (
+    DIRECTIONS,
+    XrayMamba,
+    average_views,
+    resize_positions,
+    sin_cos_positions,
+)
+from radrep.ops.scan_order import cluster_order
+
+
+def default_taps(depth: int) -> tuple[int, ...]:
+    """Four blocks evenly over the later half, the last one included; fewer if depth is below 4."""
+    step = max(depth / 6, 1)
+    return tuple(tap for tap in (depth - round(i * step) for i in (3, 2, 1, 0)) if tap > 0)
+
+
+class CrossAttention(nn.Module):
+    """Attention from queries to tokens of the same width.
+
+    Args:
+        dim: Width d.
+        num_heads: Heads h.
+
+    Raises:
+        ValueError: If dim is not divisible by num_heads.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"dim ({dim}) must be divisible by num_heads ({num_heads})")
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Attend where the mask is True.
+
+        Args:
+            queries: (v, q, d).
+            tokens: (v, n, d).
+            mask: (q, n).
+
+        Returns:
+            (v, q, d).
+        """
+        query = self._heads(self.query(queries))
+        key, value = (self._heads(x) for x in self.key_value(tokens).chunk(2, dim=-1))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (v, h, q or n, d / h)
+
+
+class ClusterDecoderBlock(nn.Module):
+    """Cross-attention and MLP, each with a norm in front and around it the residual.
+
+    Args:
+        dim: Width d.
+        num_heads: Heads h.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.query_norm, self.token_norm, self.mlp_norm = (nn.LayerNorm(dim) for _ in range(3))
+        self.attention = CrossAttention(dim=dim, num_heads=num_heads)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """See `CrossAttention`; (v, q, d) -> (v, q, d)."""
+        queries = queries + self.attention(self.query_norm(queries), self.token_norm(tokens), mask)
+        return queries + self.mlp(self.mlp_norm(queries))
+
+
+class AutoregressivePretraining(nn.Module):
+    """Predict the pixels of each square cluster of patches from the clusters before it.
+
+    Args:
+        encoder: One direction, row by row, without class token and closing norm, as
+            `make_stage_one_encoder` makes it.
+        cluster_size: Patches of a cluster, one side.
+        decoder_dim: Width of the decoder.
+        num_heads: Attention heads of the decoder, by default one for 64 of its width.
+        taps: Numbers of the blocks, from 1, whose outputs the decoder reads, one decoder block
+            each; by default `default_taps`.
+
+    Raises:
+        ValueError: If the encoder is another one, a tap is none of its blocks or the last is left
+            out, or the image is not two clusters or more.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: XrayMamba,
+        cluster_size: int = 4,
+        decoder_dim: int = 512,
+        num_heads: int | None = None,
+        taps: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        depth = len(encoder.layers)
+        self.taps = default_taps(depth) if taps is None else tuple(taps)
+        _refuse_other_encoders(encoder)
+        if sorted({*self.taps} & {*range(1, depth + 1)}) != list(self.taps) or (
+            self.taps[-1:] != (depth,)
+        ):
+            raise ValueError(
+                f"taps must be different blocks of 1 to {depth} that rise and end with {depth}, "
+                f"got {self.taps}"
+            )
+        order = cluster_order(encoder.grid, cluster_size)
+        per_cluster = cluster_size**2
+        self.num_queries = len(order) - per_cluster
+        if self.num_queries < 1:
+            raise ValueError(
+                f"an image of {encoder.grid} patches has no second cluster of "
+                f"{cluster_size} x {cluster_size}"
+            )
+        self.encoder = encoder
+        self.tap_norms = nn.ModuleList(nn.LayerNorm(encoder.dim) for _ in self.taps)
+        self.to_decoder = nn.Linear(len(self.taps) * encoder.dim, len(self.taps) * decoder_dim)
+        self.query = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        heads = decoder_dim // 64 if num_heads is None else num_heads
+        self.decoder = nn.ModuleList(
+            ClusterDecoderBlock(dim=decoder_dim, num_heads=heads) for _ in self.taps
+        )
+        self.norm = nn.LayerNorm(decoder_dim)
+        self.to_pixels = nn.Linear(decoder_dim, 3 * encoder.patch_size**2)
+        self.order: Tensor
+        self.query_positions: Tensor
+        self.mask: Tensor
+        positions = sin_cos_positions(decoder_dim, encoder.grid)[:, order[per_cluster:]]
+        clusters = torch.arange(self.num_queries) // per_cluster
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("query_positions", positions, persistent=False)
+        # The query for cluster i + 1 sees the clusters up to i.
+        self.register_buffer("mask", clusters[:, None] >= clusters, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start the decoder as MAE does."""
+        trunc_normal_(self.query, std=0.02)
+        for part in (self.to_decoder, self.decoder, self.to_pixels):
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
+                    nn.init.zeros_(module.bias)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Predict every cluster but the first from those before it.
+
+        Args:
+            images: Normalised pixels, (v, 3, h, w).
+
+        Returns:
+            Standardised pixels, (v, q, 3 p p): patches cluster by cluster, each by row, column and
+            channel.
+        """
+        # The last cluster is nobody's past.
+        tokens = self.encoder.embed(images).index_select(1, self.order[: self.num_queries])
+        taps: list[Tensor] = []
+        for number, block in enumerate(self.encoder.layers, start=1):
+            tokens = block(tokens)
+            if number in self.taps:
+                taps.append(self.tap_norms[len(taps)](tokens))
+        seen = self.to_decoder(torch.cat(taps, dim=-1))
+        # As published: neighbouring channels belong to different decoder blocks.
+        levels = seen.unflatten(-1, (-1, len(taps))).unbind(-1)  # one (v, q, d) a block
+        queries = (self.query + self.query_positions).expand(len(images), -1, -1)
+        for block, level in zip(self.decoder, levels, strict=True):
+            queries = block(queries, level, self.mask)
+        return self.to_pixels(self.norm(queries))
+
+    def targets(self, images: Tensor) -> Tensor:
+        """What `predict` should give: pixels with mean 0 and variance 1 a patch, (v, q, 3 p p)."""
+        patches = self.encoder.to_patches(images).float()
+        patches = patches.index_select(1, self.order[-self.num_queries :])
+        patches = patches.unflatten(-1, (3, -1)).transpose(-2, -1).flatten(-2)  # channel last
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        return (patches - mean) / (variance + 1e-6).sqrt()
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean squared error over all predicted pixels.
+
+        Args:
+            batch: Studies with images; which views belong together does not matter.
+
+        Returns:
+            "loss", a scalar.
+        """
+        assert batch.images is not None, "a batch to learn from has images"
+        prediction = self.predict(batch.images)
+        return {"loss": F.mse_loss(prediction.float(), self.targets(batch.images))}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `loss`, so that wrappers for several devices see one call."""
+        return self.loss(batch)
+
+
+def _refuse_other_encoders(encoder: XrayMamba) -> None:
+    problems = []
+    if encoder.directions != ("rows",):
+        problems.append(f"the directions {', '.join(encoder.directions)}")
+    if encoder.class_index is not None:
+        problems.append("a class token")
+    if encoder.norm_f is not None:
+        problems.append("a final norm")
+    if problems:
+        raise ValueError(
+            "autoregressive pretraining takes an encoder with the direction 'rows' alone, without "
+            f"class token and final norm; this one has {', '.join(problems)}"
+        )
+
+
+def expand_directions(
+    state: Mapping[str, Tensor], *, grid: tuple[int, int], new_grid: tuple[int, int]
+) -> dict[str, Tensor]:
+    """Weights of a one-direction encoder as the start of one with four and a class token.
+
+    Every direction begins as a copy, positions are interpolated, and the class token's is zero.
+
+    Args:
+        state: State of the encoder of `AutoregressivePretraining`.
+        grid: Rows and columns of its patches.
+        new_grid: Rows and columns of the new encoder's.
+
+    Returns:
+        A state without the class token and the final norm, which begin anew.
+    """
+    expanded: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name == "positions":
+            resized = resize_positions(tensor, grid=grid, new_grid=new_grid)
+            middle = resized.shape[1] // 2
+            slot = resized.new_zeros(1, 1, resized.shape[2])
+            expanded[name] = torch.cat([resized[:, :middle], slot, resized[:, middle:]], dim=1)
+        elif ".branches.rows." in name:
+            for direction in DIRECTIONS:
+                expanded[name.replace(".rows.", f".{direction}.")] = tensor.clone()
+        else:
+            expanded[name] = tensor
+    return expanded
+
+
+def start_from_stage_one(
+    encoder: XrayMamba, state: Mapping[str, Tensor], *, grid: tuple[int, int]
+) -> None:
+    """Load the encoder of stage 1 into one with four directions and a class token.
+
+    Args:
+        encoder: The encoder to start, which is changed.
+        state: State of a whole `AutoregressivePretraining`; its decoder is left out.
+        grid: Rows and columns of the patches in stage 1.
+
+    Raises:
+        CheckpointError: If anything but the class token and the final norm is missing, is too much
+            or has another shape.
+    """
+    own = {
+        name.removeprefix("encoder."): tensor
+        for name, tensor in state.items()
+        if name.startswith("encoder.")
+    }
+    try:
+        expanded = expand_directions(own, grid=grid, new_grid=encoder.grid)
+        fresh = encoder.state_dict()
+        for name in ("class_token", "norm_f.weight", "norm_f.bias"):
+            expanded[name] = fresh[name]
+        encoder.load_state_dict(expanded)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"the weights of stage 1 do not fit: {error}") from error
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, whose gradients go back to where the rows came from."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def contrastive_loss(
+    images: Tensor, texts: Tensor, scale: Tensor, *, gather: bool = True
+) -> Tensor:
+    """Symmetric cross-entropy between matching rows, against the rows of all processes.
+
+    Each process scores its own rows; the mean of the losses, and of the gradients as several
+    devices average them, is that of one process with all rows.
+
+    Args:
+        images: Vectors of length 1, (b, j).
+        texts: Vectors of length 1, (b, j).
+        scale: Factor in front of the cosine, a scalar.
+        gather: Whether other processes, if there are any, take part; each must have as many rows.
+
+    Returns:
+        The loss of this process's rows, a scalar.
+    """
+    all_images, all_texts, first = images, texts, 0
+    if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        # One collective for both, so that no two can cross on the way back.
+        all_images, all_texts = _Gather.apply(torch.stack([images, texts], dim=1)).unbind(1)
+        first = dist.get_rank() * len(images)
+    matching = torch.arange(first, first + len(images), device=images.device)
+    # Cosines near 1 times a scale of up to 100 need all their digits.
+    with torch.autocast(images.device.type, enabled=False):
+        to_texts = F.cross_entropy(scale * images @ all_texts.T, matching)
+        to_images = F.cross_entropy(scale * texts @ all_images.T, matching)
+    return (to_texts + to_images) / 2
+
+
+class ContrastivePretraining(nn.Module):
+    """Bring the images of a study and its report close together, apart from all others.
+
+    Args:
+        encoder: The vision encoder.
+        text_encoder: A text encoder of the transformers package, or what is called like one: by
+            input_ids and attention_mask, with last_hidden_state in what it gives. It should have
+            no pooling layer, which would get no gradient.
+        text_dim: Width of its hidden states.
+        projection_dim: Width j that images and reports share.
+    """
+
+    max_scale = 100.0
+
+    def __init__(
+        self,
+        *,
+        encoder: XrayMamba,
+        text_encoder: nn.Module,
+        text_dim: int,
+        projection_dim: int = 2048,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.text_encoder = text_encoder
+        self.project_image = nn.Linear(encoder.dim, projection_dim)
+        self.project_text = nn.Linear(text_dim, projection_dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def embed_images(self, images: Tensor, num_views: Tensor) -> Tensor:
+        """Embed studies by their images.
+
+        Args:
+            images: Normalised pixels of all views, study after study, (v, 3, h, w).
+            num_views: Views of each study, (b,).
+
+        Returns:
+            Vectors of length 1, (b, j).
+        """
+        tokens = average_views(self.encoder(images), num_views)
+        return F.normalize(self.project_image(tokens.mean(dim=1)).float(), dim=-1)
+
+    def embed_texts(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Embed reports by the hidden state of their last token.
+
+        Args:
+            tokens: Ids, padded at the end, (b, l).
+            lengths: Tokens of each report without padding, (b,).
+
+        Returns:
+            Vectors of length 1, (b, j).
+        """
+        attended = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        given = self.text_encoder(input_ids=tokens, attention_mask=attended.long())
+        rows = torch.arange(len(tokens), device=tokens.device)
+        last = given.last_hidden_state[rows, lengths - 1]  # (b, text_dim)
+        return F.normalize(self.project_text(last).float(), dim=-1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """See `contrastive_loss`; in evaluation each process stands alone.
+
+        Args:
+            batch: Studies with images, tokens and lengths.
+
+        Returns:
+            "loss", a scalar.
+        """
+        assert batch.images is not None, "a batch to learn from has images"
+        assert batch.tokens is not None, "a batch to learn from has tokens"
+        assert batch.lengths is not None, "a batch to learn from has lengths"
+        with torch.no_grad():  # in place: clamped on the way, it would get no gradient to come back
+            self.log_scale.clamp_(max=math.log(self.max_scale))
+        images = self.embed_images(batch.images, batch.num_views)
+        texts = self.embed_texts(batch.tokens, batch.lengths)
+        scale = self.log_scale.exp()
+        return {"loss": contrastive_loss(images, texts, scale, gather=self.training)}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `loss`, so that wrappers for several devices see one call."""
+        return self.loss(batch)
+
+
+def retrieval_recall(
+    image_embeddings: Tensor, text_embeddings: Tensor, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Share of studies whose own report, or images, are among the k nearest of all.
+
+    Equally near ones share the places they take, so that a collapsed model scores as by chance.
+
+    Args:
+        image_embeddings: Vectors of length 1, (b, j).
+        text_embeddings: Vectors of length 1 in the same order, (b, j).
+        ks: How many of the nearest count.
+
+    Returns:
+        "image_to_text_r<k>" and "text_to_image_r<k>" for each k.
+
+    Raises:
+        ValueError: If there are not as many images as texts, or none.
+    """
+    if len(image_embeddings) != len(text_embeddings) or len(image_embeddings) == 0:
+        raise ValueError(
+            f"{len(image_embeddings)} image and {len(text_embeddings)} text embeddings cannot be "
+            "paired"
+        )
+    cosines = image_embeddings @ text_embeddings.T
+    recall: dict[str, float] = {}
+    for name, scores in (("image_to_text", cosines), ("text_to_image", cosines.T)):
+        own = scores.diagonal()[:, None]
+        nearer = (scores > own).sum(dim=1)
+        equal = (scores == own).sum(dim=1)  # itself among them
+        for k in ks:
+            hits = ((k - nearer) / equal).clamp(0, 1)
+            recall[f"{name}_r{k}"] = hits.float().mean().item()
+    return recall

@@ -1,0 +1,454 @@
+"""The vision encoder of MambaXray-VL and EMRRG, and its low-rank adapters.
+
+Source: ARM (arXiv 2406.07537), MambaXray-VL (arXiv 2410.00379), EMRRG (arXiv 2510.16776). On
+purpose unlike the released code: the class token is at num_patches // 2 everywhere, the step
+projections of all directions start alike, grids need not be square, and adapters act where the
+papers put them.
+
+Letters: v images, p pixels of a patch, one side, n tokens, d width, e inner width, equal to d.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, lecun_normal_, trunc_normal_
+from torch import Tensor, nn
+
+from radrep.modules.low_rank import LowRankLinear
+from radrep.modules.mamba import MambaBranch
+from radrep.ops.scan_order import column_order, inverse_order
+
+DIRECTIONS = ("rows", "rows_reversed", "columns", "columns_reversed")
+MIXER_TARGETS = ("X", "Z", "in_proj", "x_proj", "d", "B", "C", "dt_proj", "out_proj")
+LORA_TARGETS = (*MIXER_TARGETS, "patch_embed")
+
+
+class MambaMixer(nn.Module):
+    """Mamba branches over several orders of the tokens, averaged between shared projections.
+
+    Args:
+        dim: Width d.
+        grid: Rows and columns of the patches; only orders other than "rows" look at it, and only
+            "rows" alone takes sequences of any length.
+        class_index: Where the class token stands, or None without one.
+        directions: Some of `DIRECTIONS`.
+        state_dim: States per channel.
+        conv_width: Taps of the causal convolutions.
+
+    Raises:
+        ValueError: If the directions are none, unknown or repeated.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        grid: tuple[int, int],
+        class_index: int | None = None,
+        directions: Sequence[str] = DIRECTIONS,
+        state_dim: int = 16,
+        conv_width: int = 4,
+    ) -> None:
+        super().__init__()
+        unknown = set(directions) - set(DIRECTIONS)
+        if unknown or not directions or len(set(directions)) != len(directions):
+            raise ValueError(
+                f"directions must be different ones of {', '.join(DIRECTIONS)}, got "
+                f"{tuple(directions)}"
+            )
+        self.dim = dim
+        self.state_dim = state_dim
+        self.dt_rank = math.ceil(dim / 16)
+        self.in_proj = LowRankLinear(dim, 2 * dim, bias=False)
+        self.branches = nn.ModuleDict(
+            {
+                direction: MambaBranch(
+                    inner_dim=dim,
+                    state_dim=state_dim,
+                    conv_width=conv_width,
+                    dt_rank=self.dt_rank,
+                )
+                for direction in directions
+            }
+        )
+        self.out_proj = LowRankLinear(dim, dim, bias=False)
+        for direction in directions:
+            if direction != "rows":
+                order = _scan_order(direction, grid, class_index)
+                self.register_buffer(f"{direction}_order", order, persistent=False)
+                self.register_buffer(f"{direction}_back", inverse_order(order), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Mix the tokens of each image: (v, n, d) -> (v, n, d)."""
+        xz = self.in_proj(tokens)  # (v, n, 2 e)
+        scanned = [self._scan(direction, xz) for direction in self.branches]
+        mean = scanned[0] if len(scanned) == 1 else sum(scanned[1:], scanned[0]) / len(scanned)
+        return self.out_proj(mean)
+
+    def _scan(self, direction: str, xz: Tensor) -> Tensor:
+        branch = self.branches[direction]
+        if direction == "rows":
+            return branch(*xz.chunk(2, dim=-1))
+        ordered = xz.index_select(1, self.get_buffer(f"{direction}_order"))
+        y: Tensor = branch(*ordered.chunk(2, dim=-1))
+        return y.index_select(1, self.get_buffer(f"{direction}_back"))
+
+
+def _scan_order(direction: str, grid: tuple[int, int], class_index: int | None) -> Tensor:
+    if direction.startswith("columns"):
+        order = column_order(grid, class_index)
+    else:
+        order = torch.arange(grid[0] * grid[1] + (class_index is not None))
+    return order.flip(0) if direction.endswith("reversed") else order
+
+
+class SwiGlu(nn.Module):
+    """w3(silu(w1 x) * w2 x), all with bias.
+
+    Args:
+        dim: Width d.
+        hidden_dim: Width between.
+    """
+
+    def __init__(self, *, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.w1, self.w2 = (nn.Linear(dim, hidden_dim) for _ in range(2))
+        self.w3 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(v, n, d) -> (v, n, d)."""
+        return self.w3(F.silu(self.w1(x)) * self.w2(x))
+
+
+class MambaBlock(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+        mixer: The mixer, of width d.
+        drop_path: Probability with which an image leaves a part of the block out.
+    """
+
+    def __init__(self, mixer: MambaMixer, *, drop_path: float) -> None:
+        super().__init__()
+        dim = mixer.dim
+        self.norm1, self.norm2 = (nn.LayerNorm(dim) for _ in range(2))
+        self.mixer = mixer
+        self.mlp = SwiGlu(dim=dim, hidden_dim=dim * 8 // 3)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(v, n, d) -> (v, n, d)."""
+        tokens = tokens + self.drop_path(self.mixer(self.norm1(tokens)))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+
+class XrayMamba(nn.Module):
+    """Patches, a class token in their middle, positions, Mamba blocks and a LayerNorm.
+
+    Args:
+        dim: Width d.
+        depth: Number of blocks.
+        image_size: Pixels of an image: both sides, or rows and columns.
+        patch_size: Pixels of a patch, one side.
+        directions: Orders of the scans, see `DIRECTIONS`.
+        class_token: Whether there is a class token.
+        positions: "learned", or "fixed" sines and cosines.
+        final_norm: Whether a LayerNorm closes the encoder.
+        drop_path: Largest drop-path probability, that of the last block.
+        state_dim: States per channel.
+        conv_width: Taps of the causal convolutions.
+
+    Attributes:
+        dim: Width d.
+        image_size: Rows and columns of pixels.
+        patch_size: Pixels of a patch, one side.
+        directions: Orders of the scans.
+        grid: Rows and columns of patches.
+        num_tokens: Tokens n of an image, the class token included.
+        class_index: Where the class token stands, or None.
+        positions: Positions of the tokens, (1, n, d); a parameter when learned.
+        mean: Pixel mean of the normalisation, one a channel.
+        std: Its standard deviation.
+
+    Raises:
+        ValueError: If the patches do not fill the image, or there is no block.
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
+    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
+    positions: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        directions: Sequence[str] = DIRECTIONS,
+        class_token: bool = True,
+        positions: Literal["learned", "fixed"] = "learned",
+        final_norm: bool = True,
+        drop_path: float = 0.1,
+        state_dim: int = 16,
+        conv_width: int = 4,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if patch_size < 1 or any(side < 1 or side % patch_size for side in self.image_size):
+            raise ValueError(
+                f"image_size {self.image_size} must be whole patches of patch_size {patch_size}"
+            )
+        self.dim = dim
+        self.patch_size = patch_size
+        self.directions = tuple(directions)
+        self.grid = (self.image_size[0] // patch_size, self.image_size[1] // patch_size)
+        num_patches = self.grid[0] * self.grid[1]
+        self.class_index = num_patches // 2 if class_token else None
+        self.num_tokens = num_patches + class_token
+        # As a matrix, so that an adapter can act on it; the patches do not overlap.
+        self.patch_embed = LowRankLinear(3 * patch_size**2, dim)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        if positions == "learned":
+            self.positions = nn.Parameter(torch.zeros(1, self.num_tokens, dim))
+        else:
+            table = sin_cos_positions(dim, self.grid)
+            if self.class_index is not None:
+                table = _insert(table, torch.zeros(1, 1, dim), self.class_index)
+            self.register_buffer("positions", table)
+        self.layers = nn.ModuleList(
+            MambaBlock(
+                MambaMixer(
+                    dim=dim,
+                    grid=self.grid,
+                    class_index=self.class_index,
+                    directions=directions,
+                    state_dim=state_dim,
+                    conv_width=conv_width,
+                ),
+                # As published: 0 twice, then evenly up.
+                drop_path=drop_path * max(i - 1, 0) / max(depth - 1, 1),
+            )
+            for i in range(depth)
+        )
+        self.norm_f = nn.LayerNorm(dim) if final_norm else None
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start as published; what is not named here starts as PyTorch or `MambaBranch` does it."""
+        lecun_normal_(self.patch_embed.weight)
+        nn.init.zeros_(self.patch_embed.bias)
+        if self.class_token is not None:
+            trunc_normal_(self.class_token, std=0.02)
+        if isinstance(self.positions, nn.Parameter):
+            trunc_normal_(self.positions, std=0.02)
+        for block in self.layers:
+            block = cast(MambaBlock, block)
+            for linear in (block.mlp.w1, block.mlp.w2, block.mlp.w3):
+                nn.init.zeros_(linear.bias)
+            with torch.no_grad():
+                block.mixer.out_proj.weight /= math.sqrt(len(self.layers))
+
+    def to_patches(self, images: Tensor) -> Tensor:
+        """Cut images into flat patches, row by row; within each: channel, row, column.
+
+        Args:
+            images: Normalised pixels, (v, 3, h, w).
+
+        Returns:
+            (v, patches, 3 p p).
+
+        Raises:
+            ValueError: If the images are not of the size the encoder is made for.
+        """
+        if tuple(images.shape[1:]) != (3, *self.image_size):
+            raise ValueError(
+                f"images must be (v, 3, {self.image_size[0]}, {self.image_size[1]}), got "
+                f"{tuple(images.shape)}"
+            )
+        (rows, columns), p = self.grid, self.patch_size
+        patches = images.reshape(-1, 3, rows, p, columns, p)
+        return patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Tokens with positions, in front of the blocks: (v, 3, h, w) -> (v, n, d)."""
+        tokens = self.patch_embed(self.to_patches(images))
+        if self.class_token is not None:
+            assert self.class_index is not None
+            class_tokens = self.class_token.expand(len(tokens), -1, -1)
+            tokens = _insert(tokens, class_tokens, self.class_index)
+        return tokens + self.positions
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode every image by itself.
+
+        Args:
+            images: Normalised pixels, (v, 3, h, w).
+
+        Returns:
+            All tokens, the class token among them, (v, n, d).
+
+        Raises:
+            ValueError: If the images are not of the size the encoder is made for.
+        """
+        tokens = self.embed(images)
+        for block in self.layers:
+            tokens = block(tokens)
+        return tokens if self.norm_f is None else self.norm_f(tokens)
+
+
+def _insert(sequence: Tensor, token: Tensor, index: int) -> Tensor:
+    return torch.cat([sequence[:, :index], token, sequence[:, index:]], dim=1)
+
+
+def sin_cos_positions(dim: int, grid: tuple[int, int]) -> Tensor:
+    """Fixed positions as MAE has them: half the width tells the column, half the row.
+
+    Args:
+        dim: Width d.
+        grid: Rows and columns of the patches.
+
+    Returns:
+        (1, rows * columns, d), row by row.
+
+    Raises:
+        ValueError: If the width is no multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"fixed positions need a width that is a multiple of 4, got {dim}")
+    rates = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+
+    def waves(places: Tensor) -> Tensor:
+        angles = places.reshape(-1, 1) * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    rows, columns = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
+    return torch.cat([waves(columns), waves(rows)], dim=1).float().unsqueeze(0)
+
+
+def resize_positions(
+    positions: Tensor, *, grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Tensor:
+    """Interpolate positions of one grid for another, bicubically; the class slot is kept apart.
+
+    Args:
+        positions: (1, n, d), with or without the slot of a class token in the middle.
+        grid: Rows and columns they are for.
+        new_grid: Rows and columns wanted.
+
+    Returns:
+        (1, new n, d), with a class slot if there was one.
+
+    Raises:
+        ValueError: If n does not fit the grid.
+    """
+    num_patches, num_tokens = grid[0] * grid[1], positions.shape[1]
+    if num_tokens not in (num_patches, num_patches + 1):
+        raise ValueError(f"{num_tokens} positions do not fit a grid of {grid}")
+    slot, middle = None, num_patches // 2
+    if num_tokens > num_patches:
+        slot = positions[:, middle : middle + 1]
+        positions = torch.cat([positions[:, :middle], positions[:, middle + 1 :]], dim=1)
+    if grid != new_grid:
+        maps = positions.transpose(1, 2).unflatten(2, grid)  # (1, d, rows, columns)
+        maps = F.interpolate(maps.float(), new_grid, mode="bicubic", align_corners=False)
+        positions = maps.to(positions.dtype).flatten(2).transpose(1, 2)
+    if slot is None:
+        return positions
+    return _insert(positions, slot, new_grid[0] * new_grid[1] // 2)
+
+
+def average_views(tokens: Tensor, num_views: Tensor) -> Tensor:
+    """Average the views of each study, token by token.
+
+    Args:
+        tokens: Tokens of all views, study after study, (v, n, d).
+        num_views: Views of each study, (b,).
+
+    Returns:
+        (b, n, d).
+    """
+    return torch.stack([views.mean(dim=0) for views in tokens.split(num_views.tolist())])
+
+
+def add_partial_lora(
+    encoder: XrayMamba,
+    target: str,
+    *,
+    rank: int,
+    scale: float = 1.0,
+    dropout: float = 0.0,
+    per_direction: bool = True,
+) -> list[nn.Parameter]:
+    """Add a low-rank update to a part of every mixer, or to the patch embedding.
+
+    X and Z are the halves of in_proj's rows, d, B and C the parts of x_proj's. Nothing is frozen
+    here.
+
+    Args:
+        encoder: The encoder, which is changed.
+        target: One of `LORA_TARGETS`.
+        rank: Rank of the update.
+        scale: Factor in front of it.
+        dropout: Dropout between its two matrices.
+        per_direction: Whether x_proj, d, B, C and dt_proj get an update for each direction, or one
+            that all directions of a block share; the other targets are shared anyhow.
+
+    Returns:
+        The new parameters, which start without effect.
+
+    Raises:
+        ValueError: If there is no such target, it is adapted already or the rank is below 1.
+    """
+    if target not in LORA_TARGETS:
+        raise ValueError(f"target must be one of {', '.join(LORA_TARGETS)}, got {target!r}")
+    parameters: list[nn.Parameter] = []
+    for layers, rows in _adapted(encoder, target):
+        for i, layer in enumerate(layers):
+            if per_direction or i == 0:
+                parameters += layer.add_adapter(
+                    target, rank=rank, rows=rows, scale=scale, dropout=dropout
+                )
+            else:
+                layer.borrow_adapter(target, layers[0])
+    return parameters
+
+
+def _adapted(encoder: XrayMamba, target: str) -> list[tuple[list[LowRankLinear], slice | None]]:
+    """The layers that belong to a target, those of one block together, and their rows."""
+    if target == "patch_embed":
+        return [([encoder.patch_embed], None)]
+    found: list[tuple[list[LowRankLinear], slice | None]] = []
+    for block in encoder.layers:
+        mixer = cast(MambaBlock, block).mixer
+        e, r, s = mixer.dim, mixer.dt_rank, mixer.state_dim
+        branches = [cast(MambaBranch, branch) for branch in mixer.branches.values()]
+        in_proj, out_proj = [mixer.in_proj], [mixer.out_proj]
+        x_proj = [branch.x_proj for branch in branches]
+        dt_proj = [branch.dt_proj for branch in branches]
+        places: dict[str, tuple[list[LowRankLinear], slice | None]] = {
+            "X": (in_proj, slice(0, e)),
+            "Z": (in_proj, slice(e, 2 * e)),
+            "in_proj": (in_proj, None),
+            "x_proj": (x_proj, None),
+            "d": (x_proj, slice(0, r)),
+            "B": (x_proj, slice(r, r + s)),
+            "C": (x_proj, slice(r + s, r + 2 * s)),
+            "dt_proj": (dt_proj, None),
+            "out_proj": (out_proj, None),
+        }
+        found.append(places[target])
+    return found
+
+
+def merge_lora(encoder: nn.Module) -> None:
+    """Fold every low-rank update of an encoder into its weights and remove it."""
+    for module in encoder.modules():
+        if isinstance(module, LowRankLinear):
+            module.merge()

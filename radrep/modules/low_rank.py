@@ -1,0 +1,158 @@
+"""A linear layer that can learn low-rank updates of some of its rows (LoRA, arXiv 2106.09685).
+
+Letters: i inputs, o outputs, r rank.
+"""
+
+import math
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radrep.modules.dropout import Dropout
+
+
+class LowRankUpdate(nn.Module):
+    """scale U(dropout(V x)) on some output rows; zero at the start, since U is.
+
+    Args:
+        in_dim: Inputs i.
+        rows: The output rows it is added to, first and behind the last.
+        rank: Rank r.
+        scale: The scale; there is no alpha over r.
+        dropout: Dropout of V x.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_dim: int,
+        rows: tuple[int, int],
+        rank: int,
+        scale: float,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.first, self.behind = rows
+        self.scale = scale
+        self.down = nn.Parameter(torch.empty(rank, in_dim))  # V
+        self.up = nn.Parameter(torch.zeros(self.behind - self.first, rank))  # U
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., i) to what the rows gain, (..., rows)."""
+        return self.scale * F.linear(self.dropout(F.linear(x, self.down)), self.up)
+
+    def delta(self) -> Tensor:
+        """What the rows of the weight gain, (rows, i)."""
+        return self.scale * (self.up @ self.down)
+
+
+class LowRankLinear(nn.Linear):
+    """nn.Linear, with the same names in its state, that takes any number of `LowRankUpdate`.
+
+    The parameters of an update lie under ``adapters.<name>.down`` and ``adapters.<name>.up``.
+
+    Args:
+        in_features: Inputs i.
+        out_features: Outputs o.
+        bias: Whether there is a bias.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.adapters = nn.ModuleDict()
+        # Not modules of this layer: a state with one tensor under two names cannot be saved.
+        self._borrowed: dict[str, LowRankUpdate] = {}
+
+    def add_adapter(
+        self,
+        name: str,
+        *,
+        rank: int,
+        rows: slice | None = None,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+    ) -> list[nn.Parameter]:
+        """Add a low-rank update, which changes nothing until it has learned.
+
+        Args:
+            name: A name for it.
+            rank: Rank r.
+            rows: The output rows it is added to, or None for all.
+            scale: See `LowRankUpdate`.
+            dropout: See `LowRankUpdate`.
+
+        Returns:
+            Its parameters.
+
+        Raises:
+            ValueError: If the name is taken, the rank below 1 or the rows none or with gaps.
+        """
+        self._refuse_taken(name)
+        first, behind, step = (slice(None) if rows is None else rows).indices(self.out_features)
+        if rank < 1:
+            raise ValueError(f"the rank of adapter {name!r} must be at least 1, got {rank}")
+        if behind <= first or step != 1:
+            raise ValueError(
+                f"adapter {name!r} needs neighbouring rows, at least one of {self.out_features}, "
+                f"got {rows}"
+            )
+        update = LowRankUpdate(
+            in_dim=self.in_features,
+            rows=(first, behind),
+            rank=rank,
+            scale=scale,
+            dropout=dropout,
+        ).to(self.weight)
+        self.adapters[name] = update.train(self.training)
+        return list(update.parameters())
+
+    def borrow_adapter(self, name: str, owner: "LowRankLinear") -> None:
+        """Apply another layer's update here too; its parameters stay in the owner's state.
+
+        Raises:
+            ValueError: If the name is taken or the two layers differ in size.
+        """
+        self._refuse_taken(name)
+        if owner.weight.shape != self.weight.shape:
+            raise ValueError(
+                f"adapter {name!r} is of a layer of {tuple(owner.weight.shape)}, "
+                f"this one is of {tuple(self.weight.shape)}"
+            )
+        self._borrowed[name] = cast(LowRankUpdate, owner.adapters[name])
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in self.adapters or name in self._borrowed:
+            raise ValueError(f"there is an adapter {name!r} already")
+
+    def _updates(self) -> list[LowRankUpdate]:
+        return [cast(LowRankUpdate, own) for own in self.adapters.values()] + list(
+            self._borrowed.values()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., i) -> (..., o)."""
+        return self._updated(x, F.linear(x, self.weight, self.bias))
+
+    def product(self, x: Tensor) -> Tensor:
+        """The same without the bias."""
+        return self._updated(x, F.linear(x, self.weight))
+
+    def _updated(self, x: Tensor, y: Tensor) -> Tensor:
+        for update in self._updates():
+            y = y + F.pad(update(x), (update.first, self.out_features - update.behind))
+        return y
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the updates into the weight and remove them.
+
+        A borrowed update is folded in here and stays with its owner.
+        """
+        for update in self._updates():
+            self.weight[update.first : update.behind] += update.delta()
+        self.adapters.clear()
+        self._borrowed.clear()

@@ -1,0 +1,94 @@
+"""EMRRG the whole way: train, go on, evaluate, generate, with a language model of a few bytes."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from tests.whole_way import radrep, read_metrics, write_recipe
+
+MODEL: dict[str, Any] = {
+    "name": "emrrg",
+    "encoder": {"size": "tiny", "drop_path": 0.0},
+    "train_encoder": "adapters",
+    "lora": {"target": "X", "rank": 2},
+    "visual_tokens": "pooled",
+    "language_model": {"name": "tiny:llama", "precision": "fp32"},
+    "hybrid": {"every": 2},
+}
+
+
+def write(folder: Path, prepared: Path, epochs: int = 1, **model: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = write_recipe(folder, prepared)
+    recipe = yaml.safe_load(path.read_text())
+    recipe["model"] = MODEL | model
+    recipe["data"] |= {"random_crop": False, "max_tokens": 30}
+    recipe["train"]["epochs"] = epochs
+    recipe["decode"] = {"method": "greedy", "max_words": 8}
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def emrrg_run(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
+    folder = tmp_path_factory.mktemp("emrrg")
+    result = radrep("train", write(folder, phantoms))
+    assert result.exit_code == 0, result.output
+    assert "adapters" in result.stderr, "the parameter table names its parts"
+    return folder / "run"
+
+
+def test_a_checkpoint_holds_no_frozen_language_model(emrrg_run: Path) -> None:
+    names = load_file(emrrg_run / "best/weights.safetensors").keys()
+    assert any(".adapters." in name for name in names)
+    assert not any("embed_tokens" in name or "mlp" in name and "language" in name for name in names)
+
+
+def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, phantoms: Path) -> None:
+    result = radrep("eval", emrrg_run, "--split", "val")
+    assert result.exit_code == 0, result.output
+    film = phantoms / "images/phantom-000000/0.png"
+    first, again = (radrep("generate", film, "--checkpoint", emrrg_run) for _ in range(2))
+    assert first.exit_code == 0, first.output
+    assert first.stdout == again.stdout
+    picture = radrep("generate", film, "--checkpoint", emrrg_run, "--heatmap", "looks.png")
+    assert picture.exit_code == 2
+    assert "--heatmap" in picture.stderr
+
+
+def test_going_on_repeats_the_loss_curve(emrrg_run: Path, phantoms: Path, tmp_path: Path) -> None:
+    whole = radrep("train", write(tmp_path / "whole", phantoms, epochs=2))
+    assert whole.exit_code == 0, whole.output
+    recipe = write(tmp_path / "parts", phantoms, epochs=2)
+    run = tmp_path / "parts/run"
+
+    def stop_after_an_epoch() -> None:
+        for _ in range(600):
+            if (run / "best").exists():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=stop_after_an_epoch)
+    thread.start()
+    radrep("train", recipe)
+    thread.join()
+    assert radrep("train", run, "--resume").exit_code == 0
+    assert read_metrics(run) == read_metrics(tmp_path / "whole/run")
+
+
+def test_a_frozen_encoder_is_read_from_the_cache(phantoms: Path, tmp_path: Path) -> None:
+    recipe = write(tmp_path, phantoms, train_encoder="frozen", hybrid=None)
+    result = radrep("train", recipe)
+    assert result.exit_code == 0, result.output
+    assert "image features" in result.stderr
+    again = radrep("train", recipe)
+    assert "from the cache" in again.stderr
+    assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "run-2")

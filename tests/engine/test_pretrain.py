@@ -1,0 +1,97 @@
+"""The stages of the X-ray Mamba through the command, one on the other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.whole_way import TINY, radrep, read_metrics, write_recipe
+
+ENCODER = {"size": "tiny", "patch_size": 16, "drop_path": 0.0}
+STAGE_ONE: dict[str, Any] = {
+    "name": "autoregressive",
+    "encoder": ENCODER,
+    "cluster": 2,
+    "decoder_dim": 64,
+}
+STAGE_TWO: dict[str, Any] = {
+    "name": "contrastive",
+    "encoder": ENCODER,
+    "text_encoder": {"name": "small", "dim": 16, "num_layers": 1, "num_heads": 2},
+    "projection_dim": 8,
+}
+
+
+def write(folder: Path, prepared: Path, model: dict[str, Any], **sections: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    recipe = write_recipe(folder, prepared, **sections)
+    typed = yaml.safe_load(recipe.read_text())
+    typed |= {"task": "pretrain", "model": model}
+    typed["train"] |= {"epochs": 1}
+    typed["optim"] = {"name": "adamw", "lr": 1e-3, "encoder_lr": 1e-3, "amsgrad": False}
+    recipe.write_text(yaml.safe_dump(typed))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def stage_one(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
+    folder = tmp_path_factory.mktemp("stage_one")
+    data = TINY["data"] | {"random_resized_crop": True, "prepared": str(phantoms)}
+    recipe = write(folder, phantoms, STAGE_ONE, data=data)
+    result = radrep("pretrain", recipe)
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+def test_stage_one_is_validated_by_its_loss(stage_one: Path) -> None:
+    rows = read_metrics(stage_one)
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert all(loss == loss for loss in losses)
+    assert {name for row in rows for name in row if name.startswith("val/")} == {"val/loss"}
+
+
+def test_stage_two_starts_from_stage_one_and_is_validated_by_retrieval(
+    stage_one: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    model = STAGE_TWO | {"encoder": ENCODER | {"weights": str(stage_one)}}
+    recipe = write(tmp_path, phantoms, model)
+    result = radrep(
+        "pretrain", recipe, "--set", "optim.lr=1e-12", "--set", "optim.encoder_lr=1e-12"
+    )
+    assert result.exit_code == 0, result.output
+    row = read_metrics(tmp_path / "run")[-1]
+    assert row["val/loss"] > 0
+    assert 0 <= row["val/image_to_text_r1"] <= row["val/image_to_text_r10"] <= 1
+    before = load_file(stage_one / "best/weights.safetensors")
+    after = load_file(tmp_path / "run/best/weights.safetensors")
+    name = "encoder.layers.3.mixer.branches.{}.conv1d.weight"
+    for direction in ("rows", "columns_reversed"):
+        torch.testing.assert_close(
+            after[name.format(direction)], before[name.format("rows")], atol=1e-6, rtol=1e-6
+        )
+
+
+def test_a_run_of_pretraining_writes_no_reports(stage_one: Path) -> None:
+    result = radrep("eval", stage_one)
+    assert result.exit_code == 2
+    assert "is of pretraining and writes no reports" in result.stderr
+
+
+def test_commands_refuse_the_recipes_of_the_other(phantoms: Path, tmp_path: Path) -> None:
+    result = radrep("train", write(tmp_path, phantoms, STAGE_ONE))
+    assert result.exit_code == 2
+    assert "radrep pretrain" in result.stderr
+    result = radrep("pretrain", "demo")
+    assert result.exit_code == 2
+    assert "radrep train" in result.stderr
+
+
+def test_weights_that_are_not_there_are_told(phantoms: Path, tmp_path: Path) -> None:
+    model = STAGE_TWO | {"encoder": ENCODER | {"weights": str(tmp_path / "nothing")}}
+    result = radrep("pretrain", write(tmp_path, phantoms, model))
+    assert result.exit_code == 2
+    assert "model.encoder.weights" in result.stderr
+    assert not (tmp_path / "run").exists()
