@@ -7,18 +7,24 @@ import typer
 from typer.core import TyperGroup
 
 from radrep import __version__
-from radrep.cli import cache, demo, doctor, eval, generate, prepare, recipes, train
+from radrep.cli import cache, demo, doctor, eval, generate, prepare, recipes, train, weights
 from radrep.cli.console import show_error
 from radrep.errors import RadrepError
 
-ORDER = ("prepare", "cache", "pretrain", "train", "eval", "generate", "demo", "recipes", "doctor")
+ORDER = (
+    *("prepare", "cache"),
+    *("pretrain", "train"),
+    *("eval", "generate"),
+    *("import", "export", "merge"),
+    *("demo", "recipes", "doctor"),
+)
 
 
 class _Commands(TyperGroup):
     """Ends every command alike: mistakes and full disks in one red block, bugs with a traceback."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The order in --help, and with it that of the panels Data, Learn, Use, Look."""
+        """The order in --help, and with it that of the panels Data, Learn, Use, Weights, Look."""
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
@@ -78,6 +84,9 @@ app.command(rich_help_panel="Learn")(train.pretrain)
 app.command(rich_help_panel="Learn")(train.train)
 app.command(name="eval", rich_help_panel="Use")(eval.evaluate)
 app.command(rich_help_panel="Use")(generate.generate)
+app.command(name="import", rich_help_panel="Weights")(weights.import_)
+app.command(rich_help_panel="Weights")(weights.export)
+app.command(rich_help_panel="Weights")(weights.merge)
 app.command(rich_help_panel="Look")(demo.demo)
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Look")
 app.command(rich_help_panel="Look")(doctor.doctor)

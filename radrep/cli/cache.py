@@ -9,7 +9,7 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def cache(ctx: typer.Context) -> None:
-    """Show the cached backbone features.
+    """Show the cached image features.
 
     Example:  radrep cache
     """

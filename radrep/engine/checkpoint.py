@@ -55,6 +55,16 @@ class Loaded:
     prepared_size: int
 
 
+def refuse_existing(out: Path) -> None:
+    """Keep what is there already.
+
+    Raises:
+        CheckpointError: If it exists.
+    """
+    if out.exists() or out.is_symlink():
+        raise CheckpointError(f"{out} exists already. It is left as it is: give another --out")
+
+
 def save_checkpoint(
     folder: Path,
     *,
@@ -62,7 +72,7 @@ def save_checkpoint(
     recipe: Recipe,
     tokenizer: Tokenizer,
     prepared_size: int,
-    training: dict[str, Any],
+    training: dict[str, Any] | None,
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
@@ -72,14 +82,15 @@ def save_checkpoint(
         recipe: The resolved recipe.
         tokenizer: The vocabulary.
         prepared_size: Short side in pixels of the prepared images.
-        training: What going on takes: optimizer, progress, loss scale.
+        training: What going on takes: optimizer, progress, loss scale; None if nobody can.
     """
     with replace_folder(folder) as partial, _failures_told(folder):
         weights = {name: tensor.contiguous() for name, tensor in _own_state(model).items()}
         save_file(weights, partial / WEIGHTS, {"prepared_size": str(prepared_size)})
         (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
         tokenizer.save(partial / VOCABULARY)
-        torch.save(training, partial / TRAINING)
+        if training is not None:
+            torch.save(training, partial / TRAINING)
 
 
 def _own_state(model: Model) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
 
     Args:
         encoder: The encoder, which is changed.
-        source: A run, a checkpoint folder, or a folder that `radrep weights import` wrote.
+        source: A run, a checkpoint folder, or a folder that `radrep import` wrote.
 
     Raises:
         CheckpointError: If there are no such weights or they do not fit.
@@ -36,7 +36,7 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
         raise CheckpointError(f"{file} has no X-ray Mamba in it")
     if any(".adapters." in name for name in own):
         raise CheckpointError(
-            f"{file} has low-rank adapters; fold them in first: radrep weights merge {source}"
+            f"{file} has low-rank adapters; fold them in first: radrep merge {source} --out FOLDER"
         )
     if "class_token" not in own:
         num_patches = own["positions"].shape[1]

@@ -307,14 +307,18 @@ def _training_batches(
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_stop_requests,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    """Leave Ctrl-C to the training process, which ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_stop_requests(_worker: int) -> None:
+    """Leave Ctrl-C and SIGTERM to the training process, which ends its workers itself.
+
+    Both reach the whole group: a worker that ends first would cost the checkpoint.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _build_accelerator(recipe: Recipe) -> Accelerator:

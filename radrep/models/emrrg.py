@@ -10,7 +10,7 @@ tokens in the sequence, d width of the language model, p prompt positions, l rep
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -194,7 +194,11 @@ class Emrrg(nn.Module):
         tokens = batch.features
         if tokens is None:
             assert batch.images is not None, "a batch has images or features"
-            tokens = self.encoder(batch.images)
+            # A frozen encoder keeps to its own precision, as when its tokens were cached.
+            frozen = self.encoder_training == "frozen"
+            device = batch.images.device.type
+            with torch.autocast(device, enabled=False) if frozen else nullcontext():
+                tokens = self.encoder(batch.images)
         return average_views(tokens, batch.num_views)
 
     @contextmanager

@@ -1,21 +1,44 @@
 """Weights of the public reference code, brought to our parameter names.
 
-Each table lists (pattern of the public name, our name); patterns must match whole names and the
-first that fits counts. A name that maps to nothing, or two names that map to one parameter and
-differ, is an error: nothing is dropped in silence.
+Each table lists (pattern of the public name, our name or why it is left out); patterns must match
+whole names and the first that fits counts. Every name is told of, and two names that map to one
+parameter and differ are an error: nothing is dropped in silence.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from radrep.errors import CheckpointError
 
-Rules = Sequence[tuple[str, str]]
 
-SR_MAMBA_MIXER: Rules = (
+@dataclass(frozen=True)
+class LeftOut:
+    """That a public tensor has no place in a model of ours.
+
+    Attributes:
+        reason: Why not.
+    """
+
+    reason: str
+
+
+Names = Sequence[tuple[str, str]]
+Rules = Sequence[tuple[str, str | LeftOut]]
+
+
+def _inside(theirs: str, ours: str, rules: Rules) -> Rules:
+    """The rules of a part for a file that holds more; theirs is a pattern without groups."""
+    return [
+        (rf"{theirs}(?:{pattern})", name if isinstance(name, LeftOut) else ours + name)
+        for pattern, name in rules
+    ]
+
+
+SR_MAMBA_MIXER: Names = (
     (r"A_log", "in_order.A_log"),
     (r"A_b_log", "strided.A_log"),
     (r"D", "in_order.D"),
@@ -24,7 +47,7 @@ SR_MAMBA_MIXER: Rules = (
     (r"(conv1d|x_proj|dt_proj)_b\.(weight|bias)", r"strided.\1.\2"),
     (r"(in_proj|out_proj)\.weight", r"\1.weight"),
 )
-POOLED_ENHANCER: Rules = (
+POOLED_ENHANCER: Names = (
     (r"_fc1\.0\.(.+)", r"stack.project.0.\1"),
     (r"layers\.(\d+)\.0\.(.+)", r"stack.norms.\1.\2"),
     *((rf"layers\.(\d+)\.1\.{theirs}", _shifted) for theirs, _shifted in (
@@ -36,8 +59,8 @@ POOLED_ENHANCER: Rules = (
     (r"fc_to_\d+\.(.+)", r"expand.\1"),
 )  # fmt: skip
 MEMORY_LINEARS = {"0": "query", "1": "key", "2": "value", "3": "out"}
-MEMORY: Rules = tuple((rf"linears\.{i}\.(.+)", rf"{name}.\1") for i, name in MEMORY_LINEARS.items())
-REGION_ENCODER: Rules = (
+MEMORY: Names = tuple((rf"linears\.{i}\.(.+)", rf"{name}.\1") for i, name in MEMORY_LINEARS.items())
+REGION_ENCODER: Names = (
     (r"layers\.0\.norm\.(.+)", r"norm_within.\1"),
     (r"layers\.0\.attn\.attn\.qkv\.(.+)", r"within.qkv.\1"),
     (r"layers\.0\.attn\.attn\.proj\.(.+)", r"within.out.\1"),
@@ -84,8 +107,29 @@ ENCODER_DECODER: Rules = (
     *((rf"rrt\.{theirs}", f"regions.{ours}") for theirs, ours in REGION_ENCODER),
     *_transformer_rules(),
     (r"model\.tgt_embed\.0\.lut\.weight", "words.weight"),
-    (r"model\.(?:src_embed\.0|tgt_embed\.1)\.pe", ""),  # fixed sine and cosine tables
+    (r"model\.(?:src_embed\.0|tgt_embed\.1)\.pe", LeftOut("a fixed table of sines and cosines")),
     (r"logit\.(.+)", r"to_words.\1"),
+)
+# The children of a torchvision ResNet in order, of which some have no weights; timm names them.
+_RESNET_CHILDREN = {
+    "0": "conv1",
+    "1": "bn1",
+    "4": "layer1",
+    "5": "layer2",
+    "6": "layer3",
+    "7": "layer4",
+}
+_UNUSED = LeftOut("the released code never calls it")
+CSR_LMCA: Rules = (
+    *(
+        (rf"visual_extractor\.model\.{i}\.(.+)", rf"backbone.model.{name}.\1")
+        for i, name in _RESNET_CHILDREN.items()
+    ),
+    # One module that the public code lists twice.
+    (r"(?:feature_enhancer|enhanced_feats)\.classifier\..+", _UNUSED),
+    *_inside(r"(?:feature_enhancer|enhanced_feats)\.", "enhancer.", POOLED_ENHANCER),
+    *_inside(r"encoder_decoder\.", "encoder_decoder.", ENCODER_DECODER),
+    (r"linear_[12]\..+", _UNUSED),
 )
 
 _XRAY_BRANCHES = {
@@ -94,7 +138,7 @@ _XRAY_BRANCHES = {
     "_c": "columns",
     "_c_b": "columns_reversed",
 }
-_XRAY_BLOCK: Rules = (
+_XRAY_BLOCK: Names = (
     *(
         rule
         for theirs, direction in _XRAY_BRANCHES.items()
@@ -115,15 +159,52 @@ _XRAY_BLOCK: Rules = (
     (r"patch_embed\.proj\.(.+)", r"patch_embed.\1"),
     (r"pos_embed", "positions"),
 )
-XRAY_MAMBA: Rules = (
+XRAY_MAMBA: Names = (
     *_XRAY_BLOCK,
     (r"cls_token", "class_token"),
     (r"norm_f\.(.+)", r"norm_f.\1"),
 )
-# The encoder out of a file that holds both towers of contrastive pretraining.
+# The other way, for who exports: our name to the public one.
+XRAY_MAMBA_EXPORT: Names = (
+    *(
+        rule
+        for theirs, direction in _XRAY_BRANCHES.items()
+        for rule in (
+            (
+                rf"(layers\.\d+\.mixer)\.branches\.{direction}\.A_log",
+                rf"\1.A{theirs}_log",
+            ),
+            (rf"(layers\.\d+\.mixer)\.branches\.{direction}\.D", rf"\1.D{theirs}"),
+            (
+                rf"(layers\.\d+\.mixer)\.branches\.{direction}\.(\w+)\.(weight|bias)",
+                rf"\1.\2{theirs}.\3",
+            ),
+        )
+    ),
+    (r"(layers\.\d+\.(?:mixer\.(?:in_proj|out_proj)|norm1|norm2|mlp\.w[123])\.\w+)", r"\1"),
+    (r"patch_embed\.(.+)", r"patch_embed.proj.\1"),
+    (r"positions", "pos_embed"),
+    (r"class_token", "cls_token"),
+    (r"(norm_f\..+)", r"\1"),
+)
+# The encoder out of a file that holds both towers of contrastive pretraining, or a report model.
 XRAY_MAMBA_OF_CONTRASTIVE: Rules = (
-    *((rf"visual_encoder\.{theirs}", ours) for theirs, ours in XRAY_MAMBA),
-    (r"(?:text_encoder|vision_proj|text_proj)\..+|logit_scale", ""),
+    *_inside(r"visual_encoder\.", "", XRAY_MAMBA),
+    (r"text_encoder\..+", LeftOut("of the text tower")),
+    (r"(?:vision_proj|text_proj)\..+|logit_scale", LeftOut("of the head that compares the towers")),
+    (r"(?:llama_proj|layer_norm)\..+", LeftOut("of a report model, which --as emrrg takes whole")),
+)
+EMRRG: Rules = (
+    *_inside(r"visual_encoder\.", "encoder.", XRAY_MAMBA),
+    (r"llama_proj\.(.+)", r"projector.0.\1"),
+    (r"layer_norm\.(.+)", r"projector.1.\1"),
+    (
+        r"visual_encoder\.layers\.\d+\.mixer\.lora_\w+\.adapter_(?:down|up)\..+",
+        LeftOut(
+            "the released code adds it to the output of the mixer by mistake, where no low-rank "
+            "update of the weights can be"
+        ),
+    ),
 )
 AUTOREGRESSIVE_PRETRAINING: Rules = (
     *((theirs, f"encoder.{ours}") for theirs, ours in _XRAY_BLOCK),
@@ -145,55 +226,116 @@ AUTOREGRESSIVE_PRETRAINING: Rules = (
     ),
     (r"ar_norm\.(.+)", r"norm.\1"),
     (r"ar_pred\.(.+)", r"to_pixels.\1"),
-    (r"dec_pos_embed|mask", ""),  # fixed tables
+    (r"dec_pos_embed|mask", LeftOut("a fixed table")),
 )
 
 
-def rename(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """Bring public parameter names to ours.
+@dataclass(frozen=True)
+class KeyReport:
+    """What became of every tensor of a public file.
+
+    Attributes:
+        mapped: Public name to our name.
+        missing: Names of ours that the file does not have.
+        unexpected: Public names that fit no rule, or nothing in this model.
+        left_out: Public name to why it has no place with us.
+    """
+
+    mapped: Mapping[str, str]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def rename(
+    state: Mapping[str, Tensor], rules: Rules, wanted: Collection[str] | None = None
+) -> tuple[dict[str, Tensor], KeyReport]:
+    """Bring parameter names of one side to those of the other.
 
     Args:
-        state: Tensors by public name.
+        state: Tensors by name.
         rules: One of this module's tables.
+        wanted: The new names that there is a place for; by default all.
 
     Returns:
-        Tensors by our name; names that a table maps to "" are left out.
+        Tensors by new name, and what became of every name.
 
     Raises:
-        CheckpointError: If a name fits no rule, or two that map to one parameter differ.
+        CheckpointError: If two tensors that map to one parameter differ.
     """
     renamed: dict[str, Tensor] = {}
-    unknown = []
+    mapped, unexpected, left_out = {}, [], {}
     for name, tensor in state.items():
-        matches = ((re.fullmatch(pattern, name), ours) for pattern, ours in rules)
-        target = next((match.expand(ours) for match, ours in matches if match), None)
-        if target is None:
-            unknown.append(name)
-            continue
-        if target in renamed and not torch.equal(renamed[target], tensor):
+        target = _target(name, rules)
+        if isinstance(target, LeftOut):
+            left_out[name] = target.reason
+        elif target is None or (wanted is not None and target not in wanted):
+            unexpected.append(name)
+        elif target in renamed and not torch.equal(renamed[target], tensor):
             raise CheckpointError(f"{name} differs from another tensor that is also {target}")
-        if target:
+        else:
             renamed[target] = tensor
-    if unknown:
+            mapped[name] = target
+    missing = tuple(name for name in wanted or () if name not in renamed)
+    return renamed, KeyReport(mapped, missing, tuple(unexpected), left_out)
+
+
+def _target(name: str, rules: Rules) -> str | LeftOut | None:
+    for pattern, ours in rules:
+        match = re.fullmatch(pattern, name)
+        if match:
+            return ours if isinstance(ours, LeftOut) else match.expand(ours)
+    return None
+
+
+def take_published(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    rules: Rules,
+    wanted: Collection[str] | None = None,
+) -> KeyReport:
+    """Load those public weights into a module of ours that it has a place for.
+
+    A convolution that is a matrix of ours, its patches not overlapping, is laid out as one.
+
+    Args:
+        module: The module, which is changed.
+        state: Tensors by public name.
+        rules: One of this module's tables.
+        wanted: Our names that the file may bring; by default all of the module's state.
+
+    Returns:
+        What became of every name, of theirs and of ours.
+
+    Raises:
+        CheckpointError: If a tensor has another shape than ours, or two that are to be one differ.
+    """
+    ours = module.state_dict()
+    renamed, report = rename(state, rules, ours if wanted is None else wanted)
+    wrong = []
+    for name, tensor in renamed.items():
+        if tensor.dim() == 4 and ours[name].dim() == 2:
+            renamed[name] = tensor.flatten(1)
+        if renamed[name].shape != ours[name].shape:
+            wrong.append(f"{name} is {tuple(tensor.shape)} and should be {tuple(ours[name].shape)}")
+    if wrong:
         raise CheckpointError(
-            f"{len(unknown)} tensors are not known, the first: {', '.join(unknown[:5])}"
+            f"the published weights are of another size: {len(wrong)} tensors do not fit, the "
+            f"first: {wrong[0]}"
         )
-    return renamed
+    module.load_state_dict(renamed, strict=False)
+    return report
 
 
 def load_published(module: nn.Module, state: Mapping[str, Tensor], rules: Rules) -> None:
     """Load public weights into a module of ours, every parameter, strictly.
 
-    A convolution that is a matrix of ours, its patches not overlapping, is laid out as one.
-
     Raises:
-        CheckpointError: If a name is unknown, missing or has another shape than ours.
+        CheckpointError: If a name is unknown or missing, or for a reason of `take_published`.
     """
-    renamed = rename(state, rules)
-    for name, parameter in module.named_parameters():
-        if name in renamed and renamed[name].dim() == 4 and parameter.dim() == 2:
-            renamed[name] = renamed[name].flatten(1)
-    try:
-        module.load_state_dict(renamed)
-    except RuntimeError as error:
-        raise CheckpointError(f"the published weights do not fit: {error}") from error
+    report = take_published(module, state, rules)
+    for names, text in ((report.unexpected, "not known"), (report.missing, "missing")):
+        if names:
+            raise CheckpointError(
+                f"{len(names)} tensors are {text}, the first: {', '.join(names[:5])}"
+            )

@@ -91,8 +91,14 @@ class Backbone(nn.Module):
         return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn normalised images (b, 3, h, w) into patches (b, n, c), row by row."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+        """Turn normalised images (b, 3, h, w) into patches (b, n, c), row by row.
+
+        A frozen backbone computes in its own precision whatever autocast says, so that cached
+        features and those of a new image are the same.
+        """
+        if not self.frozen:
+            return self._map(images).flatten(2).transpose(1, 2)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self._map(images).flatten(2).transpose(1, 2)
 
 

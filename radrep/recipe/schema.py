@@ -191,7 +191,7 @@ class XrayMamba(_Section):
 
     size: Literal["tiny", "base", "large"] = "base"
     patch_size: Count = 16
-    weights: Name = "none"  # or a run, a checkpoint, what radrep weights import wrote
+    weights: Name = "none"  # or a run, a checkpoint, what radrep import wrote
     drop_path: Fraction = 0.1
 
 

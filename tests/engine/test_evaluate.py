@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole_way import radrep
+from tests.whole_way import TINY, radrep, read_metrics, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +133,23 @@ def test_batches_do_not_change_reports(trained_run: Path) -> None:
     ]
     assert written[0] == written[1] == written[2]
     assert len(written[0]) == 8
+
+
+def test_eval_finds_the_scores_of_validation_again(tmp_path: Path, phantoms: Path) -> None:
+    """Though training read cached features, and half precision made the most of any difference."""
+    backbone = TINY["model"]["backbone"] | {"frozen": True}
+    recipe = write_recipe(
+        tmp_path,
+        phantoms,
+        model=TINY["model"] | {"backbone": backbone, "feature_norm": True},
+        train=TINY["train"] | {"precision": "bf16", "keep_best": "val/rouge_l"},
+    )
+    assert radrep("train", recipe).exit_code == 0
+    run = tmp_path / "run"
+    assert radrep("eval", run, "--split", "val").exit_code == 0
+    scores = json.loads((run / "scores-val.json").read_text())
+    published = scores["protocols"]["published"]["systems"][0]["scores"]
+    rows = [row for row in read_metrics(run) if "val/rouge_l" in row]
+    best = max(rows, key=lambda row: row["val/rouge_l"])
+    for metric in ("bleu1", "rouge_l", "cider"):
+        assert published[metric] == best[f"val/{metric}"]

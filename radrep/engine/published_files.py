@@ -1,0 +1,238 @@
+"""Public checkpoints as weights and checkpoints of ours."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from radrep.engine.build import build_model, build_tokenizer, read_split
+from radrep.engine.checkpoint import refuse_existing, save_checkpoint
+from radrep.engine.encoder_weights import WEIGHTS
+from radrep.engine.files import replace_folder
+from radrep.engine.prepared_folder import read_image_size
+from radrep.engine.torch_files import CutOffError, read_torch_file
+from radrep.errors import CheckpointError, RecipeError
+from radrep.models.emrrg import Emrrg
+from radrep.models.presets import XRAY_MAMBA_SIZES, make_xray_mamba
+from radrep.models.published import (
+    CSR_LMCA,
+    EMRRG,
+    XRAY_MAMBA_OF_CONTRASTIVE,
+    KeyReport,
+    take_published,
+)
+from radrep.recipe.load import load_recipe
+from radrep.recipe.schema import Recipe
+
+ABOUT = "about.json"
+STATES = ("model", "state_dict")
+_ENCODERS = {f"xray-mamba-{size}": size for size in XRAY_MAMBA_SIZES}
+_RECIPES = {"emrrg": "emrrg_iu", "csr-lmca": "csr_lmca_iu"}
+KINDS = (*_ENCODERS, *_RECIPES)
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What an import did with every tensor, and where it wrote.
+
+    Attributes:
+        mapped: Public name to our name.
+        missing: Names of ours that the file does not have; they start as the recipe says.
+        unexpected: Public names that nothing is known of.
+        left_out: Public name to why it has no place with us.
+        out: What was written.
+    """
+
+    mapped: Mapping[str, str]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    left_out: Mapping[str, str]
+    out: Path
+
+
+def import_published(
+    path: Path,
+    kind: str,
+    *,
+    out: Path,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+) -> ImportResult:
+    """Turn a public checkpoint into one of ours.
+
+    An X-ray Mamba becomes a folder for model.encoder.weights; the others become whole checkpoints
+    of the recipe's model, with the vocabulary of the recipe's prepared data.
+
+    Args:
+        path: The file.
+        kind: One of `KINDS`.
+        out: The folder to make.
+        recipe: A recipe file or name, not for an X-ray Mamba; by default emrrg_iu or csr_lmca_iu.
+        overrides: Changes of its keys, as typed after --set.
+
+    Raises:
+        CheckpointError: If the file cannot be read or does not fit, or `out` exists.
+        RecipeError: If the recipe is wrong, or of another model.
+        DataError: If the recipe's prepared folder is missing.
+    """
+    if kind not in KINDS:
+        raise CheckpointError(f"--as must be one of {', '.join(KINDS)}, got '{kind}'")
+    refuse_existing(out)
+    if kind in _ENCODERS:
+        if recipe is not None or overrides:
+            raise CheckpointError(f"--recipe and --set do not go with --as {kind}")
+        report = _import_encoder(path, kind, out)
+    else:
+        chosen = load_recipe(recipe or _RECIPES[kind], overrides)
+        report = _import_model(path, kind, chosen, out)
+    return ImportResult(out=out, **vars(report))
+
+
+def _import_encoder(path: Path, kind: str, out: Path) -> KeyReport:
+    state = read_published(path)
+    size = XRAY_MAMBA_SIZES[_ENCODERS[kind]]
+    positions = state.get("visual_encoder.pos_embed")
+    patches = state.get("visual_encoder.patch_embed.proj.weight")
+    if positions is None or patches is None or positions.dim() != 3 or patches.dim() != 4:
+        raise CheckpointError(
+            f"{path} is no {kind}: it has no visual_encoder.pos_embed and "
+            "visual_encoder.patch_embed.proj.weight"
+        )
+    side, patch_size = round((positions.shape[1] - 1) ** 0.5), patches.shape[-1]
+    depth = len({name.split(".")[2] for name in state if name.startswith("visual_encoder.layers.")})
+    if (positions.shape[2], depth) != (size.dim, size.depth):
+        raise CheckpointError(
+            f"{path} is no {kind}, which is {size.dim} wide and {size.depth} blocks deep: it is "
+            f"{positions.shape[2]} wide and {depth} deep"
+        )
+    encoder = make_xray_mamba(
+        _ENCODERS[kind], image_size=max(side, 1) * patch_size, patch_size=patch_size
+    )
+    report = take_published(encoder, state, XRAY_MAMBA_OF_CONTRASTIVE)
+    _refuse_missing(path, kind, report.missing, report.unexpected)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    about = {"kind": kind, "file": path.name, "sha256": sha256}
+    with replace_folder(out) as partial_out:
+        own = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+        save_file(own, partial_out / WEIGHTS)
+        (partial_out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    mapped = {name: f"encoder.{ours}" for name, ours in report.mapped.items()}
+    return KeyReport(mapped, report.missing, report.unexpected, report.left_out)
+
+
+def _import_model(path: Path, kind: str, recipe: Recipe, out: Path) -> KeyReport:
+    name = kind.replace("-", "_")
+    if recipe.model.name != name:
+        text = f"must be {name} for --as {kind}, got {recipe.model.name}"
+        raise RecipeError("this recipe", [("model.name", text)])
+    state = read_published(path)
+    encoder_elsewhere = kind == "emrrg" and _lacks_encoder(path, state, recipe)
+    data = recipe.data
+    tokenizer = build_tokenizer(data, read_split(data, "train"))
+    num_words = len(tokenizer.vocabulary)
+    words = state.get("encoder_decoder.model.tgt_embed.0.lut.weight")
+    if words is not None and len(words) != num_words + 1:
+        raise CheckpointError(
+            f"{path} was made for {len(words) - 1} words and the training reports of "
+            f"{data.prepared} give {num_words}: prepare the data that it was trained on, or change "
+            "data.tokenizer"
+        )
+    model = build_model(recipe, num_words, pretrained=encoder_elsewhere)
+    if isinstance(model, Emrrg):
+        report = take_published(model, state, EMRRG, model.own_state())
+        # Adapters and hybrid layers begin without effect; the language model is a trained one.
+        must_come = ("projector.",) if encoder_elsewhere else ("projector.", "encoder.")
+        missing = [n for n in report.missing if n.startswith(must_come) and ".adapters." not in n]
+    else:
+        report = take_published(model, state, CSR_LMCA)
+        missing = list(report.missing)
+    _refuse_missing(path, kind, missing, report.unexpected)
+    save_checkpoint(
+        out,
+        model=model,
+        recipe=recipe,
+        tokenizer=tokenizer,
+        prepared_size=read_image_size(data.prepared),
+        training=None,
+    )
+    return report
+
+
+def _lacks_encoder(path: Path, state: Mapping[str, Tensor], recipe: Recipe) -> bool:
+    """Whether the encoder of a stage-3 file, which must have a projector, was frozen."""
+    for name in ("llama_proj.weight", "layer_norm.weight"):
+        if name not in state:
+            raise CheckpointError(f"{path} is no emrrg: it has no {name}")
+    without = "visual_encoder.pos_embed" not in state
+    assert recipe.model.name == "emrrg"
+    if without and recipe.model.encoder.weights == "none":
+        raise CheckpointError(
+            f"{path} was trained with a frozen encoder, which it does not hold; name it with: "
+            "--set model.encoder.weights=FOLDER"
+        )
+    return without
+
+
+def _refuse_missing(
+    path: Path, kind: str, missing: Sequence[str], unexpected: Sequence[str]
+) -> None:
+    if missing:
+        also = (
+            f"; {len(unexpected)} are not known, the first: {unexpected[0]}" if unexpected else ""
+        )
+        raise CheckpointError(
+            f"{path} is not the {kind} asked for: {len(missing)} tensors are missing, the first: "
+            f"{missing[0]}{also}"
+        )
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a file that PyTorch or safetensors wrote, and run nothing of it.
+
+    Args:
+        path: The file; its weights lie under "model" or "state_dict", or are all of it.
+
+    Raises:
+        CheckpointError: If it is missing, broken or no checkpoint.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} {'is a folder, not a file' if path.exists() else 'not found'}"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = read_torch_file(path)
+    except (SafetensorError, CutOffError) as error:
+        raise CheckpointError(f"{path} is broken or cut off: {error}") from error
+    except Exception as error:  # unpickling raises every kind, all mean that it is none of ours
+        raise CheckpointError(
+            f"{path} is not a checkpoint that PyTorch wrote ({type(error).__name__}: {error})"
+        ) from error
+    state = _find_state(content)
+    if not state:
+        raise CheckpointError(f"{path} holds no weights, neither on top nor under {_or(STATES)}")
+    if all(name.startswith("module.") for name in state):  # of several devices
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def _find_state(content: object) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for part in (*(content.get(name) for name in STATES), content):
+        if isinstance(part, Mapping):
+            found = {k: v for k, v in part.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if found:
+                return found
+    return {}
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)
