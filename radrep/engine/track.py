@@ -58,7 +58,10 @@ def check_tracker(name: str) -> None:
 
 def describe_environment(accelerator: Accelerator) -> dict[str, object]:
     """Versions, device and commit, as environment.json keeps them."""
-    packages = ("radrep", "torch", "timm", "accelerate", "numba", "numpy", "mamba-ssm")
+    packages = (
+        "radrep", "torch", "timm", "transformers", "peft", "accelerate", "numba", "numpy",
+        "mamba-ssm",
+    )  # fmt: skip
     versions: dict[str, str | None] = {}
     for package in packages:
         try:

@@ -34,10 +34,12 @@ class Encoded:
     Attributes:
         patches: Encoded patches, (b, n, d), padded to the longest study.
         mask: True where a patch is real, (b, 1, 1, n), or None when all are.
+        memory: Projected memory rows, which patches and words query alike.
     """
 
     patches: Tensor
     mask: Tensor | None
+    memory: tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -127,9 +129,10 @@ class EncoderDecoder(nn.Module):
             The encoded patches.
         """
         patches = self.project(features)  # (v, n / views, d)
-        patches = patches + self.memory(patches)
+        memory = self.memory.keys_and_values()
+        patches = patches + self.memory(patches, memory)
         studies, mask = self._regions_by_study(patches, num_views.tolist())
-        return Encoded(self.encoder(self.patch_positions(studies), mask), mask)
+        return Encoded(self.encoder(self.patch_positions(studies), mask), mask, memory)
 
     def _regions_by_study(
         self, patches: Tensor, num_views: Sequence[int]
@@ -178,13 +181,13 @@ class EncoderDecoder(nn.Module):
         earlier = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
         mask = (seen[:, None] & earlier)[:, None]  # (b, 1, l, l)
         cache = self.decoder.start(encoded.patches, encoded.mask, num_beams=1)
-        words = self._embed(tokens, 0, self.memory.keys_and_values())
+        words = self._embed(tokens, 0, encoded.memory)
         return self.decoder(words, cache, mask, looks)
 
     def start(self, encoded: Encoded, num_beams: int) -> ReportState:
         """Begin to decode ``num_beams`` reports a study."""
         cache = self.decoder.start(encoded.patches, encoded.mask, num_beams)
-        return ReportState(cache, self.memory.keys_and_values())
+        return ReportState(cache, encoded.memory)
 
     def step(self, tokens: Tensor, state: ReportState) -> tuple[Tensor, ReportState]:
         """Take one word for each report, never one that ended, and tell what may follow.
