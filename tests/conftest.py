@@ -53,3 +53,9 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Pat
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def without_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """METEOR takes a dozen seconds an evaluation, so tests that ask something else do without."""
+    monkeypatch.setenv("PATH", str(tmp_path))

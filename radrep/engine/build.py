@@ -12,7 +12,7 @@ from radrep.data.preprocess import Preprocess
 from radrep.data.reports import get_cleaner, target_text
 from radrep.data.study import Study, read_manifest
 from radrep.data.tokenizer import ReportCodec, Tokenizer
-from radrep.engine.encoder_weights import load_encoder
+from radrep.engine.encoder_weights import load_adapters, load_encoder
 from radrep.engine.features import FeatureStore, cache_folder
 from radrep.errors import DataError, RecipeError
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
@@ -266,7 +266,7 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, pretrained: bool) -> Em
             per_direction=lora.per_direction,
         )
     language = section.language_model
-    return Emrrg(
+    model = Emrrg(
         encoder=encoder,
         language=load_language_model(
             language.name, cache_folder=cache_folder(), dtype=DTYPES[language.precision]
@@ -279,6 +279,9 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, pretrained: bool) -> Em
         lora_alpha=language.lora.alpha,
         lora_dropout=language.lora.dropout,
     )
+    if pretrained and section.train_encoder == "adapters" and section.lora.weights != "none":
+        load_adapters(model, Path(section.lora.weights))
+    return model
 
 
 def _build_contrastive(

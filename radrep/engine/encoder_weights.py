@@ -1,4 +1,4 @@
-"""Weights of an X-ray Mamba from an earlier stage: a run, a checkpoint or an imported file."""
+"""Weights to start from: an X-ray Mamba of an earlier stage or an imported one, adapters."""
 
 from pathlib import Path
 
@@ -7,10 +7,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from radrep.errors import CheckpointError
+from radrep.models.emrrg import Emrrg
 from radrep.models.pretraining import start_from_stage_one
 from radrep.models.xray_mamba import XrayMamba, resize_positions
 
 WEIGHTS = "weights.safetensors"
+ADAPTERS = ".adapters."
 _PREFIX = "encoder."
 
 
@@ -34,7 +36,7 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
     own = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
     if "positions" not in own:
         raise CheckpointError(f"{file} has no X-ray Mamba in it")
-    if any(".adapters." in name for name in own):
+    if any(ADAPTERS in name for name in own):
         raise CheckpointError(
             f"{file} has low-rank adapters; fold them in first: radrep merge {source} --out FOLDER"
         )
@@ -43,6 +45,33 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
         start_from_stage_one(encoder, state, grid=_grid_like(encoder, num_patches, file))
         return
     _load(encoder, own, file)
+
+
+def load_adapters(model: Emrrg, file: Path) -> None:
+    """Start from exported adapters, and from whatever else that was learned lies in their file.
+
+    Args:
+        model: The model, with adapters of the same target and rank, which is changed.
+        file: What `radrep export --adapters` wrote.
+
+    Raises:
+        CheckpointError: If the file cannot be read or its tensors have no place in the model.
+    """
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"model.lora.weights: {file} cannot be read: {error}") from error
+    ours = model.own_state()
+    missing = sorted(name for name in ours.keys() - state.keys() if ADAPTERS in name)
+    unknown = sorted(state.keys() - ours.keys())
+    wrong = sorted(n for n in ours.keys() & state.keys() if ours[n].shape != state[n].shape)
+    if missing or unknown or wrong:
+        raise CheckpointError(
+            f"model.lora.weights: {file} holds other adapters than model.lora describes: "
+            f"{len(missing)} tensors are missing, {len(unknown)} not known, {len(wrong)} of "
+            f"another shape; the first: {(missing + unknown + wrong)[0]}"
+        )
+    model.load_state_dict(state, strict=False)
 
 
 def _weights_file(source: Path) -> Path:

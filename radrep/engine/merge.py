@@ -18,7 +18,7 @@ from radrep.engine.checkpoint import (
     refuse_existing,
     save_checkpoint,
 )
-from radrep.engine.encoder_weights import WEIGHTS
+from radrep.engine.encoder_weights import ADAPTERS, WEIGHTS
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.published import XRAY_MAMBA_EXPORT, rename
@@ -26,7 +26,6 @@ from radrep.models.xray_mamba import merge_lora
 from radrep.recipe.load import change_section
 
 _ENCODER = "encoder."
-_ADAPTERS = ".adapters."
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def adapter_state(state: Mapping[str, Tensor], *, all_learned: bool = False) -> 
     return {
         name: tensor
         for name, tensor in state.items()
-        if _ADAPTERS in name or (all_learned and not name.startswith(_ENCODER))
+        if ADAPTERS in name or (all_learned and not name.startswith(_ENCODER))
     }
 
 
@@ -127,7 +126,7 @@ def export_encoder(checkpoint: Path, out: Path) -> Exported:
     own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
     if "class_token" not in own:
         raise CheckpointError(f"{folder} has no X-ray Mamba with a class token to export")
-    if any(_ADAPTERS in name for name in own):
+    if any(ADAPTERS in name for name in own):
         raise CheckpointError(
             f"{folder} has low-rank adapters; fold them in first: radrep merge {checkpoint} "
             "--out FOLDER, or export them alone with --adapters"

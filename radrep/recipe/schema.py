@@ -205,6 +205,7 @@ class PartialLora(_Section):
     scale: Positive = 1.0
     dropout: Fraction = 0.1
     per_direction: bool = True  # false: the four scans share one pair
+    weights: Name = "none"  # or a file that radrep export --adapters wrote
 
 
 class LanguageLora(_Section):

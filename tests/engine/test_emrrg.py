@@ -51,6 +51,7 @@ def test_a_checkpoint_holds_no_frozen_language_model(emrrg_run: Path) -> None:
     assert not any("embed_tokens" in name or "mlp" in name and "language" in name for name in names)
 
 
+@pytest.mark.usefixtures("without_java")
 def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, phantoms: Path) -> None:
     result = radrep("eval", emrrg_run, "--split", "val")
     assert result.exit_code == 0, result.output

@@ -60,6 +60,7 @@ def test_the_table_names_protocol_split_and_baselines(evaluated: tuple[Path, str
         assert text in printed
 
 
+@pytest.mark.usefixtures("without_java")
 def test_a_checkpoint_loads_on_its_own(trained_run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "moved"
     shutil.copytree((trained_run / "best").resolve(), alone)
@@ -68,6 +69,7 @@ def test_a_checkpoint_loads_on_its_own(trained_run: Path, tmp_path: Path) -> Non
     assert (alone / "scores-val.json").is_file()
 
 
+@pytest.mark.usefixtures("without_java")
 def test_the_newest_run_is_found_and_val_stands_in_for_a_missing_test(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +137,7 @@ def test_batches_do_not_change_reports(trained_run: Path) -> None:
     assert len(written[0]) == 8
 
 
+@pytest.mark.usefixtures("without_java")
 def test_eval_finds_the_scores_of_validation_again(tmp_path: Path, phantoms: Path) -> None:
     """Though training read cached features, and half precision made the most of any difference."""
     backbone = TINY["model"]["backbone"] | {"frozen": True}

@@ -20,7 +20,7 @@ from radrep.models.emrrg import Emrrg
 from radrep.models.presets import make_xray_mamba
 from radrep.models.xray_mamba import add_partial_lora
 from radrep.modules.low_rank import LowRankUpdate
-from radrep.recipe.load import load_recipe
+from radrep.recipe.load import change_section, load_recipe
 from tests.whole_way import write_recipe
 
 MODEL: dict[str, Any] = {
@@ -30,8 +30,8 @@ MODEL: dict[str, Any] = {
 }
 
 
-def write_checkpoint(folder: Path, prepared: Path, **changes: Any) -> Path:
-    """A checkpoint whose adapters have learned much, and the rest nothing."""
+def write_checkpoint(folder: Path, prepared: Path, draw: bool = True, **changes: Any) -> Path:
+    """A checkpoint whose adapters have learned much (if drawn anew), and the rest nothing."""
     recipe_file = write_recipe(folder, prepared)
     typed = yaml.safe_load(recipe_file.read_text())
     typed["model"] = MODEL | changes
@@ -41,7 +41,7 @@ def write_checkpoint(folder: Path, prepared: Path, **changes: Any) -> Path:
     torch.manual_seed(0)
     model = build_model(recipe, len(tokenizer.vocabulary))
     for part in model.modules():
-        if isinstance(part, LowRankUpdate):
+        if draw and isinstance(part, LowRankUpdate):
             torch.nn.init.normal_(part.up, std=0.3)
     out = folder / "checkpoint"
     save_checkpoint(
@@ -145,6 +145,24 @@ def test_all_that_was_learned_comes_with_the_adapters(phantoms: Path, tmp_path: 
     assert {name for name in others if "cross" in name} == others - {
         f"projector.{i}.{part}" for i in range(2) for part in ("weight", "bias")
     }
+
+
+def test_a_model_starts_from_exported_adapters(
+    adapted: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "adapters.safetensors"
+    export_adapters(adapted, file)
+    recipe = load_checkpoint(adapted).recipe
+    lora = {"target": "X", "scale": 0.5, "weights": str(file)}
+    started = write_checkpoint(tmp_path, phantoms, draw=False, lora=lora)
+    images = torch.randn(2, 3, 64, 64)
+    wanted, found = (load_checkpoint(folder).model for folder in (adapted, started))
+    assert isinstance(wanted, Emrrg)
+    assert isinstance(found, Emrrg)
+    torch.testing.assert_close(found.encoder(images), wanted.encoder(images))
+    other = recipe.model_dump()["model"] | {"lora": {"target": "Z", "weights": str(file)}}
+    with pytest.raises(CheckpointError, match=r"model\.lora\.weights.*other adapters"):
+        build_model(change_section(recipe, {"model": other}, title="test"), 10)
 
 
 def test_an_encoder_exported_and_imported_is_the_same(phantoms: Path, tmp_path: Path) -> None:

