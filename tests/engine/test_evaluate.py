@@ -139,7 +139,7 @@ def test_batches_do_not_change_reports(trained_run: Path) -> None:
 
 @pytest.mark.usefixtures("without_java")
 def test_eval_finds_the_scores_of_validation_again(tmp_path: Path, phantoms: Path) -> None:
-    """Though training read cached features, and half precision made the most of any difference."""
+    """Though training read cached features and eval computes them from pixels."""
     backbone = TINY["model"]["backbone"] | {"frozen": True}
     recipe = write_recipe(
         tmp_path,

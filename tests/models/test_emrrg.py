@@ -368,3 +368,13 @@ def test_encoder_parameters_are_the_encoders() -> None:
 def test_impossible_choices_are_told(how: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_model(**how)
+
+
+def test_a_frozen_encoder_keeps_its_precision_under_autocast() -> None:
+    for training in ("frozen", "trained"):
+        model = tiny_model(encoder_training=training)
+        batch = tiny_batch([2, 1], model)
+        plain = model.encode(batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            under_autocast = model.encode(batch)
+        assert torch.equal(under_autocast.float(), plain) == (training == "frozen")
