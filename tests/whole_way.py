@@ -1,8 +1,10 @@
 """A recipe and phantoms small enough to train in seconds, for the tests that run commands."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,22 @@ def start_radrep(*words: str | Path) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def stop_midway(
+    command: str, recipe: Path, *, lines: int, number: signal.Signals = signal.SIGKILL
+) -> tuple[int, str]:
+    """Start a training, signal it once metrics.jsonl has so many lines; its exit code and words."""
+    process = start_radrep(command, recipe)
+    metrics = recipe.parent / "run/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.is_file() or len(metrics.read_text().splitlines()) < lines:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    return process.returncode, told
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

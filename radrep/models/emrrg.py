@@ -133,6 +133,10 @@ class Emrrg(nn.Module):
             for part in self.language_model.modules():
                 if isinstance(part, VisualCrossAttention):
                     part.train(mode)
+        # On CPUs the backward of the fused attention takes as long as all the rest of a layer, but
+        # its forward is the faster one.
+        eager = mode and not torch.accelerator.is_available()
+        self.language_model.set_attn_implementation("eager" if eager else "sdpa")
         return self
 
     def encoder_parameters(self) -> list[nn.Parameter]:
@@ -254,8 +258,10 @@ class Emrrg(nn.Module):
         with self._shown(self.encode(batch)) as prompt:
             # Without a mask: padding comes last, so no real token sees it.
             inputs = torch.cat([prompt, self._words(batch.tokens[:, :-1])], dim=1)
+            # By index and not by number: a slice would have the weights copied for every study.
+            kept = torch.arange(inputs.shape[1] - count, inputs.shape[1], device=inputs.device)
             logits = self.language_model(
-                inputs_embeds=inputs, use_cache=False, logits_to_keep=count
+                inputs_embeds=inputs, use_cache=False, logits_to_keep=kept
             ).logits  # (b, l, words)
         # By length and not by id: a tokenizer may pad with the end token.
         real = torch.arange(count, device=logits.device) < batch.lengths[:, None]

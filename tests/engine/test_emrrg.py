@@ -1,9 +1,5 @@
 """EMRRG the whole way: train, go on, evaluate, generate, with a language model of a few bytes."""
 
-import os
-import signal
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +7,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from tests.whole_way import radrep, read_metrics, write_recipe
+from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 MODEL: dict[str, Any] = {
     "name": "emrrg",
@@ -24,13 +20,13 @@ MODEL: dict[str, Any] = {
 }
 
 
-def write(folder: Path, prepared: Path, epochs: int = 1, **model: Any) -> Path:
+def write(folder: Path, prepared: Path, **model: Any) -> Path:
     folder.mkdir(exist_ok=True)
     path = write_recipe(folder, prepared)
     recipe = yaml.safe_load(path.read_text())
     recipe["model"] = MODEL | model
     recipe["data"] |= {"random_crop": False, "max_tokens": 30}
-    recipe["train"]["epochs"] = epochs
+    recipe["train"] |= {"epochs": 1, "save_every_steps": 2}
     recipe["decode"] = {"method": "greedy", "max_words": 8}
     path.write_text(yaml.safe_dump(recipe))
     return path
@@ -64,25 +60,14 @@ def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, phantoms: Path) -> 
     assert "--heatmap" in picture.stderr
 
 
-def test_going_on_repeats_the_loss_curve(emrrg_run: Path, phantoms: Path, tmp_path: Path) -> None:
-    whole = radrep("train", write(tmp_path / "whole", phantoms, epochs=2))
-    assert whole.exit_code == 0, whole.output
-    recipe = write(tmp_path / "parts", phantoms, epochs=2)
-    run = tmp_path / "parts/run"
-
-    def stop_after_an_epoch() -> None:
-        for _ in range(600):
-            if (run / "best").exists():
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=stop_after_an_epoch)
-    thread.start()
-    radrep("train", recipe)
-    thread.join()
-    assert radrep("train", run, "--resume").exit_code == 0
-    assert read_metrics(run) == read_metrics(tmp_path / "whole/run")
+def test_a_killed_run_resumes_to_the_same_curve(
+    emrrg_run: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    recipe = write(tmp_path, phantoms)
+    stop_midway("train", recipe, lines=3)
+    resumed = radrep("train", recipe, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert read_metrics(tmp_path / "run") == read_metrics(emrrg_run)
 
 
 def test_a_frozen_encoder_is_read_from_the_cache(phantoms: Path, tmp_path: Path) -> None:

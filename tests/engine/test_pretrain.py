@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.whole_way import TINY, radrep, read_metrics, write_recipe
+from tests.whole_way import TINY, radrep, read_metrics, stop_midway, write_recipe
 
 ENCODER = {"size": "tiny", "patch_size": 16, "drop_path": 0.0}
 STAGE_ONE: dict[str, Any] = {
@@ -30,7 +30,7 @@ def write(folder: Path, prepared: Path, model: dict[str, Any], **sections: Any) 
     recipe = write_recipe(folder, prepared, **sections)
     typed = yaml.safe_load(recipe.read_text())
     typed |= {"task": "pretrain", "model": model}
-    typed["train"] |= {"epochs": 1}
+    typed["train"] |= {"epochs": 1, "save_every_steps": 2}
     typed["optim"] = {"name": "adamw", "lr": 1e-3, "encoder_lr": 1e-3, "amsgrad": False}
     recipe.write_text(yaml.safe_dump(typed))
     return recipe
@@ -72,6 +72,19 @@ def test_stage_two_starts_from_stage_one_and_is_validated_by_retrieval(
         torch.testing.assert_close(
             after[name.format(direction)], before[name.format("rows")], atol=1e-6, rtol=1e-6
         )
+
+
+@pytest.mark.parametrize("model", [STAGE_ONE, STAGE_TWO], ids=lambda model: model["name"])
+def test_a_killed_stage_resumes_to_the_same_curve(
+    model: dict[str, Any], phantoms: Path, tmp_path: Path
+) -> None:
+    for name in ("whole", "killed"):
+        recipe = write(tmp_path / name, phantoms, model)
+        if name == "killed":
+            stop_midway("pretrain", recipe, lines=3)
+        result = radrep("pretrain", recipe, *["--resume"] * (name == "killed"))
+        assert result.exit_code == 0, result.output
+    assert read_metrics(tmp_path / "killed/run") == read_metrics(tmp_path / "whole/run")
 
 
 def test_a_run_of_pretraining_writes_no_reports(stage_one: Path) -> None:

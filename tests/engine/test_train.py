@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 
 from radrep.engine.optim import check_groups, rate_factor
 from radrep.engine.track import MetricsLog
-from tests.whole_way import radrep, read_metrics, start_radrep, write_recipe
+from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 
 def test_a_run_folder_is_complete(trained_run: Path) -> None:
@@ -50,17 +49,9 @@ def test_a_stopped_run_resumes_to_the_same_curve(
     (tmp_path / "whole").mkdir()
     assert radrep("train", write_recipe(tmp_path / "whole", phantoms, **changes)).exit_code == 0
     recipe = write_recipe(tmp_path, phantoms, **changes)
-    process = start_radrep("train", recipe)
-    metrics = tmp_path / "run/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 7:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    code, told = stop_midway("train", recipe, lines=7, number=number)
     if number == signal.SIGINT:
-        assert process.returncode == 130
+        assert code == 130
         assert "--resume" in told
         assert "Traceback" not in told
     assert not list((tmp_path / "run").glob("**/weights.safetensors.*"))
