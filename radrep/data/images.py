@@ -23,7 +23,7 @@ _BLANK_RANGE = 2
 _DEPTHS = (8, 10, 12, 14, 16)
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
     """Read one radiograph as grey pixels.
 
     PNG and JPEG: EXIF rotation is undone, colour becomes luminance, transparent parts become

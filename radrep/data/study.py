@@ -21,34 +21,58 @@ class SourceImage:
 
     Attributes:
         name: What the source calls it, used in messages and in the left-out list.
-        read: Reads the pixels as uint8 (h, w), black 0; raises DataError with a reason. It can
-            be pickled, so that worker processes may call it.
+        read: Reads the pixels as uint8 (h, w), black 0, given the short side in pixels that is
+            wanted of them: they may come smaller than the file has them, but not smaller than that.
+            Raises DataError with a reason. It can be pickled, so that worker processes may call it.
         projection: "frontal", "lateral" or "unknown".
     """
 
     name: str
-    read: Callable[[], np.ndarray]
+    read: Callable[[int], np.ndarray]
     projection: str = "unknown"
 
 
 @dataclass(frozen=True)
 class SourceStudy:
-    """One study as a raw download has it: images unread, sections as raw text."""
+    """One study as a raw download has it: images unread, sections as raw text.
+
+    Attributes:
+        id: What the source calls it.
+        patient_id: The patient, or None when the source does not say.
+        split: "train", "val" or "test".
+        images: Every view, in the source's order.
+        sections: Raw text by section name ("findings", "impression", "indication", "comparison").
+        report: The whole raw report where the source has one, so that nothing of it is lost.
+        refusal: Why the study cannot be used, where the source itself knows (no report, ...).
+    """
 
     id: str
     patient_id: str | None
     split: str
     images: tuple[SourceImage, ...]
     sections: Mapping[str, str]
+    report: str = ""
+    refusal: str | None = None
 
 
 class Source(Protocol):
-    """A raw download (or a generator) that yields studies in a fixed order."""
+    """A raw download (or a generator) that yields studies in a fixed order.
+
+    Attributes:
+        name: Short, for the manifest: "iu_xray".
+        layout: What was recognised, in words for the user.
+        notes: What the user should know before training on it, such as splits that leak.
+    """
 
     name: str
+    layout: str
+    notes: tuple[str, ...]
 
     def fingerprint(self) -> str:
-        """A hash that changes whenever what the source yields changes."""
+        """A hash that changes when what the source yields changes.
+
+        Of its tables, and of the names and sizes of what else it reads; images are not opened.
+        """
 
     def expected_counts(self) -> dict[str, int] | None:
         """Studies a split that a complete download has, or None where no number is published."""

@@ -224,7 +224,7 @@ def _make_views(task: _Task, out: Path, image_size: int) -> _Views:
     num_square = num_bytes = 0
     for k, image in enumerate(() if task.refusal else task.study.images):
         try:
-            pixels = image.read()
+            pixels = image.read(image_size)
         except DataError as error:
             left_out.append((image.name, str(error)))
             continue

@@ -126,7 +126,7 @@ def test_prepared_pixels_are_exactly_the_fitted_source_pixels(source, tmp_path):
     prepare(source, tmp_path / "out", image_size=40, workers=1)
     for study, number in (("b", 1), ("a", 0)):
         path = tmp_path / "out" / "images" / study / f"{number}.png"
-        original = source.studies[0 if study == "b" else 1].images[number].read()
+        original = source.studies[0 if study == "b" else 1].images[number].read(256)
         assert np.array_equal(read_image(path), fit_short_side(original, 40))
         with Image.open(path) as picture:
             assert (picture.mode, picture.size) == ("L", (50, 40))
@@ -308,7 +308,7 @@ def test_a_full_disk_tells_what_is_free_and_needed(source, tmp_path, monkeypatch
 
 
 def test_a_worker_that_dies_is_told(source, tmp_path):
-    killer = SourceImage("killer", partial(os._exit, 1))
+    killer = SourceImage("killer", os._exit)
     studies = [*source.studies, SourceStudy("k", None, "train", (killer,), {"findings": "x"})]
     with pytest.raises(DataError, match="a worker process died"):
         prepare(DrawnSource(studies), tmp_path / "out", workers=2)
@@ -373,6 +373,6 @@ def test_the_real_iu_folder_is_prepared_whole(data_dir, tmp_path):
     assert [study.id for study in studies] == [study.id for study in source]
     for study, original in list(zip(studies, source, strict=True))[::97]:
         for image, view in zip(study.images, original.images, strict=True):
-            expected = fit_short_side(view.read(), 256)
+            expected = fit_short_side(view.read(256), 256)
             assert np.array_equal(read_image(tmp_path / "iu" / image.path), expected)
     assert prepare(source, tmp_path / "iu").already_done

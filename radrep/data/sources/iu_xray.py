@@ -53,6 +53,7 @@ class IuXraySource:
     """
 
     name = "iu_xray"
+    notes: tuple[str, ...] = ()
 
     def __init__(self, raw: Path) -> None:
         raw = Path(raw)
@@ -233,8 +234,8 @@ def _read_projections(path: Path) -> dict[str | None, list[tuple[str, str]]]:
     return {number: sorted(pairs) for number, pairs in views.items()}
 
 
-def _read(images: Path, name: str) -> np.ndarray:
-    return read_image(_locate(images, name))
+def _read(images: Path, name: str, short_side: int) -> np.ndarray:
+    return read_image(_locate(images, name), short_side)
 
 
 def _locate(images: Path, name: str) -> Path:

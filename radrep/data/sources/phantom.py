@@ -44,6 +44,8 @@ class PhantomSource:
     """
 
     name = "phantom"
+    layout = "drawn"
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class PhantomSource:
         splits = (split for split, count in self._counts.items() for _ in range(count))
         for index, split in enumerate(splits):
             name = f"phantom-{index:06d}"
-            read = partial(draw_study, self._seed, index, self._image_size)
+            read = partial(_read, self._seed, index, self._image_size)
             findings = study_findings(self._seed, index)
             report = write_report(findings, _stream(self._seed, index, _WORDING))
             yield SourceStudy(
@@ -93,6 +95,10 @@ class PhantomSource:
                 images=(SourceImage(f"{name}-frontal", read, "frontal"),),
                 sections={"findings": report},
             )
+
+
+def _read(seed: int, index: int, image_size: int, short_side: int) -> np.ndarray:
+    return draw_study(seed, index, image_size)
 
 
 def draw_study(seed: int, index: int, image_size: int) -> np.ndarray:

@@ -21,7 +21,7 @@ def scene(number: int) -> np.random.Generator:
 
 
 def read(image) -> np.ndarray:
-    return image.read()
+    return image.read(256)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def largest_chests() -> list[int]:
 def test_a_film_is_the_same_in_any_order_and_process():
     source = PhantomSource(6, seed=5, image_size=96)
     images = [study.images[0] for study in source]
-    films = [image.read() for image in images]
+    films = [image.read(256) for image in images]
     assert all(film.dtype == np.uint8 and film.shape == (96, 96) for film in films)
     assert all(not np.array_equal(films[0], film) for film in films[1:])
     order = random.Random(0).sample(range(6), 6)
@@ -73,19 +73,19 @@ def test_a_film_is_the_same_in_any_order_and_process():
 
 def test_reading_can_be_pickled():
     image = next(iter(PhantomSource(1))).images[0]
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(image)).read(), image.read())
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(image)).read(256), image.read(256))
 
 
 def test_the_first_studies_do_not_depend_on_how_many_there_are():
     short, long = list(PhantomSource(5, seed=2)), list(PhantomSource(50, seed=2))
     for one, other in zip(short, long, strict=False):
         assert one.sections == other.sections
-        np.testing.assert_array_equal(one.images[0].read(), other.images[0].read())
+        np.testing.assert_array_equal(one.images[0].read(256), other.images[0].read(256))
 
 
 def test_another_seed_gives_other_studies():
     one, other = next(iter(PhantomSource(1, seed=1))), next(iter(PhantomSource(1, seed=2)))
-    assert not np.array_equal(one.images[0].read(), other.images[0].read())
+    assert not np.array_equal(one.images[0].read(256), other.images[0].read(256))
 
 
 def test_a_finding_covers_at_most_eight_percent_and_at_least_a_visible_spot(changes):
