@@ -43,6 +43,8 @@ class SourceStudy:
         images: Every view, in the source's order.
         sections: Raw text by section name ("findings", "impression", "indication", "comparison").
         report: The whole raw report where the source has one, so that nothing of it is lost.
+        labels: Findings that a table of the source names: 1 present, 0 absent, -1 uncertain; those
+            it says nothing of are not there.
         refusal: Why the study cannot be used, where the source itself knows (no report, ...).
     """
 
@@ -52,6 +54,7 @@ class SourceStudy:
     images: tuple[SourceImage, ...]
     sections: Mapping[str, str]
     report: str = ""
+    labels: Mapping[str, int] = field(default_factory=dict)
     refusal: str | None = None
 
 
