@@ -39,6 +39,14 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> list[Path]:
+    """Four of their films as files."""
+    from tests.whole_way import write_films
+
+    return write_films(phantoms, tmp_path_factory.mktemp("films"))
+
+
+@pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
     """A run of the tiny recipe, trained for two epochs by the command."""
     from tests.whole_way import radrep, write_recipe

@@ -1,6 +1,7 @@
 """A recipe and phantoms small enough to train in seconds, for the tests that run commands."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from radrep.cli import app
 from radrep.data.sources.phantom import PhantomSource
+from radrep.data.store import PREPARED, PreparedStudies, encode_image
 from radrep.engine.prepare import prepare
 
 TINY: dict[str, Any] = {
@@ -34,10 +36,33 @@ TINY: dict[str, Any] = {
 }
 
 
-def draw_prepared(folder: Path) -> Path:
-    """Prepare 48 phantoms: 32 to train, 8 and 8 to validate and test."""
-    source = PhantomSource(48, image_size=64, splits=(4 / 6, 1 / 6, 1 / 6))
+def draw_prepared(folder: Path, num: int = 48) -> Path:
+    """Prepare phantoms, 48 of them: 32 to train, 8 and 8 to validate and test."""
+    source = PhantomSource(num, image_size=64, splits=(4 / 6, 1 / 6, 1 / 6))
     return prepare(source, folder, image_size=64, workers=1).out
+
+
+def write_films(prepared: Path, folder: Path, split: str = "train", num: int = 4) -> list[Path]:
+    """The first images of the first studies of a split, as files named by the study."""
+    folder.mkdir(exist_ok=True)
+    studies = PreparedStudies(prepared, split)
+    films = []
+    for index in range(min(num, len(studies))):
+        films.append(folder / f"{studies[index].id}.png")
+        films[-1].write_bytes(encode_image(studies.read_images(index)[0]))
+    return films
+
+
+def without_split(prepared: Path, copy: Path, split: str) -> Path:
+    """A copy of a prepared folder that never had the studies of a split."""
+    shutil.copytree(prepared, copy)
+    record = json.loads((copy / PREPARED).read_text())
+    for shard in record["shards"]:
+        if shard["split"] == split:
+            (copy / shard["name"]).unlink()
+    record["shards"] = [shard for shard in record["shards"] if shard["split"] != split]
+    (copy / PREPARED).write_text(json.dumps(record))
+    return copy
 
 
 def write_recipe(folder: Path, prepared: Path, **sections: dict[str, Any]) -> Path:

@@ -7,12 +7,12 @@ import typer
 from typer.core import TyperGroup
 
 from radrep import __version__
-from radrep.cli import cache, demo, doctor, eval, generate, prepare, recipes, train, weights
+from radrep.cli import cache, data, demo, doctor, eval, generate, prepare, recipes, train, weights
 from radrep.cli.console import show_error
 from radrep.errors import RadrepError
 
 ORDER = (
-    *("prepare", "cache"),
+    *("prepare", "data", "cache"),
     *("pretrain", "train"),
     *("eval", "generate"),
     *("import", "export", "merge"),
@@ -79,6 +79,7 @@ def radrep(
 
 
 app.add_typer(prepare.app, name="prepare", rich_help_panel="Data")
+app.add_typer(data.app, name="data", rich_help_panel="Data")
 app.add_typer(cache.app, name="cache", rich_help_panel="Data")
 app.command(rich_help_panel="Learn")(train.pretrain)
 app.command(rich_help_panel="Learn")(train.train)

@@ -139,13 +139,13 @@ class TerminalReporter(Reporter):
         start = shown = time.monotonic()
         done = 0
 
-        def advance(n: int = 1) -> None:
+        def advance(n: int = 1, note: str = "") -> None:
             nonlocal done, shown
             done += n
             now = time.monotonic()
             if now - shown >= (REDRAW_SECONDS if self._moves else PLAIN_SECONDS):
                 shown = now
-                self._show_progress(label, done, total, unit, now - start)
+                self._show_progress(label, done, total, unit, now - start, note)
 
         if self._moves:
             self._show_progress(label, 0, total, unit, 0.0)
@@ -157,11 +157,13 @@ class TerminalReporter(Reporter):
         rate = f", {_rate(done, seconds)} {unit}/s" if done else ""
         self._console.print(f"{label}  {done} {unit} in {_clock(seconds)}{rate}", soft_wrap=True)
 
-    def _show_progress(self, label: str, done: int, total: int, unit: str, seconds: float) -> None:
+    def _show_progress(
+        self, label: str, done: int, total: int, unit: str, seconds: float, note: str = ""
+    ) -> None:
         facts = f"{done}/{total} {unit}"
         if done:
             left = _clock(seconds * max(total - done, 0) / done)
-            facts += f"  {_rate(done, seconds)}/s  {left} left"
+            facts += f"  {note or _rate(done, seconds) + '/s'}  {left} left"
         if self._moves:
             self._draw(label, done, total, facts)
         else:

@@ -102,5 +102,5 @@ def _draw(report: "WrittenReport", path: Path) -> None:
     from radrep.data.images import fit_short_side, read_image
     from radrep.report.heatmap import draw_looks
 
-    films = [fit_short_side(read_image(image), 512) for image in report.images]
+    films = [fit_short_side(read_image(image, 512), 512) for image in report.images]
     draw_looks(films, report.looks).save(path, format="PNG")

@@ -1,11 +1,15 @@
 """radrep prepare: a raw download to a checked, prepared folder."""
 
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radrep.cli.console import TerminalReporter, say, table
+from radrep.cli.console import TerminalReporter, say, show_error, table
+from radrep.cli.data import show_leaks
 
 if TYPE_CHECKING:
     from radrep.data.study import Source
@@ -16,6 +20,17 @@ app = typer.Typer(no_args_is_help=True)
 Out = Annotated[Path, typer.Option(help="The folder to make.")]
 ImageSize = Annotated[int, typer.Option(min=32, help="Short side of the images, in pixels.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="At most so many studies of each split, for a first try.")
+]
+Views = Annotated[str, typer.Option(help="all, frontal or lateral: the images that are kept.")]
+Section = Annotated[
+    str,
+    typer.Option(
+        help="findings, impression or both: studies without it are left out; any: none is."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; write nothing.")]
 
 
 @app.callback()
@@ -28,18 +43,101 @@ def prepare() -> None:
 
 @app.command()
 def iu(
-    raw: Annotated[Path, typer.Option(help="The folder that holds annotation.json and images/.")],
+    raw: Annotated[Path, typer.Option(help="The folder of the download, in any of its layouts.")],
     out: Out = Path("data/iu"),
     image_size: ImageSize = 256,
+    limit: Limit = None,
+    views: Views = "all",
+    section: Section = "both",
     workers: Workers = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """IU X-Ray, as the R2Gen project hands it out.
+    """IU X-Ray: R2Gen's folder, Open-i's own files (PNG or DICOM), or Kaggle's.
 
     Example:  radrep prepare iu --raw downloads/iu_xray --out data/iu
     """
     from radrep.data.sources.iu_xray import IuXraySource
 
-    _run(IuXraySource(raw), out, image_size, workers)
+    with scratch_beside(out) as scratch:
+        source = IuXraySource(raw, scratch)
+        _run(source, out, image_size, limit, views, section, workers, dry_run)
+
+
+@app.command()
+def mimic(
+    raw: Annotated[Path, typer.Option(help="The folder of MIMIC-CXR-JPG (or MIMIC-CXR's DICOM).")],
+    reports: Annotated[
+        Path | None,
+        typer.Option(help="Where MIMIC-CXR's reports lie.", show_default="the same folder"),
+    ] = None,
+    out: Out = Path("data/mimic"),
+    image_size: ImageSize = 256,
+    limit: Limit = None,
+    views: Views = "all",
+    section: Section = "both",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+) -> None:
+    """MIMIC-CXR: images of MIMIC-CXR-JPG or MIMIC-CXR, reports and tables from PhysioNet.
+
+    Example:  radrep prepare mimic --raw mimic-cxr-jpg --reports mimic-cxr --limit 100
+    """
+    from radrep.data.sources.mimic_cxr import MimicCxrSource
+
+    source = MimicCxrSource(raw, reports)
+    _run(source, out, image_size, limit, views, section, workers, dry_run)
+
+
+@app.command()
+def chexpert_plus(
+    raw: Annotated[Path, typer.Option(help="The folder that holds df_chexpert_plus_240401.csv.")],
+    split: Annotated[str, typer.Option(help="official, or cxpmrg (CXPMRG's annotation.json).")] = (
+        "official"
+    ),
+    out: Out = Path("data/chexpert_plus"),
+    image_size: ImageSize = 256,
+    limit: Limit = None,
+    views: Views = "all",
+    section: Section = "both",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+) -> None:
+    """CheXpert Plus, with its own split or CXPMRG's.
+
+    Example:  radrep prepare chexpert-plus --raw chexpert_plus --split cxpmrg
+    """
+    from radrep.data.sources.chexpert_plus import ChexpertPlusSource
+
+    source = ChexpertPlusSource(raw, split)
+    _run(source, out, image_size, limit, views, section, workers, dry_run)
+
+
+@app.command()
+def folder(
+    raw: Annotated[Path, typer.Option(help="A folder with images, in folders of any depth.")],
+    reports: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV, TSV or JSONL file with a column of image paths.",
+            show_default="reports.csv, reports.jsonl or labels.csv in the folder",
+        ),
+    ] = None,
+    out: Out = Path("data/folder"),
+    image_size: ImageSize = 256,
+    limit: Limit = None,
+    views: Views = "all",
+    section: Section = "any",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Images of your own, PNG, JPEG or DICOM, with or without a table of reports.
+
+    Example:  radrep prepare folder --raw scans --reports scans/reports.csv --out data/mine
+    """
+    from radrep.data.sources.folder import FolderSource
+
+    source = FolderSource(raw, reports)
+    _run(source, out, image_size, limit, views, section, workers, dry_run)
 
 
 @app.command()
@@ -49,6 +147,7 @@ def phantom(
     out: Out = Path("data/phantom"),
     image_size: ImageSize = 256,
     workers: Workers = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Synthetic chest films with findings that their reports name.
 
@@ -56,19 +155,75 @@ def phantom(
     """
     from radrep.data.sources.phantom import PhantomSource
 
-    _run(PhantomSource(num_studies, seed=seed, image_size=image_size), out, image_size, workers)
+    source = PhantomSource(num_studies, seed=seed, image_size=image_size)
+    _run(source, out, image_size, None, "all", "both", workers, dry_run)
 
 
-def _run(source: "Source", out: Path, image_size: int, workers: int | None) -> None:
+@contextmanager
+def scratch_beside(out: Path) -> Iterator[Path]:
+    """A folder that archives may be unpacked into; removed when all went well."""
+    scratch = out.with_name(out.name + ".unpacked")
+    yield scratch
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run(
+    source: "Source",
+    out: Path,
+    image_size: int,
+    limit: int | None,
+    views: str,
+    section: str,
+    workers: int | None,
+    dry_run: bool,
+) -> None:
+    from radrep.engine.prepare import Choice, count_studies
     from radrep.engine.prepare import prepare as run
 
+    choice = Choice(limit, views, section)
+    say(f"{source.name}: {source.layout}")
+    for note in source.notes:
+        say(f"note: {note}")
+    if dry_run:
+        with TerminalReporter() as reporter:
+            counts = count_studies(source, choice, reporter=reporter)
+        _show_counts(counts, source.expected_counts())
+        return
     with TerminalReporter() as reporter:
-        result = run(source, out, image_size=image_size, workers=workers, reporter=reporter)
-    _show(result)
+        try:
+            result = run(
+                source,
+                out,
+                image_size=image_size,
+                choice=choice,
+                workers=workers,
+                reporter=reporter,
+            )
+        except KeyboardInterrupt:
+            kept = out.with_name(out.name + ".partial")
+            if not kept.exists():
+                raise
+            told = f"stopped; what is done is kept in {kept}, and the same command goes on from it"
+            show_error(told, prefix="")
+            raise typer.Exit(130) from None
+    _show(result, limit)
 
 
-def _show(result: "PrepareResult") -> None:
-    expected = result.expected
+def _show_counts(
+    counts: Mapping[str, Mapping[str, int]], expected: Mapping[str, int] | None
+) -> None:
+    table(
+        ("split", "studies", "images", "left out", "expected studies"),
+        [
+            (split, *row.values(), expected[split] if expected else None)
+            for split, row in counts.items()
+        ],
+    )
+    say("Counted without opening an image; nothing was written.")
+
+
+def _show(result: "PrepareResult", limit: int | None) -> None:
+    expected = None if limit else result.expected
     rows = [
         (split, count, result.image_counts[split], expected[split] if expected else None)
         for split, count in result.counts.items()
@@ -84,6 +239,7 @@ def _show(result: "PrepareResult") -> None:
         say(f"These counts differ from a complete download's: {told} studies.")
     if result.num_images and result.num_square == result.num_images:
         say("All images were squares already: somebody squashed them. Say so beside scores.")
+    show_leaks(result.leaks)
     if result.left_out:
         say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
         for what, reason in result.left_out[:10]:

@@ -2,20 +2,25 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from radrep.data.batch import Batch
-from radrep.data.images import read_image
 from radrep.data.preprocess import Preprocess
-from radrep.data.study import Study
+from radrep.data.reports import target_text
+from radrep.data.store import PreparedStudies
+from radrep.data.study import Image, Study
 from radrep.data.tokenizer import ReportCodec
 from radrep.errors import DataError
+
+# Eight thousand studies of full shards: shuffled well enough, and in every operating system's
+# cache of files.
+_SHARDS_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,11 @@ class View:
     """One image that a model is given.
 
     Attributes:
-        path: Relative to the prepared folder.
+        number: Which of the study's images.
         saliency: It is masked by a saliency map.
     """
 
-    path: str
+    number: int
     saliency: bool = False
 
 
@@ -40,17 +45,14 @@ def views_of(study: Study, *, pair: str, max_views: int) -> tuple[View, ...]:
         max_views: At most this many views; a study with fewer has fewer, never a copied one.
 
     Raises:
-        DataError: If pair is "saliency" and the prepared folder has no masked image.
+        DataError: If pair is "saliency", since prepared folders have no masked images.
     """
     if pair == "views":
-        return tuple(View(image.path) for image in study.images[:max_views])
-    first = study.images[0]
-    if first.saliency is None:
-        raise DataError(
-            f"study {study.id} has no saliency image, which data.pair: saliency asks for; "
-            "use data.pair: views, or prepare the masked images first"
-        )
-    return View(first.path), View(first.saliency, saliency=True)
+        return tuple(map(View, range(min(len(study.images), max_views))))
+    raise DataError(
+        f"study {study.id} has no saliency image, which data.pair: saliency asks for; "
+        "use data.pair: views"
+    )
 
 
 @dataclass(frozen=True)
@@ -66,39 +68,42 @@ class Sample:
 class ReportDataset(Dataset[Sample]):
     """The studies of a split with pixels or cached features, and the tokens of their reports.
 
+    Everything is read when it is asked for: a data set of any size takes the same memory.
+
     Args:
         studies: The studies.
-        texts: Raw report text of each study.
-        views: Views of each study.
-        prepared: The prepared folder.
+        target: Which text of a study becomes tokens, see `target_text`.
+        pair: Which images a study gives, see `views_of`.
+        max_views: At most this many.
         preprocess: What turns pixels into network input.
         codec: What turns text into ids.
         max_tokens: Length at which the ids are cut.
         random_crop: Crop at random, as in training, by a seed drawn from (seed, epoch, study).
         seed: Seed of the crops.
-        features: Gives the cached patches of a view, (n, c), in place of its pixels.
+        features: Gives the cached patches of an image, (n, c), in place of its pixels.
     """
 
     def __init__(
         self,
-        studies: Sequence[Study],
-        texts: Sequence[str],
-        views: Sequence[tuple[View, ...]],
+        studies: PreparedStudies,
         *,
-        prepared: Path,
+        target: str,
+        pair: str,
+        max_views: int,
         preprocess: Preprocess,
         codec: ReportCodec,
         max_tokens: int,
         random_crop: bool = False,
         seed: int = 0,
-        features: Callable[[View], Tensor] | None = None,
+        features: Callable[[Image, View], Tensor] | None = None,
     ) -> None:
         self.studies = studies
-        self.texts = texts
-        self.views = views
-        self._prepared = prepared
+        self._target = target
+        self._pair = pair
+        self._max_views = max_views
         self._preprocess = preprocess
-        self._tokens = [torch.tensor(codec.encode(text, max_tokens)) for text in texts]
+        self._codec = codec
+        self._max_tokens = max_tokens
         self._random_crop = random_crop
         self._seed = seed
         self._features = features
@@ -109,16 +114,19 @@ class ReportDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The sample of (epoch, index of the study)."""
         epoch, index = key
-        views = self.views[index]
+        study = self.studies[index]
+        views = views_of(study, pair=self._pair, max_views=self._max_views)
         images = features = None
         if self._features is not None:
-            features = torch.stack([self._features(view) for view in views])  # (views, n, c)
+            given = [self._features(study.images[view.number], view) for view in views]
+            features = torch.stack(given)  # (views, n, c)
         else:
-            images = torch.stack([self._pixels(view, epoch, index) for view in views])
-        return Sample(self.studies[index].id, images, features, self._tokens[index])
+            pixels = self.studies.read_images(index, self._max_views)
+            images = torch.stack([self._fit(pixels[v.number], v, epoch, index) for v in views])
+        tokens = self._codec.encode(target_text(study.sections, self._target), self._max_tokens)
+        return Sample(study.id, images, features, torch.tensor(tokens))
 
-    def _pixels(self, view: View, epoch: int, index: int) -> Tensor:
-        pixels = read_image(self._prepared / view.path)
+    def _fit(self, pixels: np.ndarray, view: View, epoch: int, index: int) -> Tensor:
         if not self._random_crop:
             return self._preprocess.evaluate(pixels, saliency=view.saliency)
         # Its own generator: the same cut whatever worker or process does it, and however often
@@ -148,8 +156,11 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     All processes see disjoint parts of one permutation and the same number of batches: the last
     round is filled up from the front of the permutation when it does not divide evenly.
 
+    A set of many shards is shuffled as a slow disk can follow: the shards at random, then, a few
+    of them at a time, the studies of these.
+
     Args:
-        num_studies: Studies in all.
+        shard_sizes: Studies of each shard.
         batch_size: Studies a batch and process.
         seed: Seed of the permutations.
         num_processes: Processes that train together.
@@ -158,14 +169,15 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     def __init__(
         self,
-        num_studies: int,
+        shard_sizes: Sequence[int],
         batch_size: int,
         *,
         seed: int,
         num_processes: int = 1,
         process: int = 0,
     ) -> None:
-        self._num_studies = num_studies
+        self._shard_sizes = shard_sizes
+        self._num_studies = sum(shard_sizes)
         self._batch_size = batch_size
         self._seed = seed
         self._num_processes = num_processes
@@ -187,13 +199,29 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        order = torch.randperm(self._num_studies, generator=generator).tolist()
+        order = self._shuffled(generator)
         order += order[: -len(order) % self._num_processes]
         for batch in range(self._first_batch, self.num_batches):
             size = self._batch_size * self._num_processes
             together = order[batch * size : (batch + 1) * size]
             mine = together[self._process :: self._num_processes]
             yield [(self._epoch, index) for index in mine]
+
+    def _shuffled(self, generator: torch.Generator) -> list[int]:
+        if len(self._shard_sizes) <= _SHARDS_TOGETHER:
+            return torch.randperm(self._num_studies, generator=generator).tolist()
+        starts = np.cumsum([0, *self._shard_sizes])
+        shards = torch.randperm(len(self._shard_sizes), generator=generator).tolist()
+        order: list[int] = []
+        for first in range(0, len(shards), _SHARDS_TOGETHER):
+            together = np.concatenate(
+                [
+                    np.arange(starts[shard], starts[shard + 1])
+                    for shard in shards[first : first + _SHARDS_TOGETHER]
+                ]
+            )
+            order += together[torch.randperm(len(together), generator=generator).numpy()].tolist()
+        return order
 
 
 def in_order(

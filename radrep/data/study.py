@@ -1,18 +1,13 @@
 """The study: what a source yields, what the prepared folder holds, one row each."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from radrep.errors import DataError
-
 PROJECTIONS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "val", "test")
-MANIFEST = "manifest.jsonl"
 
 
 @dataclass(frozen=True)
@@ -89,17 +84,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Image:
-    """One prepared image.
+    """One prepared image; its pixels are read apart, see `radrep.data.store`.
 
     Attributes:
-        path: Relative to the prepared folder.
+        name: What the source calls it.
         projection: "frontal", "lateral" or "unknown".
-        saliency: The same image under its saliency mask, relative too, or None.
+        sha256: Of its file's bytes, in hexadecimal: equal images have equal ones.
     """
 
-    path: str
-    projection: str = "unknown"
-    saliency: str | None = None
+    name: str
+    projection: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -113,6 +108,8 @@ class Study:
         images: Every view, in the source's order.
         sections: Raw text by section name ("findings", "impression", "indication", "comparison").
         source: Name of the source.
+        report: The whole raw report, empty where the source has only sections.
+        labels: Findings that a table of the source names: 1 present, 0 absent, -1 uncertain.
     """
 
     id: str
@@ -121,43 +118,5 @@ class Study:
     images: tuple[Image, ...]
     sections: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
-
-    def to_json(self) -> str:
-        """The study as one line of the manifest."""
-        return json.dumps(asdict(self))  # in ASCII: a broken character of a report cannot break it
-
-    @classmethod
-    def from_json(cls, line: str) -> "Study":
-        """Read one line of the manifest.
-
-        Raises:
-            DataError: If the line is not a study.
-        """
-        try:
-            row = json.loads(line)
-            row["images"] = tuple(Image(**image) for image in row["images"])
-            return cls(**row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"not a study: {line[:80]!r} ({error})") from error
-
-
-def read_manifest(prepared: Path, splits: tuple[str, ...]) -> list[Study]:
-    """Read the studies of the given splits from a prepared folder, in manifest order.
-
-    The splits are named by the caller so that nothing opens the test split by accident.
-
-    Raises:
-        DataError: If the manifest is missing or broken, or a split has no study.
-    """
-    path = prepared / MANIFEST
-    if not path.is_file():
-        raise DataError(
-            f"{path} not found. Make it with: radrep prepare iu --raw DIR --out {prepared}"
-        )
-    with path.open(encoding="utf-8") as lines:
-        studies = [Study.from_json(line) for line in lines if line.strip()]
-    chosen = [study for study in studies if study.split in splits]
-    for split in splits:
-        if not any(study.split == split for study in chosen):
-            raise DataError(f"{path}: the split '{split}' has no study")
-    return chosen
+    report: str = ""
+    labels: Mapping[str, int] = field(default_factory=dict)

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from radrep.data.dataset import ReportDataset, View, views_of
+from radrep.data.dataset import ReportDataset
 from radrep.data.preprocess import Preprocess
-from radrep.data.reports import get_cleaner, target_text
-from radrep.data.study import Study, read_manifest
+from radrep.data.reports import get_cleaner
+from radrep.data.store import PreparedStudies
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.engine.encoder_weights import load_adapters, load_encoder
 from radrep.engine.features import FeatureStore, cache_folder
@@ -49,59 +49,32 @@ class _LanguageCodec:
         return self.language.decode(ids)
 
 
-@dataclass(frozen=True)
-class Split:
-    """The studies of a split that have the text a recipe asks for.
-
-    Attributes:
-        name: "train", "val" or "test".
-        studies: The studies.
-        texts: Raw report text of each.
-        views: Views of each.
-        num_without_text: Studies left out for want of the text.
-    """
-
-    name: str
-    studies: list[Study]
-    texts: list[str]
-    views: list[tuple[View, ...]]
-    num_without_text: int
-
-
-def read_split(data: Data, name: str, *, need_text: bool = True) -> Split:
+def read_split(data: Data, name: str, *, need_text: bool = True) -> PreparedStudies:
     """Read one split of the prepared folder.
 
     Args:
         data: Which folder and which text.
         name: "train", "val" or "test".
-        need_text: Leave out studies without the text; else they have an empty one.
+        need_text: Leave out studies without the text.
 
     Raises:
         DataError: If the folder is missing or the split has no study with the text.
     """
-    studies = read_manifest(data.prepared, (name,))
-    texts = [target_text(study.sections, data.target) for study in studies]
-    kept = [
-        (s, text or "") for s, text in zip(studies, texts, strict=True) if text or not need_text
-    ]
-    if not kept:
+    studies = PreparedStudies(data.prepared, name, target=data.target if need_text else None)
+    if not studies:
         raise DataError(
-            f"{data.prepared}: none of the {len(studies)} studies of the split '{name}' has "
-            f"{data.target}; choose another data.target"
+            f"{data.prepared}: none of the {studies.num_without_text} studies of the split "
+            f"'{name}' has {data.target}; choose another data.target"
         )
-    return Split(
-        name=name,
-        studies=[study for study, _ in kept],
-        texts=[text for _, text in kept],
-        views=[views_of(study, pair=data.pair, max_views=data.max_views) for study, _ in kept],
-        num_without_text=len(studies) - len(kept),
-    )
+    return studies
 
 
-def build_tokenizer(data: Data, train: Split) -> Tokenizer:
+def build_tokenizer(data: Data, train: PreparedStudies) -> Tokenizer:
     """Collect the vocabulary of the training reports."""
     section = data.tokenizer
-    return Tokenizer.build(train.texts, min_count=section.min_count, cleaner=section.cleaner)
+    return Tokenizer.build(
+        train.texts(data.target), min_count=section.min_count, cleaner=section.cleaner
+    )
 
 
 def build_preprocess(data: Data, model: Model) -> Preprocess:
@@ -137,7 +110,7 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> ReportCod
 
 def build_dataset(
     recipe: Recipe,
-    split: Split,
+    studies: PreparedStudies,
     *,
     preprocess: Preprocess,
     codec: ReportCodec,
@@ -145,15 +118,16 @@ def build_dataset(
     features: FeatureStore | None = None,
 ) -> ReportDataset:
     """The samples of a split; random crops in training only."""
+    data = recipe.data
     return ReportDataset(
-        split.studies,
-        split.texts,
-        split.views,
-        prepared=Path(recipe.data.prepared),
+        studies,
+        target=data.target,
+        pair=data.pair,
+        max_views=data.max_views,
         preprocess=preprocess,
         codec=codec,
-        max_tokens=recipe.data.max_tokens,
-        random_crop=training and (recipe.data.random_crop or recipe.data.random_resized_crop),
+        max_tokens=data.max_tokens,
+        random_crop=training and (data.random_crop or data.random_resized_crop),
         seed=recipe.train.seed,
         features=features,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from radrep.data.sources.phantom import PhantomSource
-from radrep.data.study import read_manifest
+from radrep.data.store import PreparedStudies, encode_image
 from radrep.engine.evaluate import EvalResult, evaluate
 from radrep.engine.generate import ReportWriter, WrittenReport
 from radrep.engine.prepare import PrepareResult, prepare
@@ -17,7 +17,7 @@ from radrep.metrics.baselines import best_constants
 from radrep.metrics.named_findings import chance_f1, named_findings_f1
 from radrep.recipe.load import load_recipe
 
-PREPARED, RUN = "data", "run"
+PREPARED, RUN, FILM = "data", "run", "film.png"
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,12 @@ def run_demo(
     recipe = load_recipe("demo", [*overrides, f"data.prepared={out / PREPARED}"])
     trained = train(recipe, out=out / RUN, reporter=reporter)
     evaluated = evaluate(trained.run, split="test", reporter=reporter)
-    train_texts = [s.sections["findings"] for s in read_manifest(out / PREPARED, ("train",))]
+    train_texts = PreparedStudies(out / PREPARED, "train").texts("findings")
     # Every test report is a candidate's rival: the constant is chosen on training reports.
     constant = best_constants(train_texts, train_texts, metrics=("cider",))["cider"].report
-    study = read_manifest(out / PREPARED, ("test",))[0]
-    report = ReportWriter(trained.run).write(out / PREPARED / study.images[0].path)
+    film = out / FILM
+    film.write_bytes(encode_image(PreparedStudies(out / PREPARED, "test").read_images(0)[0]))
+    report = ReportWriter(trained.run).write(film)
     references, generated = evaluated.references, evaluated.predictions
     return DemoResult(
         out=out,
@@ -93,6 +94,6 @@ def run_demo(
         shuffled_f1=chance_f1(references, generated),
         constant_f1=named_findings_f1(references, [constant] * len(references)).f1,
         report=report,
-        reference=study.sections["findings"],
+        reference=references[0],
         seconds=time.monotonic() - start,
     )

@@ -11,8 +11,8 @@ import numpy as np
 
 from radrep.data.dataset import in_order
 from radrep.data.reports import get_cleaner
-from radrep.data.study import MANIFEST, Study
-from radrep.engine.build import Split, build_dataset, build_preprocess, read_split
+from radrep.data.store import PreparedStudies, read_shards
+from radrep.engine.build import build_dataset, build_preprocess, read_split
 from radrep.engine.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_of
 from radrep.engine.files import write_whole
 from radrep.engine.generate import best_device, report_model, write_reports
@@ -129,6 +129,7 @@ def evaluate(
     data = loaded.recipe.data
     name = split or _default_split(data.prepared, reporter)
     studies = read_split(data, name)
+    raw = studies.texts(data.target)
     predictions = _predict(loaded, studies, decode or loaded.recipe.decode, reporter)
     cleaner = get_cleaner(data.tokenizer.cleaner)
     scored = scored_predictions(predictions, clean=cleaner if clean_predictions else None)
@@ -140,8 +141,8 @@ def evaluate(
         vocabulary, limit = loaded.tokenizer.vocabulary, data.max_tokens
         return published_references(texts, clean=cleaner, vocabulary=vocabulary, max_tokens=limit)
 
-    candidates = full_references(train.texts, clean=cleaner).texts
-    chosen_on = references("published", val.texts).texts
+    candidates = full_references(train.texts(data.target), clean=cleaner).texts
+    chosen_on = references("published", val.texts(data.target)).texts
     with reporter.progress("constant baselines", 1, "searches") as advance:
         constants = best_constants(candidates, chosen_on)
         advance()
@@ -150,7 +151,7 @@ def evaluate(
         f"constant, best {metric}": [constant.report] * len(scored)
         for metric, constant in constants.items()
     }
-    wanted = {protocol: references(protocol, studies.texts) for protocol in PROTOCOLS}
+    wanted = {protocol: references(protocol, raw) for protocol in PROTOCOLS}
     with reporter.progress("scoring", 1, "evaluations") as advance:
         scores = score_systems(
             {
@@ -168,16 +169,16 @@ def evaluate(
     if isinstance(loaded.model, Emrrg) and loaded.model.language.note:
         notes.append(f"language model: {loaded.model.language.note}")
     folder = out or run_of(loaded.folder)
-    ids = "\n".join(study.id for study in studies.studies)
+    ids = "\n".join(study.id for study in studies)
     result = EvalResult(
         checkpoint=loaded.folder,
         split=name,
-        num_studies=len(studies.studies),
+        num_studies=len(studies),
         ids_sha256=hashlib.sha256(ids.encode()).hexdigest(),
         protocols=tuple(protocols),
-        diversity=vars(measure_diversity(references("full", studies.texts).texts, scored)),
+        diversity=vars(measure_diversity(references("full", raw).texts, scored)),
         notes=tuple(dict.fromkeys(notes)),
-        references=tuple(studies.texts),
+        references=tuple(raw),
         predictions=tuple(predictions),
         scores_file=folder / f"scores-{name}.json",
         predictions_file=folder / f"predictions-{name}.jsonl",
@@ -188,19 +189,19 @@ def evaluate(
 
 def _default_split(prepared: Path, reporter: Reporter) -> str:
     """Test, or val where a data set came without its test studies."""
-    manifest = prepared / MANIFEST
-    if not manifest.is_file():
+    if not prepared.is_dir():
         raise DataError(
-            f"{manifest} not found: the run was trained on it. Prepare the data again there"
+            f"{prepared} not found: the run was trained on it. Prepare the data again there"
         )
-    with manifest.open(encoding="utf-8") as lines:
-        if any(Study.from_json(line).split == "test" for line in lines):
-            return "test"
+    if any(shard["split"] == "test" for shard in read_shards(prepared)):
+        return "test"
     reporter.warn(f"{prepared} has no test study, so the validation split is scored")
     return "val"
 
 
-def _predict(loaded: Loaded, split: Split, decode: Decode, reporter: Reporter) -> list[str]:
+def _predict(
+    loaded: Loaded, split: PreparedStudies, decode: Decode, reporter: Reporter
+) -> list[str]:
     """Write the report of every study from its pixels, never from cached features."""
     recipe = loaded.recipe
     model = report_model(loaded).to(best_device())
@@ -212,7 +213,7 @@ def _predict(loaded: Loaded, split: Split, decode: Decode, reporter: Reporter) -
     )
     num_workers = min(recipe.data.num_workers, count_cores())
     batches = in_order(dataset, decode.batch_size, num_workers=num_workers)
-    with reporter.progress(f"reports for {split.name}", len(dataset), "studies") as advance:
+    with reporter.progress(f"reports for {split.split}", len(dataset), "studies") as advance:
         written = write_reports(
             model,
             batches,
@@ -223,7 +224,7 @@ def _predict(loaded: Loaded, split: Split, decode: Decode, reporter: Reporter) -
             advance=advance,
         )
     ids = [id_ for id_, _ in written]
-    assert len(set(ids)) == len(split.studies), "every study has one report"
+    assert len(set(ids)) == len(split), "every study has one report"
     return [text for _, text in written]
 
 
@@ -265,12 +266,12 @@ def _systems(
     return tuple(systems)
 
 
-def _write(result: EvalResult, split: Split, loaded: Loaded, decode: Decode) -> None:
+def _write(result: EvalResult, split: PreparedStudies, loaded: Loaded, decode: Decode) -> None:
     """Write scores-<split>.json and predictions-<split>.jsonl."""
     rows = [
         {"id": study.id, "reference": reference, "generated": generated}
         for study, reference, generated in zip(
-            split.studies, result.references, result.predictions, strict=True
+            split, result.references, result.predictions, strict=True
         )
     ]
     result.scores_file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from radrep.data.dataset import View
-from radrep.data.images import read_image
+from radrep.data.dataset import View, views_of
 from radrep.data.preprocess import Preprocess
+from radrep.data.store import PreparedStudies
+from radrep.data.study import Image
 from radrep.engine.files import replace_folder
 from radrep.engine.reporter import Reporter
 from radrep.errors import DataError
@@ -75,57 +76,78 @@ class FeatureStore:
         self._rows: dict[str, int] = json.loads((folder / INDEX).read_text())["rows"]
         self._features: np.ndarray | None = None
 
-    def __call__(self, view: View) -> Tensor:
-        """Patches of a view, float32 (n, c)."""
+    def __call__(self, image: Image, view: View) -> Tensor:
+        """Patches of an image, float32 (n, c)."""
         if self._features is None:  # opened in the process that reads, not sent to it
             self._features = np.load(self._folder / FEATURES, mmap_mode="r")
-        return torch.from_numpy(np.array(self._features[self._rows[view.path]]))
+        return torch.from_numpy(np.array(self._features[self._rows[_row_key(image, view)]]))
 
 
 def cached_features(
     encoder: nn.Module,
     preprocess: Preprocess,
-    prepared: Path,
-    views: Iterable[View],
+    splits: Iterable[PreparedStudies],
     *,
+    pair: str,
+    max_views: int,
     device: torch.device,
     reporter: Reporter,
 ) -> FeatureStore:
-    """The features of these views, from the cache or computed now.
+    """The features of the images that training is given, from the cache or computed now.
 
     Args:
         encoder: A frozen encoder, normalised pixels (v, 3, h, w) -> patches (v, n, c).
         preprocess: The preprocessing; images are squashed, never cropped at random.
-        prepared: The prepared folder.
-        views: The views.
+        splits: The studies.
+        pair: Which images a study gives, see `views_of`.
+        max_views: At most this many.
         device: Where the encoder computes.
         reporter: Who is told how it goes.
 
     Raises:
         DataError: If the disk has no room for them or an image cannot be read.
     """
-    wanted = sorted({view.path: view for view in views}.values(), key=lambda view: view.path)
-    key = _key(encoder, preprocess, prepared, wanted)
-    folder = cache_folder() / "features" / key
+    wanted: dict[str, _Place] = {}  # equal images once
+    for studies in splits:
+        for index, study in enumerate(studies):
+            for view in views_of(study, pair=pair, max_views=max_views):
+                wanted.setdefault(
+                    _row_key(study.images[view.number], view), _Place(studies, index, view)
+                )
+    wanted = dict(sorted(wanted.items()))
+    folder = cache_folder() / "features" / _key(encoder, preprocess, wanted)
     if not (folder / INDEX).is_file():
-        _compute(encoder, preprocess, prepared, wanted, folder, device, reporter)
+        _compute(encoder, preprocess, wanted, folder, device, reporter)
     else:
         reporter.fact("features", f"from the cache, {len(wanted)} images ({folder})")
     return FeatureStore(folder)
 
 
-def _key(encoder: nn.Module, preprocess: Preprocess, prepared: Path, views: list[View]) -> str:
+@dataclass(frozen=True)
+class _Place:
+    """Where the pixels of a wanted image are read."""
+
+    studies: PreparedStudies
+    index: int
+    view: View
+
+    def read(self, preprocess: Preprocess) -> Tensor:
+        pixels = self.studies.read_images(self.index)[self.view.number]
+        return preprocess.evaluate(pixels, saliency=self.view.saliency)
+
+
+def _row_key(image: Image, view: View) -> str:
+    return f"{image.sha256} masked" if view.saliency else image.sha256
+
+
+def _key(encoder: nn.Module, preprocess: Preprocess, wanted: Iterable[str]) -> str:
     """A hash of everything that decides the features: weights, preprocessing and pixels."""
     digest = hashlib.sha256(repr(preprocess).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().numpy().tobytes())
-    for view in views:
-        digest.update(f"{view.path} {view.saliency}".encode())
-        try:
-            digest.update((prepared / view.path).read_bytes())
-        except OSError as error:
-            raise DataError(f"{prepared / view.path} cannot be read: {error.strerror}") from error
+    for image in wanted:
+        digest.update(image.encode())
     return digest.hexdigest()[:24]
 
 
@@ -133,22 +155,20 @@ def _key(encoder: nn.Module, preprocess: Preprocess, prepared: Path, views: list
 def _compute(
     encoder: nn.Module,
     preprocess: Preprocess,
-    prepared: Path,
-    views: list[View],
+    wanted: Mapping[str, _Place],
     folder: Path,
     device: torch.device,
     reporter: Reporter,
 ) -> None:
     encoder.to(device).eval()
 
-    def encode(part: list[View]) -> np.ndarray:
-        pixels = [
-            preprocess.evaluate(read_image(prepared / v.path), saliency=v.saliency) for v in part
-        ]
+    def encode(part: Sequence[_Place]) -> np.ndarray:
+        pixels = [place.read(preprocess) for place in part]
         features: Tensor = encoder(torch.stack(pixels).to(device))
         return features.float().cpu().numpy()
 
-    shape = (len(views), *encode(views[:1]).shape[1:])
+    places = list(wanted.values())
+    shape = (len(places), *encode(places[:1]).shape[1:])
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder.parent).free
     if needed > free:
@@ -161,12 +181,13 @@ def _compute(
         features = np.lib.format.open_memmap(
             partial / FEATURES, mode="w+", dtype=np.float32, shape=shape
         )
-        with reporter.progress("image features", len(views), "images") as advance:
-            for start in range(0, len(views), _BATCH):
-                part = views[start : start + _BATCH]
+        with reporter.progress("image features", len(places), "images") as advance:
+            for start in range(0, len(places), _BATCH):
+                part = places[start : start + _BATCH]
                 features[start : start + len(part)] = encode(part)
                 advance(len(part))
         features.flush()
-        about = {"data": str(prepared), "images": len(views), "patches": list(shape[1:])}
-        rows = {view.path: row for row, view in enumerate(views)}
+        data = str(places[0].studies.prepared)
+        about = {"data": data, "images": len(places), "patches": list(shape[1:])}
+        rows = {key: row for row, key in enumerate(wanted)}
         (partial / INDEX).write_text(json.dumps({"about": about, "rows": rows}))

@@ -200,7 +200,8 @@ class ReportWriter:
 
     def _pixels(self, path: Path) -> Tensor:
         """Do to a file what preparing a data set and evaluating on it do, one after the other."""
-        prepared = fit_short_side(read_image(path), self.loaded.prepared_size)
+        size = self.loaded.prepared_size
+        prepared = fit_short_side(read_image(path, size), size)
         return self._preprocess.evaluate(prepared)
 
     @torch.no_grad()

@@ -1,52 +1,75 @@
-"""A source's studies to one prepared folder: images resized once, and a manifest.
+"""A source's studies to one prepared folder: images resized once, a row a study, in shards.
 
-OUT/images/<study>/<k>.png   8-bit grey, short side `image_size`; k counts from 0 in the source
-OUT/manifest.jsonl           one study a line, in the source's order (radrep.data.study)
-OUT/left_out.jsonl           what was left out, and why
-OUT/prepared.json            the recipe that made it and its hash, counts, the manifest's hash
+What lies in the folder: radrep.engine.prepared_folder.
 """
 
 import errno
 import functools
 import hashlib
-import io
-import json
-import re
 import shutil
-import zlib
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-from PIL import Image as Picture
-
-from radrep.data.images import fit_short_side
-from radrep.data.reports import target_text
-from radrep.data.study import MANIFEST, SPLITS, Image, Source, SourceStudy, Study
+from radrep.data.images import difference_hash, fit_short_side
+from radrep.data.reports import TARGETS, target_text
+from radrep.data.store import SHARD_STUDIES, ShardWriter, encode_image
+from radrep.data.study import SPLITS, Image, Source, SourceImage, SourceStudy, Study
+from radrep.engine.leaks import Leaks, find_leaks
 from radrep.engine.prepared_folder import (
-    LEFT_OUT,
+    Shard,
     finish,
+    hash_recipe,
     partial_folder,
+    read_done,
     read_finished,
     read_left_out,
 )
-from radrep.engine.reporter import Reporter
+from radrep.engine.reporter import Advance, Reporter
 from radrep.engine.workers import count_cores, map_in_order
 from radrep.errors import DataError
 
 # Part of every recipe: to be raised when the same source would give other bytes than before.
-DATA_VERSION = 1
+DATA_VERSION = 2
+VIEWS = ("all", "frontal", "lateral")
+SECTIONS = (*TARGETS, "any")
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(?<!\.)")
 # A worker takes half a second to start, in which about this many studies are done.
 _STUDIES_PER_WORKER = 32
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What of a source is to be prepared.
+
+    Attributes:
+        limit: At most so many studies of each split, the first of them; all, if None.
+        views: "all", "frontal" or "lateral": the projections that are kept.
+        section: "findings", "impression" or "both" (either will do): studies without this text are
+            left out. With "any" none is, for want of text.
+
+    Raises:
+        DataError: If one of these is none of that.
+    """
+
+    limit: int | None = None
+    views: str = "all"
+    section: str = "both"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"limit must be at least 1, got {self.limit}")
+        if self.views not in VIEWS:
+            raise DataError(f"views must be one of {', '.join(VIEWS)}, got {self.views!r}")
+        if self.section not in SECTIONS:
+            raise DataError(f"section must be one of {', '.join(SECTIONS)}, got {self.section!r}")
+
+
+@dataclass(frozen=True)
 class PrepareResult:
-    """What a prepared folder holds.
+    """What a prepared folder holds, or would hold.
 
     Attributes:
         out: The folder.
@@ -55,6 +78,7 @@ class PrepareResult:
         expected: Studies by split in a complete download, None where no number is published.
         left_out: (what, reason) pairs of images and studies that could not be used.
         num_square: Images that were squares in the source. Where all were, somebody squashed them.
+        leaks: What splits share.
         already_done: Whether the folder was there before and nothing was done.
     """
 
@@ -64,6 +88,7 @@ class PrepareResult:
     expected: Mapping[str, int] | None
     left_out: tuple[tuple[str, str], ...]
     num_square: int
+    leaks: Leaks
     already_done: bool
 
     @property
@@ -72,32 +97,12 @@ class PrepareResult:
         return sum(self.image_counts.values())
 
 
-@dataclass
-class _Tally:
-    """What has been done so far."""
-
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    image_counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-    num_square: int = 0
-    num_seen: int = 0
-    num_bytes: int = 0
-
-    def add(self, split: str, made: "_Views", reasons: list[tuple[str, str]]) -> None:
-        self.counts[split] += bool(made.images)
-        self.image_counts[split] += len(made.images)
-        self.left_out += reasons
-        self.num_square += made.num_square
-        self.num_seen += 1
-        self.num_bytes += made.num_bytes
-
-
 @dataclass(frozen=True)
 class _Task:
-    """A study, the name of its image folder, and why it is left out unopened, if it is."""
+    """A study, the shard it belongs to, and why it is left out unopened, if it is."""
 
     study: SourceStudy
-    folder_name: str
+    shard: int
     refusal: str | None
 
 
@@ -105,10 +110,23 @@ class _Task:
 class _Views:
     """What a worker made of one study's images."""
 
-    images: tuple[Image, ...]
-    left_out: tuple[tuple[str, str], ...]
-    num_square: int
-    num_bytes: int
+    images: tuple[Image, ...] = ()
+    files: tuple[bytes, ...] = ()
+    hashes: tuple[int, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    num_square: int = 0
+    num_wanted: int = 0
+
+
+@dataclass
+class _Tally:
+    """How far it has come."""
+
+    start: float = field(default_factory=time.monotonic)
+    num_seen: int = 0
+    num_images: int = 0
+    num_bytes: int = 0
+    shards: dict[tuple[str, int], Shard] = field(default_factory=dict)
 
 
 def prepare(
@@ -116,13 +134,15 @@ def prepare(
     out: Path,
     *,
     image_size: int = 256,
+    choice: Choice | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
 ) -> PrepareResult:
     """Write a source's studies into a prepared folder, or find that this was done before.
 
     An image that cannot be read is left out with its reason; so is a study without any readable
-    image, with neither findings nor impression, or with the id of an earlier one.
+    image, without the text that is asked for, or with the id of an earlier one. A run that was
+    stopped or killed goes on where it stood, and the folder's bytes are the same.
 
     With more than one worker, a script that calls this needs a `__main__` guard, as always with
     Python's worker processes.
@@ -130,42 +150,82 @@ def prepare(
     Args:
         source: The studies.
         out: The folder to make. It may exist if it is empty or was made by the same recipe, which
-            is the source's content, the image size and the version of this step.
+            is the source's fingerprint, the image size, the choice and the version of this step.
         image_size: Short side of the images in pixels; smaller images are not enlarged.
+        choice: What of the source is wanted; everything that has a report, if not given.
         workers: Number of processes; as many as there are cores, if not given.
         reporter: Who is told how it goes.
 
     Raises:
         DataError: If `out` holds anything else, cannot be written, the disk is full, no study is
-            left, or a worker process dies. `out` is then as it was before.
+            left, or a worker process dies. What was done is kept beside `out` for the next run.
     """
     for name, value in (("image_size", image_size), ("workers", workers)):
         if value is not None and value < 1:
             raise DataError(f"{name} must be at least 1, got {value}")
-    target = Path(out).resolve()
-    recipe = {
-        "data_version": DATA_VERSION,
-        "source": source.name,
-        "fingerprint": source.fingerprint(),
-        "image_size": image_size,
-    }
+    target, choice = Path(out).resolve(), choice or Choice()
+    recipe = make_recipe(source, image_size, choice)
+    reporter = reporter or Reporter()
     tally = _Tally()
     try:
         record = read_finished(target, recipe)
         if record is not None:
             return _result(Path(out), record, read_left_out(target), already_done=True)
-        with partial_folder(target) as partial:
-            make_views = functools.partial(_make_views, out=partial, image_size=image_size)
+        with partial_folder(target, recipe) as partial:
+            tally.shards = read_done(partial)
+            if tally.shards:
+                reporter.fact("resume", f"{len(tally.shards)} shards are done already ({partial})")
+            make_views = functools.partial(_make_views, image_size=image_size, views=choice.views)
             if workers is None:
                 workers = max(1, min(count_cores(), len(source) // _STUDIES_PER_WORKER))
-            # Closed by its end, so that no worker outlives the folder it writes into.
-            with closing(map_in_order(make_views, _plan(source), workers)) as views:
-                _write_lists(views, source, partial, reporter or Reporter(), tally)
-            record = _describe(source, recipe, tally)
-            finish(partial, record)
+            with reporter.progress("prepare", len(source), "studies") as advance:
+                plan = _plan(source, choice, frozenset(tally.shards), advance)
+                # Closed by its end, so that no worker outlives the folder it writes into.
+                with closing(map_in_order(make_views, plan, workers)) as views:
+                    _write_shards(views, source.name, partial, advance, tally)
+            shards = sorted(
+                tally.shards.values(), key=lambda shard: (SPLITS.index(shard.split), shard.index)
+            )
+            record = _describe(source, recipe, shards, find_leaks(partial, shards))
+            finish(partial, record, shards)
     except OSError as error:
         raise DataError(_describe_failure(error, target, tally, len(source))) from error
-    return _result(Path(out), record, tuple(tally.left_out), already_done=False)
+    left_out = tuple(pair for shard in shards for pair in shard.left_out)
+    return _result(Path(out), record, left_out, already_done=False)
+
+
+def make_recipe(source: Source, image_size: int, choice: Choice) -> dict[str, object]:
+    """Everything that decides the bytes of a prepared folder."""
+    return {
+        "data_version": DATA_VERSION,
+        "source": source.name,
+        "fingerprint": source.fingerprint(),
+        "image_size": image_size,
+        **asdict(choice),
+    }
+
+
+def count_studies(
+    source: Source, choice: Choice | None = None, *, reporter: Reporter | None = None
+) -> dict[str, dict[str, int]]:
+    """Count what `prepare` would look at, without opening an image.
+
+    Returns:
+        By split: "studies" with the text that is asked for, their "images", and "left_out", the
+        studies that are refused for other reasons than their images.
+    """
+    choice = choice or Choice()
+    counts = {split: {"studies": 0, "images": 0, "left_out": 0} for split in SPLITS}
+    with (reporter or Reporter()).progress("count", len(source), "studies") as advance:
+        for task in _plan(source, choice, frozenset(), advance):
+            row = counts[task.study.split]
+            if task.refusal:
+                row["left_out"] += 1
+            else:
+                row["studies"] += 1
+                row["images"] += len(_wanted(task.study, choice.views))
+            advance()
+    return counts
 
 
 def _result(
@@ -178,103 +238,165 @@ def _result(
         expected=record["expected"],
         left_out=left_out,
         num_square=record["num_square"],
+        leaks=Leaks(**record["leaks"]),
         already_done=already_done,
     )
 
 
-def _describe(source: Source, recipe: Mapping[str, object], tally: _Tally) -> dict[str, object]:
+def _describe(
+    source: Source, recipe: Mapping[str, object], shards: list[Shard], leaks: Leaks
+) -> dict[str, object]:
     """The record of a complete folder."""
-    if not any(tally.counts.values()):
-        what, reason = tally.left_out[0] if tally.left_out else ("nothing", "the source is empty")
+    left_out = [pair for shard in shards for pair in shard.left_out]
+    if not any(shard.studies for shard in shards):
+        what, reason = left_out[0] if left_out else ("nothing", "the source is empty")
         raise DataError(f"no study of {source.name} can be used. First left out: {what}: {reason}")
+
+    def count(what: str) -> dict[str, int]:
+        return {
+            split: sum(getattr(shard, what) for shard in shards if shard.split == split)
+            for split in SPLITS
+        }
+
     return {
         "recipe": recipe,
-        "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
-        "counts": tally.counts,
-        "image_counts": tally.image_counts,
+        "recipe_sha256": hash_recipe(recipe),
+        "layout": source.layout,
+        "counts": count("studies"),
+        "image_counts": count("images"),
         "expected": source.expected_counts(),
-        "num_left_out": len(tally.left_out),
-        "num_square": tally.num_square,
+        "num_left_out": len(left_out),
+        "num_square": sum(shard.num_square for shard in shards),
+        "notes": list(source.notes),
+        "leaks": asdict(leaks),
     }
 
 
-def _plan(source: Source) -> Iterator[_Task]:
-    """Name a folder for each study, and refuse those that need no look at their images."""
-    splits: dict[str, str] = {}
-    taken: set[str] = set()
+def _plan(
+    source: Source, choice: Choice, done: frozenset[tuple[str, int]], advance: Advance
+) -> Iterator[_Task]:
+    """Give each study its shard, by its place in the source alone, and refuse what is known bad.
+
+    Studies beyond the limit and of shards that are done are passed over.
+    """
+    seen: dict[int, str] = {}
+    planned = dict.fromkeys(SPLITS, 0)
+    kept = dict.fromkeys(SPLITS, 0)
     for study in source:
-        refusal = None
-        if study.id in splits:
-            refusal = f"its id is already that of a study in {splits[study.id]}"
-        elif not target_text(study.sections, "both"):
-            refusal = "neither findings nor impression"
-        splits.setdefault(study.id, study.split)
-        name = study.id
-        # Folders that differ in case alone are one folder on some systems.
-        if not _SAFE_NAME.fullmatch(name) or name.casefold() in taken:
-            digest = hashlib.sha256(json.dumps(study.id).encode()).hexdigest()
-            name = f"{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:60]}-{digest[:12]}"
-        taken.add(name.casefold())
-        yield _Task(study, name, refusal)
+        # Eight bytes and not the id: a quarter of a million ids are many megabytes.
+        key = int.from_bytes(
+            hashlib.blake2b(study.id.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
+        )
+        refusal = study.refusal
+        if key in seen:
+            refusal = f"its id is already that of a study in {seen[key]}"
+        elif refusal is None and not _has_text(study, choice.section):
+            both = choice.section == "both"
+            refusal = "neither findings nor impression" if both else f"no {choice.section}"
+        seen.setdefault(key, study.split)
+        over = choice.limit is not None and kept[study.split] >= choice.limit
+        kept[study.split] += refusal is None
+        shard = planned[study.split] // SHARD_STUDIES
+        planned[study.split] += not over
+        if over or (study.split, shard) in done:
+            advance()
+        else:
+            yield _Task(study, shard, refusal)
 
 
-def _make_views(task: _Task, out: Path, image_size: int) -> _Views:
-    """Read, resize and write the images of one study."""
-    prepared, left_out = [], []
-    num_square = num_bytes = 0
-    for k, image in enumerate(() if task.refusal else task.study.images):
+def _has_text(study: SourceStudy, section: str) -> bool:
+    return section == "any" or bool(target_text(study.sections, section))
+
+
+def _wanted(study: SourceStudy, views: str) -> list[SourceImage]:
+    return [image for image in study.images if views in ("all", image.projection)]
+
+
+def _make_views(task: _Task, image_size: int, views: str) -> _Views:
+    """Read, resize and encode the images of one study."""
+    prepared, files, hashes, left_out = [], [], [], []
+    num_square = 0
+    wanted = _wanted(task.study, views)
+    for image in () if task.refusal else wanted:
         try:
             pixels = image.read(image_size)
         except DataError as error:
             left_out.append((image.name, str(error)))
             continue
-        path = f"images/{task.folder_name}/{k}.png"
-        num_bytes += _write_png(fit_short_side(pixels, image_size), out / path)
+        fitted = fit_short_side(pixels, image_size)
+        files.append(encode_image(fitted))
+        hashes.append(difference_hash(fitted))
         num_square += pixels.shape[0] == pixels.shape[1]
-        prepared.append(Image(path, image.projection))
-    return _Views(tuple(prepared), tuple(left_out), num_square, num_bytes)
+        digest = hashlib.sha256(files[-1]).hexdigest()
+        prepared.append(Image(_whole(image.name), image.projection, digest))
+    return _Views(
+        tuple(prepared), tuple(files), tuple(hashes), tuple(left_out), num_square, len(wanted)
+    )
 
 
-def _write_png(pixels: np.ndarray, path: Path) -> int:
-    # Encoded first: an error of Pillow's own writer does not tell that the disk is full.
-    encoded = io.BytesIO()
-    # On radiographs, which are noise to zlib, runs alone pack as well as its full search (27.6 kB
-    # against 28.2 kB an image of 256 x 256) in a quarter of the time.
-    Picture.fromarray(pixels).save(encoded, format="PNG", compress_type=zlib.Z_RLE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.write_bytes(encoded.getvalue())
-
-
-def _write_lists(
+def _write_shards(
     views: Iterable[tuple[_Task, _Views]],
-    source: Source,
-    out: Path,
-    reporter: Reporter,
+    source_name: str,
+    partial: Path,
+    advance: Advance,
     tally: _Tally,
 ) -> None:
-    """Write the manifest and the list of what was left out, study by study."""
-    with (
-        (out / MANIFEST).open("w", encoding="utf-8", newline="\n") as manifest,
-        (out / LEFT_OUT).open("w", encoding="utf-8", newline="\n") as left_out,
-        reporter.progress("prepare", len(source), "studies") as advance,
-    ):
+    """Write the studies into the shards of their splits, one of which is open at a time each."""
+    open_shards: dict[str, tuple[Shard, ShardWriter | None]] = {}
+    try:
         for task, made in views:
+            split = task.study.split
+            if split in open_shards and open_shards[split][0].index != task.shard:
+                _close(*open_shards.pop(split), partial, tally)
+            shard, writer = open_shards.setdefault(split, (Shard(split, task.shard), None))
             reasons = list(made.left_out)
             if task.refusal or not made.images:
-                reasons.append(
-                    (f"study {task.study.id}", task.refusal or "none of its images can be read")
-                )
+                none = "none of its images can be read" if made.num_wanted else "no such view"
+                reasons.append((f"study {task.study.id}", task.refusal or none))
             else:
-                manifest.write(_to_row(task.study, made.images, source.name).to_json() + "\n")
-            for what, reason in reasons:
-                left_out.write(json.dumps({"what": what, "reason": reason}) + "\n")
-            tally.add(task.study.split, made, reasons)
-            advance()
+                if writer is None:
+                    writer = ShardWriter(partial / shard.name)
+                    open_shards[split] = (shard, writer)
+                writer.write(_to_row(task.study, made.images, source_name), made.files, made.hashes)
+            shard.studies += bool(made.images)
+            shard.images += len(made.images)
+            shard.num_square += made.num_square
+            shard.left_out += reasons
+            tally.num_seen += 1
+            tally.num_bytes += sum(map(len, made.files))
+            tally.num_images += len(made.images)
+            advance(note=f"{tally.num_images / (time.monotonic() - tally.start):.0f} images/s")
+        for split in list(open_shards):
+            _close(*open_shards.pop(split), partial, tally)
+    finally:
+        for _, writer in open_shards.values():
+            if writer is not None:
+                writer.abandon()
+
+
+def _close(shard: Shard, writer: ShardWriter | None, partial: Path, tally: _Tally) -> None:
+    if writer is not None:
+        writer.close()
+    shard.finish(partial)
+    tally.shards[shard.split, shard.index] = shard
 
 
 def _to_row(study: SourceStudy, images: tuple[Image, ...], source_name: str) -> Study:
-    sections = {name: text for name, text in study.sections.items() if text.strip()}
-    return Study(study.id, study.patient_id, study.split, images, sections, source_name)
+    return Study(
+        id=_whole(study.id),
+        patient_id=None if study.patient_id is None else _whole(study.patient_id),
+        split=study.split,
+        images=images,
+        sections={name: _whole(text) for name, text in study.sections.items() if text.strip()},
+        source=source_name,
+        report=_whole(study.report),
+        labels=study.labels,
+    )
+
+
+def _whole(text: str) -> str:
+    """The text with what is no character, half a surrogate pair, replaced by the mark for it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _describe_failure(error: OSError, out: Path, tally: _Tally, num_studies: int) -> str:
@@ -284,5 +406,6 @@ def _describe_failure(error: OSError, out: Path, tally: _Tally, num_studies: int
     text = f"no space left on the disk of {out}: {shutil.disk_usage(parent).free / 1e6:.0f} MB free"
     if tally.num_seen and tally.num_bytes:
         needed = tally.num_bytes / tally.num_seen * num_studies
-        text += f", about {needed / 1e6:.0f} MB needed"
-    return text + ". Nothing of it was kept; free some, or give an --out on another disk"
+        text += f", about {needed / 1e6:.0f} MB needed in all"
+    kept = f"What is done is kept in {out.name}.partial: free some and give the same command again"
+    return f"{text}. {kept if tally.shards else 'Nothing of it was kept'}, or another --out"

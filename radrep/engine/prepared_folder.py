@@ -1,7 +1,12 @@
 """The prepared folder on disk: what may be written where, and whether it is whole.
 
-Work in progress lies in OUT.partial, marked by its process, and is renamed when it is complete. So
-OUT is whole or not there, and a killed run's leftovers are told from a running one's.
+OUT/train-00000.arrow ...   the studies (radrep.data.store)
+OUT/left_out.jsonl          what was left out, and why
+OUT/prepared.json           the recipe that made it and its hash, counts, the shards' hashes, leaks
+
+Work in progress lies in OUT.partial, marked by its process and its recipe, and is renamed when it
+is complete: OUT is whole or not there. A shard that is done has its summary beside it, so that a
+killed run goes on behind it.
 """
 
 import hashlib
@@ -11,15 +16,72 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from radrep.data.study import MANIFEST, Study
+from radrep.data.store import PREPARED, hash_file
+from radrep.engine.files import write_whole
 from radrep.errors import DataError
 
-PREPARED = "prepared.json"
 LEFT_OUT = "left_out.jsonl"
 _MARKER = "in_progress.json"
+_SUMMARY = ".summary.json"
+
+
+@dataclass
+class Shard:
+    """What one shard holds; there is no file of one that holds no study.
+
+    Attributes:
+        split: Its split.
+        index: Its number in the split.
+        studies: Studies in it.
+        images: Images in it.
+        num_square: Images that were squares in the source.
+        left_out: (what, reason) pairs of images and studies that would have been in it.
+        sha256: Of the file, in hexadecimal; empty until it is written.
+        num_bytes: Size of the file.
+    """
+
+    split: str
+    index: int
+    studies: int = 0
+    images: int = 0
+    num_square: int = 0
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+    sha256: str = ""
+    num_bytes: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.split}-{self.index:05d}.arrow"
+
+    def finish(self, partial: Path) -> None:
+        """Note that the shard is done: nothing of it is to be done again."""
+        if self.studies:
+            file = partial / self.name
+            self.sha256, self.num_bytes = hash_file(file), file.stat().st_size
+        write_whole(partial / (self.name + _SUMMARY), json.dumps(asdict(self)))
+
+
+def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
+    """The shards of a partial folder that are done, by split and number."""
+    done = {}
+    for path in sorted(partial.glob(f"*{_SUMMARY}")):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        row["left_out"] = [tuple(pair) for pair in row["left_out"]]
+        shard = Shard(**row)
+        file = partial / shard.name
+        if not shard.studies or (file.is_file() and file.stat().st_size == shard.num_bytes):
+            done[shard.split, shard.index] = shard
+    return done
+
+
+def hash_recipe(recipe: Mapping[str, object]) -> str:
+    """SHA-256 of a recipe in hexadecimal, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | None:
@@ -37,64 +99,98 @@ def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | N
         if os.path.ismount(out):
             raise DataError(f"{out} is where a disk is mounted; give a folder inside it")
         return None
-    record = _read_record(out)
-    made_by = record["recipe"]
-    changes = [
-        f"{key} {_short(made_by.get(key))}, now {_short(value)}"
-        for key, value in recipe.items()
-        if made_by.get(key) != value
-    ]
+    record = read_record(out)
+    changes = _changes(record["recipe"], recipe)
     if changes:
         raise DataError(
-            f"{out} was prepared by another recipe ({'; '.join(changes)}). It is left as it is: "
+            f"{out} was prepared by another recipe ({changes}). It is left as it is: "
             "give another --out, or remove it first"
         )
-    _check_whole(out, record)
+    for shard in record["shards"]:
+        file = out / shard["name"]
+        if not file.is_file() or file.stat().st_size != shard["num_bytes"]:
+            wrong = "is not as long as it was" if file.is_file() else "is missing"
+            raise DataError(f"{file} {wrong}; remove the folder and prepare it again")
     return record
 
 
 def read_left_out(out: Path) -> tuple[tuple[str, str], ...]:
-    """The (what, reason) pairs that were left out of a prepared folder."""
-    with (out / LEFT_OUT).open(encoding="utf-8") as lines:
-        return tuple((row["what"], row["reason"]) for row in map(json.loads, lines))
+    """The (what, reason) pairs that were left out of a prepared folder.
+
+    Raises:
+        DataError: If the list is missing or broken.
+    """
+    path = out / LEFT_OUT
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return tuple((row["what"], row["reason"]) for row in map(json.loads, lines))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); remove the folder and prepare it again"
+        ) from error
 
 
-def finish(partial: Path, record: Mapping[str, object]) -> None:
-    """Write the record of a complete folder, with the hash of its manifest."""
-    row = {**record, "manifest_sha256": _hash_file(partial / MANIFEST)}
-    (partial / PREPARED).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+def finish(partial: Path, record: Mapping[str, object], shards: list[Shard]) -> None:
+    """Write the record and the list of what was left out of a complete folder."""
+    rows = [
+        {"name": shard.name, **{key: value for key, value in asdict(shard).items() if key in _TOLD}}
+        for shard in shards
+        if shard.studies
+    ]
+    with (partial / LEFT_OUT).open("w", encoding="utf-8", newline="\n") as lines:
+        for shard in shards:
+            for what, reason in shard.left_out:
+                lines.write(json.dumps({"what": what, "reason": reason}) + "\n")
+    text = json.dumps({**record, "shards": rows}, indent=2) + "\n"
+    (partial / PREPARED).write_text(text, encoding="utf-8")
+    for path in partial.glob(f"*{_SUMMARY}"):
+        path.unlink()
+
+
+_TOLD = ("split", "studies", "images", "num_bytes", "sha256")
 
 
 @contextmanager
-def partial_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to work in; it becomes `out` unless an exception ends the work.
+def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
+    """A folder beside `out` to work in, with what a stopped run of this recipe had done.
+
+    It becomes `out` unless an exception ends the work; then it stays, for the next run to go on,
+    if any shard in it is done and has a study.
 
     Raises:
-        DataError: If another run is writing there.
+        DataError: If another run is writing there, or one of another recipe left it.
     """
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
-        _check_abandoned(partial)
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    marker = partial / _MARKER
+        _check_abandoned(partial, recipe)
+        for path in partial.glob("*.arrow.partial"):
+            path.unlink()
+    partial.mkdir(parents=True, exist_ok=True)
+    marker = {"host": socket.gethostname(), "pid": os.getpid(), "recipe": recipe}
+    write_whole(partial / _MARKER, json.dumps(marker))
     try:
-        marker.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         yield partial
-        marker.unlink()
+        (partial / _MARKER).unlink()
         if out.exists():
             out.rmdir()  # it is empty, and not every system renames onto an empty folder
         partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException:
+        if not any(shard.studies for shard in read_done(partial).values()):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
-def _read_record(out: Path) -> dict[str, Any]:
+def read_record(out: Path) -> dict[str, Any]:
+    """The record of a prepared folder.
+
+    Raises:
+        DataError: If `out` is not one, or was made by an older radrep.
+    """
     path = out / PREPARED
     if not path.is_file():
         raise DataError(
-            f"{out} is not empty and was not made by radrep prepare (it has no {PREPARED}). "
-            "It is left as it is: give another --out"
+            f"{out} is not a prepared folder: it has no {PREPARED}. Make one with radrep prepare, "
+            "with --out naming a folder that is not there yet"
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +198,30 @@ def _read_record(out: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("recipe"), dict):
         raise DataError(f"{path} is not the record of a prepared folder; give another --out")
+    if not isinstance(record.get("shards"), list):
+        raise DataError(
+            f"{out} was prepared by an older radrep. Remove it and prepare it again, or give "
+            "another --out"
+        )
     return record
+
+
+def read_image_size(out: Path) -> int:
+    """Short side in pixels of the images in a prepared folder.
+
+    Raises:
+        DataError: If `out` is not a prepared folder.
+    """
+    return int(read_record(out)["recipe"]["image_size"])
+
+
+def _changes(made_by: Mapping[str, object], recipe: Mapping[str, object]) -> str:
+    """What two recipes differ in, in words; empty if in nothing."""
+    return "; ".join(
+        f"{key} {_short(made_by.get(key))}, now {_short(value)}"
+        for key, value in recipe.items()
+        if made_by.get(key) != value
+    )
 
 
 def _short(value: object) -> str:
@@ -110,25 +229,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 16 else text[:12] + "..."
 
 
-def _check_whole(out: Path, record: Mapping[str, object]) -> None:
-    manifest, advice = out / MANIFEST, "remove the folder and prepare it again"
-    for path in (manifest, out / LEFT_OUT):
-        if not path.is_file():
-            raise DataError(f"{path} is missing; {advice}")
-    if _hash_file(manifest) != record.get("manifest_sha256"):
-        raise DataError(f"{manifest} was changed after it was prepared; {advice}")
-    with manifest.open(encoding="utf-8") as lines:
-        for line in lines:
-            for image in Study.from_json(line).images:
-                if not (out / image.path).is_file():
-                    raise DataError(f"{out / image.path} is missing; {advice}")
-
-
-def _check_abandoned(partial: Path) -> None:
-    """Return if a killed run left the folder, raise if it is anything else."""
+def _check_abandoned(partial: Path, recipe: Mapping[str, object]) -> None:
+    """Return if a stopped run of this recipe left the folder, raise if it is anything else."""
     try:
         marker = json.loads((partial / _MARKER).read_text(encoding="utf-8"))
-        host, pid = marker["host"], marker["pid"]
+        host, pid, made_by = marker["host"], marker["pid"], dict(marker["recipe"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{partial} is in the way and has no mark of radrep; move it or give another --out"
@@ -137,6 +242,12 @@ def _check_abandoned(partial: Path) -> None:
         raise DataError(
             f"{partial} is being written by another radrep prepare (process {pid} on {host}). "
             "If that has ended, remove the folder"
+        )
+    changes = _changes(made_by, recipe)
+    if changes:
+        raise DataError(
+            f"{partial} holds what a stopped run of another recipe had done ({changes}). Give that "
+            "recipe again to go on, or another --out, or remove the folder"
         )
 
 
@@ -150,17 +261,3 @@ def _may_run(host: str, pid: int) -> bool:
     except PermissionError:
         pass  # it runs, as another user
     return True
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_image_size(out: Path) -> int:
-    """Short side in pixels of the images in a prepared folder.
-
-    Raises:
-        DataError: If `out` is not a prepared folder.
-    """
-    return int(_read_record(out)["recipe"]["image_size"])

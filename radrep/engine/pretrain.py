@@ -10,11 +10,12 @@ from torch import Tensor
 from radrep.data.dataset import in_order
 from radrep.engine import checkpoint
 from radrep.engine.generate import autocast
+from radrep.engine.inspect_data import find_overlap
 from radrep.engine.reporter import Reporter
 from radrep.engine.training import Training, TrainResult, newest_run
-from radrep.errors import RecipeError
+from radrep.errors import DataError, RecipeError
 from radrep.models.pretraining import ContrastivePretraining, retrieval_recall
-from radrep.recipe.schema import Recipe
+from radrep.recipe.schema import Data, Recipe
 
 
 def pretrain(
@@ -47,6 +48,10 @@ def pretrain(
 
 class Pretraining(Training):
     """Pretraining, validated by its loss and, for image-report contrast, by retrieval."""
+
+    def __init__(self, recipe: Recipe, last: Path | None, reporter: Reporter) -> None:
+        _refuse_test_studies(recipe.data)
+        super().__init__(recipe, last, reporter)
 
     def validate(self) -> dict[str, float]:
         """Loss on validation and, in stage 2, recall@1/5/10 in both directions over all of it."""
@@ -86,3 +91,21 @@ class Pretraining(Training):
 
     def _gather(self, mine: list[Any]) -> list[Any]:
         return gather_object(mine) if self.accelerator.num_processes > 1 else mine
+
+
+def _refuse_test_studies(data: Data) -> None:
+    """Refuse to learn from what a later test is to be about.
+
+    Raises:
+        DataError: If training studies, their patients or images are in the test split of a folder
+            that is held out.
+    """
+    for folder in data.held_out:
+        shared = find_overlap(data.prepared, folder)
+        if shared.studies or shared.patients or shared.images:
+            raise DataError(
+                f"train of {data.prepared} shares {shared.studies} studies, {shared.patients} "
+                f"patients and {shared.images} images with the test split of {folder}, which "
+                "data.held_out names: what is pretrained on them has seen that test. Prepare other "
+                "data, or take the folder from data.held_out"
+            )

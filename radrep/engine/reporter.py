@@ -8,8 +8,8 @@ from typing import Protocol
 class Advance(Protocol):
     """Counts units of work done."""
 
-    def __call__(self, n: int = 1) -> None:
-        """Count n more units."""
+    def __call__(self, n: int = 1, note: str = "") -> None:
+        """Count n more units; the note, if there is one, is shown beside them."""
 
 
 class Reporter:
@@ -39,5 +39,5 @@ class Reporter:
         yield _count_nothing
 
 
-def _count_nothing(n: int = 1) -> None:
+def _count_nothing(n: int = 1, note: str = "") -> None:
     pass

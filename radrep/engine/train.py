@@ -55,7 +55,7 @@ class ReportTraining(Training):
         super().__init__(recipe, last, reporter)
         data = recipe.data
         self.references = published_references(
-            self.splits["val"].texts,
+            self.splits["val"].texts(data.target),
             clean=get_cleaner(data.tokenizer.cleaner),
             vocabulary=self.tokenizer.vocabulary,
             max_tokens=data.max_tokens,

@@ -126,13 +126,14 @@ class Training(ABC):
         return loaded.model
 
     def _features(self, encoder: Any, preprocess: Any) -> FeatureStore:
-        views = [v for split in self.splits.values() for study in split.views for v in study]
+        data = self.recipe.data
         with self.accelerator.main_process_first():
             return cached_features(
                 encoder,
                 preprocess,
-                self.recipe.data.prepared,
-                views,
+                self.splits.values(),
+                pair=data.pair,
+                max_views=data.max_views,
                 device=self.accelerator.device,
                 reporter=self.reporter,
             )
@@ -177,7 +178,7 @@ class Training(ABC):
                 accelerator.scaler.load_state_dict(state["scaler"])
         self.optimizer = optimizer
         order = EpochOrder(
-            len(self.datasets["train"]),
+            self.splits["train"].shard_sizes,
             recipe.train.batch_size,
             seed=recipe.train.seed,
             num_processes=accelerator.num_processes,
@@ -257,7 +258,7 @@ class Training(ABC):
 
     def _tell_facts(self) -> None:
         section, accelerator = self.recipe.train, self.accelerator
-        counts = " / ".join(f"{len(split.studies)} {name}" for name, split in self.splits.items())
+        counts = " / ".join(f"{len(split)} {name}" for name, split in self.splits.items())
         skipped = sum(split.num_without_text for split in self.splits.values())
         without = f", {skipped} left out without {self.recipe.data.target}" if skipped else ""
         num_words = len(self.tokenizer.vocabulary)

@@ -80,6 +80,8 @@ class Data(_Section):
     """Which prepared studies are read, and how images and reports enter the model."""
 
     prepared: Folder  # made by radrep prepare
+    # Prepared folders too, whose test studies pretraining refuses to learn from.
+    held_out: Annotated[tuple[Folder, ...], Field(strict=False)] = ()
     target: Literal["findings", "impression", "both"] = "findings"
     pair: Literal["views", "saliency"] = "views"  # saliency: the first image, bare and masked
     max_views: Count = 2

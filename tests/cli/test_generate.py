@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from radrep.engine.generate import ReportWriter
-from tests.whole_way import radrep
+from tests.whole_way import radrep, write_films
 
 
 @pytest.fixture
-def film(phantoms: Path) -> Path:
-    return sorted(phantoms.glob("images/*/*.png"))[0]
+def film(films: list[Path]) -> Path:
+    return films[0]
 
 
 def test_the_report_alone_stands_on_stdout(trained_run: Path, film: Path) -> None:
@@ -30,8 +30,8 @@ def test_python_gives_the_same_in_three_lines(trained_run: Path, film: Path) -> 
     assert radrep("generate", film, "--checkpoint", trained_run).stdout.strip() == text
 
 
-def test_several_studies_and_json(trained_run: Path, phantoms: Path) -> None:
-    films = sorted(phantoms.glob("images/*/*.png"))[:3]
+def test_several_studies_and_json(trained_run: Path, films: list[Path]) -> None:
+    films = films[:3]
     result = radrep("generate", *films, "--checkpoint", trained_run, "--json")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["images"] for row in rows] == [[str(film)] for film in films]
@@ -48,8 +48,8 @@ def test_generate_sees_what_evaluation_sees(
     assert radrep("eval", trained_run, "--split", "val", "--out", out).exit_code == 0
     rows = [json.loads(line) for line in (out / "predictions-val.jsonl").read_text().splitlines()]
     writer = ReportWriter(trained_run)
-    for row in rows[:4]:
-        image = next((phantoms / "images" / row["id"]).iterdir())
+    for row, image in zip(rows, write_films(phantoms, tmp_path / "films", "val"), strict=False):
+        assert image.stem == row["id"]
         assert writer.write(image).text == row["generated"]
 
 
@@ -91,7 +91,7 @@ def test_dicom_works_like_its_pixels(trained_run: Path, data_dir: Path) -> None:
     [
         (lambda p: p, "not found"),
         (lambda p: p.mkdir() or p, "folder"),
-        (lambda p: p.write_text("hello") and p, "not a PNG, JPEG or DICOM file"),
+        (lambda p: p.write_text("hello") and p, "not a PNG, JPEG, TIFF, BMP or DICOM file"),
         (lambda p: _truncate(p), "truncated|cannot be read|cut"),
     ],
     ids=["missing", "folder", "text", "truncated"],

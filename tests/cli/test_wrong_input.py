@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.whole_way import radrep, write_recipe
+from tests.whole_way import draw_prepared, radrep, without_split, write_recipe
 
 
 def copy_of(trained_run: Path, folder: Path) -> Path:
@@ -36,11 +36,7 @@ def test_missing_recipe(tmp_path: Path) -> None:
 
 
 def test_empty_split(tmp_path: Path, phantoms: Path) -> None:
-    copy = tmp_path / "data"
-    shutil.copytree(phantoms, copy)
-    manifest = copy / "manifest.jsonl"
-    lines = [line for line in manifest.read_text().splitlines() if '"split": "val"' not in line]
-    manifest.write_text("\n".join(lines) + "\n")
+    copy = without_split(phantoms, tmp_path / "data", "val")
     refused(radrep("train", write_recipe(tmp_path, copy)), "the split 'val' has no study")
     assert not (tmp_path / "run").exists()
 
@@ -94,10 +90,7 @@ def test_resume_without_a_run(tmp_path: Path, phantoms: Path) -> None:
 def test_resume_with_other_data(tmp_path: Path, phantoms: Path, trained_run: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run, symlinks=True)
-    copy = tmp_path / "data"
-    shutil.copytree(phantoms, copy)
-    manifest = copy / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace("lung", "zebra"))
+    copy = draw_prepared(tmp_path / "data", num=6)  # too few to name every finding
     for recipe in [run / "recipe.yaml", *run.glob("checkpoints/*/recipe.yaml")]:
         recipe.write_text(recipe.read_text().replace(str(phantoms), str(copy)))
     refused(radrep("train", run, "--resume"), "the data changed")

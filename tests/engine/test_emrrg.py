@@ -48,14 +48,13 @@ def test_a_checkpoint_holds_no_frozen_language_model(emrrg_run: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_java")
-def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, phantoms: Path) -> None:
+def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, films: list[Path]) -> None:
     result = radrep("eval", emrrg_run, "--split", "val")
     assert result.exit_code == 0, result.output
-    film = phantoms / "images/phantom-000000/0.png"
-    first, again = (radrep("generate", film, "--checkpoint", emrrg_run) for _ in range(2))
+    first, again = (radrep("generate", films[0], "--checkpoint", emrrg_run) for _ in range(2))
     assert first.exit_code == 0, first.output
     assert first.stdout == again.stdout
-    picture = radrep("generate", film, "--checkpoint", emrrg_run, "--heatmap", "looks.png")
+    picture = radrep("generate", films[0], "--checkpoint", emrrg_run, "--heatmap", "looks.png")
     assert picture.exit_code == 2
     assert "--heatmap" in picture.stderr
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole_way import TINY, radrep, read_metrics, write_recipe
+from radrep.data.store import PreparedStudies
+from tests.whole_way import TINY, radrep, read_metrics, without_split, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +38,11 @@ def test_scores_and_predictions_are_written(evaluated: tuple[Path, str]) -> None
     assert scores["diversity"]["num_distinct"] == len({row["generated"] for row in rows})
 
 
-def test_references_are_whole_whatever_the_model_was_taught(evaluated: tuple[Path, str]) -> None:
+def test_references_are_whole_whatever_the_model_was_taught(
+    evaluated: tuple[Path, str], phantoms: Path
+) -> None:
     run, _ = evaluated
-    manifest = run / "recipe.yaml"
-    prepared = next(
-        line.split(": ", 1)[1]
-        for line in manifest.read_text().splitlines()
-        if line.strip().startswith("prepared:")
-    )
-    studies = [
-        json.loads(line) for line in (Path(prepared) / "manifest.jsonl").read_text().splitlines()
-    ]
-    raw = {study["id"]: study["sections"]["findings"] for study in studies}
+    raw = {study.id: study.sections["findings"] for study in PreparedStudies(phantoms, "test")}
     rows = [json.loads(line) for line in (run / "predictions-test.jsonl").read_text().splitlines()]
     assert {row["id"]: row["reference"] for row in rows}.items() <= raw.items()
 
@@ -80,11 +74,8 @@ def test_the_newest_run_is_found_and_val_stands_in_for_a_missing_test(
     recipe = run / "best/recipe.yaml"
     text = recipe.read_text()
     old = next(line for line in text.splitlines() if line.strip().startswith("prepared:"))
-    shutil.copytree(old.split(": ", 1)[1], prepared)
+    without_split(Path(old.split(": ", 1)[1]), prepared, "test")
     recipe.write_text(text.replace(old, f"  prepared: {prepared}"))
-    manifest = prepared / "manifest.jsonl"
-    lines = [line for line in manifest.read_text().splitlines() if '"split": "test"' not in line]
-    manifest.write_text("\n".join(lines) + "\n")
     result = radrep("eval")
     assert result.exit_code == 0, result.output
     assert "has no test study" in result.stderr

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import io
 import json
 import os
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from radrep.data import store
 from radrep.data.images import fit_short_side, read_image
 from radrep.data.sources.iu_xray import IuXraySource
-from radrep.data.study import MANIFEST, SourceImage, SourceStudy, read_manifest
+from radrep.data.store import PreparedStudies
+from radrep.data.study import SourceImage, SourceStudy
 from radrep.engine import prepare as prepare_module
-from radrep.engine.prepare import PrepareResult, prepare
+from radrep.engine.leaks import Leaks
+from radrep.engine.prepare import Choice, PrepareResult, count_studies, prepare
 from radrep.engine.reporter import Advance, Reporter
 from radrep.errors import DataError
 
@@ -27,6 +32,8 @@ class DrawnSource:
     """Studies that a test lists; their images lie in a folder of PNG files."""
 
     name = "drawn"
+    layout = "listed by a test"
+    notes = ("drawn by a test",)
 
     def __init__(self, studies: Sequence[SourceStudy], fingerprint: str = "a") -> None:
         self.studies = studies
@@ -87,7 +94,7 @@ def list_files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_images_and_manifest_are_written_and_counted(source, tmp_path):
+def test_studies_are_written_and_counted(source, tmp_path):
     out = tmp_path / "deep" / "out"
     result = prepare(source, out, image_size=40, workers=1)
     assert result == PrepareResult(
@@ -97,45 +104,113 @@ def test_images_and_manifest_are_written_and_counted(source, tmp_path):
         expected={"train": 5, "val": 1, "test": 0},
         left_out=result.left_out,
         num_square=1,
+        leaks=result.leaks,
         already_done=False,
     )
     assert result.num_images == 5
-    first, second, third = read_manifest(out, ("train", "val"))
+    first, third = PreparedStudies(out, "train")
+    (second,) = PreparedStudies(out, "val")
     assert [first.id, second.id, third.id] == ["b", "a", "e"]
-    assert [(image.path, image.projection) for image in second.images] == [
-        ("images/a/0.png", "frontal"),
-        ("images/a/2.png", "unknown"),  # k and projection stay those of the source
+    assert [(image.name, image.projection) for image in second.images] == [
+        ("2.png", "frontal"),
+        ("3.png", "unknown"),  # the projection stays that of the source
     ]
     assert (second.patient_id, second.split, second.source) == ("p-a", "val", "drawn")
     assert first.sections == {"findings": "Clear."}
     assert second.sections == {"impression": "Old."}
     assert sorted(list_files(out)) == [
-        "images/a/0.png",
-        "images/a/2.png",
-        "images/b/0.png",
-        "images/b/1.png",
-        "images/e/0.png",
         "left_out.jsonl",
-        "manifest.jsonl",
         "prepared.json",
+        "train-00000.arrow",
+        "val-00000.arrow",
+    ]
+    record = json.loads((out / "prepared.json").read_text())
+    assert record["notes"] == ["drawn by a test"]
+    assert [shard["sha256"] for shard in record["shards"]] == [
+        list_files(out)["train-00000.arrow"],
+        list_files(out)["val-00000.arrow"],
     ]
     assert not (tmp_path / "deep" / "out.partial").exists()
 
 
+def test_report_labels_and_odd_text_are_kept(tmp_path):
+    film = draw(tmp_path / "film.png")
+    text = 'Quote " newline \n degree \N{DEGREE SIGN} half \ud800'
+    study = replace(
+        make_study("../\ud800", film, findings=text),
+        report=f"FINDINGS: {text}",
+        labels={"Edema": -1, "Mass": 1},
+    )
+    prepare(DrawnSource([study]), tmp_path / "out", workers=1)
+    (read,) = PreparedStudies(tmp_path / "out", "train")
+    # Half a surrogate pair is no character, and no file can hold it.
+    assert read.sections["findings"] == text.replace("\ud800", "\N{REPLACEMENT CHARACTER}")
+    assert read.report == f"FINDINGS: {read.sections['findings']}"
+    assert read.labels == {"Edema": -1, "Mass": 1}
+    assert read.id == "../\N{REPLACEMENT CHARACTER}"
+
+
 def test_prepared_pixels_are_exactly_the_fitted_source_pixels(source, tmp_path):
     prepare(source, tmp_path / "out", image_size=40, workers=1)
-    for study, number in (("b", 1), ("a", 0)):
-        path = tmp_path / "out" / "images" / study / f"{number}.png"
-        original = source.studies[0 if study == "b" else 1].images[number].read(256)
-        assert np.array_equal(read_image(path), fit_short_side(original, 40))
-        with Image.open(path) as picture:
-            assert (picture.mode, picture.size) == ("L", (50, 40))
+    for split, number, original in (("train", 1, 0), ("val", 0, 1)):
+        pixels = PreparedStudies(tmp_path / "out", split).read_images(0)[number]
+        raw = source.studies[original].images[number].read(40)
+        assert np.array_equal(pixels, fit_short_side(raw, 40))
+        assert pixels.shape == (40, 50)
+
+
+def test_any_program_can_open_a_shard(source, tmp_path):
+    from datasets import Dataset
+
+    prepare(source, tmp_path / "out", image_size=40, workers=1)
+    rows = Dataset.from_file(str(tmp_path / "out" / "train-00000.arrow"))
+    assert rows["id"] == ["b", "e"]
+    with Image.open(io.BytesIO(rows[0]["images"][0]["bytes"])) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (50, 40))
+
+
+def test_limit_views_and_section_choose(source, tmp_path):
+    films = [tmp_path / "raw" / f"{number}.png" for number in range(2)]
+    studies = [make_study(str(number), *films) for number in range(4)]
+    studies += [make_study("no findings", *films, impression="Old.")]
+    studies += [make_study("side", *films, split="val")]
+    chosen = DrawnSource(studies)
+    choice = Choice(limit=3, views="lateral", section="findings")
+    result = prepare(chosen, tmp_path / "some", choice=choice, workers=1)
+    assert result.counts == {"train": 3, "val": 1, "test": 0}
+    assert result.image_counts == {"train": 3, "val": 1, "test": 0}
+    every = prepare(chosen, tmp_path / "all", choice=Choice(section="findings"), workers=1)
+    assert every.left_out == (("study no findings", "no findings"),)
+    none = prepare(source, tmp_path / "none", choice=Choice(views="lateral"), workers=1)
+    assert ("study e", "no such view") in none.left_out
+    counted = count_studies(chosen, choice)
+    assert counted["train"] == {"studies": 3, "images": 3, "left_out": 0}
+    for wrong in ({"limit": 0}, {"views": "oblique"}, {"section": "history"}):
+        with pytest.raises(DataError):
+            Choice(**wrong)
+
+
+def test_what_splits_share_is_counted(source, tmp_path):
+    films = [tmp_path / "raw" / f"{number}.png" for number in range(3)]
+    same = make_study("twin", films[2], split="val", findings="CLEAR. ")
+    studies = [make_study("b", films[0]), same, make_study("t", films[0], split="test")]
+    studies[2] = replace(studies[2], patient_id="p-b", sections={"findings": "Unheard of."})
+    leaks = prepare(DrawnSource(studies), tmp_path / "out", workers=1).leaks
+    assert leaks == Leaks(
+        patients={"train/val": 0, "train/test": 1, "val/test": 0},
+        images={"train/val": 0, "train/test": 1, "val/test": 0},
+        texts={"train/val": 1, "train/test": 0, "val/test": 0},
+        text_shares={"train/val": 1.0, "train/test": 0.0, "val/test": 0.0},
+    )
 
 
 def test_everything_left_out_has_its_reason(source, tmp_path):
     result = prepare(source, tmp_path / "out", workers=1)
     whats = [what for what, _ in result.left_out]
-    assert whats == ["broken.png", "broken.png", "absent.png", "study c", "study d", "study b"]
+    assert whats == [
+        *("broken.png", "absent.png", "study c", "study d"),  # train
+        *("broken.png", "study b"),  # val, test
+    ]
     reasons = dict(result.left_out)
     assert "not a PNG, JPEG or DICOM" in reasons["broken.png"]
     assert "not found" in reasons["absent.png"]
@@ -144,21 +219,6 @@ def test_everything_left_out_has_its_reason(source, tmp_path):
     assert reasons["study b"] == "its id is already that of a study in train"
     lines = (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()
     assert [tuple(json.loads(line).values()) for line in lines] == list(result.left_out)
-
-
-def test_odd_ids_get_safe_folders_of_their_own(tmp_path):
-    film = draw(tmp_path / "film.png")
-    ids = ["../up", "a/b", "A", "a", "a_b", "", "con.", "x" * 300, "\N{DEGREE SIGN}", ".hidden"]
-    source = DrawnSource([make_study(study_id, film) for study_id in ids])
-    result = prepare(source, tmp_path / "out", workers=1)
-    assert result.counts["train"] == len(ids)
-    studies = read_manifest(tmp_path / "out", ("train",))
-    assert [study.id for study in studies] == ids
-    folders = [Path(study.images[0].path).parent for study in studies]
-    assert len({str(folder).casefold() for folder in folders}) == len(ids)
-    assert all(folder.parent == Path("images") and len(folder.name) < 101 for folder in folders)
-    assert all((tmp_path / "out" / folder / "0.png").is_file() for folder in folders)
-    assert folders[2] == Path("images/A")
 
 
 def test_workers_write_the_same_bytes_in_the_same_order(tmp_path):
@@ -183,7 +243,7 @@ def test_the_reporter_follows_every_study(source, tmp_path):
         @contextmanager
         def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
             self.progressed.append((label, total, unit))
-            yield lambda n=1: self.progressed.append(n)
+            yield lambda n=1, note="": self.progressed.append(n)
 
     recorder = Recorder()
     prepare(source, tmp_path / "out", workers=1, reporter=recorder)
@@ -231,7 +291,7 @@ def test_a_folder_of_somebody_else_is_left_as_it_is(source, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="not empty and was not made by radrep prepare"):
+    with pytest.raises(DataError, match="is not a prepared folder: it has no prepared.json"):
         prepare(source, out, workers=1)
     assert list(list_files(out)) == ["thesis.txt"]
     with pytest.raises(DataError, match=r"thesis\.txt is a file"):
@@ -246,9 +306,10 @@ def test_an_empty_folder_is_used(source, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda out: (out / MANIFEST).unlink(), r"manifest\.jsonl is missing"),
-        (lambda out: (out / MANIFEST).write_text("{}"), "was changed after it was prepared"),
-        (lambda out: (out / "images" / "a" / "0.png").unlink(), r"a/0\.png is missing"),
+        (lambda out: (out / "val-00000.arrow").unlink(), r"val-00000\.arrow is missing"),
+        (lambda out: (out / "val-00000.arrow").write_text("{}"), "is not as long as it was"),
+        (lambda out: (out / "left_out.jsonl").unlink(), r"left_out\.jsonl cannot be read"),
+        (lambda out: (out / "prepared.json").write_text('{"recipe": {}}'), "by an older radrep"),
         (lambda out: (out / "prepared.json").write_text("{"), r"prepared\.json cannot be read"),
         (lambda out: (out / "prepared.json").write_text("[]"), "not the record of a prepared"),
     ],
@@ -290,21 +351,65 @@ def test_nothing_is_left_behind_when_it_stops_midway(source, tmp_path, workers, 
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def test_a_full_disk_tells_what_is_free_and_needed(source, tmp_path, monkeypatch):
-    write = prepare_module._write_png
-    written = []
+def draw_many(tmp_path: Path, num: int) -> DrawnSource:
+    films = [draw(tmp_path / f"film{number}.png") for number in range(3)]
+    splits = ["train", "train", "train", "val", "test"]
+    return DrawnSource([make_study(str(n), films[n % 3], split=splits[n % 5]) for n in range(num)])
 
-    def write_until_full(pixels: np.ndarray, path: Path) -> int:
-        if len(written) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        written.append(write(pixels, path))
-        return 10_000_000
 
-    monkeypatch.setattr(prepare_module, "_write_png", write_until_full)
-    # Study b's two images and a's first fit: 20 MB for 1 study of 6.
-    with pytest.raises(DataError, match=r"no space left .* MB free, about 120 MB needed"):
-        prepare(source, tmp_path / "out", workers=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+def test_a_full_disk_tells_what_is_needed_and_a_second_try_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 4)
+    source = draw_many(tmp_path, 40)
+    prepare(source, tmp_path / "whole", workers=1)
+    write, written = store.ShardWriter.write, []
+
+    def write_until_full(self, *row) -> None:
+        if len(written) == 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(write(self, *row))
+
+    with monkeypatch.context() as full:
+        full.setattr(store.ShardWriter, "write", write_until_full)
+        with pytest.raises(
+            DataError, match=r"no space .* MB needed in all.*same command again"
+        ):
+            prepare(source, tmp_path / "out", workers=1)
+    done = sorted(path.name for path in (tmp_path / "out.partial").glob("*.arrow*"))
+    assert "train-00001.arrow" in done
+    assert not [name for name in done if name.endswith(".partial")]
+    looked_at = []
+    source.studies = [
+        replace(study, images=tuple(Watched(image, looked_at) for image in study.images))
+        for study in source.studies
+    ]
+    prepare(source, tmp_path / "out", workers=1)
+    assert list_files(tmp_path / "out") == list_files(tmp_path / "whole")
+    assert 0 < len(looked_at) < 40
+    assert not (tmp_path / "out.partial").exists()
+
+
+class Watched:
+    """An image that tells when it is read."""
+
+    def __init__(self, image: SourceImage, looked_at: list[str]) -> None:
+        self.name, self.projection = image.name, image.projection
+        self._image, self._looked_at = image, looked_at
+
+    def read(self, short_side: int) -> np.ndarray:
+        self._looked_at.append(self.name)
+        return self._image.read(short_side)
+
+
+def test_what_another_recipe_left_is_not_gone_on_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 4)
+    source = draw_many(tmp_path, 40)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(StoppedSource(source.studies, KeyboardInterrupt()), tmp_path / "out", workers=1)
+    before = list_files(tmp_path / "out.partial")
+    assert "train-00000.arrow" in before
+    with pytest.raises(DataError, match="stopped run of another recipe .*image_size 256, now 32"):
+        prepare(source, tmp_path / "out", image_size=32, workers=1)
+    assert list_files(tmp_path / "out.partial") == before
 
 
 def test_a_worker_that_dies_is_told(source, tmp_path):
@@ -324,18 +429,19 @@ def test_a_killed_runs_leftovers_are_replaced_but_not_a_running_ones(source, tmp
     assert (partial_out / "mine.txt").is_file()
 
     marker = partial_out / "in_progress.json"
+    recipe = prepare_module.make_recipe(source, 256, Choice())
     running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    marker.write_text(json.dumps({"host": socket.gethostname(), "pid": running.pid}))
+    mark = {"host": socket.gethostname(), "pid": running.pid, "recipe": recipe}
+    marker.write_text(json.dumps(mark))
     with pytest.raises(DataError, match=f"being written by another .*process {running.pid}"):
         prepare(source, tmp_path / "out", workers=1)
     running.communicate(b"\n")
-    marker.write_text(json.dumps({"host": "elsewhere", "pid": running.pid}))
+    marker.write_text(json.dumps(mark | {"host": "elsewhere"}))
     with pytest.raises(DataError, match="on elsewhere"):
         prepare(source, tmp_path / "out", workers=1)
-    marker.write_text(json.dumps({"host": socket.gethostname(), "pid": running.pid}))
+    marker.write_text(json.dumps(mark))
     assert prepare(source, tmp_path / "out", workers=1).num_images == 5
     assert not partial_out.exists()
-    assert not (tmp_path / "out" / "mine.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["image_size", "workers"])
@@ -355,7 +461,7 @@ def test_a_source_without_any_usable_study_is_refused(source, tmp_path):
 def test_preparing_imports_no_torch():
     code = (
         "import sys, radrep.engine.prepare, radrep.data.sources.iu_xray, radrep.data.tokenizer\n"
-        "assert 'torch' not in sys.modules and 'pydicom' not in sys.modules"
+        "assert not {'torch', 'pydicom', 'datasets', 'pyarrow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -369,10 +475,12 @@ def test_the_real_iu_folder_is_prepared_whole(data_dir, tmp_path):
     assert result.expected == {"train": 2069, "val": 296, "test": 590}
     assert result.left_out == ()
     assert result.num_square == result.num_images  # these were squashed to squares before
-    studies = read_manifest(tmp_path / "iu", ("train", "val"))
-    assert [study.id for study in studies] == [study.id for study in source]
-    for study, original in list(zip(studies, source, strict=True))[::97]:
-        for image, view in zip(study.images, original.images, strict=True):
-            expected = fit_short_side(view.read(256), 256)
-            assert np.array_equal(read_image(tmp_path / "iu" / image.path), expected)
+    originals = {study.id: study for study in source}
+    for split in ("train", "val"):
+        studies = PreparedStudies(tmp_path / "iu", split)
+        assert [s.id for s in studies] == [s.id for s in originals.values() if s.split == split]
+        for index in range(0, len(studies), 97):
+            views = originals[studies[index].id].images
+            for pixels, view in zip(studies.read_images(index), views, strict=True):
+                assert np.array_equal(pixels, fit_short_side(view.read(256), 256))
     assert prepare(source, tmp_path / "iu").already_done

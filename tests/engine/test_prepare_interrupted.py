@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from radrep.data.sources.iu_xray import IuXraySource
+from radrep.engine import prepare as prepare_module
 from radrep.engine.prepare import prepare
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals to processes")
@@ -28,10 +30,11 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 from radrep.data.sources.iu_xray import IuXraySource
-from radrep.engine.prepare import prepare
+from radrep.engine import prepare
 
+prepare.SHARD_STUDIES = 40
 if __name__ == "__main__":
-    prepare(IuXraySource(Path(sys.argv[1])), Path(sys.argv[2]), workers=2)
+    prepare.prepare(IuXraySource(Path(sys.argv[1])), Path(sys.argv[2]), workers=2)
 """
 
 
@@ -55,28 +58,39 @@ def running(tmp_path) -> Iterator[subprocess.Popen[str]]:
         text=True,
         start_new_session=True,
     ) as process:
-        images = tmp_path / "out.partial" / "images"
+        partial = tmp_path / "out.partial"
         deadline = time.monotonic() + 60
-        while not images.is_dir() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert images.is_dir()
+        while len(list(partial.glob("*.arrow"))) < 2 and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
         yield process
 
 
-def test_ctrl_c_ends_the_workers_and_leaves_nothing(running, tmp_path):
+def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish the run and find the bytes of one that was never stopped."""
+    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 40)
+    assert list((tmp_path / "out.partial").glob("train-*.arrow"))
+    for out in ("out", "whole"):
+        result = prepare(IuXraySource(tmp_path / "raw"), tmp_path / out, workers=1)
+        assert result.num_images == 300
+    assert not (tmp_path / "out.partial").exists()
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert len(names) == 8 + 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_ctrl_c_ends_the_workers_and_a_new_run_goes_on(running, tmp_path, monkeypatch):
     os.killpg(running.pid, signal.SIGINT)
     # The pipe closes when the last process that holds it, worker or not, has ended.
     _, stderr = running.communicate(timeout=60)
     assert running.returncode != 0
     assert stderr.count("KeyboardInterrupt") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw", "script.py"]
+    go_on(tmp_path, monkeypatch)
 
 
-def test_workers_end_with_a_killed_parent_and_a_new_run_takes_over(running, tmp_path):
+def test_workers_end_with_a_killed_parent_and_a_new_run_goes_on(running, tmp_path, monkeypatch):
     running.kill()
     running.communicate(timeout=60)
-    assert (tmp_path / "out.partial").is_dir()
-    source = IuXraySource(tmp_path / "raw")
-    result = prepare(source, tmp_path / "out", image_size=32, workers=1)
-    assert result.num_images == 300
-    assert not (tmp_path / "out.partial").exists()
+    go_on(tmp_path, monkeypatch)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.whole_way import TINY, radrep, read_metrics, stop_midway, write_recipe
+from tests.whole_way import TINY, draw_prepared, radrep, read_metrics, stop_midway, write_recipe
 
 ENCODER = {"size": "tiny", "patch_size": 16, "drop_path": 0.0}
 STAGE_ONE: dict[str, Any] = {
@@ -108,3 +108,15 @@ def test_weights_that_are_not_there_are_told(phantoms: Path, tmp_path: Path) -> 
     assert result.exit_code == 2
     assert "model.encoder.weights" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_test_studies_are_refused(phantoms: Path, tmp_path: Path) -> None:
+    held_out = draw_prepared(tmp_path / "held_out", num=120)
+    data = TINY["data"] | {"random_crop": True, "prepared": str(held_out)}
+    recipe = write(tmp_path, held_out, STAGE_ONE, data=data | {"held_out": [str(held_out)]})
+    assert radrep("pretrain", recipe).exit_code == 0, "its own test studies are not in train"
+    # The first phantoms are the same in a short set and a long one: its train holds others' test.
+    recipe = write(tmp_path, held_out, STAGE_ONE, data=data | {"held_out": [str(phantoms)]})
+    result = radrep("pretrain", recipe)
+    assert result.exit_code == 2
+    assert "shares 8 studies, 8 patients and 8 images with the test split" in result.stderr

@@ -320,7 +320,7 @@ def build_width() -> int:
 
 
 def test_a_stage_three_file_becomes_a_checkpoint_that_writes_reports(
-    phantoms: Path, tmp_path: Path
+    phantoms: Path, films: list[Path], tmp_path: Path
 ) -> None:
     encoder, public = public_encoder(image_size=64)
     path = save(tmp_path / "x.pth", stage_three(public))
@@ -342,7 +342,7 @@ def test_a_stage_three_file_becomes_a_checkpoint_that_writes_reports(
     assert torch.equal(loaded.model.projector[0].weight, state["llama_proj.weight"])
     assert torch.equal(loaded.model.projector[1].bias, state["layer_norm.bias"])
     assert not (out / "training.pt").exists()
-    written = radrep("generate", next(phantoms.glob("images/*/*.png")), "--checkpoint", out)
+    written = radrep("generate", films[0], "--checkpoint", out)
     assert written.exit_code == 0, written.output
 
 
@@ -457,7 +457,7 @@ def count_words(phantoms: Path, recipe: Path) -> int:
 
 
 def test_a_csr_lmca_file_becomes_a_checkpoint_that_writes_reports(
-    phantoms: Path, golden_dir: Path, tmp_path: Path
+    phantoms: Path, films: list[Path], golden_dir: Path, tmp_path: Path
 ) -> None:
     recipe = write_csr_lmca(tmp_path, phantoms, golden_dir)
     model, content = published_csr_lmca(recipe, golden_dir, count_words(phantoms, recipe))
@@ -469,12 +469,12 @@ def test_a_csr_lmca_file_becomes_a_checkpoint_that_writes_reports(
     loaded = load_file(out / "weights.safetensors")
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded[name], tensor), name
-    written = radrep("generate", next(phantoms.glob("images/*/*.png")), "--checkpoint", out)
+    written = radrep("generate", films[0], "--checkpoint", out)
     assert written.exit_code == 0, written.output
 
 
 def test_csr_lmca_files_that_do_not_fit_are_refused(
-    phantoms: Path, golden_dir: Path, tmp_path: Path
+    phantoms: Path, films: list[Path], golden_dir: Path, tmp_path: Path
 ) -> None:
     recipe = write_csr_lmca(tmp_path, phantoms, golden_dir)
     num_words = count_words(phantoms, recipe)

@@ -145,8 +145,8 @@ def test_the_cache_key_holds_weights_preprocessing_and_data(
 ) -> None:
     from dataclasses import replace
 
-    from radrep.data.dataset import View
     from radrep.data.preprocess import Preprocess
+    from radrep.data.store import PreparedStudies
     from radrep.engine.features import cached_features
     from radrep.engine.reporter import Reporter
     from radrep.modules.backbone import Backbone
@@ -155,21 +155,29 @@ def test_the_cache_key_holds_weights_preprocessing_and_data(
     torch.manual_seed(0)
     backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
     preprocess = Preprocess(64, backbone.mean, backbone.std)
-    paths = sorted(p.relative_to(phantoms).as_posix() for p in phantoms.glob("images/*/*.png"))
-    views = [View(path) for path in paths[:2]]
+    studies, others = PreparedStudies(phantoms, "train"), PreparedStudies(phantoms, "val")
 
-    def count(*, backbone: Backbone = backbone, preprocess: Preprocess = preprocess,
-              views: list[View] = views) -> int:  # fmt: skip
+    def count(
+        *,
+        backbone: Backbone = backbone,
+        preprocess: Preprocess = preprocess,
+        studies: PreparedStudies = studies,
+    ) -> int:
         cached_features(
-            backbone, preprocess, phantoms, views,
-            device=torch.device("cpu"), reporter=Reporter(),
-        )  # fmt: skip
+            backbone,
+            preprocess,
+            [studies],
+            pair="views",
+            max_views=2,
+            device=torch.device("cpu"),
+            reporter=Reporter(),
+        )
         return len(list((tmp_path / "cache/features").iterdir()))
 
     assert count() == 1
     assert count() == 1
     assert count(preprocess=replace(preprocess, published=True)) == 2
-    assert count(views=[View(path) for path in paths[2:4]]) == 3
+    assert count(studies=others) == 3
     with torch.no_grad():
         next(backbone.parameters()).add_(0.1)
     assert count(backbone=backbone) == 4
@@ -201,10 +209,8 @@ def test_training_never_opens_the_test_split(tmp_path: Path, phantoms: Path) -> 
 
     copy = tmp_path / "data"
     shutil.copytree(phantoms, copy)
-    rows = [json.loads(line) for line in (copy / "manifest.jsonl").read_text().splitlines()]
-    for row in rows:
-        if row["split"] == "test":
-            (copy / row["images"][0]["path"]).unlink()
+    for shard in copy.glob("test-*.arrow"):
+        shard.unlink()
     assert radrep("train", write_recipe(tmp_path, copy, train={"epochs": 1})).exit_code == 0
 
 

@@ -1,20 +1,19 @@
-"""IU X-Ray (Open-i, Demner-Fushman et al., JAMIA 2016) in the layout that R2Gen gave it.
+"""IU X-Ray (Open-i, Demner-Fushman et al., JAMIA 2016) in the layouts that people have it in.
 
-    annotation.json                {"train": [{"id", "report", "image_path": [...]}], "val", "test"}
-    images/<study>/<k>.png         the k-th image of the report, in the order of Open-i's XML
-    indiana_reports.csv            optional, Kaggle's: impression, indication, comparison
-    indiana_projections.csv        optional, Kaggle's: frontal or lateral
+R2Gen      annotation.json, and images/<study>/<k>.png: the k-th image of the XML
+Open-i     NLMCXR_png/*.png or NLMCXR_png.tgz, ecgen-radiology/*.xml or NLMCXR_reports.tgz
+DICOM      NLMCXR_dcm/**/*.dcm or NLMCXR_dcm.tgz, with the same reports
+Kaggle     images/images_normalized/*.dcm.png, indiana_reports.csv, indiana_projections.csv
 
-The annotation says which studies there are, their split and their findings; the tables add to it.
+Several may lie in one folder. R2Gen's annotation, where it is there, then says which studies there
+are, their splits, images and findings, and the others add to it.
 """
 
-import csv
 import hashlib
 import json
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,242 +21,280 @@ from typing import Any
 import numpy as np
 
 from radrep.data.images import read_image
+from radrep.data.sources.annotation import (
+    ANNOTATION,
+    describe_image,
+    read_located,
+    stream_annotation,
+)
+from radrep.data.sources.iu_images import (
+    IMAGE_ARCHIVES,
+    KAGGLE_IMAGES,
+    find_images,
+    kind_of_file,
+    unpack_images,
+)
+from radrep.data.sources.iu_reports import (
+    NOT_AT_KAGGLE,
+    Report,
+    read_reports,
+    report_files,
+)
+from radrep.data.sources.splits import split_by_hash
+from radrep.data.sources.tables import hash_file
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 
-_ANNOTATION = "annotation.json"
-_REPORTS = "indiana_reports.csv"
-_PROJECTIONS = "indiana_projections.csv"
-_KAGGLE_SECTIONS = ("impression", "indication", "comparison")
-# Other layouts that people have, told by what lies in them.
-_OTHER_LAYOUTS = {
-    "Open-i's original XML and PNG": ("ecgen-radiology", "NLMCXR_reports.tgz", "NLMCXR_png*"),
-    "Kaggle's": (_REPORTS, _PROJECTIONS, "images/images_normalized", "images_normalized"),
-    "Open-i's DICOM": ("NLMCXR_dcm*", "*.dcm", "*/*.dcm"),
-}
-_LAYOUT_READ = f"the R2Gen layout: {_ANNOTATION} and images/<study>/<k>.png"
+_IMAGES_FOLDER = "images"
+# R2Gen's shares of the studies.
+_TRAIN, _VAL = 0.7, 0.1
+_REPORTS_WANTED = (
+    "NLMCXR_reports.tgz of https://openi.nlm.nih.gov/faq, or Kaggle's indiana_reports.csv"
+)
+_IMAGES_WANTED = (
+    "NLMCXR_png or NLMCXR_dcm, unpacked or as .tgz, of https://openi.nlm.nih.gov/faq, "
+    "or Kaggle's images_normalized"
+)
 
 
 class IuXraySource:
-    """The studies of an IU X-Ray folder in the R2Gen layout, in the order of its annotation.
+    """The studies of an IU X-Ray folder.
+
+    With R2Gen's annotation: its studies, in its order and splits. Without: every report in the
+    order of the numbers, its split drawn by a hash of the number, since R2Gen's cannot be told.
+    A report is one study and one patient.
 
     Args:
-        raw: The folder that holds annotation.json.
+        raw: The folder that holds the download.
+        scratch: Where an archive of images is unpacked when studies are asked for, since images
+            cannot be read in it one by one. The caller removes what is left there.
 
     Attributes:
         layout: What was recognised, in words.
+        notes: What to know of the splits, and of images that no report names.
 
     Raises:
-        DataError: If the folder is missing, is another layout, or its annotation or a table of
-            Kaggle's cannot be read.
+        DataError: If the folder is missing or has no reports or no images, if one of its tables or
+            archives cannot be read, or if its images are archives only and there is no `scratch`.
     """
 
     name = "iu_xray"
-    notes: tuple[str, ...] = ()
 
-    def __init__(self, raw: Path) -> None:
-        raw = Path(raw)
-        _recognise(raw)
-        self._images = raw / "images"
-        self._rows = _read_annotation(raw / _ANNOTATION)
-        self._tables = [raw / name for name in (_REPORTS, _PROJECTIONS) if (raw / name).is_file()]
-        self._annotation = raw / _ANNOTATION
-        self._sections = _read_sections(raw / _REPORTS)
-        self._projections = _read_projections(raw / _PROJECTIONS)
-        self.layout = " + ".join(["R2Gen", *(f"Kaggle's {table.name}" for table in self._tables)])
+    def __init__(self, raw: Path, scratch: Path | None = None) -> None:
+        self._raw, self._scratch = Path(raw), scratch
+        _check_folder(self._raw)
+        self._tables = report_files(self._raw)
+        annotation = self._raw / ANNOTATION
+        self._rows = _read_annotation(annotation) if annotation.is_file() else None
+        if self._rows is None and not self._tables:
+            raise _unrecognised(self._raw)
+        self._reports = read_reports(self._tables)
+        if self._rows is None and not any(r.sections for r in self._reports.values()):
+            raise DataError(f"{self._raw} has no text of a report; add {_REPORTS_WANTED}")
+        self._archive: Path | None = None
+        self._files: Mapping[str, Path] = {}
+        self._has_r2gen_images = self._rows is not None and _has_r2gen_images(self._raw, self._rows)
+        if not self._has_r2gen_images:
+            self._find_images()
+        self._kinds = sorted({kind_of_file(path) for path in self._files.values()})
+        names = [table.name for table in self._tables]
+        if self._rows is not None:
+            self._tables = [annotation, *self._tables]
+        self.layout = " + ".join([*self._layout_of_images(), *names])
+        self.notes = tuple(self._notes())
 
     def fingerprint(self) -> str:
-        """A hash of the annotation, the tables and the content of every image they name."""
+        """A hash of what the tables say and of the names and sizes of the images."""
         digest = hashlib.sha256()
-        for table in (self._annotation, *self._tables):
-            digest.update(_hash_file(table))
-        for _, row in self._rows:
-            for name in row["image_path"]:
-                try:
-                    content = _hash_file(_locate(self._images, name))
-                except (DataError, OSError) as error:
-                    content = type(error).__name__.encode()
-                digest.update(content)
+        for table in self._tables:
+            files = sorted(table.glob("*.xml")) if table.is_dir() else [table]
+            for file in files:
+                digest.update(json.dumps([file.name, hash_file(file).hex()]).encode())
+        for description in self._describe_images():
+            digest.update(json.dumps(description).encode())
         return digest.hexdigest()
 
-    def expected_counts(self) -> dict[str, int]:
-        """Studies by split in R2Gen's own annotation, from Open-i's complete collection."""
-        return {"train": 2069, "val": 296, "test": 590}
+    def expected_counts(self) -> dict[str, int] | None:
+        """Studies by split in R2Gen's own annotation; None without one."""
+        return None if self._rows is None else {"train": 2069, "val": 296, "test": 590}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._reports if self._rows is None else self._rows)
 
     def __iter__(self) -> Iterator[SourceStudy]:
-        for split, row in self._rows:
-            # R2Gen's ids begin with the number of the report, which is also one patient's.
-            match = re.match(r"CXR(\d+)_", row["id"])
-            number = match.group(1) if match else None
-            yield SourceStudy(
-                id=row["id"],
-                patient_id=number,
-                split=split,
-                images=tuple(
-                    SourceImage(
-                        name=name,
-                        read=partial(_read, self._images, name),
-                        projection=self._projection(number, row["id"], Path(name).stem),
-                    )
-                    for name in row["image_path"]
-                ),
-                sections={"findings": row["report"], **self._sections.get(number, {})},
+        """Yield every study.
+
+        Raises:
+            DataError: If an archive of images cannot be unpacked.
+        """
+        files = self._files
+        if self._archive and self._scratch:
+            files = unpack_images(self._archive, self._scratch)
+        if self._rows is None:
+            return (self._study(number, files) for number in self._reports)
+        return (self._annotated(split, row, files) for split, row in self._rows)
+
+    def _annotated(
+        self, split: str, row: Mapping[str, Any], files: Mapping[str, Path]
+    ) -> SourceStudy:
+        # R2Gen's ids begin with the number of the report, which is also one patient's.
+        match = re.match(r"CXR(\d+)_", row["id"])
+        number = match.group(1) if match else None
+        report = self._reports.get(number or "", Report())
+        # A report's id in R2Gen is the first image's name without its last part.
+        views = report.images if row["id"] == _study_id(report.images) else ()
+        numbered = {str(k): view for k, view in enumerate(views)}
+        images = []
+        for name in row["image_path"]:
+            view = numbered.get(Path(name).stem, "")
+            read = (
+                partial(read_located, self._raw / _IMAGES_FOLDER, name)
+                if self._has_r2gen_images
+                else partial(_read_named, self._raw, view or name, files.get(view))
+            )
+            images.append(SourceImage(name, read, report.projections.get(view, "unknown")))
+        return SourceStudy(
+            id=row["id"],
+            patient_id=number,
+            split=split,
+            images=tuple(images),
+            sections={**report.sections, "findings": row["report"]},
+            report=report.text,
+            labels=report.labels,
+        )
+
+    def _study(self, number: str, files: Mapping[str, Path]) -> SourceStudy:
+        report = self._reports[number]
+        images = [
+            image
+            for image in report.images
+            if image in files or image not in NOT_AT_KAGGLE or self._kinds != [KAGGLE_IMAGES]
+        ]
+        refusal = report.problem or (None if images else "its report names no image")
+        return SourceStudy(
+            id=_study_id(report.images) or f"CXR{number}",
+            patient_id=number,
+            split=split_by_hash(number, _TRAIN, _VAL),
+            images=tuple(
+                SourceImage(
+                    image,
+                    partial(_read_named, self._raw, image, files.get(image)),
+                    report.projections.get(image, "unknown"),
+                )
+                for image in images
+            ),
+            sections=report.sections,
+            report=report.text,
+            labels=report.labels,
+            refusal=refusal,
+        )
+
+    def _find_images(self) -> None:
+        """Find images under the names of Open-i or Kaggle, or an archive of them."""
+        self._files = find_images(self._raw)
+        archives = [path for name in IMAGE_ARCHIVES if (path := self._raw / name).is_file()]
+        if (self._files or archives) and not self._tables:
+            raise DataError(
+                f"{self._raw} has R2Gen's {ANNOTATION} but images of Open-i or Kaggle; which is "
+                f"which is told by {_REPORTS_WANTED}"
+            )
+        if self._files:
+            return
+        if archives and self._scratch is None:
+            folder = archives[0].with_suffix("")
+            raise DataError(
+                f"{archives[0]} has to be unpacked first: "
+                f"mkdir {folder} && tar -xzf {archives[0]} -C {folder}"
+            )
+        if archives:
+            self._archive = archives[0]
+        elif self._rows is None:
+            raise DataError(f"{self._raw} has reports but no images; add {_IMAGES_WANTED}")
+        elif (self._raw / _IMAGES_FOLDER).is_dir():
+            self._has_r2gen_images = True  # or none at all, as will be said of each
+        else:
+            raise DataError(
+                f"{self._raw} has {ANNOTATION} but no folder '{_IMAGES_FOLDER}' beside it, nor "
+                f"{_IMAGES_WANTED}"
             )
 
-    def _projection(self, number: str | None, study: str, stem: str) -> str:
-        # Kaggle's names of one report, sorted, are in the order of Open-i's XML, and so R2Gen's
-        # k-th image is the k-th of them. An R2Gen id is the first name without its last part.
-        views = self._projections.get(number, [])
-        k = int(stem) if stem.isdecimal() else len(views)
-        if k >= len(views) or not study.endswith(views[0][0].rpartition("-")[0]):
-            return "unknown"
-        return views[k][1]
+    def _layout_of_images(self) -> list[str]:
+        if self._has_r2gen_images:
+            return ["R2Gen"]
+        annotation = [] if self._rows is None else [f"R2Gen's {ANNOTATION}"]
+        return [*annotation, *self._kinds, *([self._archive.name] if self._archive else [])]
 
+    def _notes(self) -> Iterator[str]:
+        if self._rows is None:
+            yield (
+                "The splits are drawn by report number, 70/10/20. They are not R2Gen's, so scores "
+                f"are not comparable with published ones; R2Gen's {ANNOTATION} gives its splits."
+            )
+        if self._archive:
+            yield f"{self._archive.name} is unpacked first, which takes as much space again."
+        broken = [report.problem for report in self._reports.values() if report.problem]
+        if broken:
+            yield f"{len(broken)} reports cannot be read, the first because {broken[0]}."
+        named = {image for report in self._reports.values() for image in report.images}
+        unknown = sum(image not in named for image in self._files)
+        if unknown:
+            yield f"{unknown} images belong to no report and are not used."
 
-def _recognise(raw: Path) -> None:
-    """Return if the folder has the R2Gen layout, otherwise say what it seems to be."""
-    if not raw.is_dir():
-        problem = "is a file; give the folder" if raw.exists() else "not found; give the folder"
-        raise DataError(f"{raw} {problem} that holds IU X-Ray ({_LAYOUT_READ})")
-    if (raw / _ANNOTATION).is_file():
-        if not (raw / "images").is_dir():
-            raise DataError(f"{raw} has {_ANNOTATION} but no folder 'images' beside it")
-        return
-    inner = sorted(raw.glob(f"*/{_ANNOTATION}"))
-    if inner:
-        raise DataError(f"{raw} has no {_ANNOTATION}, but {inner[0].parent} has: give that folder")
-    found = [
-        layout
-        for layout, marks in _OTHER_LAYOUTS.items()
-        if any(next(raw.glob(mark), None) for mark in marks)
-    ]
-    if found:
-        raise DataError(
-            f"{raw} is IU X-Ray in another layout ({', '.join(found)}). This version reads "
-            f"{_LAYOUT_READ}, as the download of R2Gen has it"
-        )
-    raise DataError(f"{raw} is no IU X-Ray folder: expected {_LAYOUT_READ}")
+    def _describe_images(self) -> Iterator[str]:
+        """What tells the images from others without opening them."""
+        if self._archive:
+            yield describe_image(self._raw, self._archive.name)
+        for image, path in sorted(self._files.items()):
+            yield f"{image} {describe_image(path.parent, path.name)}"
+        if self._has_r2gen_images and self._rows is not None:
+            for _, row in self._rows:
+                for name in row["image_path"]:
+                    yield describe_image(self._raw / _IMAGES_FOLDER, name)
 
 
 def _read_annotation(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The (split, row) pairs of an R2Gen annotation: train, val, test, each in file order."""
+    """The (split, row) pairs: train, val, test, each in the order of the file."""
+    return sorted(stream_annotation(path), key=lambda pair: SPLITS.index(pair[0]))
+
+
+def _check_folder(raw: Path) -> None:
+    if not raw.is_dir():
+        problem = "is a file; give the folder" if raw.exists() else "not found; give the folder"
+        raise DataError(f"{raw} {problem} that holds IU X-Ray")
     try:
-        annotation = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: broken JSON or UTF-8
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not isinstance(annotation, dict):
-        raise DataError(
-            f"{path}: expected an object with {', '.join(SPLITS)}, found {_short(annotation)}"
-        )
-    unknown = [key for key in annotation if key not in SPLITS]
-    if unknown:
-        raise DataError(f"{path}: '{unknown[0]}' is not one of the splits {', '.join(SPLITS)}")
-    pairs = []
-    for split in SPLITS:
-        rows = annotation.get(split, [])
-        if not isinstance(rows, list):
-            raise DataError(f"{path}: {split} must be a list of studies, found {_short(rows)}")
-        for index, row in enumerate(rows):
-            problem = _row_problem(row)
-            if problem:
-                raise DataError(f"{path}: {split}[{index}]{problem}")
-            pairs.append((split, row))
-    if not pairs:
-        raise DataError(f"{path} has no study")
-    return pairs
+        os.listdir(raw)
+    except OSError as error:
+        raise DataError(f"{raw} cannot be read: {error}") from error
 
 
-def _row_problem(row: object) -> str | None:
-    """What is wrong with one row of an annotation, or None."""
-    if not isinstance(row, dict):
-        return f" must be an object, found {_short(row)}"
-    for key in ("id", "report", "image_path"):
-        if key not in row:
-            return f".{key} is missing; found {', '.join(map(str, row)) or 'nothing'}"
-    for key in ("id", "report"):
-        if not isinstance(row[key], str):
-            return f".{key} must be text, found {_short(row[key])}"
-    if not row["id"].strip():
-        return ".id is empty"
-    paths = row["image_path"]
-    if not isinstance(paths, list) or not all(isinstance(name, str) for name in paths):
-        return f".image_path must be a list of file names, found {_short(paths)}"
-    return None
+def _unrecognised(raw: Path) -> DataError:
+    for inner in sorted(raw.iterdir()):
+        if (inner / ANNOTATION).is_file() or report_files(inner):
+            return DataError(f"{raw} has no reports of IU X-Ray, but {inner} has: give that folder")
+    archives = [name for name in IMAGE_ARCHIVES if (raw / name).is_file()]
+    if archives or find_images(raw):
+        return DataError(f"{raw} has images of IU X-Ray but no reports; add {_REPORTS_WANTED}")
+    return DataError(
+        f"{raw} is no IU X-Ray folder: expected R2Gen's {ANNOTATION} and images/<study>/<k>.png, "
+        f"or {_REPORTS_WANTED}, together with {_IMAGES_WANTED}"
+    )
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _has_r2gen_images(raw: Path, rows: list[tuple[str, dict[str, Any]]]) -> bool:
+    """Whether any study of R2Gen's has its folder."""
+    return any(
+        os.path.isdir(raw / _IMAGES_FOLDER / os.path.dirname(name))
+        for _, row in rows
+        for name in row["image_path"][:1]
+    )
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of one of Kaggle's tables, none if the file is not there."""
-    if not path.is_file():
-        return []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(
-                    f"{path} has no column '{missing[0]}'; its columns are "
-                    f"{', '.join(reader.fieldnames or ()) or 'none'}"
-                )
-            return [{name: row[name] or "" for name in columns} for row in reader]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+def _study_id(images: tuple[str, ...]) -> str:
+    """R2Gen's id of a study: its first image's name without the last part."""
+    return images[0].rpartition("-")[0] if images else ""
 
 
-def _read_sections(path: Path) -> dict[str | None, dict[str, str]]:
-    """Sections other than the findings, by number of the report."""
-    return {
-        row["uid"]: {
-            name: row[name]
-            for name in _KAGGLE_SECTIONS
-            # Excel took two indications that begin with "+" for formulas and lost them.
-            if row[name].strip() and row[name] != "#NAME?"
-        }
-        for row in _read_table(path, ("uid", *_KAGGLE_SECTIONS))
-    }
-
-
-def _read_projections(path: Path) -> dict[str | None, list[tuple[str, str]]]:
-    """Sorted (file name, projection) pairs by number of the report."""
-    views: dict[str | None, list[tuple[str, str]]] = defaultdict(list)
-    for row in _read_table(path, ("uid", "filename", "projection")):
-        projection = row["projection"].strip().lower()
-        known = projection if projection in ("frontal", "lateral") else "unknown"
-        views[row["uid"]].append((row["filename"], known))
-    return {number: sorted(pairs) for number, pairs in views.items()}
-
-
-def _read(images: Path, name: str, short_side: int) -> np.ndarray:
-    return read_image(_locate(images, name), short_side)
-
-
-def _locate(images: Path, name: str) -> Path:
-    """The file of an `image_path`, whatever its ending is on this disk.
-
-    Raises:
-        DataError: If there is none, or the name leads out of the folder.
-    """
-    relative = os.path.normpath(name)
-    if os.path.isabs(relative) or relative.split(os.sep)[0] in ("..", ".") or "\0" in relative:
-        raise DataError(f"image_path {name!r} leads out of {images}; not read")
-    path = images / relative
-    # os.path and not Path: a name too long for the disk is merely not there.
-    if os.path.exists(path):
-        return path
-    others = path.parent.iterdir() if os.path.isdir(path.parent) else ()
-    same = sorted(other for other in others if other.stem == path.stem)
-    if not same:
-        raise DataError(f"{path} not found, nor the same name with another ending")
-    return same[0]
-
-
-def _hash_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _read_named(raw: Path, image: str, path: Path | None, short_side: int) -> np.ndarray:
+    if path is None:
+        raise DataError(f"{image} not found in {raw}, under any ending")
+    return read_image(path, short_side)

@@ -1,0 +1,117 @@
+"""radrep data: look at a prepared folder, and check it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radrep.cli.console import TerminalReporter, say, show_error, table
+
+if TYPE_CHECKING:
+    from radrep.engine.leaks import Leaks
+
+app = typer.Typer(no_args_is_help=True)
+
+Prepared = Annotated[Path, typer.Argument(help="A folder made by radrep prepare.")]
+
+
+@app.callback()
+def data() -> None:
+    """Look at prepared data, and check it.
+
+    Example:  radrep data show data/iu
+    """
+
+
+@app.command()
+def show(
+    prepared: Prepared,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Where the contact sheet goes.", show_default="in the folder"),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which split the sheet shows.")] = "train",
+    num: Annotated[int, typer.Option(min=1, max=100, help="Studies on the sheet.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of studies.")] = 0,
+) -> None:
+    """Show what is in it, and write a contact sheet of random studies with their reports.
+
+    Example:  radrep data show data/iu --sheet iu.png
+    """
+    from radrep.engine.inspect_data import contact_sheet, describe
+
+    facts = describe(prepared)
+    names = sorted({name for split in facts.splits.values() for name in split.sections})
+    table(
+        ("split", "studies", "images", "patients", "frontal", "lateral", *names, "MB"),
+        [
+            (
+                *(split, found.studies, found.images, found.patients or None),
+                *(found.frontal, found.lateral, *(found.sections.get(name, 0) for name in names)),
+                round(found.megabytes),
+            )
+            for split, found in facts.splits.items()
+        ],
+    )
+    say(f"source      {facts.recipe['source']} ({facts.layout}), {facts.num_left_out} left out")
+    told = ("image_size", "views", "section", "limit")
+    say("prepared    " + ", ".join(f"{key} {facts.recipe[key]}" for key in told))
+    for note in facts.notes:
+        say(f"note        {note}")
+    show_leaks(facts.leaks)
+    path = sheet or prepared / "contact_sheet.png"
+    contact_sheet(prepared, split=split, num_studies=num, seed=seed).save(path)
+    say(f"{path}: {num} random studies of {split}, or all if there are fewer")
+
+
+@app.command()
+def check(
+    prepared: Prepared,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Another prepared folder: its test studies must not be in train here."),
+    ] = None,
+    near_duplicates: Annotated[
+        int | None,
+        typer.Option(min=0, max=16, help="Count images that look alike: bits of 64 that differ."),
+    ] = None,
+) -> None:
+    """Verify its hashes, and count what splits share. Exit code 1 if something is wrong.
+
+    Example:  radrep data check data/iu --near-duplicates 3
+    """
+    from radrep.engine.inspect_data import check as run
+
+    with TerminalReporter() as reporter:
+        found = run(prepared, against=against, max_bits=near_duplicates, reporter=reporter)
+    for problem in found.problems:
+        show_error(problem)
+    show_leaks(found.leaks)
+    for pair, number in found.near.items():
+        first, second = pair.split("/")
+        say(f"{number} images of {second} look like one of {first} (at {near_duplicates} bits)")
+    wrong = bool(found.problems)
+    if found.overlap is not None:
+        overlap = found.overlap
+        near = "" if overlap.near is None else f", {overlap.near} look-alike images"
+        say(
+            f"train here and test of {against} share {overlap.studies} studies, "
+            f"{overlap.patients} patients, {overlap.images} images{near}"
+        )
+        wrong |= bool(overlap.studies or overlap.patients or overlap.images)
+    if wrong:
+        raise typer.Exit(1)
+    say(f"{prepared}: {found.num_shards} shards, all as they were prepared.")
+
+
+def show_leaks(leaks: "Leaks") -> None:
+    """Say what splits share, nothing where they share nothing."""
+    for pair, number in leaks.patients.items():
+        first, second = pair.split("/")
+        if number:
+            say(f"leak        {number} patients are in {first} and in {second}")
+        if leaks.images[pair]:
+            say(f"leak        {leaks.images[pair]} images are in {first} and in {second}")
+        if leaks.texts[pair]:
+            share = f"{leaks.text_shares[pair]:.0%} of {second} ({leaks.texts[pair]})"
+            say(f"reports     {share} are word for word in {first}")

@@ -1,0 +1,153 @@
+"""IU X-Ray's images under the names that Open-i, Kaggle and the DICOM archive give them.
+
+    NLMCXR_png/CXR1000_IM-0003-1001.png                   Open-i, 512 pixels wide
+    images/images_normalized/1000_IM-0003-1001.dcm.png    Kaggle
+    NLMCXR_dcm/1000/1000_IM-0003-1001.dcm                 Open-i's DICOM
+
+All of them are one image, which the rest of radrep calls by Open-i's name: CXR1000_IM-0003-1001.
+"""
+
+import lzma
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from radrep.errors import DataError
+
+# In order of preference, as they are quicker to read.
+IMAGE_ARCHIVES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
+
+OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES = "Open-i's PNG", "Kaggle's images", "Open-i's DICOM"
+
+_NAME = re.compile(r"(?:CXR)?(\d+)(?:_1)?_(IM-\d+(?:-\d+)+)((?:\.\w+)*)", re.ASCII)
+_CHUNK = 1 << 20
+
+
+def open_i_name(file_name: str) -> str | None:
+    """Open-i's name of the image in a file, or None if the file has no name of IU X-Ray."""
+    match = _NAME.fullmatch(PurePosixPath(file_name).name)
+    if not match:
+        return None
+    number, image, _ = match.groups()
+    # The images of report 1, and those alone, say its number twice at Open-i and once at Kaggle.
+    return f"CXR{number}_1_{image}" if number == "1" else f"CXR{number}_{image}"
+
+
+def report_number(image: str) -> str:
+    """The number of the report that an image of this Open-i name belongs to."""
+    return image[len("CXR") :].partition("_")[0]
+
+
+def kind_of_file(path: Path) -> str:
+    """Whose file an image seems to be, by its name: OPEN_I_IMAGES, ..."""
+    if ".dcm." in path.name:
+        return KAGGLE_IMAGES
+    return DICOM_IMAGES if path.suffix == ".dcm" else OPEN_I_IMAGES
+
+
+def find_images(raw: Path) -> dict[str, Path]:
+    """Every image below a folder that is named as IU X-Ray's are, by Open-i's name.
+
+    Links are followed, since people link large downloads, but no folder is entered twice. Where
+    one image is there several times, Open-i's PNG is taken before Kaggle's, and that before DICOM.
+    """
+    ranks = (OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES)
+    found: dict[str, tuple[int, Path]] = {}
+    entered = set()
+    for folder, subfolders, names in os.walk(raw, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:
+            subfolders.clear()
+            continue
+        entered.add(real)
+        subfolders.sort()
+        for file_name in names:
+            image = open_i_name(file_name)
+            if image:
+                path = Path(folder, file_name)
+                candidate = (ranks.index(kind_of_file(path)), path)
+                found[image] = min(found.get(image, candidate), candidate)
+    return {image: path for image, (_, path) in found.items()}
+
+
+def unpack_images(archive: Path, scratch: Path) -> dict[str, Path]:
+    """Write the images of an archive below `scratch`, once; after a kill it goes on.
+
+    Files get Open-i's name and nothing else of the path that the archive gives them, so that
+    none can land elsewhere; links and devices are passed over.
+
+    Raises:
+        DataError: If the archive is broken, has no image of IU X-Ray, or cannot be written out.
+    """
+    try:
+        status = archive.stat()
+        # Another archive of the same name, left by an earlier run, must not be mixed with this.
+        folder = scratch / f"{archive.name}-{status.st_size}-{status.st_mtime_ns}"
+        complete = folder / "complete"
+        if not complete.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, size, chunks in read_members(archive):
+                image = open_i_name(name)
+                if image:
+                    _write(folder / image, size, chunks)
+            complete.touch()
+        found = {name: folder / name for name in os.listdir(folder) if open_i_name(name) == name}
+    except OSError as error:
+        raise DataError(f"{archive} cannot be unpacked into {scratch}: {error}") from error
+    if not found:
+        raise DataError(f"{archive} has no image of IU X-Ray (CXR1000_IM-0003-1001.png, ...)")
+    return found
+
+
+def read_members(archive: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+    """The regular files of a tar archive, compressed or not: name, size in bytes, content.
+
+    A file's content has to be read before the next one is asked for.
+
+    Raises:
+        DataError: If the archive is broken or cut short, also when that shows only at its end.
+    """
+    with _reading(archive), tarfile.open(archive) as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.isreg() else None
+            if content and not member.issparse():  # a sparse file may be endless
+                yield member.name, member.size, _chunks(archive, content)
+        # tarfile takes a broken header for the end, and gzip compares its checksum at the end.
+        rest = tar.fileobj
+        while rest and (chunk := rest.read(_CHUNK)):
+            if chunk.strip(b"\0"):
+                raise tarfile.ReadError("a header in the midst of it is broken")
+
+
+def _chunks(archive: Path, content: IO[bytes]) -> Iterator[bytes]:
+    with _reading(archive):
+        while chunk := content.read(_CHUNK):
+            yield chunk
+
+
+@contextmanager
+def _reading(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, OSError) as error:
+        # Of an archive that it does not know, tarfile says on several lines what it is not.
+        reason = str(error).partition(":\n")[0]
+        raise DataError(
+            f"{archive} is broken or cut short ({reason}); download it again, or unpack it by hand "
+            f"to use what is left of it: tar -xf {archive}"
+        ) from error
+
+
+def _write(path: Path, size: int, chunks: Iterator[bytes]) -> None:
+    if path.exists() and path.stat().st_size == size:
+        return
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+    partial.replace(path)

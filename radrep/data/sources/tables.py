@@ -1,0 +1,203 @@
+"""The tables of raw downloads: CSV or TSV, plain or gzip, of any length, row by row.
+
+What a table is, is told by its content: a browser may unpack a .csv.gz and keep its name, and a
+spreadsheet may save one with a byte order mark and semicolons.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from radrep.errors import DataError
+
+_DELIMITERS = ",\t;|"
+_GZIP = b"\x1f\x8b"
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a column is kept in memory.
+
+    Attributes:
+        parse: Text of a cell to what is kept of it; raises ValueError saying what was expected.
+        dtype: numpy's type of it; "S" takes the length of the longest.
+    """
+
+    parse: Callable[[str], object]
+    dtype: DTypeLike
+
+
+def stream_rows(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, list[str]]]:
+    """Read the named columns of a table, one row after the other; blank lines are skipped.
+
+    Yields:
+        The line on which the row begins, counted from 1, and its values in the order of `columns`,
+        then `optional`. An optional column that the table does not have is "" in every row.
+
+    Raises:
+        DataError: If the file cannot be opened, is cut off, is not UTF-8, lacks a column, or has a
+            row with more or fewer values than the header, or a quote that is never closed. It
+            names the file and the line.
+    """
+    line = 1
+    try:
+        with _open(path) as file:
+            lines = _decode(file, path)
+            first = next(lines, "")
+            delimiter = _tell_delimiter(first, (*columns, *optional))
+            reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            for name in columns:
+                if name not in header:
+                    raise DataError(
+                        f"{path} has no column '{name}'; its columns are "
+                        f"{', '.join(header) or 'none'}"
+                    )
+            places = [
+                header.index(name) if name in header else None for name in (*columns, *optional)
+            ]
+            while True:
+                line = reader.line_num + 1
+                row = next(reader, None)
+                if row is None:
+                    return
+                if row and len(row) != len(header):
+                    raise DataError(
+                        f"{path}, line {line}: {len(row)} values, but the header names "
+                        f"{len(header)} columns"
+                    )
+                if row:
+                    yield line, ["" if place is None else row[place] for place in places]
+    except csv.Error as error:
+        raise DataError(f"{path}, line {line}: not a row of a table ({error})") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path} is cut off or broken after line {line} ({error}); download it again"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def read_columns(path: Path, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
+    """Read the named columns of a table into arrays, one entry a row, in the table's order.
+
+    Raises:
+        DataError: As `stream_rows` does, and if a value does not parse; it names the file, the
+            line, the column and the value.
+    """
+    chunks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    rows = stream_rows(path, tuple(columns))
+    while True:
+        cells: list[list[object]] = [[] for _ in columns]
+        for line, values in itertools.islice(rows, _CHUNK):
+            for (name, column), value, kept in zip(columns.items(), values, cells, strict=True):
+                try:
+                    kept.append(column.parse(value))
+                except ValueError as error:
+                    raise bad_value(path, line, name, value, str(error)) from error
+        for (name, column), kept in zip(columns.items(), cells, strict=True):
+            chunks[name].append(np.array(kept, dtype=column.dtype))
+        if not cells[0]:
+            return {name: np.concatenate(parts) for name, parts in chunks.items()}
+
+
+def bad_value(path: Path, line: int, column: str, value: str, expected: str) -> DataError:
+    """The error that names a cell of a table, what it holds, and what was expected of it."""
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return DataError(f"{path}, line {line}: {column} is {shown!r}; {expected}")
+
+
+def one_of(names: Mapping[str, int]) -> Callable[[str], int]:
+    """A parser of cells that hold one of a few names, to the number that stands for each."""
+
+    def parse(text: str) -> int:
+        try:
+            return names[text.strip()]
+        except KeyError:
+            raise ValueError(f"expected one of {', '.join(names)}") from None
+
+    return parse
+
+
+class Index:
+    """The rows of a table by a key.
+
+    Args:
+        keys: One a row, (n,); where several are the same, the first is found.
+    """
+
+    def __init__(self, keys: np.ndarray) -> None:
+        self._order = np.argsort(keys, kind="stable")
+        self._sorted = keys[self._order]
+
+    def find(self, wanted: np.ndarray) -> np.ndarray:
+        """The row of each wanted key, (m,), -1 where it has none."""
+        if not len(self._sorted):
+            return np.full(len(wanted), -1)
+        places = np.searchsorted(self._sorted, wanted)
+        places = np.minimum(places, len(self._sorted) - 1)
+        return np.where(self._sorted[places] == wanted, self._order[places], -1)
+
+
+def parse_number(text: str) -> int:
+    """A parser of cells that hold a number of at most 15 digits, such as a patient's."""
+    text = text.strip()
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise ValueError("expected a number")
+    return int(text)
+
+
+def hash_file(path: Path) -> bytes:
+    """SHA-256 of a file's content.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    file = path.open("rb")
+    if file.peek(2)[:2] != _GZIP:
+        return file
+    file.close()
+    # Buffered, since GzipFile hands out lines through Python.
+    return io.BufferedReader(gzip.open(path, "rb"), 1 << 20)
+
+
+def _decode(file: BinaryIO, path: Path) -> Iterator[str]:
+    for number, line in enumerate(file, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}, line {number}: byte {line[error.start]:#04x} is not UTF-8; "
+                "save the table as UTF-8"
+            ) from error
+
+
+def _tell_delimiter(header: str, wanted: Sequence[str]) -> str:
+    """The delimiter by which the header has the most of the wanted columns."""
+
+    def count(delimiter: str) -> int:
+        names = {name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])}
+        return len(names & set(wanted))
+
+    return max(_DELIMITERS, key=count)

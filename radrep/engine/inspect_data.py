@@ -1,0 +1,224 @@
+"""A prepared folder looked at: what is in it, whether it is whole, what it shares with another."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from radrep.data.store import PreparedStudies, hash_file, open_shards
+from radrep.data.study import SPLITS
+from radrep.engine.leaks import Leaks, count_near, read_split_prints
+from radrep.engine.prepared_folder import read_left_out, read_record
+from radrep.engine.reporter import Reporter
+from radrep.errors import DataError
+from radrep.report.contact_sheet import SheetStudy, draw_sheet
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What one split holds.
+
+    Attributes:
+        studies: Studies.
+        images: Images.
+        patients: Patients that the source names, each once.
+        frontal: Frontal images.
+        lateral: Lateral images.
+        sections: Studies that have each section, by its name.
+        megabytes: Size on disk.
+    """
+
+    studies: int
+    images: int
+    patients: int
+    frontal: int
+    lateral: int
+    sections: Mapping[str, int]
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a prepared folder holds.
+
+    Attributes:
+        recipe: What made it.
+        layout: What the source was recognised as.
+        splits: Facts by split.
+        num_left_out: Images and studies that were left out.
+        notes: What the source warned of.
+        leaks: What splits share.
+    """
+
+    recipe: Mapping[str, object]
+    layout: str
+    splits: Mapping[str, SplitFacts]
+    num_left_out: int
+    notes: tuple[str, ...]
+    leaks: Leaks
+
+
+def describe(prepared: Path) -> DataFacts:
+    """Read what a prepared folder holds; its images stay unread.
+
+    Raises:
+        DataError: If it is none, or broken.
+    """
+    record = read_record(prepared)
+    splits = {}
+    for split in SPLITS:
+        shards = [shard for shard in record["shards"] if shard["split"] == split]
+        sections: dict[str, int] = {}
+        projections: dict[str, int] = {}
+        if shards:
+            data = open_shards([prepared / shard["name"] for shard in shards])
+            for rows in data.select_columns(["sections", "projections"]).iter(1000):
+                for row in rows["sections"]:
+                    for pair in row:
+                        sections[pair["name"]] = sections.get(pair["name"], 0) + 1
+                for row in rows["projections"]:
+                    for projection in row:
+                        projections[projection] = projections.get(projection, 0) + 1
+        splits[split] = SplitFacts(
+            studies=sum(shard["studies"] for shard in shards),
+            images=sum(shard["images"] for shard in shards),
+            patients=len(np.unique(read_split_prints(prepared, split).patients)),
+            frontal=projections.get("frontal", 0),
+            lateral=projections.get("lateral", 0),
+            sections=sections,
+            megabytes=sum(shard["num_bytes"] for shard in shards) / 1e6,
+        )
+    return DataFacts(
+        recipe=record["recipe"],
+        layout=record["layout"],
+        splits=splits,
+        num_left_out=record["num_left_out"],
+        notes=tuple(record["notes"]),
+        leaks=Leaks(**record["leaks"]),
+    )
+
+
+def contact_sheet(prepared: Path, *, split: str, num_studies: int, seed: int = 0) -> Image.Image:
+    """Draw random studies of a split with their reports.
+
+    Raises:
+        DataError: If the folder is broken or the split has no study.
+    """
+    studies = PreparedStudies(prepared, split)
+    count = min(num_studies, len(studies))
+    chosen = np.sort(np.random.default_rng(seed).choice(len(studies), count, replace=False))
+    shown = []
+    for index in map(int, chosen):
+        study = studies[index]
+        projections = [image.projection for image in study.images]
+        shown.append(
+            SheetStudy(study.id, studies.read_images(index), projections, dict(study.sections))
+        )
+    return draw_sheet(shown)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What the training studies of one folder share with the test studies of another.
+
+    Attributes:
+        studies: Studies of the same source and id.
+        patients: Patients of the same source and id.
+        images: Images with the same prepared pixels.
+        near: Images that look alike, None where that was not asked for.
+    """
+
+    studies: int
+    patients: int
+    images: int
+    near: int | None = None
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found.
+
+    Attributes:
+        num_shards: Shards looked at.
+        problems: What is wrong with them, empty if nothing.
+        leaks: What the splits share.
+        near: Images of the second split that look like one of the first, by pair of splits; empty
+            where that was not asked for.
+        overlap: What train shares with the test split of the other folder, if one was given.
+    """
+
+    num_shards: int
+    problems: tuple[str, ...]
+    leaks: Leaks
+    near: Mapping[str, int]
+    overlap: Overlap | None
+
+
+def check(
+    prepared: Path,
+    *,
+    against: Path | None = None,
+    max_bits: int | None = None,
+    reporter: Reporter | None = None,
+) -> CheckResult:
+    """Verify the hashes of a prepared folder and count what its splits share.
+
+    Args:
+        prepared: The folder.
+        against: Another one, whose test studies must not be among the training studies here.
+        max_bits: Look for near-duplicate images too: the bits of 64 in which their difference
+            hashes may differ.
+        reporter: Who is told how it goes.
+
+    Raises:
+        DataError: If a folder is not a prepared one, or a shard cannot be opened.
+    """
+    record = read_record(prepared)
+    problems = []
+    with (reporter or Reporter()).progress("check", len(record["shards"]), "shards") as advance:
+        for shard in record["shards"]:
+            path = prepared / shard["name"]
+            if not path.is_file():
+                problems.append(f"{path} is missing")
+            elif hash_file(path) != shard["sha256"]:
+                problems.append(f"{path} was changed after it was prepared")
+            advance()
+    try:
+        if len(read_left_out(prepared)) != record["num_left_out"]:
+            problems.append(f"{prepared}: the list of what was left out was changed")
+    except DataError as error:
+        problems.append(str(error))
+    near: dict[str, int] = {}
+    overlap = None
+    if not problems:
+        if max_bits is not None:
+            prints = {split: read_split_prints(prepared, split) for split in SPLITS}
+            for pair in record["leaks"]["images"]:
+                first, second = pair.split("/")
+                near[pair] = count_near(prints[second].looks, prints[first].looks, max_bits)
+        if against is not None:
+            overlap = find_overlap(prepared, against, max_bits=max_bits)
+    return CheckResult(
+        num_shards=len(record["shards"]),
+        problems=tuple(problems),
+        leaks=Leaks(**record["leaks"]),
+        near=near,
+        overlap=overlap,
+    )
+
+
+def find_overlap(prepared: Path, against: Path, *, max_bits: int | None = None) -> Overlap:
+    """Compare the training studies of a folder with the test studies of another.
+
+    Raises:
+        DataError: If one is not a prepared folder.
+    """
+    train, test = read_split_prints(prepared, "train"), read_split_prints(against, "test")
+    return Overlap(
+        studies=len(np.intersect1d(train.studies, test.studies)),
+        patients=len(np.intersect1d(train.patients, test.patients)),
+        images=len(np.intersect1d(train.images, test.images)),
+        near=None if max_bits is None else count_near(test.looks, train.looks, max_bits),
+    )

@@ -1,0 +1,125 @@
+"""Rate and memory of `radrep prepare mimic` on drawn films in MIMIC-CXR-JPG's layout.
+
+Run: python tests/benchmarks/bench_prepare_scale.py [--images 2000 20000] [--size 512]
+
+Every number of images is prepared by the command in a process of its own, whose memory, workers
+and all, is looked at five times a second. Memory that is flat from the first number to the last
+and a rate that does not fall make the straight line to MIMIC's 377,110 images an honest one.
+"""
+
+import argparse
+import csv
+import gzip
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from radrep.data.sources.phantom import PhantomSource
+
+MIMIC_IMAGES = 377_110
+NUM_DRAWN = 40  # the others are these, shifted and with other grain: as much work to prepare
+REPORT = (
+    "                                 FINAL REPORT\n FINDINGS: {findings}\n\n IMPRESSION: {n}.\n"
+)
+
+
+def draw_films(size: int) -> Iterator[tuple[np.ndarray, str]]:
+    """Films and findings without end."""
+    drawn = [
+        (study.images[0].read(size), study.sections["findings"])
+        for study in PhantomSource(NUM_DRAWN, image_size=size)
+    ]
+    rng = np.random.default_rng(0)
+    while True:
+        for film, findings in drawn:
+            shifted = np.roll(film, rng.integers(-8, 9, 2), axis=(0, 1)).astype(np.int16)
+            grain = rng.integers(-2, 3, (size // 4, size // 4)).repeat(4, 0).repeat(4, 1)
+            yield np.clip(shifted + grain, 0, 255).astype(np.uint8), findings
+
+
+def write_mimic(root: Path, num_images: int, size: int) -> None:
+    """Write studies of two views each in the layout of MIMIC-CXR-JPG with its reports."""
+    films = draw_films(size)
+    splits, metadata = [], []
+    for number in range(num_images // 2):
+        subject, study = 10_000_000 + number // 2, 50_000_000 + number
+        folder = root / f"files/p{str(subject)[:2]}/p{subject}/s{study}"
+        folder.mkdir(parents=True)
+        split = "test" if number % 50 == 0 else "validate" if number % 50 == 1 else "train"
+        for view in ("PA", "LATERAL"):
+            film, findings = next(films)
+            dicom = f"{number:08x}-{view.lower():0<8}"
+            Image.fromarray(film).save(folder / f"{dicom}.jpg", quality=90)
+            splits.append((dicom, study, subject, split))
+            metadata.append((dicom, subject, study, view, size, size))
+        text = REPORT.format(findings=findings, n=f"Number {number}")
+        folder.with_suffix(".txt").write_text(text)
+    write_table(root / "mimic-cxr-2.0.0-split.csv.gz",
+                ("dicom_id", "study_id", "subject_id", "split"), splits)  # fmt: skip
+    write_table(root / "mimic-cxr-2.0.0-metadata.csv.gz",
+                ("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns"),
+                metadata)  # fmt: skip
+
+
+def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    with gzip.open(path, "wt", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+def measure(raw: Path, out: Path, workers: int | None) -> tuple[float, float]:
+    """Seconds and the greatest memory in MB, workers and all, of one run of the command."""
+    command = [sys.executable, "-m", "radrep", "prepare", "mimic", "--raw", str(raw)]
+    command += ["--out", str(out), *(["--workers", str(workers)] if workers else [])]
+    start, most = time.perf_counter(), 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        process = psutil.Process(running.pid)
+        while running.poll() is None:
+            try:
+                family = [process, *process.children(recursive=True)]
+                most = max(most, sum(member.memory_full_info().uss for member in family))
+            except psutil.NoSuchProcess:
+                pass
+            time.sleep(0.2)
+        told = running.stdout.read().decode() if running.stdout else ""
+    if running.returncode:
+        raise SystemExit(told)
+    return time.perf_counter() - start, most / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, nargs="+", default=[2000, 20_000])
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--workers", type=int)
+    arguments = parser.parse_args()
+    rate = 0.0
+    with tempfile.TemporaryDirectory(prefix="radrep-scale-") as name:
+        for number in arguments.images:
+            raw, out = Path(name, "raw"), Path(name, "out")
+            write_mimic(raw, number, arguments.size)
+            seconds, memory = measure(raw, out, arguments.workers)
+            rate = number / seconds
+            size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
+            print(
+                f"{number:7,} images of {arguments.size} pixels: {seconds:6.0f} s, "
+                f"{rate:5.0f} images/s, at most {memory:4.0f} MB of memory, {size:6.0f} MB written",
+                flush=True,
+            )
+            shutil.rmtree(raw)
+            shutil.rmtree(out)
+    hours = MIMIC_IMAGES / rate / 3600
+    print(f"{MIMIC_IMAGES:,} images in a straight line from there: {hours:.1f} hours")
+
+
+if __name__ == "__main__":
+    main()

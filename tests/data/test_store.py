@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from radrep.data.store import (
+    PREPARED,
+    PreparedStudies,
+    ShardWriter,
+    encode_image,
+    hash_file,
+    open_shards,
+)
+from radrep.data.study import Image, Study
+from radrep.errors import DataError
+
+
+def make_study(number: int, **sections: str) -> Study:
+    image = Image(f"film {number}", "frontal", f"{number:064x}")
+    return Study(str(number), None, "train", (image,), sections, "drawn", "raw", {"Mass": 1})
+
+
+def film(number: int) -> np.ndarray:
+    return np.full((8, 9), number, dtype=np.uint8)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Two shards of 20 and 5 studies; every third has no findings."""
+    shards = []
+    for index, numbers in enumerate((range(20), range(20, 25))):
+        path = tmp_path / f"train-{index:05d}.arrow"
+        writer = ShardWriter(path)
+        for number in numbers:
+            text = {"impression": "Old."} if number % 3 == 2 else {"findings": f"Film {number}."}
+            writer.write(make_study(number, **text), [encode_image(film(number))], [2**63 + number])
+        assert not path.exists(), "it has its name when it is whole"
+        writer.close()
+        shards.append({"name": path.name, "split": "train", "studies": len(numbers)})
+    write_record(tmp_path, shards)
+    return tmp_path
+
+
+def write_record(folder, shards) -> None:
+    import json
+
+    (folder / PREPARED).write_text(json.dumps({"shards": shards}))
+
+
+def test_studies_come_back_as_they_were_written(prepared):
+    studies = PreparedStudies(prepared, "train")
+    assert len(studies) == 25
+    assert studies[21] == make_study(21, findings="Film 21.")
+    assert studies[-1].id == "24"
+    assert [study.id for study in studies[3:6]] == ["3", "4", "5"]
+    assert np.array_equal(studies.read_images(21)[0], film(21))
+    assert studies.shard_sizes == [20, 5]
+
+
+def test_studies_without_the_text_are_passed_over(prepared):
+    studies = PreparedStudies(prepared, "train", target="findings")
+    assert len(studies) == 17
+    assert studies.num_without_text == 8
+    assert studies.shard_sizes == [14, 3]
+    assert studies[2].id == "3"
+    assert np.array_equal(studies.read_images(2)[0], film(3))
+    assert studies.texts("findings") == [study.sections["findings"] for study in studies]
+    assert studies.texts("impression") == [""] * 17
+
+
+def test_equal_studies_give_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        writer = ShardWriter(tmp_path / name)
+        for number in range(40):
+            writer.write(make_study(number, findings="x"), [encode_image(film(number))], [number])
+        writer.close()
+    assert hash_file(tmp_path / "a") == hash_file(tmp_path / "b")
+
+
+def test_an_abandoned_shard_leaves_nothing(tmp_path):
+    writer = ShardWriter(tmp_path / "a")
+    writer.write(make_study(1), [encode_image(film(1))], [1])
+    writer.abandon()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_missing_or_damaged_is_told(prepared, tmp_path):
+    with pytest.raises(DataError, match="the split 'test' has no study"):
+        PreparedStudies(prepared, "test")
+    with pytest.raises(DataError, match="radrep prepare iu --raw DIR"):
+        PreparedStudies(tmp_path / "nowhere", "train")
+    shard = prepared / "train-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"train-00001\.arrow cannot be read .*radrep data check"):
+        PreparedStudies(prepared, "train")
+    with pytest.raises(DataError, match="cannot be read"):
+        open_shards([prepared / "absent.arrow"])
+    write_record(prepared, [{"name": "train-00000.arrow", "split": "train", "studies": 21}])
+    with pytest.raises(DataError, match="has 20 studies and should have 21"):
+        PreparedStudies(prepared, "train")
+    (prepared / PREPARED).write_text("{}")
+    with pytest.raises(DataError, match="an older radrep"):
+        PreparedStudies(prepared, "train")
+    (prepared / PREPARED).write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        PreparedStudies(prepared, "train")
+
+
+def test_a_damaged_image_is_told(tmp_path):
+    writer = ShardWriter(tmp_path / "train-00000.arrow")
+    writer.write(make_study(1), [encode_image(film(1))[:30]], [1])
+    writer.close()
+    write_record(tmp_path, [{"name": "train-00000.arrow", "split": "train", "studies": 1}])
+    with pytest.raises(DataError, match="an image of study 1 is damaged"):
+        PreparedStudies(tmp_path, "train").read_images(0)
