@@ -3,8 +3,9 @@
 The two `r2gen` cleaners give what the published R2Gen tokenizer gives (Chen et al., "Generating
 Radiology Reports via Memory-driven Transformer", EMNLP 2020), quirks included, because published
 scores rest on them: list numbers vanish up to 5 only, "1. " also inside "T1. ", an empty report
-becomes " .", and fractions lose their bar. `plain` has none of that and is for everything that
-need not be compared with a published number.
+becomes " .", and fractions lose their bar. `r2gengpt_mimic` is that of R2GenGPT (Wang et al.,
+"R2GenGPT", Meta-Radiology 2023), MambaXray-VL and EMRRG. `plain` has none of that and is for
+everything that need not be compared with a published number.
 """
 
 import re
@@ -30,6 +31,8 @@ _QUOTES = str.maketrans("", "", "\"'/\\")
 _MARKS = str.maketrans(
     "", "", ".,?;*!%^&_+()]{}" + "".join(map(chr, range(ord(":"), ord("[") + 1)))
 )
+# R2GenGPT's pattern has no such range: colons stay, and "<", "=", ">" and "@" with them.
+_MARKS_BUT_COLONS = str.maketrans("", "", ".,?;*!%^&_+()[]{}")
 
 # Words with their inner hyphens, bars and apostrophes ("l1-l2", "3/4"); numbers also with their
 # inner points, commas and colons and a percent sign; of other marks, a run of one ("..") once.
@@ -38,20 +41,25 @@ _PLAIN_TOKEN = re.compile(
 )
 
 
-def _clean_r2gen(report: str, halvings: tuple[tuple[str, str, int], ...]) -> str:
+def _clean_r2gen(
+    report: str, halvings: tuple[tuple[str, str, int], ...], *, keep_colons: bool = False
+) -> str:
     for doubled, single, passes in halvings:
         for _ in range(passes):
             report = report.replace(doubled, single)
     for number, replacement in _LIST_NUMBERS:
         report = report.replace(number, replacement)
+    if keep_colons:
+        report = report.replace(":", " :")
+    marks = _MARKS_BUT_COLONS if keep_colons else _MARKS
     sentences = report.strip().lower().split(". ")
     # Marks go after the outer spaces, so that a lone mark may leave a space behind.
-    words = (sentence.translate(_QUOTES).strip().translate(_MARKS) for sentence in sentences)
+    words = (sentence.translate(_QUOTES).strip().translate(marks) for sentence in sentences)
     return " . ".join(words) + " ."
 
 
-def _clean_r2gen_mimic(report: str) -> str:
-    return _clean_r2gen(report.replace("\n", " "), _MIMIC_HALVINGS)
+def _clean_r2gen_mimic(report: str, *, keep_colons: bool = False) -> str:
+    return _clean_r2gen(report.replace("\n", " "), _MIMIC_HALVINGS, keep_colons=keep_colons)
 
 
 def _clean_plain(report: str) -> str:
@@ -62,6 +70,7 @@ def _clean_plain(report: str) -> str:
 CLEANERS: Mapping[str, Callable[[str], str]] = {
     "r2gen_iu": partial(_clean_r2gen, halvings=_IU_HALVINGS),
     "r2gen_mimic": _clean_r2gen_mimic,
+    "r2gengpt_mimic": partial(_clean_r2gen_mimic, keep_colons=True),
     "plain": _clean_plain,
 }
 
@@ -70,7 +79,7 @@ def get_cleaner(name: str) -> Callable[[str], str]:
     """The cleaner of that name.
 
     Every cleaner lower-cases and separates words by spaces. `r2gen_iu` and `r2gen_mimic` are the
-    published ones; `plain` keeps every number, unit and mark that a person would keep.
+    published ones, `r2gengpt_mimic` is the same with colons kept, a space before each; `plain` keeps every number, unit and mark that a person would keep.
 
     Raises:
         DataError: If there is no such cleaner.

@@ -72,7 +72,7 @@ class Tokenizer(_Section):
     """How report text becomes words and ids."""
 
     name: Literal["r2gen"] = "r2gen"
-    cleaner: Literal["r2gen_iu", "r2gen_mimic", "plain"] = "r2gen_iu"
+    cleaner: Literal["r2gen_iu", "r2gen_mimic", "r2gengpt_mimic", "plain"] = "r2gen_iu"
     min_count: Count = 3  # words seen less often in train become <unk>
 
 

@@ -50,6 +50,19 @@ def test_mimic_cleaner_collapses_breaks_underscores_and_spaces_first(report, cle
     assert get_cleaner("r2gen_mimic")(report) == cleaned
 
 
+@pytest.mark.parametrize(
+    ("report", "cleaned"),
+    [
+        ("FINDINGS: Clear.", "findings : clear ."),
+        ("Size: < 3 cm. 2. Time 10:30 [sic].", "size : < 3 cm . time 10 :30 sic ."),
+        ("Two\nlines:___.", "two lines : ."),
+        ("a-b @ c=d; e", "a-b @ c=d e ."),
+    ],
+)
+def test_r2gengpts_cleaner_keeps_colons_with_a_space_in_front(report, cleaned):
+    assert get_cleaner("r2gengpt_mimic")(report) == cleaned
+
+
 @pytest.mark.parametrize("name", ["r2gen_iu", "r2gen_mimic"])
 def test_published_cleaners_remove_exactly_the_marks_of_the_range_bug(name):
     kept = [mark for mark in string.punctuation if mark in get_cleaner(name)(f"a{mark}b")[:-1]]
@@ -74,9 +87,9 @@ def test_plain_cleaner_is_idempotent_and_loses_no_letter_or_digit(text):
 
 
 def test_an_unknown_cleaner_is_refused_with_the_names_there_are():
-    with pytest.raises(DataError, match="'r2gen'.*r2gen_iu, r2gen_mimic, plain"):
+    with pytest.raises(DataError, match="'r2gen'.*r2gen_iu, r2gen_mimic, r2gengpt_mimic, plain"):
         get_cleaner("r2gen")
-    assert list(CLEANERS) == ["r2gen_iu", "r2gen_mimic", "plain"]
+    assert list(CLEANERS) == ["r2gen_iu", "r2gen_mimic", "r2gengpt_mimic", "plain"]
 
 
 def test_target_text_takes_the_section_asked_for():
