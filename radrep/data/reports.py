@@ -79,7 +79,8 @@ def get_cleaner(name: str) -> Callable[[str], str]:
     """The cleaner of that name.
 
     Every cleaner lower-cases and separates words by spaces. `r2gen_iu` and `r2gen_mimic` are the
-    published ones, `r2gengpt_mimic` is the same with colons kept, a space before each; `plain` keeps every number, unit and mark that a person would keep.
+    published ones, `r2gengpt_mimic` is the second with colons kept, a space before each; `plain`
+    keeps every number, unit and mark that a person would keep.
 
     Raises:
         DataError: If there is no such cleaner.

@@ -407,5 +407,7 @@ def _describe_failure(error: OSError, out: Path, tally: _Tally, num_studies: int
     if tally.num_seen and tally.num_bytes:
         needed = tally.num_bytes / tally.num_seen * num_studies
         text += f", about {needed / 1e6:.0f} MB needed in all"
-    kept = f"What is done is kept in {out.name}.partial: free some and give the same command again"
-    return f"{text}. {kept if tally.shards else 'Nothing of it was kept'}, or another --out"
+    if tally.shards:
+        kept = f"What is done is kept in {out.name}.partial: free some, then give the same command"
+        return f"{text}. {kept} again"
+    return f"{text}. Nothing of it was kept; free some, or give an --out on another disk"

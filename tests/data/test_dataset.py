@@ -1,10 +1,16 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from radrep.data.dataset import EpochOrder, View, views_of
+from radrep.data.dataset import EpochOrder, ReportDataset, Sample, View, collate, views_of
+from radrep.data.preprocess import Preprocess
+from radrep.data.store import PreparedStudies
 from radrep.data.study import Image, Study
+from radrep.data.tokenizer import Tokenizer
 from radrep.errors import DataError
 
 
@@ -63,8 +69,6 @@ def test_views_differ_and_one_view_is_never_copied() -> None:
 
 
 def test_batches_carry_views_in_one_row() -> None:
-    from radrep.data.dataset import Sample, collate
-
     samples = [
         Sample("a", torch.zeros(2, 3, 4, 4), None, torch.tensor([0, 5, 0])),
         Sample("b", torch.ones(1, 3, 4, 4), None, torch.tensor([0, 5, 6, 0])),
@@ -77,3 +81,30 @@ def test_batches_carry_views_in_one_row() -> None:
     assert batch.num_views.tolist() == [2, 1]
     assert batch.tokens.tolist() == [[0, 5, 0, 0], [0, 5, 6, 0]]
     assert batch.lengths.tolist() == [3, 4]
+
+
+def test_the_order_and_the_crops_do_not_depend_on_the_number_of_workers(phantoms: Path) -> None:
+    studies = PreparedStudies(phantoms, "train")
+    dataset = ReportDataset(
+        studies,
+        target="findings",
+        pair="views",
+        max_views=2,
+        preprocess=Preprocess(size=32, mean=(0.5,) * 3, std=(0.5,) * 3),
+        codec=Tokenizer.build(studies.texts("findings"), min_count=1, cleaner="plain"),
+        max_tokens=20,
+        random_crop=True,
+        seed=5,
+    )
+    seen = []
+    for num_workers in (0, 2):
+        order = EpochOrder([20, 12], 5, seed=5)
+        order.set_start(1)
+        loader = DataLoader(
+            dataset, batch_sampler=order, collate_fn=collate, num_workers=num_workers
+        )
+        seen.append([(batch.ids, batch.images, batch.tokens) for batch in loader])
+    assert [ids for ids, _, _ in seen[0]] == [ids for ids, _, _ in seen[1]]
+    for (_, images, tokens), (_, others, other_tokens) in zip(*seen, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(tokens, other_tokens)

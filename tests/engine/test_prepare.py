@@ -370,9 +370,7 @@ def test_a_full_disk_tells_what_is_needed_and_a_second_try_goes_on(tmp_path, mon
 
     with monkeypatch.context() as full:
         full.setattr(store.ShardWriter, "write", write_until_full)
-        with pytest.raises(
-            DataError, match=r"no space .* MB needed in all.*same command again"
-        ):
+        with pytest.raises(DataError, match=r"no space .* MB needed in all.*same command again"):
             prepare(source, tmp_path / "out", workers=1)
     done = sorted(path.name for path in (tmp_path / "out.partial").glob("*.arrow*"))
     assert "train-00001.arrow" in done

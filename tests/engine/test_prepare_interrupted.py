@@ -26,6 +26,17 @@ def draw() -> bytes:
     return file.getvalue()
 
 
+def write_raw(raw: Path) -> None:
+    film = draw()
+    rows = []
+    for number in range(300):
+        path = raw / "images" / str(number) / "0.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(film)
+        rows.append({"id": str(number), "report": "Clear.", "image_path": [f"{number}/0.png"]})
+    (raw / "annotation.json").write_text(json.dumps({"train": rows}))
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path
@@ -42,14 +53,7 @@ if __name__ == "__main__":
 def running(tmp_path) -> Iterator[subprocess.Popen[str]]:
     """A process that prepares 300 films with two workers and has begun to write."""
     raw = tmp_path / "raw"
-    film = draw()
-    rows = []
-    for number in range(300):
-        path = raw / "images" / str(number) / "0.png"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(film)
-        rows.append({"id": str(number), "report": "Clear.", "image_path": [f"{number}/0.png"]})
-    (raw / "annotation.json").write_text(json.dumps({"train": rows}))
+    write_raw(raw)
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
     with subprocess.Popen(
@@ -94,3 +98,26 @@ def test_workers_end_with_a_killed_parent_and_a_new_run_goes_on(running, tmp_pat
     running.kill()
     running.communicate(timeout=60)
     go_on(tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_any_number_of_kills_at_any_moment_cost_nothing(tmp_path, monkeypatch):
+    write_raw(tmp_path / "raw")
+    script = tmp_path / "script.py"
+    script.write_text(INTERRUPTED)
+    command = [sys.executable, str(script), str(tmp_path / "raw"), str(tmp_path / "out")]
+    generator = np.random.default_rng(0)
+    kills = 0
+    while not (tmp_path / "out").exists():
+        process = subprocess.Popen(command)
+        try:
+            process.wait(timeout=1.5 + 3 * generator.random())
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills, "it was too fast to be killed"
+    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 40)
+    prepare(IuXraySource(tmp_path / "raw"), tmp_path / "whole", workers=1)
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()

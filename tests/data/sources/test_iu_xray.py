@@ -130,7 +130,8 @@ def write_dicom(path: Path, pixels: np.ndarray) -> None:
 
 def pack(archive: Path, folder: Path) -> None:
     """Put a folder into an archive, and remove it."""
-    with tarfile.open(archive, "w:gz") as tar:
+    # In this format each member has one header only.
+    with tarfile.open(archive, "w:gz", format=tarfile.GNU_FORMAT) as tar:
         tar.add(folder, folder.name)
     shutil.rmtree(folder)
 
@@ -374,6 +375,17 @@ def test_kaggle_alone_is_enough(tmp_path):
     assert one.images[0].read(256).shape == (40, 50)
 
 
+def test_images_that_only_kaggle_lacks_are_missed_elsewhere(tmp_path):
+    names = [f"CXR2084_IM-0715-1001-000{k}" for k in (1, 2)]
+    (tmp_path / "ecgen-radiology").mkdir()
+    (tmp_path / "ecgen-radiology" / "2084.xml").write_text(xml(names, "Clear."))
+    draw(tmp_path / f"{names[0]}.png")
+    (study,) = IuXraySource(tmp_path)
+    assert [image.name for image in study.images] == names
+    with pytest.raises(DataError, match=f"{names[1]} not found"):
+        study.images[1].read(256)
+
+
 def test_r2gens_images_are_counted_with_those_that_kaggle_lacks(tmp_path):
     names = ["CXR2084_IM-0715-1001/0.png", "CXR2084_IM-0715-1001/1.png"]
     row = {"id": "CXR2084_IM-0715-1001", "report": "Clear.", "image_path": names}
@@ -523,7 +535,8 @@ def test_reports_without_images_and_images_without_reports_say_what_to_add(tmp_p
 def test_images_of_no_report_are_counted_and_links_in_circles_end(tmp_path):
     raw = write_open_i(tmp_path)
     draw(raw / "NLMCXR_png" / "CXR4000_IM-1-1.png")
-    (raw / "NLMCXR_png" / "again").symlink_to(raw)
+    for name in "abc":  # followed as deep as the system allows, they would have no end
+        (raw / "NLMCXR_png" / name).symlink_to(raw)
     source = IuXraySource(raw)
     assert "1 images belong to no report" in source.notes[-1]
     assert len(source) == 4
