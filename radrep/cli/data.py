@@ -73,12 +73,12 @@ def check(
     ] = None,
     near_duplicates: Annotated[
         int | None,
-        typer.Option(min=0, max=16, help="Count images that look alike: bits of 64 that differ."),
+        typer.Option(min=0, max=64, help="Count images that look alike: bits of 256 that differ."),
     ] = None,
 ) -> None:
     """Verify its hashes, and count what splits share. Exit code 1 if something is wrong.
 
-    Example:  radrep data check data/iu --near-duplicates 3
+    Example:  radrep data check data/iu --near-duplicates 10
     """
     from radrep.engine.inspect_data import check as run
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def generate(
     images: Annotated[
         list[Path],
-        typer.Argument(help="PNG, JPEG or DICOM files, each a study of its own."),
+        typer.Argument(help="PNG, JPEG, TIFF, BMP or DICOM files, each a study of its own."),
     ],
     checkpoint: Annotated[
         Path | None,
@@ -99,8 +99,8 @@ def _show(report: "WrittenReport", *, as_json: bool, alone: bool) -> None:
 
 
 def _draw(report: "WrittenReport", path: Path) -> None:
-    from radrep.data.images import fit_short_side, read_image
+    from radrep.data.images import read_image
     from radrep.report.heatmap import draw_looks
 
-    films = [fit_short_side(read_image(image, 512), 512) for image in report.images]
+    films = [read_image(image, 512) for image in report.images]
     draw_looks(films, report.looks).save(path, format="PNG")

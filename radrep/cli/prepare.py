@@ -130,7 +130,7 @@ def folder(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Images of your own, PNG, JPEG or DICOM, with or without a table of reports.
+    """Images of your own (PNG, JPEG, TIFF, BMP, DICOM), with or without a table of reports.
 
     Example:  radrep prepare folder --raw scans --reports scans/reports.csv --out data/mine
     """

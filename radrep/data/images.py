@@ -23,7 +23,15 @@ _BLANK_RANGE = 2
 # How deep radiography detectors digitise; a 16-bit file often holds fewer bits.
 _DEPTHS = (8, 10, 12, 14, 16)
 # How PNG, JPEG, TIFF (either order of bytes, and over 4 GB) and BMP begin.
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
+PICTURE_HEADS = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"BM",
+)
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # of TIFF
 
@@ -169,7 +177,7 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
 def _check_kind(head: bytes, name: str) -> None:
     if not head:
         raise DataError(f"{name}: an empty file (0 bytes)")
-    if head.startswith(_PICTURES):
+    if head.startswith(PICTURE_HEADS):
         return
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise DataError(

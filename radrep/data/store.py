@@ -69,7 +69,7 @@ def shard_features() -> "Features":
             "names": List(text),
             "projections": List(text),
             "sha256": List(text),
-            "difference_hashes": List(Value("uint64")),
+            "difference_hashes": List(Value("binary")),
         }
     )
 
@@ -91,13 +91,13 @@ class ShardWriter:
         self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
         self._rows: list[dict[str, Any]] = []
 
-    def write(self, study: Study, files: Sequence[bytes], hashes: Sequence[int]) -> None:
+    def write(self, study: Study, files: Sequence[bytes], hashes: Sequence[bytes]) -> None:
         """Add a study.
 
         Args:
             study: The study.
             files: The PNG file of each of its images.
-            hashes: The difference hash of each.
+            hashes: The difference hash of each, 32 bytes.
         """
         self._rows.append(
             {

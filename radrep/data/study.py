@@ -1,13 +1,27 @@
 """The study: what a source yields, what the prepared folder holds, one row each."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
 PROJECTIONS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "val", "test")
+_FRONTAL = {"frontal", "front", "pa", "ap", "posteroanterior", "anteroposterior"}
+_LATERAL = {"lateral", "lat", "ll", "rl", "l"}
+
+
+@lru_cache(maxsize=256)
+def projection_of(view: str) -> str:
+    """The projection that a table's view or DICOM's ViewPosition stands for."""
+    words = set(re.split(r"[\W\d_]+", view.casefold()))
+    frontal, lateral = bool(words & _FRONTAL), bool(words & _LATERAL)
+    if frontal == lateral:
+        return "unknown"
+    return "frontal" if frontal else "lateral"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from radrep.data.batch import Batch
-from radrep.data.images import fit_short_side, read_image
+from radrep.data.images import read_image
 from radrep.data.tokenizer import ReportCodec
 from radrep.engine.build import ReportModel, build_preprocess
 from radrep.engine.checkpoint import Loaded, find_checkpoint, load_checkpoint
@@ -171,7 +171,7 @@ class ReportWriter:
         """Write the report of one study.
 
         Args:
-            images: Its views: PNG, JPEG or DICOM files.
+            images: Its views: PNG, JPEG, TIFF, BMP or DICOM files.
             seed: Of the draws, when sampling.
 
         Raises:
@@ -200,8 +200,7 @@ class ReportWriter:
 
     def _pixels(self, path: Path) -> Tensor:
         """Do to a file what preparing a data set and evaluating on it do, one after the other."""
-        size = self.loaded.prepared_size
-        prepared = fit_short_side(read_image(path, size), size)
+        prepared = read_image(path, self.loaded.prepared_size)
         return self._preprocess.evaluate(prepared)
 
     @torch.no_grad()

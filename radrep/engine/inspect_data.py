@@ -168,8 +168,9 @@ def check(
     Args:
         prepared: The folder.
         against: Another one, whose test studies must not be among the training studies here.
-        max_bits: Look for near-duplicate images too: the bits of 64 in which their difference
-            hashes may differ.
+        max_bits: Look for near-duplicate images too: the bits of 256 in which their difference
+            hashes may differ. Among 4,726 films of IU X-Ray the same film twice differs in 6 at
+            most, and different films in 14 at least.
         reporter: Who is told how it goes.
 
     Raises:

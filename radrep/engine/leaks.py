@@ -44,7 +44,7 @@ class Prints:
         studies: Of source and id of every study.
         patients: Of source and patient of every study whose patient is known.
         images: Of the images' files.
-        looks: Difference hashes of the images, in the same order.
+        looks: Difference hashes of the images, in the same order, 256 bits each: (k, 4).
         texts: Of the words of the reports, findings and impression.
     """
 
@@ -66,14 +66,13 @@ def read_prints(paths: Sequence[Path]) -> Prints:
             if patient is not None:
                 patients.append(_print(f"{source} {patient}"))
             images.extend(int(digest[:16], 16) for digest in rows["sha256"][number])
-            looks.extend(rows["difference_hashes"][number])
+            looks.frombytes(b"".join(rows["difference_hashes"][number]))
             sections = {pair["name"]: pair["text"] for pair in rows["sections"][number]}
             words = target_text(sections, "both").lower().split()
             if words:
                 texts.append(_print(" ".join(words)))
-    arrays = (
-        np.array(values, dtype=np.uint64) for values in (studies, patients, images, looks, texts)
-    )
+    arrays = [np.array(values, np.uint64) for values in (studies, patients, images, looks, texts)]
+    arrays[3] = arrays[3].reshape(-1, 4)
     return Prints(*arrays)
 
 
@@ -114,9 +113,9 @@ def count_near(looks: np.ndarray, others: np.ndarray, max_bits: int) -> int:
     """How many images look like one of the others.
 
     Args:
-        looks: Difference hashes, (k,) uint64.
-        others: Those of the others, (m,) uint64.
-        max_bits: Bits of 64 in which two hashes may differ.
+        looks: Difference hashes, (k, 4) uint64.
+        others: Those of the others, (m, 4) uint64.
+        max_bits: Bits of 256 in which two hashes may differ.
 
     Returns:
         How many of the first have such a twin among the others.
@@ -124,8 +123,11 @@ def count_near(looks: np.ndarray, others: np.ndarray, max_bits: int) -> int:
     block = max(1, _BLOCK_CELLS // max(len(others), 1))
     near = 0
     for start in range(0, len(looks), block):
-        differing = looks[start : start + block, None] ^ others
-        near += int((np.bitwise_count(differing) <= max_bits).any(axis=1).sum())
+        differing = np.zeros((len(looks[start : start + block]), len(others)), np.uint16)
+        for part in range(4):
+            bits = looks[start : start + block, None, part] ^ others[None, :, part]
+            differing += np.bitwise_count(bits)
+        near += int((differing <= max_bits).any(axis=1).sum())
     return near
 
 

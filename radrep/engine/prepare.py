@@ -112,7 +112,7 @@ class _Views:
 
     images: tuple[Image, ...] = ()
     files: tuple[bytes, ...] = ()
-    hashes: tuple[int, ...] = ()
+    hashes: tuple[bytes, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     num_square: int = 0
     num_wanted: int = 0
@@ -325,7 +325,7 @@ def _make_views(task: _Task, image_size: int, views: str) -> _Views:
             continue
         fitted = fit_short_side(pixels, image_size)
         files.append(encode_image(fitted))
-        hashes.append(difference_hash(fitted))
+        hashes.append(difference_hash(fitted, side=16).to_bytes(32))
         num_square += pixels.shape[0] == pixels.shape[1]
         digest = hashlib.sha256(files[-1]).hexdigest()
         prepared.append(Image(_whole(image.name), image.projection, digest))

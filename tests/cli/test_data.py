@@ -35,7 +35,7 @@ def test_show_tells_what_is_in_it_and_draws_a_sheet(phantoms: Path, tmp_path: Pa
 def test_check_finds_a_changed_byte(phantoms: Path, tmp_path: Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(phantoms, copy)
-    whole = radrep("data", "check", copy, "--near-duplicates", "2")
+    whole = radrep("data", "check", copy, "--near-duplicates", "10")
     assert whole.exit_code == 0, whole.output
     assert "3 shards, all as they were prepared" in whole.stdout
     assert "images of val look like one of train" in whole.stdout
@@ -67,9 +67,10 @@ def test_what_is_no_prepared_folder_is_told(tmp_path: Path) -> None:
     assert "by an older radrep" in radrep("data", "show", tmp_path).stderr
 
 
-@pytest.mark.parametrize(("bits", "near"), [(0, 1), (1, 2), (64, 3)])
+@pytest.mark.parametrize(("bits", "near"), [(0, 1), (1, 2), (4, 2), (5, 3)])
 def test_near_duplicates_are_counted_by_bits(bits: int, near: int) -> None:
-    looks = np.array([0b1111, 0b1110, 0], dtype=np.uint64)
-    others = np.array([0b1111, 2**64 - 1], dtype=np.uint64)
+    all_ones = 2**64 - 1
+    looks = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [0, 0, 0, 0]], dtype=np.uint64)
+    others = np.array([[1, 2, 3, 4], [all_ones] * 4], dtype=np.uint64)
     assert count_near(looks, others, bits) == near
     assert count_near(looks, others[:0], bits) == 0

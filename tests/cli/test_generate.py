@@ -91,7 +91,7 @@ def test_dicom_works_like_its_pixels(trained_run: Path, data_dir: Path) -> None:
     [
         (lambda p: p, "not found"),
         (lambda p: p.mkdir() or p, "folder"),
-        (lambda p: p.write_text("hello") and p, "not a PNG, JPEG, TIFF, BMP or DICOM file"),
+        (lambda p: p.write_text("hello") and p, "not a PNG, JPEG or DICOM file, nor TIFF or BMP"),
         (lambda p: _truncate(p), "truncated|cannot be read|cut"),
     ],
     ids=["missing", "folder", "text", "truncated"],

@@ -31,7 +31,11 @@ def prepared(tmp_path):
         writer = ShardWriter(path)
         for number in numbers:
             text = {"impression": "Old."} if number % 3 == 2 else {"findings": f"Film {number}."}
-            writer.write(make_study(number, **text), [encode_image(film(number))], [2**63 + number])
+            writer.write(
+                make_study(number, **text),
+                [encode_image(film(number))],
+                [bytes(31) + bytes([number])],
+            )
         assert not path.exists(), "it has its name when it is whole"
         writer.close()
         shards.append({"name": path.name, "split": "train", "studies": len(numbers)})
@@ -70,14 +74,16 @@ def test_equal_studies_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         writer = ShardWriter(tmp_path / name)
         for number in range(40):
-            writer.write(make_study(number, findings="x"), [encode_image(film(number))], [number])
+            writer.write(
+                make_study(number, findings="x"), [encode_image(film(number))], [bytes(32)]
+            )
         writer.close()
     assert hash_file(tmp_path / "a") == hash_file(tmp_path / "b")
 
 
 def test_an_abandoned_shard_leaves_nothing(tmp_path):
     writer = ShardWriter(tmp_path / "a")
-    writer.write(make_study(1), [encode_image(film(1))], [1])
+    writer.write(make_study(1), [encode_image(film(1))], [bytes(32)])
     writer.abandon()
     assert not list(tmp_path.iterdir())
 
@@ -106,7 +112,7 @@ def test_what_is_missing_or_damaged_is_told(prepared, tmp_path):
 
 def test_a_damaged_image_is_told(tmp_path):
     writer = ShardWriter(tmp_path / "train-00000.arrow")
-    writer.write(make_study(1), [encode_image(film(1))[:30]], [1])
+    writer.write(make_study(1), [encode_image(film(1))[:30]], [bytes(32)])
     writer.close()
     write_record(tmp_path, [{"name": "train-00000.arrow", "split": "train", "studies": 1}])
     with pytest.raises(DataError, match="an image of study 1 is damaged"):

@@ -27,7 +27,7 @@ from radrep.data.sources.annotation import (
     stream_annotation,
 )
 from radrep.data.sources.tables import Column, Index, hash_file, one_of, read_columns, stream_rows
-from radrep.data.study import SPLITS, SourceImage, SourceStudy
+from radrep.data.study import PROJECTIONS, SPLITS, SourceImage, SourceStudy, projection_of
 from radrep.errors import DataError
 
 _TABLE = "df_chexpert_plus_240401.csv"
@@ -36,7 +36,6 @@ _SPLIT_CHOICES = ("official", "cxpmrg")
 _TREES = (".", "PNG", "PNGs", "PNG/PNG", "JPG", "DICOM")
 _PATH = re.compile(r"(?:[^/]+/)*(patient\d{1,9}/study\d{1,4})/[^/]{1,99}", re.ASCII)
 _STUDY = re.compile(r"(patient\d{1,9})[/_-](study\d{1,4})(?!\d)", re.ASCII)
-_PROJECTIONS = ("unknown", "frontal", "lateral")
 # The column of a section, and what the section is called here.
 _SECTIONS = {
     "section_findings": "findings",
@@ -86,7 +85,9 @@ class ChexpertPlusSource:
             {
                 "path_to_image": Column(_parse_path, "S"),
                 "split": Column(one_of(_OFFICIAL_BITS), np.uint8),
-                "frontal_lateral": Column(_parse_projection, np.int8),
+                "frontal_lateral": Column(
+                    lambda text: PROJECTIONS.index(projection_of(text)), np.int8
+                ),
                 "report": Column(_checksum, np.uint32),
             },
         )
@@ -159,7 +160,7 @@ class ChexpertPlusSource:
             patient_id=id.partition("/")[0],
             split=splits[0],
             images=tuple(
-                SourceImage(path, partial(read_located, self._images, path), _PROJECTIONS[view])
+                SourceImage(path, partial(read_located, self._images, path), PROJECTIONS[view])
                 for path, view in zip(paths, self._projections[rows].tolist(), strict=True)
             ),
             sections=sections,
@@ -216,11 +217,6 @@ def _parse_path(text: str) -> bytes:
 
 def _study_of(path: bytes) -> bytes:
     return b"/".join(path.split(b"/")[-3:-1])
-
-
-def _parse_projection(text: str) -> int:
-    name = text.strip().lower()
-    return _PROJECTIONS.index(name) if name in _PROJECTIONS else 0
 
 
 def _checksum(text: str) -> int:

@@ -28,10 +28,10 @@ from radrep.data.sources.folder_files import (
     tell_kind,
     unpack,
 )
-from radrep.data.sources.folder_table import Row, Table, projection_of
+from radrep.data.sources.folder_table import Row, Table
 from radrep.data.sources.splits import split_by_hash
 from radrep.data.sources.tables import hash_file
-from radrep.data.study import SourceImage, SourceStudy
+from radrep.data.study import SourceImage, SourceStudy, projection_of
 from radrep.errors import DataError
 
 _TABLES = ("reports.csv", "reports.tsv", "reports.jsonl", "labels.csv")

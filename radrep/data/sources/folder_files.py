@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from radrep.data.dicom import is_dicom, read_header
+from radrep.data.images import PICTURE_HEADS
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dic
 _DIGITS = re.compile(r"0*(\d+)", re.ASCII)
 _FILE, _FOLDER, _LINK = "f", "d", "l"
 _TAGS = ("StudyInstanceUID", "PatientID", "ViewPosition")
-# Of PNG and JPEG, for files without an ending.
-_HEADS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _CHUNK = 65_536
 
 
@@ -60,7 +59,7 @@ def tell_kind(path: Path) -> str | None:
         head = b""  # reading it as an image will say why
     if is_dicom(head):
         return "dicom"
-    is_picture = head.startswith(_HEADS) or path.name.lower().endswith(IMAGE_ENDINGS)
+    is_picture = head.startswith(PICTURE_HEADS) or path.name.lower().endswith(IMAGE_ENDINGS)
     return "picture" if is_picture else None
 
 

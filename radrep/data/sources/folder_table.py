@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from radrep.data.sources.tables import bad_value, stream_rows
+from radrep.data.study import projection_of
 from radrep.errors import DataError
 
 TEXTS = ("report", "findings", "impression", "indication", "comparison")
@@ -36,8 +37,6 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_FRONTAL = {"frontal", "front", "pa", "ap", "posteroanterior", "anteroposterior"}
-_LATERAL = {"lateral", "lat", "ll", "rl", "l"}
 _LABELS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
 # What pandas calls the column of row numbers that it adds.
 _ROW_NUMBERS = re.compile(r"|Unnamed: \d+")
@@ -148,15 +147,6 @@ class Table:
             if text:
                 labels[name] = _LABELS[text]
         return labels
-
-
-def projection_of(view: str) -> str:
-    """The projection that a table's view or DICOM's ViewPosition stands for."""
-    words = set(re.split(r"[\W\d_]+", view.casefold()))
-    frontal, lateral = bool(words & _FRONTAL), bool(words & _LATERAL)
-    if frontal == lateral:
-        return "unknown"
-    return "frontal" if frontal else "lateral"
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from radrep.data.sources.tables import Column, Index, one_of, parse_number, read_columns
+from radrep.data.study import PROJECTIONS, projection_of
 from radrep.errors import DataError
 
 JPG_HOME = "physionet.org/content/mimic-cxr-jpg/2.1.0/"
@@ -30,11 +31,6 @@ _REPORT_NAME = re.compile(r"(?:.*/)?s(\d{1,15})\.txt", re.ASCII)
 # The longest report of MIMIC-CXR has some ten thousand characters.
 _MAX_REPORT = 1_000_000
 
-_PROJECTIONS = ("unknown", "frontal", "lateral")
-_VIEW_POSITIONS = {
-    **dict.fromkeys(("PA", "AP", "AP AXIAL", "AP LLD", "AP RLD", "PA LLD", "PA RLD"), 1),
-    **dict.fromkeys(("LATERAL", "LL", "RL", "XTABLE LATERAL"), 2),
-}
 _LABELS = (
     "Atelectasis",
     "Cardiomegaly",
@@ -98,7 +94,7 @@ class ImageTable:
         columns = {"dicom_id": Column(parse_dicom_id, "S")}
         if not path.name.startswith(RECORD_LIST):
             columns["ViewPosition"] = Column(
-                lambda text: _VIEW_POSITIONS.get(text.strip().upper(), 0), np.int8
+                lambda text: PROJECTIONS.index(projection_of(text)), np.int8
             )
         rows = read_columns(path, columns)
         self._index = Index(rows["dicom_id"])
@@ -112,7 +108,7 @@ class ImageTable:
         """The projection of the image in a row, "unknown" for row -1."""
         if row < 0 or self._projections is None:
             return "unknown"
-        return _PROJECTIONS[self._projections[row]]
+        return PROJECTIONS[self._projections[row]]
 
 
 class LabelTable:

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 from radrep.data.sources.folder import FolderSource
-from radrep.data.sources.folder_table import projection_of
 from radrep.data.sources.splits import split_by_hash
+from radrep.data.study import projection_of
 from radrep.errors import DataError
 
 
