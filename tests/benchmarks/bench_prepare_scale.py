@@ -76,6 +76,13 @@ def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[object, .
         writer.writerows(rows)
 
 
+def own_memory(process: int) -> int:
+    """Bytes that only this process has, without the pages of mapped files, which cost nothing."""
+    status = Path(f"/proc/{process}/status").read_text()
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return 1024 * int(fields.get("RssAnon", "0 kB").split()[0])
+
+
 def measure(raw: Path, out: Path, workers: int | None) -> tuple[float, float]:
     """Seconds and the greatest memory in MB, workers and all, of one run of the command."""
     command = [sys.executable, "-m", "radrep", "prepare", "mimic", "--raw", str(raw)]
@@ -86,8 +93,8 @@ def measure(raw: Path, out: Path, workers: int | None) -> tuple[float, float]:
         while running.poll() is None:
             try:
                 family = [process, *process.children(recursive=True)]
-                most = max(most, sum(member.memory_full_info().uss for member in family))
-            except psutil.NoSuchProcess:
+                most = max(most, sum(own_memory(member.pid) for member in family))
+            except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
                 pass
             time.sleep(0.2)
         told = running.stdout.read().decode() if running.stdout else ""
