@@ -101,15 +101,17 @@ class ShardWriter:
         """
         self._rows.append(
             {
-                "id": study.id,
-                "patient_id": study.patient_id,
+                "id": _whole(study.id),
+                "patient_id": None if study.patient_id is None else _whole(study.patient_id),
                 "split": study.split,
                 "source": study.source,
-                "report": study.report,
-                "sections": [{"name": k, "text": v} for k, v in study.sections.items()],
-                "labels": [{"name": k, "value": v} for k, v in study.labels.items()],
+                "report": _whole(study.report),
+                "sections": [
+                    {"name": _whole(k), "text": _whole(v)} for k, v in study.sections.items()
+                ],
+                "labels": [{"name": _whole(k), "value": v} for k, v in study.labels.items()],
                 "images": [{"bytes": file, "path": None} for file in files],
-                "names": [image.name for image in study.images],
+                "names": [_whole(image.name) for image in study.images],
                 "projections": [image.projection for image in study.images],
                 "sha256": [image.sha256 for image in study.images],
                 "difference_hashes": list(hashes),
@@ -139,6 +141,11 @@ class ShardWriter:
         """Leave the shard unfinished, as on any error."""
         self._file.close()
         self._partial.unlink(missing_ok=True)
+
+
+def _whole(text: str) -> str:
+    """The text with what is no character, half a surrogate pair, replaced by the mark for it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def hash_file(path: Path) -> str:

@@ -15,10 +15,11 @@ from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.engine.encoder_weights import load_adapters, load_encoder
 from radrep.engine.features import FeatureStore, cache_folder
 from radrep.errors import DataError, RecipeError
+from radrep.models.autoregressive import AutoregressivePretraining
+from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
 from radrep.models.emrrg import Emrrg
 from radrep.models.presets import make_stage_one_encoder, make_xray_mamba
-from radrep.models.pretraining import AutoregressivePretraining, ContrastivePretraining
 from radrep.models.xray_mamba import XrayMamba, add_partial_lora
 from radrep.modules.backbone import Backbone
 from radrep.modules.language_model import LanguageModel, load_language_model

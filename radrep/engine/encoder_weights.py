@@ -7,8 +7,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from radrep.errors import CheckpointError
+from radrep.models.autoregressive import start_from_stage_one
 from radrep.models.emrrg import Emrrg
-from radrep.models.pretraining import start_from_stage_one
 from radrep.models.xray_mamba import XrayMamba, resize_positions
 
 WEIGHTS = "weights.safetensors"

@@ -13,10 +13,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from radrep.data.images import difference_hash, fit_short_side
 from radrep.data.reports import TARGETS, target_text
-from radrep.data.store import SHARD_STUDIES, ShardWriter, encode_image
-from radrep.data.study import SPLITS, Image, Source, SourceImage, SourceStudy, Study
+from radrep.data.store import SHARD_STUDIES, ShardWriter
+from radrep.data.study import SPLITS, Image, Source, SourceStudy, Study
 from radrep.engine.leaks import Leaks, find_leaks
 from radrep.engine.prepared_folder import (
     Shard,
@@ -28,6 +27,7 @@ from radrep.engine.prepared_folder import (
     read_left_out,
 )
 from radrep.engine.reporter import Advance, Reporter
+from radrep.engine.study_views import PreparedViews, StudyTask, make_views, wanted_images
 from radrep.engine.workers import count_cores, map_in_order
 from radrep.errors import DataError
 
@@ -97,27 +97,6 @@ class PrepareResult:
         return sum(self.image_counts.values())
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A study, the shard it belongs to, and why it is left out unopened, if it is."""
-
-    study: SourceStudy
-    shard: int
-    refusal: str | None
-
-
-@dataclass(frozen=True)
-class _Views:
-    """What a worker made of one study's images."""
-
-    images: tuple[Image, ...] = ()
-    files: tuple[bytes, ...] = ()
-    hashes: tuple[bytes, ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
-    num_square: int = 0
-    num_wanted: int = 0
-
-
 @dataclass
 class _Tally:
     """How far it has come."""
@@ -175,13 +154,13 @@ def prepare(
             tally.shards = read_done(partial)
             if tally.shards:
                 reporter.fact("resume", f"{len(tally.shards)} shards are done already ({partial})")
-            make_views = functools.partial(_make_views, image_size=image_size, views=choice.views)
+            work = functools.partial(make_views, image_size=image_size, views=choice.views)
             if workers is None:
                 workers = max(1, min(count_cores(), len(source) // _STUDIES_PER_WORKER))
             with reporter.progress("prepare", len(source), "studies") as advance:
                 plan = _plan(source, choice, frozenset(tally.shards), advance)
                 # Closed by its end, so that no worker outlives the folder it writes into.
-                with closing(map_in_order(make_views, plan, workers)) as views:
+                with closing(map_in_order(work, plan, workers)) as views:
                     _write_shards(views, source.name, partial, advance, tally)
             shards = sorted(
                 tally.shards.values(), key=lambda shard: (SPLITS.index(shard.split), shard.index)
@@ -223,7 +202,7 @@ def count_studies(
                 row["left_out"] += 1
             else:
                 row["studies"] += 1
-                row["images"] += len(_wanted(task.study, choice.views))
+                row["images"] += len(wanted_images(task.study, choice.views))
             advance()
     return counts
 
@@ -274,7 +253,7 @@ def _describe(
 
 def _plan(
     source: Source, choice: Choice, done: frozenset[tuple[str, int]], advance: Advance
-) -> Iterator[_Task]:
+) -> Iterator[StudyTask]:
     """Give each study its shard, by its place in the source alone, and refuse what is known bad.
 
     Studies beyond the limit and of shards that are done are passed over.
@@ -301,41 +280,15 @@ def _plan(
         if over or (study.split, shard) in done:
             advance()
         else:
-            yield _Task(study, shard, refusal)
+            yield StudyTask(study, shard, refusal)
 
 
 def _has_text(study: SourceStudy, section: str) -> bool:
     return section == "any" or bool(target_text(study.sections, section))
 
 
-def _wanted(study: SourceStudy, views: str) -> list[SourceImage]:
-    return [image for image in study.images if views in ("all", image.projection)]
-
-
-def _make_views(task: _Task, image_size: int, views: str) -> _Views:
-    """Read, resize and encode the images of one study."""
-    prepared, files, hashes, left_out = [], [], [], []
-    num_square = 0
-    wanted = _wanted(task.study, views)
-    for image in () if task.refusal else wanted:
-        try:
-            pixels = image.read(image_size)
-        except DataError as error:
-            left_out.append((image.name, str(error)))
-            continue
-        fitted = fit_short_side(pixels, image_size)
-        files.append(encode_image(fitted))
-        hashes.append(difference_hash(fitted, side=16).to_bytes(32))
-        num_square += pixels.shape[0] == pixels.shape[1]
-        digest = hashlib.sha256(files[-1]).hexdigest()
-        prepared.append(Image(_whole(image.name), image.projection, digest))
-    return _Views(
-        tuple(prepared), tuple(files), tuple(hashes), tuple(left_out), num_square, len(wanted)
-    )
-
-
 def _write_shards(
-    views: Iterable[tuple[_Task, _Views]],
+    views: Iterable[tuple[StudyTask, PreparedViews]],
     source_name: str,
     partial: Path,
     advance: Advance,
@@ -383,20 +336,15 @@ def _close(shard: Shard, writer: ShardWriter | None, partial: Path, tally: _Tall
 
 def _to_row(study: SourceStudy, images: tuple[Image, ...], source_name: str) -> Study:
     return Study(
-        id=_whole(study.id),
-        patient_id=None if study.patient_id is None else _whole(study.patient_id),
+        id=study.id,
+        patient_id=study.patient_id,
         split=study.split,
         images=images,
-        sections={name: _whole(text) for name, text in study.sections.items() if text.strip()},
+        sections={name: text for name, text in study.sections.items() if text.strip()},
         source=source_name,
-        report=_whole(study.report),
+        report=study.report,
         labels=study.labels,
     )
-
-
-def _whole(text: str) -> str:
-    """The text with what is no character, half a surrogate pair, replaced by the mark for it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _describe_failure(error: OSError, out: Path, tally: _Tally, num_studies: int) -> str:

@@ -14,7 +14,7 @@ from radrep.engine.inspect_data import find_overlap
 from radrep.engine.reporter import Reporter
 from radrep.engine.training import Training, TrainResult, newest_run
 from radrep.errors import DataError, RecipeError
-from radrep.models.pretraining import ContrastivePretraining, retrieval_recall
+from radrep.models.contrastive import ContrastivePretraining, retrieval_recall
 from radrep.recipe.schema import Data, Recipe
 
 

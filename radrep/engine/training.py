@@ -36,9 +36,10 @@ from radrep.engine.prepared_folder import read_image_size
 from radrep.engine.reporter import Reporter
 from radrep.engine.workers import count_cores
 from radrep.errors import CheckpointError, RecipeError
+from radrep.models.autoregressive import AutoregressivePretraining
+from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.csr_lmca import CsrLmca
 from radrep.models.emrrg import Emrrg
-from radrep.models.pretraining import AutoregressivePretraining, ContrastivePretraining
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.schema import Autoregressive, Recipe
 

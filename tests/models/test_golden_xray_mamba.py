@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from radrep.data.batch import Batch
-from radrep.models.pretraining import AutoregressivePretraining
+from radrep.models.autoregressive import AutoregressivePretraining
 from radrep.models.published import (
     AUTOREGRESSIVE_PRETRAINING,
     XRAY_MAMBA,

@@ -1,0 +1,182 @@
+"""Stage 2 of MambaXray-VL: image-report contrast.
+
+Source: MambaXray-VL (arXiv 2410.00379). On purpose unlike the released code: the temperature is
+bounded, and negatives come from all processes.
+
+Letters: v images, b studies, n tokens, l report tokens, j width that images and reports share.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radrep.data.batch import Batch
+from radrep.models.xray_mamba import XrayMamba, average_views
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, whose gradients go back to where the rows came from."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def contrastive_loss(
+    images: Tensor, texts: Tensor, scale: Tensor, *, gather: bool = True
+) -> Tensor:
+    """Symmetric cross-entropy between matching rows, against the rows of all processes.
+
+    Each process scores its own rows; the mean of the losses, and of the gradients as several
+    devices average them, is that of one process with all rows.
+
+    Args:
+        images: Vectors of length 1, (b, j).
+        texts: Vectors of length 1, (b, j).
+        scale: Factor in front of the cosine, a scalar.
+        gather: Whether other processes, if there are any, take part; each must have as many rows.
+
+    Returns:
+        The loss of this process's rows, a scalar.
+    """
+    all_images, all_texts, first = images, texts, 0
+    if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        # One collective for both, so that no two can cross on the way back.
+        all_images, all_texts = _Gather.apply(torch.stack([images, texts], dim=1)).unbind(1)
+        first = dist.get_rank() * len(images)
+    matching = torch.arange(first, first + len(images), device=images.device)
+    # Cosines near 1 times a scale of up to 100 need all their digits.
+    with torch.autocast(images.device.type, enabled=False):
+        to_texts = F.cross_entropy(scale * images @ all_texts.T, matching)
+        to_images = F.cross_entropy(scale * texts @ all_images.T, matching)
+    return (to_texts + to_images) / 2
+
+
+class ContrastivePretraining(nn.Module):
+    """Bring the images of a study and its report close together, apart from all others.
+
+    Args:
+        encoder: The vision encoder.
+        text_encoder: A text encoder of the transformers package, or what is called like one: by
+            input_ids and attention_mask, with last_hidden_state in what it gives. It should have
+            no pooling layer, which would get no gradient.
+        text_dim: Width of its hidden states.
+        projection_dim: Width j that images and reports share.
+    """
+
+    max_scale = 100.0
+
+    def __init__(
+        self,
+        *,
+        encoder: XrayMamba,
+        text_encoder: nn.Module,
+        text_dim: int,
+        projection_dim: int = 2048,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.text_encoder = text_encoder
+        self.project_image = nn.Linear(encoder.dim, projection_dim)
+        self.project_text = nn.Linear(text_dim, projection_dim)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def embed_images(self, images: Tensor, num_views: Tensor) -> Tensor:
+        """Embed studies by their images.
+
+        Args:
+            images: Normalised pixels of all views, study after study, (v, 3, h, w).
+            num_views: Views of each study, (b,).
+
+        Returns:
+            Vectors of length 1, (b, j).
+        """
+        tokens = average_views(self.encoder(images), num_views)
+        return F.normalize(self.project_image(tokens.mean(dim=1)).float(), dim=-1)
+
+    def embed_texts(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Embed reports by the hidden state of their last token.
+
+        Args:
+            tokens: Ids, padded at the end, (b, l).
+            lengths: Tokens of each report without padding, (b,).
+
+        Returns:
+            Vectors of length 1, (b, j).
+        """
+        attended = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        given = self.text_encoder(input_ids=tokens, attention_mask=attended.long())
+        rows = torch.arange(len(tokens), device=tokens.device)
+        last = given.last_hidden_state[rows, lengths - 1]  # (b, text_dim)
+        return F.normalize(self.project_text(last).float(), dim=-1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """See `contrastive_loss`; in evaluation each process stands alone.
+
+        Args:
+            batch: Studies with images, tokens and lengths.
+
+        Returns:
+            "loss", a scalar.
+        """
+        assert batch.images is not None, "a batch to learn from has images"
+        assert batch.tokens is not None, "a batch to learn from has tokens"
+        assert batch.lengths is not None, "a batch to learn from has lengths"
+        with torch.no_grad():  # in place: clamped on the way, it would get no gradient to come back
+            self.log_scale.clamp_(max=math.log(self.max_scale))
+        images = self.embed_images(batch.images, batch.num_views)
+        texts = self.embed_texts(batch.tokens, batch.lengths)
+        scale = self.log_scale.exp()
+        return {"loss": contrastive_loss(images, texts, scale, gather=self.training)}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `loss`, so that wrappers for several devices see one call."""
+        return self.loss(batch)
+
+
+def retrieval_recall(
+    image_embeddings: Tensor, text_embeddings: Tensor, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, float]:
+    """Share of studies whose own report, or images, are among the k nearest of all.
+
+    Equally near ones share the places they take, so that a collapsed model scores as by chance.
+
+    Args:
+        image_embeddings: Vectors of length 1, (b, j).
+        text_embeddings: Vectors of length 1 in the same order, (b, j).
+        ks: How many of the nearest count.
+
+    Returns:
+        "image_to_text_r<k>" and "text_to_image_r<k>" for each k.
+
+    Raises:
+        ValueError: If there are not as many images as texts, or none.
+    """
+    if len(image_embeddings) != len(text_embeddings) or len(image_embeddings) == 0:
+        raise ValueError(
+            f"{len(image_embeddings)} image and {len(text_embeddings)} text embeddings cannot be "
+            "paired"
+        )
+    cosines = image_embeddings @ text_embeddings.T
+    recall: dict[str, float] = {}
+    for name, scores in (("image_to_text", cosines), ("text_to_image", cosines.T)):
+        own = scores.diagonal()[:, None]
+        nearer = (scores > own).sum(dim=1)
+        equal = (scores == own).sum(dim=1)  # itself among them
+        for k in ks:
+            hits = ((k - nearer) / equal).clamp(0, 1)
+            recall[f"{name}_r{k}"] = hits.float().mean().item()
+    return recall
