@@ -1,8 +1,7 @@
 """radrep prepare: a raw download to a checked, prepared folder."""
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,11 +55,19 @@ def iu(
 
     Example:  radrep prepare iu --raw downloads/iu_xray --out data/iu
     """
-    from radrep.data.sources.iu_xray import IuXraySource
+    from radrep.data.sources.iu_xray import NUM_IMAGES, IuXraySource
 
-    with scratch_beside(out) as scratch:
-        source = IuXraySource(raw, scratch)
-        _run(source, out, image_size, limit, views, section, workers, dry_run)
+    source = IuXraySource(raw)
+    scratch = out.with_name(out.name + ".unpacked")
+    if source.archive and not dry_run and not (out / "prepared.json").exists():
+        with (
+            TerminalReporter() as reporter,
+            reporter.progress(f"unpack {source.archive.name}", NUM_IMAGES, "images") as advance,
+        ):
+            source.unpack(scratch, advance)
+    _run(source, out, image_size, limit, views, section, workers, dry_run)
+    if not dry_run:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @app.command()
@@ -157,14 +164,6 @@ def phantom(
 
     source = PhantomSource(num_studies, seed=seed, image_size=image_size)
     _run(source, out, image_size, None, "all", "both", workers, dry_run)
-
-
-@contextmanager
-def scratch_beside(out: Path) -> Iterator[Path]:
-    """A folder that archives may be unpacked into; removed when all went well."""
-    scratch = out.with_name(out.name + ".unpacked")
-    yield scratch
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _run(

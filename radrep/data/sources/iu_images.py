@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -75,7 +75,9 @@ def find_images(raw: Path) -> dict[str, Path]:
     return {image: path for image, (_, path) in found.items()}
 
 
-def unpack_images(archive: Path, scratch: Path) -> dict[str, Path]:
+def unpack_images(
+    archive: Path, scratch: Path, advance: Callable[[], None] = lambda: None
+) -> dict[str, Path]:
     """Write the images of an archive below `scratch`, once; after a kill it goes on.
 
     Files get Open-i's name and nothing else of the path that the archive gives them, so that
@@ -95,6 +97,7 @@ def unpack_images(archive: Path, scratch: Path) -> dict[str, Path]:
                 image = open_i_name(name)
                 if image:
                     _write(folder / image, size, chunks)
+                    advance()
             complete.touch()
         found = {name: folder / name for name in os.listdir(folder) if open_i_name(name) == name}
     except OSError as error:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,9 @@ _IMAGES_WANTED = (
 )
 
 
+NUM_IMAGES = 7470  # of Open-i's whole collection
+
+
 class IuXraySource:
     """The studies of an IU X-Ray folder.
 
@@ -66,22 +69,21 @@ class IuXraySource:
 
     Args:
         raw: The folder that holds the download.
-        scratch: Where an archive of images is unpacked when studies are asked for, since images
-            cannot be read in it one by one. The caller removes what is left there.
 
     Attributes:
         layout: What was recognised, in words.
+        archive: The archive that holds the images, if one does; see `unpack`.
         notes: What to know of the splits, and of images that no report names.
 
     Raises:
-        DataError: If the folder is missing or has no reports or no images, if one of its tables or
-            archives cannot be read, or if its images are archives only and there is no `scratch`.
+        DataError: If the folder is missing or has no reports or no images, or if one of its tables
+            or archives cannot be read.
     """
 
     name = "iu_xray"
 
-    def __init__(self, raw: Path, scratch: Path | None = None) -> None:
-        self._raw, self._scratch = Path(raw), scratch
+    def __init__(self, raw: Path) -> None:
+        self._raw = Path(raw)
         _check_folder(self._raw)
         self._tables = report_files(self._raw)
         annotation = self._raw / ANNOTATION
@@ -91,8 +93,9 @@ class IuXraySource:
         self._reports = read_reports(self._tables)
         if self._rows is None and not any(r.sections for r in self._reports.values()):
             raise DataError(f"{self._raw} has no text of a report; add {_REPORTS_WANTED}")
-        self._archive: Path | None = None
+        self.archive: Path | None = None
         self._files: Mapping[str, Path] = {}
+        self._unpacked: Mapping[str, Path] = {}
         self._has_r2gen_images = self._rows is not None and _has_r2gen_images(self._raw, self._rows)
         if not self._has_r2gen_images:
             self._find_images()
@@ -122,21 +125,25 @@ class IuXraySource:
         return len(self._reports if self._rows is None else self._rows)
 
     def __iter__(self) -> Iterator[SourceStudy]:
-        """Yield every study.
+        """Yield every study."""
+        if self._rows is None:
+            return (self._study(number) for number in self._reports)
+        return (self._annotated(split, row) for split, row in self._rows)
+
+    def unpack(self, scratch: Path, advance: Callable[[], None]) -> None:
+        """Unpack the archive of images, which cannot be read one by one in it.
+
+        Args:
+            scratch: Where to. The caller removes it when all is done.
+            advance: Called for each of the `NUM_IMAGES` images.
 
         Raises:
-            DataError: If an archive of images cannot be unpacked.
+            DataError: If it is broken or cannot be written out.
         """
-        files = self._files
-        if self._archive and self._scratch:
-            files = unpack_images(self._archive, self._scratch)
-        if self._rows is None:
-            return (self._study(number, files) for number in self._reports)
-        return (self._annotated(split, row, files) for split, row in self._rows)
+        assert self.archive is not None, "there is an archive to unpack"
+        self._unpacked = unpack_images(self.archive, scratch, advance)
 
-    def _annotated(
-        self, split: str, row: Mapping[str, Any], files: Mapping[str, Path]
-    ) -> SourceStudy:
+    def _annotated(self, split: str, row: Mapping[str, Any]) -> SourceStudy:
         # R2Gen's ids begin with the number of the report, which is also one patient's.
         match = re.match(r"CXR(\d+)_", row["id"])
         number = match.group(1) if match else None
@@ -150,7 +157,7 @@ class IuXraySource:
             read = (
                 partial(read_located, self._raw / _IMAGES_FOLDER, name)
                 if self._has_r2gen_images
-                else partial(_read_named, self._raw, view or name, files.get(view))
+                else partial(_read_named, self._where(), view or name, self._find(view))
             )
             images.append(SourceImage(name, read, report.projections.get(view, "unknown")))
         return SourceStudy(
@@ -163,12 +170,20 @@ class IuXraySource:
             labels=report.labels,
         )
 
-    def _study(self, number: str, files: Mapping[str, Path]) -> SourceStudy:
+    def _find(self, image: str) -> Path | None:
+        return self._files.get(image) or self._unpacked.get(image)
+
+    def _where(self) -> str:
+        if self.archive and not self._unpacked:
+            return f"{self._raw}: {self.archive.name} has to be unpacked first"
+        return f"{self.archive or self._raw}, under any ending"
+
+    def _study(self, number: str) -> SourceStudy:
         report = self._reports[number]
         images = [
             image
             for image in report.images
-            if image in files or image not in NOT_AT_KAGGLE or self._kinds != [KAGGLE_IMAGES]
+            if image in self._files or image not in NOT_AT_KAGGLE or self._kinds != [KAGGLE_IMAGES]
         ]
         refusal = report.problem or (None if images else "its report names no image")
         return SourceStudy(
@@ -178,7 +193,7 @@ class IuXraySource:
             images=tuple(
                 SourceImage(
                     image,
-                    partial(_read_named, self._raw, image, files.get(image)),
+                    partial(_read_named, self._where(), image, self._find(image)),
                     report.projections.get(image, "unknown"),
                 )
                 for image in images
@@ -200,14 +215,8 @@ class IuXraySource:
             )
         if self._files:
             return
-        if archives and self._scratch is None:
-            folder = archives[0].with_suffix("")
-            raise DataError(
-                f"{archives[0]} has to be unpacked first: "
-                f"mkdir {folder} && tar -xzf {archives[0]} -C {folder}"
-            )
         if archives:
-            self._archive = archives[0]
+            self.archive = archives[0]
         elif self._rows is None:
             raise DataError(f"{self._raw} has reports but no images; add {_IMAGES_WANTED}")
         elif (self._raw / _IMAGES_FOLDER).is_dir():
@@ -222,7 +231,7 @@ class IuXraySource:
         if self._has_r2gen_images:
             return ["R2Gen"]
         annotation = [] if self._rows is None else [f"R2Gen's {ANNOTATION}"]
-        return [*annotation, *self._kinds, *([self._archive.name] if self._archive else [])]
+        return [*annotation, *self._kinds, *([self.archive.name] if self.archive else [])]
 
     def _notes(self) -> Iterator[str]:
         if self._rows is None:
@@ -230,8 +239,8 @@ class IuXraySource:
                 "The splits are drawn by report number, 70/10/20. They are not R2Gen's, so scores "
                 f"are not comparable with published ones; R2Gen's {ANNOTATION} gives its splits."
             )
-        if self._archive:
-            yield f"{self._archive.name} is unpacked first, which takes as much space again."
+        if self.archive:
+            yield f"{self.archive.name} is unpacked first, which takes as much space again."
         broken = [report.problem for report in self._reports.values() if report.problem]
         if broken:
             yield f"{len(broken)} reports cannot be read, the first because {broken[0]}."
@@ -242,8 +251,8 @@ class IuXraySource:
 
     def _describe_images(self) -> Iterator[str]:
         """What tells the images from others without opening them."""
-        if self._archive:
-            yield describe_image(self._raw, self._archive.name)
+        if self.archive:
+            yield describe_image(self._raw, self.archive.name)
         for image, path in sorted(self._files.items()):
             yield f"{image} {describe_image(path.parent, path.name)}"
         if self._has_r2gen_images and self._rows is not None:
@@ -294,7 +303,7 @@ def _study_id(images: tuple[str, ...]) -> str:
     return images[0].rpartition("-")[0] if images else ""
 
 
-def _read_named(raw: Path, image: str, path: Path | None, short_side: int) -> np.ndarray:
+def _read_named(where: str, image: str, path: Path | None, short_side: int) -> np.ndarray:
     if path is None:
-        raise DataError(f"{image} not found in {raw}, under any ending")
+        raise DataError(f"{image} not found in {where}")
     return read_image(path, short_side)

@@ -343,7 +343,7 @@ def test_every_layout_of_images_gives_the_same_studies(tmp_path):
                 Image.fromarray(pixels).save(path, format="PNG")
         if layout.endswith(".tgz"):
             pack(raw / f"{layout}", raw / place.partition("/")[0])
-        source = IuXraySource(raw, tmp_path / "scratch" / layout)
+        source = unpacked(raw, tmp_path / "scratch" / layout)
         for study, names in zip(source, ([*IMAGES[:2]], [], [*IMAGES[2:]], []), strict=True):
             assert [image.name for image in study.images] == names, layout
             for image in study.images:
@@ -429,16 +429,27 @@ def test_kaggle_stands_in_for_a_broken_xml_and_adds_projections(tmp_path):
     assert twelve.refusal is None
 
 
+def unpacked(raw: Path, scratch: Path) -> IuXraySource:
+    source = IuXraySource(raw)
+    if source.archive:
+        source.unpack(scratch, lambda: None)
+    return source
+
+
 def test_an_archive_of_images_needs_room_to_be_unpacked(tmp_path):
     raw = write_open_i(tmp_path / "raw")
     pack(raw / "NLMCXR_png.tgz", raw / "NLMCXR_png")
-    with pytest.raises(DataError, match=r"NLMCXR_png.tgz has to be unpacked first: mkdir"):
-        IuXraySource(raw)
-    source = IuXraySource(raw, tmp_path / "scratch")
+    source = IuXraySource(raw)
     assert "unpacked first" in " ".join(source.notes)
     before = source.fingerprint()
-    assert not (tmp_path / "scratch").exists()
-    assert len(list(source)) == 4
+    first, *others = source
+    assert len(others) == 3, "to count needs no unpacking"
+    with pytest.raises(DataError, match=r"NLMCXR_png\.tgz has to be unpacked first"):
+        first.images[0].read(256)
+    told = []
+    source.unpack(tmp_path / "scratch", lambda: told.append(1))
+    assert len(told) == len(IMAGES)
+    assert next(iter(source)).images[0].read(256).shape == (40, 50)
     assert source.fingerprint() == before
 
 
@@ -453,7 +464,7 @@ def test_no_member_of_an_archive_lands_outside(tmp_path):
             member = tarfile.TarInfo("CXR1_1_IM-0001-4001.png")
             member.type, member.linkname = kind, str(tmp_path / "chest.png")
             tar.addfile(member)
-    one, _, ten, _ = IuXraySource(raw, scratch)
+    one, _, ten, _ = unpacked(raw, scratch)
     assert one.images[0].read(256).shape == (40, 50)
     assert ten.images[0].read(256).shape == (40, 50)
     with pytest.raises(DataError, match="CXR1_1_IM-0001-4001 not found"):
@@ -487,10 +498,10 @@ def test_unpacking_goes_on_after_a_kill(tmp_path, monkeypatch):
 
     monkeypatch.setattr(iu_images, "_write", killed)
     with pytest.raises(KeyboardInterrupt):
-        iter(IuXraySource(raw, scratch))
+        unpacked(raw, scratch)
     monkeypatch.undo()
     for _ in range(2):
-        found = {i.name: i.read(256) for study in IuXraySource(raw, scratch) for i in study.images}
+        found = {i.name: i.read(256) for study in unpacked(raw, scratch) for i in study.images}
         assert found.keys() == expected.keys()
         assert all(np.array_equal(found[name], expected[name]) for name in found)
     assert all(path.stat().st_mtime_ns == then for path, then in written)
@@ -515,7 +526,7 @@ def test_a_broken_archive_is_one_clear_error(tmp_path, archive, harm):
         content = {"cut": content[:-20], "empty": b"", "no archive": b"<html>" * 99}[harm]
     (raw / archive).write_bytes(content)
     with pytest.raises(DataError, match=f"{archive} is broken or cut short .*download it again"):
-        list(IuXraySource(raw, tmp_path / "scratch"))
+        list(unpacked(raw, tmp_path / "scratch"))
 
 
 def test_reports_without_images_and_images_without_reports_say_what_to_add(tmp_path):
