@@ -1,7 +1,8 @@
 """radrep prepare: a raw download to a checked, prepared folder."""
 
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from radrep.engine.prepare import PrepareResult
 
 app = typer.Typer(no_args_is_help=True)
+
+_SHOWN = 6
 
 Out = Annotated[Path, typer.Option(help="The folder to make.")]
 ImageSize = Annotated[int, typer.Option(min=32, help="Short side of the images, in pixels.")]
@@ -241,9 +244,22 @@ def _show(result: "PrepareResult", limit: int | None) -> None:
     show_leaks(result.leaks)
     if result.left_out:
         say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
-        for what, reason in result.left_out[:10]:
-            say(f"  {what}: {reason}")
+        _show_left_out(result.left_out)
     if result.already_done:
         say(f"{result.out} was prepared before in the same way; nothing was done.")
     else:
         say(f"{result.out} is ready.")
+
+
+def _show_left_out(left_out: Sequence[tuple[str, str]]) -> None:
+    """Studies by reason, then the first images: a missing folder would fill a thousand lines."""
+    studies = Counter(reason for what, reason in left_out if what.startswith("study "))
+    for reason, number in studies.most_common(_SHOWN):
+        say(f"  {number} {'studies' if number > 1 else 'study'}: {reason}")
+    if len(studies) > _SHOWN:
+        say(f"  {len(studies) - _SHOWN} more reasons")
+    images = [(what, reason) for what, reason in left_out if not what.startswith("study ")]
+    for what, reason in images[:_SHOWN]:
+        say(f"  {what}: {reason}")
+    if len(images) > _SHOWN:
+        say(f"  {len(images) - _SHOWN} more images")
