@@ -32,7 +32,8 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def say(text: str) -> None:
     """Write a result to stdout, unwrapped, above the live line if there is one."""
-    sys.stdout.write(f"{text}\n")
+    # Names from downloads may hold what no terminal and no file can: halves of characters.
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
     sys.stdout.flush()  # whoever reads the pipe has each result when it is there
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
+from radrep.errors import DataError
 
 if TYPE_CHECKING:
     from radrep.engine.leaks import Leaks
@@ -30,7 +31,10 @@ def show(
         Path | None,
         typer.Option(help="Where the contact sheet goes.", show_default="in the folder"),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which split the sheet shows.")] = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Which split the sheet shows.", show_default="the first that has any"),
+    ] = None,
     num: Annotated[int, typer.Option(min=1, max=100, help="Studies on the sheet.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of studies.")] = 0,
 ) -> None:
@@ -60,8 +64,13 @@ def show(
         say(f"note        {note}")
     show_leaks(facts.leaks)
     path = sheet or prepared / "contact_sheet.png"
-    contact_sheet(prepared, split=split, num_studies=num, seed=seed).save(path)
-    say(f"{path}: {num} random studies of {split}, or all if there are fewer")
+    shown = split or next(name for name, found in facts.splits.items() if found.studies)
+    picture = contact_sheet(prepared, split=shown, num_studies=num, seed=seed)
+    try:
+        picture.save(path)
+    except (OSError, ValueError) as error:  # ValueError: an ending that is no picture's
+        raise DataError(f"the contact sheet cannot be written to {path}: {error}") from error
+    say(f"{path}: {min(num, facts.splits[shown].studies)} random studies of {shown}")
 
 
 @app.command()

@@ -61,7 +61,7 @@ def iu(
     from radrep.data.sources.iu_xray import NUM_IMAGES, IuXraySource
 
     source = IuXraySource(raw)
-    scratch = out.with_name(out.name + ".unpacked")
+    scratch = _beside(out, ".unpacked")
     if source.archive and not dry_run and not (out / "prepared.json").exists():
         with (
             TerminalReporter() as reporter,
@@ -69,8 +69,12 @@ def iu(
         ):
             source.unpack(scratch, advance)
     _run(source, out, image_size, limit, views, section, workers, dry_run)
-    if not dry_run:
-        shutil.rmtree(scratch, ignore_errors=True)
+    if source.archive and not dry_run and scratch.is_dir():
+        # Nothing but what `unpack` made; the folder too, if that leaves it empty.
+        for unpacked in scratch.glob(f"{source.archive.name}-*"):
+            shutil.rmtree(unpacked)
+        if not any(scratch.iterdir()):
+            scratch.rmdir()
 
 
 @app.command()
@@ -169,6 +173,11 @@ def phantom(
     _run(source, out, image_size, None, "all", "both", workers, dry_run)
 
 
+def _beside(out: Path, ending: str) -> Path:
+    whole = out.resolve()
+    return whole.with_name(whole.name + ending)
+
+
 def _run(
     source: "Source",
     out: Path,
@@ -202,13 +211,13 @@ def _run(
                 reporter=reporter,
             )
         except KeyboardInterrupt:
-            kept = out.with_name(out.name + ".partial")
+            kept = _beside(out, ".partial")
             if not kept.exists():
                 raise
             told = f"stopped; what is done is kept in {kept}, and the same command goes on from it"
             show_error(told, prefix="")
             raise typer.Exit(130) from None
-    _show(result, limit)
+    _show(result, complete=choice == Choice())
 
 
 def _show_counts(
@@ -224,8 +233,8 @@ def _show_counts(
     say("Counted without opening an image; nothing was written.")
 
 
-def _show(result: "PrepareResult", limit: int | None) -> None:
-    expected = None if limit else result.expected
+def _show(result: "PrepareResult", *, complete: bool) -> None:
+    expected = result.expected if complete else None
     rows = [
         (split, count, result.image_counts[split], expected[split] if expected else None)
         for split, count in result.counts.items()

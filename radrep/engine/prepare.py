@@ -198,11 +198,12 @@ def count_studies(
     with (reporter or Reporter()).progress("count", len(source), "studies") as advance:
         for task in _plan(source, choice, frozenset(), advance):
             row = counts[task.study.split]
-            if task.refusal:
+            wanted = wanted_images(task.study, choice.views)
+            if task.refusal or not wanted:
                 row["left_out"] += 1
             else:
                 row["studies"] += 1
-                row["images"] += len(wanted_images(task.study, choice.views))
+                row["images"] += len(wanted)
             advance()
     return counts
 

@@ -25,7 +25,7 @@ from radrep.engine.files import write_whole
 from radrep.errors import DataError
 
 LEFT_OUT = "left_out.jsonl"
-_MARKER = "in_progress.json"
+_MARKER, _RECIPE = "in_progress.json", "recipe.json"
 _SUMMARY = ".summary.json"
 
 
@@ -106,6 +106,7 @@ def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | N
             f"{out} was prepared by another recipe ({changes}). It is left as it is: "
             "give another --out, or remove it first"
         )
+    _clear_marks(out)
     for shard in record["shards"]:
         file = out / shard["name"]
         if not file.is_file() or file.stat().st_size != shard["num_bytes"]:
@@ -143,8 +144,6 @@ def finish(partial: Path, record: Mapping[str, object], shards: list[Shard]) -> 
                 lines.write(json.dumps({"what": what, "reason": reason}) + "\n")
     text = json.dumps({**record, "shards": rows}, indent=2) + "\n"
     (partial / PREPARED).write_text(text, encoding="utf-8")
-    for path in partial.glob(f"*{_SUMMARY}"):
-        path.unlink()
 
 
 _TOLD = ("split", "studies", "images", "num_bytes", "sha256")
@@ -163,21 +162,28 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
         _check_abandoned(partial, recipe)
-        for path in partial.glob("*.arrow.partial"):
+        for path in [*partial.glob("*.partial"), *partial.glob(".*.partial")]:
             path.unlink()
     partial.mkdir(parents=True, exist_ok=True)
-    marker = {"host": socket.gethostname(), "pid": os.getpid(), "recipe": recipe}
+    write_whole(partial / _RECIPE, json.dumps(recipe))
+    marker = {"host": socket.gethostname(), "pid": os.getpid()}
     write_whole(partial / _MARKER, json.dumps(marker))
     try:
         yield partial
-        (partial / _MARKER).unlink()
         if out.exists():
             out.rmdir()  # it is empty, and not every system renames onto an empty folder
         partial.rename(out)
+        _clear_marks(out)
     except BaseException:
         if not any(shard.studies for shard in read_done(partial).values()):
             shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _clear_marks(out: Path) -> None:
+    """Remove what only work in progress needs: last, so that a kill before it costs nothing."""
+    for path in [*out.glob(f"*{_SUMMARY}"), out / _RECIPE, out / _MARKER]:
+        path.unlink(missing_ok=True)
 
 
 def read_record(out: Path) -> dict[str, Any]:
@@ -231,17 +237,23 @@ def _short(value: object) -> str:
 
 def _check_abandoned(partial: Path, recipe: Mapping[str, object]) -> None:
     """Return if a stopped run of this recipe left the folder, raise if it is anything else."""
+    if not any(partial.iterdir()):
+        return  # killed before it could leave a mark
     try:
-        marker = json.loads((partial / _MARKER).read_text(encoding="utf-8"))
-        host, pid, made_by = marker["host"], marker["pid"], dict(marker["recipe"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        made_by = dict(json.loads((partial / _RECIPE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{partial} is in the way and has no mark of radrep; move it or give another --out"
         ) from error
-    if pid != os.getpid() and _may_run(host, pid):
+    try:
+        marker = json.loads((partial / _MARKER).read_text(encoding="utf-8"))
+        host, pid = marker["host"], marker["pid"]
+    except (OSError, ValueError, KeyError, TypeError):
+        host, pid = socket.gethostname(), os.getpid()  # removed by hand, as told below
+    if (host, pid) != (socket.gethostname(), os.getpid()) and _may_run(host, pid):
         raise DataError(
             f"{partial} is being written by another radrep prepare (process {pid} on {host}). "
-            "If that has ended, remove the folder"
+            f"If that has ended, remove {partial / _MARKER} and give the same command to go on"
         )
     changes = _changes(made_by, recipe)
     if changes:

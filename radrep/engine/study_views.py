@@ -37,7 +37,8 @@ def wanted_images(study: SourceStudy, views: str) -> list[SourceImage]:
 
 def make_views(task: StudyTask, image_size: int, views: str) -> PreparedViews:
     """Read, resize and encode the images of one study."""
-    prepared, files, hashes, left_out = [], [], [], []
+    prepared: list[Image] = []
+    files, hashes, left_out = [], [], []
     num_square = 0
     wanted = wanted_images(task.study, views)
     for image in () if task.refusal else wanted:
@@ -47,10 +48,14 @@ def make_views(task: StudyTask, image_size: int, views: str) -> PreparedViews:
             left_out.append((image.name, str(error)))
             continue
         fitted = fit_short_side(pixels, image_size)
-        files.append(encode_image(fitted))
+        file = encode_image(fitted)
+        digest = hashlib.sha256(file).hexdigest()
+        if twin := next((other.name for other in prepared if other.sha256 == digest), None):
+            left_out.append((image.name, f"the same image as {twin} of this study"))
+            continue
+        files.append(file)
         hashes.append(difference_hash(fitted, side=16).to_bytes(32))
         num_square += pixels.shape[0] == pixels.shape[1]
-        digest = hashlib.sha256(files[-1]).hexdigest()
         prepared.append(Image(image.name, image.projection, digest))
     return PreparedViews(
         tuple(prepared), tuple(files), tuple(hashes), tuple(left_out), num_square, len(wanted)

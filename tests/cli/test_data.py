@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from radrep.engine.leaks import count_near
-from tests.whole_way import draw_prepared, radrep
+from tests.whole_way import draw_prepared, radrep, without_split
 
 
 def test_show_tells_what_is_in_it_and_draws_a_sheet(phantoms: Path, tmp_path: Path) -> None:
@@ -30,6 +30,18 @@ def test_show_tells_what_is_in_it_and_draws_a_sheet(phantoms: Path, tmp_path: Pa
     other = tmp_path / "other.png"
     radrep("data", "show", phantoms, "--sheet", other, "--num", "5", "--seed", "1")
     assert other.read_bytes() != sheet.read_bytes()
+
+
+def test_a_sheet_that_cannot_be_written_is_told(phantoms: Path, tmp_path: Path) -> None:
+    for sheet in (tmp_path / "nowhere" / "sheet.png", tmp_path / "sheet.xyz"):
+        result = radrep("data", "show", phantoms, "--sheet", sheet)
+        assert result.exit_code == 2
+        assert "contact sheet cannot be written" in result.stderr
+    only_test = without_split(
+        without_split(phantoms, tmp_path / "a", "train"), tmp_path / "b", "val"
+    )
+    shown = radrep("data", "show", only_test, "--sheet", tmp_path / "sheet.png")
+    assert "sheet.png: 8 random studies of test" in shown.stdout
 
 
 def test_check_finds_a_changed_byte(phantoms: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from radrep.data.sources.iu_xray import IuXraySource
 from radrep.data.store import PreparedStudies
 from radrep.data.study import SourceImage, SourceStudy
 from radrep.engine import prepare as prepare_module
+from radrep.engine import prepared_folder
 from radrep.engine.leaks import Leaks
 from radrep.engine.prepare import Choice, PrepareResult, count_studies, prepare
 from radrep.engine.reporter import Advance, Reporter
@@ -426,20 +427,73 @@ def test_a_killed_runs_leftovers_are_replaced_but_not_a_running_ones(source, tmp
         prepare(source, tmp_path / "out", workers=1)
     assert (partial_out / "mine.txt").is_file()
 
+    (partial_out / "mine.txt").unlink()
     marker = partial_out / "in_progress.json"
     recipe = prepare_module.make_recipe(source, 256, Choice())
+    (partial_out / "recipe.json").write_text(json.dumps(recipe))
     running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    mark = {"host": socket.gethostname(), "pid": running.pid, "recipe": recipe}
+    mark = {"host": socket.gethostname(), "pid": running.pid}
     marker.write_text(json.dumps(mark))
     with pytest.raises(DataError, match=f"being written by another .*process {running.pid}"):
         prepare(source, tmp_path / "out", workers=1)
     running.communicate(b"\n")
-    marker.write_text(json.dumps(mark | {"host": "elsewhere"}))
-    with pytest.raises(DataError, match="on elsewhere"):
-        prepare(source, tmp_path / "out", workers=1)
-    marker.write_text(json.dumps(mark))
+    for elsewhere in ({"host": "elsewhere"}, {"host": "elsewhere", "pid": os.getpid()}):
+        marker.write_text(json.dumps(mark | elsewhere))
+        with pytest.raises(DataError, match=r"on elsewhere.*remove .*in_progress\.json"):
+            prepare(source, tmp_path / "out", workers=1)
+    marker.unlink()
     assert prepare(source, tmp_path / "out", workers=1).num_images == 5
     assert not partial_out.exists()
+
+
+@pytest.mark.parametrize("moment", ["before the mark", "before the rename", "after the rename"])
+def test_a_kill_around_the_first_and_last_steps_costs_nothing(
+    source, tmp_path, monkeypatch, moment
+):
+    out, partial_out = tmp_path / "out", tmp_path / "out.partial"
+    prepare(source, tmp_path / "whole", workers=1)
+    if moment == "before the mark":
+        partial_out.mkdir()
+    else:
+        step = Path.rename if moment == "before the rename" else prepared_folder._clear_marks
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        owner = Path if moment == "before the rename" else prepared_folder
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step.__name__, killed)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(source, out, workers=1)
+        assert partial_out.exists() != out.exists()
+    prepare(source, out, workers=1)
+    assert list_files(out) == list_files(tmp_path / "whole")
+    assert not partial_out.exists()
+
+
+def test_a_file_that_lands_in_the_folder_meanwhile_costs_nothing(source, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    studies = source.studies
+
+    class Dropping(DrawnSource):
+        def __iter__(self) -> Iterator[SourceStudy]:
+            yield from studies
+            (out / ".DS_Store").touch()
+
+    with pytest.raises(DataError, match="cannot be prepared"):
+        prepare(Dropping(studies), out, workers=1)
+    assert (tmp_path / "out.partial" / "train-00000.arrow").is_file()
+    (out / ".DS_Store").unlink()
+    assert prepare(source, out, workers=1).num_images == 5
+
+
+def test_an_image_twice_in_a_study_is_left_out(tmp_path):
+    film, copy = draw(tmp_path / "film.png"), tmp_path / "copy.png"
+    copy.write_bytes(film.read_bytes())
+    result = prepare(DrawnSource([make_study("s", film, copy)]), tmp_path / "out", workers=1)
+    assert result.image_counts["train"] == 1
+    assert result.left_out == (("copy.png", "the same image as film.png of this study"),)
 
 
 @pytest.mark.parametrize("name", ["image_size", "workers"])

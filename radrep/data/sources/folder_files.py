@@ -23,6 +23,8 @@ _FILE, _FOLDER, _LINK = "f", "d", "l"
 _TAGS = ("StudyInstanceUID", "PatientID", "ViewPosition")
 _CHUNK = 65_536
 
+_PREPARED = tuple(_FILE + name for name in ("prepared.json", "in_progress.json"))
+
 
 def list_files(root: Path) -> Iterator[tuple[str, bool]]:
     """Every file below a folder, by its path from there, in natural order: a2 before a10.
@@ -171,6 +173,9 @@ def _scan(root: Path, path: str) -> list[str]:
                     found.append(_FILE + entry.name)
     except OSError as error:
         raise DataError(f"{root / path} cannot be read: {error}") from error
+    # What radrep prepared, or is preparing, below the raw images is none of them.
+    if path and any(mark in found for mark in _PREPARED):
+        return []
     return sorted(found, key=_natural)
 
 

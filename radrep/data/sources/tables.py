@@ -23,6 +23,7 @@ from radrep.errors import DataError
 _DELIMITERS = ",\t;|"
 _GZIP = b"\x1f\x8b"
 _CHUNK = 65_536
+csv.field_size_limit(100_000_000)  # a report may be longer than the 131,072 that Python takes
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def test_other_delimiters_are_recognised(tmp_path, delimiter):
         (b"a,b\n1,2\n1\n", "t.csv, line 3: 1 values, but the header names 2 columns"),
         (b"a,b\n1,2\n1,2,3\n", "t.csv, line 3: 3 values"),
         (b'a,b\n1,2\n3,"open\n4,5\n', "t.csv, line 3: not a row of a table"),
-        (b'a,b\n1,"' + b"x" * 200_000, "t.csv, line 2: not a row of a table .*limit"),
+        (b'a,b\n1,"' + b"x" * 200_000, "t.csv, line 2: not a row of a table"),
         (b"a,b\n1,2\nn\xe4,2\n", "t.csv, line 3: byte 0xe4 is not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), "t.csv, line 1: byte 0xff is not UTF-8"),
         (gzip.compress(TABLE.encode() * 99)[:-9], "t.csv is cut off or broken after line"),
