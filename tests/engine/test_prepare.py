@@ -523,9 +523,11 @@ def test_the_real_iu_folder_is_prepared_whole(data_dir, tmp_path):
     source = IuXraySource(data_dir / "iu_xray")
     result = prepare(source, tmp_path / "iu")
     assert result.counts == {"train": 2068, "val": 295, "test": 0}
-    assert result.image_counts == {"train": 4136, "val": 590, "test": 0}
+    assert result.image_counts == {"train": 4135, "val": 590, "test": 0}
     assert result.expected == {"train": 2069, "val": 296, "test": 590}
-    assert result.left_out == ()
+    assert result.left_out == (
+        ("CXR3245_IM-1537/1.jpg", "the same image as CXR3245_IM-1537/0.jpg of this study"),
+    )
     assert result.num_square == result.num_images  # these were squashed to squares before
     originals = {study.id: study for study in source}
     for split in ("train", "val"):
