@@ -223,24 +223,34 @@ class HybridDecoderLayer(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = False,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """As the layer taken over: (b k, n, d) to the same."""
+        """As the layer taken over: (b k, n, d) to the same.
+
+        Raises:
+            CheckpointError: If a cache is in use and does not come under the name known here.
+        """
+        if use_cache and cache is None:
+            # Without its cache a layer would decode each token as if it were the first.
+            raise CheckpointError(
+                "transformers hands its cache to layers in a way that hybrid layers do not know "
+                f"(got {', '.join(kwargs) or 'nothing'}); install transformers 5.24"
+            )
         assert position_embeddings is not None
         attention = self.self_attn
         index = attention.layer_idx
-        start = 0 if past_key_values is None else past_key_values.get_seq_length(index)
+        start = 0 if cache is None else cache.get_seq_length(index)
         normed = self.input_layernorm(hidden_states)
         query, key, value = (
             project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             for project in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
         query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, index)
+        if cache is not None:
+            key, value = cache.update(key, value, index)
         if hasattr(attention, "sliding_window"):
             kwargs["sliding_window"] = attention.sliding_window
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(

@@ -202,20 +202,41 @@ def test_one_study_at_a_time_equals_any_batch(
     assert model.language.end not in sum(together, [])
 
 
-def test_beams_with_a_cache_equal_beams_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model(hybrid_every=2, visual_tokens="pooled")
+def beams_over_full_passes(model: Emrrg, batch: Batch, *, num_beams: int, steps: int) -> list[int]:
+    """The best of some beams of one study, every step of every beam computed anew.
+
+    None of them ends before the last step: the end is never taken.
+    """
+    embed = model.language_model.get_input_embeddings()
+    beams: list[tuple[float, list[int]]] = [(0.0, [])]
+    for _ in range(steps):
+        found = []
+        for score, written in beams:
+            with torch.no_grad(), model._shown(model.encode(batch)) as prompt:
+                words = embed(torch.tensor([written], dtype=torch.long))
+                inputs = torch.cat([prompt, words], dim=1)
+                logits = model.language_model(inputs_embeds=inputs, use_cache=False).logits
+            steps_left = logits[0, -1].log_softmax(dim=-1)
+            steps_left[model.language.end] = -torch.inf
+            values, tokens = steps_left.topk(num_beams)
+            found += [
+                (score + value, [*written, token])
+                for value, token in zip(values.tolist(), tokens.tolist(), strict=True)
+            ]
+        beams = sorted(found, reverse=True)[:num_beams]
+    return beams[0][1]
+
+
+@pytest.mark.parametrize("setup", SETUPS)
+def test_beams_with_a_cache_equal_beams_over_full_passes(setup: dict[str, Any]) -> None:
+    model = tiny_model(**setup)
     batch = tiny_batch([2, 1], model)
-    cached = model.generate(batch, num_beams=4, max_new_tokens=10)
-    generate = model.language_model.generate
-
-    def without(**settings: Any) -> Tensor:
-        settings["generation_config"].use_cache = False
-        tokens: Tensor = generate(**settings)
-        return tokens
-
-    monkeypatch.setattr(model.language_model, "generate", without)
-    assert model.generate(batch, num_beams=4, max_new_tokens=10) == cached
-    assert model.generate(batch, num_beams=1, max_new_tokens=10) != cached
+    length = {"min_new_tokens": 8, "max_new_tokens": 8}
+    cached = model.generate(batch, num_beams=4, **length)
+    for study in range(2):
+        expected = beams_over_full_passes(model, one_study(batch, study), num_beams=4, steps=8)
+        assert cached[study] == expected
+    assert model.generate(batch, num_beams=1, **length) != cached
 
 
 def test_nothing_of_a_batch_stays_behind() -> None:

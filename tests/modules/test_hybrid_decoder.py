@@ -184,7 +184,7 @@ def test_cached_steps_equal_the_full_pass(model: PreTrainedModel) -> None:
         for place in range(5, 9):
             output = model(
                 input_ids=TOKENS[:, place : place + 1],
-                past_key_values=output.past_key_values,
+                cache=output.cache,
                 use_cache=True,
             )
             steps.append(output.logits)
