@@ -32,7 +32,8 @@ def test_every_module_is_installed(built):
         return {path.relative_to(folder) for path in folder.rglob("*.py")}
 
     assert modules(built / "radrep") == modules(ROOT / "radrep")
-    assert (built / "radrep" / "py.typed").is_file()
+    for name in ("py.typed", "report/page.html"):
+        assert (built / "radrep" / name).is_file()
 
 
 def test_an_installed_radrep_finds_the_recipes_by_name(built, tmp_path):

@@ -1,73 +1,35 @@
-"""Score a trained model on a split, under two protocols, beside what needs no model."""
+"""Score a trained model on a split, under every protocol, beside what needs no model."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
-from radrep.data.dataset import in_order
-from radrep.data.reports import get_cleaner
-from radrep.data.store import PreparedStudies, read_shards
-from radrep.engine.build import build_dataset, build_preprocess, read_split
+from radrep.data.batch import Batch
+from radrep.data.dataset import in_order, views_of
+from radrep.engine.build import build_dataset, build_preprocess
 from radrep.engine.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_of
-from radrep.engine.files import write_whole
+from radrep.engine.evaluation_files import write_evaluation
 from radrep.engine.generate import best_device, report_model, write_reports
 from radrep.engine.reporter import Reporter
-from radrep.engine.workers import count_cores
-from radrep.errors import DataError
-from radrep.metrics.baselines import best_constants
-from radrep.metrics.bootstrap import bootstrap_intervals, paired_bootstrap
-from radrep.metrics.diversity import measure_diversity
-from radrep.metrics.nlg import NlgScores, score_systems
-from radrep.metrics.protocol import (
-    PROTOCOLS,
-    References,
-    full_references,
-    published_references,
-    scored_predictions,
+from radrep.engine.studies_scored import (
+    BLANK,
+    NEAREST,
+    SHUFFLED,
+    ScoredStudies,
+    shuffled,
+    studies_of_run,
 )
+from radrep.engine.workers import count_cores
+from radrep.metrics.protocol import scored_predictions
+from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
+from radrep.metrics.scorecard import Scorecard, score_card
 from radrep.models.emrrg import Emrrg
 from radrep.recipe.schema import Decode
 
-SHUFFLE_SEED = 0
-
-
-@dataclass(frozen=True)
-class System:
-    """Scores of one way to write the reports of a split.
-
-    Attributes:
-        name: "model", "images shuffled" or "constant, best <metric>".
-        scores: Metric to value, None where it was not computed.
-        intervals: Metric to the 95 % bootstrap interval (low, high).
-        p_values: Metric to the two-sided p-value of the difference to the model, none for itself.
-        report: The constant report, for a constant.
-    """
-
-    name: str
-    scores: Mapping[str, float | None]
-    intervals: Mapping[str, tuple[float, float]]
-    p_values: Mapping[str, float]
-    report: str | None = None
-
-
-@dataclass(frozen=True)
-class ProtocolScores:
-    """All systems under one protocol.
-
-    Attributes:
-        protocol: "published" or "full".
-        num_cut: References that the protocol cuts.
-        systems: The model first.
-    """
-
-    protocol: str
-    num_cut: int
-    systems: tuple[System, ...]
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -75,30 +37,32 @@ class EvalResult:
     """What an evaluation found and where it wrote it.
 
     Attributes:
-        checkpoint: The checkpoint that wrote the reports.
-        split: The split.
-        num_studies: Its studies with the target text.
-        ids_sha256: Hash of their ids in order: equal hashes, equal studies.
-        protocols: Scores under "published" and "full".
-        diversity: Distinct reports, lengths.
+        checkpoint: The checkpoint that wrote the reports, None for systems from outside.
+        studies: The studies scored.
+        main: Name of the system that the evaluation is of, the first of several.
+        systems: Name to reports as scored, the main one first.
+        card: Their scores.
+        constants: The constant reports by the name of the baseline.
+        clinical: Scores of the optional package, by our names.
         notes: Lines for the reader.
-        references: Raw references.
-        predictions: Generated reports.
+        predictions: Generated reports of the main system, as written.
         scores_file: scores-<split>.json.
         predictions_file: predictions-<split>.jsonl.
+        page_file: report.html.
     """
 
-    checkpoint: Path
-    split: str
-    num_studies: int
-    ids_sha256: str
-    protocols: tuple[ProtocolScores, ...]
-    diversity: Mapping[str, Any]
+    checkpoint: Path | None
+    studies: ScoredStudies
+    main: str
+    systems: Mapping[str, Sequence[str]]
+    card: Scorecard
+    constants: Mapping[str, str]
+    clinical: Mapping[str, float]
     notes: tuple[str, ...]
-    references: tuple[str, ...]
     predictions: tuple[str, ...]
     scores_file: Path
     predictions_file: Path
+    page_file: Path
 
 
 def evaluate(
@@ -108,6 +72,7 @@ def evaluate(
     out: Path | None = None,
     decode: Decode | None = None,
     clean_predictions: bool = False,
+    clinical: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> EvalResult:
     """Write the reports of a split and score them.
@@ -118,102 +83,91 @@ def evaluate(
         out: Where the scores go; the run's folder, if not given.
         decode: Other settings of the decoding than the checkpoint's own.
         clean_predictions: Put the generated reports through the cleaner too.
+        clinical: Names of metrics of `radrep.metrics.radeval`.
         reporter: Who is told how it goes.
 
     Raises:
         CheckpointError: If there is no such checkpoint.
-        DataError: If the prepared folder is missing or the split is empty.
+        DataError: If the prepared folder is missing, the split is empty or a metric is unknown.
     """
     reporter = reporter or Reporter()
+    check_clinical_metrics(clinical)
     loaded = load_checkpoint(find_checkpoint(checkpoint))
-    data = loaded.recipe.data
-    name = split or _default_split(data.prepared, reporter)
-    studies = read_split(data, name)
-    raw = studies.texts(data.target)
-    predictions = _predict(loaded, studies, decode or loaded.recipe.decode, reporter)
-    cleaner = get_cleaner(data.tokenizer.cleaner)
-    scored = scored_predictions(predictions, clean=cleaner if clean_predictions else None)
-    train, val = (read_split(data, part) for part in ("train", "val"))
-
-    def references(protocol: str, texts: Sequence[str]) -> References:
-        if protocol == "full":
-            return full_references(texts, clean=cleaner)
-        vocabulary, limit = loaded.tokenizer.vocabulary, data.max_tokens
-        return published_references(texts, clean=cleaner, vocabulary=vocabulary, max_tokens=limit)
-
-    candidates = full_references(train.texts(data.target), clean=cleaner).texts
-    chosen_on = references("published", val.texts(data.target)).texts
-    with reporter.progress("constant baselines", 1, "searches") as advance:
-        constants = best_constants(candidates, chosen_on)
-        advance()
-    hypotheses = {"model": scored, "images shuffled": _shuffled(scored)}
-    hypotheses |= {
-        f"constant, best {metric}": [constant.report] * len(scored)
-        for metric, constant in constants.items()
-    }
-    wanted = {protocol: references(protocol, raw) for protocol in PROTOCOLS}
+    studies = studies_of_run(loaded, split, reporter)
+    decode = decode or loaded.recipe.decode
+    predictions = predict(loaded, studies, decode, reporter)
+    clean = studies.corpus.clean if clean_predictions else None
+    scored = scored_predictions(predictions, clean=clean)
+    blank = scored_predictions(_predict_blank(loaded, studies, decode), clean=clean)
+    systems = {MODEL: scored, SHUFFLED: shuffled(scored), BLANK: blank}
+    constants = studies.constants(reporter)
+    systems |= baselines(studies, constants, reporter)
+    others = [(MODEL, name) for name in systems if name != MODEL]
     with reporter.progress("scoring", 1, "evaluations") as advance:
-        scores = score_systems(
-            {
-                f"{protocol} {system}": (wanted[protocol].texts, texts)
-                for protocol in PROTOCOLS
-                for system, texts in hypotheses.items()
-            }
-        )
+        card = score_card(studies.corpus, systems, others)
         advance()
-    protocols = [
-        ProtocolScores(protocol, wanted[protocol].num_cut, _systems(scores, protocol, hypotheses))
-        for protocol in PROTOCOLS
-    ]
-    notes = [note for score in scores.values() for note in score.notes]
+    found = clinical_scores(studies, scored, clinical, reporter)
+    notes = [*card.notes, *found.notes]
     if isinstance(loaded.model, Emrrg) and loaded.model.language.note:
         notes.append(f"language model: {loaded.model.language.note}")
     folder = out or run_of(loaded.folder)
-    ids = "\n".join(study.id for study in studies)
     result = EvalResult(
         checkpoint=loaded.folder,
-        split=name,
-        num_studies=len(studies),
-        ids_sha256=hashlib.sha256(ids.encode()).hexdigest(),
-        protocols=tuple(protocols),
-        diversity=vars(measure_diversity(references("full", raw).texts, scored)),
+        studies=studies,
+        main=MODEL,
+        systems=systems,
+        card=card,
+        constants=constants,
+        clinical=found.values,
         notes=tuple(dict.fromkeys(notes)),
-        references=tuple(raw),
         predictions=tuple(predictions),
-        scores_file=folder / f"scores-{name}.json",
-        predictions_file=folder / f"predictions-{name}.jsonl",
+        scores_file=folder / f"scores-{studies.split}.json",
+        predictions_file=folder / f"predictions-{studies.split}.jsonl",
+        page_file=folder / "report.html",
     )
-    _write(result, studies, loaded, decode or loaded.recipe.decode)
+    write_evaluation(result, loaded, decode)
     return result
 
 
-def _default_split(prepared: Path, reporter: Reporter) -> str:
-    """Test, or val where a data set came without its test studies."""
-    if not prepared.is_dir():
-        raise DataError(
-            f"{prepared} not found: the run was trained on it. Prepare the data again there"
-        )
-    if any(shard["split"] == "test" for shard in read_shards(prepared)):
-        return "test"
-    reporter.warn(f"{prepared} has no test study, so the validation split is scored")
-    return "val"
+def baselines(
+    studies: ScoredStudies, constants: Mapping[str, str], reporter: Reporter
+) -> dict[str, list[str]]:
+    """The systems that need no report model: name to reports."""
+    systems = {}
+    nearest = studies.nearest(reporter)
+    if nearest is not None:
+        systems[NEAREST] = nearest
+    return systems | {name: [text] * len(studies.ids) for name, text in constants.items()}
 
 
-def _predict(
-    loaded: Loaded, split: PreparedStudies, decode: Decode, reporter: Reporter
+def clinical_scores(
+    studies: ScoredStudies, scored: Sequence[str], names: Sequence[str], reporter: Reporter
+) -> ClinicalScores:
+    """Scores of the optional package for the main system, against raw references."""
+    if not names:
+        return ClinicalScores({}, {}, ())
+    with reporter.progress("clinical metrics", 1, "evaluations") as advance:
+        found = score_clinical(studies.corpus.references, scored, names)
+        advance()
+    return found
+
+
+def predict(
+    loaded: Loaded, studies: ScoredStudies, decode: Decode, reporter: Reporter
 ) -> list[str]:
     """Write the report of every study from its pixels, never from cached features."""
     recipe = loaded.recipe
+    assert studies.prepared is not None, "the studies of a run are prepared"
     model = report_model(loaded).to(best_device())
     dataset = build_dataset(
         recipe,
-        split,
+        studies.prepared,
         preprocess=build_preprocess(recipe.data, model),
         codec=loaded.codec,
     )
     num_workers = min(recipe.data.num_workers, count_cores())
     batches = in_order(dataset, decode.batch_size, num_workers=num_workers)
-    with reporter.progress(f"reports for {split.split}", len(dataset), "studies") as advance:
+    with reporter.progress(f"reports for {studies.split}", len(dataset), "studies") as advance:
         written = write_reports(
             model,
             batches,
@@ -223,76 +177,26 @@ def _predict(
             seed=recipe.train.seed,
             advance=advance,
         )
-    ids = [id_ for id_, _ in written]
-    assert len(set(ids)) == len(split), "every study has one report"
+    assert tuple(id_ for id_, _ in written) == studies.ids, "every study has one report"
     return [text for _, text in written]
 
 
-def _shuffled(reports: list[str]) -> list[str]:
-    """Give every study the report that was written for another study's images.
-
-    A report depends on its own images alone, so this is what shuffling the images would give. A
-    random cycle leaves no study with its own.
-    """
-    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(reports))
-    shuffled = list(reports)
-    for here, there in zip(order, np.roll(order, 1), strict=True):
-        shuffled[here] = reports[there]
-    return shuffled
-
-
-def _systems(
-    scores: Mapping[str, NlgScores],
-    protocol: str,
-    hypotheses: Mapping[str, list[str]],
-) -> tuple[System, ...]:
-    """Every system under a protocol, with intervals and p-values against the model."""
-    model = scores[f"{protocol} model"]
-    systems = []
-    for name, texts in hypotheses.items():
-        own = scores[f"{protocol} {name}"]
-        intervals = bootstrap_intervals(own)
-        others = () if own is model else tuple(intervals)
-        differences = {metric: paired_bootstrap(model, own, metric) for metric in others}
-        systems.append(
-            System(
-                name=name,
-                scores=dict(own.corpus),
-                intervals={m: (found.low, found.high) for m, found in intervals.items()},
-                p_values={m: found.p_value for m, found in differences.items()},
-                report=texts[0] if name.startswith("constant") else None,
-            )
-        )
-    return tuple(systems)
-
-
-def _write(result: EvalResult, split: PreparedStudies, loaded: Loaded, decode: Decode) -> None:
-    """Write scores-<split>.json and predictions-<split>.jsonl."""
-    rows = [
-        {"id": study.id, "reference": reference, "generated": generated}
-        for study, reference, generated in zip(
-            split, result.references, result.predictions, strict=True
-        )
+def _predict_blank(loaded: Loaded, studies: ScoredStudies, decode: Decode) -> list[str]:
+    """What the model writes of black images: one report for each number of views."""
+    data = loaded.recipe.data
+    assert studies.prepared is not None, "the studies of a run are prepared"
+    model = report_model(loaded)
+    side = loaded.prepared_size
+    black = build_preprocess(data, model).evaluate(np.zeros((side, side), np.uint8))
+    views = [
+        len(views_of(study, pair=data.pair, max_views=data.max_views)) for study in studies.prepared
     ]
-    result.scores_file.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_whole(result.predictions_file, "".join(lines))
-    scores = {
-        "checkpoint": str(result.checkpoint),
-        "split": result.split,
-        "num_studies": result.num_studies,
-        "num_without_text": split.num_without_text,
-        "ids_sha256": result.ids_sha256,
-        "target": loaded.recipe.data.target,
-        "decode": decode.model_dump(),
-        "protocols": {
-            scored.protocol: {
-                "references_cut": scored.num_cut,
-                "systems": [vars(system) for system in scored.systems],
-            }
-            for scored in result.protocols
-        },
-        "diversity": result.diversity,
-        "notes": result.notes,
-    }
-    write_whole(result.scores_file, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    counts = sorted(set(views))
+    batches = [
+        Batch(ids=(str(n),), num_views=torch.tensor([n]), images=torch.stack([black] * n))
+        for n in counts
+    ]
+    precision, seed = loaded.recipe.train.precision, loaded.recipe.train.seed
+    written = write_reports(model, batches, loaded.codec, decode, precision=precision, seed=seed)
+    report = dict(zip(counts, (text for _, text in written), strict=True))
+    return [report[n] for n in views]

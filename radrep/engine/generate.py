@@ -142,6 +142,38 @@ def report_model(loaded: Loaded) -> ReportModel:
     return loaded.model
 
 
+@torch.no_grad()
+def write_report(
+    loaded: Loaded, batch: Batch, decode: Decode, *, seed: int = 0
+) -> tuple[str, tuple[np.ndarray, ...]]:
+    """Write the report of one study and tell where its words looked.
+
+    Args:
+        loaded: The checkpoint, its model on its device and in evaluation mode.
+        batch: The study.
+        decode: How to decode.
+        seed: Of the draws, when sampling.
+
+    Returns:
+        The report, and its looks as `WrittenReport` has them.
+    """
+    model = report_model(loaded)
+    generator = torch.Generator().manual_seed(seed)
+    batch = batch.to(next(model.parameters()).device)
+    with autocast(batch.device, loaded.recipe.train.precision):
+        (ids,) = decode_reports(model, batch, decode, generator)
+        text = loaded.codec.decode(ids)
+        if isinstance(model, Emrrg):
+            return text, ()
+        decoder = model.decoder
+        tokens = torch.tensor([[decoder.begin, *ids]], device=decoder.device)
+        looks = decoder.looks(model.encode(batch), tokens)[0]  # (words + 1, n)
+    # The last row looks for the word after the report, so it belongs to no word.
+    mean = looks[: max(1, len(ids))].float().mean(dim=0)
+    maps = mean.view(int(batch.num_views), *decoder.grid).cpu().numpy()
+    return text, tuple(maps)
+
+
 class ReportWriter:
     """A trained model that writes reports for image files.
 
@@ -196,30 +228,13 @@ class ReportWriter:
             num_views=torch.tensor([len(paths)]),
             images=torch.stack([self._pixels(path) for path in paths]),
         )
-        return self._write(batch, paths, seed)
+        text, looks = write_report(self.loaded, batch, self.decode, seed=seed)
+        return WrittenReport(paths, text, looks)
 
     def _pixels(self, path: Path) -> Tensor:
         """Do to a file what preparing a data set and evaluating on it do, one after the other."""
         prepared = read_image(path, self.loaded.prepared_size)
         return self._preprocess.evaluate(prepared)
-
-    @torch.no_grad()
-    def _write(self, batch: Batch, paths: tuple[Path, ...], seed: int) -> WrittenReport:
-        model = self._model
-        generator = torch.Generator().manual_seed(seed)
-        batch = batch.to(next(model.parameters()).device)
-        with autocast(batch.device, self.loaded.recipe.train.precision):
-            (ids,) = decode_reports(model, batch, self.decode, generator)
-            text = self.loaded.codec.decode(ids)
-            if isinstance(model, Emrrg):
-                return WrittenReport(paths, text, ())
-            decoder = model.decoder
-            tokens = torch.tensor([[decoder.begin, *ids]], device=decoder.device)
-            looks = decoder.looks(model.encode(batch), tokens)[0]  # (words + 1, n)
-        # The last row looks for the word after the report, so it belongs to no word.
-        mean = looks[: max(1, len(ids))].float().mean(dim=0)
-        maps = mean.view(len(paths), *decoder.grid).cpu().numpy()
-        return WrittenReport(paths, text, tuple(maps))
 
 
 def group_views(images: Sequence[str], *, one_study: bool) -> list[list[str]]:

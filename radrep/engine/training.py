@@ -31,6 +31,7 @@ from radrep.engine.features import FeatureStore, cached_features
 from radrep.engine.files import write_whole
 from radrep.engine.generate import autocast
 from radrep.engine.loop import Parts, Progress, run_loop
+from radrep.engine.model_card import MODEL_CARD, describe_model
 from radrep.engine.optim import build_optimizer
 from radrep.engine.prepared_folder import read_image_size
 from radrep.engine.reporter import Reporter
@@ -154,6 +155,10 @@ class Training(ABC):
         assert progress.best is not None, "an epoch ends with a validation"
         best = (self.folder / checkpoint.BEST).resolve()
         metric = self.recipe.train.keep_best
+        if speaks():
+            reached = f"Best {metric} {progress.best:.3f}, at step {progress.best_step}."
+            card = describe_model(self.recipe, None, reached)
+            write_whole(self.folder / MODEL_CARD, card)
         return TrainResult(
             self.folder, best, metric, progress.best, progress.best_step, progress.epoch
         )

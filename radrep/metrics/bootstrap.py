@@ -1,19 +1,36 @@
 """Uncertainty of the scores by resampling the studies (Koehn, 2004).
 
-Each sample draws as many studies as there are, with replacement. BLEU and METEOR come anew from
-the counts of the sample; ROUGE-L and CIDEr are means over its reports, CIDEr with the document
-frequencies of the full set.
+Each sample draws as many studies as there are, with replacement. Scores come anew from what their
+reports add up to in the sample: BLEU and METEOR from counts, ROUGE-L and CIDEr as means over its
+reports, CIDEr with the document frequencies of the full set, F1 from right and wrong findings.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from radrep.errors import DataError
-from radrep.metrics.nlg import MAX_N, METRICS, NlgScores, corpus_bleu, corpus_meteor
 
 _BLOCK_CELLS = 2**22  # samples x studies held at once: 32 MiB
+
+
+class Resampled(Protocol):
+    """Scores of n reports that can be had again for any sample of the studies."""
+
+    @property
+    def corpus(self) -> Mapping[str, float | None]:
+        """One figure a metric, None where it was not computed."""
+
+    def reference_facts(self) -> np.ndarray:
+        """Equal arrays, (n, ...), where the references are equal."""
+
+    def statistics(self) -> np.ndarray:
+        """Everything whose sum over a sample gives the figures: a row a study, (n, k)."""
+
+    def figures(self, sums: np.ndarray, num_studies: int) -> Mapping[str, np.ndarray]:
+        """Figures of s samples of num_studies each from their summed statistics: (s,) each."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +60,7 @@ class Difference:
 
 
 def bootstrap_intervals(
-    scores: NlgScores, *, num_samples: int = 1000, level: float = 0.95, seed: int = 0
+    scores: Resampled, *, num_samples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
     """Find how far each score moves when the studies are drawn anew.
 
@@ -56,99 +73,68 @@ def bootstrap_intervals(
     Returns:
         An interval for each metric that was computed.
     """
-    statistics = _statistics(scores)
-    num_studies = len(statistics)
-    samples: dict[str, list[np.ndarray]] = {}
-    for weights in _draw_studies(num_studies, num_samples, seed):
-        for metric, values in _figures(weights @ statistics, num_studies).items():
-            samples.setdefault(metric, []).append(values)
+    samples, corpus = _resample(scores, num_samples, seed), scores.corpus
     return {
-        metric: _interval(np.concatenate(samples[metric]), level)
-        for metric in METRICS
-        if metric in samples
+        metric: _interval(values, level)
+        for metric, values in samples.items()
+        if corpus[metric] is not None
     }
 
 
 def paired_bootstrap(
-    scores_a: NlgScores,
-    scores_b: NlgScores,
-    metric: str,
+    scores_a: Resampled,
+    scores_b: Resampled,
     *,
     num_samples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> Difference:
+) -> dict[str, Difference]:
     """Compare two systems, or one system with itself under another input, on the same studies.
 
     Args:
         scores_a: Scores of the first system.
         scores_b: Scores of the second, for the same references in the same order.
-        metric: One of `nlg.METRICS`.
         num_samples: How often the studies are drawn.
         level: Share of the samples that the interval of the difference holds.
         seed: Of the draws.
 
-    Raises:
-        DataError: If the metric is unknown or was not computed for both, or the two were not
-            scored on the same studies.
-    """
-    if metric not in METRICS:
-        raise DataError(f"no metric '{metric}': choose from {', '.join(METRICS)}")
-    value_a, value_b = scores_a.corpus[metric], scores_b.corpus[metric]
-    if value_a is None or value_b is None:
-        raise DataError(f"{metric} was not computed for both systems, so they cannot be compared")
-    lengths_a = scores_a.bleu_counts.reference_lengths
-    lengths_b = scores_b.bleu_counts.reference_lengths
-    if not np.array_equal(lengths_a, lengths_b):
-        raise DataError(
-            f"the systems were scored on different references ({len(lengths_a)} and "
-            f"{len(lengths_b)} studies): score both on the same studies, in one order"
-        )
-    statistics_a, statistics_b = _statistics(scores_a), _statistics(scores_b)
-    num_studies = len(statistics_a)
-    differences = np.concatenate(
-        [
-            _figures(weights @ statistics_a, num_studies)[metric]
-            - _figures(weights @ statistics_b, num_studies)[metric]
-            for weights in _draw_studies(num_studies, num_samples, seed)
-        ]
-    )
-    interval = _interval(differences, level)
-    turned = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
-    p_value = min(1.0, 2 * (turned + 1) / (num_samples + 1))
-    return Difference(value_a - value_b, interval.low, interval.high, p_value)
-
-
-def _statistics(scores: NlgScores) -> np.ndarray:
-    """Everything whose sum over a sample gives the scores: a row a study.
-
     Returns:
-        Columns: BLEU matches (4) and totals (4), lengths (2), ROUGE-L, CIDEr, then METEOR's 23
-        counts where they exist; (n, 12 or 35).
+        The difference in each metric that was computed for both.
+
+    Raises:
+        DataError: If the two were not scored on the same studies.
     """
-    bleu = scores.bleu_counts
-    columns = [
-        bleu.matches,
-        bleu.totals,
-        bleu.lengths[:, np.newaxis],
-        bleu.reference_lengths[:, np.newaxis],
-        scores.per_report["rouge_l"][:, np.newaxis],
-        scores.per_report["cider"][:, np.newaxis],
+    facts_a, facts_b = scores_a.reference_facts(), scores_b.reference_facts()
+    if not np.array_equal(facts_a, facts_b):
+        raise DataError(
+            f"the systems were scored on different references ({len(facts_a)} and "
+            f"{len(facts_b)} studies): score both on the same studies, in one order"
+        )
+    samples_a = _resample(scores_a, num_samples, seed)
+    samples_b = _resample(scores_b, num_samples, seed)
+    corpus_a, corpus_b = scores_a.corpus, scores_b.corpus
+    found = {}
+    for metric in samples_a.keys() & samples_b.keys():
+        value_a, value_b = corpus_a[metric], corpus_b[metric]
+        if value_a is None or value_b is None:
+            continue
+        differences = samples_a[metric] - samples_b[metric]
+        interval = _interval(differences, level)
+        turned = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+        p_value = min(1.0, 2 * (turned + 1) / (num_samples + 1))
+        found[metric] = Difference(value_a - value_b, interval.low, interval.high, p_value)
+    return {metric: found[metric] for metric in samples_a if metric in found}
+
+
+def _resample(scores: Resampled, num_samples: int, seed: int) -> dict[str, np.ndarray]:
+    """Every figure of every sample: (num_samples,) a metric."""
+    statistics = scores.statistics()
+    num_studies = len(statistics)
+    blocks = [
+        scores.figures(weights @ statistics, num_studies)
+        for weights in _draw_studies(num_studies, num_samples, seed)
     ]
-    if scores.meteor_counts is not None:
-        columns.append(scores.meteor_counts)
-    return np.concatenate(columns, axis=1).astype(np.float64)
-
-
-def _figures(sums: np.ndarray, num_studies: int) -> dict[str, np.ndarray]:
-    """Corpus scores of s samples from their summed statistics, (s, 12 or 35) -> (s,) each."""
-    bleu = corpus_bleu(sums[:, 0:4], sums[:, 4:8], sums[:, 8], sums[:, 9])
-    figures = {f"bleu{k + 1}": bleu[:, k] for k in range(MAX_N)}
-    figures["rouge_l"] = sums[:, 10] / num_studies
-    figures["cider"] = sums[:, 11] / num_studies
-    if sums.shape[1] > 12:
-        figures["meteor"] = corpus_meteor(sums[:, 12:])
-    return figures
+    return {metric: np.concatenate([block[metric] for block in blocks]) for metric in blocks[0]}
 
 
 def _draw_studies(num_studies: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:

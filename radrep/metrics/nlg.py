@@ -66,6 +66,57 @@ class NlgScores:
     meteor_counts: np.ndarray | None
     notes: tuple[str, ...]
 
+    def reference_facts(self) -> np.ndarray:
+        """Lengths of the references, (n,)."""
+        return self.bleu_counts.reference_lengths
+
+    def statistics(self) -> np.ndarray:
+        """What the figures of any sample of the reports are summed from.
+
+        Returns:
+            Columns: BLEU matches (4) and totals (4), lengths (2), ROUGE-L, CIDEr, then METEOR's 23
+            counts where they exist; (n, 12 or 35).
+        """
+        bleu = self.bleu_counts
+        columns = [
+            bleu.matches,
+            bleu.totals,
+            bleu.lengths[:, np.newaxis],
+            bleu.reference_lengths[:, np.newaxis],
+            self.per_report["rouge_l"][:, np.newaxis],
+            self.per_report["cider"][:, np.newaxis],
+        ]
+        if self.meteor_counts is not None:
+            columns.append(self.meteor_counts)
+        return np.concatenate(columns, axis=1).astype(np.float64)
+
+    def figures(self, sums: np.ndarray, num_studies: int) -> dict[str, np.ndarray]:
+        """Corpus scores of s samples of reports.
+
+        Args:
+            sums: Summed statistics, (s, 12 or 35).
+            num_studies: Reports in each sample.
+
+        Returns:
+            (s,) for each metric that was computed, in the order of METRICS.
+        """
+        bleu = corpus_bleu(sums[:, 0:4], sums[:, 4:8], sums[:, 8], sums[:, 9])
+        figures = {f"bleu{k + 1}": bleu[:, k] for k in range(MAX_N)}
+        if sums.shape[1] > 12:
+            figures["meteor"] = corpus_meteor(sums[:, 12:])
+        figures["rouge_l"] = sums[:, 10] / num_studies
+        figures["cider"] = sums[:, 11] / num_studies
+        return figures
+
+    def part(self, kept: np.ndarray) -> dict[str, float]:
+        """Corpus scores of some of the reports, CIDEr with the frequencies of all.
+
+        Args:
+            kept: Which reports, (n,) of bool, at least one.
+        """
+        sums = self.statistics()[kept].sum(axis=0, keepdims=True)
+        return {name: float(v[0]) for name, v in self.figures(sums, int(kept.sum())).items()}
+
 
 def score_nlg(
     references: Sequence[str],

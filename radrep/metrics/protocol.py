@@ -5,16 +5,17 @@ carries the name of its protocol:
 
 - `published` (the R2Gen family): references are cleaned, words outside the training vocabulary
   become <unk>, and what exceeds the training length is cut off.
+- `published_llm` (R2GenGPT and its descendants): references are cleaned and cut to the training
+  length in sub-words of the language model.
 - `full` (ours): references are cleaned and complete.
 
-Generated reports are treated alike in both: they are scored as decoded.
+Generated reports are treated alike in all: they are scored as decoded.
 """
 
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-PROTOCOLS = ("published", "full")
 UNKNOWN = "<unk>"
 
 # A run of full stops that sticks to the end of a word, as in "clear." or "clear..".
@@ -27,7 +28,7 @@ class References:
     """Reference reports as one protocol scores them.
 
     Attributes:
-        protocol: "published" or "full".
+        protocol: "published", "published_llm" or "full".
         texts: One string of tokens joined by single spaces a report, in the order given.
         num_cut: Reports that lost words to the length limit; always 0 under `full`.
     """
@@ -68,6 +69,22 @@ def published_references(
         num_cut += len(words) > num_words
         texts.append(" ".join(w if w in known else UNKNOWN for w in words[:num_words]))
     return References("published", texts, num_cut)
+
+
+def published_llm_references(
+    reports: Sequence[str], *, clean: Callable[[str], str], shorten: Callable[[str], str]
+) -> References:
+    """Prepare references as R2GenGPT and its descendants do.
+
+    Args:
+        reports: Raw reports.
+        clean: The cleaner of the data set.
+        shorten: Cuts a cleaned report to the training length in sub-words: text to text.
+    """
+    whole = [" ".join(clean(report).split()) for report in reports]
+    texts = [" ".join(shorten(text).split()) for text in whole]
+    num_cut = sum(text != cut for text, cut in zip(whole, texts, strict=True))
+    return References("published_llm", texts, num_cut)
 
 
 def full_references(reports: Sequence[str], *, clean: Callable[[str], str]) -> References:

@@ -20,22 +20,73 @@ def evaluated(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     return run, result.stdout
 
 
+def read_predictions(run: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (run / "predictions-test.jsonl").read_text().splitlines()]
+
+
 def test_scores_and_predictions_are_written(evaluated: tuple[Path, str]) -> None:
     run, _ = evaluated
     scores = json.loads((run / "scores-test.json").read_text())
     assert scores["num_studies"] == 8
     assert set(scores["protocols"]) == {"published", "full"}
     names = [s["name"] for s in scores["protocols"]["published"]["systems"]]
-    assert names[:2] == ["model", "images shuffled"]
+    assert names[:4] == ["model", "images shuffled", "blank images", "nearest neighbour"]
     assert "constant, best cider" in names
+    assert [s["name"] for s in scores["findings"]["systems"]] == names
+    pairs = [(p["first"], p["second"]) for p in scores["protocols"]["full"]["comparisons"]]
+    assert pairs == [("model", name) for name in names[1:]]
     for system in scores["protocols"]["full"]["systems"]:
         for metric, (low, high) in system["intervals"].items():
             assert low <= system["scores"][metric] + 1e-9
             assert high >= system["scores"][metric] - 1e-9
-    rows = [json.loads(line) for line in (run / "predictions-test.jsonl").read_text().splitlines()]
+    rows = read_predictions(run)
     assert len({row["id"] for row in rows}) == 8
     assert all(row["reference"] for row in rows)
-    assert scores["diversity"]["num_distinct"] == len({row["generated"] for row in rows})
+    seen = scores["diversity"]["model"]
+    assert seen["num_distinct"] == len({row["generated"] for row in rows})
+
+
+def test_blank_images_give_one_report_whatever_the_study(evaluated: tuple[Path, str]) -> None:
+    run, _ = evaluated
+    scores = json.loads((run / "scores-test.json").read_text())
+    assert scores["diversity"]["blank images"]["num_distinct"] == 1
+
+
+def test_the_nearest_neighbour_of_a_training_study_is_another_one(phantoms: Path) -> None:
+    import numpy as np
+
+    from radrep.engine.neighbours import nearest_studies
+    from radrep.engine.reporter import Reporter
+
+    train, val = (PreparedStudies(phantoms, split) for split in ("train", "val"))
+    to_itself = nearest_studies(train, train, Reporter())
+    assert not np.any(to_itself == np.arange(len(train)))
+    neighbours = nearest_studies(train, val, Reporter())
+    assert neighbours.shape == (len(val),)
+    assert len(set(neighbours.tolist())) > 1
+
+
+def test_every_run_has_a_model_card(trained_run: Path, evaluated: tuple[Path, str]) -> None:
+    before = (trained_run / "MODEL_CARD.md").read_text()
+    assert "Not for clinical use" in before
+    assert "Not evaluated yet" in before
+    run, _ = evaluated
+    card = (run / "MODEL_CARD.md").read_text()
+    scores = json.loads((run / "scores-test.json").read_text())
+    assert scores["ids_sha256"] in card
+    assert "Not for clinical use" in card
+    assert "Not evaluated yet" not in card
+    for system in scores["protocols"]["published"]["systems"]:
+        assert f"| {system['name']} |" in card
+
+
+def test_the_page_shows_studies_with_their_films(evaluated: tuple[Path, str]) -> None:
+    run, printed = evaluated
+    page = (run / "report.html").read_text()
+    assert str(run / "report.html") in printed
+    assert "data:image/" in page
+    ids = [row["id"] for row in read_predictions(run)]
+    assert sum(id_ in page for id_ in ids) == 8  # all eight: three best, three worst, the others
 
 
 def test_references_are_whole_whatever_the_model_was_taught(
@@ -43,14 +94,15 @@ def test_references_are_whole_whatever_the_model_was_taught(
 ) -> None:
     run, _ = evaluated
     raw = {study.id: study.sections["findings"] for study in PreparedStudies(phantoms, "test")}
-    rows = [json.loads(line) for line in (run / "predictions-test.jsonl").read_text().splitlines()]
+    rows = read_predictions(run)
     assert {row["id"]: row["reference"] for row in rows}.items() <= raw.items()
 
 
 def test_the_table_names_protocol_split_and_baselines(evaluated: tuple[Path, str]) -> None:
     _, printed = evaluated
     for text in ("protocol published", "protocol full", "test, 8 studies", "95 % interval",
-                 "images shuffled", "constant, best bleu4", "distinct reports"):  # fmt: skip
+                 "images shuffled", "blank images", "nearest neighbour", "constant, best bleu4",
+                 "findings F1 (rules)", "side accuracy", "distinct reports"):  # fmt: skip
         assert text in printed
 
 

@@ -107,18 +107,18 @@ def test_a_clearly_better_system_is_significantly_better(metric):
         counts[:, [4, 5]] *= 0.5
         corpus = {**worse.corpus, "meteor": float(corpus_meteor(counts.sum(axis=0)))}
         worse = replace(worse, corpus=corpus, meteor_counts=counts)
-    difference = paired_bootstrap(better, worse, metric)
+    difference = paired_bootstrap(better, worse)[metric]
     assert difference.value == better.corpus[metric] - worse.corpus[metric]
     assert 0 < difference.low < difference.value < difference.high
     assert difference.p_value == pytest.approx(2 / 1001)
-    opposite = paired_bootstrap(worse, better, metric)
+    opposite = paired_bootstrap(worse, better)[metric]
     assert opposite.p_value == difference.p_value
     assert opposite.low == pytest.approx(-difference.high)
 
 
 def test_a_system_does_not_differ_from_itself():
     scores = make_scores(50, kept=0.6)
-    difference = paired_bootstrap(scores, scores, "bleu4")
+    difference = paired_bootstrap(scores, scores)["bleu4"]
     assert (difference.value, difference.low, difference.high) == (0, 0, 0)
     assert difference.p_value == 1
 
@@ -132,7 +132,7 @@ def test_equally_good_systems_are_seldom_called_different():
         swapped = np.random.default_rng(seed).permutation(values)
         corpus = {**one.corpus, "rouge_l": float(swapped.mean())}
         other = replace(one, corpus=corpus, per_report={**one.per_report, "rouge_l": swapped})
-        p_values.append(paired_bootstrap(one, other, "rouge_l").p_value)
+        p_values.append(paired_bootstrap(one, other)["rouge_l"].p_value)
     assert sum(p < 0.05 for p in p_values) <= 3
 
 
@@ -143,16 +143,28 @@ def test_pairing_finds_what_separate_intervals_hide():
     better = replace(worse, corpus=corpus, per_report={**worse.per_report, "rouge_l": values})
     low = bootstrap_intervals(better)["rouge_l"].low
     assert low < bootstrap_intervals(worse)["rouge_l"].high
-    assert paired_bootstrap(better, worse, "rouge_l").p_value < 0.01
+    assert paired_bootstrap(better, worse)["rouge_l"].p_value < 0.01
 
 
-def test_different_references_and_missing_metrics_are_refused():
+def test_different_references_are_refused_and_missing_metrics_left_out():
     scores = make_scores(20, kept=0.6)
     with pytest.raises(DataError, match=r"different references \(20 and 21 studies\)"):
-        paired_bootstrap(scores, make_scores(21, kept=0.6), "bleu4")
+        paired_bootstrap(scores, make_scores(21, kept=0.6))
     with pytest.raises(DataError, match="different references"):
-        paired_bootstrap(scores, make_scores(20, kept=0.6, seed=9), "bleu4")
-    with pytest.raises(DataError, match="meteor was not computed for both"):
-        paired_bootstrap(scores, scores, "meteor")
-    with pytest.raises(DataError, match="no metric 'bleu5': choose from bleu1"):
-        paired_bootstrap(scores, scores, "bleu5")
+        paired_bootstrap(scores, make_scores(20, kept=0.6, seed=9))
+    assert "meteor" not in paired_bootstrap(scores, add_meteor(scores))
+
+
+def test_a_part_of_the_reports_is_scored_from_its_own_statistics():
+    scores = make_scores(40, kept=0.6)
+    kept = np.arange(40) % 3 == 0
+    part = scores.part(kept)
+    assert part["rouge_l"] == pytest.approx(scores.per_report["rouge_l"][kept].mean())
+    assert part["cider"] == pytest.approx(scores.per_report["cider"][kept].mean())
+    alone = make_scores(40, kept=0.6).bleu_counts
+    precision = alone.matches[kept, 0].sum() / alone.totals[kept, 0].sum()
+    ratio = alone.lengths[kept].sum() / alone.reference_lengths[kept].sum()
+    assert part["bleu1"] == pytest.approx(precision * min(1, np.exp(1 - 1 / ratio)))
+    assert scores.part(np.ones(40, bool)) == pytest.approx(
+        {name: value for name, value in scores.corpus.items() if value is not None}
+    )

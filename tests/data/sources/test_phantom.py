@@ -11,7 +11,8 @@ from radrep.data.sources.phantom import PhantomSource, draw_study, study_finding
 from radrep.data.sources.phantom_body import SIDES, Canvas, sample_body
 from radrep.data.sources.phantom_drawing import EXTENTS, KINDS, SIZES, Finding, draw_phantom
 from radrep.errors import DataError
-from radrep.metrics.named_findings import named_findings
+from radrep.metrics.findings import label_report
+from tests.metrics.findings.test_labeller import OF_KIND
 
 STUDIES = 2000
 
@@ -222,7 +223,7 @@ def test_pose_and_exposure_vary():
 
 def test_a_report_names_what_was_drawn_and_only_that(drawn, reports):
     for findings, report in zip(drawn, reports, strict=True):
-        assert named_findings(report) == {(f.kind, f.side) for f in findings}, report
+        assert label_report(report).sides == {OF_KIND[f.kind]: f.side for f in findings}, report
 
 
 def test_a_report_names_each_size(drawn, reports):

@@ -1,0 +1,266 @@
+"""Score several systems on the same studies, or systems from outside by their predictions."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from radrep.data.matching import match
+from radrep.data.outside import ReferenceSet, read_predictions, read_references
+from radrep.data.reports import get_cleaner
+from radrep.data.store import PreparedStudies
+from radrep.data.tokenizer import Tokenizer
+from radrep.engine.checkpoint import WEIGHTS, find_checkpoint, load_checkpoint, run_of
+from radrep.engine.evaluate import EvalResult, baselines, clinical_scores, predict
+from radrep.engine.evaluation_files import write_evaluation
+from radrep.engine.reporter import Reporter
+from radrep.engine.studies_scored import SHUFFLED, ScoredStudies, shuffled, studies_of_run
+from radrep.errors import DataError
+from radrep.metrics.protocol import scored_predictions
+from radrep.metrics.radeval import check_clinical_metrics
+from radrep.metrics.scorecard import Corpus, score_card
+
+OUT = Path("evaluations")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the published protocol of a data set takes.
+
+    Attributes:
+        cleaner: Name of the cleaner.
+        min_count: How often a word is seen in training to be in the vocabulary.
+        max_tokens: Length of the references in ids, the opening one included.
+        sources: Names of prepared sources that it fits.
+        id_form: A pattern that the ids of its published annotation match.
+    """
+
+    cleaner: str
+    min_count: int
+    max_tokens: int
+    sources: tuple[str, ...] = ()
+    id_form: str = r"(?!)"
+
+
+DATASETS = {
+    "iu": Dataset("r2gen_iu", 3, 60, ("iu_xray",), r"CXR\d+_"),
+    "mimic": Dataset("r2gen_mimic", 10, 100, ("mimic_cxr",), r"[0-9a-f]{8}(-[0-9a-f]{8}){4}$"),
+    "chexpert-plus": Dataset("r2gen_mimic", 10, 100, ("chexpert_plus",), r".*patient\d{5}"),
+    "plain": Dataset("plain", 1, 100, ("phantom",)),
+}
+
+
+def compare(
+    runs: Sequence[Path] = (),
+    predictions: Sequence[Path] = (),
+    *,
+    references: Path | None = None,
+    split: str | None = None,
+    dataset: str | None = None,
+    out: Path | None = None,
+    clean_predictions: bool = False,
+    clinical: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> EvalResult:
+    """Score runs and predictions of outside systems on the same studies, paired.
+
+    The reports of a run that was evaluated on the split with its present checkpoint are read from
+    its predictions file; else they are written now.
+
+    Args:
+        runs: Runs or checkpoints.
+        predictions: Files of outside systems.
+        references: What outside systems are scored against when there is no run: a prepared
+            folder, R2Gen's annotation.json or another file of reports.
+        split: "train", "val" or "test"; by default test, or val where there is no test study.
+        dataset: One of DATASETS, which says how references are cleaned; by default recognised by
+            the references.
+        out: Where the scores go; by default a folder under evaluations/ named by the systems.
+        clean_predictions: Put the generated reports through the cleaner too.
+        clinical: Names of metrics of `radrep.metrics.radeval`, for the first system.
+        reporter: Who is told how it goes.
+
+    Raises:
+        DataError: If ids or references differ between systems, a file cannot be read, or it
+            cannot be told what the references are.
+        CheckpointError: If there is no such checkpoint.
+    """
+    reporter = reporter or Reporter()
+    check_clinical_metrics(clinical)
+    if bool(runs) == (references is not None):
+        raise DataError(
+            "outside predictions need --references: a prepared folder, annotation.json or another "
+            "file of reports"
+            if not runs
+            else "--references goes with --predictions alone: runs are scored on their own data"
+        )
+    notes: list[str] = []
+    written: dict[str, list[str]] = {}
+    studies: ScoredStudies | None = None
+    for run in runs:
+        own, reports = _reports_of_run(run, split, reporter)
+        if studies is None:
+            studies = own
+        _check_same(studies, own, runs[0], run)
+        written[_free_name(str(run), written)] = reports
+    if studies is None:
+        assert references is not None, "checked above"
+        asked = read_references(references, split=split)
+        studies = _outside_studies(asked, dataset, notes)
+    else:
+        asked = _references_of(studies)
+    for file in predictions:
+        given = read_predictions(file, target=studies.target)
+        matched = match(given, asked)
+        name = _free_name(file.stem, written)
+        written[name] = list(matched.reports)
+        notes += [f"{name}: {note}" for note in (given.source, *given.notes, *matched.notes)]
+    clean = studies.corpus.clean if clean_predictions else None
+    scored = {name: scored_predictions(reports, clean=clean) for name, reports in written.items()}
+    main = next(iter(scored))
+    constants = studies.constants(reporter)
+    others = baselines(studies, constants, reporter)
+    if len(scored) == 1:
+        others = {SHUFFLED: shuffled(scored[main]), **others}
+    pairs = [*combinations(scored, 2), *((main, name) for name in others)]
+    with reporter.progress("scoring", 1, "evaluations") as advance:
+        card = score_card(studies.corpus, {**scored, **others}, pairs)
+        advance()
+    found = clinical_scores(studies, scored[main], clinical, reporter)
+    folder = out or OUT / "_vs_".join(re.sub(r"[^\w.-]+", "-", name) for name in scored)
+    name = studies.split or "all"
+    result = EvalResult(
+        checkpoint=None,
+        studies=studies,
+        main=main,
+        systems={**scored, **others},
+        card=card,
+        constants=constants,
+        clinical=found.values,
+        notes=tuple(dict.fromkeys([*notes, *card.notes, *found.notes])),
+        predictions=tuple(written[main]),
+        scores_file=folder / f"scores-{name}.json",
+        predictions_file=folder / f"predictions-{name}.jsonl",
+        page_file=folder / "report.html",
+    )
+    write_evaluation(result, None, None)
+    return result
+
+
+def _reports_of_run(
+    run: Path, split: str | None, reporter: Reporter
+) -> tuple[ScoredStudies, list[str]]:
+    loaded = load_checkpoint(find_checkpoint(run))
+    studies = studies_of_run(loaded, split, reporter)
+    folder = run_of(loaded.folder)
+    scores, file = (
+        folder / f"{what}-{studies.split}.{form}"
+        for what, form in (("scores", "json"), ("predictions", "jsonl"))
+    )
+    if scores.is_file() and file.is_file():
+        told = json.loads(scores.read_text(encoding="utf-8"))
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        newer = scores.stat().st_mtime >= (loaded.folder / WEIGHTS).stat().st_mtime
+        if (
+            newer
+            and told["checkpoint"] == str(loaded.folder)
+            and told["decode"] == loaded.recipe.decode.model_dump()
+            and tuple(row["id"] for row in rows) == studies.ids
+        ):
+            reporter.fact("reports", f"of {run} from {file}")
+            return studies, [row["generated"] for row in rows]
+    return studies, predict(loaded, studies, loaded.recipe.decode, reporter)
+
+
+def _check_same(first: ScoredStudies, other: ScoredStudies, first_run: Path, run: Path) -> None:
+    """Two runs must be scored on the same studies and texts to be compared."""
+    if first.split != other.split:
+        raise DataError(
+            f"{first_run} is scored on {first.split} and {run} on {other.split}: name one --split"
+        )
+    ours, theirs = set(first.ids), set(other.ids)
+    if first.ids != other.ids:
+        lonely = [
+            f"only in {name}: {', '.join(sorted(ids)[:10])}"
+            for name, ids in ((first_run, ours - theirs), (run, theirs - ours))
+            if ids
+        ]
+        how = "; ".join(lonely) or "their order differs"
+        raise DataError(
+            f"{first_run} and {run} have different studies in {first.split} ({len(ours)} and "
+            f"{len(theirs)}), so they cannot be compared: {how}"
+        )
+    if list(first.corpus.references) != list(other.corpus.references):
+        raise DataError(
+            f"{first_run} and {run} have the same studies but other reference texts "
+            f"({first.target} and {other.target}), so they cannot be compared"
+        )
+
+
+def _free_name(name: str, taken: dict[str, list[str]]) -> str:
+    free, number = name, 2
+    while free in taken:
+        free, number = f"{name}-{number}", number + 1
+    return free
+
+
+def _references_of(studies: ScoredStudies) -> ReferenceSet:
+    """The references of a run's split, to match outside predictions with."""
+    assert studies.prepared is not None, "the studies of a run are prepared"
+    return read_references(studies.prepared.prepared, split=studies.split, target=studies.target)
+
+
+def _outside_studies(asked: ReferenceSet, dataset: str | None, notes: list[str]) -> ScoredStudies:
+    """Studies to score outside systems on."""
+    prepared = train = None
+    if asked.path.is_dir():
+        prepared = PreparedStudies(asked.path, asked.split or "test", target="findings")
+        train = PreparedStudies(asked.path, "train", target="findings")
+    name = dataset or _recognise(asked, prepared)
+    chosen = DATASETS[name]
+    notes += [
+        f"references: {asked.source} {asked.path}, split {asked.split or 'none'}, cleaned as "
+        f"{chosen.cleaner}",
+        *asked.notes,
+    ]
+    vocabulary = None
+    if asked.train_reports:
+        vocabulary = Tokenizer.build(
+            asked.train_reports, min_count=chosen.min_count, cleaner=chosen.cleaner
+        ).vocabulary
+    else:
+        notes.append(
+            "no published protocol: it takes its vocabulary from training reports, and the "
+            "references have none"
+        )
+    corpus = Corpus(
+        references=asked.reports,
+        clean=get_cleaner(chosen.cleaner),
+        train=asked.train_reports,
+        vocabulary=vocabulary,
+        max_tokens=chosen.max_tokens,
+    )
+    return ScoredStudies(
+        split=asked.split or "",
+        ids=asked.ids,
+        corpus=corpus,
+        val=asked.val_reports,
+        target="findings",
+        prepared=prepared if prepared else None,
+        train=train if train else None,
+    )
+
+
+def _recognise(asked: ReferenceSet, prepared: PreparedStudies | None) -> str:
+    """The name of the data set that references are of."""
+    for name, dataset in DATASETS.items():
+        if prepared and prepared[0].source in dataset.sources:
+            return name
+        if re.match(dataset.id_form, asked.ids[0]):
+            return name
+    raise DataError(
+        f"{asked.path}: its ids, such as {asked.ids[0]!r}, are of no data set known here; say with "
+        f"--dataset ({', '.join(DATASETS)}) how references are cleaned and cut"
+    )

@@ -1,0 +1,113 @@
+"""What an evaluation leaves: scores, predictions, the page, the model card."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from radrep.engine.checkpoint import Loaded, run_of
+from radrep.engine.evaluation_page import page_studies
+from radrep.engine.files import write_whole
+from radrep.engine.model_card import MODEL_CARD, describe_model
+from radrep.engine.track import ENVIRONMENT
+from radrep.recipe.load import dump_recipe
+from radrep.recipe.schema import Decode
+from radrep.report.page import Page, write_page
+
+if TYPE_CHECKING:
+    from radrep.engine.evaluate import EvalResult
+
+
+def write_evaluation(result: "EvalResult", loaded: Loaded | None, decode: Decode | None) -> None:
+    """Write the files that `EvalResult` names, and MODEL_CARD.md for a run.
+
+    Args:
+        result: What was found.
+        loaded: The checkpoint that wrote the reports, if one did.
+        decode: How it decoded.
+    """
+    folder = result.scores_file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = zip(
+        result.studies.ids, result.studies.corpus.references, result.predictions, strict=True
+    )
+    lines = [
+        json.dumps({"id": id_, "reference": reference, "generated": text}, ensure_ascii=False)
+        for id_, reference, text in rows
+    ]
+    write_whole(result.predictions_file, "".join(f"{line}\n" for line in lines))
+    scores = scores_as_json(result, decode)
+    write_whole(result.scores_file, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    environment: dict[str, Any] = {}
+    if loaded is not None:
+        told = run_of(loaded.folder) / ENVIRONMENT
+        if told.is_file():
+            environment = json.loads(told.read_text(encoding="utf-8"))
+        write_whole(folder / MODEL_CARD, describe_model(loaded.recipe, scores))
+    page = Page(
+        title=folder.resolve().name,
+        scores=scores,
+        studies=page_studies(result, loaded, decode),
+        recipe="" if loaded is None else dump_recipe(loaded.recipe),
+        environment=environment,
+    )
+    write_page(page, result.page_file)
+
+
+def scores_as_json(result: "EvalResult", decode: Decode | None) -> dict[str, Any]:
+    """The content of scores-<split>.json."""
+    studies, card = result.studies, result.card
+    return {
+        "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
+        "split": studies.split,
+        "num_studies": card.num_studies,
+        "num_without_text": studies.num_without_text,
+        "ids_sha256": studies.ids_sha256,
+        "target": studies.target,
+        "decode": {} if decode is None else decode.model_dump(),
+        "model": result.main,
+        "num_seen": card.num_seen,
+        "protocols": {
+            scored.protocol: {
+                "tokenizer": scored.tokenizer,
+                "references_cut": scored.num_cut,
+                **_systems(scored),
+                "on_seen": dict(scored.on_seen),
+                "on_unseen": dict(scored.on_unseen),
+            }
+            for scored in card.protocols
+        },
+        "findings": {
+            **_systems(card.findings),
+            "uncertain_is_positive": dict(card.findings.uncertain_is_positive),
+            "tables": {
+                name: [asdict(row) for row in rows] for name, rows in card.findings.tables.items()
+            },
+            "num_sides": dict(card.findings.num_sides),
+        },
+        "diversity": {name: asdict(seen) for name, seen in card.diversity.items()},
+        "constants": dict(result.constants),
+        "clinical": dict(result.clinical),
+        "notes": list(result.notes),
+    }
+
+
+def _systems(scored: Any) -> dict[str, Any]:
+    """Systems and comparisons of a protocol, or of the findings."""
+    return {
+        "systems": [
+            {
+                "name": system.name,
+                "scores": dict(system.scores),
+                "intervals": {m: [i.low, i.high] for m, i in system.intervals.items()},
+            }
+            for system in scored.systems
+        ],
+        "comparisons": [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "differences": {m: asdict(found) for m, found in pair.differences.items()},
+            }
+            for pair in scored.comparisons
+        ],
+    }

@@ -1,0 +1,89 @@
+"""MODEL_CARD.md: what a model was made from, what it scores and what it is not for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from radrep.recipe.schema import Recipe
+
+MODEL_CARD = "MODEL_CARD.md"
+_METRICS = ("bleu1", "bleu4", "meteor", "rouge_l", "cider")
+_FINDINGS = ("14 micro f1", "14 macro f1", "5 micro f1", "side accuracy")
+
+_LIMITS = """## Limits
+
+- **Not for clinical use.** It was never tested on patients' care, and nobody may be treated by it.
+- Its reports are made of the language of its training reports and may name findings that are not
+  there or leave out findings that are.
+- Scores of word overlap reward the commonest sentences: read them beside the constant reports.
+- Findings are told by radrep's own rules ("findings F1 (rules)"), not by radiologists.
+- It knows one or two chest films of a study, no history and no earlier films, and only the
+  population, machines and habits of reporting of its training data.
+"""
+
+
+def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: str = "") -> str:
+    """Write a model card.
+
+    Args:
+        recipe: What the model was trained by.
+        scores: Content of scores-<split>.json; None before any evaluation.
+        reached: What validation found during training, where nothing else is known.
+
+    Returns:
+        Markdown.
+    """
+    data = recipe.data
+    lines = [
+        f"# {recipe.out.name}",
+        "",
+        f"A chest X-ray model of radrep (`{recipe.model.name}`). **Not for clinical use.**",
+        "",
+        "## Data",
+        "",
+        f"- Trained on the training studies of the prepared folder `{data.prepared}`"
+        + (f", to write {data.target}" if recipe.task == "train" else ""),
+        f"- At most {data.max_views} views a study, {data.image_size} x {data.image_size} pixels",
+        f"- Seed {recipe.train.seed}; the checkpoint is the best in {recipe.train.keep_best}",
+        "",
+        "## Scores",
+        "",
+    ]
+    if scores is None:
+        lines.append(reached)
+        if recipe.task == "train":
+            lines += ["", "Not evaluated yet: `radrep eval` puts scores and baselines here."]
+        lines.append("")
+    else:
+        lines += _scores(scores)
+    return "\n".join(lines) + "\n" + _LIMITS
+
+
+def _scores(scores: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"Split `{scores['split']}`, {scores['num_studies']} studies (SHA-256 of their ids "
+        f"`{scores['ids_sha256']}`); 95 % bootstrap intervals over studies.",
+        "",
+    ]
+    for protocol, scored in scores["protocols"].items():
+        cut = scored["references_cut"]
+        told = f", {cut} references cut" if cut else ""
+        tokenizer = f" by the tokenizer of {scored['tokenizer']}" if scored["tokenizer"] else ""
+        lines += [f"Protocol `{protocol}`{told}{tokenizer}:", "", *_table(scored, _METRICS), ""]
+    return [*lines, "Findings F1 (rules):", "", *_table(scores["findings"], _FINDINGS), ""]
+
+
+def _table(scored: Mapping[str, Any], metrics: tuple[str, ...]) -> list[str]:
+    lines = [f"| system | {' | '.join(metrics)} |", "|---" * (len(metrics) + 1) + "|"]
+    for system in scored["systems"]:
+        cells = [
+            _cell(system["scores"].get(metric), system["intervals"].get(metric))
+            for metric in metrics
+        ]
+        lines.append(f"| {system['name']} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

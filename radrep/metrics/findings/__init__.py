@@ -1,0 +1,19 @@
+"""Clinical findings: which of the fourteen CheXpert observations a report states, by rules."""
+
+from radrep.metrics.findings.labeller import (
+    STATES,
+    Findings,
+    Mention,
+    label_report,
+    label_reports,
+)
+from radrep.metrics.findings.vocabulary import OBSERVATIONS
+
+__all__ = [
+    "OBSERVATIONS",
+    "STATES",
+    "Findings",
+    "Mention",
+    "label_report",
+    "label_reports",
+]
