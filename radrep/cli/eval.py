@@ -1,21 +1,32 @@
 """radrep eval: score a trained model beside baselines, or several systems beside one another."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radrep.cli.console import TerminalReporter, say, table
-from radrep.report.verdict import judge
+from radrep.report.verdict import is_baseline, judge
 
 if TYPE_CHECKING:
     from radrep.engine.evaluate import EvalResult
     from radrep.metrics.bootstrap import Difference, Interval
     from radrep.metrics.scorecard import Comparison, FindingsCard, ProtocolScores, SystemScores
 
-FINDINGS = ("14 micro f1", "14 macro f1", "14 by report f1", "5 micro f1", "side accuracy")
-COMPARED = ("bleu4", "meteor", "rouge_l", "cider")  # what fits beside its intervals
+# Heads of columns, to what the scores call them: a table fits a terminal of 80 columns.
+FINDINGS = {
+    "micro": "14 micro f1",
+    "macro": "14 macro f1",
+    "by report": "14 by report f1",
+    "5 micro": "5 micro f1",
+    "with side": "13 with side micro f1",
+    "sides": "side accuracy",
+}
+COMPARED = {name: name for name in ("bleu4", "meteor", "rouge_l", "cider")}
+COMPARED_FINDINGS = {name: FINDINGS[name] for name in ("micro", "macro", "by report", "with side")}
+BASELINES = ("images shuffled", "nearest neighbour")  # whose difference the terminal shows
 
 
 def evaluate(
@@ -138,62 +149,80 @@ def _show_protocol(scored: "ProtocolScores", result: "EvalResult") -> None:
     if scored.num_cut:
         by = f" by the tokenizer of {scored.tokenizer}" if scored.tokenizer else ""
         title += f" ({scored.num_cut} of {result.card.num_studies} references cut{by})"
-    metrics = tuple(scored.systems[0].scores)
-    _show_systems(scored.systems, metrics, result.main, title)
+    columns = {name: name for name in scored.systems[0].scores}
+    rows = _rows(scored.systems, columns)
     if scored.on_seen and scored.on_unseen:
         num_seen = result.card.num_seen or 0
-        parts = (
-            (f"on the {num_seen} references seen in training", scored.on_seen),
-            (f"on the {result.card.num_studies - num_seen} others", scored.on_unseen),
-        )
-        rows = [
-            (f"{result.main} {told}", *(part[result.main].get(metric) for metric in metrics))
-            for told, part in parts
-        ]
-        table(("", *metrics), rows)
-    _show_comparisons(scored.comparisons, COMPARED)
+        for told, part in (
+            (f"{num_seen} seen in training", scored.on_seen),
+            (f"{result.card.num_studies - num_seen} others", scored.on_unseen),
+        ):
+            scores = part[result.main]
+            rows.append((f"  on {told}", *(scores.get(metric) for metric in columns)))
+    table(("", *columns), rows, title=title)
+    _show_differences(scored.systems, scored.comparisons, COMPARED, result.main)
 
 
 def _show_findings(card: "FindingsCard", main: str) -> None:
-    sides = card.num_sides[main]
-    title = f"findings F1 (rules), uncertain as absent; side accuracy of {sides} findings"
-    _show_systems(card.systems, FINDINGS, main, title)
-    _show_comparisons(card.comparisons, FINDINGS)
-    rows = [
-        (row.observation, row.in_references, row.in_generated, row.right, row.f1)
-        for row in card.tables[main]
-        if row.in_references or row.in_generated
-    ]
+    title = f"findings F1 (rules), uncertain as absent; sides of {card.num_sides[main]} compared"
+    table(("", *FINDINGS), _rows(card.systems, FINDINGS), title=title)
+    _show_differences(card.systems, card.comparisons, COMPARED_FINDINGS, main)
+    counted = [row for row in card.tables[main] if row.in_references or row.in_generated]
     say("")
-    table(("finding", "references", "generated", "right", "F1"), rows)
+    table(
+        ("finding", "references", "generated", "right", "F1"),
+        [(r.observation, r.in_references, r.in_generated, r.right, r.f1) for r in counted],
+    )
 
 
-def _show_systems(
-    systems: "tuple[SystemScores, ...]", metrics: tuple[str, ...], main: str, title: str
+def _rows(
+    systems: "tuple[SystemScores, ...]", columns: Mapping[str, str]
+) -> list[tuple[object, ...]]:
+    return [
+        (system.name, *(system.scores[metric] for metric in columns.values())) for system in systems
+    ]
+
+
+def _show_differences(
+    systems: "tuple[SystemScores, ...]",
+    comparisons: "tuple[Comparison, ...]",
+    columns: Mapping[str, str],
+    main: str,
 ) -> None:
-    rows: list[tuple[object, ...]] = []
-    for system in systems:
-        rows.append((system.name, *(system.scores[metric] for metric in metrics)))
-        if system.name == main:
-            bounds = (
-                system.intervals.get(m) if system.scores[m] is not None else None for m in metrics
-            )
-            rows.append(("  95 % interval", *(_interval(bound) for bound in bounds)))
-    table(("", *metrics), rows, title=title)
-
-
-def _show_comparisons(comparisons: "tuple[Comparison, ...]", metrics: tuple[str, ...]) -> None:
-    """Differences of systems that need an image or are compared; constants are in the page."""
-    shown = [pair for pair in comparisons if not pair.second.startswith("constant")]
-    if not shown:
-        return
+    """Intervals of the main system and what it has over images shuffled, or over its rivals."""
+    own = next(system for system in systems if system.name == main)
+    pairs = {pair.second: pair for pair in comparisons if pair.first == main}
+    shown = [pairs[name] for name in BASELINES if name in pairs]
+    heads = ["", "95 % interval", *(f"- {pair.second}" for pair in shown)]
     rows = []
+    for head, metric in columns.items():
+        found = [pair.differences.get(metric) for pair in shown]
+        rows.append((head, _interval(own.intervals.get(metric)), *map(_difference, found)))
+    say("")
+    table(heads, rows)
     for pair in shown:
-        found = [pair.differences.get(metric) for metric in metrics]
-        rows.append((f"{pair.first} - {pair.second}", *(f and f.value for f in found)))
-        rows.append(("  95 % interval", *(f and _interval(f) for f in found)))
-        rows.append(("  p-value", *(f and f.p_value for f in found)))
-    table(("difference", *metrics), rows)
+        told = ", ".join(
+            f"{head} {pair.differences[metric].p_value:.3f}"
+            for head, metric in columns.items()
+            if metric in pair.differences
+        )
+        say(f"p, {pair.second}: {told}")
+    for pair in comparisons:
+        if not is_baseline(pair.second):
+            _show_rivals(pair, columns)
+
+
+def _show_rivals(pair: "Comparison", columns: Mapping[str, str]) -> None:
+    rows = []
+    for head, metric in columns.items():
+        if found := pair.differences.get(metric):
+            rows.append((head, _difference(found), found.p_value))
+    say("")
+    table(("", "difference", "p-value"), rows, title=f"{pair.first} - {pair.second}")
+
+
+def _difference(found: "Difference | None") -> str:
+    return "-" if found is None else f"{found.value:+.3f} ({_interval(found)})"
 
 
 def _interval(bounds: "Interval | Difference | None") -> str:

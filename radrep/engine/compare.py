@@ -96,27 +96,7 @@ def compare(
             if not runs
             else "--references goes with --predictions alone: runs are scored on their own data"
         )
-    notes: list[str] = []
-    written: dict[str, list[str]] = {}
-    studies: ScoredStudies | None = None
-    for run in runs:
-        own, reports = _reports_of_run(run, split, reporter)
-        if studies is None:
-            studies = own
-        _check_same(studies, own, runs[0], run)
-        written[_free_name(str(run), written)] = reports
-    if studies is None:
-        assert references is not None, "checked above"
-        asked = read_references(references, split=split)
-        studies = _outside_studies(asked, dataset, notes)
-    else:
-        asked = _references_of(studies)
-    for file in predictions:
-        given = read_predictions(file, target=studies.target)
-        matched = match(given, asked)
-        name = _free_name(file.stem, written)
-        written[name] = list(matched.reports)
-        notes += [f"{name}: {note}" for note in (given.source, *given.notes, *matched.notes)]
+    studies, written, notes = _collect(runs, predictions, references, split, dataset, reporter)
     clean = studies.corpus.clean if clean_predictions else None
     scored = {name: scored_predictions(reports, clean=clean) for name, reports in written.items()}
     main = next(iter(scored))
@@ -149,6 +129,39 @@ def compare(
     return result
 
 
+def _collect(
+    runs: Sequence[Path],
+    predictions: Sequence[Path],
+    references: Path | None,
+    split: str | None,
+    dataset: str | None,
+    reporter: Reporter,
+) -> tuple[ScoredStudies, dict[str, list[str]], list[str]]:
+    """The studies, the reports of every system by its name, and lines for the reader."""
+    notes: list[str] = []
+    written: dict[str, list[str]] = {}
+    studies: ScoredStudies | None = None
+    for run in runs:
+        own, reports = _reports_of_run(run, split, reporter)
+        if studies is None:
+            studies = own
+        _check_same(studies, own, runs[0], run)
+        written[_free_name(str(run), written)] = reports
+    asked = None
+    if studies is None:
+        assert references is not None, "checked above"
+        asked = read_references(references, split=split)
+        studies = _outside_studies(asked, dataset, notes)
+    for file in predictions:
+        asked = asked or _references_of(studies)
+        given = read_predictions(file, target=studies.target)
+        matched = match(given, asked)
+        name = _free_name(file.stem, written)
+        written[name] = list(matched.reports)
+        notes += [f"{name}: {note}" for note in (given.source, *given.notes, *matched.notes)]
+    return studies, written, notes
+
+
 def _reports_of_run(
     run: Path, split: str | None, reporter: Reporter
 ) -> tuple[ScoredStudies, list[str]]:
@@ -165,8 +178,8 @@ def _reports_of_run(
         newer = scores.stat().st_mtime >= (loaded.folder / WEIGHTS).stat().st_mtime
         if (
             newer
-            and told["checkpoint"] == str(loaded.folder)
-            and told["decode"] == loaded.recipe.decode.model_dump()
+            and told.get("checkpoint") == str(loaded.folder)
+            and told.get("decode") == loaded.recipe.decode.model_dump()
             and tuple(row["id"] for row in rows) == studies.ids
         ):
             reporter.fact("reports", f"of {run} from {file}")
