@@ -217,8 +217,8 @@ def _show_rivals(pair: "Comparison", columns: Mapping[str, str]) -> None:
     for head, metric in columns.items():
         if found := pair.differences.get(metric):
             rows.append((head, _difference(found), found.p_value))
-    say("")
-    table(("", "difference", "p-value"), rows, title=f"{pair.first} - {pair.second}")
+    say(f"\n{pair.first} - {pair.second}")  # as a title it would wrap to the table's width
+    table(("", "difference", "p-value"), rows)
 
 
 def _difference(found: "Difference | None") -> str:
