@@ -1,9 +1,8 @@
 """radrep prepare: a raw download to a checked, prepared folder."""
 
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +12,7 @@ from radrep.cli.data import show_leaks
 
 if TYPE_CHECKING:
     from radrep.data.study import Source
-    from radrep.engine.prepare import PrepareResult
+    from radrep.engine.prepare import CountResult, PrepareResult
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -23,16 +22,23 @@ Out = Annotated[Path, typer.Option(help="The folder to make.")]
 ImageSize = Annotated[int, typer.Option(min=32, help="Short side of the images, in pixels.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")]
 Limit = Annotated[
-    int | None, typer.Option(min=1, help="At most so many studies of each split, for a first try.")
+    int | None,
+    typer.Option(min=1, help="At most so many studies of each split, the first; for a first try."),
 ]
 Views = Annotated[str, typer.Option(help="all, frontal or lateral: the images that are kept.")]
 Section = Annotated[
     str,
     typer.Option(
-        help="findings, impression or both: studies without it are left out; any: none is."
+        help="findings, impression, both (either, or else the last paragraph): studies without it "
+        "are left out; any: none is."
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count; write nothing.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Only count, and look whether images are there; open and write nothing."
+    ),
+]
 
 
 @app.callback()
@@ -59,15 +65,22 @@ def iu(
     Example:  radrep prepare iu --raw downloads/iu_xray --out data/iu
     """
     from radrep.data.sources.iu_xray import NUM_IMAGES, IuXraySource
+    from radrep.engine.prepare import Choice, chosen_studies
 
+    _tell_reading(raw)
     source = IuXraySource(raw)
     scratch = _beside(out, ".unpacked")
-    if source.archive and not dry_run and not (out / "prepared.json").exists():
+    if source.archive and dry_run:
+        say(f"note: {source.archive.name} is not looked into; its images are taken to be there.")
+    elif source.archive and not (out / "prepared.json").exists():
+        # Of a few studies only their images are unpacked, and nothing behind the last of them.
+        wanted = chosen_studies(source, Choice(limit, views, section)) if limit else None
+        total = NUM_IMAGES if wanted is None else source.count_images(wanted)
         with (
             TerminalReporter() as reporter,
-            reporter.progress(f"unpack {source.archive.name}", NUM_IMAGES, "images") as advance,
+            reporter.progress(f"unpack {source.archive.name}", total, "images") as advance,
         ):
-            source.unpack(scratch, advance)
+            source.unpack(scratch, advance, wanted)
     _run(source, out, image_size, limit, views, section, workers, dry_run)
     if source.archive and not dry_run and scratch.is_dir():
         # Nothing but what `unpack` made; the folder too, if that leaves it empty.
@@ -84,6 +97,13 @@ def mimic(
         Path | None,
         typer.Option(help="Where MIMIC-CXR's reports lie.", show_default="the same folder"),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="official, or r2gen (R2Gen's annotation.json).",
+            show_default="r2gen where its annotation.json lies in --raw, else official",
+        ),
+    ] = None,
     out: Out = Path("data/mimic"),
     image_size: ImageSize = 256,
     limit: Limit = None,
@@ -98,7 +118,8 @@ def mimic(
     """
     from radrep.data.sources.mimic_cxr import MimicCxrSource
 
-    source = MimicCxrSource(raw, reports)
+    _tell_reading(raw)
+    source = MimicCxrSource(raw, reports, split)
     _run(source, out, image_size, limit, views, section, workers, dry_run)
 
 
@@ -122,6 +143,7 @@ def chexpert_plus(
     """
     from radrep.data.sources.chexpert_plus import ChexpertPlusSource
 
+    _tell_reading(raw)
     source = ChexpertPlusSource(raw, split)
     _run(source, out, image_size, limit, views, section, workers, dry_run)
 
@@ -150,6 +172,7 @@ def folder(
     """
     from radrep.data.sources.folder import FolderSource
 
+    _tell_reading(raw)
     source = FolderSource(raw, reports)
     _run(source, out, image_size, limit, views, section, workers, dry_run)
 
@@ -171,6 +194,12 @@ def phantom(
 
     source = PhantomSource(num_studies, seed=seed, image_size=image_size)
     _run(source, out, image_size, None, "all", "both", workers, dry_run)
+
+
+def _tell_reading(raw: Path) -> None:
+    """The tables of a large set take a while, and nothing is known before."""
+    with TerminalReporter() as reporter:
+        reporter.fact("raw", f"reading the tables of {raw}")
 
 
 def _beside(out: Path, ending: str) -> Path:
@@ -197,8 +226,10 @@ def _run(
         say(f"note: {note}")
     if dry_run:
         with TerminalReporter() as reporter:
-            counts = count_studies(source, choice, reporter=reporter)
-        _show_counts(counts, source.expected_counts())
+            found = count_studies(source, choice, reporter=reporter)
+        whole = choice == Choice()
+        expected = source.expected_counts() if whole else None
+        _show_counts(found, expected, source.expected_images() if whole else None)
         return
     with TerminalReporter() as reporter:
         try:
@@ -221,33 +252,21 @@ def _run(
 
 
 def _show_counts(
-    counts: Mapping[str, Mapping[str, int]], expected: Mapping[str, int] | None
+    found: "CountResult",
+    expected: Mapping[str, int] | None,
+    expected_images: Mapping[str, int] | None,
 ) -> None:
-    table(
-        ("split", "studies", "images", "left out", "expected studies"),
-        [
-            (split, *row.values(), expected[split] if expected else None)
-            for split, row in counts.items()
-        ],
-    )
+    counts = {split: row["studies"] for split, row in found.counts.items()}
+    images = {split: row["images"] for split, row in found.counts.items()}
+    _show_table(counts, images, expected, expected_images, found.left_out)
+    _show_left_out(found.left_out)
     say("Counted without opening an image; nothing was written.")
 
 
 def _show(result: "PrepareResult", *, complete: bool) -> None:
     expected = result.expected if complete else None
-    rows = [
-        (split, count, result.image_counts[split], expected[split] if expected else None)
-        for split, count in result.counts.items()
-    ]
-    table(("split", "studies", "images", "expected studies"), rows)
-    missing = {
-        split: expected[split] - count
-        for split, count in result.counts.items()
-        if expected and expected[split] != count
-    }
-    if missing:
-        told = ", ".join(f"{split} {-number:+d}" for split, number in missing.items())
-        say(f"These counts differ from a complete download's: {told} studies.")
+    expected_images = result.expected_images if complete else None
+    _show_table(result.counts, result.image_counts, expected, expected_images, result.left_out)
     if result.num_images and result.num_square == result.num_images:
         say("All images were squares already: somebody squashed them. Say so beside scores.")
     show_leaks(result.leaks)
@@ -260,15 +279,67 @@ def _show(result: "PrepareResult", *, complete: bool) -> None:
         say(f"{result.out} is ready.")
 
 
+def _show_table(
+    counts: Mapping[str, int],
+    images: Mapping[str, int],
+    expected: Mapping[str, int] | None,
+    expected_images: Mapping[str, int] | None,
+    left_out: Sequence[tuple[str, str]],
+) -> None:
+    """What there is beside what a complete download has, by split and in all."""
+    num_studies = sum(what.startswith("study ") for what, _ in left_out)
+    totals = {"studies": sum(counts.values()), "images": sum(images.values())}
+    given = {"studies": expected or {}, "images": expected_images or {}}
+    known = {name: dict(numbers) for name, numbers in given.items()}
+    for numbers in known.values():
+        if numbers:
+            numbers.setdefault("all", sum(numbers.values()))
+    told = [name for name, numbers in known.items() if numbers]
+    rows = [
+        (split, count, images[split], *(known[name].get(split) for name in told))
+        for split, count in counts.items()
+    ]
+    rows.append(("all", *totals.values(), *(known[name]["all"] for name in told)))
+    table(("split", "studies", "images", *(f"expected {name}" for name in told)), rows)
+    # Open-i's and CheXpert's totals count what has no text too.
+    have = {
+        "studies": {**counts, "all": totals["studies"] + num_studies},
+        "images": {**images, "all": totals["images"] + len(left_out) - num_studies},
+    }
+    differing = [
+        f"{split} {have[name][split] - number:+,d} {name}"
+        for name, numbers in given.items()
+        for split, number in numbers.items()
+        if have[name][split] != number
+    ]
+    if differing:
+        if expected and "all" in expected:
+            say("With what was left out, a complete download differs: " + ", ".join(differing))
+        else:
+            say("These counts differ from a complete download's: " + ", ".join(differing))
+
+
 def _show_left_out(left_out: Sequence[tuple[str, str]]) -> None:
-    """Studies by reason, then the first images: a missing folder would fill a thousand lines."""
-    studies = Counter(reason for what, reason in left_out if what.startswith("study "))
-    for reason, number in studies.most_common(_SHOWN):
-        say(f"  {number} {'studies' if number > 1 else 'study'}: {reason}")
-    if len(studies) > _SHOWN:
-        say(f"  {len(studies) - _SHOWN} more reasons")
-    images = [(what, reason) for what, reason in left_out if not what.startswith("study ")]
-    for what, reason in images[:_SHOWN]:
-        say(f"  {what}: {reason}")
-    if len(images) > _SHOWN:
-        say(f"  {len(images) - _SHOWN} more images")
+    """Studies by reason, then images by reason: a missing folder would fill a thousand lines."""
+    for one, several in (("study", "studies"), ("image", "images")):
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for what, reason in left_out:
+            if what.startswith("study ") == (one == "study"):
+                groups.setdefault(_kind_of_reason(what, reason), []).append((what, reason))
+        ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+        for kind, members in ordered[:_SHOWN]:
+            what, reason = members[0]
+            if len(members) == 1:
+                say(f"  1 {one}: {what.removeprefix('study ')}: {reason}")
+            else:
+                first = what.removeprefix("study ")
+                say(f"  {len(members):,} {several}: {kind} (the first: {first})")
+        if len(ordered) > _SHOWN:
+            more = sum(len(members) for _, members in ordered[_SHOWN:])
+            say(f"  {more:,} more {several}, for {len(ordered) - _SHOWN} more reasons")
+
+
+def _kind_of_reason(what: str, reason: str) -> str:
+    """A reason without the words that name the very study or image."""
+    name = PurePath(what.removeprefix("study ")).stem
+    return " ".join(word for word in reason.split() if name not in word)

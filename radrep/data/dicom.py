@@ -1,8 +1,8 @@
-"""DICOM files to grey pixels as a viewer shows them: uint8 (h, w), black 0.
+"""DICOM files to grey pixels as a viewer shows them: uint8 (h, w).
 
 The stored pixels pass, in the order of PS3.3 and PS3.4, the rescale slope and intercept or the
-modality LUT, then the VOI LUT or window, and MONOCHROME1 is inverted. All of that depends on one
-pixel alone, so it is done once for each grey level, and the pixels look their level up.
+modality LUT, then the VOI LUT or window. All of that depends on one pixel alone, so it is done once
+for each grey level, and the pixels look their level up. Who reads them inverts MONOCHROME1.
 
 pydicom is imported by the functions: it takes half a second, which PNG and JPEG need not wait for.
 """
@@ -65,11 +65,12 @@ def read_header(file: BinaryIO, name: str) -> Any:
     return header
 
 
-def read_pixels(file: BinaryIO, name: str) -> np.ndarray:
+def read_pixels(file: BinaryIO, name: str) -> tuple[np.ndarray, bool]:
     """Read the picture of a file whose header `read_header` has found good.
 
     Returns:
-        Pixels, uint8 (h, w), black 0.
+        Pixels, uint8 (h, w), and whether they are a negative, white 0: MONOCHROME1. It is to be
+        inverted after resizing, whose rounding up would make a film and its negative differ.
 
     Raises:
         DataError: If the pixels are missing, cut off, all padding, or span more levels than 16
@@ -89,8 +90,9 @@ def read_pixels(file: BinaryIO, name: str) -> np.ndarray:
     by_pillow = syntax in (JPEGBaseline8Bit, JPEGExtended12Bit) and dataset.BitsStored == 8
     stored = pixel_array(dataset, decoding_plugin="pillow" if by_pillow else "")
     if stored.ndim == 3:  # colour, which pydicom has turned into RGB
-        return np.array(Image.fromarray(stored).convert("L"))
-    return _show(dataset, stored, name)
+        return np.array(Image.fromarray(stored).convert("L")), False
+    negative = dataset.PhotometricInterpretation == "MONOCHROME1"  # the least value is shown white
+    return _show(dataset, stored, name, around=255 if negative else 0), negative
 
 
 def _no_picture(dataset: Any, name: str) -> DataError:
@@ -151,8 +153,8 @@ def _check_end(dataset: Any, name: str) -> None:
         raise DataError(f"{name}: broken image file (its {syntax.name} pixels are cut off)")
 
 
-def _show(dataset: Any, stored: np.ndarray, name: str) -> np.ndarray:
-    """Map stored grey pixels, (h, w), to what a viewer shows, uint8 (h, w)."""
+def _show(dataset: Any, stored: np.ndarray, name: str, around: int) -> np.ndarray:
+    """Map stored grey pixels, (h, w), to what a viewer shows, uint8 (h, w), padding to `around`."""
     least, greatest = int(stored.min()), int(stored.max())
     if greatest - least >= 2**16:
         raise DataError(
@@ -170,9 +172,7 @@ def _show(dataset: Any, stored: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(shown).all():
         raise DataError(f"{name}: its rescaling or window is not a number")
     grey = np.rint(np.clip(shown, 0.0, 1.0) * 255.0).astype(np.uint8)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":  # the least value is shown white
-        grey = 255 - grey
-    grey[padding] = 0
+    grey[padding] = around
     return grey[index]
 
 

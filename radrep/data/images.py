@@ -149,6 +149,7 @@ def _short_side_shape(height: int, width: int, size: int) -> tuple[int, int]:
 
 
 def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
+    is_negative = False
     try:
         with warnings.catch_warnings():
             # What Pillow and pydicom warn of (odd metadata, size) is either mended or refused here.
@@ -157,7 +158,7 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
             if is_dicom(head):
                 header = read_header(file, name)
                 _check_size(name, header.Rows, header.Columns)
-                pixels = read_pixels(file, name)
+                pixels, is_negative = read_pixels(file, name)
             else:
                 _check_kind(head, name)
                 pixels = _read_picture(file, name, short_side)
@@ -168,6 +169,8 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
         raise DataError(f"{name}: broken image file ({reason})") from error
     if short_side is not None:
         pixels = fit_short_side(pixels, short_side)
+    if is_negative:
+        pixels = 255 - pixels
     least, greatest = int(pixels.min()), int(pixels.max())
     if greatest - least <= _BLANK_RANGE:
         raise DataError(f"{name}: blank, every pixel is {least} to {greatest} of 255")

@@ -96,7 +96,8 @@ def target_text(sections: Mapping[str, str], target: str) -> str:
     Args:
         sections: Raw text by section name.
         target: "findings", "impression", or "both": findings, then impression, one of which may
-            be missing.
+            be missing. Where "both" are, the last paragraph of the report stands for them, as it
+            does in the files by which MIMIC-CXR's sections and labels were made.
 
     Returns:
         The text without outer spaces, empty when the study does not have it.
@@ -107,5 +108,7 @@ def target_text(sections: Mapping[str, str], target: str) -> str:
     if target not in TARGETS:
         raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")
     names = ("findings", "impression") if target == "both" else (target,)
-    texts = (sections.get(name, "").strip() for name in names)
-    return " ".join(text for text in texts if text)
+    texts = [text for name in names if (text := sections.get(name, "").strip())]
+    if not texts and target == "both":
+        return sections.get("last_paragraph", "").strip()
+    return " ".join(texts)

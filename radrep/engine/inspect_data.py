@@ -1,6 +1,6 @@
 """A prepared folder looked at: what is in it, whether it is whole, what it shares with another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,15 @@ from PIL import Image
 
 from radrep.data.store import PreparedStudies, hash_file, open_shards
 from radrep.data.study import SPLITS
-from radrep.engine.leaks import Leaks, count_near, read_split_prints
-from radrep.engine.prepared_folder import read_left_out, read_record
+from radrep.engine.leaks import (
+    SAME_FILM_BITS,
+    Leaks,
+    compare_splits,
+    count_near,
+    read_split_prints,
+)
+from radrep.engine.prepared_folder import find_changes, read_image_size, read_record
 from radrep.engine.reporter import Reporter
-from radrep.errors import DataError
 from radrep.report.contact_sheet import SheetStudy, draw_sheet
 
 
@@ -101,7 +106,7 @@ def describe(prepared: Path) -> DataFacts:
 
 
 def contact_sheet(prepared: Path, *, split: str, num_studies: int, seed: int = 0) -> Image.Image:
-    """Draw random studies of a split with their reports.
+    """Draw random studies of a split with their reports and labels.
 
     Raises:
         DataError: If the folder is broken or the split has no study.
@@ -113,10 +118,11 @@ def contact_sheet(prepared: Path, *, split: str, num_studies: int, seed: int = 0
     for index in map(int, chosen):
         study = studies[index]
         projections = [image.projection for image in study.images]
-        shown.append(
-            SheetStudy(study.id, studies.read_images(index), projections, dict(study.sections))
-        )
-    return draw_sheet(shown)
+        images = studies.read_images(index)
+        shown.append(SheetStudy(study.id, images, projections, study.sections, study.labels))
+    drawn = f"{count} of its {len(studies)} studies, drawn with seed {seed}"
+    source = studies[0].source
+    return draw_sheet(shown, f"{prepared.resolve().name} ({source}), {split}: {drawn}")
 
 
 @dataclass(frozen=True)
@@ -126,14 +132,29 @@ class Overlap:
     Attributes:
         studies: Studies of the same source and id.
         patients: Patients of the same source and id.
-        images: Images with the same prepared pixels.
-        near: Images that look alike, None where that was not asked for.
+        images: Images with the same prepared pixels; None where the folders are of two image
+            sizes, so that no pixels are the same.
+        texts: Test reports whose words are those of a training report: common short reports, not a
+            fault.
+        text_share: Their share of the test reports, 0 to 1.
+        near: Test images that look like a training image, None where that was not asked for.
+        max_bits: The bits of 256 in which the difference hashes of two such images may differ.
+        image_sizes: Short sides in pixels, here and there.
     """
 
     studies: int
     patients: int
-    images: int
-    near: int | None = None
+    images: int | None
+    texts: int
+    text_share: float
+    near: int | None
+    max_bits: int | None
+    image_sizes: tuple[int, int]
+
+    @property
+    def is_leak(self) -> bool:
+        """Whether anything is shared that a test must not share with training."""
+        return bool(self.studies or self.patients or self.images or self.near)
 
 
 @dataclass(frozen=True)
@@ -155,6 +176,12 @@ class CheckResult:
     near: Mapping[str, int]
     overlap: Overlap | None
 
+    @property
+    def has_leak(self) -> bool:
+        """Whether splits share patients or images, look-alikes included where they are counted."""
+        shared = (*self.leaks.patients.values(), *self.leaks.images.values(), *self.near.values())
+        return any(shared) or (self.overlap is not None and self.overlap.is_leak)
+
 
 def check(
     prepared: Path,
@@ -163,7 +190,10 @@ def check(
     max_bits: int | None = None,
     reporter: Reporter | None = None,
 ) -> CheckResult:
-    """Verify the hashes of a prepared folder and count what its splits share.
+    """Verify everything that a prepared folder holds, and count what its splits share.
+
+    The hashes of shards, recipe, record and list of what was left out are computed anew, and so is
+    what splits share: that the record says it is not relied on.
 
     Args:
         prepared: The folder.
@@ -186,17 +216,19 @@ def check(
             elif hash_file(path) != shard["sha256"]:
                 problems.append(f"{path} was changed after it was prepared")
             advance()
-    try:
-        if len(read_left_out(prepared)) != record["num_left_out"]:
-            problems.append(f"{prepared}: the list of what was left out was changed")
-    except DataError as error:
-        problems.append(str(error))
+    problems += find_changes(prepared, record)
     near: dict[str, int] = {}
     overlap = None
+    leaks = Leaks(**record["leaks"])
     if not problems:
+        prints = {split: read_split_prints(prepared, split) for split in SPLITS}
+        leaks = compare_splits(prints)
+        # What an older radrep counted, it may have counted in another way.
+        for name, told in record["leaks"].items() if "sha256" in record else ():
+            if told != getattr(leaks, name):
+                problems.append(f"{prepared}: it tells of other shared {name} than its splits have")
         if max_bits is not None:
-            prints = {split: read_split_prints(prepared, split) for split in SPLITS}
-            for pair in record["leaks"]["images"]:
+            for pair in leaks.images:
                 first, second = pair.split("/")
                 near[pair] = count_near(prints[second].looks, prints[first].looks, max_bits)
         if against is not None:
@@ -204,22 +236,46 @@ def check(
     return CheckResult(
         num_shards=len(record["shards"]),
         problems=tuple(problems),
-        leaks=Leaks(**record["leaks"]),
+        leaks=leaks,
         near=near,
         overlap=overlap,
     )
 
 
-def find_overlap(prepared: Path, against: Path, *, max_bits: int | None = None) -> Overlap:
+def find_overlap(
+    prepared: Path,
+    against: Path,
+    *,
+    splits: Sequence[str] = ("train",),
+    max_bits: int | None = None,
+) -> Overlap:
     """Compare the training studies of a folder with the test studies of another.
+
+    Where the two are of different image sizes, in which one film has other pixels, images are told
+    by their difference hashes, in `SAME_FILM_BITS` if nothing else is asked for.
+
+    Args:
+        prepared: The folder.
+        against: The other one.
+        splits: What of the first counts as training.
+        max_bits: As in `check`.
 
     Raises:
         DataError: If one is not a prepared folder.
     """
-    train, test = read_split_prints(prepared, "train"), read_split_prints(against, "test")
+    train, test = read_split_prints(prepared, *splits), read_split_prints(against, "test")
+    sizes = read_image_size(prepared), read_image_size(against)
+    same_size = sizes[0] == sizes[1]
+    if max_bits is None and not same_size:
+        max_bits = SAME_FILM_BITS
+    texts = int(np.isin(test.texts, train.texts).sum())
     return Overlap(
         studies=len(np.intersect1d(train.studies, test.studies)),
         patients=len(np.intersect1d(train.patients, test.patients)),
-        images=len(np.intersect1d(train.images, test.images)),
+        images=len(np.intersect1d(train.images, test.images)) if same_size else None,
+        texts=texts,
+        text_share=texts / max(len(test.texts), 1),
         near=None if max_bits is None else count_near(test.looks, train.looks, max_bits),
+        max_bits=max_bits,
+        image_sizes=sizes,
     )

@@ -9,13 +9,13 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from radrep.data.reports import TARGETS, target_text
 from radrep.data.store import SHARD_STUDIES, ShardWriter
-from radrep.data.study import SPLITS, Image, Source, SourceStudy, Study
+from radrep.data.study import SPLITS, Image, Source, SourceStudy, Study, outline_studies
 from radrep.engine.leaks import Leaks, find_leaks
 from radrep.engine.prepared_folder import (
     Shard,
@@ -47,8 +47,9 @@ class Choice:
     Attributes:
         limit: At most so many studies of each split, the first of them; all, if None.
         views: "all", "frontal" or "lateral": the projections that are kept.
-        section: "findings", "impression" or "both" (either will do): studies without this text are
-            left out. With "any" none is, for want of text.
+        section: "findings", "impression" or "both" (either will do, and the last paragraph of a
+            report that has neither): studies without this text are left out. With "any" none is,
+            for want of text.
 
     Raises:
         DataError: If one of these is none of that.
@@ -75,7 +76,9 @@ class PrepareResult:
         out: The folder.
         counts: Studies by split; every split is there, with 0 where it has none.
         image_counts: Images by split.
-        expected: Studies by split in a complete download, None where no number is published.
+        expected: Studies by split in a complete download, or of "all"; None where no number is
+            published.
+        expected_images: The same of images.
         left_out: (what, reason) pairs of images and studies that could not be used.
         num_square: Images that were squares in the source. Where all were, somebody squashed them.
         leaks: What splits share.
@@ -86,6 +89,7 @@ class PrepareResult:
     counts: Mapping[str, int]
     image_counts: Mapping[str, int]
     expected: Mapping[str, int] | None
+    expected_images: Mapping[str, int] | None
     left_out: tuple[tuple[str, str], ...]
     num_square: int
     leaks: Leaks
@@ -106,6 +110,11 @@ class _Tally:
     num_images: int = 0
     num_bytes: int = 0
     shards: dict[tuple[str, int], Shard] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Images a second."""
+        return self.num_images / max(time.monotonic() - self.start, 1e-9)
 
 
 def prepare(
@@ -143,8 +152,8 @@ def prepare(
         if value is not None and value < 1:
             raise DataError(f"{name} must be at least 1, got {value}")
     target, choice = Path(out).resolve(), choice or Choice()
-    recipe = make_recipe(source, image_size, choice)
     reporter = reporter or Reporter()
+    recipe = make_recipe(source, image_size, choice, reporter)
     tally = _Tally()
     try:
         record = read_finished(target, recipe)
@@ -157,15 +166,19 @@ def prepare(
             work = functools.partial(make_views, image_size=image_size, views=choice.views)
             if workers is None:
                 workers = max(1, min(count_cores(), len(source) // _STUDIES_PER_WORKER))
-            with reporter.progress("prepare", len(source), "studies") as advance:
-                plan = _plan(source, choice, frozenset(tally.shards), advance)
+            tally.start = time.monotonic()
+            num_left = _count_left(source, choice, tally.shards.values())
+            with reporter.progress("prepare", num_left, "studies") as advance:
+                plan = _plan(source, choice, frozenset(tally.shards))
                 # Closed by its end, so that no worker outlives the folder it writes into.
                 with closing(map_in_order(work, plan, workers)) as views:
-                    _write_shards(views, source.name, partial, advance, tally)
+                    _write_shards(views, source.name, partial, advance, tally, choice)
+            reporter.fact("images", f"{tally.num_images} prepared, {tally.rate:.0f} a second")
             shards = sorted(
                 tally.shards.values(), key=lambda shard: (SPLITS.index(shard.split), shard.index)
             )
-            record = _describe(source, recipe, shards, find_leaks(partial, shards))
+            leaks = find_leaks(partial, shards)
+            record = _describe(source, recipe, shards, leaks)
             finish(partial, record, shards)
     except OSError as error:
         raise DataError(_describe_failure(error, target, tally, len(source))) from error
@@ -173,39 +186,91 @@ def prepare(
     return _result(Path(out), record, left_out, already_done=False)
 
 
-def make_recipe(source: Source, image_size: int, choice: Choice) -> dict[str, object]:
+def make_recipe(
+    source: Source, image_size: int, choice: Choice, reporter: Reporter | None = None
+) -> dict[str, object]:
     """Everything that decides the bytes of a prepared folder."""
     return {
         "data_version": DATA_VERSION,
         "source": source.name,
-        "fingerprint": source.fingerprint(),
+        "fingerprint": _look_at_files(source, reporter or Reporter()),
         "image_size": image_size,
         **asdict(choice),
     }
 
 
+def _look_at_files(source: Source, reporter: Reporter) -> str:
+    """The fingerprint of a source; how it goes is shown where the source says so."""
+    with ExitStack() as stack:
+        shown: list[Advance] = []
+        left = len(source)
+
+        def advance() -> None:
+            nonlocal left
+            if not shown:
+                progress = reporter.progress("look at the files", len(source), "studies")
+                shown.append(stack.enter_context(progress))
+            if left:  # a source may look at several files of a study
+                left -= 1
+                shown[0]()
+
+        return source.fingerprint(advance)
+
+
+@dataclass(frozen=True)
+class CountResult:
+    """What `prepare` would find, as far as that can be told without opening an image.
+
+    Attributes:
+        counts: By split: "studies" that have the text asked for and an image, their "images", and
+            "left_out", the studies that have not.
+        left_out: (what, reason) pairs of images that are not there and of studies.
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    left_out: tuple[tuple[str, str], ...]
+
+
 def count_studies(
     source: Source, choice: Choice | None = None, *, reporter: Reporter | None = None
-) -> dict[str, dict[str, int]]:
-    """Count what `prepare` would look at, without opening an image.
-
-    Returns:
-        By split: "studies" with the text that is asked for, their "images", and "left_out", the
-        studies that are refused for other reasons than their images.
-    """
+) -> CountResult:
+    """Count what `prepare` would look at: whether images are there, but none is opened."""
     choice = choice or Choice()
     counts = {split: {"studies": 0, "images": 0, "left_out": 0} for split in SPLITS}
-    with (reporter or Reporter()).progress("count", len(source), "studies") as advance:
-        for task in _plan(source, choice, frozenset(), advance):
+    left_out = []
+    num_left = _count_left(source, choice, ())
+    with (reporter or Reporter()).progress("count", num_left, "studies") as advance:
+        for task in _plan(source, choice, frozenset()):
             row = counts[task.study.split]
             wanted = wanted_images(task.study, choice.views)
-            if task.refusal or not wanted:
-                row["left_out"] += 1
-            else:
+            found = 0
+            for image in () if task.refusal else wanted:
+                try:
+                    if image.find is not None:
+                        image.find()
+                    found += 1
+                except DataError as error:
+                    left_out.append((image.name, str(error)))
+            if found:
                 row["studies"] += 1
-                row["images"] += len(wanted)
-            advance()
-    return counts
+                row["images"] += found
+            else:
+                row["left_out"] += 1
+                left_out.append((f"study {task.study.id}", _why_left_out(task, len(wanted))))
+            if choice.limit is None or task.refusal is None:
+                advance()
+    return CountResult(counts, tuple(left_out))
+
+
+def chosen_studies(source: Source, choice: Choice) -> frozenset[str]:
+    """Ids of the studies of which `prepare` would open images."""
+    plan = _plan(source, choice, frozenset())
+    return frozenset(task.study.id for task in plan if task.refusal is None)
+
+
+def _why_left_out(task: StudyTask, num_wanted: int) -> str:
+    none = "none of its images can be read" if num_wanted else "no such view"
+    return task.refusal or none
 
 
 def _result(
@@ -216,6 +281,7 @@ def _result(
         counts=record["counts"],
         image_counts=record["image_counts"],
         expected=record["expected"],
+        expected_images=record.get("expected_images"),  # not in the record of an older radrep
         left_out=left_out,
         num_square=record["num_square"],
         leaks=Leaks(**record["leaks"]),
@@ -245,6 +311,7 @@ def _describe(
         "counts": count("studies"),
         "image_counts": count("images"),
         "expected": source.expected_counts(),
+        "expected_images": source.expected_images(),
         "num_left_out": len(left_out),
         "num_square": sum(shard.num_square for shard in shards),
         "notes": list(source.notes),
@@ -252,35 +319,52 @@ def _describe(
     }
 
 
-def _plan(
-    source: Source, choice: Choice, done: frozenset[tuple[str, int]], advance: Advance
-) -> Iterator[StudyTask]:
+def _count_left(source: Source, choice: Choice, done: Iterable[Shard]) -> int:
+    """Studies that are still to be prepared, at most."""
+    if choice.limit is not None:
+        return min(len(source), choice.limit * len(source.splits()))
+    return max(0, len(source) - sum(shard.planned for shard in done))
+
+
+def _plan(source: Source, choice: Choice, done: frozenset[tuple[str, int]]) -> Iterator[StudyTask]:
     """Give each study its shard, by its place in the source alone, and refuse what is known bad.
 
-    Studies beyond the limit and of shards that are done are passed over.
+    Studies beyond the limit and of shards that are done are passed over, unread if possible; once
+    every split has as many as the limit allows, none is looked at any more.
     """
     seen: dict[int, str] = {}
     planned = dict.fromkeys(SPLITS, 0)
     kept = dict.fromkeys(SPLITS, 0)
-    for study in source:
+    unfilled = source.splits()
+    for outline in outline_studies(source):
+        if not unfilled:
+            return
         # Eight bytes and not the id: a quarter of a million ids are many megabytes.
         key = int.from_bytes(
-            hashlib.blake2b(study.id.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
+            hashlib.blake2b(outline.id.encode(errors="surrogatepass"), digest_size=8).digest(),
+            "big",
         )
+        split = outline.split
+        earlier = seen.get(key)
+        seen.setdefault(key, split)
+        if split not in unfilled:
+            continue
+        shard = planned[split] // SHARD_STUDIES
+        planned[split] += 1
+        is_done = (split, shard) in done
+        if is_done and choice.limit is None:
+            continue
+        study = outline.read()
         refusal = study.refusal
-        if key in seen:
-            refusal = f"its id is already that of a study in {seen[key]}"
+        if earlier is not None:
+            refusal = f"its id is already that of a study in {earlier}"
         elif refusal is None and not _has_text(study, choice.section):
             both = choice.section == "both"
             refusal = "neither findings nor impression" if both else f"no {choice.section}"
-        seen.setdefault(key, study.split)
-        over = choice.limit is not None and kept[study.split] >= choice.limit
-        kept[study.split] += refusal is None
-        shard = planned[study.split] // SHARD_STUDIES
-        planned[study.split] += not over
-        if over or (study.split, shard) in done:
-            advance()
-        else:
+        kept[split] += refusal is None
+        if choice.limit is not None and kept[split] >= choice.limit:
+            unfilled -= {split}
+        if not is_done:
             yield StudyTask(study, shard, refusal)
 
 
@@ -294,6 +378,7 @@ def _write_shards(
     partial: Path,
     advance: Advance,
     tally: _Tally,
+    choice: Choice,
 ) -> None:
     """Write the studies into the shards of their splits, one of which is open at a time each."""
     open_shards: dict[str, tuple[Shard, ShardWriter | None]] = {}
@@ -305,13 +390,13 @@ def _write_shards(
             shard, writer = open_shards.setdefault(split, (Shard(split, task.shard), None))
             reasons = list(made.left_out)
             if task.refusal or not made.images:
-                none = "none of its images can be read" if made.num_wanted else "no such view"
-                reasons.append((f"study {task.study.id}", task.refusal or none))
+                reasons.append((f"study {task.study.id}", _why_left_out(task, made.num_wanted)))
             else:
                 if writer is None:
                     writer = ShardWriter(partial / shard.name)
                     open_shards[split] = (shard, writer)
                 writer.write(_to_row(task.study, made.images, source_name), made.files, made.hashes)
+            shard.planned += 1
             shard.studies += bool(made.images)
             shard.images += len(made.images)
             shard.num_square += made.num_square
@@ -319,7 +404,9 @@ def _write_shards(
             tally.num_seen += 1
             tally.num_bytes += sum(map(len, made.files))
             tally.num_images += len(made.images)
-            advance(note=f"{tally.num_images / (time.monotonic() - tally.start):.0f} images/s")
+            # Of a limited run it is known how many studies are wanted, not how many are refused.
+            counts = choice.limit is None or task.refusal is None
+            advance(int(counts), note=f"{tally.rate:.0f} images/s")
         for split in list(open_shards):
             _close(*open_shards.pop(split), partial, tally)
     finally:

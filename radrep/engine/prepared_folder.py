@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from radrep.data.store import PREPARED, hash_file
-from radrep.engine.files import write_whole
+from radrep.engine.files import sync_folder, write_whole
 from radrep.errors import DataError
 
 LEFT_OUT = "left_out.jsonl"
@@ -42,6 +42,7 @@ class Shard:
         left_out: (what, reason) pairs of images and studies that would have been in it.
         sha256: Of the file, in hexadecimal; empty until it is written.
         num_bytes: Size of the file.
+        planned: Studies of the source that fell to it, those left out too.
     """
 
     split: str
@@ -52,6 +53,7 @@ class Shard:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     sha256: str = ""
     num_bytes: int = 0
+    planned: int = 0
 
     @property
     def name(self) -> str:
@@ -67,12 +69,18 @@ class Shard:
 
 
 def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
-    """The shards of a partial folder that are done, by split and number."""
+    """The shards of a partial folder that are done, by split and number.
+
+    One whose summary cannot be read, as a crash of the machine may leave it, is not done.
+    """
     done = {}
     for path in sorted(partial.glob(f"*{_SUMMARY}")):
-        row = json.loads(path.read_text(encoding="utf-8"))
-        row["left_out"] = [tuple(pair) for pair in row["left_out"]]
-        shard = Shard(**row)
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            row["left_out"] = [tuple(pair) for pair in row["left_out"]]
+            shard = Shard(**row)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
         file = partial / shard.name
         if not shard.studies or (file.is_file() and file.stat().st_size == shard.num_bytes):
             done[shard.split, shard.index] = shard
@@ -138,12 +146,50 @@ def finish(partial: Path, record: Mapping[str, object], shards: list[Shard]) -> 
         for shard in shards
         if shard.studies
     ]
-    with (partial / LEFT_OUT).open("w", encoding="utf-8", newline="\n") as lines:
-        for shard in shards:
-            for what, reason in shard.left_out:
-                lines.write(json.dumps({"what": what, "reason": reason}) + "\n")
-    text = json.dumps({**record, "shards": rows}, indent=2) + "\n"
-    (partial / PREPARED).write_text(text, encoding="utf-8")
+    lines = (
+        json.dumps({"what": what, "reason": reason}) + "\n"
+        for shard in shards
+        for what, reason in shard.left_out
+    )
+    write_whole(partial / LEFT_OUT, "".join(lines))
+    whole = {**record, "left_out_sha256": hash_file(partial / LEFT_OUT), "shards": rows}
+    whole["sha256"] = hash_record(whole)
+    write_whole(partial / PREPARED, json.dumps(whole, indent=2) + "\n")
+
+
+def hash_record(record: Mapping[str, object]) -> str:
+    """SHA-256 in hexadecimal of all that a record says but this."""
+    said = {key: value for key, value in record.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def find_changes(out: Path, record: Mapping[str, Any]) -> list[str]:
+    """What of a prepared folder's record and list is not as it was written, in words.
+
+    A folder of an older radrep has fewer hashes; what it has none of is compared with the shards.
+    """
+    problems = []
+    path = out / PREPARED
+    if record.get("recipe_sha256") != hash_recipe(record["recipe"]):
+        problems.append(f"{path}: the recipe was changed after it was prepared")
+    if record.get("sha256", hash_record(record)) != hash_record(record):
+        problems.append(f"{path} was changed after it was prepared")
+    for counts, what in (("counts", "studies"), ("image_counts", "images")):
+        shards: dict[str, int] = {}
+        for shard in record["shards"]:
+            shards[shard["split"]] = shards.get(shard["split"], 0) + shard[what]
+        told = {split: count for split, count in record.get(counts, {}).items() if count}
+        if told != shards:
+            problems.append(f"{path}: it tells of {told} {what}, and its shards of {shards}")
+    try:
+        num_left_out = len(read_left_out(out))
+        known = record.get("left_out_sha256")
+        changed = known is not None and hash_file(out / LEFT_OUT) != known
+        if changed or num_left_out != record["num_left_out"]:
+            problems.append(f"{out / LEFT_OUT} was changed after it was prepared")
+    except DataError as error:
+        problems.append(str(error))
+    return problems
 
 
 _TOLD = ("split", "studies", "images", "num_bytes", "sha256")
@@ -162,7 +208,7 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
     partial = out.with_name(out.name + ".partial")
     if partial.exists():
         _check_abandoned(partial, recipe)
-        for path in [*partial.glob("*.partial"), *partial.glob(".*.partial")]:
+        for path in partial.glob("*.partial"):  # hidden ones too
             path.unlink()
     partial.mkdir(parents=True, exist_ok=True)
     write_whole(partial / _RECIPE, json.dumps(recipe))
@@ -173,6 +219,7 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
         if out.exists():
             out.rmdir()  # it is empty, and not every system renames onto an empty folder
         partial.rename(out)
+        sync_folder(out.parent)
         _clear_marks(out)
     except BaseException:
         if not any(shard.studies for shard in read_done(partial).values()):

@@ -10,9 +10,10 @@ from torch import Tensor
 from radrep.data.dataset import in_order
 from radrep.engine import checkpoint
 from radrep.engine.generate import autocast
-from radrep.engine.inspect_data import find_overlap
+from radrep.engine.inspect_data import Overlap, find_overlap
+from radrep.engine.leaks import read_split_prints
 from radrep.engine.reporter import Reporter
-from radrep.engine.training import Training, TrainResult, newest_run
+from radrep.engine.training import Training, TrainResult, newest_run, speaks
 from radrep.errors import DataError, RecipeError
 from radrep.models.contrastive import ContrastivePretraining, retrieval_recall
 from radrep.recipe.schema import Data, Recipe
@@ -50,7 +51,7 @@ class Pretraining(Training):
     """Pretraining, validated by its loss and, for image-report contrast, by retrieval."""
 
     def __init__(self, recipe: Recipe, last: Path | None, reporter: Reporter) -> None:
-        _refuse_test_studies(recipe.data)
+        _refuse_test_studies(recipe.data, reporter if speaks() else Reporter())
         super().__init__(recipe, last, reporter)
 
     def validate(self) -> dict[str, float]:
@@ -93,19 +94,47 @@ class Pretraining(Training):
         return gather_object(mine) if self.accelerator.num_processes > 1 else mine
 
 
-def _refuse_test_studies(data: Data) -> None:
-    """Refuse to learn from what a later test is to be about.
+def _refuse_test_studies(data: Data, reporter: Reporter) -> None:
+    """Refuse to learn from what a later test is to be about, and tell what could not be checked.
+
+    The test split of the data's own folder is never read. What may share its patients or images
+    all the same, in a split that was published so, is warned of.
 
     Raises:
-        DataError: If training studies, their patients or images are in the test split of a folder
-            that is held out.
+        DataError: If studies for training or validation, their patients or images, are in the test
+            split of a folder that is held out.
     """
+    num_test = len(read_split_prints(data.prepared, "test").studies)
+    reporter.fact("test", f"the {num_test} test studies of {data.prepared} are not read")
+    own = find_overlap(data.prepared, data.prepared, splits=("train", "val"))
+    if own.is_leak:
+        reporter.warn(f"train and val of {data.prepared} share {_shared(own)} with its test")
     for folder in data.held_out:
-        shared = find_overlap(data.prepared, folder)
-        if shared.studies or shared.patients or shared.images:
+        shared = find_overlap(data.prepared, folder, splits=("train", "val"))
+        if shared.is_leak:
+            exact = ""
+            if shared.images is None:
+                exact = (
+                    f". Its images have {shared.image_sizes[1]} pixels and those of "
+                    f"{data.prepared} {shared.image_sizes[0]}; of one size they compare exactly"
+                )
             raise DataError(
-                f"train of {data.prepared} shares {shared.studies} studies, {shared.patients} "
-                f"patients and {shared.images} images with the test split of {folder}, which "
-                "data.held_out names: what is pretrained on them has seen that test. Prepare other "
-                "data, or take the folder from data.held_out"
+                f"train and val of {data.prepared} share {_shared(shared)} with the test split of "
+                f"{folder}, which data.held_out names: what is pretrained on them has seen that "
+                f"test. Prepare other data, or take the folder from data.held_out{exact}"
             )
+        reporter.fact("test", f"none of the test studies of {folder} is in train or val")
+    if not data.held_out:
+        reporter.fact(
+            "test",
+            "data.held_out is empty, so that no other set's test studies were looked for; name the "
+            "prepared folders that will be tested on",
+        )
+
+
+def _shared(shared: Overlap) -> str:
+    if shared.images is None:
+        images = f"{shared.near} images that look alike (difference hashes, {shared.max_bits} bits)"
+    else:
+        images = f"{shared.images} images"
+    return f"{shared.studies} studies, {shared.patients} patients and {images}"

@@ -80,7 +80,8 @@ class Data(_Section):
     """Which prepared studies are read, and how images and reports enter the model."""
 
     prepared: Folder  # made by radrep prepare
-    # Prepared folders too, whose test studies pretraining refuses to learn from.
+    # Prepared folders too: pretraining refuses to learn from studies, patients or images of their
+    # test splits. The test split of `prepared` itself it never reads.
     held_out: Annotated[tuple[Folder, ...], Field(strict=False)] = ()
     target: Literal["findings", "impression", "both"] = "findings"
     pair: Literal["views", "saliency"] = "views"  # saliency: the first image, bare and masked
@@ -225,6 +226,9 @@ class LanguageModel(_Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of its frozen weights
     train: Literal["frozen", "lora", "trained"] = "frozen"
     lora: LanguageLora = LanguageLora()  # train: lora only
+    # For imported weights that were trained so; null and "" are the tokenizer's own.
+    begin: Whole | None = None  # id in front of the prompt
+    stop: str = ""  # text at the end of every report
 
 
 class Hybrid(_Section):
@@ -253,6 +257,11 @@ class Autoregressive(_Section):
     cluster: Count = 4  # patches a side
     decoder_dim: Count = 512  # 64 a head
 
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _drop_no_paths_unless_typed(cls, typed: Any) -> Any:
+        return {"drop_path": 0.0, **typed} if isinstance(typed, Mapping) else typed
+
 
 class TextEncoder(_Section):
     """The text tower of stage 2."""
@@ -270,6 +279,20 @@ class Contrastive(_Section):
     encoder: XrayMamba = XrayMamba()
     text_encoder: TextEncoder = TextEncoder()
     projection_dim: Count = 2048
+
+
+def without_effect(model: BaseModel) -> Mapping[str, str]:
+    """Keys and sections that a model's other keys switch off, to what would switch them on."""
+    switched: dict[str, str] = {}
+    if isinstance(model, Emrrg):
+        if model.train_encoder != "adapters":
+            switched["model.lora"] = "model.train_encoder: adapters"
+        if model.language_model.train != "lora":
+            switched["model.language_model.lora"] = "model.language_model.train: lora"
+    elif isinstance(model, Contrastive) and model.text_encoder.name != "small":
+        for name in ("dim", "num_layers", "num_heads"):
+            switched[f"model.text_encoder.{name}"] = "model.text_encoder.name: small"
+    return switched
 
 
 REPORT_MODELS: dict[str, type[BaseModel]] = {"csr_lmca": CsrLmca, "emrrg": Emrrg}
@@ -324,7 +347,7 @@ class Train(_Section):
 
 
 _LONG = {
-    "beam_size": 3, "min_words": 80, "max_words": 120, "repetition_penalty": 2.0,
+    "method": "beam", "beam_size": 3, "min_words": 80, "max_words": 120, "repetition_penalty": 2.0,
     "length_penalty": 2.0,
 }  # fmt: skip
 # MambaXray-VL and EMRRG as published; the minimum and the penalties make short reports longer.
@@ -349,6 +372,9 @@ class Decode(_Section):
     temperature: Positive = 1.0  # method sample only
     block_trigrams: bool = False
     batch_size: Count = 16
+    # emrrg only. fp32: weights take 4 bytes each meanwhile, and a report does not depend on its
+    # batch; train: as train.precision, in which it does.
+    precision: Literal["fp32", "train"] = "fp32"
 
     @model_validator(mode="before")
     @classmethod
@@ -404,7 +430,7 @@ class Recipe(_Section):
         if isinstance(model, CsrLmca):
             problems = [
                 (f"decode.{name}", f"is for emrrg alone, got {getattr(decode, name)}")
-                for name in ("preset", "min_words", "repetition_penalty")
+                for name in ("preset", "min_words", "repetition_penalty", "precision")
                 if getattr(decode, name) != Decode.model_fields[name].default
             ]
         elif isinstance(model, Emrrg) and (decode.method == "sample" or decode.block_trigrams):

@@ -2,9 +2,12 @@
 
 Run: python tests/benchmarks/bench_prepare_scale.py [--images 2000 20000] [--size 512]
 
+Tables of splits, metadata and labels lie there, and the reports in one zip, as PhysioNet has them.
+
 Every number of images is prepared by the command in a process of its own, whose memory, workers
-and all, is looked at five times a second. Memory that is flat from the first number to the last
-and a rate that does not fall make the straight line to MIMIC's 377,110 images an honest one.
+and all, is looked at five times a second. Time and memory at MIMIC's 377,110 images are told by
+straight lines: time at the rate of the last number, memory along the least squares line through
+all numbers, since tables and the archive's directory grow with them.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,9 +26,15 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from radrep.data.sources.mimic_files import REPORTS_ZIP
 from radrep.data.sources.phantom import PhantomSource
 
 MIMIC_IMAGES = 377_110
+LABELS = (
+    *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum"),
+    *("Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion"),
+    *("Pleural Other", "Pneumonia", "Pneumothorax", "Support Devices"),
+)
 NUM_DRAWN = 40  # the others are these, shifted and with other grain: as much work to prepare
 REPORT = (
     "                                 FINAL REPORT\n FINDINGS: {findings}\n\n IMPRESSION: {n}.\n"
@@ -47,11 +57,14 @@ def draw_films(size: int) -> Iterator[tuple[np.ndarray, str]]:
 
 def write_mimic(root: Path, num_images: int, size: int) -> None:
     """Write studies of two views each in the layout of MIMIC-CXR-JPG with its reports."""
-    films = draw_films(size)
-    splits, metadata = [], []
+    films, rng = draw_films(size), np.random.default_rng(0)
+    splits, metadata, labels = [], [], []
+    root.mkdir(parents=True)
+    reports = zipfile.ZipFile(root / REPORTS_ZIP, "w", zipfile.ZIP_DEFLATED)
     for number in range(num_images // 2):
         subject, study = 10_000_000 + number // 2, 50_000_000 + number
-        folder = root / f"files/p{str(subject)[:2]}/p{subject}/s{study}"
+        place = f"files/p{str(subject)[:2]}/p{subject}/s{study}"
+        folder = root / place
         folder.mkdir(parents=True)
         split = "test" if number % 50 == 0 else "validate" if number % 50 == 1 else "train"
         for view in ("PA", "LATERAL"):
@@ -61,12 +74,16 @@ def write_mimic(root: Path, num_images: int, size: int) -> None:
             splits.append((dicom, study, subject, split))
             metadata.append((dicom, subject, study, view, size, size))
         text = REPORT.format(findings=findings, n=f"Number {number}")
-        folder.with_suffix(".txt").write_text(text)
+        reports.writestr(f"{place}.txt", text)
+        labels.append((subject, study, *rng.choice(["", "1.0", "0.0", "-1.0"], len(LABELS))))
+    reports.close()
     write_table(root / "mimic-cxr-2.0.0-split.csv.gz",
                 ("dicom_id", "study_id", "subject_id", "split"), splits)  # fmt: skip
     write_table(root / "mimic-cxr-2.0.0-metadata.csv.gz",
                 ("dicom_id", "subject_id", "study_id", "ViewPosition", "Rows", "Columns"),
                 metadata)  # fmt: skip
+    write_table(root / "mimic-cxr-2.0.0-chexpert.csv.gz",
+                ("subject_id", "study_id", *LABELS), labels)  # fmt: skip
 
 
 def write_table(path: Path, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
@@ -109,13 +126,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--workers", type=int)
     arguments = parser.parse_args()
-    rate = 0.0
+    rate, most = 0.0, []
     with tempfile.TemporaryDirectory(prefix="radrep-scale-") as name:
         for number in arguments.images:
             raw, out = Path(name, "raw"), Path(name, "out")
             write_mimic(raw, number, arguments.size)
             seconds, memory = measure(raw, out, arguments.workers)
             rate = number / seconds
+            most.append(memory)
             size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
             print(
                 f"{number:7,} images of {arguments.size} pixels: {seconds:6.0f} s, "
@@ -126,6 +144,12 @@ def main() -> None:
             shutil.rmtree(out)
     hours = MIMIC_IMAGES / rate / 3600
     print(f"{MIMIC_IMAGES:,} images in a straight line from there: {hours:.1f} hours")
+    if len(most) > 1:
+        slope, start = np.polyfit(arguments.images, most, 1)
+        print(
+            f"memory in a straight line through these: {start + slope * MIMIC_IMAGES:.0f} MB, "
+            f"{slope * 1e6:.0f} bytes an image"
+        )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -320,7 +323,11 @@ CASES: dict[str, Case] = {
     "DICOM cut short": bad("x.dcm", dicom()[:-2000], "broken|bytes|truncated"),
     "DICOM of no rows": bad("x.dcm", dicom(Rows=0), "0|broken"),
     "DICOM of one grey": bad("x.dcm", dicom(PixelData=bytes(64 * 80)), "blank"),
-    "a folder named as a picture": Case(make_folder, lambda raw: (raw / "x.png").mkdir()),
+    "a folder named as a picture": Case(
+        make_folder,
+        lambda raw: (raw / "x.png").mkdir(),
+        said="1 folders are named as images are, the first x.png",
+    ),
     "a link to nowhere": Case(
         make_folder,
         lambda raw: (raw / "x.png").symlink_to(raw / "gone.png"),
@@ -328,7 +335,11 @@ CASES: dict[str, Case] = {
     ),
     "folders that hold themselves": Case(make_folder, loop, said="1 links are not"),
     "a link out of the folder": Case(make_folder, outside, said="1 links are not"),
-    "a pipe": Case(make_folder, lambda raw: os.mkfifo(raw / "x.png")),
+    "a pipe": Case(
+        make_folder,
+        lambda raw: os.mkfifo(raw / "x.png"),
+        said="1 pipes, sockets or devices are not",
+    ),
     "an empty folder": Case(lambda raw: ["folder"], lambda raw: None, error="no image"),
     "CMYK": odd("x.jpg", picture(mode="CMYK", kind="JPEG")),
     "palette": odd("x.png", picture(mode="P")),
@@ -531,3 +542,30 @@ def test_bad_data_is_left_out_or_told(name: str, tmp_path: Path) -> None:
 
 def assert_says(text: str, pattern: str) -> None:
     assert re.search(pattern, text), text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="takes away a permission")
+@pytest.mark.parametrize("make", [make_folder, make_iu, make_mimic, make_chexpert])
+def test_an_unreadable_image_is_left_out(make: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    source, *options = make(raw)
+    image = min(path for path in raw.rglob("*") if path.suffix in (".png", ".jpg"))
+    image.chmod(0)
+    command = [sys.executable, "-m", "radrep", "prepare", source, "--raw", str(raw)]
+    command += ["--out", str(out), "--workers", "1", *options]
+    result = subprocess.run([*like_a_user(), *command], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "Permission denied" in (out / "left_out.jsonl").read_text()
+    assert sum(json.loads((out / "prepared.json").read_text())["counts"].values()) == 2
+
+
+def like_a_user() -> list[str]:
+    """What to put before a command so that files without permissions are closed to it."""
+    if os.geteuid() != 0:
+        return []
+    dropped = "-dac_override,-dac_read_search"
+    prefix = ["setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}"]
+    if not shutil.which("setpriv") or subprocess.run([*prefix, "true"], check=False).returncode:
+        pytest.skip("root reads every file, and setpriv cannot take that away here")
+    return prefix

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from radrep.data.store import PreparedStudies, encode_image
 from radrep.engine.leaks import count_near
 from tests.whole_way import draw_prepared, radrep, without_split
 
@@ -50,7 +51,7 @@ def test_check_finds_a_changed_byte(phantoms: Path, tmp_path: Path) -> None:
     whole = radrep("data", "check", copy, "--near-duplicates", "10")
     assert whole.exit_code == 0, whole.output
     assert "3 shards, all as they were prepared" in whole.stdout
-    assert "images of val look like one of train" in whole.stdout
+    assert "0 images of val look like one of train" in whole.stdout
     shard = copy / "val-00000.arrow"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -68,6 +69,89 @@ def test_check_compares_with_another_sets_test(phantoms: Path, tmp_path: Path) -
     assert result.exit_code == 1
     assert "share 8 studies, 8 patients, 8 images" in result.stdout
     assert radrep("data", "check", phantoms, "--against", phantoms).exit_code == 0
+
+
+def test_sets_of_two_image_sizes_are_compared_by_looks(phantoms: Path, tmp_path: Path) -> None:
+    # The same films under ids of another source, so that nothing but looks can tell.
+    films = tmp_path / "films"
+    test = PreparedStudies(phantoms, "test")
+    films.mkdir()
+    rows = ["image,split,findings"]
+    for index in range(len(test)):
+        (films / f"{index}.png").write_bytes(encode_image(test.read_images(index)[0]))
+        rows.append(f"{index}.png,train,{test[index].sections['findings']}")
+    (films / "reports.csv").write_text("\n".join(rows))
+    for size, shared in ((64, "8 images"), (48, "8 look-alike images (at 12 bits)")):
+        out = tmp_path / str(size)
+        made = radrep(
+            "prepare", "folder", "--raw", films, "--out", out, "--image-size", str(size),
+        )  # fmt: skip
+        assert made.exit_code == 0, made.output
+        result = radrep("data", "check", out, "--against", phantoms)
+        assert result.exit_code == 1, result.output
+        assert f"share 0 studies, 0 patients, {shared}" in result.stdout
+        assert ("images here have 48 pixels and there 64" in result.stdout) == (size == 48)
+        assert "reports     100% of that test (8) are word for word in train" in result.stdout
+
+
+def test_check_finds_a_changed_record_and_list(phantoms: Path, tmp_path: Path) -> None:
+    def changed(name: str, old: str, new: str) -> str:
+        copy = tmp_path / f"{name}-{new}".replace("/", "-")
+        shutil.copytree(phantoms, copy)
+        text = (copy / name).read_text()
+        assert old in text or not old
+        (copy / name).write_text(text.replace(old, new, 1) if old else new)
+        result = radrep("data", "check", copy)
+        assert result.exit_code == 1, result.output
+        return result.stderr
+
+    assert "the recipe was changed" in changed(
+        "prepared.json", '"image_size": 64', '"image_size": 65'
+    )
+    assert "prepared.json was changed" in changed(
+        "prepared.json", '"layout": "drawn"', '"layout": "x"'
+    )
+    row = '{"what": "x", "reason": "y"}\n'
+    assert "left_out.jsonl was changed" in changed("left_out.jsonl", "", row)
+    told = changed("prepared.json", '"train": 32', '"train": 33')
+    assert "it tells of {'train': 33" in told
+
+
+def test_a_folder_of_an_older_radrep_is_whole_without_the_newer_hashes(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(phantoms, copy)
+    record = json.loads((copy / "prepared.json").read_text())
+    for key in ("sha256", "left_out_sha256", "expected_images"):
+        del record[key]
+    del record["leaks"]["repeated"]
+    (copy / "prepared.json").write_text(json.dumps(record))
+    for command in ("check", "show"):
+        result = radrep("data", command, copy)
+        assert result.exit_code == 0, result.output
+
+
+def test_a_leak_between_splits_is_exit_code_1(phantoms: Path, tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    train = PreparedStudies(phantoms, "train")
+    for index in range(3):
+        (films / f"{index}.png").write_bytes(encode_image(train.read_images(index)[0]))
+    for name, patients, code in (("leaky", "aab", 1), ("clean", "abc", 0)):
+        rows = [
+            f"{index}.png,{patient},{split}"
+            for index, patient, split in zip(
+                range(3), patients, ("train", "test", "val"), strict=True
+            )
+        ]
+        (films / "reports.csv").write_text("\n".join(["image,patient,split", *rows]))
+        out = tmp_path / name
+        assert radrep("prepare", "folder", "--raw", films, "--out", out).exit_code == 0
+        result = radrep("data", "check", out)
+        assert result.exit_code == code, result.output
+        assert ("leak        1 patients are in train and in test" in result.stdout) == bool(code)
+        assert "all as they were prepared" in result.stdout
 
 
 def test_what_is_no_prepared_folder_is_told(tmp_path: Path) -> None:

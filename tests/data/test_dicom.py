@@ -124,6 +124,12 @@ def test_monochrome1_is_the_exact_inverse_of_monochrome2_on_real_films(data_dir)
     assert np.array_equal(first, 255 - second)
     # The corner beside the patient is dark in the file that says how it is meant to be shown.
     assert second[:20, :20].mean() < 20
+    for size in (64, 100, 256, 333):
+        shrunk = [
+            read_image(data_dir / "dicom" / f"chest_pa_monochrome{kind}_jpeg.dcm", size)
+            for kind in (1, 2)
+        ]
+        assert np.array_equal(shrunk[0], 255 - shrunk[1])
 
 
 def test_8_bit_dicom_is_read_as_it_is(tmp_path):

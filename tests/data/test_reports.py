@@ -99,5 +99,9 @@ def test_target_text_takes_the_section_asked_for():
     assert target_text(sections, "both") == "Clear. Normal."
     assert target_text({"impression": "Normal."}, "both") == "Normal."
     assert target_text({"impression": "Normal."}, "findings") == ""
+    last = {"last_paragraph": " No change. ", "comparison": "None."}
+    assert target_text(last, "both") == "No change."
+    assert target_text(last, "findings") == target_text(last, "impression") == ""
+    assert target_text(last | {"findings": "Clear."}, "both") == "Clear."
     with pytest.raises(DataError, match="'indication' is not one of findings, impression, both"):
         target_text(sections, "indication")

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from radrep.data import store
 from radrep.data.images import fit_short_side, read_image
 from radrep.data.sources.iu_xray import IuXraySource
 from radrep.data.store import PreparedStudies
-from radrep.data.study import SourceImage, SourceStudy
+from radrep.data.study import SPLITS, SourceImage, SourceStudy, StudyOutline
 from radrep.engine import prepare as prepare_module
 from radrep.engine import prepared_folder
 from radrep.engine.leaks import Leaks
@@ -40,11 +40,17 @@ class DrawnSource:
         self.studies = studies
         self._fingerprint = fingerprint
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         return self._fingerprint
 
     def expected_counts(self) -> dict[str, int] | None:
         return {"train": 5, "val": 1, "test": 0}
+
+    def expected_images(self) -> dict[str, int] | None:
+        return {"train": 9, "val": 1, "test": 0}
+
+    def splits(self) -> frozenset[str]:
+        return frozenset(SPLITS)
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -103,6 +109,7 @@ def test_studies_are_written_and_counted(source, tmp_path):
         counts={"train": 2, "val": 1, "test": 0},
         image_counts={"train": 3, "val": 2, "test": 0},
         expected={"train": 5, "val": 1, "test": 0},
+        expected_images={"train": 9, "val": 1, "test": 0},
         left_out=result.left_out,
         num_square=1,
         leaks=result.leaks,
@@ -185,7 +192,7 @@ def test_limit_views_and_section_choose(source, tmp_path):
     none = prepare(source, tmp_path / "none", choice=Choice(views="lateral"), workers=1)
     assert ("study e", "no such view") in none.left_out
     counted = count_studies(chosen, choice)
-    assert counted["train"] == {"studies": 3, "images": 3, "left_out": 0}
+    assert counted.counts["train"] == {"studies": 3, "images": 3, "left_out": 0}
     for wrong in ({"limit": 0}, {"views": "oblique"}, {"section": "history"}):
         with pytest.raises(DataError):
             Choice(**wrong)
@@ -202,6 +209,7 @@ def test_what_splits_share_is_counted(source, tmp_path):
         images={"train/val": 0, "train/test": 1, "val/test": 0},
         texts={"train/val": 1, "train/test": 0, "val/test": 0},
         text_shares={"train/val": 1.0, "train/test": 0.0, "val/test": 0.0},
+        repeated={"train": 0, "val": 0, "test": 0},
     )
 
 
@@ -236,19 +244,119 @@ def test_workers_write_the_same_bytes_in_the_same_order(tmp_path):
     assert len(results[0].left_out) == 14
 
 
+class Recorder(Reporter):
+    def __init__(self) -> None:
+        self.progressed: list[object] = []
+        self.facts: list[str] = []
+
+    def fact(self, label: str, text: str) -> None:
+        self.facts.append(text)
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+        self.progressed.append((label, total, unit))
+        yield lambda n=1, note="": self.progressed.append(n)
+
+
 def test_the_reporter_follows_every_study(source, tmp_path):
-    class Recorder(Reporter):
-        def __init__(self) -> None:
-            self.progressed: list[object] = []
-
-        @contextmanager
-        def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
-            self.progressed.append((label, total, unit))
-            yield lambda n=1, note="": self.progressed.append(n)
-
     recorder = Recorder()
     prepare(source, tmp_path / "out", workers=1, reporter=recorder)
     assert recorder.progressed == [("prepare", 6, "studies"), *([1] * 6)]
+    assert recorder.facts[0].startswith("5 prepared, ")
+
+
+class OutlinedSource(DrawnSource):
+    """Tells which studies were read."""
+
+    def __init__(self, studies: Sequence[SourceStudy]) -> None:
+        super().__init__(studies)
+        self.read: list[str] = []
+
+    def outlines(self) -> Iterator[StudyOutline]:
+        for study in self.studies:
+            yield StudyOutline(study.id, study.split, partial(self._read, study))
+
+    def _read(self, study: SourceStudy) -> SourceStudy:
+        self.read.append(study.id)
+        return study
+
+
+def test_a_limit_and_a_resumed_run_read_no_report_in_vain(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 4)
+    source = OutlinedSource(draw_many(tmp_path, 200).studies)
+    prepare(source, tmp_path / "few", choice=Choice(limit=3), workers=1)
+    assert sorted(map(int, source.read)) == [0, 1, 2, 3, 4, 8, 9, 13, 14]
+    without_test = OutlinedSource([study for study in source.studies if study.split != "test"])
+    without_test.splits = lambda: frozenset(("train", "val"))
+    count_studies(without_test, Choice(limit=1))
+    assert without_test.read == ["0", "3"]
+    prepare(source, tmp_path / "whole", workers=1)
+    written, write = [], store.ShardWriter.write
+
+    def write_until_killed(self, *row) -> None:
+        if len(written) == 150:
+            raise KeyboardInterrupt
+        written.append(write(self, *row))
+
+    with monkeypatch.context() as killed:
+        killed.setattr(store.ShardWriter, "write", write_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(source, tmp_path / "out", workers=1)
+    source.read.clear()
+    recorder = Recorder()
+    prepare(source, tmp_path / "out", workers=1, reporter=recorder)
+    assert list_files(tmp_path / "out") == list_files(tmp_path / "whole")
+    # Of the 150 at least 12 a split are done. Progress counts what is left and nothing else, so
+    # that the rate and the time left are those of the work.
+    assert 50 < len(source.read) < 200 - 3 * 12
+    assert recorder.progressed == [
+        ("prepare", len(source.read), "studies"),
+        *[1] * len(source.read),
+    ]
+
+
+def test_images_that_are_not_there_are_not_counted(source):
+    def find(name: str) -> None:
+        if name in ("0.png", "2.png", "broken.png", "3.png"):
+            raise DataError(f"{name} not found")
+
+    source.studies = [
+        replace(study, images=tuple(replace(i, find=partial(find, i.name)) for i in study.images))
+        for study in source.studies[:2]
+    ]
+    counted = count_studies(source)
+    assert counted.counts["train"] == {"studies": 1, "images": 1, "left_out": 0}
+    assert counted.counts["val"] == {"studies": 0, "images": 0, "left_out": 1}
+    assert ("0.png", "0.png not found") in counted.left_out
+    assert ("study a", "none of its images can be read") in counted.left_out
+
+
+def test_images_that_studies_of_one_split_share_are_told_and_kept(source, tmp_path):
+    films = [tmp_path / "raw" / f"{number}.png" for number in range(3)]
+    source.studies = [
+        make_study("a", *films[:2]),
+        make_study("b", films[0]),
+        make_study("c", films[0]),
+    ]
+    result = prepare(source, tmp_path / "out", workers=1)
+    assert result.image_counts["train"] == 4
+    assert result.leaks.repeated == {"train": 2, "val": 0, "test": 0}
+
+
+def test_what_a_crash_of_the_machine_leaves_is_done_again(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 4)
+    source = draw_many(tmp_path, 40)
+    prepare(source, tmp_path / "whole", workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(StoppedSource(source.studies, KeyboardInterrupt()), tmp_path / "out", workers=1)
+    summaries = sorted((tmp_path / "out.partial").glob("*.summary.json"))
+    assert len(summaries) > 2
+    for name in ("train-00009.arrow.partial", ".train-00009.arrow.summary.json.1.partial"):
+        (tmp_path / "out.partial" / name).touch()
+    summaries[0].write_text("")
+    summaries[1].write_text('{"split": "train"}')
+    prepare(source, tmp_path / "out", workers=1)
+    assert list_files(tmp_path / "out") == list_files(tmp_path / "whole")
 
 
 def test_running_twice_does_nothing_twice(source, tmp_path):

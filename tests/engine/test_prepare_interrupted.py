@@ -100,24 +100,46 @@ def test_workers_end_with_a_killed_parent_and_a_new_run_goes_on(running, tmp_pat
     go_on(tmp_path, monkeypatch)
 
 
+NUM_SHARDS = 8
+
+
+def progress_of(tmp_path: Path) -> int:
+    """How far a run has come: a folder, a shard begun, a shard done are a step each."""
+    partial = tmp_path / "out.partial"
+    names = [path.name for path in partial.glob("*")] if partial.exists() else []
+    done = sum(name.endswith(".summary.json") for name in names)
+    begun = sum(name.endswith(".arrow.partial") for name in names)
+    return 2 * done + begun + ("in_progress.json" in names)
+
+
 @pytest.mark.slow
-def test_any_number_of_kills_at_any_moment_cost_nothing(tmp_path, monkeypatch):
+def test_kills_at_any_moment_cost_nothing(tmp_path, monkeypatch):
     write_raw(tmp_path / "raw")
     script = tmp_path / "script.py"
     script.write_text(INTERRUPTED)
     command = [sys.executable, str(script), str(tmp_path / "raw"), str(tmp_path / "out")]
     generator = np.random.default_rng(0)
     kills = 0
-    while not (tmp_path / "out").exists():
-        process = subprocess.Popen(command)
-        try:
-            process.wait(timeout=1.5 + 3 * generator.random())
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    assert kills, "it was too fast to be killed"
+    # Each run comes some steps further than the one before, however slow the machine is, or ends.
+    for steps in generator.integers(1, 4, NUM_SHARDS):
+        before = progress_of(tmp_path)
+        with subprocess.Popen(command) as process:
+            deadline = time.monotonic() + 120
+            while process.poll() is None and progress_of(tmp_path) < before + steps:
+                assert time.monotonic() < deadline, "a run came no further in two minutes"
+                time.sleep(0.005)
+            time.sleep(0.05 * generator.random())
+            if process.poll() is None:
+                process.kill()
+                kills += 1
+        if (tmp_path / "out").exists():
+            break
+    assert kills >= 3, "it was too fast to be killed"
+    subprocess.run(command, check=True, timeout=300)
     monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 40)
     prepare(IuXraySource(tmp_path / "raw"), tmp_path / "whole", workers=1)
-    for path in (tmp_path / "whole").iterdir():
-        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    assert not (tmp_path / "out.partial").exists()
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

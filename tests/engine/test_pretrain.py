@@ -1,5 +1,6 @@
 """The stages of the X-ray Mamba through the command, one on the other."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from radrep.data.sources.phantom import PhantomSource
+from radrep.engine.prepare import prepare
 from tests.whole_way import TINY, draw_prepared, radrep, read_metrics, stop_midway, write_recipe
 
 ENCODER = {"size": "tiny", "patch_size": 16, "drop_path": 0.0}
@@ -74,6 +77,54 @@ def test_stage_two_starts_from_stage_one_and_is_validated_by_retrieval(
         )
 
 
+@pytest.fixture(scope="module")
+def stage_two(tmp_path_factory: pytest.TempPathFactory, stage_one: Path, phantoms: Path) -> Path:
+    folder = tmp_path_factory.mktemp("stage_two")
+    model = STAGE_TWO | {"encoder": ENCODER | {"weights": str(stage_one)}}
+    result = radrep("pretrain", write(folder, phantoms, model))
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+@pytest.mark.parametrize("stage", ["stage_one", "stage_two"])
+def test_stage_three_starts_from_either(
+    stage: str,
+    request: pytest.FixtureRequest,
+    phantoms: Path,
+    films: list[Path],
+    tmp_path: Path,
+) -> None:
+    before = request.getfixturevalue(stage)
+    recipe = write_recipe(tmp_path, phantoms)
+    typed = yaml.safe_load(recipe.read_text())
+    typed["model"] = {
+        "name": "emrrg",
+        "encoder": ENCODER | {"weights": str(before)},
+        "lora": {"rank": 2},
+        "language_model": {"name": "tiny:llama", "precision": "fp32"},
+    }
+    typed["data"] |= {"random_crop": False, "max_tokens": 20}
+    typed["train"] |= {"epochs": 1}
+    typed["decode"] = {"method": "greedy", "max_words": 4}
+    recipe.write_text(yaml.safe_dump(typed))
+    result = radrep("train", recipe)
+    assert result.exit_code == 0, result.output
+    old = load_file(before / "best/weights.safetensors")
+    new = load_file(tmp_path / "run/best/weights.safetensors")
+    # The encoder below its adapters is frozen; stage 1 knows one direction, and no class token.
+    name = "encoder.layers.3.mixer.branches.{}.conv1d.weight"
+    for direction in ("rows", "columns_reversed"):
+        source = "rows" if stage == "stage_one" else direction
+        assert torch.equal(new[name.format(direction)], old[name.format(source)])
+    assert torch.equal(new["encoder.patch_embed.weight"], old["encoder.patch_embed.weight"])
+    if stage == "stage_two":
+        assert torch.equal(new["encoder.class_token"], old["encoder.class_token"])
+    up = "encoder.layers.3.mixer.in_proj.adapters.X.up"
+    assert new[up].abs().max() > 0, "adapters learn"
+    written = radrep("generate", films[0], "--checkpoint", tmp_path / "run")
+    assert written.exit_code == 0, written.output
+
+
 @pytest.mark.parametrize("model", [STAGE_ONE, STAGE_TWO], ids=lambda model: model["name"])
 def test_a_killed_stage_resumes_to_the_same_curve(
     model: dict[str, Any], phantoms: Path, tmp_path: Path
@@ -114,9 +165,28 @@ def test_test_studies_are_refused(phantoms: Path, tmp_path: Path) -> None:
     held_out = draw_prepared(tmp_path / "held_out", num=120)
     data = TINY["data"] | {"random_crop": True, "prepared": str(held_out)}
     recipe = write(tmp_path, held_out, STAGE_ONE, data=data | {"held_out": [str(held_out)]})
-    assert radrep("pretrain", recipe).exit_code == 0, "its own test studies are not in train"
+    result = radrep("pretrain", recipe)
+    assert result.exit_code == 0, "its own test studies are not in train"
+    assert f"the 20 test studies of {held_out} are not read" in result.stderr
+    assert "data.held_out is empty" not in result.stderr
     # The first phantoms are the same in a short set and a long one: its train holds others' test.
     recipe = write(tmp_path, held_out, STAGE_ONE, data=data | {"held_out": [str(phantoms)]})
     result = radrep("pretrain", recipe)
     assert result.exit_code == 2
-    assert "shares 8 studies, 8 patients and 8 images with the test split" in result.stderr
+    assert "share 8 studies, 8 patients and 8 images with the test split" in result.stderr
+    small = prepare(
+        PhantomSource(48, image_size=64, splits=(0, 0, 1)), tmp_path / "s", image_size=32
+    )
+    recipe = write(tmp_path, phantoms, STAGE_ONE, data=data | {"held_out": [str(small.out)]})
+    recipe.write_text(recipe.read_text().replace(f"prepared: {held_out}", f"prepared: {phantoms}"))
+    result = radrep("pretrain", recipe)
+    assert result.exit_code == 2
+    assert re.search(r"and \d+ images that look alike .*, 12 bits", result.stderr)
+    assert "of one size they compare exactly" in result.stderr
+
+
+def test_without_held_out_it_is_told_what_was_not_checked(phantoms: Path, tmp_path: Path) -> None:
+    result = radrep("pretrain", write(tmp_path, phantoms, STAGE_ONE))
+    assert result.exit_code == 0, result.output
+    assert f"the 8 test studies of {phantoms} are not read" in result.stderr
+    assert "data.held_out is empty" in result.stderr

@@ -275,3 +275,45 @@ def test_an_unknown_shipped_name_lists_those_that_exist():
         shipped_recipe_text("dmeo")
     with pytest.raises(RadrepError, match="no shipped recipe is named '../pyproject'"):
         shipped_recipe_text("../pyproject")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "key", "needed"),
+    [
+        (
+            "emrrg_iu",
+            ["model.train_encoder=trained", "model.lora.rank=8"],
+            "model.lora.rank",
+            "model.train_encoder: adapters",
+        ),
+        (
+            "emrrg_iu",
+            ["model.lora={rank: 8}", "model.train_encoder=frozen"],
+            "model.lora",
+            "model.train_encoder: adapters",
+        ),
+        (
+            "emrrg_iu",
+            ["model.language_model.lora.alpha=8"],
+            "model.language_model.lora.alpha",
+            "model.language_model.train: lora",
+        ),
+        (
+            "pretrain_contrastive",
+            ["model.text_encoder.dim=64"],
+            "model.text_encoder.dim",
+            "model.text_encoder.name: small",
+        ),
+    ],
+)
+def test_a_key_typed_without_effect_is_refused(recipe, overrides, key, needed):
+    assert problems_of(recipe, *overrides) == {key: f"has no effect without {needed}"}
+
+
+def test_a_key_without_effect_in_a_file_waits_for_its_day():
+    trained = load_recipe("emrrg_iu", ["model.train_encoder=trained"])
+    assert trained.model.lora.rank == 16
+    lora = ["model.language_model.train=lora", "model.language_model.lora.rank=8"]
+    assert load_recipe("emrrg_iu", lora).model.language_model.lora.rank == 8
+    small = ["model.text_encoder.name=small", "model.text_encoder.dim=64"]
+    assert load_recipe("pretrain_contrastive", small).model.text_encoder.dim == 64

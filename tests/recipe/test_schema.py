@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from radrep.recipe.schema import Decode, Recipe
+from radrep.recipe.schema import Autoregressive, Decode, Recipe
 
 
 def build(**sections: object) -> Recipe:
@@ -65,3 +65,23 @@ def test_presets_are_the_published_settings_and_typed_keys_win(preset, published
     assert (decode.beam_size, decode.min_words, decode.max_words) == published
     assert decode.repetition_penalty == decode.length_penalty == 2.0
     assert Decode.model_validate({"preset": preset, "beam_size": 1}).beam_size == 1
+
+
+def test_stage_one_drops_no_paths_unless_typed():
+    def drop_path(**encoder):
+        return Autoregressive.model_validate(
+            {"name": "autoregressive", "encoder": encoder}
+        ).encoder.drop_path
+
+    assert drop_path() == drop_path(size="tiny") == 0.0
+    assert drop_path(drop_path=0.2) == 0.2
+    assert Autoregressive(name="autoregressive").encoder.drop_path == 0.0
+
+
+def test_float32_decoding_is_the_default_and_a_choice_of_emrrg_alone():
+    assert build().decode.precision == "fp32"
+    assert build(model={"name": "emrrg"}, decode={"precision": "train"}).decode.precision == "train"
+    with pytest.raises(ValidationError) as caught:
+        build(decode={"precision": "train"})
+    ((told, text),) = caught.value.errors()[0]["ctx"]["problems"]
+    assert (told, text) == ("decode.precision", "is for emrrg alone, got train")

@@ -26,6 +26,9 @@ _CHUNK = 1 << 20
 _MAX_ROW = 1 << 24
 # Where one image lies there several times, the quickest to read is taken.
 _ENDINGS = (".jpg", ".jpeg", ".png", ".dcm")
+# Raised when the same DICOM file would be read to other pixels than before.
+DICOM_VERSION = 2
+_DICOM_ENDINGS = (".dcm", ".dicom")
 
 
 def stream_annotation(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -80,7 +83,8 @@ def describe_image(images: Path, name: str) -> str:
     """What tells an image from another one without opening it: its name and its size."""
     try:
         path = locate(images, name)
-        return f"{name} {path.suffix} {path.stat().st_size}"
+        version = f" {DICOM_VERSION}" if path.suffix.lower() in _DICOM_ENDINGS else ""
+        return f"{name} {path.suffix} {path.stat().st_size}{version}"
     except (DataError, OSError):
         return f"{name} absent"
 

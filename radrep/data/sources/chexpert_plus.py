@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import numpy as np
 from radrep.data.sources.annotation import (
     ANNOTATION,
     describe_image,
+    locate,
     read_located,
     stream_annotation,
 )
@@ -116,19 +117,33 @@ class ChexpertPlusSource:
         self._images = self._find_images(raw)
         self.layout = f"CheXpert Plus, split: {split}, images in {self._images}, {_TABLE}"
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the table, the annotation if it is used, and of names and sizes of images."""
         digest = hashlib.sha256(self._split.encode())
         digest.update(hash_file(self._table))
         if self._split == "cxpmrg":
             digest.update(hash_file(self._table.parent / ANNOTATION))
-        for path in self._paths:
+        known = set()
+        for path, study in zip(self._paths, self._study_of_row.tolist(), strict=True):
             digest.update(describe_image(self._images, path.decode()).encode())
+            if study not in known and self._bits[study]:
+                advance()
+            known.add(study)
         return digest.hexdigest()
 
     def expected_counts(self) -> dict[str, int] | None:
-        """Studies by split of CXPMRG-Bench; of the official split no numbers are published."""
-        return {"train": 40_463, "val": 5_780, "test": 11_562} if self._split == "cxpmrg" else None
+        """Studies by split of CXPMRG-Bench; of the official split the total alone is published."""
+        if self._split == "cxpmrg":
+            return {"train": 40_463, "val": 5_780, "test": 11_562}
+        return {"all": 187_711}
+
+    def expected_images(self) -> dict[str, int] | None:
+        """All images of CheXpert Plus; of CXPMRG-Bench no number is published."""
+        return None if self._split == "cxpmrg" else {"all": 223_228}
+
+    def splits(self) -> frozenset[str]:
+        """Those that have a study: of the official one, no test."""
+        return frozenset(split for split, bit in _BITS.items() if (self._bits & bit).any())
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._bits))
@@ -160,7 +175,12 @@ class ChexpertPlusSource:
             patient_id=id.partition("/")[0],
             split=splits[0],
             images=tuple(
-                SourceImage(path, partial(read_located, self._images, path), PROJECTIONS[view])
+                SourceImage(
+                    path,
+                    partial(read_located, self._images, path),
+                    PROJECTIONS[view],
+                    partial(locate, self._images, path),
+                )
                 for path, view in zip(paths, self._projections[rows].tolist(), strict=True)
             ),
             sections=sections,

@@ -9,7 +9,7 @@ Without a table each image is a study, but DICOM files of one StudyInstanceUID a
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,11 @@ from radrep.data.images import read_image
 from radrep.data.sections import parse_sections
 from radrep.data.sources.annotation import describe_image
 from radrep.data.sources.folder_files import (
+    FILE,
+    FOLDER,
     IMAGE_ENDINGS,
+    LINK,
+    SPECIAL,
     PackedTexts,
     count_groups,
     list_files,
@@ -31,7 +35,7 @@ from radrep.data.sources.folder_files import (
 from radrep.data.sources.folder_table import Row, Table
 from radrep.data.sources.splits import split_by_hash
 from radrep.data.sources.tables import hash_file
-from radrep.data.study import SourceImage, SourceStudy, projection_of
+from radrep.data.study import SPLITS, SourceImage, SourceStudy, projection_of
 from radrep.errors import DataError
 
 _TABLES = ("reports.csv", "reports.tsv", "reports.jsonl", "labels.csv")
@@ -72,11 +76,14 @@ class FolderSource:
         table = Path(reports) if reports else _find_table(self._raw)
         self._table = Table(table) if table else None
         files, self._dicom, self._skipped = PackedTexts(), bytearray(), Counter[str]()
-        for path, is_link in list_files(self._raw):
+        self._first_folder = ""
+        for path, what in list_files(self._raw):
+            if what == FOLDER:
+                self._first_folder = self._first_folder or path
             # With a table it is known which files are meant; there is no need to open them all.
-            kind = "any" if self._table or is_link else tell_kind(self._raw / path)
-            if is_link or kind is None:
-                self._skipped["links" if is_link else "others"] += 1
+            kind = "any" if self._table or what != FILE else tell_kind(self._raw / path)
+            if what != FILE or kind is None:
+                self._skipped[what if what != FILE else "others"] += 1
             else:
                 files.append(path)
                 self._dicom.append(kind == "dicom")
@@ -96,16 +103,24 @@ class FolderSource:
         self.layout = self._describe()
         self.notes = tuple(self._notes())
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the table and of the names and sizes of the images that are used."""
         digest = hashlib.sha256(hash_file(self._table.path) if self._table else b"")
         for place in np.unique(self._places[self._places >= 0]):
             image = describe_image(self._raw, unpack(self._files, int(place)))
             digest.update(json.dumps(image).encode())
+            advance()
         return digest.hexdigest()
 
     def expected_counts(self) -> None:
         """None, since nobody has published any."""
+
+    def expected_images(self) -> None:
+        """None, since nobody has published any."""
+
+    def splits(self) -> frozenset[str]:
+        """Any."""
+        return frozenset(SPLITS)
 
     def __len__(self) -> int:
         return len(self._num_rows)
@@ -143,7 +158,8 @@ class FolderSource:
 
     def _image(self, name: str, place: int, projection: str) -> SourceImage:
         path = self._raw / unpack(self._files, place) if place >= 0 else None
-        return SourceImage(_shown(name), partial(_read, path, name, self._raw), projection)
+        found = partial(_find, path, name, self._raw)
+        return SourceImage(_shown(name), partial(_read, found), projection, found)
 
     def _study(self, rows: list[tuple[Row, _Images]]) -> SourceStudy:
         first = rows[0][0]
@@ -177,8 +193,8 @@ class FolderSource:
         )
 
     def _check_images(self) -> None:
-        links = f" ({self._skipped['links']} links in it are not followed)"
-        where = f"{self._raw}{links if self._skipped['links'] else ''}"
+        links = f" ({self._skipped[LINK]} links in it are not followed)"
+        where = f"{self._raw}{links if self._skipped[LINK] else ''}"
         if not len(self._places):
             raise DataError(f"no image (PNG, JPEG, TIFF, BMP or DICOM) in {where}")
         if self._table and (self._places < 0).all():
@@ -214,8 +230,15 @@ class FolderSource:
             )
             if unused:
                 yield f"{unused} images of the folder are not in the table and are not used."
-        if self._skipped["links"]:
-            yield f"{self._skipped['links']} links are not followed."
+        if self._skipped[LINK]:
+            yield f"{self._skipped[LINK]} links are not followed."
+        if self._skipped[SPECIAL]:
+            yield f"{self._skipped[SPECIAL]} pipes, sockets or devices are not read."
+        if self._skipped[FOLDER]:
+            yield (
+                f"{self._skipped[FOLDER]} folders are named as images are, the first "
+                f"{_shown(self._first_folder)}; what lies in them is used."
+            )
         if self._skipped["others"]:
             yield f"{self._skipped['others']} files are no images."
 
@@ -248,9 +271,13 @@ def _shown(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _read(path: Path | None, name: str, raw: Path, short_side: int) -> np.ndarray:
+def _find(path: Path | None, name: str, raw: Path) -> Path:
     if path is None:
         raise DataError(
             f"{name} not found in {raw}, or there are several files of this name; give the path"
         )
-    return read_image(path, short_side)
+    return path
+
+
+def _read(found: Callable[[], Path], short_side: int) -> np.ndarray:
+    return read_image(found(), short_side)

@@ -19,21 +19,22 @@ if TYPE_CHECKING:
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 
 _DIGITS = re.compile(r"0*(\d+)", re.ASCII)
-_FILE, _FOLDER, _LINK = "f", "d", "l"
+# What lies at a path, told apart by a letter.
+FILE, FOLDER, LINK, SPECIAL = "f", "d", "l", "s"
 _TAGS = ("StudyInstanceUID", "PatientID", "ViewPosition")
 _CHUNK = 65_536
 
-_PREPARED = tuple(_FILE + name for name in ("prepared.json", "in_progress.json"))
+_PREPARED = tuple(FILE + name for name in ("prepared.json", "in_progress.json"))
 
 
-def list_files(root: Path) -> Iterator[tuple[str, bool]]:
+def list_files(root: Path) -> Iterator[tuple[str, str]]:
     """Every file below a folder, by its path from there, in natural order: a2 before a10.
 
-    Hidden files, sockets and the like are passed over. Links are told of but never followed, so
-    that nothing outside is read and nothing twice.
+    Hidden files are passed over. Links, and pipes, sockets and devices, are told of but never
+    followed or read, so that nothing outside is read, nothing twice, and nothing without an end.
 
     Yields:
-        The path, and whether it is a link.
+        The path and what it is: FILE, LINK, SPECIAL, or a FOLDER that has the name of an image.
 
     Raises:
         DataError: If a folder cannot be read.
@@ -46,10 +47,10 @@ def list_files(root: Path) -> Iterator[tuple[str, bool]]:
             waiting.pop()
             continue
         kind, path = entry[0], os.path.join(folder, entry[1:])
-        if kind == _FOLDER:
+        if kind == FOLDER:
             waiting.append((path, iter(_scan(root, path))))
-        else:
-            yield path, kind == _LINK
+        if kind != FOLDER or path.lower().endswith(IMAGE_ENDINGS):
+            yield path, kind
 
 
 def tell_kind(path: Path) -> str | None:
@@ -166,11 +167,11 @@ def _scan(root: Path, path: str) -> list[str]:
                 if entry.name.startswith("."):
                     continue
                 if entry.is_symlink():
-                    found.append(_LINK + entry.name)
+                    found.append(LINK + entry.name)
                 elif entry.is_dir():
-                    found.append(_FOLDER + entry.name)
-                elif entry.is_file():
-                    found.append(_FILE + entry.name)
+                    found.append(FOLDER + entry.name)
+                else:
+                    found.append((FILE if entry.is_file() else SPECIAL) + entry.name)
     except OSError as error:
         raise DataError(f"{root / path} cannot be read: {error}") from error
     # What radrep prepared, or is preparing, below the raw images is none of them.

@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -53,8 +53,9 @@ def kind_of_file(path: Path) -> str:
 def find_images(raw: Path) -> dict[str, Path]:
     """Every image below a folder that is named as IU X-Ray's are, by Open-i's name.
 
-    Links are followed, since people link large downloads, but no folder is entered twice. Where
-    one image is there several times, Open-i's PNG is taken before Kaggle's, and that before DICOM.
+    Links to files, and to folders from the top, are followed, since people link large downloads; a
+    folder further in that leads elsewhere is not, and none is entered twice. Where one image is
+    there several times, Open-i's PNG is taken before Kaggle's, and that before DICOM.
     """
     ranks = (OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES)
     found: dict[str, tuple[int, Path]] = {}
@@ -65,6 +66,8 @@ def find_images(raw: Path) -> dict[str, Path]:
             subfolders.clear()
             continue
         entered.add(real)
+        if folder != str(raw):
+            subfolders[:] = [name for name in subfolders if leads_within(Path(folder, name), raw)]
         subfolders.sort()
         for file_name in names:
             image = open_i_name(file_name)
@@ -75,13 +78,27 @@ def find_images(raw: Path) -> dict[str, Path]:
     return {image: path for image, (_, path) in found.items()}
 
 
+def leads_within(path: Path, folder: Path) -> bool:
+    """Whether a path, its links followed, lies in a folder, or is no link itself."""
+    return not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
+
+
 def unpack_images(
-    archive: Path, scratch: Path, advance: Callable[[], None] = lambda: None
+    archive: Path,
+    scratch: Path,
+    advance: Callable[[], None] = lambda: None,
+    only: Collection[str] | None = None,
 ) -> dict[str, Path]:
     """Write the images of an archive below `scratch`, once; after a kill it goes on.
 
     Files get Open-i's name and nothing else of the path that the archive gives them, so that
     none can land elsewhere; links and devices are passed over.
+
+    Args:
+        archive: The archive.
+        scratch: Where to.
+        advance: Called for each image.
+        only: Open-i's names of those that are wanted: reading ends with the last of them.
 
     Raises:
         DataError: If the archive is broken, has no image of IU X-Ray, or cannot be written out.
@@ -93,16 +110,22 @@ def unpack_images(
         complete = folder / "complete"
         if not complete.exists():
             folder.mkdir(parents=True, exist_ok=True)
+            missing = None if only is None else set(only)
             for name, size, chunks in read_members(archive):
                 image = open_i_name(name)
-                if image:
+                if image and (missing is None or image in missing):
                     _write(folder / image, size, chunks)
                     advance()
-            complete.touch()
+                    if missing is not None:
+                        missing.discard(image)
+                        if not missing:
+                            break
+            if only is None:
+                complete.touch()
         found = {name: folder / name for name in os.listdir(folder) if open_i_name(name) == name}
     except OSError as error:
         raise DataError(f"{archive} cannot be unpacked into {scratch}: {error}") from error
-    if not found:
+    if not found and only is None:
         raise DataError(f"{archive} has no image of IU X-Ray (CXR1000_IM-0003-1001.png, ...)")
     return found
 

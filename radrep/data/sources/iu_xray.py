@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ import numpy as np
 from radrep.data.images import read_image
 from radrep.data.sources.annotation import (
     ANNOTATION,
+    DICOM_VERSION,
     describe_image,
-    read_located,
+    locate,
     stream_annotation,
 )
 from radrep.data.sources.iu_images import (
@@ -56,8 +57,7 @@ _IMAGES_WANTED = (
     "or Kaggle's images_normalized"
 )
 
-
-NUM_IMAGES = 7470  # of Open-i's whole collection
+NUM_REPORTS, NUM_IMAGES = 3955, 7470  # of Open-i's whole collection
 
 
 class IuXraySource:
@@ -106,7 +106,7 @@ class IuXraySource:
         self.layout = " + ".join([*self._layout_of_images(), *names])
         self.notes = tuple(self._notes())
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of what the tables say and of the names and sizes of the images."""
         digest = hashlib.sha256()
         for table in self._tables:
@@ -118,8 +118,18 @@ class IuXraySource:
         return digest.hexdigest()
 
     def expected_counts(self) -> dict[str, int] | None:
-        """Studies by split in R2Gen's own annotation; None without one."""
-        return None if self._rows is None else {"train": 2069, "val": 296, "test": 590}
+        """Studies by split in R2Gen's own annotation; without it, Open-i's reports in all."""
+        if self._rows is None:
+            return {"all": NUM_REPORTS}
+        return {"train": 2069, "val": 296, "test": 590}
+
+    def expected_images(self) -> dict[str, int] | None:
+        """Open-i's images in all; of R2Gen's choice among them no number is published."""
+        return {"all": NUM_IMAGES} if self._rows is None else None
+
+    def splits(self) -> frozenset[str]:
+        """Those of the annotation; without it, all of them."""
+        return frozenset(SPLITS if self._rows is None else (split for split, _ in self._rows))
 
     def __len__(self) -> int:
         return len(self._reports if self._rows is None else self._rows)
@@ -130,36 +140,55 @@ class IuXraySource:
             return (self._study(number) for number in self._reports)
         return (self._annotated(split, row) for split, row in self._rows)
 
-    def unpack(self, scratch: Path, advance: Callable[[], None]) -> None:
+    def unpack(
+        self, scratch: Path, advance: Callable[[], None], studies: Collection[str] | None = None
+    ) -> None:
         """Unpack the archive of images, which cannot be read one by one in it.
 
         Args:
             scratch: Where to. The caller removes it when all is done.
-            advance: Called for each of the `NUM_IMAGES` images.
+            advance: Called for each of the `NUM_IMAGES` images, or of those that are wanted.
+            studies: Ids of the studies whose images are wanted; all of them, if not given.
 
         Raises:
             DataError: If it is broken or cannot be written out.
         """
         assert self.archive is not None, "there is an archive to unpack"
-        self._unpacked = unpack_images(self.archive, scratch, advance)
+        only = None if studies is None else self._views_of(studies)
+        self._unpacked = unpack_images(self.archive, scratch, advance, only)
 
-    def _annotated(self, split: str, row: Mapping[str, Any]) -> SourceStudy:
-        # R2Gen's ids begin with the number of the report, which is also one patient's.
-        match = re.match(r"CXR(\d+)_", row["id"])
-        number = match.group(1) if match else None
-        report = self._reports.get(number or "", Report())
+    def count_images(self, studies: Collection[str]) -> int:
+        """Images of studies in the archive, so far as their names in it are known."""
+        return len(self._views_of(studies))
+
+    def _views_of(self, studies: Collection[str]) -> set[str]:
+        """Open-i's names of the images of studies."""
+        if self._rows is not None:
+            rows = (row for _, row in self._rows if row["id"] in studies)
+            return {view for row in rows for _, view in self._named_views(row) if view}
+        reports = self._reports.items()
+        chosen = (report for number, report in reports if _id_of(number, report) in studies)
+        return {image for report in chosen for image in report.images}
+
+    def _named_views(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """The annotation's names of a study's images, each with Open-i's, "" if that is unknown."""
+        report = self._reports.get(_report_number(row) or "", Report())
         # A report's id in R2Gen is the first image's name without its last part.
         views = report.images if row["id"] == _study_id(report.images) else ()
         numbered = {str(k): view for k, view in enumerate(views)}
+        return [(name, numbered.get(Path(name).stem, "")) for name in row["image_path"]]
+
+    def _annotated(self, split: str, row: Mapping[str, Any]) -> SourceStudy:
+        number = _report_number(row)
+        report = self._reports.get(number or "", Report())
         images = []
-        for name in row["image_path"]:
-            view = numbered.get(Path(name).stem, "")
-            read = (
-                partial(read_located, self._raw / _IMAGES_FOLDER, name)
+        for name, view in self._named_views(row):
+            found = (
+                partial(_locate_within, self._raw / _IMAGES_FOLDER, name)
                 if self._has_r2gen_images
-                else partial(_read_named, self._where(), view or name, self._find(view))
+                else partial(_named, self._where(), view or name, self._find(view))
             )
-            images.append(SourceImage(name, read, report.projections.get(view, "unknown")))
+            images.append(self._image(name, found, report.projections.get(view, "unknown")))
         return SourceStudy(
             id=row["id"],
             patient_id=number,
@@ -169,6 +198,11 @@ class IuXraySource:
             report=report.text,
             labels=report.labels,
         )
+
+    def _image(self, name: str, found: Callable[[], Path], projection: str) -> SourceImage:
+        # What is in an archive is not known before it is unpacked.
+        is_packed = self.archive is not None and not self._unpacked
+        return SourceImage(name, partial(_read, found), projection, None if is_packed else found)
 
     def _find(self, image: str) -> Path | None:
         return self._files.get(image) or self._unpacked.get(image)
@@ -187,13 +221,13 @@ class IuXraySource:
         ]
         refusal = report.problem or (None if images else "its report names no image")
         return SourceStudy(
-            id=_study_id(report.images) or f"CXR{number}",
+            id=_id_of(number, report),
             patient_id=number,
             split=split_by_hash(number, _TRAIN, _VAL),
             images=tuple(
-                SourceImage(
+                self._image(
                     image,
-                    partial(_read_named, self._where(), image, self._find(image)),
+                    partial(_named, self._where(), image, self._find(image)),
                     report.projections.get(image, "unknown"),
                 )
                 for image in images
@@ -252,7 +286,8 @@ class IuXraySource:
     def _describe_images(self) -> Iterator[str]:
         """What tells the images from others without opening them."""
         if self.archive:
-            yield describe_image(self._raw, self.archive.name)
+            dicom = f" {DICOM_VERSION}" if "dcm" in self.archive.name else ""
+            yield describe_image(self._raw, self.archive.name) + dicom
         for image, path in sorted(self._files.items()):
             yield f"{image} {describe_image(path.parent, path.name)}"
         if self._has_r2gen_images and self._rows is not None:
@@ -303,7 +338,28 @@ def _study_id(images: tuple[str, ...]) -> str:
     return images[0].rpartition("-")[0] if images else ""
 
 
-def _read_named(where: str, image: str, path: Path | None, short_side: int) -> np.ndarray:
+def _id_of(number: str, report: Report) -> str:
+    return _study_id(report.images) or f"CXR{number}"
+
+
+def _report_number(row: Mapping[str, Any]) -> str | None:
+    # R2Gen's ids begin with the number of the report, which is also one patient's.
+    match = re.match(r"CXR(\d+)_", row["id"])
+    return match.group(1) if match else None
+
+
+def _named(where: str, image: str, path: Path | None) -> Path:
     if path is None:
         raise DataError(f"{image} not found in {where}")
-    return read_image(path, short_side)
+    return path
+
+
+def _locate_within(images: Path, name: str) -> Path:
+    path = locate(images, name)
+    if not path.parent.resolve().is_relative_to(images.resolve()):
+        raise DataError(f"{path} is behind a link that leads out of {images}; not read")
+    return path
+
+
+def _read(found: Callable[[], Path], short_side: int) -> np.ndarray:
+    return read_image(found(), short_side)

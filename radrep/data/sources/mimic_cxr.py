@@ -10,15 +10,16 @@ and takes projections and the order of images from mimic-cxr-2.0.0-metadata.csv.
 from cxr-record-list.csv.gz), and labels from mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio. All of
 them may be unpacked. Other tables are not read: sections are made from the reports.
 
-R2Gen's annotation.json, where it is there, says instead which images there are, with their split
-and findings, each of them a study of its own, as in the scores that were published on it.
+R2Gen's annotation.json, where it is there and the official split is not asked for, says instead
+which images there are, with their split and findings, each of them a study of its own, as in the
+scores that were published on it.
 """
 
 import hashlib
 import os
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -31,6 +32,7 @@ from radrep.data.sections import parse_sections
 from radrep.data.sources.annotation import (
     ANNOTATION,
     describe_image,
+    locate,
     read_located,
     stream_annotation,
 )
@@ -49,10 +51,14 @@ from radrep.data.sources.mimic_files import (
     table_name,
 )
 from radrep.data.sources.tables import Column, hash_file, one_of, parse_number, read_columns
-from radrep.data.study import SPLITS, SourceImage, SourceStudy
+from radrep.data.study import SPLITS, SourceImage, SourceStudy, StudyOutline
 from radrep.errors import DataError
 
 _SPLITS = {"train": 0, "validate": 1, "test": 2}
+_SPLIT_CHOICES = ("official", "r2gen")
+# Raised when the same files would give other studies or texts than before. Since 2, a report's last
+# paragraph stands for findings and impression where it has neither.
+_VERSION = 2
 # Where a download made by wget, or unpacked by hand, has the folder that was meant.
 _INNER = ("*", "physionet.org/files/mimic-cxr-jpg/*", "files/mimic-cxr-jpg/*", "mimic-cxr-jpg/*")
 _IMAGE_PATH = re.compile(r"(?:.*/)?p(\d{1,15})/s(\d{1,15})/([^/]+)\.\w+", re.ASCII)
@@ -68,19 +74,22 @@ class MimicCxrSource:
     Args:
         raw: The folder of MIMIC-CXR-JPG or MIMIC-CXR, or R2Gen's.
         reports: The folder of MIMIC-CXR, or its mimic-cxr-reports.zip, if not in `raw`.
+        split: "official" or "r2gen"; without it, R2Gen's where its annotation.json is there.
 
     Attributes:
         layout: What was recognised, in words.
         notes: What is not there and what that costs, and where R2Gen's rows repeat a report.
 
     Raises:
-        DataError: If the split, the images or the reports are missing (R2Gen's annotation needs
-            the images alone), or a table cannot be read.
+        DataError: If the split is neither, or it, the images or the reports are missing (R2Gen's
+            annotation needs the images alone), or a table cannot be read.
     """
 
     name = "mimic_cxr"
 
-    def __init__(self, raw: Path, reports: Path | None = None) -> None:
+    def __init__(self, raw: Path, reports: Path | None = None, split: str | None = None) -> None:
+        if split not in (None, *_SPLIT_CHOICES):
+            raise DataError(f"the split '{split}' is not one of {', '.join(_SPLIT_CHOICES)}")
         raw, reports = Path(raw), Path(reports or raw)
         if not raw.is_dir():
             problem = "is a file" if raw.exists() else "not found"
@@ -89,8 +98,14 @@ class MimicCxrSource:
             raise DataError(f"{reports} not found; give the folder of the reports ({REPORTS_HOME})")
         folders = (raw, reports)
         self._rows: _OfficialRows | _AnnotatedRows
-        if (raw / ANNOTATION).is_file():
-            self._rows = _AnnotatedRows(raw / ANNOTATION)
+        annotation = raw / ANNOTATION
+        if split == "r2gen" and not annotation.is_file():
+            raise DataError(
+                f"{annotation} not found; it is in R2Gen's download of MIMIC-CXR "
+                "(github.com/cuhksz-nlp/R2Gen)"
+            )
+        if split != "official" and annotation.is_file():
+            self._rows = _AnnotatedRows(annotation)
         else:
             self._rows = _OfficialRows(find_table(folders, "split") or _refuse(raw))
         notes = list(self._rows.notes)
@@ -124,9 +139,9 @@ class MimicCxrSource:
         ]
         self.layout = ", ".join(parts)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the tables, and of the names and sizes of images and reports."""
-        digest = hashlib.sha256(self._rows.layout.encode())
+        digest = hashlib.sha256(f"{_VERSION} {self._rows.layout}".encode())
         for table in self._tables:
             digest.update(hash_file(table))
         for row in self._rows:
@@ -134,37 +149,52 @@ class MimicCxrSource:
                 digest.update(describe_image(self._images, name).encode())
             if self._reports and row.numbers:
                 digest.update(self._reports.describe(*row.numbers).encode())
+            advance()
         return digest.hexdigest()
 
     def expected_counts(self) -> dict[str, int]:
         """Studies by split in the complete MIMIC-CXR-JPG, or rows in R2Gen's annotation."""
         return dict(self._rows.expected)
 
+    def expected_images(self) -> dict[str, int]:
+        """Images by split, of which each of R2Gen's rows has one."""
+        return dict(self._rows.expected_images)
+
+    def splits(self) -> frozenset[str]:
+        """Those that the table or the annotation puts a study into."""
+        return self._rows.splits
+
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[SourceStudy]:
-        for row in self._rows:
-            report, sections, refusal = "", {}, row.refusal
-            if self._reports and row.numbers:
-                try:
-                    report = self._reports.read(*row.numbers)
-                    sections = parse_sections(report, f"s{row.numbers[1]}")
-                except DataError as error:
-                    refusal = refusal or (str(error) if row.findings is None else None)
-            if row.findings is not None:
-                sections["findings"] = row.findings
-            subject, study = row.numbers or (None, None)
-            yield SourceStudy(
-                id=row.id,
-                patient_id=None if subject is None else str(subject),
-                split=row.split,
-                images=self._order(row.images),
-                sections=sections,
-                report=report,
-                labels=self._label_table.labels(study) if self._label_table and study else {},
-                refusal=refusal,
-            )
+        return (outline.read() for outline in self.outlines())
+
+    def outlines(self) -> Iterator[StudyOutline]:
+        """Yield every study, its report unread."""
+        return (StudyOutline(row.id, row.split, partial(self._read, row)) for row in self._rows)
+
+    def _read(self, row: "_Row") -> SourceStudy:
+        report, sections, refusal = "", {}, row.refusal
+        if self._reports and row.numbers:
+            try:
+                report = self._reports.read(*row.numbers)
+                sections = parse_sections(report, f"s{row.numbers[1]}")
+            except DataError as error:
+                refusal = refusal or (str(error) if row.findings is None else None)
+        if row.findings is not None:
+            sections["findings"] = row.findings
+        subject, study = row.numbers or (None, None)
+        return SourceStudy(
+            id=row.id,
+            patient_id=None if subject is None else str(subject),
+            split=row.split,
+            images=self._order(row.images),
+            sections=sections,
+            report=report,
+            labels=self._label_table.labels(study) if self._label_table and study else {},
+            refusal=refusal,
+        )
 
     def _find_images(self, raw: Path) -> Path:
         tree = find_tree(raw, self._image_folders())
@@ -190,7 +220,12 @@ class MimicCxrSource:
             places = self._image_table.find(np.array(stems, "S")).tolist()
             projections = [self._image_table.projection(place) for place in places]
         images = [
-            SourceImage(name, partial(read_located, self._images, name), projection)
+            SourceImage(
+                name,
+                partial(read_located, self._images, name),
+                projection,
+                partial(locate, self._images, name),
+            )
             for name, projection in zip(names, projections, strict=True)
         ]
         order = sorted(range(len(names)), key=lambda k: (places[k] < 0, places[k]))
@@ -214,6 +249,7 @@ class _OfficialRows:
 
     layout = "MIMIC-CXR with its official split"
     expected: Mapping[str, int] = {"train": 222_758, "val": 1_808, "test": 3_269}
+    expected_images: Mapping[str, int] = {"train": 368_960, "val": 2_991, "test": 5_159}
     notes: tuple[str, ...] = ()
     needs_reports = True
 
@@ -233,6 +269,7 @@ class _OfficialRows:
         self._rows = {name: values[order] for name, values in rows.items()}
         changes = np.diff(self._rows["study_id"]) != 0
         self._starts = np.concatenate(([0], np.flatnonzero(changes) + 1, [len(order)]))
+        self.splits = frozenset(SPLITS[number] for number in np.unique(rows["split"]))
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -265,20 +302,23 @@ class _AnnotatedRows:
 
     layout = "MIMIC-CXR with R2Gen's annotation"
     expected: Mapping[str, int] = {"train": 270_790, "val": 2_130, "test": 3_858}
+    expected_images = expected
     needs_reports = False
 
     def __init__(self, table: Path) -> None:
         self.table = table
         self._length = 0
-        studies = array("q")
+        studies, splits = array("q"), set()
         for row in self:
             self._length += 1
+            splits.add(row.split)
             if row.numbers:
                 studies.append(row.numbers[1])
+        self.splits = frozenset(splits)
         repeated = len(studies) - len(np.unique(np.frombuffer(studies, np.int64)))
         self.notes: tuple[str, ...] = (
-            f"{ANNOTATION} decides which images there are and their split; take it away for the "
-            "official studies with all their images",
+            f"R2Gen's {ANNOTATION} decides which images there are and their split; --split "
+            "official takes the official studies with all their images",
         )
         if repeated:
             self.notes += (

@@ -7,7 +7,7 @@ study can be drawn alone, in any order and process.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -67,7 +67,7 @@ class PhantomSource:
         ends = [0, *(round(num_studies * sum(splits[: i + 1])) for i in range(3))]
         self._counts = {split: ends[i + 1] - ends[i] for i, split in enumerate(SPLITS)}
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the parameters and of the version of drawing and wording."""
         decides = [VERSION, self._seed, self._image_size, self._counts]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
@@ -75,6 +75,14 @@ class PhantomSource:
     def expected_counts(self) -> dict[str, int]:
         """Studies a split."""
         return dict(self._counts)
+
+    def expected_images(self) -> dict[str, int]:
+        """Images a split: one a study."""
+        return dict(self._counts)
+
+    def splits(self) -> frozenset[str]:
+        """Those that have a study."""
+        return frozenset(split for split, count in self._counts.items() if count)
 
     def __len__(self) -> int:
         """Number of studies."""

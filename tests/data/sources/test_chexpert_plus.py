@@ -87,7 +87,9 @@ def test_rows_of_a_study_come_together_though_they_lie_apart(raw):
     assert studies[A].report == "The report of A"
     assert studies[A].sections == {"impression": "Normal\nA.", "indication": "Cough.\nSmoker."}
     assert studies[B].sections == {"findings": "Findings, B."}
-    assert source.expected_counts() is None
+    assert source.expected_counts() == {"all": 187711}
+    assert source.expected_images() == {"all": 223228}
+    assert source.splits() == {"train", "val"}
     assert {study.refusal for study in studies.values()} == {None}
 
 

@@ -305,7 +305,8 @@ def test_open_i_xml_gives_sections_labels_and_the_whole_report(tmp_path):
     assert ten.refusal is None
     assert "names no image" in seven.refusal
     assert "12.xml is no XML" in twelve.refusal
-    assert source.expected_counts() is None
+    assert source.expected_counts() == {"all": 3955}
+    assert source.expected_images() == {"all": 7470}
     assert source.layout == "Open-i's PNG + ecgen-radiology"
     assert "not R2Gen's" in source.notes[0]
     assert "1 reports cannot be read, the first because 12.xml" in source.notes[1]
@@ -453,6 +454,27 @@ def test_an_archive_of_images_needs_room_to_be_unpacked(tmp_path):
     assert source.fingerprint() == before
 
 
+def test_of_a_few_studies_no_more_is_unpacked(tmp_path):
+    raw = write_open_i(tmp_path / "raw")
+    pack(raw / "NLMCXR_png.tgz", raw / "NLMCXR_png")
+    source = IuXraySource(raw)
+    first, *others = source
+    assert first.images[0].find is None, "what is in an archive is not known"
+    content = (raw / "NLMCXR_png.tgz").read_bytes()
+    told = []
+    source.unpack(tmp_path / "scratch", lambda: told.append(1), [first.id])
+    assert source.count_images([first.id]) == len(first.images) == len(told)
+    first, *others = source
+    for image in first.images:
+        image.find()
+        assert image.read(256).shape == (40, 50)
+    # A whole one is not taken for done, and has the rest.
+    again = IuXraySource(raw)
+    again.unpack(tmp_path / "scratch", lambda: told.append(1))
+    assert [image.read(256).shape for study in again for image in study.images[:1]]
+    assert (raw / "NLMCXR_png.tgz").read_bytes() == content
+
+
 def test_no_member_of_an_archive_lands_outside(tmp_path):
     raw, scratch = write_reports(tmp_path / "raw"), tmp_path / "a" / "b" / "scratch"
     draw(tmp_path / "chest.png")
@@ -559,6 +581,30 @@ def test_links_to_images_elsewhere_are_followed(tmp_path):
     (raw / "NLMCXR_png").symlink_to(tmp_path / "elsewhere")
     one = next(iter(IuXraySource(raw)))
     assert one.images[0].read(256).shape == (40, 50)
+
+
+def test_a_linked_folder_further_in_that_leads_outside_is_not_followed(tmp_path):
+    rows = [{"id": name, "report": "Clear.", "image_path": [f"{name}/0.png"]} for name in "ab"]
+    raw = write_raw(tmp_path / "raw", {"train": rows})
+    draw(raw / "images" / "a" / "0.png")
+    draw(tmp_path / "elsewhere" / "0.png")
+    (raw / "images" / "b").symlink_to(tmp_path / "elsewhere")
+    inside, outside = IuXraySource(raw)
+    assert inside.images[0].read(256).shape == (40, 50)
+    for look in (outside.images[0].find, lambda: outside.images[0].read(256)):
+        with pytest.raises(DataError, match="behind a link that leads out of"):
+            look()
+    # The whole folder of images may lie on another disk.
+    (raw / "images").rename(tmp_path / "disk")
+    (raw / "images").symlink_to(tmp_path / "disk")
+    assert next(iter(IuXraySource(raw))).images[0].read(256).shape == (40, 50)
+
+    raw = write_open_i(tmp_path / "open_i")
+    (raw / "NLMCXR_png").rename(tmp_path / "pngs")
+    (raw / "NLMCXR_png").mkdir()
+    (raw / "NLMCXR_png" / "deeper").symlink_to(tmp_path / "pngs")
+    with pytest.raises(DataError, match="no images"):
+        IuXraySource(raw)
 
 
 @pytest.mark.parametrize(

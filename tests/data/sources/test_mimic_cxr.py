@@ -359,6 +359,50 @@ def test_r2gens_folder_needs_neither_tables_nor_reports(raw, tmp_path):
     assert "reports are not there" in source.notes[-1]
 
 
+def test_the_official_split_can_be_asked_for_where_r2gens_annotation_lies(raw):
+    with pytest.raises(DataError, match=r"annotation\.json not found"):
+        MimicCxrSource(raw, split="r2gen")
+    (raw / "annotation.json").write_text(json.dumps(ANNOTATION))
+    by_split = {split: MimicCxrSource(raw, split=split) for split in (None, "r2gen", "official")}
+    assert [len(source) for source in by_split.values()] == [4, 4, 3]
+    official, published = by_split["official"], by_split["r2gen"]
+    assert official.expected_images() == {"train": 368960, "val": 2991, "test": 5159}
+    assert published.expected_images() == published.expected_counts()
+    assert official.splits() == {"train", "val", "test"}
+    assert published.splits() == {"train", "test"}
+    assert published.fingerprint() == by_split[None].fingerprint() != official.fingerprint()
+    assert "--split official" in published.notes[0]
+    with pytest.raises(DataError, match="'mine' is not one of official, r2gen"):
+        MimicCxrSource(raw, split="mine")
+
+
+def test_outlines_read_no_report(raw):
+    outlines = list(MimicCxrSource(raw).outlines())
+    for path in raw.glob("files/*/*/*.txt"):
+        path.unlink()
+    assert [(study.id, study.split) for study in outlines] == [
+        ("s50000001", "train"),
+        ("s50000003", "test"),
+        ("s50000002", "val"),
+    ]
+    assert "no report" in outlines[0].read().refusal
+
+
+def test_an_image_is_looked_for_without_being_opened(raw):
+    (raw / "files" / STUDIES[0] / "a1.jpg").write_bytes(b"")
+    (raw / "files" / STUDIES[0] / "a2.jpg").unlink()
+    second, first = next(iter(MimicCxrSource(raw))).images
+    first.find()
+    with pytest.raises(DataError, match="a2.jpg not found"):
+        second.find()
+
+
+def test_the_fingerprint_tells_how_far_it_is(raw):
+    told = []
+    MimicCxrSource(raw).fingerprint(lambda: told.append(1))
+    assert len(told) == 3
+
+
 def test_the_fingerprint_follows_tables_reports_and_images(raw):
     seen = [MimicCxrSource(raw).fingerprint()]
     assert MimicCxrSource(raw).fingerprint() == seen[0]
