@@ -11,7 +11,7 @@ from radrep.cli.console import TerminalReporter, say
 
 if TYPE_CHECKING:
     from radrep.engine.generate import WrittenReport
-    from radrep.recipe.schema import Decode
+    from radrep.recipe.schema import Decode, Recipe
 
 
 def generate(
@@ -29,6 +29,13 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     heatmap: Annotated[
         Path | None, typer.Option(help="A PNG that shows where the words looked (one study).")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="iu, mimic or chexpert_plus: beam search as published for emrrg.",
+        ),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="beam, greedy or sample.", show_default="the run's")
@@ -57,13 +64,13 @@ def generate(
     if heatmap is not None and heatmap.exists():
         raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
     changes = {
-        "method": method, "beam_size": beam_size, "length_penalty": length_penalty,
-        "temperature": temperature, "top_p": top_p,
+        "preset": preset, "method": method, "beam_size": beam_size,
+        "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
     }  # fmt: skip
     with TerminalReporter() as reporter:
         writer = ReportWriter(checkpoint)
         reporter.fact("checkpoint", str(writer.loaded.folder))
-        writer.decode = _decode(writer.decode, changes)
+        writer.decode = _decode(writer.loaded.recipe, changes)
         reports = []
         with reporter.progress("reports", len(studies), "studies") as advance:
             for study in studies:
@@ -80,12 +87,17 @@ def generate(
         _draw(reports[0], heatmap)
 
 
-def _decode(decode: "Decode", changes: Mapping[str, object]) -> "Decode":
-    """The run's decoding with what was typed; checked like a recipe."""
+def _decode(recipe: "Recipe", changes: Mapping[str, object]) -> "Decode":
+    """The run's decoding with what was typed; checked like a recipe, with the run's model."""
     from radrep.recipe.load import change_section
+    from radrep.recipe.schema import DECODE_PRESETS
 
     given = {key: value for key, value in changes.items() if value is not None}
-    return change_section(decode, given, title="the command line") if given else decode
+    if not given:
+        return recipe.decode
+    preset = DECODE_PRESETS.get(str(given.get("preset")), {})
+    decode = recipe.decode.model_dump() | preset | given
+    return change_section(recipe, {"decode": decode}, title="the command line").decode
 
 
 def _show(report: "WrittenReport", *, as_json: bool, alone: bool) -> None:

@@ -32,7 +32,8 @@ def import_(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A recipe file or a shipped recipe's name, for emrrg and csr-lmca.",
+            help="A recipe file or a shipped recipe's name, for emrrg and csr-lmca: mambaxray_iu, "
+            "mambaxray_mimic or mambaxray_chexpert_plus for IU-, Mimic- and CheXpert-Finetune.",
             show_default="emrrg_iu or csr_lmca_iu",
         ),
     ] = None,
@@ -52,6 +53,12 @@ def import_(
     _show_import(result, all_names)
     if recipe is None and kind.startswith("xray-mamba"):
         say(f"{out}\nTrain on it with:  --set model.encoder.weights={out}")
+    elif result.lacks is not None:
+        say(
+            f"{out}\nThere is no {result.lacks}, so it knows no training words to be scored by: "
+            "import it again once that is prepared.\n"
+            f"Use it with:       radrep generate IMAGE --checkpoint {out}"
+        )
     else:
         say(f"{out}\nScore it with:     radrep eval {out}")
 
@@ -62,6 +69,10 @@ def _show_import(result: "ImportResult", all_names: bool) -> None:
     _show_group("mapped", renamed, "", all_names)
     _show_group("missing", result.missing, "not in the file, they begin anew", all_names)
     _show_group("unexpected", result.unexpected, "unknown, not used", all_names)
+    if result.changed:
+        say("the recipe is changed to what the file was trained with:")
+        for key, value in result.changed.items():
+            say(f"  {key}: {value}")
     for reason in Counter(result.left_out.values()):
         names = [name for name, why in result.left_out.items() if why == reason]
         _show_group("left out", names, reason, all_names)
@@ -107,14 +118,27 @@ def export(
     say(f"{result.out}: {result.num_tensors} tensors, {result.num_elements:,} numbers")
 
 
-def merge(checkpoint: Checkpoint, out: Out) -> None:
+def merge(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="A run or a checkpoint; with --adapters what they were trained on."),
+    ],
+    out: Out,
+    adapters: Annotated[
+        Path | None, typer.Option(help="A file of radrep export --adapters to fold in.")
+    ] = None,
+) -> None:
     """Fold low-rank adapters into the encoder.
 
-    The reports stay what they were.
+    The reports stay what they were. With --adapters, an encoder comes out that one can train on.
 
     Example:  radrep merge runs/emrrg_iu --out runs/emrrg_iu_merged
     """
-    from radrep.engine.merge import merge_checkpoint
+    from radrep.engine.merge import merge_adapters, merge_checkpoint
 
+    if adapters is not None:
+        merge_adapters(adapters, checkpoint, out)
+        say(f"{out}\nTrain on it with:  --set model.encoder.weights={out}")
+        return
     merge_checkpoint(checkpoint, out)
     say(f"{out}\nScore it with:     radrep eval {out}")

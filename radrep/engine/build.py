@@ -26,7 +26,12 @@ from radrep.modules.language_model import LanguageModel, load_language_model
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
-from radrep.modules.text_encoder import load_text_encoder, load_text_tokenizer, small_text_encoder
+from radrep.modules.text_encoder import (
+    TextTokenizer,
+    load_text_encoder,
+    load_text_tokenizer,
+    small_text_encoder,
+)
 from radrep.recipe import schema
 from radrep.recipe.schema import Data, Enhancer, Recipe
 
@@ -37,17 +42,30 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class _LanguageCodec:
-    """Cleaned reports as the tokens of a language model."""
+class _CleanedCodec:
+    """Cleaned reports as the tokens of a model of transformers."""
 
-    language: LanguageModel
+    tokens: LanguageModel | TextTokenizer
     clean: Callable[[str], str]
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
-        return self.language.encode_report(self.clean(text), max_tokens)
+        return self.tokens.encode_report(self.clean(text), max_tokens)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self.language.decode(ids)
+        return self.tokens.decode(ids)
+
+
+@dataclass(frozen=True)
+class _ClosedCodec:
+    """Our words, of which a cut report keeps its closing id: the text tower reads that one."""
+
+    words: Tokenizer
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        return [*self.words.encode(text, max_tokens)[:-1], 0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.words.decode(ids)
 
 
 def read_split(data: Data, name: str, *, need_text: bool = True) -> PreparedStudies:
@@ -101,12 +119,14 @@ def frozen_encoder(model: Model) -> nn.Module | None:
 
 def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> ReportCodec:
     """How the model of a recipe reads and writes reports."""
+    section, clean = recipe.model, get_cleaner(recipe.data.tokenizer.cleaner)
     if isinstance(model, Emrrg):
-        return _LanguageCodec(model.language, get_cleaner(recipe.data.tokenizer.cleaner))
-    section = recipe.model
-    if isinstance(section, schema.Contrastive) and section.text_encoder.name != SMALL_TEXT_ENCODER:
-        return load_text_tokenizer(section.text_encoder.name)
-    return tokenizer
+        return _CleanedCodec(model.language, clean)
+    if not isinstance(section, schema.Contrastive):
+        return tokenizer
+    if section.text_encoder.name == SMALL_TEXT_ENCODER:
+        return _ClosedCodec(tokenizer)
+    return _CleanedCodec(load_text_tokenizer(section.text_encoder.name), clean)
 
 
 def build_dataset(
@@ -134,7 +154,13 @@ def build_dataset(
     )
 
 
-def build_model(recipe: Recipe, vocabulary_size: int, *, pretrained: bool = True) -> Model:
+def build_model(
+    recipe: Recipe,
+    vocabulary_size: int,
+    *,
+    pretrained: bool = True,
+    language_weights: bool = True,
+) -> Model:
     """The model of a recipe.
 
     Args:
@@ -142,6 +168,8 @@ def build_model(recipe: Recipe, vocabulary_size: int, *, pretrained: bool = True
         vocabulary_size: Words of the tokenizer, <unk> included.
         pretrained: Load the encoder weights that the recipe names; false when a checkpoint
             brings them.
+        language_weights: Load the language model, which is as large as all the rest; false for a
+            model that is only written down.
 
     Raises:
         CheckpointError: If weights cannot be had or do not fit.
@@ -152,7 +180,7 @@ def build_model(recipe: Recipe, vocabulary_size: int, *, pretrained: bool = True
         if isinstance(section, schema.CsrLmca):
             return _build_csr_lmca(section, image_size, vocabulary_size, pretrained)
         if isinstance(section, schema.Emrrg):
-            return _build_emrrg(section, image_size, pretrained)
+            return _build_emrrg(section, image_size, pretrained, language_weights)
         if isinstance(section, schema.Autoregressive):
             return AutoregressivePretraining(
                 encoder=make_stage_one_encoder(
@@ -228,7 +256,9 @@ def _build_xray_mamba(section: schema.XrayMamba, image_size: int, pretrained: bo
     return encoder
 
 
-def _build_emrrg(section: schema.Emrrg, image_size: int, pretrained: bool) -> Emrrg:
+def _build_emrrg(
+    section: schema.Emrrg, image_size: int, pretrained: bool, language_weights: bool
+) -> Emrrg:
     encoder = _build_xray_mamba(section.encoder, image_size, pretrained)
     if section.train_encoder == "adapters":
         lora = section.lora
@@ -243,9 +273,7 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, pretrained: bool) -> Em
     language = section.language_model
     model = Emrrg(
         encoder=encoder,
-        language=load_language_model(
-            language.name, cache_folder=cache_folder(), dtype=DTYPES[language.precision]
-        ),
+        language=build_language_model(language, weights=language_weights),
         encoder_training=section.train_encoder,
         language_training=language.train,
         visual_tokens=section.visual_tokens,
@@ -257,6 +285,22 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, pretrained: bool) -> Em
     if pretrained and section.train_encoder == "adapters" and section.lora.weights != "none":
         load_adapters(model, Path(section.lora.weights))
     return model
+
+
+def build_language_model(section: schema.LanguageModel, *, weights: bool = True) -> LanguageModel:
+    """The language model of a recipe, for `weights` see `load_language_model`.
+
+    Raises:
+        CheckpointError: If it cannot be had.
+    """
+    return load_language_model(
+        section.name,
+        cache_folder=cache_folder(),
+        dtype=DTYPES[section.precision],
+        begin=section.begin,
+        stop=section.stop,
+        weights=weights,
+    )
 
 
 def _build_contrastive(

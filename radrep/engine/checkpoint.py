@@ -20,7 +20,7 @@ from torch import Tensor
 
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.engine.build import Model, build_codec, build_model
-from radrep.engine.encoder_weights import WEIGHTS
+from radrep.engine.encoder_weights import WEIGHTS, refuse_misfit
 from radrep.engine.files import replace_folder
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
@@ -145,16 +145,9 @@ def _load_weights(model: Model, folder: Path, tokenizer: Tokenizer) -> int:
             f"{folder / VOCABULARY} has {len(tokenizer.vocabulary)} words and the weights beside "
             f"it were made for {state[name].shape[0] - 1}: the two are not of one run"
         )
-    missing, unexpected = sorted(ours.keys() - state), sorted(state.keys() - ours)
-    wrong = sorted(key for key in ours.keys() & state if ours[key].shape != state[key].shape)
     if "prepared_size" not in about:
         raise CheckpointError(f"{path} was not written by radrep: it names no prepared_size")
-    if missing or unexpected or wrong:
-        raise CheckpointError(
-            f"{path} is of another model than {folder / RECIPE} describes: {len(missing)} tensors "
-            f"are missing, {len(unexpected)} not known, {len(wrong)} of another shape; the first: "
-            f"{(missing + unexpected + wrong)[0]}"
-        )
+    refuse_misfit(state, ours, f"{path} is of another model than {folder / RECIPE} describes")
     model.load_state_dict(state, strict=not isinstance(model, Emrrg))
     return int(about["prepared_size"])
 

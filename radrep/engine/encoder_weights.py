@@ -1,8 +1,11 @@
 """Weights to start from: an X-ray Mamba of an earlier stage or an imported one, adapters."""
 
+import hashlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -10,10 +13,40 @@ from radrep.errors import CheckpointError
 from radrep.models.autoregressive import start_from_stage_one
 from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import XrayMamba, resize_positions
+from radrep.modules.low_rank import LowRankUpdate
 
 WEIGHTS = "weights.safetensors"
+ABOUT = "about.json"  # where weights that no run of ours made are from
 ADAPTERS = ".adapters."
 _PREFIX = "encoder."
+
+
+def refuse_misfit(
+    state: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    told: str,
+    *,
+    needed: Collection[str] | None = None,
+) -> None:
+    """Refuse weights that are not those of a model.
+
+    Args:
+        state: The weights.
+        ours: The state of the model.
+        told: What is wrong if they are not, the start of the error.
+        needed: Names that must be there, by default all of the model's.
+
+    Raises:
+        CheckpointError: If a tensor is missing, not known or of another shape.
+    """
+    missing = sorted((ours if needed is None else needed) - state.keys())
+    unknown = sorted(state.keys() - ours.keys())
+    wrong = sorted(n for n in ours.keys() & state.keys() if ours[n].shape != state[n].shape)
+    if missing or unknown or wrong:
+        raise CheckpointError(
+            f"{told}: {len(missing)} tensors are missing, {len(unknown)} not known, {len(wrong)} "
+            f"of another shape; the first: {(missing + unknown + wrong)[0]}"
+        )
 
 
 def load_encoder(encoder: XrayMamba, source: Path) -> None:
@@ -29,10 +62,7 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
         CheckpointError: If there are no such weights or they do not fit.
     """
     file = _weights_file(source)
-    try:
-        state = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    state = read_weights(file)
     own = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
     if "positions" not in own:
         raise CheckpointError(f"{file} has no X-ray Mamba in it")
@@ -55,23 +85,77 @@ def load_adapters(model: Emrrg, file: Path) -> None:
         file: What `radrep export --adapters` wrote.
 
     Raises:
-        CheckpointError: If the file cannot be read or its tensors have no place in the model.
+        CheckpointError: If the file cannot be read, its tensors have no place in the model, or
+            they were trained under another scale or on another encoder.
+    """
+    state, about = read_weights(file), read_about(file)
+    ours = model.own_state()
+    refuse_misfit(
+        state,
+        ours,
+        f"model.lora.weights: {file} holds other adapters than model.lora describes",
+        needed={name for name in ours if ADAPTERS in name},
+    )
+    scale = next(part.scale for part in model.encoder.modules() if isinstance(part, LowRankUpdate))
+    if float(about["scale"]) != scale:
+        raise CheckpointError(
+            f"model.lora.weights: the adapters of {file} were trained with the scale "
+            f"{about['scale']} and model.lora.scale is {scale}; set it to that"
+        )
+    refuse_other_base(model.encoder, about, file)
+    model.load_state_dict(state, strict=False)
+
+
+def refuse_other_base(encoder: XrayMamba, about: Mapping[str, str], file: Path) -> None:
+    """Keep adapters to the encoder that they were trained on.
+
+    Raises:
+        CheckpointError: If it is another one.
+    """
+    if about["base_sha256"] != hash_base(encoder):
+        raise CheckpointError(
+            f"the adapters of {file} were trained on another encoder than this one: theirs was "
+            f"model.encoder.weights: {about['base']}"
+        )
+
+
+def hash_base(encoder: XrayMamba) -> str:
+    """SHA-256 of an encoder's weights without its adapters.
+
+    Positions do not count: they are interpolated for each image size.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        if name != "positions" and ADAPTERS not in f".{name}":
+            digest.update(name.encode())
+            numbers = tensor.detach().float().cpu().contiguous()
+            digest.update(numbers.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read a file of ours.
+
+    Raises:
+        CheckpointError: If it is missing or broken.
     """
     try:
-        state = load_file(file)
+        return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"model.lora.weights: {file} cannot be read: {error}") from error
-    ours = model.own_state()
-    missing = sorted(name for name in ours.keys() - state.keys() if ADAPTERS in name)
-    unknown = sorted(state.keys() - ours.keys())
-    wrong = sorted(n for n in ours.keys() & state.keys() if ours[n].shape != state[n].shape)
-    if missing or unknown or wrong:
-        raise CheckpointError(
-            f"model.lora.weights: {file} holds other adapters than model.lora describes: "
-            f"{len(missing)} tensors are missing, {len(unknown)} not known, {len(wrong)} of "
-            f"another shape; the first: {(missing + unknown + wrong)[0]}"
-        )
-    model.load_state_dict(state, strict=False)
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def read_about(file: Path) -> dict[str, str]:
+    """What `radrep export --adapters` says of the adapters in its file.
+
+    Raises:
+        CheckpointError: If it is no such file.
+    """
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata() or {}
+    if "base_sha256" not in about:
+        raise CheckpointError(f"{file} was not written by radrep export --adapters")
+    return about
 
 
 def _weights_file(source: Path) -> Path:
@@ -88,16 +172,9 @@ def _load(encoder: XrayMamba, own: dict[str, Tensor], file: Path) -> None:
     grid = _grid_like(encoder, own["positions"].shape[1] - 1, file)
     if grid != encoder.grid:
         own["positions"] = resize_positions(own["positions"], grid=grid, new_grid=encoder.grid)
-    ours = encoder.state_dict()
-    missing = sorted(ours.keys() - own.keys())
-    unknown = sorted(own.keys() - ours.keys())
-    wrong = sorted(n for n in ours.keys() & own.keys() if ours[n].shape != own[n].shape)
-    if missing or unknown or wrong:
-        raise CheckpointError(
-            f"{file} is of another encoder than model.encoder describes: {len(missing)} tensors "
-            f"are missing, {len(unknown)} not known, {len(wrong)} of another shape; the first: "
-            f"{(missing + unknown + wrong)[0]}"
-        )
+    refuse_misfit(
+        own, encoder.state_dict(), f"{file} is of another encoder than model.encoder describes"
+    )
     encoder.load_state_dict(own)
 
 

@@ -50,6 +50,7 @@ def decode_reports(
             max_new_tokens=decode.max_words,
             repetition_penalty=decode.repetition_penalty,
             length_penalty=decode.length_penalty,
+            in_float32=decode.precision == "fp32",
         )
     encoded, num_studies = model.encode(batch), len(batch.ids)
     if decode.method == "beam":

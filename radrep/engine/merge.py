@@ -1,5 +1,6 @@
 """What comes out of a checkpoint: adapters folded in, adapters alone, an encoder for others."""
 
+import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from radrep.engine.checkpoint import (
@@ -18,11 +19,23 @@ from radrep.engine.checkpoint import (
     refuse_existing,
     save_checkpoint,
 )
-from radrep.engine.encoder_weights import ADAPTERS, WEIGHTS
+from radrep.engine.encoder_weights import (
+    ABOUT,
+    ADAPTERS,
+    WEIGHTS,
+    hash_base,
+    load_encoder,
+    read_about,
+    read_weights,
+    refuse_misfit,
+    refuse_other_base,
+)
+from radrep.engine.files import replace_folder
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
+from radrep.models.presets import make_xray_mamba
 from radrep.models.published import XRAY_MAMBA_EXPORT, rename
-from radrep.models.xray_mamba import merge_lora
+from radrep.models.xray_mamba import add_partial_lora, merge_lora
 from radrep.recipe.load import change_section
 
 _ENCODER = "encoder."
@@ -70,6 +83,44 @@ def merge_checkpoint(checkpoint: Path, out: Path) -> None:
     )
 
 
+def merge_adapters(file: Path, base: Path, out: Path) -> None:
+    """Fold exported adapters into the encoder that they were trained on.
+
+    Args:
+        file: What `radrep export --adapters` wrote.
+        base: That encoder: a run, a checkpoint, or a folder that `radrep import` wrote.
+        out: The folder to make, for model.encoder.weights.
+
+    Raises:
+        CheckpointError: If a file is broken or the adapters are of another encoder, or `out`
+            exists.
+    """
+    refuse_existing(out)
+    state, about = read_weights(file), read_about(file)
+    encoder = make_xray_mamba(
+        about["size"], image_size=int(about["image_size"]), patch_size=int(about["patch_size"])
+    )
+    load_encoder(encoder, base)
+    refuse_other_base(encoder, about, file)
+    add_partial_lora(
+        encoder,
+        about["target"],
+        rank=int(about["rank"]),
+        scale=float(about["scale"]),
+        per_direction=about["per_direction"] == "true",
+    )
+    own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
+    ours = {name: tensor for name, tensor in encoder.state_dict().items() if ADAPTERS in name}
+    refuse_misfit(own, ours, f"{file} does not hold the adapters that it tells of")
+    encoder.load_state_dict(own, strict=False)
+    merge_lora(encoder)
+    told = {"kind": "merged", "adapters": file.name, "base": str(base)}
+    with replace_folder(out) as partial:
+        whole = {f"{_ENCODER}{name}": t for name, t in encoder.state_dict().items()}
+        save_file(whole, partial / WEIGHTS)
+        (partial / ABOUT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
 def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -> Exported:
     """Write the adapters of the encoder alone, with what it takes to use them.
 
@@ -92,6 +143,9 @@ def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -
         "rank": str(section.lora.rank),
         "scale": str(section.lora.scale),
         "per_direction": str(section.lora.per_direction).lower(),
+        "image_size": str(loaded.recipe.data.image_size),
+        "patch_size": str(section.encoder.patch_size),
+        "base_sha256": hash_base(model.encoder),
     }
     state = adapter_state(model.own_state(), all_learned=all_learned)
     return _write(state, out, about)
@@ -119,10 +173,7 @@ def export_encoder(checkpoint: Path, out: Path) -> Exported:
     """
     _refuse_other_names(out)
     folder = find_checkpoint(checkpoint)
-    try:
-        state = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+    state = read_weights(folder / WEIGHTS)
     own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
     if "class_token" not in own:
         raise CheckpointError(f"{folder} has no X-ray Mamba with a class token to export")

@@ -4,24 +4,31 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from radrep.engine.build import build_model, build_tokenizer, read_split
+from radrep.data.tokenizer import Tokenizer
+from radrep.engine.build import build_language_model, build_model, build_tokenizer, read_split
 from radrep.engine.checkpoint import refuse_existing, save_checkpoint
-from radrep.engine.encoder_weights import WEIGHTS
+from radrep.engine.encoder_weights import ABOUT, WEIGHTS
 from radrep.engine.files import replace_folder
 from radrep.engine.prepared_folder import read_image_size
 from radrep.engine.torch_files import CutOffError, read_torch_file
 from radrep.errors import CheckpointError, RecipeError
 from radrep.models.emrrg import Emrrg
-from radrep.models.presets import XRAY_MAMBA_SIZES, make_xray_mamba
+from radrep.models.presets import (
+    XRAY_MAMBA_SIZES,
+    make_stage_one_encoder,
+    make_xray_mamba,
+)
 from radrep.models.published import (
     CSR_LMCA,
     EMRRG,
+    XRAY_MAMBA_OF_AUTOREGRESSIVE,
     XRAY_MAMBA_OF_CONTRASTIVE,
     KeyReport,
     take_published,
@@ -29,11 +36,12 @@ from radrep.models.published import (
 from radrep.recipe.load import load_recipe
 from radrep.recipe.schema import Recipe
 
-ABOUT = "about.json"
 STATES = ("model", "state_dict")
 _ENCODERS = {f"xray-mamba-{size}": size for size in XRAY_MAMBA_SIZES}
 _RECIPES = {"emrrg": "emrrg_iu", "csr-lmca": "csr_lmca_iu"}
 KINDS = (*_ENCODERS, *_RECIPES)
+_END = "</s>"  # closed every report in the released code, whatever the tokenizer
+_PREPARED_SIZE = 256  # of radrep prepare, where no folder says another
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class ImportResult:
         missing: Names of ours that the file does not have; they start as the recipe says.
         unexpected: Public names that nothing is known of.
         left_out: Public name to why it has no place with us.
+        changed: Keys of the recipe that the file decides, to their new values.
+        lacks: The prepared folder that a whole model was imported without, if it was.
         out: What was written.
     """
 
@@ -52,6 +62,8 @@ class ImportResult:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     left_out: Mapping[str, str]
+    changed: Mapping[str, str]
+    lacks: Path | None
     out: Path
 
 
@@ -65,20 +77,27 @@ def import_published(
 ) -> ImportResult:
     """Turn a public checkpoint into one of ours.
 
-    An X-ray Mamba becomes a folder for model.encoder.weights; the others become whole checkpoints
-    of the recipe's model, with the vocabulary of the recipe's prepared data.
+    An X-ray Mamba, of stage 1, 2 or 3, becomes a folder for model.encoder.weights; the others
+    become whole checkpoints of the recipe's model, with the vocabulary of the recipe's prepared
+    data, without which EMRRG can do.
+
+    Published EMRRG files were trained with all visual tokens in line and neither hybrid layers nor
+    LoRA in the language model, so that is what they get, whatever the recipe says; with the
+    encoder's size and, for Qwen, the begin id and the text "</s>" that ended reports.
 
     Args:
         path: The file.
         kind: One of `KINDS`.
         out: The folder to make.
         recipe: A recipe file or name, not for an X-ray Mamba; by default emrrg_iu or csr_lmca_iu.
+            IU-Finetune files are of mambaxray_iu, Mimic-Finetune of mambaxray_mimic,
+            CheXpert-Finetune of mambaxray_chexpert_plus, EMRRG-CXP of emrrg_chexpert_plus.
         overrides: Changes of its keys, as typed after --set.
 
     Raises:
         CheckpointError: If the file cannot be read or does not fit, or `out` exists.
         RecipeError: If the recipe is wrong, or of another model.
-        DataError: If the recipe's prepared folder is missing.
+        DataError: If the prepared folder of a CSR-LMCA recipe is missing.
     """
     if kind not in KINDS:
         raise CheckpointError(f"--as must be one of {', '.join(KINDS)}, got '{kind}'")
@@ -86,34 +105,40 @@ def import_published(
     if kind in _ENCODERS:
         if recipe is not None or overrides:
             raise CheckpointError(f"--recipe and --set do not go with --as {kind}")
-        report = _import_encoder(path, kind, out)
+        report, changed, lacks = _import_encoder(path, kind, out), dict[str, str](), None
     else:
-        chosen = load_recipe(recipe or _RECIPES[kind], overrides)
-        report = _import_model(path, kind, chosen, out)
-    return ImportResult(out=out, **vars(report))
+        chosen = recipe or _RECIPES[kind]
+        report, changed, lacks = _import_model(path, kind, chosen, overrides, out)
+    return ImportResult(out=out, changed=changed, lacks=lacks, **vars(report))
 
 
 def _import_encoder(path: Path, kind: str, out: Path) -> KeyReport:
     state = read_published(path)
     size = XRAY_MAMBA_SIZES[_ENCODERS[kind]]
-    positions = state.get("visual_encoder.pos_embed")
-    patches = state.get("visual_encoder.patch_embed.proj.weight")
+    # In stage 1 the encoder is all of the model, and has no class token.
+    first_stage = "ar_token" in state
+    prefix = "" if first_stage else "visual_encoder."
+    positions = state.get(f"{prefix}pos_embed")
+    patches = state.get(f"{prefix}patch_embed.proj.weight")
     if positions is None or patches is None or positions.dim() != 3 or patches.dim() != 4:
         raise CheckpointError(
-            f"{path} is no {kind}: it has no visual_encoder.pos_embed and "
-            "visual_encoder.patch_embed.proj.weight"
+            f"{path} is no {kind}: it has no {prefix}pos_embed and {prefix}patch_embed.proj.weight"
         )
-    side, patch_size = round((positions.shape[1] - 1) ** 0.5), patches.shape[-1]
-    depth = len({name.split(".")[2] for name in state if name.startswith("visual_encoder.layers.")})
-    if (positions.shape[2], depth) != (size.dim, size.depth):
+    num_patches, patch_size = positions.shape[1] - (not first_stage), patches.shape[-1]
+    found = (positions.shape[2], _count_blocks(state, prefix))
+    if found != (size.dim, size.depth):
         raise CheckpointError(
             f"{path} is no {kind}, which is {size.dim} wide and {size.depth} blocks deep: it is "
-            f"{positions.shape[2]} wide and {depth} deep"
+            f"{found[0]} wide and {found[1]} deep"
         )
-    encoder = make_xray_mamba(
-        _ENCODERS[kind], image_size=max(side, 1) * patch_size, patch_size=patch_size
+    make = make_stage_one_encoder if first_stage else make_xray_mamba
+    encoder = make(
+        _ENCODERS[kind],
+        image_size=max(round(num_patches**0.5), 1) * patch_size,
+        patch_size=patch_size,
     )
-    report = take_published(encoder, state, XRAY_MAMBA_OF_CONTRASTIVE)
+    rules = XRAY_MAMBA_OF_AUTOREGRESSIVE if first_stage else XRAY_MAMBA_OF_CONTRASTIVE
+    report = take_published(encoder, state, rules)
     _refuse_missing(path, kind, report.missing, report.unexpected)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -126,15 +151,36 @@ def _import_encoder(path: Path, kind: str, out: Path) -> KeyReport:
     return KeyReport(mapped, report.missing, report.unexpected, report.left_out)
 
 
-def _import_model(path: Path, kind: str, recipe: Recipe, out: Path) -> KeyReport:
-    name = kind.replace("-", "_")
+def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    start = f"{prefix}layers."
+    return len({name.removeprefix(start).split(".")[0] for name in state if name.startswith(start)})
+
+
+def _import_model(
+    path: Path, kind: str, title: str, overrides: Sequence[str], out: Path
+) -> tuple[KeyReport, dict[str, str], Path | None]:
+    recipe, name = load_recipe(title, overrides), kind.replace("-", "_")
     if recipe.model.name != name:
         text = f"must be {name} for --as {kind}, got {recipe.model.name}"
         raise RecipeError("this recipe", [("model.name", text)])
     state = read_published(path)
-    encoder_elsewhere = kind == "emrrg" and _lacks_encoder(path, state, recipe)
-    data = recipe.data
-    tokenizer = build_tokenizer(data, read_split(data, "train"))
+    data, changed = recipe.data, dict[str, str]()
+    encoder_elsewhere = False
+    if kind == "emrrg":
+        encoder_elsewhere = _lacks_encoder(path, state, recipe)
+        changed = _as_trained(recipe, state)
+        forced = [f"{key}={value}" for key, value in changed.items()]
+        recipe = load_recipe(title, [*overrides, *forced])
+    lacks = None
+    if kind == "emrrg" and not data.prepared.exists():  # its words are the language model's
+        lacks = data.prepared
+        tokenizer = Tokenizer.build(
+            (), min_count=data.tokenizer.min_count, cleaner=data.tokenizer.cleaner
+        )
+        prepared_size = _PREPARED_SIZE
+    else:
+        tokenizer = build_tokenizer(data, read_split(data, "train"))
+        prepared_size = read_image_size(data.prepared)
     num_words = len(tokenizer.vocabulary)
     words = state.get("encoder_decoder.model.tgt_embed.0.lut.weight")
     if words is not None and len(words) != num_words + 1:
@@ -143,10 +189,10 @@ def _import_model(path: Path, kind: str, recipe: Recipe, out: Path) -> KeyReport
             f"{data.prepared} give {num_words}: prepare the data that it was trained on, or change "
             "data.tokenizer"
         )
-    model = build_model(recipe, num_words, pretrained=encoder_elsewhere)
+    model = build_model(recipe, num_words, pretrained=encoder_elsewhere, language_weights=False)
     if isinstance(model, Emrrg):
-        report = take_published(model, state, EMRRG, model.own_state())
-        # Adapters and hybrid layers begin without effect; the language model is a trained one.
+        report = _take_emrrg(model, state)
+        # Adapters begin without effect.
         must_come = ("projector.",) if encoder_elsewhere else ("projector.", "encoder.")
         missing = [n for n in report.missing if n.startswith(must_come) and ".adapters." not in n]
     else:
@@ -158,10 +204,45 @@ def _import_model(path: Path, kind: str, recipe: Recipe, out: Path) -> KeyReport
         model=model,
         recipe=recipe,
         tokenizer=tokenizer,
-        prepared_size=read_image_size(data.prepared),
+        prepared_size=prepared_size,
         training=None,
     )
-    return report
+    return report, changed, lacks
+
+
+def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Keys of a recipe that are otherwise in the network a stage-3 file was trained in."""
+    section = recipe.model
+    assert section.name == "emrrg"
+    has = build_language_model(section.language_model, weights=False)
+    keys = {"visual_tokens": "all", "hybrid": "null", "language_model.train": "frozen"}
+    if has.begin is None:
+        keys["language_model.begin"] = "0"  # "!" for Qwen, which has no begin token
+    if has.encode(_END) != [has.end]:
+        keys["language_model.stop"] = _END
+    positions = state.get("visual_encoder.pos_embed")
+    if positions is not None:
+        found = (positions.shape[-1], _count_blocks(state, "visual_encoder."))
+        sizes = {(size.dim, size.depth): name for name, size in XRAY_MAMBA_SIZES.items()}
+        if found in sizes:
+            keys["encoder.size"] = sizes[found]
+    typed = {"null": None, "0": 0}
+    return {
+        f"model.{key}": value
+        for key, value in keys.items()
+        if attrgetter(key)(section) != typed.get(value, value)
+    }
+
+
+def _take_emrrg(model: Emrrg, state: Mapping[str, Tensor]) -> KeyReport:
+    try:
+        return take_published(model, state, EMRRG, model.own_state())
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}. --recipe must be that of the file's language model and encoder: "
+            "mambaxray_iu, mambaxray_mimic or mambaxray_chexpert_plus for IU-, Mimic- and "
+            "CheXpert-Finetune, emrrg_chexpert_plus for EMRRG-CXP"
+        ) from error
 
 
 def _lacks_encoder(path: Path, state: Mapping[str, Tensor], recipe: Recipe) -> bool:

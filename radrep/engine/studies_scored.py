@@ -10,7 +10,8 @@ import numpy as np
 
 from radrep.data.reports import get_cleaner
 from radrep.data.store import PreparedStudies, read_shards
-from radrep.engine.build import read_split
+from radrep.data.tokenizer import UNKNOWN
+from radrep.engine.build import build_tokenizer, read_split
 from radrep.engine.checkpoint import Loaded
 from radrep.engine.neighbours import nearest_studies
 from radrep.engine.reporter import Reporter
@@ -107,7 +108,7 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Sco
         references=studies.texts(data.target),
         clean=get_cleaner(data.tokenizer.cleaner),
         train=train.texts(data.target),
-        vocabulary=loaded.tokenizer.vocabulary,
+        vocabulary=_vocabulary(loaded, train),
         max_tokens=data.max_tokens,
         shorten=shorten,
         tokenizer=model.language.name if isinstance(model, Emrrg) else "",
@@ -122,6 +123,12 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Sco
         prepared=studies,
         train=train,
     )
+
+
+def _vocabulary(loaded: Loaded, train: PreparedStudies) -> tuple[str, ...]:
+    """The words of a run; those of the training reports where it was imported without data."""
+    words = loaded.tokenizer.vocabulary
+    return words if words != (UNKNOWN,) else build_tokenizer(loaded.recipe.data, train).vocabulary
 
 
 def default_split(prepared: Path, reporter: Reporter) -> str:

@@ -3,7 +3,7 @@
 import json
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,8 +39,7 @@ from radrep.engine.workers import count_cores
 from radrep.errors import CheckpointError, RecipeError
 from radrep.models.autoregressive import AutoregressivePretraining
 from radrep.models.contrastive import ContrastivePretraining
-from radrep.models.csr_lmca import CsrLmca
-from radrep.models.emrrg import Emrrg
+from radrep.models.emrrg import Emrrg, language_part
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.schema import Autoregressive, Recipe
 
@@ -283,26 +282,27 @@ class Training(ABC):
 def parameter_table(model: Model) -> list[tuple[str, int, int]]:
     """Each part of a model with all its parameters and those of them that are trained.
 
-    The last row is the whole model.
+    Each parameter is in exactly one row, shared ones once; the last row is the whole model.
     """
-    if isinstance(model, Emrrg):
-        rows = model.parameter_table()
-    else:
-        parts: Mapping[str, Any] = dict(model.named_children())
-        if isinstance(model, CsrLmca):
-            parts = {
-                "backbone": model.backbone,
-                "enhancer": model.enhancer,
-                "encoder-decoder": model.encoder_decoder,
-            }
-        rows = [(name, *_count(part)) for name, part in parts.items() if part is not None]
-        rows = [row for row in rows if row[1]]
-    return [*rows, ("whole", *_count(model))]
+    rows: dict[str, tuple[int, int]] = {}
+    for name, parameter in model.named_parameters():
+        part, count = _part(name), parameter.numel()
+        total, trained = rows.get(part, (0, 0))
+        rows[part] = (total + count, trained + count * parameter.requires_grad)
+    rows["whole"] = (sum(row[0] for row in rows.values()), sum(row[1] for row in rows.values()))
+    return [(part, total, trained) for part, (total, trained) in rows.items()]
 
 
-def _count(part: Any) -> tuple[int, int]:
-    numbers = [(p.numel(), p.requires_grad) for p in part.parameters()]
-    return sum(n for n, _ in numbers), sum(n for n, learns in numbers if learns)
+def _part(name: str) -> str:
+    """The part that a parameter belongs to, in words."""
+    part, _, rest = name.partition(".")
+    if part == "language_model":
+        return language_part(rest)
+    if part == "encoder" and ".adapters." in rest:
+        return "encoder adapters"
+    if part == "encoder" and ".mixer." in rest:
+        return "encoder mixers"
+    return part.replace("_", "-" if part == "encoder_decoder" else " ")
 
 
 def _training_batches(

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from radrep.data.batch import Batch
-from radrep.errors import CheckpointError
 from radrep.models.xray_mamba import XrayMamba, average_views
 from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
 from radrep.modules.language_model import LanguageModel
@@ -84,6 +83,7 @@ class Emrrg(nn.Module):
         self.visual_tokens = visual_tokens
         dim: int = self.language_model.config.hidden_size
         self.projector = nn.Sequential(nn.Linear(encoder.dim, dim), nn.LayerNorm(dim))
+        self._attention = self.language_model.config._attn_implementation
         self._context = (
             add_hybrid_layers(self.language_model, hybrid_every) if hybrid_every else None
         )
@@ -118,7 +118,7 @@ class Emrrg(nn.Module):
                 update.requires_grad_(True)
         self.language_model.requires_grad_(self.language_training == "trained")
         for name, parameter in self.language_model.named_parameters():
-            if _language_part(name) != "language model":
+            if language_part(name) != "language model":
                 parameter.requires_grad_(True)
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -134,31 +134,15 @@ class Emrrg(nn.Module):
                 if isinstance(part, VisualCrossAttention):
                     part.train(mode)
         # On CPUs the backward of the fused attention takes as long as all the rest of a layer, but
-        # its forward is the faster one.
-        eager = mode and not torch.accelerator.is_available()
-        self.language_model.set_attn_implementation("eager" if eager else "sdpa")
+        # its forward is the faster one. Models that come with another one need it.
+        if self._attention == "sdpa":
+            eager = mode and not torch.accelerator.is_available()
+            self.language_model.set_attn_implementation("eager" if eager else "sdpa")
         return self
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Parameters of the vision encoder, which learn at a rate of their own."""
         return list(self.encoder.parameters())
-
-    def parameter_table(self) -> list[tuple[str, int, int]]:
-        """Every part that has parameters: its name, how many, and how many of them are trained.
-
-        Each parameter is in exactly one row, shared ones once.
-        """
-        rows: dict[str, tuple[int, int]] = {}
-        for name, parameter in self.named_parameters():
-            part, _, rest = name.partition(".")
-            if part == "language_model":
-                part = _language_part(rest)
-            elif part == "encoder" and ".adapters." in rest:
-                part = "encoder adapters"
-            total, trained = rows.get(part, (0, 0))
-            count = parameter.numel()
-            rows[part] = (total + count, trained + count * parameter.requires_grad)
-        return [(part, total, trained) for part, (total, trained) in rows.items()]
 
     def own_state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: all but the frozen weights of the language model."""
@@ -172,26 +156,6 @@ class Emrrg(nn.Module):
             for name, tensor in self.state_dict().items()
             if name in own or not name.startswith("language_model.")
         }
-
-    def load_own_state(self, state: dict[str, Tensor]) -> None:
-        """Load what `own_state` gave.
-
-        Raises:
-            CheckpointError: If a tensor is missing, of another shape or has no place here.
-        """
-        ours = self.own_state()
-        missing = sorted(ours.keys() - state.keys())
-        unknown = sorted(state.keys() - ours.keys())
-        wrong = sorted(
-            name for name in ours.keys() & state.keys() if ours[name].shape != state[name].shape
-        )
-        if missing or unknown or wrong:
-            raise CheckpointError(
-                f"the weights do not fit this model: {len(missing)} tensors are missing (first: "
-                f"{missing[:1]}), {len(unknown)} are unknown (first: {unknown[:1]}), {len(wrong)} "
-                f"have another shape (first: {wrong[:1]})"
-            )
-        self.load_state_dict(state, strict=False)
 
     def encode(self, batch: Batch) -> Tensor:
         """Encode the images, or take the cached tokens, and average the views: (b, n, c)."""
@@ -281,8 +245,13 @@ class Emrrg(nn.Module):
         max_new_tokens: int = 100,
         repetition_penalty: float = 1.0,
         length_penalty: float = 1.0,
+        in_float32: bool = True,
     ) -> list[list[int]]:
         """Write a report for each study by beam search.
+
+        In half precision the rounding of a product depends on the rows beside it, and penalties
+        and beams make another report of it: only in float32 is a study's report the same in a
+        batch of any size.
 
         Args:
             batch: The studies; their tokens are not read.
@@ -291,6 +260,8 @@ class Emrrg(nn.Module):
             max_new_tokens: Tokens at which it is cut.
             repetition_penalty: Scores of tokens written before are worsened by this factor.
             length_penalty: The sum of the log-probabilities is divided by the length to this power.
+            in_float32: Compute in float32 whatever the weights and autocast are; meanwhile the
+                weights take 4 bytes each.
 
         Returns:
             The token ids of each report, without its end, for `LanguageModel.decode`.
@@ -306,7 +277,11 @@ class Emrrg(nn.Module):
             eos_token_id=self.language.end,
             pad_token_id=self.language.pad,
         )
-        with self._shown(self.encode(batch), num_beams) as prompt, warnings.catch_warnings():
+        with (
+            self._all_float32() if in_float32 else nullcontext(),
+            self._shown(self.encode(batch), num_beams) as prompt,
+            warnings.catch_warnings(),
+        ):
             # Rightly so: it is the report that should not repeat itself.
             warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
             reports: Tensor = self.language_model.generate(
@@ -315,6 +290,20 @@ class Emrrg(nn.Module):
                 generation_config=settings,
             )
         return [self._until_end(report) for report in reports.tolist()]
+
+    @contextmanager
+    def _all_float32(self) -> Iterator[None]:
+        """Float32 without autocast; weights of half precision go there and back without a loss."""
+        halves = (torch.bfloat16, torch.float16)
+        half = [(p, p.dtype) for p in self.parameters() if p.dtype in halves]
+        try:
+            for parameter, _ in half:
+                parameter.data = parameter.data.float()
+            with torch.autocast(self._before.device.type, enabled=False):
+                yield
+        finally:
+            for parameter, dtype in half:
+                parameter.data = parameter.data.to(dtype)
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         end = self.language.end
@@ -326,7 +315,7 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _language_part(name: str) -> str:
+def language_part(name: str) -> str:
     """The part that a parameter of the language model belongs to."""
     if ".lora_" in name:
         return "language model LoRA"

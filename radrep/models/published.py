@@ -187,9 +187,17 @@ XRAY_MAMBA_EXPORT: Names = (
     (r"class_token", "cls_token"),
     (r"(norm_f\..+)", r"\1"),
 )
+_WRONG_ADAPTERS = (
+    r"visual_encoder\.layers\.\d+\.mixer\.lora_\w+\.adapter_(?:down|up)\..+",
+    LeftOut(
+        "the released code adds it to the output of the mixer by mistake, where no low-rank "
+        "update of the weights can be"
+    ),
+)
 # The encoder out of a file that holds both towers of contrastive pretraining, or a report model.
 XRAY_MAMBA_OF_CONTRASTIVE: Rules = (
     *_inside(r"visual_encoder\.", "", XRAY_MAMBA),
+    _WRONG_ADAPTERS,
     (r"text_encoder\..+", LeftOut("of the text tower")),
     (r"(?:vision_proj|text_proj)\..+|logit_scale", LeftOut("of the head that compares the towers")),
     (r"(?:llama_proj|layer_norm)\..+", LeftOut("of a report model, which --as emrrg takes whole")),
@@ -198,13 +206,7 @@ EMRRG: Rules = (
     *_inside(r"visual_encoder\.", "encoder.", XRAY_MAMBA),
     (r"llama_proj\.(.+)", r"projector.0.\1"),
     (r"layer_norm\.(.+)", r"projector.1.\1"),
-    (
-        r"visual_encoder\.layers\.\d+\.mixer\.lora_\w+\.adapter_(?:down|up)\..+",
-        LeftOut(
-            "the released code adds it to the output of the mixer by mistake, where no low-rank "
-            "update of the weights can be"
-        ),
-    ),
+    _WRONG_ADAPTERS,
 )
 AUTOREGRESSIVE_PRETRAINING: Rules = (
     *((theirs, f"encoder.{ours}") for theirs, ours in _XRAY_BLOCK),
@@ -227,6 +229,14 @@ AUTOREGRESSIVE_PRETRAINING: Rules = (
     (r"ar_norm\.(.+)", r"norm.\1"),
     (r"ar_pred\.(.+)", r"to_pixels.\1"),
     (r"dec_pos_embed|mask", LeftOut("a fixed table")),
+)
+# The encoder alone: stage 2 begins with a decoder of nobody's.
+XRAY_MAMBA_OF_AUTOREGRESSIVE: Rules = (
+    *_XRAY_BLOCK,
+    (
+        r"(?:norm_\d|enc2dec|dec_block|ar_norm|ar_pred)\..+|ar_token|dec_pos_embed|mask",
+        LeftOut("of the decoder of stage 1"),
+    ),
 )
 
 

@@ -5,7 +5,8 @@ tokenizers do not have (Qwen1.5: bos_token_id 151643):
 
 - begin: the tokenizer's bos token, or None. Llama-2: <s> 1; Qwen1.5: none; SmolLM2: <|im_start|>.
 - end: its eos token, as one id and never as text. Llama-2: </s> 2; Qwen1.5 chat and SmolLM2:
-  <|im_end|>; Qwen1.5 base: <|endoftext|>.
+  <|im_end|>; Qwen1.5 base: <|endoftext|>. Only published weights that were trained otherwise, on a
+  begin id of their own and a plain text as the end, are given those back.
 - pad: its pad token, else its unk token (Llama-2: <unk> 0), else the end token. Padding is told
   by lengths, so it may be an id that text has too.
 """
@@ -16,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -64,6 +66,7 @@ class LanguageModel:
         begin: Id in front of every text, or None where the tokenizer has none.
         end: Id behind every text.
         pad: Id behind the end in a batch.
+        stop: Text behind every report in place of the end id, or "".
     """
 
     name: str
@@ -73,6 +76,7 @@ class LanguageModel:
     begin: int | None
     end: int
     pad: int
+    stop: str = ""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with no special ids around them."""
@@ -84,19 +88,26 @@ class LanguageModel:
 
         A cut report has no end to learn from: with one, the model would learn to stop midway.
         """
-        return [*self.encode(text), self.end][:max_tokens]
+        ids = self.encode(text + self.stop) if self.stop else [*self.encode(text), self.end]
+        return ids[:max_tokens]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids, without special tokens and outer spaces."""
+        """The text of ids up to the stop text, without special tokens and outer spaces."""
         # Cleaning up would close the space in front of every full stop.
         text = self.tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return str(text).strip()
+        return (str(text).partition(self.stop)[0] if self.stop else str(text)).strip()
 
 
 def load_language_model(
-    name: str, *, cache_folder: Path, dtype: torch.dtype = torch.float32
+    name: str,
+    *,
+    cache_folder: Path,
+    dtype: torch.dtype = torch.float32,
+    begin: int | None = None,
+    stop: str = "",
+    weights: bool = True,
 ) -> LanguageModel:
     """Load a language model and its tokenizer.
 
@@ -106,25 +117,37 @@ def load_language_model(
         cache_folder: Where GGUF files are kept after their conversion, which takes half a minute
             for SmolLM2-135M.
         dtype: Of the weights.
+        begin: Id in front of every text, in place of the tokenizer's own.
+        stop: Text behind every report, in place of the tokenizer's end id.
+        weights: False for a model of the right shape without numbers, on the device "meta".
 
     Raises:
-        CheckpointError: If the model cannot be had, or its tokenizer has no end token.
+        CheckpointError: If the model cannot be had, its tokenizer has no end token, or it has no
+            token with the id of `begin`.
     """
     note = ""
     if name.startswith("tiny:"):
-        model, tokenizer = _tiny(name.removeprefix("tiny:"))
+        with nullcontext() if weights else torch.device("meta"):
+            model, tokenizer = _tiny(name.removeprefix("tiny:"))
         model = model.to(dtype)  # type: ignore[arg-type]
     else:
         source = _source(name)
         if isinstance(source, Path) and source.suffix == ".gguf":
             note = f"weights from {source.name}, quantised"
             source = _converted(source, cache_folder)
-        model, tokenizer = _from_transformers(name, str(source), dtype=dtype)
+        model, tokenizer = _from_transformers(name, str(source), weights=weights, dtype=dtype)
     # What a chat model brings along (sampling, penalties) has no place in report generation.
     model.generation_config = GenerationConfig()
-    begin, end, pad = _special_ids(name, tokenizer)
+    own_begin, end, pad = _special_ids(name, tokenizer)
+    if begin is None:
+        begin = own_begin
+    elif begin >= model.config.vocab_size:
+        raise CheckpointError(
+            f"language model {name} has {model.config.vocab_size} tokens and none with the id "
+            f"{begin} to begin with"
+        )
     model.requires_grad_(False)
-    return LanguageModel(name, note, model.eval(), tokenizer, begin, end, pad)
+    return LanguageModel(name, note, model.eval(), tokenizer, begin, end, pad, stop)
 
 
 def _special_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int, int]:
@@ -193,7 +216,7 @@ def _converted(file: Path, cache_folder: Path) -> Path:
     except OSError as error:
         raise CheckpointError(f"{folder.parent} cannot be written: {error}") from error
     try:
-        with _quiet():
+        with quiet():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
         partial.chmod(0o755)  # mkdtemp gives it to nobody else
@@ -206,12 +229,25 @@ def _converted(file: Path, cache_folder: Path) -> Path:
 
 
 def _from_transformers(
-    name: str, source: str, *, gguf_file: str | None = None, **settings: Any
+    name: str,
+    source: str,
+    *,
+    gguf_file: str | None = None,
+    weights: bool = True,
+    **settings: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        with _quiet():
+        with quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
-            model = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf_file, **settings)
+            if weights:
+                model = AutoModelForCausalLM.from_pretrained(
+                    source, gguf_file=gguf_file, **settings
+                )
+            else:
+                with torch.device("meta"):
+                    model = AutoModelForCausalLM.from_config(
+                        AutoConfig.from_pretrained(source), **settings
+                    )
     except Exception as error:  # of the hub, the network, the files: all mean "cannot be had"
         (reason, *_) = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
@@ -221,7 +257,7 @@ def _from_transformers(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and remarks out of ours."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

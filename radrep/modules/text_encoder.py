@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 
 from radrep.errors import CheckpointError
+from radrep.modules.language_model import quiet
 
 _MAX_POSITIONS = 512
 
@@ -20,7 +22,7 @@ class TextTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
-    def encode(self, text: str, max_tokens: int) -> list[int]:
+    def encode_report(self, text: str, max_tokens: int) -> list[int]:
         """Ids of a text; one that is too long keeps its closing id, which stands for it."""
         ids: list[int] = self._tokenizer.encode(text, truncation=True, max_length=max_tokens)
         return ids
@@ -32,7 +34,7 @@ class TextTokenizer:
 
 
 def load_text_encoder(name: str) -> PreTrainedModel:
-    """Load a text encoder, without a pooling layer.
+    """Load a text encoder in float32, without a pooling layer; of an encoder-decoder the encoder.
 
     Args:
         name: A hub name, for example "emilyalsentzer/Bio_ClinicalBERT", or a local folder.
@@ -41,10 +43,17 @@ def load_text_encoder(name: str) -> PreTrainedModel:
         CheckpointError: If it cannot be had.
     """
     try:
-        model: PreTrainedModel = AutoModel.from_pretrained(name, add_pooling_layer=False)
-    except (OSError, ValueError, TypeError) as error:
+        with quiet():
+            try:
+                model = AutoModel.from_pretrained(
+                    name, dtype=torch.float32, add_pooling_layer=False
+                )
+            except TypeError:  # of a family that never has one
+                model = AutoModel.from_pretrained(name, dtype=torch.float32)
+    except Exception as error:  # of the hub, the network, the files: all mean "cannot be had"
         raise _not_had(name, error) from error
-    return model
+    encoder: PreTrainedModel = model.get_encoder() if model.config.is_encoder_decoder else model
+    return encoder
 
 
 def load_text_tokenizer(name: str) -> TextTokenizer:
@@ -54,8 +63,9 @@ def load_text_tokenizer(name: str) -> TextTokenizer:
         CheckpointError: If it cannot be had.
     """
     try:
-        return TextTokenizer(AutoTokenizer.from_pretrained(name))
-    except (OSError, ValueError) as error:
+        with quiet():
+            return TextTokenizer(AutoTokenizer.from_pretrained(name))
+    except Exception as error:  # as above
         raise _not_had(name, error) from error
 
 
@@ -83,8 +93,9 @@ def small_text_encoder(
 
 
 def _not_had(name: str, error: Exception) -> CheckpointError:
+    (reason, *_) = str(error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(
-        f"text encoder {name!r} cannot be had ({type(error).__name__}). Give a hub name that can "
+        f"text encoder {name!r} cannot be had: {reason}. Give a hub name that can "
         "be reached, a local folder of the transformers package, or 'small' for one that starts "
         "from nothing"
     )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from radrep.errors import RadrepError, RecipeError
 from radrep.recipe.problems import describe_problems, show
-from radrep.recipe.schema import Recipe
+from radrep.recipe.schema import Recipe, without_effect
 
 Problems = list[tuple[str, str]]
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -38,6 +38,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
         recipe = Recipe.model_validate(typed)
     except ValidationError as error:
         raise RecipeError(path_or_name, [*problems, *describe_problems(error)]) from None
+    problems += _typed_in_vain(recipe, overrides)
     if problems:
         raise RecipeError(path_or_name, problems)
     return recipe
@@ -182,6 +183,17 @@ def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
         else:
             section[key] = parsed
     return problems
+
+
+def _typed_in_vain(recipe: Recipe, overrides: Sequence[str]) -> Problems:
+    """--set of keys that others switch off; in a file they wait for the day they are on."""
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    return [
+        (key, f"has no effect without {needed}")
+        for key in dict.fromkeys(keys)
+        for section, needed in without_effect(recipe.model).items()
+        if f"{key}.".startswith(f"{section}.")
+    ]
 
 
 class _Dumper(yaml.SafeDumper):

@@ -119,8 +119,9 @@ def _truncate(path: Path) -> Path:
     ("words", "told"),
     [
         (["--method", "bam"], "must be 'beam', 'greedy' or 'sample'"),
-        (["--method", "sample", "--top-p", "1.5"], "top_p"),
+        (["--method", "sample", "--top-p", "1.5"], "decode.top_p"),
         (["--checkpoint", "nowhere"], "nowhere not found"),
+        (["--preset", "iu"], "is for emrrg alone, got iu"),
     ],
 )
 def test_wrong_options_end_in_one_block(

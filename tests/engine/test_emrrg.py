@@ -1,5 +1,7 @@
 """EMRRG the whole way: train, go on, evaluate, generate, with a language model of a few bytes."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from radrep.engine.generate import ReportWriter
+from radrep.recipe.schema import Decode
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 MODEL: dict[str, Any] = {
@@ -51,12 +55,50 @@ def test_a_checkpoint_holds_no_frozen_language_model(emrrg_run: Path) -> None:
 def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, films: list[Path]) -> None:
     result = radrep("eval", emrrg_run, "--split", "val")
     assert result.exit_code == 0, result.output
+    protocols = json.loads((emrrg_run / "scores-val.json").read_text())["protocols"]
+    assert list(protocols) == ["published", "published_llm", "full"]
+    assert protocols["published_llm"]["tokenizer"] == "tiny:llama"
+    assert protocols["published_llm"]["references_cut"] == 8  # at 30 bytes, every one
     first, again = (radrep("generate", films[0], "--checkpoint", emrrg_run) for _ in range(2))
     assert first.exit_code == 0, first.output
     assert first.stdout == again.stdout
     picture = radrep("generate", films[0], "--checkpoint", emrrg_run, "--heatmap", "looks.png")
     assert picture.exit_code == 2
     assert "--heatmap" in picture.stderr
+
+
+@pytest.mark.usefixtures("without_java")
+def test_what_was_imported_without_data_is_scored_by_the_words_of_training(
+    emrrg_run: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree((emrrg_run / "best").resolve(), bare)
+    vocabulary = json.loads((bare / "vocabulary.json").read_text())
+    (bare / "vocabulary.json").write_text(json.dumps(vocabulary | {"vocabulary": ["<unk>"]}))
+    scores = []
+    for checkpoint in (emrrg_run, bare):
+        result = radrep("eval", checkpoint, "--split", "val", "--out", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        scores.append(json.loads((tmp_path / "out/scores-val.json").read_text())["protocols"])
+    assert scores[0] == scores[1]
+
+
+def test_sampling_is_refused_and_a_preset_is_taken(emrrg_run: Path, films: list[Path]) -> None:
+    words = ("generate", films[0], "--checkpoint", emrrg_run)
+    sampled = radrep(*words, "--method", "sample")
+    assert sampled.exit_code == 2
+    assert "emrrg writes by beam or greedy" in sampled.stderr
+    plain, preset = (
+        ReportWriter(emrrg_run).loaded.recipe,
+        radrep(*words, "--preset", "iu", "--beam-size", 2),
+    )
+    assert preset.exit_code == 0, preset.output
+    settings = Decode(preset="iu", beam_size=2, batch_size=plain.decode.batch_size)
+    assert ReportWriter(emrrg_run, decode=settings).write(films[0]).text == preset.stdout.strip()
+    unknown = radrep(*words, "--preset", "padchest")
+    assert unknown.exit_code == 2
+    assert "decode.preset" in unknown.stderr
+    assert "'iu', 'mimic' or 'chexpert_plus'" in unknown.stderr
 
 
 def test_a_killed_run_resumes_to_the_same_curve(

@@ -7,13 +7,19 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from radrep.engine.build import build_model, build_tokenizer, read_split
 from radrep.engine.checkpoint import load_checkpoint, save_checkpoint
-from radrep.engine.encoder_weights import load_encoder
+from radrep.engine.encoder_weights import WEIGHTS, load_encoder
 from radrep.engine.generate import ReportWriter
-from radrep.engine.merge import adapter_state, export_adapters, export_encoder, merge_checkpoint
+from radrep.engine.merge import (
+    adapter_state,
+    export_adapters,
+    export_encoder,
+    merge_adapters,
+    merge_checkpoint,
+)
 from radrep.engine.published_files import import_published
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
@@ -21,7 +27,7 @@ from radrep.models.presets import make_xray_mamba
 from radrep.models.xray_mamba import add_partial_lora
 from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe.load import change_section, load_recipe
-from tests.whole_way import write_recipe
+from tests.whole_way import radrep, write_recipe
 
 MODEL: dict[str, Any] = {
     "name": "emrrg",
@@ -105,7 +111,11 @@ def test_adapters_alone_are_one_small_file(adapted: Path, tmp_path: Path) -> Non
     assert exported.num_elements == sum(t.numel() for t in state.values()) == 2 * 192 * 16 * 12
     assert exported.num_tensors == len(state) == 2 * 12
     with safe_open(out, "pt") as file:
-        assert file.metadata() == {
+        about = file.metadata()
+        assert len(about.pop("base_sha256")) == 64
+        assert about == {
+            "image_size": "64",
+            "patch_size": "16",
             "base": "none",
             "size": "tiny",
             "target": "X",
@@ -159,9 +169,53 @@ def test_a_model_starts_from_exported_adapters(
     assert isinstance(wanted, Emrrg)
     assert isinstance(found, Emrrg)
     torch.testing.assert_close(found.encoder(images), wanted.encoder(images))
-    other = recipe.model_dump()["model"] | {"lora": {"target": "Z", "weights": str(file)}}
-    with pytest.raises(CheckpointError, match=r"model\.lora\.weights.*other adapters"):
-        build_model(change_section(recipe, {"model": other}, title="test"), 10)
+
+    def refused(match: str, **changes: Any) -> None:
+        other = recipe.model_dump()["model"] | {"lora": lora | changes}
+        with pytest.raises(CheckpointError, match=match):
+            build_model(change_section(recipe, {"model": other}, title="test"), 10)
+
+    torch.manual_seed(0)
+    refused(r"model\.lora\.weights.*other adapters", target="Z")
+    torch.manual_seed(0)
+    refused(r"trained with the scale 0\.5 and model\.lora\.scale is 1\.0", scale=1.0)
+    refused(r"another encoder than this one: theirs was model\.encoder\.weights: none")
+    unknown = tmp_path / "unknown.safetensors"
+    save_file(load_file(file), unknown)
+    refused("was not written by radrep export --adapters", weights=str(unknown))
+
+
+def test_adapters_are_folded_into_the_encoder_they_were_trained_on(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    base = tmp_path / "base"
+    base.mkdir()
+    encoder = make_xray_mamba("tiny", image_size=32)  # at 64 pixels below
+    save_file({f"encoder.{n}": t for n, t in encoder.state_dict().items()}, base / WEIGHTS)
+    section = {"size": "tiny", "drop_path": 0.0, "weights": str(base)}
+    lora = {"target": "x_proj", "rank": 3, "scale": 0.5, "per_direction": False}
+    checkpoint = write_checkpoint(tmp_path, phantoms, encoder=section, lora=lora)
+    file, out = tmp_path / "adapters.safetensors", tmp_path / "merged"
+    export_adapters(checkpoint, file, all_learned=True)
+    result = radrep("merge", base, "--adapters", file, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"model.encoder.weights={out}" in result.stdout
+    merged = make_xray_mamba("tiny", image_size=64).eval()
+    load_encoder(merged, out)
+    adapted = load_checkpoint(checkpoint).model
+    assert isinstance(adapted, Emrrg)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(merged(images), adapted.encoder(images), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        encoder.class_token += 1
+    (base / WEIGHTS).unlink()
+    save_file({f"encoder.{n}": t for n, t in encoder.state_dict().items()}, base / WEIGHTS)
+    with pytest.raises(CheckpointError, match="were trained on another encoder"):
+        merge_adapters(file, base, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(CheckpointError, match="merged exists already"):
+        merge_adapters(file, base, out)
 
 
 def test_an_encoder_exported_and_imported_is_the_same(phantoms: Path, tmp_path: Path) -> None:

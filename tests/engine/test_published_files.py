@@ -16,14 +16,20 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from radrep.data.batch import Batch
 from radrep.engine.build import build_model, build_tokenizer, read_split
 from radrep.engine.checkpoint import load_checkpoint
-from radrep.engine.encoder_weights import load_encoder
+from radrep.engine.encoder_weights import WEIGHTS, load_encoder
 from radrep.engine.published_files import import_published, read_published
 from radrep.errors import CheckpointError, DataError, RecipeError
 from radrep.models.csr_lmca import CsrLmca
-from radrep.models.emrrg import Emrrg
-from radrep.models.presets import XRAY_MAMBA_SIZES, XrayMambaSize, make_xray_mamba
+from radrep.models.emrrg import PROMPT, Emrrg
+from radrep.models.presets import (
+    XRAY_MAMBA_SIZES,
+    XrayMambaSize,
+    make_stage_one_encoder,
+    make_xray_mamba,
+)
 from radrep.models.published import CSR_LMCA, XRAY_MAMBA_EXPORT, rename
 from radrep.modules.language_model import load_language_model
 from radrep.recipe.load import load_recipe
@@ -284,6 +290,45 @@ def test_an_import_overwrites_nothing(tmp_path: Path) -> None:
         import_published(tmp_path / "x", "xray-mamba-tiny", out=tmp_path / "new", recipe="demo")
 
 
+def test_a_file_of_stage_one_starts_four_directions(
+    golden_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, golden in enumerate(golden_files(golden_dir, "autoregressive_pretraining")):
+        sizes = golden.sizes
+        size = XrayMambaSize(sizes["dim"], sizes["depth"], "test")
+        monkeypatch.setitem(XRAY_MAMBA_SIZES, "base", size)
+        path = save(tmp_path / f"{number}.pth", {"model": golden.weights})
+        out = tmp_path / f"out-{number}"
+        result = import_published(path, "xray-mamba-base", out=out)
+        assert (result.missing, result.unexpected) == ((), ())
+        assert set(result.left_out.values()) == {"of the decoder of stage 1"}
+        assert {"ar_token", "enc2dec.weight"} < result.left_out.keys()
+        assert len(result.mapped) + len(result.left_out) == len(golden.weights)
+        stage_one = make_stage_one_encoder(
+            "base", image_size=sizes["image"], patch_size=sizes["patch"]
+        ).eval()
+        stage_one.load_state_dict(
+            {n.removeprefix("encoder."): t for n, t in load_file(out / WEIGHTS).items()}
+        )
+        encoder = make_xray_mamba("base", image_size=2 * sizes["image"], patch_size=sizes["patch"])
+        load_encoder(encoder, out)
+        for direction in ("rows", "columns_reversed"):
+            ours = encoder.layers[0].mixer.branches[direction].A_log  # type: ignore[index]
+            assert torch.equal(ours, golden.weights["layers.0.mixer.A_log"])
+        with pytest.raises(CheckpointError, match="it is .* wide and .* deep"):
+            import_published(path, "xray-mamba-tiny", out=tmp_path / "other")
+
+
+def test_an_encoder_of_a_report_model_says_why_its_adapters_stay_out(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pth", stage_three(public_encoder()[1]))
+    result = import_published(path, "xray-mamba-tiny", out=tmp_path / "out")
+    assert result.unexpected == ()
+    reasons = {
+        name.split(".")[-3]: reason for name, reason in result.left_out.items() if "lora" in name
+    }
+    assert "to the output of the mixer by mistake" in reasons["lora_X"]
+
+
 # EMRRG
 
 
@@ -333,7 +378,9 @@ def test_a_stage_three_file_becomes_a_checkpoint_that_writes_reports(
     }
     assert len(result.left_out) == 4
     assert result.unexpected == ()
-    assert all(".adapters." in name or ".cross." in name for name in result.missing)
+    assert all(".adapters." in name for name in result.missing)
+    assert result.changed == {"model.hybrid": "null"}
+    assert result.lacks is None
     loaded = load_checkpoint(out)
     assert isinstance(loaded.model, Emrrg)
     images = torch.randn(1, 3, 64, 64)
@@ -344,6 +391,91 @@ def test_a_stage_three_file_becomes_a_checkpoint_that_writes_reports(
     assert not (out / "training.pt").exists()
     written = radrep("generate", films[0], "--checkpoint", out)
     assert written.exit_code == 0, written.output
+
+
+SHIPPED: dict[str, Any] = {
+    "emrrg_iu": {"model.visual_tokens": "all", "model.hybrid": "null"},
+    "emrrg_chexpert_plus": {"model.visual_tokens": "all", "model.hybrid": "null"},
+    "mambaxray_iu": {},
+    "mambaxray_mimic": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "family"),
+    [
+        ("emrrg_iu", "llama"), ("emrrg_chexpert_plus", "qwen2"), ("mambaxray_iu", "qwen2"),
+        ("mambaxray_mimic", "llama"),
+    ],
+)  # fmt: skip
+def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
+    recipe: str,
+    family: str,
+    tmp_path: Path,
+    films: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder, public = public_encoder(image_size=224)
+    content = stage_three(public)
+    path = save(tmp_path / "x.pth", content)
+    changes = [f"model.language_model.name=tiny:{family}", "model.language_model.precision=fp32"]
+    changes += ["decode.min_words=0", "decode.max_words=4"]
+    words = [word for change in changes for word in ("--set", change)]
+    chosen = [] if recipe == "emrrg_iu" else ["--recipe", recipe]
+    told = radrep("import", path, "--as", "emrrg", "--out", "out", *chosen, *words)
+    assert told.exit_code == 0, told.output
+    expected = SHIPPED[recipe] | {"model.encoder.size": "tiny"}
+    if family == "qwen2":
+        expected |= {"model.language_model.begin": "0"}
+        expected |= {"model.language_model.stop": "</s>"}
+    for key, value in expected.items():
+        assert f"  {key}: {value}\n" in told.stdout
+    assert told.stdout.count("  model.") == len(expected)
+    assert "There is no data/" in told.stdout
+    assert f"radrep generate IMAGE --checkpoint {Path('out')}" in told.stdout
+    loaded = load_checkpoint(tmp_path / "out")
+    model = loaded.model
+    assert isinstance(model, Emrrg)
+    assert (model.visual_tokens, model._context) == ("all", None)
+    language = model.language
+    report = "lungs are clear ."
+    if family == "qwen2":
+        assert language.begin == 0
+        assert language.encode_report(report, 99) == language.encode(f"{report}</s>")
+        assert loaded.codec.decode(language.encode(f"{report}</s> and so on")) == report
+    else:
+        assert (language.begin, language.stop) == (1, "")
+    # The prompt by hand, of what is in the file.
+    state, images = content["model"], torch.randn(1, 3, 224, 224)
+    tokens = nn.functional.linear(
+        encoder(images), state["llama_proj.weight"], state["llama_proj.bias"]
+    )
+    visual = nn.functional.layer_norm(
+        tokens, tokens.shape[-1:], state["layer_norm.weight"], state["layer_norm.bias"]
+    )
+    words_of = model.language_model.get_input_embeddings()
+    before = words_of(torch.tensor([language.begin, *language.encode(PROMPT[0])]))
+    after = words_of(torch.tensor(language.encode(PROMPT[1])))
+    batch = Batch(ids=("a",), num_views=torch.tensor([1]), images=images)
+    with torch.no_grad(), model._shown(model.encode(batch)) as prompt:
+        torch.testing.assert_close(
+            prompt, torch.cat([before, visual[0], after])[None], atol=1e-4, rtol=1e-4
+        )
+    if family == "qwen2" and recipe == "mambaxray_iu":
+        fast = ["--method", "greedy", "--json"]
+        written = radrep("generate", films[0], "--checkpoint", tmp_path / "out", *fast)
+        assert written.exit_code == 0, written.output
+
+
+def test_the_recipe_of_another_language_model_is_told(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.pth", stage_three(public_encoder(image_size=224)[1]))
+    content = torch.load(path, weights_only=False)
+    for name in ("llama_proj.weight", "llama_proj.bias", "layer_norm.weight", "layer_norm.bias"):
+        content["model"][name] = content["model"][name][:64]
+    changes = ["model.language_model.name=tiny:llama"]
+    with pytest.raises(CheckpointError, match=r"is \(64, 192\) and should be.*mambaxray_mimic"):
+        import_published(save(path, content), "emrrg", overrides=changes, out=tmp_path / "out")
 
 
 def test_a_frozen_encoder_comes_from_the_recipe(phantoms: Path, tmp_path: Path) -> None:

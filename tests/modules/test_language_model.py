@@ -63,6 +63,34 @@ def test_reports_end_with_one_id_and_cut_ones_with_none(tmp_path: Path) -> None:
     assert language.encode_report("heart size is normal . ", 10) == ids[:10]
 
 
+def test_published_weights_may_begin_and_stop_in_their_own_way(tmp_path: Path) -> None:
+    language = load_language_model("tiny:qwen2", cache_folder=tmp_path, begin=0, stop="</s>")
+    assert language.begin == 0
+    text = "heart size is normal ."
+    ids = language.encode(f"{text}</s>")
+    assert language.encode_report(text, 99) == ids
+    assert language.encode_report(text, 8) == ids[:8]
+    assert language.decode([*ids, *language.encode(" and so on</s> and on")]) == text
+    assert language.decode(language.encode(text)) == text
+    with pytest.raises(CheckpointError, match="tiny:qwen2 has 258 tokens and none with the id 300"):
+        load_language_model("tiny:qwen2", cache_folder=tmp_path, begin=300)
+
+
+@pytest.mark.parametrize("name", ["tiny:llama", "own"])
+def test_a_shape_without_weights_is_that_of_the_model(tmp_path: Path, name: str) -> None:
+    real = tiny("llama", tmp_path)
+    if name == "own":
+        name = str(tmp_path / "own")
+        real.model.save_pretrained(name)
+        real.tokenizer.save_pretrained(name)
+        (tmp_path / "own/model.safetensors").unlink()
+    shape = load_language_model(name, cache_folder=tmp_path, weights=False)
+    assert {parameter.device.type for parameter in shape.model.parameters()} == {"meta"}
+    ours, wanted = shape.model.state_dict(), real.model.state_dict()
+    assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in wanted.items()}
+    assert (shape.begin, shape.end, shape.pad) == (real.begin, real.end, real.pad)
+
+
 def test_decoding_keeps_inner_spaces_and_drops_special_tokens(tmp_path: Path) -> None:
     language = tiny("llama", tmp_path)
     text = "no effusion . the heart 's size : n't known , 10 % ."
