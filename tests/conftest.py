@@ -1,6 +1,7 @@
 """Folders with golden tensors, metric vectors and real data; their tests skip without them."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,25 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Pat
     return folder / "run"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or fills the user's cache; fixtures of a wider scope share this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("RADREP_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or fills the user's cache."""
+    """Each test begins with an empty cache."""
     monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def shared_cache(_own_cache: None, _session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that evaluate the same phantoms: their image features are computed once."""
+    monkeypatch.setenv("RADREP_CACHE", str(_session_cache))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from tests.whole_way import draw_prepared, radrep, write_recipe
 
-pytestmark = pytest.mark.usefixtures("without_java")
+pytestmark = pytest.mark.usefixtures("without_java", "shared_cache")
 
 
 @pytest.fixture

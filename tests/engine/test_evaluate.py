@@ -9,6 +9,8 @@ import pytest
 from radrep.data.store import PreparedStudies
 from tests.whole_way import TINY, radrep, read_metrics, without_split, write_recipe
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 
 @pytest.fixture(scope="module")
 def evaluated(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
