@@ -19,6 +19,10 @@ from radrep.engine.prepare import prepare
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals to processes")
 
 
+# So many that a run on a quiet machine is not over before it can be stopped.
+NUM_FILMS, SHARD_STUDIES = 500, 40
+
+
 def draw() -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (300, 300))
@@ -29,7 +33,7 @@ def draw() -> bytes:
 def write_raw(raw: Path) -> None:
     film = draw()
     rows = []
-    for number in range(300):
+    for number in range(NUM_FILMS):
         path = raw / "images" / str(number) / "0.png"
         path.parent.mkdir(parents=True)
         path.write_bytes(film)
@@ -37,13 +41,13 @@ def write_raw(raw: Path) -> None:
     (raw / "annotation.json").write_text(json.dumps({"train": rows}))
 
 
-INTERRUPTED = """
+INTERRUPTED = f"""
 import sys
 from pathlib import Path
 from radrep.data.sources.iu_xray import IuXraySource
 from radrep.engine import prepare
 
-prepare.SHARD_STUDIES = 40
+prepare.SHARD_STUDIES = {SHARD_STUDIES}
 if __name__ == "__main__":
     prepare.prepare(IuXraySource(Path(sys.argv[1])), Path(sys.argv[2]), workers=2)
 """
@@ -51,7 +55,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def running(tmp_path) -> Iterator[subprocess.Popen[str]]:
-    """A process that prepares 300 films with two workers and has begun to write."""
+    """A process that prepares films with two workers and has written a shard."""
     raw = tmp_path / "raw"
     write_raw(raw)
     script = tmp_path / "script.py"
@@ -64,7 +68,7 @@ def running(tmp_path) -> Iterator[subprocess.Popen[str]]:
     ) as process:
         partial = tmp_path / "out.partial"
         deadline = time.monotonic() + 60
-        while len(list(partial.glob("*.arrow"))) < 2 and time.monotonic() < deadline:
+        while not list(partial.glob("*.summary.json")) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.01)
         yield process
@@ -72,14 +76,14 @@ def running(tmp_path) -> Iterator[subprocess.Popen[str]]:
 
 def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finish the run and find the bytes of one that was never stopped."""
-    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 40)
+    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", SHARD_STUDIES)
     assert list((tmp_path / "out.partial").glob("train-*.arrow"))
     for out in ("out", "whole"):
         result = prepare(IuXraySource(tmp_path / "raw"), tmp_path / out, workers=1)
-        assert result.num_images == 300
+        assert result.num_images == NUM_FILMS
     assert not (tmp_path / "out.partial").exists()
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    assert len(names) == 8 + 2
+    assert len(names) == -(-NUM_FILMS // SHARD_STUDIES) + 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -100,7 +104,7 @@ def test_workers_end_with_a_killed_parent_and_a_new_run_goes_on(running, tmp_pat
     go_on(tmp_path, monkeypatch)
 
 
-NUM_SHARDS = 8
+MAX_KILLS = 8
 
 
 def progress_of(tmp_path: Path) -> int:
@@ -121,7 +125,7 @@ def test_kills_at_any_moment_cost_nothing(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     kills = 0
     # Each run comes some steps further than the one before, however slow the machine is, or ends.
-    for steps in generator.integers(1, 4, NUM_SHARDS):
+    for steps in generator.integers(1, 4, MAX_KILLS):
         before = progress_of(tmp_path)
         with subprocess.Popen(command) as process:
             deadline = time.monotonic() + 120
@@ -136,7 +140,7 @@ def test_kills_at_any_moment_cost_nothing(tmp_path, monkeypatch):
             break
     assert kills >= 3, "it was too fast to be killed"
     subprocess.run(command, check=True, timeout=300)
-    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 40)
+    monkeypatch.setattr(prepare_module, "SHARD_STUDIES", SHARD_STUDIES)
     prepare(IuXraySource(tmp_path / "raw"), tmp_path / "whole", workers=1)
     assert not (tmp_path / "out.partial").exists()
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
