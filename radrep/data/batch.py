@@ -19,6 +19,7 @@ class Batch:
         features: Cached backbone patches, (v, n, c), or None.
         tokens: 0, words, 0, padding 0: (b, l); None when there is nothing to learn from.
         lengths: Tokens of each study without padding, (b,); None like tokens.
+        labels: Observations of each study, 1 present, 0 absent, NaN not known, (b, 14), or None.
     """
 
     ids: tuple[str, ...]
@@ -27,6 +28,7 @@ class Batch:
     features: Tensor | None = None
     tokens: Tensor | None = None
     lengths: Tensor | None = None
+    labels: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -47,4 +49,5 @@ class Batch:
             features=move(self.features),
             tokens=move(self.tokens),
             lengths=move(self.lengths),
+            labels=move(self.labels),
         )

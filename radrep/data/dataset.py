@@ -16,43 +16,11 @@ from radrep.data.reports import target_text
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Image, Study
 from radrep.data.tokenizer import ReportCodec
-from radrep.errors import DataError
+from radrep.data.views import View, views_of
 
 # Eight thousand studies of full shards: shuffled well enough, and in every operating system's
 # cache of files.
 _SHARDS_TOGETHER = 16
-
-
-@dataclass(frozen=True)
-class View:
-    """One image that a model is given.
-
-    Attributes:
-        number: Which of the study's images.
-        saliency: It is masked by a saliency map.
-    """
-
-    number: int
-    saliency: bool = False
-
-
-def views_of(study: Study, *, pair: str, max_views: int) -> tuple[View, ...]:
-    """The images of a study that a model is given.
-
-    Args:
-        study: The study.
-        pair: "views" for its views in order, or "saliency" for the first one bare and masked.
-        max_views: At most this many views; a study with fewer has fewer, never a copied one.
-
-    Raises:
-        DataError: If pair is "saliency", since prepared folders have no masked images.
-    """
-    if pair == "views":
-        return tuple(map(View, range(min(len(study.images), max_views))))
-    raise DataError(
-        f"study {study.id} has no saliency image, which data.pair: saliency asks for; "
-        "use data.pair: views"
-    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +31,7 @@ class Sample:
     images: Tensor | None
     features: Tensor | None
     tokens: Tensor
+    labels: Tensor | None = None
 
 
 class ReportDataset(Dataset[Sample]):
@@ -81,6 +50,8 @@ class ReportDataset(Dataset[Sample]):
         random_crop: Crop at random, as in training, by a seed drawn from (seed, epoch, study).
         seed: Seed of the crops.
         features: Gives the cached patches of an image, (n, c), in place of its pixels.
+        labels: Gives the labels of a study, (14,), NaN where they are not known; None where
+            nothing is to be classified.
     """
 
     def __init__(
@@ -96,6 +67,7 @@ class ReportDataset(Dataset[Sample]):
         random_crop: bool = False,
         seed: int = 0,
         features: Callable[[Image, View], Tensor] | None = None,
+        labels: Callable[[Study], np.ndarray] | None = None,
     ) -> None:
         self.studies = studies
         self._target = target
@@ -107,6 +79,7 @@ class ReportDataset(Dataset[Sample]):
         self._random_crop = random_crop
         self._seed = seed
         self._features = features
+        self._labels = labels
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -121,10 +94,13 @@ class ReportDataset(Dataset[Sample]):
             given = [self._features(study.images[view.number], view) for view in views]
             features = torch.stack(given)  # (views, n, c)
         else:
-            pixels = self.studies.read_images(index, self._max_views)
-            images = torch.stack([self._fit(pixels[v.number], v, epoch, index) for v in views])
+            read = self.studies.read_views(index, views)
+            images = torch.stack(
+                [self._fit(p, v, epoch, index) for p, v in zip(read, views, strict=True)]
+            )
         tokens = self._codec.encode(target_text(study.sections, self._target), self._max_tokens)
-        return Sample(study.id, images, features, torch.tensor(tokens))
+        labels = None if self._labels is None else torch.from_numpy(self._labels(study))
+        return Sample(study.id, images, features, torch.tensor(tokens), labels)
 
     def _fit(self, pixels: np.ndarray, view: View, epoch: int, index: int) -> Tensor:
         if not self._random_crop:
@@ -139,6 +115,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Put samples side by side, padding the tokens with 0."""
     images = [s.images for s in samples if s.images is not None]
     features = [s.features for s in samples if s.features is not None]
+    labels = [s.labels for s in samples if s.labels is not None]
     views = images or features
     return Batch(
         ids=tuple(s.id for s in samples),
@@ -147,6 +124,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         features=torch.cat(features) if features else None,
         tokens=pad_sequence([s.tokens for s in samples], batch_first=True),
         lengths=torch.tensor([len(s.tokens) for s in samples]),
+        labels=torch.stack(labels) if labels else None,
     )
 
 

@@ -22,10 +22,13 @@ from PIL import Image as Picture
 
 from radrep.data.reports import target_text
 from radrep.data.study import Image, Study
+from radrep.data.views import View
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+    from radrep.data.saliency_store import SaliencyImages
 
 PREPARED = "prepared.json"
 SHARD_STUDIES = 512
@@ -75,48 +78,26 @@ def shard_features() -> "Features":
 
 
 class ShardWriter:
-    """Writes the studies of one shard; the file has its name only when it is whole.
+    """Writes the rows of one shard; the file has its name only when it is whole.
 
     Args:
         path: The shard.
+        features: Its columns.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, features: "Features") -> None:
         import pyarrow
 
         self._path = path
         self._partial = path.with_name(path.name + ".partial")
-        self._schema = shard_features().arrow_schema
+        self._schema = features.arrow_schema
         self._file = self._partial.open("wb")
         self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
         self._rows: list[dict[str, Any]] = []
 
-    def write(self, study: Study, files: Sequence[bytes], hashes: Sequence[bytes]) -> None:
-        """Add a study.
-
-        Args:
-            study: The study.
-            files: The PNG file of each of its images.
-            hashes: The difference hash of each, 32 bytes.
-        """
-        self._rows.append(
-            {
-                "id": _whole(study.id),
-                "patient_id": None if study.patient_id is None else _whole(study.patient_id),
-                "split": study.split,
-                "source": study.source,
-                "report": _whole(study.report),
-                "sections": [
-                    {"name": _whole(k), "text": _whole(v)} for k, v in study.sections.items()
-                ],
-                "labels": [{"name": _whole(k), "value": v} for k, v in study.labels.items()],
-                "images": [{"bytes": file, "path": None} for file in files],
-                "names": [_whole(image.name) for image in study.images],
-                "projections": [image.projection for image in study.images],
-                "sha256": [image.sha256 for image in study.images],
-                "difference_hashes": list(hashes),
-            }
-        )
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a row, a value for each column."""
+        self._rows.append(row)
         if len(self._rows) == _BATCH_ROWS:
             self._flush()
 
@@ -141,6 +122,30 @@ class ShardWriter:
         """Leave the shard unfinished, as on any error."""
         self._file.close()
         self._partial.unlink(missing_ok=True)
+
+
+def study_row(study: Study, files: Sequence[bytes], hashes: Sequence[bytes]) -> dict[str, Any]:
+    """A study as a row of `shard_features`.
+
+    Args:
+        study: The study.
+        files: The PNG file of each of its images.
+        hashes: The difference hash of each, 32 bytes.
+    """
+    return {
+        "id": _whole(study.id),
+        "patient_id": None if study.patient_id is None else _whole(study.patient_id),
+        "split": study.split,
+        "source": study.source,
+        "report": _whole(study.report),
+        "sections": [{"name": _whole(k), "text": _whole(v)} for k, v in study.sections.items()],
+        "labels": [{"name": _whole(k), "value": v} for k, v in study.labels.items()],
+        "images": [{"bytes": file, "path": None} for file in files],
+        "names": [_whole(image.name) for image in study.images],
+        "projections": [image.projection for image in study.images],
+        "sha256": [image.sha256 for image in study.images],
+        "difference_hashes": list(hashes),
+    }
 
 
 def _whole(text: str) -> str:
@@ -182,10 +187,12 @@ class PreparedStudies(Sequence[Study]):
         split: "train", "val" or "test": named by the caller, so that nothing opens the test split
             by accident.
         target: Only studies that have this text, see `target_text`; all of them, if not given.
+        saliency: Their masked images, where a model is given them.
 
     Attributes:
         prepared: The prepared folder.
         split: The split.
+        saliency: Their masked images, or None.
         shard_sizes: How many of the studies each shard has, in order.
         num_without_text: Studies left out for want of the text.
 
@@ -193,12 +200,20 @@ class PreparedStudies(Sequence[Study]):
         DataError: If the folder is missing or broken, or the split has no study.
     """
 
-    def __init__(self, prepared: Path, split: str, *, target: str | None = None) -> None:
+    def __init__(
+        self,
+        prepared: Path,
+        split: str,
+        *,
+        target: str | None = None,
+        saliency: "SaliencyImages | None" = None,
+    ) -> None:
         shards = [shard for shard in read_shards(prepared) if shard["split"] == split]
         if not shards:
             raise DataError(f"{prepared}: the split '{split}' has no study")
         self.prepared = prepared
         self.split = split
+        self.saliency = saliency
         self._data = open_shards([prepared / shard["name"] for shard in shards])
         self._light = self._data.select_columns(list(_WITHOUT_PIXELS))
         ends = np.cumsum([shard["studies"] for shard in shards])
@@ -232,7 +247,28 @@ class PreparedStudies(Sequence[Study]):
     def read_images(self, index: int, max_views: int | None = None) -> list[np.ndarray]:
         """The images of a study, or the first few, as pixels, uint8 (h, w) each, black 0."""
         row = self._data[int(self._rows[index])]
-        return [_decode(image["bytes"], row["id"]) for image in row["images"][:max_views]]
+        return [decode_image(image["bytes"], row["id"]) for image in row["images"][:max_views]]
+
+    def read_views(self, index: int, views: Sequence[View]) -> list[np.ndarray]:
+        """The pixels of some views of a study, bare or masked, uint8 (h, w) each.
+
+        Raises:
+            DataError: If a view is masked and the study has no masked image.
+        """
+        row = self._data[int(self._rows[index])]
+        return [
+            self._masked(row["id"]) if view.saliency
+            else decode_image(row["images"][view.number]["bytes"], row["id"])
+            for view in views
+        ]  # fmt: skip
+
+    def _masked(self, study: str) -> np.ndarray:
+        if self.saliency is None:
+            raise DataError(
+                f"study {study} has no masked image here. Make them with: radrep prepare saliency "
+                f"--data {self.prepared} --checkpoint RUN"
+            )
+        return self.saliency.masked(study)
 
     def texts(self, target: str) -> list[str]:
         """The raw text of every study, see `target_text`; that of a split fits into memory."""
@@ -272,7 +308,12 @@ def encode_image(pixels: np.ndarray) -> bytes:
     return encoded.getvalue()
 
 
-def _decode(file: bytes, study: str) -> np.ndarray:
+def decode_image(file: bytes, study: str) -> np.ndarray:
+    """The pixels of a PNG file.
+
+    Raises:
+        DataError: If it is damaged.
+    """
     try:
         return np.array(Picture.open(io.BytesIO(file), formats=("PNG",)))
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken PNG

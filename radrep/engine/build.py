@@ -14,7 +14,9 @@ from radrep.data.store import PreparedStudies
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.engine.encoder_weights import load_adapters, load_encoder
 from radrep.engine.features import FeatureStore, cache_folder
-from radrep.errors import DataError, RecipeError
+from radrep.engine.labels import LabelReader
+from radrep.errors import RecipeError
+from radrep.metrics.findings import OBSERVATIONS
 from radrep.models.autoregressive import AutoregressivePretraining
 from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
@@ -34,9 +36,10 @@ from radrep.modules.text_encoder import (
 )
 from radrep.recipe import schema
 from radrep.recipe.schema import Data, Enhancer, Recipe
+from radrep.saliency.discriminator import Discriminator
 
 ReportModel = CsrLmca | Emrrg
-Model = ReportModel | AutoregressivePretraining | ContrastivePretraining
+Model = ReportModel | Discriminator | AutoregressivePretraining | ContrastivePretraining
 SMALL_TEXT_ENCODER = "small"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -68,26 +71,6 @@ class _ClosedCodec:
         return self.words.decode(ids)
 
 
-def read_split(data: Data, name: str, *, need_text: bool = True) -> PreparedStudies:
-    """Read one split of the prepared folder.
-
-    Args:
-        data: Which folder and which text.
-        name: "train", "val" or "test".
-        need_text: Leave out studies without the text.
-
-    Raises:
-        DataError: If the folder is missing or the split has no study with the text.
-    """
-    studies = PreparedStudies(data.prepared, name, target=data.target if need_text else None)
-    if not studies:
-        raise DataError(
-            f"{data.prepared}: none of the {studies.num_without_text} studies of the split "
-            f"'{name}' has {data.target}; choose another data.target"
-        )
-    return studies
-
-
 def build_tokenizer(data: Data, train: PreparedStudies) -> Tokenizer:
     """Collect the vocabulary of the training reports."""
     section = data.tokenizer
@@ -98,7 +81,7 @@ def build_tokenizer(data: Data, train: PreparedStudies) -> Tokenizer:
 
 def build_preprocess(data: Data, model: Model) -> Preprocess:
     """The one preprocessing of training, evaluation and generation."""
-    encoder = model.backbone if isinstance(model, CsrLmca) else model.encoder
+    encoder = model.backbone if isinstance(model, CsrLmca | Discriminator) else model.encoder
     return Preprocess(
         size=data.image_size,
         mean=encoder.mean,
@@ -110,7 +93,7 @@ def build_preprocess(data: Data, model: Model) -> Preprocess:
 
 def frozen_encoder(model: Model) -> nn.Module | None:
     """What turns images into features that never change, so that they can be kept on disk."""
-    if isinstance(model, CsrLmca):
+    if isinstance(model, CsrLmca | Discriminator):
         return model.backbone if model.backbone.frozen else None
     if isinstance(model, Emrrg) and model.encoder_training == "frozen":
         return model.encoder
@@ -129,6 +112,18 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> ReportCod
     return _CleanedCodec(load_text_tokenizer(section.text_encoder.name), clean)
 
 
+def build_labels(recipe: Recipe, train: PreparedStudies) -> LabelReader | None:
+    """What tells the labels of a discriminator's studies; None for other models.
+
+    Raises:
+        DataError: If no training study has a label of the kind that the recipe asks for.
+    """
+    section = recipe.model
+    if not isinstance(section, schema.Discriminator):
+        return None
+    return LabelReader(train, source=section.labels, uncertain=section.uncertain)
+
+
 def build_dataset(
     recipe: Recipe,
     studies: PreparedStudies,
@@ -137,6 +132,7 @@ def build_dataset(
     codec: ReportCodec,
     training: bool = False,
     features: FeatureStore | None = None,
+    labels: LabelReader | None = None,
 ) -> ReportDataset:
     """The samples of a split; random crops in training only."""
     data = recipe.data
@@ -151,6 +147,7 @@ def build_dataset(
         random_crop=training and (data.random_crop or data.random_resized_crop),
         seed=recipe.train.seed,
         features=features,
+        labels=labels,
     )
 
 
@@ -179,6 +176,12 @@ def build_model(
     try:
         if isinstance(section, schema.CsrLmca):
             return _build_csr_lmca(section, image_size, vocabulary_size, pretrained)
+        if isinstance(section, schema.Discriminator):
+            return Discriminator(
+                backbone=_build_backbone(section.backbone, image_size, pretrained),
+                num_labels=len(OBSERVATIONS),
+                dropout=section.dropout,
+            )
         if isinstance(section, schema.Emrrg):
             return _build_emrrg(section, image_size, pretrained, language_weights)
         if isinstance(section, schema.Autoregressive):
@@ -197,16 +200,20 @@ def build_model(
         raise RecipeError("this run", [("model", str(error))]) from error
 
 
+def _build_backbone(section: schema.Backbone, image_size: int, pretrained: bool) -> Backbone:
+    return Backbone(
+        name=section.name,
+        weights=section.weights if pretrained else "none",
+        image_size=image_size,
+        frozen=section.frozen,
+        stride=section.stride,
+    )
+
+
 def _build_csr_lmca(
     section: schema.CsrLmca, image_size: int, vocabulary_size: int, pretrained: bool
 ) -> CsrLmca:
-    backbone = Backbone(
-        name=section.backbone.name,
-        weights=section.backbone.weights if pretrained else "none",
-        image_size=image_size,
-        frozen=section.backbone.frozen,
-        stride=section.backbone.stride,
-    )
+    backbone = _build_backbone(section.backbone, image_size, pretrained)
     transformer = section.transformer
     encoder_decoder = EncoderDecoder(
         in_dim=backbone.out_dim,

@@ -22,10 +22,10 @@ from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.engine.build import Model, build_codec, build_model
 from radrep.engine.encoder_weights import WEIGHTS, refuse_misfit
 from radrep.engine.files import replace_folder
-from radrep.errors import CheckpointError
+from radrep.errors import CheckpointError, RadrepError
 from radrep.models.emrrg import Emrrg
 from radrep.recipe.load import dump_recipe, load_recipe
-from radrep.recipe.schema import Recipe
+from radrep.recipe.schema import REPORT_MODELS, Discriminator, Recipe
 
 RECIPE = "recipe.yaml"
 VOCABULARY = "vocabulary.json"
@@ -45,6 +45,7 @@ class Loaded:
         codec: How the model reads and writes reports.
         model: The model in evaluation mode.
         prepared_size: Short side in pixels to which its images were prepared.
+        saliency: Fingerprint of what made its masked images; empty if it had none.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Loaded:
     codec: ReportCodec
     model: Model
     prepared_size: int
+    saliency: str
 
 
 def refuse_existing(out: Path) -> None:
@@ -73,6 +75,7 @@ def save_checkpoint(
     tokenizer: Tokenizer,
     prepared_size: int,
     training: dict[str, Any] | None,
+    saliency: str = "",
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
@@ -83,10 +86,12 @@ def save_checkpoint(
         tokenizer: The vocabulary.
         prepared_size: Short side in pixels of the prepared images.
         training: What going on takes: optimizer, progress, loss scale; None if nobody can.
+        saliency: Fingerprint of what made its masked images; empty if it had none.
     """
     with replace_folder(folder) as partial, _failures_told(folder):
         weights = {name: tensor.contiguous() for name, tensor in _own_state(model).items()}
-        save_file(weights, partial / WEIGHTS, {"prepared_size": str(prepared_size)})
+        about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
+        save_file(weights, partial / WEIGHTS, about)
         (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
         tokenizer.save(partial / VOCABULARY)
         if training is not None:
@@ -124,13 +129,14 @@ def load_checkpoint(folder: Path) -> Loaded:
     recipe = load_recipe(str(folder / RECIPE))
     tokenizer = Tokenizer.load(folder / VOCABULARY)
     model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
-    prepared_size = _load_weights(model, folder, tokenizer)
+    about = _load_weights(model, folder, tokenizer)
     codec = build_codec(recipe, tokenizer, model)
-    return Loaded(folder, recipe, tokenizer, codec, model.eval(), prepared_size)
+    size, saliency = int(about["prepared_size"]), about.get("saliency", "")
+    return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
 
 
-def _load_weights(model: Model, folder: Path, tokenizer: Tokenizer) -> int:
-    """Load the weights strictly; the prepared size that stands in their file."""
+def _load_weights(model: Model, folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
+    """Load the weights strictly; what stands in their file beside them."""
     path = folder / WEIGHTS
     try:
         with safe_open(path, "pt") as file:
@@ -149,7 +155,7 @@ def _load_weights(model: Model, folder: Path, tokenizer: Tokenizer) -> int:
         raise CheckpointError(f"{path} was not written by radrep: it names no prepared_size")
     refuse_misfit(state, ours, f"{path} is of another model than {folder / RECIPE} describes")
     model.load_state_dict(state, strict=not isinstance(model, Emrrg))
-    return int(about["prepared_size"])
+    return about
 
 
 def load_training(folder: Path) -> dict[str, Any]:
@@ -198,17 +204,19 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
     """The checkpoint that a user means.
 
     Args:
-        name: A checkpoint, a run (its best one is taken), or None for the newest run.
+        name: A checkpoint, a run (its best one is taken), or None for the newest run of a model
+            that writes reports.
         runs: Where runs lie.
 
     Raises:
         CheckpointError: If there is none.
     """
     if name is None:
-        found = [path.parent for path in runs.glob(f"*/{BEST}") if path.is_dir()]
+        best = [path for path in runs.glob(f"*/{BEST}") if path.is_dir()]
+        found = [path.parent for path in best if _writes_reports(path / RECIPE)]
         if not found:
             raise CheckpointError(
-                f"{runs.resolve()} holds no trained run. Train one with: radrep train "
+                f"{runs.resolve()} holds no trained report model. Train one with: radrep train "
                 "csr_lmca_iu_cpu, or name a run or checkpoint"
             )
         name = max(found, key=lambda run: os.lstat(run / BEST).st_mtime)
@@ -223,6 +231,23 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
     if (name / CHECKPOINTS).is_dir():
         raise CheckpointError(f"{name} has no finished epoch yet, so it has no best checkpoint")
     raise CheckpointError(f"{name} is not a run or checkpoint: it has no {WEIGHTS} and no {BEST}")
+
+
+def is_discriminator(name: Path) -> bool:
+    """Whether a run or checkpoint is one of SDAM's discriminator; what cannot be read is not."""
+    try:
+        recipe = load_recipe(str(find_checkpoint(name) / RECIPE))
+    except RadrepError:
+        return False
+    return isinstance(recipe.model, Discriminator)
+
+
+def _writes_reports(recipe: Path) -> bool:
+    """Whether a recipe is of a model that writes reports; one that cannot be read is of none."""
+    try:
+        return isinstance(load_recipe(str(recipe)).model, tuple(REPORT_MODELS.values()))
+    except RadrepError:
+        return False
 
 
 def run_of(checkpoint: Path) -> Path:

@@ -1,28 +1,41 @@
 """Score several systems on the same studies, or systems from outside by their predictions."""
 
+import hashlib
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 from radrep.data.matching import match
 from radrep.data.outside import ReferenceSet, read_predictions, read_references
 from radrep.data.reports import get_cleaner
 from radrep.data.store import PreparedStudies
 from radrep.data.tokenizer import Tokenizer
-from radrep.engine.checkpoint import WEIGHTS, find_checkpoint, load_checkpoint, run_of
-from radrep.engine.evaluate import EvalResult, baselines, clinical_scores, predict
-from radrep.engine.evaluation_files import write_evaluation
+from radrep.engine.checkpoint import WEIGHTS, Loaded, find_checkpoint, load_checkpoint, run_of
+from radrep.engine.decoding import change_decode, check_overrides
+from radrep.engine.evaluate import (
+    WITHOUT_METEOR,
+    EvalResult,
+    baselines,
+    clinical_scores,
+    images_shuffled,
+    predict,
+)
+from radrep.engine.evaluation_files import check_out, write_evaluation
 from radrep.engine.reporter import Reporter
-from radrep.engine.studies_scored import SHUFFLED, ScoredStudies, shuffled, studies_of_run
+from radrep.engine.studies_scored import ScoredStudies, studies_of_run
 from radrep.errors import DataError
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import check_clinical_metrics
 from radrep.metrics.scorecard import Corpus, score_card
+from radrep.recipe.schema import Decode
+from radrep.report.verdict import is_baseline
 
 OUT = Path("evaluations")
+_LONGEST_NAME = 200  # bytes; most disks take 255
 
 
 @dataclass(frozen=True)
@@ -60,8 +73,10 @@ def compare(
     split: str | None = None,
     dataset: str | None = None,
     out: Path | None = None,
+    overrides: Sequence[str] = (),
     clean_predictions: bool = False,
     clinical: Sequence[str] = (),
+    meteor: Literal["auto", "skip"] = "auto",
     reporter: Reporter | None = None,
 ) -> EvalResult:
     """Score runs and predictions of outside systems on the same studies, paired.
@@ -78,38 +93,50 @@ def compare(
         dataset: One of DATASETS, which says how references are cleaned; by default recognised by
             the references.
         out: Where the scores go; by default a folder under evaluations/ named by the systems.
+        overrides: Changes to the decoding of every run, as after --set: "decode.beam_size=1".
         clean_predictions: Put the generated reports through the cleaner too.
         clinical: Names of metrics of `radrep.metrics.radeval`, for the first system.
+        meteor: "auto" computes METEOR if Java runs, "skip" leaves it out.
         reporter: Who is told how it goes.
 
     Raises:
         DataError: If ids or references differ between systems, a file cannot be read, or it
             cannot be told what the references are.
         CheckpointError: If there is no such checkpoint.
+        RadrepError: If an override is not of the decoding.
+        RecipeError: If an override has a wrong key or value.
     """
     reporter = reporter or Reporter()
     check_clinical_metrics(clinical)
-    if bool(runs) == (references is not None):
-        raise DataError(
-            "outside predictions need --references: a prepared folder, annotation.json or another "
-            "file of reports"
-            if not runs
-            else "--references goes with --predictions alone: runs are scored on their own data"
-        )
-    studies, written, notes = _collect(runs, predictions, references, split, dataset, reporter)
+    check_overrides(overrides)
+    check_out(out)
+    _check_asked(runs, references, dataset, overrides)
+    if runs:
+        found = _reports_of_runs(runs, split, overrides, reporter)
+        asked = _references_of(found.studies) if predictions else None
+    else:
+        assert references is not None, "checked above"
+        asked = read_references(references, split=split)
+        found = _outside_studies(asked, dataset)
+    if asked is not None:
+        _add_predictions(found, predictions, asked)
+    studies, written = found.studies, found.written
     clean = studies.corpus.clean if clean_predictions else None
     scored = {name: scored_predictions(reports, clean=clean) for name, reports in written.items()}
     main = next(iter(scored))
     constants = studies.constants(reporter)
     others = baselines(studies, constants, reporter)
     if len(scored) == 1:
-        others = {SHUFFLED: shuffled(scored[main]), **others}
+        others = {**images_shuffled(scored[main]), **others}
     pairs = [*combinations(scored, 2), *((main, name) for name in others)]
     with reporter.progress("scoring", 1, "evaluations") as advance:
-        card = score_card(studies.corpus, {**scored, **others}, pairs)
+        card = score_card(studies.corpus, {**scored, **others}, pairs, meteor=meteor)
         advance()
-    found = clinical_scores(studies, scored[main], clinical, reporter)
-    folder = out or OUT / "_vs_".join(re.sub(r"[^\w.-]+", "-", name) for name in scored)
+    learned = clinical_scores(studies, scored[main], clinical, reporter)
+    notes = [*found.notes, *card.notes, *learned.notes]
+    if meteor == "skip":
+        notes.append(WITHOUT_METEOR)
+    folder = out or OUT / _folder_name(scored)
     name = studies.split or "all"
     result = EvalResult(
         checkpoint=None,
@@ -118,55 +145,87 @@ def compare(
         systems={**scored, **others},
         card=card,
         constants=constants,
-        clinical=found.values,
-        notes=tuple(dict.fromkeys([*notes, *card.notes, *found.notes])),
+        clinical=learned.values,
+        decodes=found.decodes,
+        notes=tuple(dict.fromkeys(notes)),
         predictions=tuple(written[main]),
         scores_file=folder / f"scores-{name}.json",
         predictions_file=folder / f"predictions-{name}.jsonl",
         page_file=folder / "report.html",
     )
-    write_evaluation(result, None, None)
+    write_evaluation(result, None)
     return result
 
 
-def _collect(
-    runs: Sequence[Path],
-    predictions: Sequence[Path],
-    references: Path | None,
-    split: str | None,
-    dataset: str | None,
-    reporter: Reporter,
-) -> tuple[ScoredStudies, dict[str, list[str]], list[str]]:
-    """The studies, the reports of every system by its name, and lines for the reader."""
-    notes: list[str] = []
-    written: dict[str, list[str]] = {}
-    studies: ScoredStudies | None = None
+def _folder_name(systems: Iterable[str]) -> str:
+    name = "_vs_".join(re.sub(r"[^\w.-]+", "-", system) for system in systems)
+    raw = name.encode()
+    if len(raw) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:8]
+    return f"{raw[: _LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
+
+
+def _check_asked(
+    runs: Sequence[Path], references: Path | None, dataset: str | None, overrides: Sequence[str]
+) -> None:
+    if bool(runs) == (references is not None):
+        raise DataError(
+            "outside predictions need --references: a prepared folder, annotation.json or another "
+            "file of reports"
+            if not runs
+            else "--references goes with --predictions alone: runs are scored on their own data"
+        )
+    if runs and dataset is not None:
+        raise DataError(
+            "--dataset goes with --predictions alone: the references of a run are cleaned as for "
+            "its training"
+        )
+    if overrides and not runs:
+        raise DataError(
+            "--set changes how a run writes its reports, and outside predictions are written "
+            "already; name a run, or leave --set out"
+        )
+
+
+@dataclass
+class _Collected:
+    """The studies, and by the name of each system its reports and, for runs, its decoding."""
+
+    studies: ScoredStudies
+    written: dict[str, list[str]] = field(default_factory=dict)
+    decodes: dict[str, Decode] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def free_name(self, name: str) -> str:
+        """The name, numbered where another system or a baseline has it."""
+        free, number = name, 2
+        while free in self.written or is_baseline(free):
+            free, number = f"{name}-{number}", number + 1
+        return free
+
+
+def _reports_of_runs(
+    runs: Sequence[Path], split: str | None, overrides: Sequence[str], reporter: Reporter
+) -> _Collected:
+    found: _Collected | None = None
     for run in runs:
-        own, reports = _reports_of_run(run, split, reporter)
-        if studies is None:
-            studies = own
-        _check_same(studies, own, runs[0], run)
-        written[_free_name(str(run), written)] = reports
-    asked = None
-    if studies is None:
-        assert references is not None, "checked above"
-        asked = read_references(references, split=split)
-        studies = _outside_studies(asked, dataset, notes)
-    for file in predictions:
-        asked = asked or _references_of(studies)
-        given = read_predictions(file, target=studies.target)
-        matched = match(given, asked)
-        name = _free_name(file.stem, written)
-        written[name] = list(matched.reports)
-        notes += [f"{name}: {note}" for note in (given.source, *given.notes, *matched.notes)]
-    return studies, written, notes
+        loaded = load_checkpoint(find_checkpoint(run))
+        decode, changed = change_decode(loaded.folder, overrides)
+        studies = studies_of_run(loaded, split, reporter)
+        found = found or _Collected(studies)
+        _check_same(found.studies, studies, runs[0], run)
+        name = found.free_name(str(run))
+        found.written[name] = _reports_of_run(run, loaded, studies, decode, reporter)
+        found.decodes[name] = decode
+        found.notes += [f"{name}: {note}" for note in changed]
+    assert found is not None, "there is a run"
+    return found
 
 
 def _reports_of_run(
-    run: Path, split: str | None, reporter: Reporter
-) -> tuple[ScoredStudies, list[str]]:
-    loaded = load_checkpoint(find_checkpoint(run))
-    studies = studies_of_run(loaded, split, reporter)
+    run: Path, loaded: Loaded, studies: ScoredStudies, decode: Decode, reporter: Reporter
+) -> list[str]:
     folder = run_of(loaded.folder)
     scores, file = (
         folder / f"{what}-{studies.split}.{form}"
@@ -179,12 +238,21 @@ def _reports_of_run(
         if (
             newer
             and told.get("checkpoint") == str(loaded.folder)
-            and told.get("decode") == loaded.recipe.decode.model_dump()
+            and told.get("decode") == decode.model_dump()
             and tuple(row["id"] for row in rows) == studies.ids
         ):
             reporter.fact("reports", f"of {run} from {file}")
-            return studies, [row["generated"] for row in rows]
-    return studies, predict(loaded, studies, loaded.recipe.decode, reporter)
+            return [row["generated"] for row in rows]
+    return predict(loaded, studies, decode, reporter)
+
+
+def _add_predictions(found: _Collected, files: Sequence[Path], asked: ReferenceSet) -> None:
+    for file in files:
+        given = read_predictions(file, target=found.studies.target)
+        matched = match(given, asked)
+        name = found.free_name(file.stem)
+        found.written[name] = list(matched.reports)
+        found.notes += [f"{name}: {note}" for note in (given.source, *given.notes, *matched.notes)]
 
 
 def _check_same(first: ScoredStudies, other: ScoredStudies, first_run: Path, run: Path) -> None:
@@ -212,28 +280,27 @@ def _check_same(first: ScoredStudies, other: ScoredStudies, first_run: Path, run
         )
 
 
-def _free_name(name: str, taken: dict[str, list[str]]) -> str:
-    free, number = name, 2
-    while free in taken:
-        free, number = f"{name}-{number}", number + 1
-    return free
-
-
 def _references_of(studies: ScoredStudies) -> ReferenceSet:
     """The references of a run's split, to match outside predictions with."""
     assert studies.prepared is not None, "the studies of a run are prepared"
     return read_references(studies.prepared.prepared, split=studies.split, target=studies.target)
 
 
-def _outside_studies(asked: ReferenceSet, dataset: str | None, notes: list[str]) -> ScoredStudies:
+def _outside_studies(asked: ReferenceSet, dataset: str | None) -> _Collected:
     """Studies to score outside systems on."""
+    if not any(re.search(r"\w", text) for text in asked.reports):
+        raise DataError(
+            f"{asked.path}: none of its {len(asked.reports)} references"
+            f"{f' of {asked.split}' if asked.split else ''} has a word, so there is nothing to "
+            "score against"
+        )
     prepared = train = None
     if asked.path.is_dir():
         prepared = PreparedStudies(asked.path, asked.split or "test", target="findings")
         train = PreparedStudies(asked.path, "train", target="findings")
     name = dataset or _recognise(asked, prepared)
     chosen = DATASETS[name]
-    notes += [
+    notes = [
         f"references: {asked.source} {asked.path}, split {asked.split or 'none'}, cleaned as "
         f"{chosen.cleaner}",
         *asked.notes,
@@ -255,7 +322,7 @@ def _outside_studies(asked: ReferenceSet, dataset: str | None, notes: list[str])
         vocabulary=vocabulary,
         max_tokens=chosen.max_tokens,
     )
-    return ScoredStudies(
+    studies = ScoredStudies(
         split=asked.split or "",
         ids=asked.ids,
         corpus=corpus,
@@ -264,6 +331,7 @@ def _outside_studies(asked: ReferenceSet, dataset: str | None, notes: list[str])
         prepared=prepared if prepared else None,
         train=train if train else None,
     )
+    return _Collected(studies, notes=notes)
 
 
 def _recognise(asked: ReferenceSet, prepared: PreparedStudies | None) -> str:

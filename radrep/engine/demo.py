@@ -8,10 +8,10 @@ from pathlib import Path
 from radrep.data.sources.phantom import PhantomSource
 from radrep.data.store import PreparedStudies, encode_image
 from radrep.engine.evaluate import EvalResult, evaluate
-from radrep.engine.generate import ReportWriter, WrittenReport
 from radrep.engine.prepare import PrepareResult, prepare
 from radrep.engine.reporter import Reporter
 from radrep.engine.train import TrainResult, train
+from radrep.engine.writer import ReportWriter, WrittenReport
 from radrep.errors import DataError
 from radrep.metrics.findings.scores import WITH_SIDE
 from radrep.recipe.load import load_recipe

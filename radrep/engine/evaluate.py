@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from radrep.data.batch import Batch
-from radrep.data.dataset import in_order, views_of
+from radrep.data.dataset import in_order
+from radrep.data.views import views_of
 from radrep.engine.build import build_dataset, build_preprocess
 from radrep.engine.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_of
-from radrep.engine.evaluation_files import write_evaluation
+from radrep.engine.decoding import change_decode, check_overrides
+from radrep.engine.evaluation_files import check_out, write_evaluation
 from radrep.engine.generate import best_device, report_model, write_reports
 from radrep.engine.reporter import Reporter
 from radrep.engine.studies_scored import (
@@ -30,6 +33,7 @@ from radrep.models.emrrg import Emrrg
 from radrep.recipe.schema import Decode
 
 MODEL = "model"
+WITHOUT_METEOR = "METEOR was left out on request (--no-meteor)"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class EvalResult:
         card: Their scores.
         constants: The constant reports by the name of the baseline.
         clinical: Scores of the optional package, by our names.
+        decodes: How each system decoded that is a run.
         notes: Lines for the reader.
         predictions: Generated reports of the main system, as written.
         scores_file: scores-<split>.json.
@@ -58,6 +63,7 @@ class EvalResult:
     card: Scorecard
     constants: Mapping[str, str]
     clinical: Mapping[str, float]
+    decodes: Mapping[str, Decode]
     notes: tuple[str, ...]
     predictions: tuple[str, ...]
     scores_file: Path
@@ -70,9 +76,10 @@ def evaluate(
     *,
     split: str | None = None,
     out: Path | None = None,
-    decode: Decode | None = None,
+    overrides: Sequence[str] = (),
     clean_predictions: bool = False,
     clinical: Sequence[str] = (),
+    meteor: Literal["auto", "skip"] = "auto",
     reporter: Reporter | None = None,
 ) -> EvalResult:
     """Write the reports of a split and score them.
@@ -81,33 +88,41 @@ def evaluate(
         checkpoint: A checkpoint, a run, or None for the newest run under runs/.
         split: "train", "val" or "test"; by default test, or val where the data has no test study.
         out: Where the scores go; the run's folder, if not given.
-        decode: Other settings of the decoding than the checkpoint's own.
+        overrides: Changes to the run's decoding, as after --set: "decode.beam_size=1".
         clean_predictions: Put the generated reports through the cleaner too.
         clinical: Names of metrics of `radrep.metrics.radeval`.
+        meteor: "auto" computes METEOR if Java runs, "skip" leaves it out.
         reporter: Who is told how it goes.
 
     Raises:
         CheckpointError: If there is no such checkpoint.
-        DataError: If the prepared folder is missing, the split is empty or a metric is unknown.
+        DataError: If the prepared folder is missing, the split is empty, a metric is unknown or
+            `out` cannot be a folder.
+        RadrepError: If an override is not of the decoding.
+        RecipeError: If an override has a wrong key or value.
     """
     reporter = reporter or Reporter()
     check_clinical_metrics(clinical)
+    check_overrides(overrides)
+    check_out(out)
     loaded = load_checkpoint(find_checkpoint(checkpoint))
+    decode, changed = change_decode(loaded.folder, overrides)
     studies = studies_of_run(loaded, split, reporter)
-    decode = decode or loaded.recipe.decode
     predictions = predict(loaded, studies, decode, reporter)
     clean = studies.corpus.clean if clean_predictions else None
     scored = scored_predictions(predictions, clean=clean)
     blank = scored_predictions(_predict_blank(loaded, studies, decode), clean=clean)
-    systems = {MODEL: scored, SHUFFLED: shuffled(scored), BLANK: blank}
+    systems = {MODEL: scored, **images_shuffled(scored), BLANK: blank}
     constants = studies.constants(reporter)
     systems |= baselines(studies, constants, reporter)
     others = [(MODEL, name) for name in systems if name != MODEL]
     with reporter.progress("scoring", 1, "evaluations") as advance:
-        card = score_card(studies.corpus, systems, others)
+        card = score_card(studies.corpus, systems, others, meteor=meteor)
         advance()
     found = clinical_scores(studies, scored, clinical, reporter)
-    notes = [*card.notes, *found.notes]
+    notes = [*changed, *card.notes, *found.notes]
+    if meteor == "skip":
+        notes.append(WITHOUT_METEOR)
     if isinstance(loaded.model, Emrrg) and loaded.model.language.note:
         notes.append(f"language model: {loaded.model.language.note}")
     folder = out or run_of(loaded.folder)
@@ -119,14 +134,20 @@ def evaluate(
         card=card,
         constants=constants,
         clinical=found.values,
+        decodes={MODEL: decode},
         notes=tuple(dict.fromkeys(notes)),
         predictions=tuple(predictions),
         scores_file=folder / f"scores-{studies.split}.json",
         predictions_file=folder / f"predictions-{studies.split}.jsonl",
         page_file=folder / "report.html",
     )
-    write_evaluation(result, loaded, decode)
+    write_evaluation(result, loaded)
     return result
+
+
+def images_shuffled(reports: Sequence[str]) -> dict[str, list[str]]:
+    """The system of the same reports dealt to other studies; none where there is one study."""
+    return {SHUFFLED: shuffled(reports)} if len(reports) > 1 else {}
 
 
 def baselines(

@@ -1,7 +1,9 @@
 """What an evaluation leaves: scores, predictions, the page, the model card."""
 
 import json
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from radrep.engine.checkpoint import Loaded, run_of
@@ -9,24 +11,40 @@ from radrep.engine.evaluation_page import page_studies
 from radrep.engine.files import write_whole
 from radrep.engine.model_card import MODEL_CARD, describe_model
 from radrep.engine.track import ENVIRONMENT
+from radrep.errors import DataError
 from radrep.recipe.load import dump_recipe
-from radrep.recipe.schema import Decode
-from radrep.report.page import Page, write_page
+from radrep.report.page import Page, render_page
 
 if TYPE_CHECKING:
     from radrep.engine.evaluate import EvalResult
 
 
-def write_evaluation(result: "EvalResult", loaded: Loaded | None, decode: Decode | None) -> None:
+def check_out(out: Path | None) -> None:
+    """Check where the scores go before the work of minutes that they come from.
+
+    Raises:
+        DataError: If it cannot be a folder.
+    """
+    if out is None:
+        return
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise DataError(f"{out} cannot be made: {there} is a file; name a folder as --out")
+    if not os.access(there, os.W_OK):
+        raise DataError(f"{out} cannot be written: no permission at {there}; name another --out")
+
+
+def write_evaluation(result: "EvalResult", loaded: Loaded | None) -> None:
     """Write the files that `EvalResult` names, and MODEL_CARD.md for a run.
 
     Args:
         result: What was found.
         loaded: The checkpoint that wrote the reports, if one did.
-        decode: How it decoded.
     """
     folder = result.scores_file.parent
     folder.mkdir(parents=True, exist_ok=True)
+    # Whoever stops here leaves no scores that tell of other reports than those beside them.
+    result.scores_file.unlink(missing_ok=True)
     rows = zip(
         result.studies.ids, result.studies.corpus.references, result.predictions, strict=True
     )
@@ -35,7 +53,7 @@ def write_evaluation(result: "EvalResult", loaded: Loaded | None, decode: Decode
         for id_, reference, text in rows
     ]
     write_whole(result.predictions_file, "".join(f"{line}\n" for line in lines))
-    scores = scores_as_json(result, decode)
+    scores = scores_as_json(result)
     write_whole(result.scores_file, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     environment: dict[str, Any] = {}
     if loaded is not None:
@@ -46,16 +64,17 @@ def write_evaluation(result: "EvalResult", loaded: Loaded | None, decode: Decode
     page = Page(
         title=folder.resolve().name,
         scores=scores,
-        studies=page_studies(result, loaded, decode),
+        studies=page_studies(result, loaded),
         recipe="" if loaded is None else dump_recipe(loaded.recipe),
         environment=environment,
     )
-    write_page(page, result.page_file)
+    write_whole(result.page_file, render_page(page))
 
 
-def scores_as_json(result: "EvalResult", decode: Decode | None) -> dict[str, Any]:
+def scores_as_json(result: "EvalResult") -> dict[str, Any]:
     """The content of scores-<split>.json."""
     studies, card = result.studies, result.card
+    decodes = {name: decode.model_dump() for name, decode in result.decodes.items()}
     return {
         "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
         "split": studies.split,
@@ -63,7 +82,8 @@ def scores_as_json(result: "EvalResult", decode: Decode | None) -> dict[str, Any
         "num_without_text": studies.num_without_text,
         "ids_sha256": studies.ids_sha256,
         "target": studies.target,
-        "decode": {} if decode is None else decode.model_dump(),
+        # Of the one run; in a comparison of each by its name, and of none from outside.
+        "decode": decodes if result.checkpoint is None else decodes[result.main],
         "model": result.main,
         "num_seen": card.num_seen,
         "protocols": {

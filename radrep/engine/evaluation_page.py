@@ -7,14 +7,13 @@ import numpy as np
 import torch
 
 from radrep.data.batch import Batch
-from radrep.data.dataset import views_of
+from radrep.data.views import views_of
 from radrep.engine.build import build_preprocess
 from radrep.engine.checkpoint import Loaded
 from radrep.engine.generate import report_model, write_report
 from radrep.metrics.findings import Findings, label_report
-from radrep.recipe.schema import Decode
 from radrep.report.heatmap import overlay
-from radrep.report.page import PageStudy, Passage
+from radrep.report.page import WRONG_SIDE, PageStudy, Passage
 
 if TYPE_CHECKING:
     from radrep.engine.evaluate import EvalResult
@@ -22,15 +21,12 @@ if TYPE_CHECKING:
 _OF_EACH_RANK = 3
 
 
-def page_studies(
-    result: "EvalResult", loaded: Loaded | None, decode: Decode | None
-) -> list[PageStudy]:
+def page_studies(result: "EvalResult", loaded: Loaded | None) -> list[PageStudy]:
     """Three studies of each rank by the CIDEr of the single report, none of them twice.
 
     Args:
         result: What was found.
         loaded: The checkpoint that wrote the reports, for heatmaps; None for none.
-        decode: How it decoded.
     """
     values = result.card.per_report[result.main]
     order = np.argsort(-values, kind="stable")
@@ -45,19 +41,13 @@ def page_studies(
         for index in indices:
             shown.setdefault(int(index), rank)
     studies = [
-        _study(result, index, rank, float(values[index]), loaded, decode)
-        for index, rank in shown.items()
+        _study(result, index, rank, float(values[index]), loaded) for index, rank in shown.items()
     ]
     return sorted(studies, key=lambda study: ("best", "median", "worst").index(study.rank))
 
 
 def _study(
-    result: "EvalResult",
-    index: int,
-    rank: str,
-    score: float,
-    loaded: Loaded | None,
-    decode: Decode | None,
+    result: "EvalResult", index: int, rank: str, score: float, loaded: Loaded | None
 ) -> PageStudy:
     prepared = result.studies.prepared
     reference, generated = result.studies.corpus.references[index], result.predictions[index]
@@ -69,21 +59,29 @@ def _study(
         study = prepared[index]
         images = prepared.read_images(index)
         projections = [image.projection for image in study.images]
-        if loaded is not None and decode is not None:
+        if loaded is not None:
             data, model = loaded.recipe.data, report_model(loaded)
             views = views_of(study, pair=data.pair, max_views=data.max_views)
             preprocess = build_preprocess(data, model)
-            images = [images[view.number] for view in views]
-            projections = [projections[view.number] for view in views]
+            images = prepared.read_views(index, views)
+            projections = [
+                "under its SDAM mask" if view.saliency else projections[view.number]
+                for view in views
+            ]
             batch = Batch(
                 ids=(study.id,),
                 num_views=torch.tensor([len(views)]),
-                images=torch.stack([preprocess.evaluate(image) for image in images]),
+                images=torch.stack(
+                    [
+                        preprocess.evaluate(image, saliency=view.saliency)
+                        for image, view in zip(images, views, strict=True)
+                    ]
+                ),
             )
-            _, looks = write_report(loaded, batch, decode)
-            heatmaps = (
-                [overlay(i, look) for i, look in zip(images, looks, strict=True)] if looks else []
-            )
+            _, looks = write_report(loaded, batch, result.decodes[result.main])
+            if len(looks):  # words of a language model look at no map
+                means = looks.mean(axis=0)
+                heatmaps = [overlay(i, look) for i, look in zip(images, means, strict=True)]
     return PageStudy(
         id=result.studies.ids[index],
         rank=rank,
@@ -99,6 +97,8 @@ def _study(
 def passages(text: str, own: Findings, other: Findings, *, otherwise: str) -> list[Passage]:
     """Cut a report at the findings that it names as positive.
 
+    A finding of both reports is on the wrong side where both tell the side and not the same one.
+
     Args:
         text: The report.
         own: Its findings.
@@ -110,16 +110,18 @@ def passages(text: str, own: Findings, other: Findings, *, otherwise: str) -> li
     for mention in own.mentions:
         if mention.state != "positive" or mention.start < end:
             continue  # of mentions that overlap the first stands for all
-        agrees = other.states[mention.observation] == "positive"
-        side = f", {mention.side}" if mention.side else ""
+        name = mention.observation
+        here, there = own.sides.get(name), other.sides.get(name)
+        side = mention.side
+        if other.states[name] != "positive":
+            kind, told = otherwise, ""
+        elif here and there and here != there:
+            kind, side, told = WRONG_SIDE, here, f"; {there} in the other report"
+        else:
+            kind, told = "agree", ""
         found.append(Passage(text[end : mention.start], "plain"))
-        found.append(
-            Passage(
-                text[mention.start : mention.end],
-                "agree" if agrees else otherwise,
-                f"{mention.observation}{side}",
-            )
-        )
+        note = f"{name}{f', {side}' if side else ''}{told}"
+        found.append(Passage(text[mention.start : mention.end], kind, note))
         end = mention.end
     found.append(Passage(text[end:], "plain"))
     return [passage for passage in found if passage.text]

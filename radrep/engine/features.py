@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from radrep.data.dataset import View, views_of
 from radrep.data.preprocess import Preprocess
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Image
+from radrep.data.views import View, views_of
 from radrep.engine.files import replace_folder
 from radrep.engine.reporter import Reporter
+from radrep.engine.workers import count_cores
 from radrep.errors import DataError
 
 FEATURES = "features.npy"
 INDEX = "index.json"
-_BATCH = 32
+_BATCH = 16
+_IN_FLIGHT = 8  # parts a core that wait to be written: memory stays flat
 
 
 def cache_folder() -> Path:
@@ -115,7 +119,8 @@ def cached_features(
                     _row_key(study.images[view.number], view), _Place(studies, index, view)
                 )
     wanted = dict(sorted(wanted.items()))
-    folder = cache_folder() / "features" / _key(encoder, preprocess, wanted)
+    maskers = {p.studies.saliency.fingerprint for p in wanted.values() if p.studies.saliency}
+    folder = cache_folder() / "features" / _key(encoder, preprocess, [*maskers, *wanted])
     if not (folder / INDEX).is_file():
         _compute(encoder, preprocess, wanted, folder, device, reporter)
     else:
@@ -132,7 +137,7 @@ class _Place:
     view: View
 
     def read(self, preprocess: Preprocess) -> Tensor:
-        pixels = self.studies.read_images(self.index)[self.view.number]
+        (pixels,) = self.studies.read_views(self.index, [self.view])
         return preprocess.evaluate(pixels, saliency=self.view.saliency)
 
 
@@ -141,7 +146,7 @@ def _row_key(image: Image, view: View) -> str:
 
 
 def _key(encoder: nn.Module, preprocess: Preprocess, wanted: Iterable[str]) -> str:
-    """A hash of everything that decides the features: weights, preprocessing and pixels."""
+    """A hash of what decides the features: weights, preprocessing, masks and pixels."""
     digest = hashlib.sha256(repr(preprocess).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
@@ -151,7 +156,6 @@ def _key(encoder: nn.Module, preprocess: Preprocess, wanted: Iterable[str]) -> s
     return digest.hexdigest()[:24]
 
 
-@torch.no_grad()
 def _compute(
     encoder: nn.Module,
     preprocess: Preprocess,
@@ -162,6 +166,7 @@ def _compute(
 ) -> None:
     encoder.to(device).eval()
 
+    @torch.no_grad()  # here, for it holds for one thread
     def encode(part: Sequence[_Place]) -> np.ndarray:
         pixels = [place.read(preprocess) for place in part]
         features: Tensor = encoder(torch.stack(pixels).to(device))
@@ -182,12 +187,39 @@ def _compute(
             partial / FEATURES, mode="w+", dtype=np.float32, shape=shape
         )
         with reporter.progress("image features", len(places), "images") as advance:
-            for start in range(0, len(places), _BATCH):
-                part = places[start : start + _BATCH]
-                features[start : start + len(part)] = encode(part)
-                advance(len(part))
+            parts = [places[i : i + _BATCH] for i in range(0, len(places), _BATCH)]
+            start = 0
+            with closing(_map_on(device, encode, parts)) as found:
+                for block in found:
+                    features[start : start + len(block)] = block
+                    start += len(block)
+                    advance(len(block))
         features.flush()
         data = str(places[0].studies.prepared)
         about = {"data": data, "images": len(places), "patches": list(shape[1:])}
         rows = {key: row for row, key in enumerate(wanted)}
         (partial / INDEX).write_text(json.dumps({"about": about, "rows": rows}))
+
+
+def _map_on(
+    device: torch.device,
+    encode: Callable[[Sequence[_Place]], np.ndarray],
+    parts: Sequence[Sequence[_Place]],
+) -> Generator[np.ndarray, None, None]:
+    """Encode the parts in order; on a CPU each core has a part of its own, from PNG to features.
+
+    Small maps leave cores that share one image waiting for one another.
+    """
+    if device.type != "cpu":
+        yield from map(encode, parts)
+        return
+    before = torch.get_num_threads()
+    cores = count_cores()
+    pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    ahead = _IN_FLIGHT * cores
+    try:
+        for start in range(0, len(parts), ahead):
+            yield from pool.map(encode, parts[start : start + ahead])
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)

@@ -59,9 +59,11 @@ def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: st
 
 
 def _scores(scores: Mapping[str, Any]) -> list[str]:
+    decode = [f"{key} {value}" for key, value in scores["decode"].items() if value is not None]
     lines = [
         f"Split `{scores['split']}`, {scores['num_studies']} studies (SHA-256 of their ids "
         f"`{scores['ids_sha256']}`); 95 % bootstrap intervals over studies.",
+        f"Decoding: {', '.join(decode)}.",
         "",
     ]
     for protocol, scored in scores["protocols"].items():

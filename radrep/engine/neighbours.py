@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from radrep.data.dataset import views_of
 from radrep.data.preprocess import Preprocess
 from radrep.data.store import PreparedStudies
+from radrep.data.views import views_of
 from radrep.engine.features import FeatureStore, cached_features
 from radrep.engine.generate import best_device
 from radrep.engine.reporter import Reporter

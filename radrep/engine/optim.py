@@ -11,6 +11,7 @@ from radrep.engine.build import Model
 from radrep.models.csr_lmca import CsrLmca
 from radrep.models.emrrg import Emrrg
 from radrep.recipe.schema import Optim
+from radrep.saliency.discriminator import Discriminator
 
 
 def build_optimizer(model: Model, section: Optim) -> torch.optim.Optimizer:
@@ -46,7 +47,7 @@ def build_optimizer(model: Model, section: Optim) -> torch.optim.Optimizer:
 
 
 def _encoder_parameters(model: Model) -> list[nn.Parameter]:
-    if isinstance(model, CsrLmca | Emrrg):
+    if isinstance(model, CsrLmca | Emrrg | Discriminator):
         return model.encoder_parameters()
     return list(model.encoder.parameters())
 

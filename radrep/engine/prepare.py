@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from radrep.data.reports import TARGETS, target_text
-from radrep.data.store import SHARD_STUDIES, ShardWriter
+from radrep.data.store import SHARD_STUDIES, ShardWriter, shard_features, study_row
 from radrep.data.study import SPLITS, Image, Source, SourceStudy, Study, outline_studies
 from radrep.engine.leaks import Leaks, find_leaks
 from radrep.engine.prepared_folder import (
@@ -393,9 +393,10 @@ def _write_shards(
                 reasons.append((f"study {task.study.id}", _why_left_out(task, made.num_wanted)))
             else:
                 if writer is None:
-                    writer = ShardWriter(partial / shard.name)
+                    writer = ShardWriter(partial / shard.name, shard_features())
                     open_shards[split] = (shard, writer)
-                writer.write(_to_row(task.study, made.images, source_name), made.files, made.hashes)
+                study = _to_study(task.study, made.images, source_name)
+                writer.write(study_row(study, made.files, made.hashes))
             shard.planned += 1
             shard.studies += bool(made.images)
             shard.images += len(made.images)
@@ -422,7 +423,7 @@ def _close(shard: Shard, writer: ShardWriter | None, partial: Path, tally: _Tall
     tally.shards[shard.split, shard.index] = shard
 
 
-def _to_row(study: SourceStudy, images: tuple[Image, ...], source_name: str) -> Study:
+def _to_study(study: SourceStudy, images: tuple[Image, ...], source_name: str) -> Study:
     return Study(
         id=study.id,
         patient_id=study.patient_id,

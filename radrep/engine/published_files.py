@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from radrep.data.tokenizer import Tokenizer
-from radrep.engine.build import build_language_model, build_model, build_tokenizer, read_split
+from radrep.engine.build import build_language_model, build_model, build_tokenizer
 from radrep.engine.checkpoint import refuse_existing, save_checkpoint
 from radrep.engine.encoder_weights import ABOUT, WEIGHTS
 from radrep.engine.files import replace_folder
 from radrep.engine.prepared_folder import read_image_size
+from radrep.engine.splits import read_split
 from radrep.engine.torch_files import CutOffError, read_torch_file
 from radrep.errors import CheckpointError, RecipeError
 from radrep.models.emrrg import Emrrg

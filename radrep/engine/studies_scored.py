@@ -11,13 +11,15 @@ import numpy as np
 from radrep.data.reports import get_cleaner
 from radrep.data.store import PreparedStudies, read_shards
 from radrep.data.tokenizer import UNKNOWN
-from radrep.engine.build import build_tokenizer, read_split
+from radrep.engine.build import build_tokenizer
 from radrep.engine.checkpoint import Loaded
 from radrep.engine.neighbours import nearest_studies
 from radrep.engine.reporter import Reporter
+from radrep.engine.saliency import check_maker
+from radrep.engine.splits import read_split
 from radrep.errors import DataError
 from radrep.metrics.baselines import best_constants
-from radrep.metrics.protocol import full_references, published_references
+from radrep.metrics.protocol import published_references
 from radrep.metrics.scorecard import Corpus
 from radrep.models.emrrg import Emrrg
 
@@ -62,7 +64,6 @@ class ScoredStudies:
         corpus = self.corpus
         if corpus.vocabulary is None or not self.val:
             return {}
-        candidates = full_references(corpus.train, clean=corpus.clean).texts
         chosen_on = published_references(
             self.val,
             clean=corpus.clean,
@@ -70,7 +71,7 @@ class ScoredStudies:
             max_tokens=corpus.max_tokens,
         ).texts
         with reporter.progress("constant baselines", 1, "searches") as advance:
-            found = best_constants(candidates, chosen_on)
+            found = best_constants(corpus.cleaned_train, chosen_on)
             advance()
         return {f"constant, best {metric}": constant.report for metric, constant in found.items()}
 
@@ -78,7 +79,7 @@ class ScoredStudies:
         """The cleaned report of each study's nearest training study, None without images."""
         if self.prepared is None or self.train is None:
             return None
-        texts = full_references(self.train.texts(self.target), clean=self.corpus.clean).texts
+        texts = self.corpus.cleaned_train
         return [texts[i] for i in nearest_studies(self.train, self.prepared, reporter)]
 
 
@@ -92,10 +93,14 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Sco
 
     Raises:
         DataError: If the prepared folder is missing or the split is empty.
+        CheckpointError: If masked images are of another discriminator than the run was trained
+            with.
     """
     data = loaded.recipe.data
     name = split or default_split(data.prepared, reporter)
     studies = read_split(data, name)
+    if studies.saliency is not None:
+        check_maker(loaded.saliency, studies.saliency.fingerprint, loaded.folder)
     train, val = (read_split(data, part) for part in ("train", "val"))
     model, shorten = loaded.model, None
     if isinstance(model, Emrrg):

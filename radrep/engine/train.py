@@ -1,4 +1,4 @@
-"""Train a report model."""
+"""Train a report model, or the discriminator that shows it where to look."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,14 @@ from radrep.data.dataset import in_order
 from radrep.data.reports import get_cleaner
 from radrep.engine import checkpoint
 from radrep.engine.build import ReportModel
+from radrep.engine.discriminate import DiscriminatorTraining
 from radrep.engine.generate import write_reports
 from radrep.engine.reporter import Reporter
 from radrep.engine.training import Training, TrainResult, newest_run
 from radrep.errors import RecipeError
 from radrep.metrics.nlg import score_nlg
 from radrep.metrics.protocol import published_references, scored_predictions
-from radrep.recipe.schema import Recipe
+from radrep.recipe.schema import Discriminator, Recipe
 
 
 def train(
@@ -45,7 +46,8 @@ def train(
         text = f"'{recipe.task}' is done by: radrep {recipe.task}"
         raise RecipeError("this recipe", [("task", text)])
     last = checkpoint.last_checkpoint(newest_run(out or recipe.out)) if resume else None
-    return ReportTraining(recipe, last, reporter or Reporter()).run(out)
+    kind = DiscriminatorTraining if isinstance(recipe.model, Discriminator) else ReportTraining
+    return kind(recipe, last, reporter or Reporter()).run(out)
 
 
 class ReportTraining(Training):

@@ -21,11 +21,11 @@ from radrep.engine.build import (
     Model,
     build_codec,
     build_dataset,
+    build_labels,
     build_model,
     build_preprocess,
     build_tokenizer,
     frozen_encoder,
-    read_split,
 )
 from radrep.engine.features import FeatureStore, cached_features
 from radrep.engine.files import write_whole
@@ -35,13 +35,14 @@ from radrep.engine.model_card import MODEL_CARD, describe_model
 from radrep.engine.optim import build_optimizer
 from radrep.engine.prepared_folder import read_image_size
 from radrep.engine.reporter import Reporter
+from radrep.engine.splits import read_split
 from radrep.engine.workers import count_cores
 from radrep.errors import CheckpointError, RecipeError
 from radrep.models.autoregressive import AutoregressivePretraining
 from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.emrrg import Emrrg, language_part
 from radrep.recipe.load import dump_recipe
-from radrep.recipe.schema import Autoregressive, Recipe
+from radrep.recipe.schema import Autoregressive, Discriminator, Recipe
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,15 @@ class Training(ABC):
         self.accelerator = _build_accelerator(recipe)
         self.reporter = reporter if self.accelerator.is_main_process else Reporter()
         torch.manual_seed(recipe.train.seed)  # the initial weights
-        need_text = not isinstance(recipe.model, Autoregressive)
+        # Reports are what is learned, or what labels are read from.
+        section = recipe.model
+        tabled = isinstance(section, Discriminator) and section.labels == "table"
+        need_text = not isinstance(section, Autoregressive) and not tabled
         self.splits = {
             name: read_split(recipe.data, name, need_text=need_text) for name in ("train", "val")
         }
         self.tokenizer = build_tokenizer(recipe.data, self.splits["train"])
+        self.labels = build_labels(recipe, self.splits["train"])
         self.model = self._model()
         self.model.train()
         self._tell_facts()
@@ -106,6 +111,7 @@ class Training(ABC):
                 codec=self.codec,
                 training=name == "train",
                 features=self.features,
+                labels=self.labels,
             )
             for name, split in self.splits.items()
         }
@@ -222,6 +228,8 @@ class Training(ABC):
             return int(batch.num_views.sum())
         if isinstance(self.model, ContrastivePretraining):
             return len(batch.ids)
+        if batch.labels is not None:
+            return int(batch.num_views.sum())
         assert batch.lengths is not None, "a batch to learn from has tokens"
         begins = 0 if isinstance(self.model, Emrrg) else 1  # the opening id is no target
         return int((batch.lengths - begins).sum())
@@ -254,6 +262,7 @@ class Training(ABC):
                 recipe=self.recipe,
                 tokenizer=self.tokenizer,
                 prepared_size=read_image_size(self.recipe.data.prepared),
+                saliency=masked.fingerprint if (masked := self.splits["train"].saliency) else "",
                 training=training,
             )
             if best:

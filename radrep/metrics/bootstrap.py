@@ -59,44 +59,75 @@ class Difference:
     p_value: float
 
 
-def bootstrap_intervals(
-    scores: Resampled, *, num_samples: int = 1000, level: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
+@dataclass(frozen=True)
+class Resamples:
+    """Figures of one system in every sample of the studies.
+
+    Attributes:
+        scores: Its scores on the studies themselves.
+        figures: Every figure that was computed, (number of samples,) each.
+        seed: Of the draws; equal seeds draw equal studies.
+    """
+
+    scores: Resampled
+    figures: Mapping[str, np.ndarray]
+    seed: int
+
+
+def resample(
+    systems: Mapping[str, Resampled], *, num_samples: int = 1000, seed: int = 0
+) -> dict[str, Resamples]:
+    """Draw the studies anew and score every system on each sample; all get the same samples.
+
+    Args:
+        systems: Scores by name, in one order of the studies.
+        num_samples: How often the studies are drawn.
+        seed: Of the draws.
+
+    Raises:
+        DataError: If the systems were scored on different numbers of studies.
+    """
+    statistics = {name: scores.statistics() for name, scores in systems.items()}
+    sizes = {len(rows) for rows in statistics.values()}
+    if len(sizes) != 1:
+        raise DataError(
+            f"systems scored on {', '.join(map(str, sorted(sizes)))} studies cannot be resampled "
+            "together: score all on the same studies"
+        )
+    (num_studies,) = sizes
+    ends = np.cumsum([rows.shape[1] for rows in statistics.values()])
+    together = np.concatenate(list(statistics.values()), axis=1)
+    sums = np.concatenate(
+        [weights @ together for weights in _draw_studies(num_studies, num_samples, seed)]
+    )
+    found = {}
+    for (name, scores), own in zip(systems.items(), np.split(sums, ends[:-1], axis=1), strict=True):
+        corpus, figures = scores.corpus, scores.figures(own, num_studies)
+        computed = {metric: v for metric, v in figures.items() if corpus[metric] is not None}
+        found[name] = Resamples(scores, computed, seed)
+    return found
+
+
+def bootstrap_intervals(resamples: Resamples, *, level: float = 0.95) -> dict[str, Interval]:
     """Find how far each score moves when the studies are drawn anew.
 
     Args:
-        scores: Scores of one system.
-        num_samples: How often the studies are drawn.
+        resamples: Of one system.
         level: Share of the samples that the interval holds.
-        seed: Of the draws; equal seeds draw equal studies.
 
     Returns:
         An interval for each metric that was computed.
     """
-    samples, corpus = _resample(scores, num_samples, seed), scores.corpus
-    return {
-        metric: _interval(values, level)
-        for metric, values in samples.items()
-        if corpus[metric] is not None
-    }
+    return {metric: _interval(values, level) for metric, values in resamples.figures.items()}
 
 
-def paired_bootstrap(
-    scores_a: Resampled,
-    scores_b: Resampled,
-    *,
-    num_samples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Difference]:
+def paired_bootstrap(a: Resamples, b: Resamples, *, level: float = 0.95) -> dict[str, Difference]:
     """Compare two systems, or one system with itself under another input, on the same studies.
 
     Args:
-        scores_a: Scores of the first system.
-        scores_b: Scores of the second, for the same references in the same order.
-        num_samples: How often the studies are drawn.
+        a: Of the first system.
+        b: Of the second, with the same samples.
         level: Share of the samples that the interval of the difference holds.
-        seed: Of the draws.
 
     Returns:
         The difference in each metric that was computed for both.
@@ -104,37 +135,25 @@ def paired_bootstrap(
     Raises:
         DataError: If the two were not scored on the same studies.
     """
-    facts_a, facts_b = scores_a.reference_facts(), scores_b.reference_facts()
+    facts_a, facts_b = a.scores.reference_facts(), b.scores.reference_facts()
     if not np.array_equal(facts_a, facts_b):
         raise DataError(
             f"the systems were scored on different references ({len(facts_a)} and "
             f"{len(facts_b)} studies): score both on the same studies, in one order"
         )
-    samples_a = _resample(scores_a, num_samples, seed)
-    samples_b = _resample(scores_b, num_samples, seed)
-    corpus_a, corpus_b = scores_a.corpus, scores_b.corpus
+    assert a.seed == b.seed, f"samples of seeds {a.seed} and {b.seed} are not pairs"
+    corpus_a, corpus_b = a.scores.corpus, b.scores.corpus
     found = {}
-    for metric in samples_a.keys() & samples_b.keys():
+    for metric, values in a.figures.items():
         value_a, value_b = corpus_a[metric], corpus_b[metric]
-        if value_a is None or value_b is None:
+        if metric not in b.figures or value_a is None or value_b is None:
             continue
-        differences = samples_a[metric] - samples_b[metric]
+        differences = values - b.figures[metric]
         interval = _interval(differences, level)
         turned = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
-        p_value = min(1.0, 2 * (turned + 1) / (num_samples + 1))
+        p_value = min(1.0, 2 * (turned + 1) / (len(differences) + 1))
         found[metric] = Difference(value_a - value_b, interval.low, interval.high, p_value)
-    return {metric: found[metric] for metric in samples_a if metric in found}
-
-
-def _resample(scores: Resampled, num_samples: int, seed: int) -> dict[str, np.ndarray]:
-    """Every figure of every sample: (num_samples,) a metric."""
-    statistics = scores.statistics()
-    num_studies = len(statistics)
-    blocks = [
-        scores.figures(weights @ statistics, num_studies)
-        for weights in _draw_studies(num_studies, num_samples, seed)
-    ]
-    return {metric: np.concatenate([block[metric] for block in blocks]) for metric in blocks[0]}
+    return found
 
 
 def _draw_studies(num_studies: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:

@@ -1,4 +1,7 @@
-"""BLEU, METEOR, ROUGE-L and CIDEr as pycocoevalcap computes them, on whitespace tokens.
+"""BLEU, METEOR, ROUGE-L and CIDEr with pycocoevalcap's values, on whitespace tokens.
+
+pycocoevalcap's METEOR program is run; its other scorers are written anew, since they count every
+reference again for every system.
 
 Each score comes with what a bootstrap needs to compute it again for any sample of the studies:
 BLEU's and METEOR's counts a report (both are figures of the whole corpus, not means over
@@ -12,15 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pycocoevalcap.bleu.bleu_scorer import BleuScorer
-from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor import meteor as meteor_wrapper
-from pycocoevalcap.rouge.rouge import Rouge
 
 from radrep.errors import DataError
+from radrep.metrics.ngrams import MAX_N, NgramTable, ReferenceNgrams
+from radrep.metrics.rouge import CommonSubsequences, count_words, rouge_l
 
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider")
-MAX_N = 4
 
 # METEOR 1.5, task "rank", English: its defaults, which the COCO scorer uses (Denkowski and
 # Lavie, 2014). Weights of the stages exact, stem, synonym, paraphrase.
@@ -159,21 +160,30 @@ def score_systems(
             none of its references has a word.
     """
     pairs = {name: _tokenise(name, *texts) for name, texts in systems.items()}
+    flat = [pair for texts in pairs.values() for pair in zip(*texts, strict=True)]
+    ends = np.cumsum([len(references) for references, _ in pairs.values()])
     meteor_counts: dict[str, np.ndarray] = {}
     notes = []
     if meteor == "auto":
-        flat = [pair for name in pairs for pair in zip(*pairs[name], strict=True)]
         try:
             counts = _count_meteor(flat)
         except _MeteorUnavailableError as reason:
             notes.append(f"METEOR skipped: {reason}")
         else:
-            ends = np.cumsum([len(references) for references, _ in pairs.values()])
             meteor_counts = dict(zip(pairs, np.split(counts, ends[:-1]), strict=True))
-    return {
-        name: _score(references, hypotheses, meteor_counts.get(name), notes)
-        for name, (references, hypotheses) in pairs.items()
-    }
+    rouge_values = dict(zip(pairs, np.split(_score_rouge(flat), ends[:-1]), strict=True))
+    table = NgramTable(text for pair in flat for text in pair)
+    ngrams: dict[tuple[str, ...], ReferenceNgrams] = {}
+    scores = {}
+    for name, (references, hypotheses) in pairs.items():
+        key = tuple(references)
+        if key not in ngrams:
+            ngrams[key] = ReferenceNgrams(table, references)
+        bleu_counts, cider = _score_ngrams(table, ngrams[key], references, hypotheses)
+        scores[name] = _collect(
+            bleu_counts, rouge_values[name], cider, meteor_counts.get(name), notes
+        )
+    return scores
 
 
 def corpus_bleu(
@@ -248,43 +258,60 @@ def _tokenise(
     return references, [" ".join(text.split()) for text in hypotheses]
 
 
-def _score(
-    references: list[str],
-    hypotheses: list[str],
+def _number_distinct(pairs: Sequence[tuple[str, str]]) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """The distinct pairs, and which of them each pair is, (n,)."""
+    numbers = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    return list(numbers), np.array([numbers[pair] for pair in pairs])
+
+
+def _score_rouge(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """ROUGE-L of every (reference, hypothesis), (n,)."""
+    distinct, places = _number_distinct(pairs)
+    of_references = {text: CommonSubsequences([text]) for text in {r for r, _ in distinct}}
+    common = np.array([of_references[r].lengths(h)[0] for r, h in distinct])
+    reference_lengths, lengths = np.array([(count_words(r), count_words(h)) for r, h in distinct]).T
+    return rouge_l(common, reference_lengths, lengths)[places]
+
+
+def _score_ngrams(
+    table: NgramTable, ngrams: ReferenceNgrams, references: Sequence[str], hypotheses: Sequence[str]
+) -> tuple[BleuCounts, np.ndarray]:
+    """BLEU's counts and CIDEr of one system's reports, (n,)."""
+    rows, own_rows = table.rows_of(references), table.rows_of(hypotheses)
+    distinct, places = np.unique(np.stack([rows, own_rows]), axis=1, return_inverse=True)
+    matches, cider = ngrams.score_pairs(*distinct)
+    counts = BleuCounts(
+        matches=matches[places],
+        totals=table.totals(own_rows),
+        lengths=table.lengths[own_rows],
+        reference_lengths=table.lengths[rows],
+    )
+    return counts, cider[places]
+
+
+def _collect(
+    bleu_counts: BleuCounts,
+    rouge_values: np.ndarray,
+    cider_values: np.ndarray,
     meteor_counts: np.ndarray | None,
     notes: Sequence[str],
 ) -> NlgScores:
-    bleu, bleu_counts = _score_bleu(references, hypotheses)
-    keyed_references = {i: [text] for i, text in enumerate(references)}
-    keyed_hypotheses = {i: [text] for i, text in enumerate(hypotheses)}
-    rouge_l, rouge_l_values = Rouge().compute_score(keyed_references, keyed_hypotheses)
-    cider, cider_values = Cider().compute_score(keyed_references, keyed_hypotheses)
+    bleu = corpus_bleu(
+        bleu_counts.matches.sum(axis=0),
+        bleu_counts.totals.sum(axis=0),
+        bleu_counts.lengths.sum(),
+        bleu_counts.reference_lengths.sum(),
+    )
     corpus: dict[str, float | None] = {f"bleu{k + 1}": float(bleu[k]) for k in range(MAX_N)}
-    corpus |= {"meteor": None, "rouge_l": float(rouge_l), "cider": float(cider)}
-    per_report = {"rouge_l": np.asarray(rouge_l_values), "cider": np.asarray(cider_values)}
+    corpus |= {"meteor": None}
+    corpus |= {"rouge_l": float(rouge_values.mean()), "cider": float(cider_values.mean())}
+    per_report = {"rouge_l": rouge_values, "cider": cider_values}
     if meteor_counts is not None:
         corpus["meteor"] = float(corpus_meteor(meteor_counts.sum(axis=0)))
         per_report["meteor"] = corpus_meteor(meteor_counts)
-    if len(references) == 1:
+    if len(rouge_values) == 1:
         notes = [*notes, "CIDEr of a single study is always 0: its idf needs several studies"]
     return NlgScores(corpus, per_report, bleu_counts, meteor_counts, tuple(notes))
-
-
-def _score_bleu(
-    references: Sequence[str], hypotheses: Sequence[str]
-) -> tuple[list[float], BleuCounts]:
-    scorer = BleuScorer(n=MAX_N)
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        scorer += (hypothesis, [reference])
-    # What pycocoevalcap's Bleu asks for; verbose=0 keeps it from printing.
-    values, _ = scorer.compute_score(option="closest", verbose=0)
-    counts = BleuCounts(
-        matches=np.array([report["correct"] for report in scorer.ctest]),
-        totals=np.array([report["guess"] for report in scorer.ctest]),
-        lengths=np.array([report["testlen"] for report in scorer.ctest]),
-        reference_lengths=np.array([report["reflen"][0] for report in scorer.ctest]),
-    )
-    return values, counts
 
 
 class _MeteorUnavailableError(Exception):
@@ -303,7 +330,7 @@ def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     jar = Path(meteor_wrapper.__file__).with_name(meteor_wrapper.METEOR_JAR)
     command = ["java", "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
     pairs = [(_drop_separators(r), _drop_separators(h)) for r, h in pairs]
-    distinct = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    distinct, places = _number_distinct(pairs)
     lines = [f"SCORE ||| {reference} ||| {hypothesis}\n" for reference, hypothesis in distinct]
     timeout_s = 300 + len(lines)
     try:
@@ -339,7 +366,7 @@ def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     stages = counts[:, 4:20].reshape(-1, 8, 2)
     perfect = np.all(stages.sum(axis=1) == counts[:, 0:2], axis=1) & (counts[:, 20] == 1)
     counts[perfect, 20] = 0
-    return counts[[distinct[pair] for pair in pairs]]
+    return counts[places]
 
 
 def _drop_separators(text: str) -> str:

@@ -5,13 +5,22 @@ A system is one way to write the reports: a model, the same model with other ima
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
-from radrep.metrics.bootstrap import Difference, Interval, bootstrap_intervals, paired_bootstrap
+from radrep.metrics.bootstrap import (
+    Difference,
+    Interval,
+    Resamples,
+    bootstrap_intervals,
+    paired_bootstrap,
+    resample,
+)
 from radrep.metrics.diversity import Diversity, measure_diversity
 from radrep.metrics.findings import label_reports
-from radrep.metrics.findings.scores import FindingsScores, LabelCounts, score_findings
+from radrep.metrics.findings.scores import LabelCounts, score_findings
 from radrep.metrics.nlg import NlgScores, score_systems
 from radrep.metrics.protocol import (
     References,
@@ -63,11 +72,16 @@ class Corpus:
             )
         return [*found, full_references(self.references, clean=self.clean)]
 
+    @cached_property
+    def cleaned_train(self) -> Sequence[str]:
+        """The training reports, cleaned and complete."""
+        return full_references(self.train, clean=self.clean).texts
+
     def seen(self) -> np.ndarray | None:
         """Which cleaned references are word for word in training, (n,) of bool; None: no train."""
         if not self.train:
             return None
-        known = set(full_references(self.train, clean=self.clean).texts)
+        known = set(self.cleaned_train)
         whole = full_references(self.references, clean=self.clean).texts
         return np.array([text in known for text in whole])
 
@@ -172,6 +186,8 @@ def score_card(
     corpus: Corpus,
     systems: Mapping[str, Sequence[str]],
     comparisons: Sequence[tuple[str, str]] = (),
+    *,
+    meteor: Literal["auto", "skip"] = "auto",
 ) -> Scorecard:
     """Score systems on the same studies.
 
@@ -180,6 +196,7 @@ def score_card(
         systems: Name to the reports as they are scored, see `scored_predictions`, in the order of
             the references.
         comparisons: Pairs of names to compare.
+        meteor: "auto" computes METEOR if Java runs; "skip" leaves it out.
 
     Raises:
         DataError: If there is no report, the numbers differ, or no reference has a word.
@@ -190,19 +207,21 @@ def score_card(
             f"{references.protocol} {name}": (references.texts, reports)
             for references in wanted
             for name, reports in systems.items()
-        }
+        },
+        meteor=meteor,
     )
     seen = corpus.seen()
     protocols = []
     for references in wanted:
         own = {name: scores[f"{references.protocol} {name}"] for name in systems}
+        resamples = resample(own)
         protocols.append(
             ProtocolScores(
                 protocol=references.protocol,
                 tokenizer=corpus.tokenizer if references.protocol == "published_llm" else "",
                 num_cut=references.num_cut,
-                systems=tuple(_describe(name, score) for name, score in own.items()),
-                comparisons=_compare(own, comparisons),
+                systems=_describe(resamples),
+                comparisons=_compare(resamples, comparisons),
                 on_seen=_parts(own, seen),
                 on_unseen=_parts(own, None if seen is None else ~seen),
             )
@@ -224,12 +243,15 @@ def _findings(
     systems: Mapping[str, Sequence[str]],
     comparisons: Sequence[tuple[str, str]],
 ) -> FindingsCard:
-    named = label_reports(references)
-    written = {name: label_reports(reports) for name, reports in systems.items()}
+    distinct = dict.fromkeys(text for texts in (references, *systems.values()) for text in texts)
+    labelled = dict(zip(distinct, label_reports(list(distinct)), strict=True))
+    named = [labelled[text] for text in references]
+    written = {name: [labelled[text] for text in reports] for name, reports in systems.items()}
     scores = {name: score_findings(named, found) for name, found in written.items()}
+    resamples = resample(scores)
     return FindingsCard(
-        systems=tuple(_describe(name, score) for name, score in scores.items()),
-        comparisons=_compare(scores, comparisons),
+        systems=_describe(resamples),
+        comparisons=_compare(resamples, comparisons),
         uncertain_is_positive={
             name: score_findings(named, found, uncertain_is_positive=True).corpus
             for name, found in written.items()
@@ -239,16 +261,18 @@ def _findings(
     )
 
 
-def _describe(name: str, scores: NlgScores | FindingsScores) -> SystemScores:
-    return SystemScores(name, dict(scores.corpus), bootstrap_intervals(scores))
+def _describe(systems: Mapping[str, Resamples]) -> tuple[SystemScores, ...]:
+    return tuple(
+        SystemScores(name, dict(found.scores.corpus), bootstrap_intervals(found))
+        for name, found in systems.items()
+    )
 
 
 def _compare(
-    scores: Mapping[str, NlgScores] | Mapping[str, FindingsScores],
-    pairs: Sequence[tuple[str, str]],
+    systems: Mapping[str, Resamples], pairs: Sequence[tuple[str, str]]
 ) -> tuple[Comparison, ...]:
     return tuple(
-        Comparison(first, second, paired_bootstrap(scores[first], scores[second]))
+        Comparison(first, second, paired_bootstrap(systems[first], systems[second]))
         for first, second in pairs
     )
 

@@ -78,6 +78,40 @@ class Backbone(nn.Module):
             features = self.model.forward_features(images)  # type: ignore[operator]
         return features
 
+    def measure_shift(self, image_size: int) -> tuple[float, float]:
+        """Measure how far from the middle of its cell a patch looks.
+
+        Cells divide an image evenly, but the place that a patch depends on most need not be the
+        middle of its cell: paddings shift it, by half a cell in every ResNet. It is the centre of
+        the absolute gradient of the middle patches at images of noise.
+
+        Args:
+            image_size: Height and width of the input in pixels.
+
+        Returns:
+            Downwards and to the right, in cells, to two decimals.
+        """
+        training, device = self.training, next(self.parameters()).device
+        self.eval()
+        noise = torch.randn(
+            4, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)
+        )
+        images = noise.to(device).requires_grad_()
+        with torch.enable_grad():
+            patches = self._map(images)
+            rows, columns = ((n - 1) // 2 for n in patches.shape[2:])
+            middle = patches[:, :, rows : rows + 2, columns : columns + 2]
+            (gradient,) = torch.autograd.grad(middle.square().sum(), images)
+        self.train(training)
+        weight = gradient.abs().sum(dim=(0, 1)).cpu().double()
+        places = (torch.arange(image_size) + 0.5) / image_size
+        shifts = []
+        for axis, first, part in ((1, rows, middle.shape[2]), (0, columns, middle.shape[3])):
+            cells = patches.shape[3 - axis]
+            centre = float((weight.sum(dim=axis) * places).sum() / weight.sum()) * cells
+            shifts.append(round(centre - (first + part / 2), 2))
+        return shifts[0], shifts[1]
+
     def _freeze_unreached(self, features: Tensor) -> None:
         """Freeze what the features do not depend on, such as a norm in front of the classifier.
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from radrep.errors import RadrepError, RecipeError
 from radrep.recipe.problems import describe_problems, show
-from radrep.recipe.schema import Recipe, without_effect
+from radrep.recipe.schema import Recipe, Saliency, without_effect
 
 Problems = list[tuple[str, str]]
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -203,6 +203,18 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(
     list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, True)
 )
+
+
+def make_saliency(typed: Mapping[str, object]) -> Saliency:
+    """The section of SDAM's masks from what was typed on the command line.
+
+    Raises:
+        RecipeError: If a value is wrong.
+    """
+    try:
+        return Saliency.model_validate(typed)
+    except ValidationError as error:
+        raise RecipeError("the command line", list(describe_problems(error))) from None
 
 
 def change_section(section: SectionT, changes: Mapping[str, object], *, title: str) -> SectionT:

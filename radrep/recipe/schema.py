@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "loss")
+LABEL_METRICS = ("auroc", "average_precision")
 RETRIEVAL_METRICS = tuple(
     f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
 )
@@ -76,6 +77,15 @@ class Tokenizer(_Section):
     min_count: Count = 3  # words seen less often in train become <unk>
 
 
+class Saliency(_Section):
+    """SDAM: which masked images data.pair takes, made by radrep prepare saliency."""
+
+    discriminator: Folder  # a run, or a checkpoint
+    aggregate: Literal["max", "mean"] = "max"  # of the maps of all labels that fire
+    mask: Literal["hard", "soft"] = "hard"  # hard: 0 or 1; soft: the map itself
+    threshold: Annotated[Number, Field(gt=0, le=1)] = 0.5  # mask hard only
+
+
 class Data(_Section):
     """Which prepared studies are read, and how images and reports enter the model."""
 
@@ -84,8 +94,10 @@ class Data(_Section):
     # test splits. The test split of `prepared` itself it never reads.
     held_out: Annotated[tuple[Folder, ...], Field(strict=False)] = ()
     target: Literal["findings", "impression", "both"] = "findings"
-    pair: Literal["views", "saliency"] = "views"  # saliency: the first image, bare and masked
-    max_views: Count = 2
+    # saliency: the frontal image, bare and masked; views_saliency: the views and it masked
+    pair: Literal["views", "saliency", "views_saliency"] = "views"
+    saliency: Saliency | None = None  # pair saliency and views_saliency only
+    max_views: Count = 2  # bare ones
     image_size: Annotated[int, Field(ge=32)] = 224
     random_crop: bool = True  # in training only; false unless typed behind a frozen backbone
     random_resized_crop: bool = False  # in place of it: 20 to 100 % of the image, flipped at random
@@ -93,6 +105,19 @@ class Data(_Section):
     tokenizer: Tokenizer = Tokenizer()
     max_tokens: Annotated[int, Field(ge=3)] = 60  # of a training target, the opening 0 included
     num_workers: Whole = 2
+
+    @field_validator("saliency")
+    @classmethod
+    def _masked_images_have_a_maker(
+        cls, saliency: Saliency | None, info: ValidationInfo
+    ) -> Saliency | None:
+        pair = info.data.get("pair", "views")
+        if pair != "views" and saliency is None:
+            raise ValueError(
+                f"must name a discriminator for data.pair {pair}, for example "
+                "data.saliency.discriminator=runs/sdam_discriminator"
+            )
+        return saliency
 
 
 class Backbone(_Section):
@@ -281,6 +306,16 @@ class Contrastive(_Section):
     projection_dim: Count = 2048
 
 
+class Discriminator(_Section):
+    """SDAM's disease discriminator: the fourteen CheXpert observations of one image."""
+
+    name: Literal["discriminator"]
+    backbone: Backbone = Backbone(name="resnet34")
+    dropout: Fraction = 0.0
+    labels: Literal["table", "reports"] = "table"  # reports: by the rules that score findings
+    uncertain: Literal["ignore", "zero", "one"] = "ignore"
+
+
 def without_effect(model: BaseModel) -> Mapping[str, str]:
     """Keys and sections that a model's other keys switch off, to what would switch them on."""
     switched: dict[str, str] = {}
@@ -300,7 +335,10 @@ PRETRAINING_MODELS: dict[str, type[BaseModel]] = {
     "autoregressive": Autoregressive,
     "contrastive": Contrastive,
 }
-Model = Annotated[CsrLmca | Emrrg | Autoregressive | Contrastive, Field(discriminator="name")]
+TRAINED_MODELS: dict[str, type[BaseModel]] = {**REPORT_MODELS, "discriminator": Discriminator}
+Model = Annotated[
+    CsrLmca | Emrrg | Discriminator | Autoregressive | Contrastive, Field(discriminator="name")
+]
 
 
 class Optim(_Section):
@@ -340,7 +378,7 @@ class Train(_Section):
                 f"must be a val/ metric, got '{keep_best}': a checkpoint chosen by a test score "
                 "makes that score worthless"
             )
-        known = [f"val/{metric}" for metric in METRICS + RETRIEVAL_METRICS]
+        known = [f"val/{metric}" for metric in METRICS + LABEL_METRICS + RETRIEVAL_METRICS]
         if keep_best not in known:
             raise ValueError(f"must be one of {', '.join(known)}, got '{keep_best}'")
         return keep_best
@@ -372,8 +410,8 @@ class Decode(_Section):
     temperature: Positive = 1.0  # method sample only
     block_trigrams: bool = False
     batch_size: Count = 16
-    # emrrg only. fp32: weights take 4 bytes each meanwhile, and a report does not depend on its
-    # batch; train: as train.precision, in which it does.
+    # fp32: a report does not depend on its batch (a language model's weights take 4 bytes each
+    # meanwhile); train: as train.precision, in which it may.
     precision: Literal["fp32", "train"] = "fp32"
 
     @model_validator(mode="before")
@@ -407,6 +445,8 @@ class Recipe(_Section):
         match typed:
             case {"task": "pretrain", "train": Mapping() as train}:
                 typed = {**typed, "train": {"keep_best": "val/loss", **train}}
+            case {"model": {"name": "discriminator"}, "train": Mapping() as train}:
+                typed = {**typed, "train": {"keep_best": "val/auroc", **train}}
         match typed:
             case {"data": Mapping() as data, "model": {"backbone": {"frozen": True}}}:
                 return {**typed, "data": {"random_crop": False, **data}}
@@ -416,7 +456,7 @@ class Recipe(_Section):
     @classmethod
     def _task_fits_the_model(cls, model: BaseModel, info: ValidationInfo) -> BaseModel:
         task = info.data.get("task")
-        fitting = {"train": REPORT_MODELS, "pretrain": PRETRAINING_MODELS}.get(str(task), {})
+        fitting = {"train": TRAINED_MODELS, "pretrain": PRETRAINING_MODELS}.get(str(task), {})
         if fitting and not isinstance(model, tuple(fitting.values())):
             text = f"does not go with task: {task}, which takes {' or '.join(fitting)}"
             raise PydanticCustomError("conflict", "conflict", {"problems": [("model.name", text)]})
@@ -430,7 +470,7 @@ class Recipe(_Section):
         if isinstance(model, CsrLmca):
             problems = [
                 (f"decode.{name}", f"is for emrrg alone, got {getattr(decode, name)}")
-                for name in ("preset", "min_words", "repetition_penalty", "precision")
+                for name in ("preset", "min_words", "repetition_penalty")
                 if getattr(decode, name) != Decode.model_fields[name].default
             ]
         elif isinstance(model, Emrrg) and (decode.method == "sample" or decode.block_trigrams):
@@ -445,6 +485,7 @@ class Recipe(_Section):
         scored: dict[type, tuple[str, ...]] = {
             Autoregressive: ("loss",),
             Contrastive: ("loss", *RETRIEVAL_METRICS),
+            Discriminator: ("loss", *LABEL_METRICS),
         }
         model = info.data.get("model")
         known = [f"val/{metric}" for metric in scored.get(type(model), METRICS)]
@@ -458,7 +499,7 @@ class Recipe(_Section):
     @classmethod
     def _cached_features_never_change(cls, model: BaseModel, info: ValidationInfo) -> BaseModel:
         data: Data | None = info.data.get("data")  # None where data has problems of its own
-        if data and isinstance(model, CsrLmca) and model.backbone.frozen:
+        if data and isinstance(model, CsrLmca | Discriminator) and model.backbone.frozen:
             key = "model.backbone.frozen: true"
         elif data and isinstance(model, Emrrg) and model.train_encoder == "frozen":
             key = "model.train_encoder: frozen"

@@ -1,60 +1,40 @@
 """The page of an evaluation: one HTML file that asks nothing of a network or of JavaScript.
 
-What is drawn is laid out here as plain values; page.html only sets it.
+What is drawn is laid out as plain values, here and in plots.py; page.html only sets it, with
+page_style.html inside it.
 """
 
 import base64
 import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
-from radrep.report.verdict import (
-    BASELINES,
-    FINDINGS_F1,
-    MINUS,
-    MISSING,
-    Measure,
-    difference_text,
-    interval,
-    is_baseline,
-    judge,
-    number,
-    p_value,
+from radrep.report.plots import (
+    LABEL_SETS,
+    METRICS,
+    plot_lengths,
+    plot_observations,
+    plot_scores,
+    readable,
 )
+from radrep.report.verdict import MINUS, MISSING, interval, judge, number, p_value
 
-KINDS = ("plain", "agree", "missed", "invented")
+WRONG_SIDE = "wrong-side"
+KINDS = ("plain", "agree", WRONG_SIDE, "missed", "invented")
 RANKS = ("best", "median", "worst")
 _MAX_SIDE = 384  # pixels
-_MAX_INTERVALS = 5  # of an axis
-_METRICS = {
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu3": "BLEU-3",
-    "bleu4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider": "CIDEr",
-}
 _PROTOCOLS = {  # in the order shown: name, and what it does to the references
     "full": "Complete references, cleaned; no word is replaced.",
     "published": "As the R2Gen family scores: rare words of the references become <unk>, and "
     "references are cut to the length of the training targets.",
     "published_llm": "As the R2Gen family scores language models: references are cut to the "
     "length of the training targets in sub-words.",
-}
-_LABEL_SETS = {
-    "14": "all 14 observations",
-    "13": "without No Finding",
-    "5": "cardiomegaly, edema, consolidation, atelectasis, pleural effusion",
 }
 _AVERAGES = ("micro", "macro", "macro of those that occur", "by report")
 _FIGURES = ("precision", "recall", "f1")
@@ -67,11 +47,6 @@ _FINDINGS_COLUMNS = {
     "5 macro f1": "5, macro",
     "side accuracy": "side accuracy",
 }
-_PLOTTED_FINDINGS = {
-    "14 micro f1": "14 observations",
-    "13 micro f1": "without No Finding",
-    "5 micro f1": "five",
-}
 
 
 @dataclass(frozen=True)
@@ -80,8 +55,8 @@ class Passage:
 
     Attributes:
         text: The stretch, white space included.
-        kind: "plain", "agree", "missed" (in references only) or "invented" (in generated reports
-            only).
+        kind: "plain", "agree", "wrong-side" (in both, on another side), "missed" (in references
+            only) or "invented" (in generated reports only).
         note: What it is taken for, such as "Cardiomegaly: positive (cue: ...)".
     """
 
@@ -134,12 +109,14 @@ class Page:
     environment: Mapping[str, Any]
 
 
-def write_page(page: Page, path: Path) -> None:
-    """Write the page as one HTML file with its images inside.
+def render_page(page: Page) -> str:
+    """The page as one HTML file with its images inside.
 
     Args:
         page: What it tells.
-        path: The file; one that is there is replaced.
+
+    Returns:
+        Text that UTF-8 can hold.
 
     Raises:
         ValueError: If a study has a rank, a passage a kind or an image a dtype that is none, or
@@ -148,15 +125,16 @@ def write_page(page: Page, path: Path) -> None:
     scores = page.scores
     main = scores["model"]
     diversity = scores["diversity"]
+    protocols = _protocols(scores)
     html = _template().render(
         page=page,
         scores=scores,
         main=main,
         verdict=judge(scores),
-        plots=_plots(scores),
-        protocols=[_protocol(name, scores) for name in _protocols(scores)],
+        plots=plot_scores(scores, protocols),
+        protocols=[_protocol(name, scores) for name in protocols],
         findings=_findings(scores),
-        lengths=_lengths(diversity, main),
+        lengths=plot_lengths(diversity, main),
         variety=_variety(diversity),
         clinical=[(name, number(value)) for name, value in scores.get("clinical", {}).items()],
         ranks=[
@@ -167,104 +145,23 @@ def write_page(page: Page, path: Path) -> None:
         decode=list(_flatten(scores["decode"])),
     )
     # A lone surrogate, which JSON can hold and UTF-8 cannot, becomes a character reference.
-    path.write_text(html, encoding="utf-8", errors="xmlcharrefreplace")
+    return html.encode("utf-8", "xmlcharrefreplace").decode("utf-8")
 
 
 @cache
 def _template() -> Template:
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("radrep", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(files("radrep.report").joinpath("page.html").read_text("utf-8"))
+    return environment.get_template("page.html")
 
 
 def _protocols(scores: Mapping[str, Any]) -> list[str]:
     return [name for name in _PROTOCOLS if name in scores["protocols"]]
-
-
-def _plots(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The plots to choose from, and the switches that choose.
-
-    A plot is shown while every radio button that it needs is chosen; the switches are
-    (title, name of the radio buttons, (id, label) of each).
-    """
-    main, protocols = scores["model"], _protocols(scores)
-    plots, words, findings = [], [], []
-    for key, name in _METRICS.items():
-        measures = {each: Measure(name, key, scores["protocols"][each]) for each in protocols}
-        measures = {each: m for each, m in measures.items() if m.value(main) is not None}
-        for protocol, measure in measures.items():
-            needs = [f"m-{key}", f"p-{protocol}"]
-            plots.append(_plot(measure, main, f"{_readable(protocol)} protocol", needs))
-        if measures:
-            words.append((f"m-{key}", name))
-    for key, name in _PLOTTED_FINDINGS.items():
-        ident, labels = f"f-{key.split()[0]}", _LABEL_SETS[key.split()[0]]
-        measure = Measure(FINDINGS_F1, key, scores["findings"])
-        findings.append((ident, name))
-        plots.append(_plot(measure, main, f"micro average, {labels}", [ident]))
-    switches = [
-        ("Words", "metric", words),
-        ("Findings F1 (rules)", "metric", findings),
-        ("Protocol", "protocol", [(f"p-{name}", _readable(name)) for name in protocols]),
-    ]
-    return {"switches": switches, "chosen": ("m-cider", f"p-{protocols[0]}"), "plots": plots}
-
-
-def _plot(measure: Measure, main: str, how: str, needs: Sequence[str]) -> dict[str, Any]:
-    systems = [
-        (row["name"], value, measure.interval(row["name"]))
-        for row in measure.block["systems"]
-        if (value := measure.value(row["name"])) is not None
-    ]
-    top, ticks = _axis(max(max(value, ends[1] if ends else 0.0) for _, value, ends in systems))
-    rows = []
-    for name, value, ends in systems:
-        difference = None if name == main else measure.difference(main, name)
-        rows.append(
-            {
-                "name": name,
-                "kind": _kind(name, main),
-                "value": number(value),
-                "interval": interval(ends),
-                "x": _place(value, top),
-                "low": _place(ends[0], top) if ends else None,
-                "high": _place(ends[1], top) if ends else None,
-                "difference": difference_text(difference) if difference else "",
-                "relation": None if difference is None else measure.relation(main, name),
-            }
-        )
-    own = measure.value(main)
-    return {
-        "id": "-".join(["plot", *needs]),
-        "needs": needs,
-        "title": measure.name,
-        "how": how,
-        "rows": rows,
-        "guide": None if own is None else _place(own, top),
-        "ticks": ticks,
-    }
-
-
-def _kind(system: str, main: str) -> str:
-    if system == main:
-        return "main"
-    return "same" if system in BASELINES[:2] else "other" if is_baseline(system) else "rival"
-
-
-def _axis(highest: float) -> tuple[float, list[tuple[str, str]]]:
-    """An axis from 0 to just above a value: its end, and where its labels stand."""
-    highest = max(highest, 1e-3)
-    scale = 10.0 ** math.floor(math.log10(highest))
-    steps = (scale * part for part in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 2.5))
-    step = next(step for step in steps if math.ceil(highest / step - 1e-9) <= _MAX_INTERVALS)
-    count = math.ceil(highest / step - 1e-9)
-    top = count * step
-    return top, [(_place(i * step, top), f"{i * step:.4g}") for i in range(count + 1)]
-
-
-def _place(value: float, top: float) -> str:
-    return f"{100 * value / top:.2f}%"
 
 
 def _protocol(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,9 +176,9 @@ def _protocol(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
         about += f" It cuts {cut} of {num} references ({_share(cut / num)})."
     parts = {"seen": block["on_seen"], "unseen": block["on_unseen"]}
     return {
-        "name": _readable(name),
+        "name": readable(name),
         "about": about,
-        "metrics": [_METRICS.get(key, key) for key in keys],
+        "metrics": [METRICS.get(key, key) for key in keys],
         "systems": [_cells(row, keys) for row in block["systems"]],
         "comparisons": [_compared(row, keys) for row in block["comparisons"]],
         "parts": [
@@ -325,7 +222,7 @@ def _findings(scores: Mapping[str, Any]) -> dict[str, Any]:
     own = next(row for row in block["systems"] if row["name"] == main)
     other = block["uncertain_is_positive"].get(main, {})
     averages = []
-    for labels, meaning in _LABEL_SETS.items():
+    for labels, meaning in LABEL_SETS.items():
         for average in _AVERAGES:
             names = [f"{labels} {average} {figure}" for figure in _FIGURES]
             cells = _cells(own, names)[1]
@@ -336,7 +233,7 @@ def _findings(scores: Mapping[str, Any]) -> dict[str, Any]:
         "comparisons": [_compared(row, keys) for row in block["comparisons"]],
         "num_sides": block["num_sides"].get(main, 0),
         "averages": averages,
-        "bars": _bars(block["tables"][main]),
+        "bars": plot_observations(block["tables"][main]),
         "table": _observations(block["tables"][main]),
         "other_tables": [
             (system, _observations(rows))
@@ -355,47 +252,6 @@ def _observations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int
     ]
 
 
-def _bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each observation how wide its bars are, against the most frequent."""
-    most = max(1, *(max(row["in_references"], row["in_generated"]) for row in rows))
-    return [
-        {
-            **row,
-            "right_width": _place(row["right"], most),
-            "missed_width": _place(row["in_references"] - row["right"], most),
-            "invented_width": _place(row["in_generated"] - row["right"], most),
-            "f1_text": number(row["f1"]),
-        }
-        for row in rows
-    ]
-
-
-def _lengths(diversity: Mapping[str, Mapping[str, Any]], main: str) -> dict[str, Any]:
-    """The plot of the lengths."""
-    reference = next(iter(diversity.values()))["mean_reference_length"]
-    top, ticks = _axis(max(reference, *(row["max_length"] for row in diversity.values())))
-    rows = [
-        {
-            "name": name,
-            "kind": _kind(name, main),
-            "value": f"{row['mean_length']:.1f}",
-            "interval": f"{row['min_length']} to {row['max_length']}",
-            "x": _place(row["mean_length"], top),
-            "low": _place(row["min_length"], top),
-            "high": _place(row["max_length"], top),
-            "difference": f"{row['length_ratio']:.2f} of the references’ length",
-            "relation": None,
-        }
-        for name, row in diversity.items()
-    ]
-    return {
-        "rows": rows,
-        "guide": _place(reference, top),
-        "ticks": ticks,
-        "reference": f"{reference:.1f}",
-    }
-
-
 def _variety(diversity: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
     return [
         (
@@ -406,10 +262,6 @@ def _variety(diversity: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str,
         )
         for name, row in diversity.items()
     ]
-
-
-def _readable(protocol: str) -> str:
-    return protocol.replace("_", " ")
 
 
 def _share(value: float) -> str:

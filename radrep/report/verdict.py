@@ -8,7 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MODEL, SHUFFLED, NEIGHBOUR, CONSTANT = "model", "images shuffled", "nearest neighbour", "constant"
+MODEL, SHUFFLED, NEIGHBOUR, CONSTANT = (
+    "model",
+    "images shuffled",
+    "nearest neighbour",
+    "constant, best ",
+)
 BASELINES = (SHUFFLED, "blank images", NEIGHBOUR)
 FINDINGS_F1 = "findings F1 (rules)"
 MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
@@ -106,7 +111,8 @@ def judge(scores: Mapping[str, Any]) -> Verdict:
     """
     measures = [
         Measure("CIDEr", "cider", scores["protocols"]["full"]),
-        Measure(FINDINGS_F1, "14 micro f1", scores["findings"]),
+        # A model that calls every study normal names no finding, whatever "No Finding" scores.
+        Measure(f"{FINDINGS_F1} without No Finding", "13 micro f1", scores["findings"]),
     ]
     main, num = scores["model"], scores["num_studies"]
     rivals = [name for name in _systems(measures[0]) if name != main and not is_baseline(name)]

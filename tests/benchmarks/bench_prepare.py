@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from radrep.data.images import read_image
-from radrep.data.store import ShardWriter, encode_image
+from radrep.data.store import ShardWriter, encode_image, shard_features, study_row
 from radrep.data.study import SourceImage, SourceStudy, Study
 from radrep.engine.study_views import StudyTask, make_views
 
@@ -50,13 +50,13 @@ def decode_alone(paths: list[Path], short_side: int) -> None:
 
 
 def whole_way(paths: list[Path], short_side: int) -> None:
-    writer = ShardWriter(paths[0].with_name("train-00000.arrow"))
+    writer = ShardWriter(paths[0].with_name("train-00000.arrow"), shard_features())
     for path in paths:
         image = SourceImage(path.name, partial(read_image, path))
         study = SourceStudy(path.stem, None, "train", (image,), {"findings": "Clear."})
         made = make_views(StudyTask(study, 0, None), image_size=short_side, views="all")
         row = Study(study.id, None, study.split, made.images, study.sections, "drawn")
-        writer.write(row, made.files, made.hashes)
+        writer.write(study_row(row, made.files, made.hashes))
     writer.close()
 
 

@@ -54,6 +54,8 @@ def test_missing_packages_are_told_with_the_pip_command(monkeypatch):
     assert lines["timm"] == ("missing", "required: pip install timm")
     assert lines["mamba-ssm"][0] == "missing"
     assert lines["mamba-ssm"][1].endswith("pip install 'radrep[cuda]'")
+    clinical = "optional, for eval --clinical: pip install 'radrep[clinical]'"
+    assert lines["radeval"] == ("missing", clinical)
 
 
 def test_the_selective_scan_is_the_one_that_the_models_would_take():

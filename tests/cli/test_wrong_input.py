@@ -75,7 +75,7 @@ def test_incomplete_and_broken_checkpoints(tmp_path: Path, trained_run: Path, na
 
 def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    refused(radrep("eval"), "holds no trained run")
+    refused(radrep("eval"), "holds no trained report model")
     (tmp_path / "file").write_text("x")
     refused(radrep("eval", tmp_path / "file"), "is a file; name the folder")
     refused(radrep("eval", tmp_path), "is not a run or checkpoint")

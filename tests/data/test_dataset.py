@@ -1,17 +1,14 @@
 from pathlib import Path
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from radrep.data.dataset import EpochOrder, ReportDataset, Sample, View, collate, views_of
+from radrep.data.dataset import EpochOrder, ReportDataset, Sample, collate
 from radrep.data.preprocess import Preprocess
 from radrep.data.store import PreparedStudies
-from radrep.data.study import Image, Study
 from radrep.data.tokenizer import Tokenizer
-from radrep.errors import DataError
 
 
 @given(
@@ -55,17 +52,6 @@ def test_a_resumed_epoch_goes_on_in_the_same_order() -> None:
     assert list(order) == whole[3:]
     order.set_start(3)
     assert list(order) != whole
-
-
-def study(num_images: int) -> Study:
-    return Study("s", None, "train", tuple(Image(str(k), "unknown", "") for k in range(num_images)))
-
-
-def test_views_differ_and_one_view_is_never_copied() -> None:
-    assert views_of(study(3), pair="views", max_views=2) == (View(0), View(1))
-    assert views_of(study(1), pair="views", max_views=2) == (View(0),)
-    with pytest.raises(DataError, match="study s has no saliency image"):
-        views_of(study(1), pair="saliency", max_views=2)
 
 
 def test_batches_carry_views_in_one_row() -> None:

@@ -11,7 +11,13 @@ import pytest
 
 from radrep.data.matching import match
 from radrep.data.outside import read_predictions, read_references
-from radrep.data.store import PREPARED, PreparedStudies, ShardWriter
+from radrep.data.store import (
+    PREPARED,
+    PreparedStudies,
+    ShardWriter,
+    shard_features,
+    study_row,
+)
 from radrep.data.study import Study
 from radrep.errors import DataError
 from tests.whole_way import without_split
@@ -509,11 +515,11 @@ def test_a_prepared_folder_gives_the_references_of_its_studies(phantoms, tmp_pat
 
 def test_studies_of_a_prepared_folder_without_the_target_may_have_predictions(tmp_path):
     path = tmp_path / "test-00000.arrow"
-    writer = ShardWriter(path)
+    writer = ShardWriter(path, shard_features())
     texts = {"s50_x": "findings", "s50_y": "impression", "s51_z": "findings"}
     for id_, section in texts.items():
         study = Study(id_, None, "test", (), {section: "Old."}, "drawn", "", {})
-        writer.write(study, [], [])
+        writer.write(study_row(study, [], []))
     writer.close()
     shards = [{"name": path.name, "split": "test", "studies": 3}]
     (tmp_path / PREPARED).write_text(json.dumps({"shards": shards}))

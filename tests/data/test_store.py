@@ -8,6 +8,8 @@ from radrep.data.store import (
     encode_image,
     hash_file,
     open_shards,
+    shard_features,
+    study_row,
 )
 from radrep.data.study import Image, Study
 from radrep.errors import DataError
@@ -28,13 +30,15 @@ def prepared(tmp_path):
     shards = []
     for index, numbers in enumerate((range(20), range(20, 25))):
         path = tmp_path / f"train-{index:05d}.arrow"
-        writer = ShardWriter(path)
+        writer = ShardWriter(path, shard_features())
         for number in numbers:
             text = {"impression": "Old."} if number % 3 == 2 else {"findings": f"Film {number}."}
             writer.write(
-                make_study(number, **text),
-                [encode_image(film(number))],
-                [bytes(31) + bytes([number])],
+                study_row(
+                    make_study(number, **text),
+                    [encode_image(film(number))],
+                    [bytes(31) + bytes([number])],
+                )
             )
         assert not path.exists(), "it has its name when it is whole"
         writer.close()
@@ -72,18 +76,20 @@ def test_studies_without_the_text_are_passed_over(prepared):
 
 def test_equal_studies_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
-        writer = ShardWriter(tmp_path / name)
+        writer = ShardWriter(tmp_path / name, shard_features())
         for number in range(40):
             writer.write(
-                make_study(number, findings="x"), [encode_image(film(number))], [bytes(32)]
+                study_row(
+                    make_study(number, findings="x"), [encode_image(film(number))], [bytes(32)]
+                )
             )
         writer.close()
     assert hash_file(tmp_path / "a") == hash_file(tmp_path / "b")
 
 
 def test_an_abandoned_shard_leaves_nothing(tmp_path):
-    writer = ShardWriter(tmp_path / "a")
-    writer.write(make_study(1), [encode_image(film(1))], [bytes(32)])
+    writer = ShardWriter(tmp_path / "a", shard_features())
+    writer.write(study_row(make_study(1), [encode_image(film(1))], [bytes(32)]))
     writer.abandon()
     assert not list(tmp_path.iterdir())
 
@@ -111,8 +117,8 @@ def test_what_is_missing_or_damaged_is_told(prepared, tmp_path):
 
 
 def test_a_damaged_image_is_told(tmp_path):
-    writer = ShardWriter(tmp_path / "train-00000.arrow")
-    writer.write(make_study(1), [encode_image(film(1))[:30]], [bytes(32)])
+    writer = ShardWriter(tmp_path / "train-00000.arrow", shard_features())
+    writer.write(study_row(make_study(1), [encode_image(film(1))[:30]], [bytes(32)]))
     writer.close()
     write_record(tmp_path, [{"name": "train-00000.arrow", "split": "train", "studies": 1}])
     with pytest.raises(DataError, match="an image of study 1 is damaged"):

@@ -62,6 +62,26 @@ def test_reports_written_before_are_used_again(
     assert f"of {other_run} from" not in second.stderr
 
 
+def test_a_changed_decoding_holds_for_every_run_and_is_told_of_each(
+    trained_run: Path, other_run: Path, tmp_path: Path
+) -> None:
+    assert radrep("eval", other_run, "--split", "test").exit_code == 0
+    out, changed = tmp_path / "out", ("--set", "decode.max_words=3")
+    result = radrep("eval", other_run, trained_run, "--split", "test", *changed, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"of {other_run} from" not in result.stderr, "those were decoded otherwise"
+    scores = scores_of(out)
+    names = [str(other_run), str(trained_run)]
+    assert {name: scores["decode"][name]["max_words"] for name in names} == dict.fromkeys(names, 3)
+    assert scores["protocols"]["full"]["comparisons"][0]["differences"]["bleu1"]["value"] == 0
+    notes = [note for note in scores["notes"] if "--set" in note]
+    assert notes == [
+        f"{other_run}: decoding changed by --set: max_words 3 instead of 2",
+        f"{trained_run}: decoding changed by --set: max_words 3 instead of 12",
+    ]
+    assert f"<dt>decode.{other_run}.max_words</dt><dd>3</dd>" in (out / "report.html").read_text()
+
+
 def test_runs_of_other_data_are_not_compared(trained_run: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, draw_prepared(tmp_path / "data", 60))
     assert radrep("train", recipe, "--set", "train.epochs=1").exit_code == 0
@@ -146,3 +166,82 @@ def test_predictions_need_references_and_only_they(trained_run: Path, tmp_path: 
     unknown = radrep("eval", "--predictions", file, "--references", file, "--dataset", "chest")
     assert unknown.exit_code == 2
     assert "--dataset must be one of iu, mimic, chexpert-plus, plain, got 'chest'" in unknown.stderr
+
+
+@pytest.fixture
+def annotation(tmp_path: Path) -> Path:
+    """Three references of IU X-Ray's form."""
+    file = tmp_path / "annotation.json"
+    texts = ("The heart is enlarged.", "Left pleural effusion.", "The lungs are clear.")
+    rows = [{"id": f"CXR{i}_IM-1", "report": text} for i, text in enumerate(texts)]
+    file.write_text(json.dumps({"test": rows}))
+    return file
+
+
+def write_predictions(file: Path, annotation: Path) -> Path:
+    rows = json.loads(annotation.read_text())["test"]
+    file.write_text(json.dumps({row["id"]: row["report"].lower() for row in rows}))
+    return file
+
+
+def test_set_and_dataset_are_refused_where_they_would_do_nothing(
+    trained_run: Path, annotation: Path, tmp_path: Path
+) -> None:
+    theirs = write_predictions(tmp_path / "theirs.json", annotation)
+    outside = ("eval", "--predictions", theirs, "--references", annotation)
+    for words, told in (
+        ((*outside, "--set", "decode.beam_size=1"), "outside predictions are written already"),
+        (("eval", trained_run, "--dataset", "iu"), "--dataset goes with --predictions"),
+        (
+            ("eval", trained_run, "--predictions", theirs, "--dataset", "iu"),
+            "the references of a run are cleaned as for its training",
+        ),
+    ):
+        result = radrep(*words)
+        assert result.exit_code == 2
+        assert told in result.stderr
+
+
+def test_a_file_named_as_a_baseline_does_not_become_one(annotation: Path, tmp_path: Path) -> None:
+    words = ["eval", "--references", annotation, "--out", tmp_path / "out"]
+    for name in ("images shuffled", "nearest neighbour", "constant"):
+        words += ["--predictions", write_predictions(tmp_path / f"{name}.json", annotation)]
+    result = radrep(*words)
+    assert result.exit_code == 0, result.output
+    names = [s["name"] for s in scores_of(tmp_path / "out")["protocols"]["full"]["systems"]]
+    assert names == ["images shuffled-2", "nearest neighbour-2", "constant"]
+    assert "studies cannot tell images shuffled-2 from nearest neighbour-2" in result.stdout
+
+
+def test_many_systems_find_a_folder_that_disks_can_name(
+    annotation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["eval", "--references", annotation]
+    for i in range(5):
+        words += ["--predictions", write_predictions(tmp_path / f"{i}{'x' * 70}.json", annotation)]
+    result = radrep(*words)
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "evaluations").iterdir()
+    assert (folder / "scores-test.json").is_file()
+
+
+def test_a_single_study_has_no_other_images(annotation: Path, tmp_path: Path) -> None:
+    one = json.loads(annotation.read_text())["test"][:1]
+    annotation.write_text(json.dumps({"test": one}))
+    theirs = write_predictions(tmp_path / "theirs.json", annotation)
+    out = tmp_path / "out"
+    result = radrep("eval", "--predictions", theirs, "--references", annotation, "--out", out)
+    assert result.exit_code == 0, result.output
+    full = scores_of(out)["protocols"]["full"]
+    assert [system["name"] for system in full["systems"]] == ["theirs"]
+    assert "Whether theirs sees the image was not tried here." in result.stdout
+
+
+def test_references_without_a_word_are_refused(annotation: Path, tmp_path: Path) -> None:
+    theirs = write_predictions(tmp_path / "theirs.json", annotation)
+    rows = json.loads(annotation.read_text())["test"]
+    annotation.write_text(json.dumps({"test": [row | {"report": " ."} for row in rows]}))
+    result = radrep("eval", "--predictions", theirs, "--references", annotation)
+    assert result.exit_code == 2
+    assert "none of its 3 references of test has a word" in result.stderr

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from radrep.engine.generate import ReportWriter
+from radrep.engine.writer import ReportWriter
 from radrep.recipe.schema import Decode
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 

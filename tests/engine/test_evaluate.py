@@ -153,11 +153,80 @@ def test_without_java_meteor_is_skipped_in_one_line(
     assert model["cider"] is not None
 
 
+def test_the_decoding_can_be_changed_and_is_told_everywhere(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained_run, run, symlinks=True)
+    result = radrep("eval", run, "--split", "test", "--set", "decode.max_words=2", "--no-meteor")
+    assert result.exit_code == 0, result.output
+    assert max(len(row["generated"].split()) for row in read_predictions(run)) <= 2
+    scores = json.loads((run / "scores-test.json").read_text())
+    assert (scores["decode"]["method"], scores["decode"]["max_words"]) == ("greedy", 2)
+    changed = "decoding changed by --set: max_words 2 instead of 12"
+    assert changed in scores["notes"]
+    assert changed in result.stdout
+    page = (run / "report.html").read_text()
+    assert "<dt>decode.max_words</dt><dd>2</dd>" in page
+    assert changed in page
+    assert "max_words 2," in (run / "MODEL_CARD.md").read_text()
+    # METEOR is left out on request, also where there is Java.
+    assert scores["protocols"]["full"]["systems"][0]["scores"]["meteor"] is None
+    told = [note for note in scores["notes"] if "METEOR" in note]
+    assert told == ["METEOR was left out on request (--no-meteor)"]
+
+
+def test_only_the_decoding_can_be_changed(trained_run: Path) -> None:
+    other = radrep("eval", trained_run, "--set", "data.max_views=2")
+    assert other.exit_code == 2
+    assert "keys of decode alone, such as decode.beam_size=1, got 'data.max_views=2'" in (
+        other.stderr
+    )
+    wrong = radrep("eval", trained_run, "--set", "decode.beam_size=0")
+    assert wrong.exit_code == 2
+    assert "decode.beam_size" in wrong.stderr
+    assert "must be greater than 0, got 0" in wrong.stderr
+
+
+@pytest.mark.usefixtures("without_java")
+def test_scores_never_stand_beside_other_reports_than_theirs(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stops between the two files leaves no scores, not those of before."""
+    import radrep.engine.evaluation_files as files
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    words = ("eval", trained_run, "--split", "test", "--out", out)
+    assert radrep(*words).exit_code == 0
+    assert (out / "scores-test.json").is_file()
+    monkeypatch.setattr(files, "scores_as_json", stop)
+    stopped = radrep(*words, "--set", "decode.max_words=2")
+    assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (130, "stopped")
+    assert not (out / "scores-test.json").exists()
+
+
+def test_an_out_that_cannot_be_a_folder_is_refused_at_once(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out in (file, file / "below"):
+        result = radrep("eval", trained_run, "--out", out)
+        assert result.exit_code == 2
+        assert f"{file} is a file; name a folder as --out" in result.stderr
+        assert "reports for" not in result.stderr, "nothing was decoded in vain"
+    assert file.read_text() == "mine"
+
+
 def test_batches_do_not_change_reports(trained_run: Path) -> None:
     from radrep.data.dataset import in_order
-    from radrep.engine.build import build_dataset, build_preprocess, read_split
+    from radrep.engine.build import build_dataset, build_preprocess
     from radrep.engine.checkpoint import find_checkpoint, load_checkpoint
     from radrep.engine.generate import write_reports
+    from radrep.engine.splits import read_split
 
     loaded = load_checkpoint(find_checkpoint(trained_run))
     split = read_split(loaded.recipe.data, "val")
@@ -174,7 +243,7 @@ def test_batches_do_not_change_reports(trained_run: Path) -> None:
             in_order(dataset, size, num_workers=0),
             loaded.codec,
             decode,
-            precision="fp32",
+            precision="bf16",  # of training: reports are written in float32
         )
         for size in (1, 3, 8)
     ]

@@ -9,10 +9,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from radrep.engine.build import build_model, build_tokenizer, read_split
+from radrep.engine.build import build_model, build_tokenizer
 from radrep.engine.checkpoint import load_checkpoint, save_checkpoint
 from radrep.engine.encoder_weights import WEIGHTS, load_encoder
-from radrep.engine.generate import ReportWriter
 from radrep.engine.merge import (
     adapter_state,
     export_adapters,
@@ -21,6 +20,8 @@ from radrep.engine.merge import (
     merge_checkpoint,
 )
 from radrep.engine.published_files import import_published
+from radrep.engine.splits import read_split
+from radrep.engine.writer import ReportWriter
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.presets import make_xray_mamba

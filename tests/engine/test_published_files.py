@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
-from radrep.engine.build import build_model, build_tokenizer, read_split
+from radrep.engine.build import build_model, build_tokenizer
 from radrep.engine.checkpoint import load_checkpoint
 from radrep.engine.encoder_weights import WEIGHTS, load_encoder
 from radrep.engine.published_files import import_published, read_published
+from radrep.engine.splits import read_split
 from radrep.errors import CheckpointError, DataError, RecipeError
 from radrep.models.csr_lmca import CsrLmca
 from radrep.models.emrrg import PROMPT, Emrrg

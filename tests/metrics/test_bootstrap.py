@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from radrep.errors import DataError
-from radrep.metrics.bootstrap import bootstrap_intervals, paired_bootstrap
+from radrep.metrics.bootstrap import bootstrap_intervals, paired_bootstrap, resample
 from radrep.metrics.nlg import METRICS, NlgScores, corpus_meteor, score_nlg
 
 WORDS = ["the", "lungs", "are", "clear", ".", "no", "effusion", "heart", "mild", "xxxx"]
@@ -43,9 +43,18 @@ def add_meteor(scores: NlgScores, seed=0) -> NlgScores:
     return replace(scores, corpus=corpus, meteor_counts=counts)
 
 
+def intervals_of(scores, *, level=0.95, **options):
+    return bootstrap_intervals(resample({"a": scores}, **options)["a"], level=level)
+
+
+def differences_of(scores_a, scores_b):
+    found = resample({"a": scores_a, "b": scores_b})
+    return paired_bootstrap(found["a"], found["b"])
+
+
 def test_interval_contains_the_score_for_every_metric():
     scores = add_meteor(make_scores(150, kept=0.6))
-    intervals = bootstrap_intervals(scores)
+    intervals = intervals_of(scores)
     assert tuple(intervals) == METRICS
     for metric, interval in intervals.items():
         assert interval.low < scores.corpus[metric] < interval.high, metric
@@ -53,7 +62,7 @@ def test_interval_contains_the_score_for_every_metric():
 
 def test_interval_of_a_mean_matches_the_normal_approximation():
     scores = make_scores(600, kept=0.6)
-    interval = bootstrap_intervals(scores, num_samples=4000)["rouge_l"]
+    interval = intervals_of(scores, num_samples=4000)["rouge_l"]
     values = scores.per_report["rouge_l"]
     half_width = 1.96 * values.std() / len(values) ** 0.5
     assert interval.low == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
@@ -71,14 +80,14 @@ def test_bleu_interval_comes_from_resampled_counts():
         ratio = counts.lengths[drawn].sum() / counts.reference_lengths[drawn].sum()
         naive.append(precision * np.exp(1 - 1 / ratio))
     low, high = np.quantile(naive, [0.025, 0.975])
-    interval = bootstrap_intervals(scores, num_samples=3000)["bleu1"]
+    interval = intervals_of(scores, num_samples=3000)["bleu1"]
     assert interval.low == pytest.approx(low, abs=0.1 * (high - low))
     assert interval.high == pytest.approx(high, abs=0.1 * (high - low))
 
 
 def test_interval_narrows_with_more_studies_and_a_lower_level():
     def width(scores, **options):
-        interval = bootstrap_intervals(scores, **options)["bleu4"]
+        interval = intervals_of(scores, **options)["bleu4"]
         return interval.high - interval.low
 
     few, many = make_scores(50, kept=0.7), make_scores(800, kept=0.7)
@@ -88,14 +97,14 @@ def test_interval_narrows_with_more_studies_and_a_lower_level():
 
 def test_equal_seeds_give_equal_intervals_whatever_is_held_at_once(monkeypatch):
     scores = make_scores(30, kept=0.6)
-    whole = bootstrap_intervals(scores, seed=3)
-    assert bootstrap_intervals(scores, seed=4) != whole
+    whole = intervals_of(scores, seed=3)
+    assert intervals_of(scores, seed=4) != whole
     monkeypatch.setattr("radrep.metrics.bootstrap._BLOCK_CELLS", 7 * 30)
-    assert bootstrap_intervals(scores, seed=3) == pytest.approx(whole)
+    assert intervals_of(scores, seed=3) == pytest.approx(whole)
 
 
 def test_meteor_left_out_has_no_interval():
-    assert "meteor" not in bootstrap_intervals(make_scores(10, kept=0.6))
+    assert "meteor" not in intervals_of(make_scores(10, kept=0.6))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -107,18 +116,18 @@ def test_a_clearly_better_system_is_significantly_better(metric):
         counts[:, [4, 5]] *= 0.5
         corpus = {**worse.corpus, "meteor": float(corpus_meteor(counts.sum(axis=0)))}
         worse = replace(worse, corpus=corpus, meteor_counts=counts)
-    difference = paired_bootstrap(better, worse)[metric]
+    difference = differences_of(better, worse)[metric]
     assert difference.value == better.corpus[metric] - worse.corpus[metric]
     assert 0 < difference.low < difference.value < difference.high
     assert difference.p_value == pytest.approx(2 / 1001)
-    opposite = paired_bootstrap(worse, better)[metric]
+    opposite = differences_of(worse, better)[metric]
     assert opposite.p_value == difference.p_value
     assert opposite.low == pytest.approx(-difference.high)
 
 
 def test_a_system_does_not_differ_from_itself():
     scores = make_scores(50, kept=0.6)
-    difference = paired_bootstrap(scores, scores)["bleu4"]
+    difference = differences_of(scores, scores)["bleu4"]
     assert (difference.value, difference.low, difference.high) == (0, 0, 0)
     assert difference.p_value == 1
 
@@ -132,7 +141,7 @@ def test_equally_good_systems_are_seldom_called_different():
         swapped = np.random.default_rng(seed).permutation(values)
         corpus = {**one.corpus, "rouge_l": float(swapped.mean())}
         other = replace(one, corpus=corpus, per_report={**one.per_report, "rouge_l": swapped})
-        p_values.append(paired_bootstrap(one, other)["rouge_l"].p_value)
+        p_values.append(differences_of(one, other)["rouge_l"].p_value)
     assert sum(p < 0.05 for p in p_values) <= 3
 
 
@@ -141,18 +150,32 @@ def test_pairing_finds_what_separate_intervals_hide():
     values = worse.per_report["rouge_l"] + 0.01
     corpus = {**worse.corpus, "rouge_l": float(values.mean())}
     better = replace(worse, corpus=corpus, per_report={**worse.per_report, "rouge_l": values})
-    low = bootstrap_intervals(better)["rouge_l"].low
-    assert low < bootstrap_intervals(worse)["rouge_l"].high
-    assert paired_bootstrap(better, worse)["rouge_l"].p_value < 0.01
+    low = intervals_of(better)["rouge_l"].low
+    assert low < intervals_of(worse)["rouge_l"].high
+    assert differences_of(better, worse)["rouge_l"].p_value < 0.01
 
 
 def test_different_references_are_refused_and_missing_metrics_left_out():
     scores = make_scores(20, kept=0.6)
+    with pytest.raises(DataError, match="scored on 20, 21 studies cannot be resampled together"):
+        differences_of(scores, make_scores(21, kept=0.6))
+    one, another = (resample({"a": make_scores(n, kept=0.6)})["a"] for n in (20, 21))
     with pytest.raises(DataError, match=r"different references \(20 and 21 studies\)"):
-        paired_bootstrap(scores, make_scores(21, kept=0.6))
+        paired_bootstrap(one, another)
     with pytest.raises(DataError, match="different references"):
-        paired_bootstrap(scores, make_scores(20, kept=0.6, seed=9))
-    assert "meteor" not in paired_bootstrap(scores, add_meteor(scores))
+        differences_of(scores, make_scores(20, kept=0.6, seed=9))
+    assert "meteor" not in differences_of(scores, add_meteor(scores))
+
+
+def test_systems_resampled_together_get_the_intervals_they_get_alone():
+    one, other = add_meteor(make_scores(40, kept=0.6)), make_scores(40, kept=0.8)
+    together = resample({"one": one, "other": other}, num_samples=200)
+    for name, scores in (("one", one), ("other", other)):
+        alone = intervals_of(scores, num_samples=200)
+        for metric, interval in bootstrap_intervals(together[name]).items():
+            assert interval.low == pytest.approx(alone[metric].low), metric
+            assert interval.high == pytest.approx(alone[metric].high), metric
+        assert together[name].figures.keys() == alone.keys()
 
 
 def test_a_part_of_the_reports_is_scored_from_its_own_statistics():

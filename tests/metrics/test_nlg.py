@@ -1,7 +1,12 @@
 import json
+import os
 import random
+import select
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -187,6 +192,39 @@ def test_broken_java_leaves_meteor_out_and_says_so(tmp_path, monkeypatch, script
     assert note.startswith("METEOR skipped: java ended with code")
     assert said in note
     assert "\n" not in note
+
+
+def test_java_that_ends_before_it_has_read_everything_is_noted(tmp_path, monkeypatch):
+    fake_java(tmp_path, monkeypatch, "exit 3")
+    references = [f"{i} {'word ' * 50}" for i in range(2000)]  # more than a pipe holds
+    (note,) = score_nlg(references, references).notes
+    assert note.startswith("METEOR skipped: java ended with code 3 after 0 of 2000 reports")
+
+
+def test_ctrl_c_while_java_works_ends_both(tmp_path, monkeypatch):
+    """The signal goes to Python alone; from a terminal Java would get it as well."""
+    alive = tmp_path / "alive"  # has a writer as long as Java runs
+    os.mkfifo(alive)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    path = os.environ["PATH"]
+    fake_java(tmp_path, monkeypatch, f'exec 3> "{alive}"\necho >&3\nexec sleep 600')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{path}")
+    code = "from radrep.metrics.nlg import score_nlg; score_nlg(['a b', 'c'], ['a b', 'd'])"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as program:
+        assert read_within(60, reader) == b"\n"
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=30)
+    assert program.returncode == -signal.SIGINT
+    assert b"KeyboardInterrupt" in said
+    assert read_within(30, reader) == b""
+    os.close(reader)
+
+
+def read_within(seconds, reader):
+    """One byte, or none where the last writer is gone."""
+    ready, _, _ = select.select([reader], [], [], seconds)
+    assert ready, f"nothing within {seconds} s"
+    return os.read(reader, 1)
 
 
 def test_java_that_cannot_be_started_is_noted(tmp_path, monkeypatch):

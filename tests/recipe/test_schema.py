@@ -78,10 +78,8 @@ def test_stage_one_drops_no_paths_unless_typed():
     assert Autoregressive(name="autoregressive").encoder.drop_path == 0.0
 
 
-def test_float32_decoding_is_the_default_and_a_choice_of_emrrg_alone():
+def test_float32_decoding_is_the_default():
     assert build().decode.precision == "fp32"
-    assert build(model={"name": "emrrg"}, decode={"precision": "train"}).decode.precision == "train"
-    with pytest.raises(ValidationError) as caught:
-        build(decode={"precision": "train"})
-    ((told, text),) = caught.value.errors()[0]["ctx"]["problems"]
-    assert (told, text) == ("decode.precision", "is for emrrg alone, got train")
+    for name in ("csr_lmca", "emrrg"):
+        decode = build(model={"name": name}, decode={"precision": "train"}).decode
+        assert decode.precision == "train"

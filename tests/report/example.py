@@ -60,7 +60,7 @@ def make_scores(
         words[name] = {metric: cider * part for metric, part in METRICS.items()}
         findings[name] = {
             f"{labels} {average} {figure}": f1 * parts[average] * share
-            for labels, share in (("14", 1.0), ("13", 0.45), ("5", 0.4))
+            for labels, share in (("14", 0.9), ("13", 1.0), ("5", 0.4))
             for average in averages
             for figure in ("precision", "recall", "f1")
         }
@@ -184,12 +184,16 @@ def make_study(rank: str, number: int = 0, *, heatmaps: bool = True) -> PageStud
             Passage("heart is enlarged", "agree", "Cardiomegaly: positive (cue: enlarged)"),
             Passage(". There is a ", "plain"),
             Passage("small left effusion ", "missed", "Pleural Effusion: positive"),
+            Passage("beside a ", "plain"),
+            Passage("left opacity ", "wrong-side", "Lung Opacity, left; right in the other report"),
             Passage("with <b>XXXX</b>.", "plain"),
         ],
         generated=[
             Passage("heart size is enlarged ", "agree", "Cardiomegaly: positive"),
             Passage(". there is ", "plain"),
             Passage("bibasilar atelectasis", "invented", "Atelectasis: positive"),
+            Passage(" . ", "plain"),
+            Passage("right opacity", "wrong-side", "Lung Opacity, right; left in the other report"),
             Passage(" .", "plain"),
         ],
     )

@@ -3,26 +3,12 @@
 import numpy as np
 import pytest
 
-from radrep.report import contact_sheet
+from radrep.report import lettering
 from radrep.report.contact_sheet import SheetStudy, draw_sheet
 
 
 def film(height: int = 64, width: int = 64) -> np.ndarray:
     return np.full((height, width), 90, np.uint8)
-
-
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float, str]]:
-    """What is written where: x, y, text."""
-    found: list[tuple[float, float, str]] = []
-    write = contact_sheet._write
-
-    def note(draw, place, text, colour) -> None:
-        found.append((*place, text))
-        write(draw, place, text, colour)
-
-    monkeypatch.setattr(contact_sheet, "_write", note)
-    return found
 
 
 def test_sections_labels_title_and_views_are_told(written) -> None:
@@ -49,7 +35,7 @@ def test_a_long_id_ends_before_what_stands_beside_it(written) -> None:
     (x, _, more), (start, _, name) = (row for row in written if row[2].startswith(("and", "ii")))
     assert more == "and 1 more view"
     assert name.endswith("...")
-    assert start + contact_sheet._width(name) < x
+    assert start + lettering.text_width(name) < x
 
 
 def test_lines_are_as_wide_as_the_font_draws_them(written) -> None:
@@ -57,7 +43,7 @@ def test_lines_are_as_wide_as_the_font_draws_them(written) -> None:
     picture = draw_sheet([SheetStudy("a", [film()], ["frontal"], {"findings": text})], "t")
     lines = [(x, line) for x, _, line in written if set(line) & set("Wl") and line != "frontal"]
     assert len(lines) > 3
-    assert all(x + contact_sheet._width(line) <= picture.width - 16 for x, line in lines)
+    assert all(x + lettering.text_width(line) <= picture.width - 16 for x, line in lines)
     assert len(lines[0][1]) < len(lines[-2][1]), "narrow letters: more of them"
 
 
@@ -65,13 +51,4 @@ def test_projections_stand_in_the_middle_under_their_films(written) -> None:
     draw_sheet([SheetStudy("a", [film()] * 2, ["frontal", "lateral"], {})], "t")
     for left, name in ((16, "frontal"), (16 + 224 + 8, "lateral")):
         (x,) = (x for x, _, text in written if text == name)
-        assert x + contact_sheet._width(name) / 2 == pytest.approx(left + 112, abs=1)
-
-
-def test_what_no_font_has_is_shown_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    fonts = contact_sheet._fonts()[:1]
-    monkeypatch.setattr(contact_sheet, "_fonts", lambda: fonts)
-    contact_sheet._shown.cache_clear()
-    ((shown, _),) = contact_sheet._runs("caf\N{LATIN SMALL LETTER E WITH ACUTE} \u80ba\n.")
-    contact_sheet._shown.cache_clear()
-    assert shown == "cafe [U+80BA] ."
+        assert x + lettering.text_width(name) / 2 == pytest.approx(left + 112, abs=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radrep.report.page import Passage, write_page
+from radrep.report.page import Passage, render_page
 from tests.report.example import (
     CONSTANTS,
     OBSERVATIONS,
@@ -59,19 +59,13 @@ class Reader(HTMLParser):
         ]
 
 
-def html_of(page, tmp_path):
-    path = tmp_path / "report.html"
-    write_page(page, path)
-    return path.read_text("utf-8")
-
-
-def read(page, tmp_path):
-    return Reader(html_of(page, tmp_path))
+def read(page):
+    return Reader(render_page(page))
 
 
 @pytest.fixture(scope="module")
-def html(tmp_path_factory):
-    return html_of(make_page(), tmp_path_factory.mktemp("page"))
+def html():
+    return render_page(make_page())
 
 
 @pytest.fixture(scope="module")
@@ -200,17 +194,31 @@ def test_reports_are_whole_and_what_is_marked_is_told_in_words(reader):
         assert [mark["class"] for mark in marks] == [p.kind for p in passages if p.kind != "plain"]
         for mark, passage in zip(marks, [p for p in passages if p.kind != "plain"], strict=True):
             said = reader.find("span", mark, class_="said")[0]["text"]
-            assert said == f"[{passage.kind}: {passage.note}] "
+            assert said == f"[{passage.kind.replace('-', ' ')}: {passage.note}] "
             assert mark["title"] == passage.note
             assert mark["text"].removeprefix(said) == passage.text.strip()
             text = text.replace(said, "", 1)
         assert text == "".join(passage.text for passage in passages)
 
 
-def test_films_lie_inside_as_they_are_and_are_never_enlarged(tmp_path):
+def test_each_kind_of_mark_has_its_legend_and_its_sign_without_colour(reader):
+    legend = reader.find("p", reader.find("section", id="studies")[0], class_="note keys")[0]
+    told = {mark["class"]: mark["text"] for mark in reader.find("mark", legend)}
+    kinds = {"agree", "wrong-side", "missed", "invented"}
+    assert set(told) == kinds
+    assert told["wrong-side"] == "wrong side"
+    style = reader.find("style")[0]["text"]
+    signs = dict(re.findall(r'mark\.([\w-]+)::before \{ content: "(\S)', style))
+    lines = dict(re.findall(r"mark\.([\w-]+) \{[^}]*text-decoration-style: (\w+)", style))
+    for found in (signs, lines):
+        assert set(found) == kinds
+        assert len(set(found.values())) == len(kinds), "no two kinds look alike"
+
+
+def test_films_lie_inside_as_they_are_and_are_never_enlarged():
     tall, small = draw_film(900, 600), draw_film(120, 100)
     study = replace(make_study("best", heatmaps=False), images=[tall, small])
-    reader = read(make_page(studies=[study]), tmp_path)
+    reader = read(make_page(studies=[study]))
     films = []
     for image in reader.find("img"):
         data = base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))
@@ -227,7 +235,7 @@ def test_heatmaps_stand_beside_their_views(reader):
     assert captions == ["PA view", "PA view, heatmap", "lateral view", "lateral view, heatmap"]
 
 
-def test_nothing_that_was_written_becomes_markup(tmp_path):
+def test_nothing_that_was_written_becomes_markup():
     evil = "</pre><script>alert('1')</script><img src=x onerror=alert(1)>\" onclick=\"alert(1)"
     scores = make_scores()
     scores["constants"][CONSTANTS[0]] = evil
@@ -247,7 +255,7 @@ def test_nothing_that_was_written_becomes_markup(tmp_path):
     page = make_page(
         title=evil, scores=scores, studies=[study], recipe=evil, environment={evil: evil}
     )
-    reader = read(page, tmp_path)
+    reader = read(page)
     assert not reader.find("script")
     assert all(image["src"].startswith("data:") for image in reader.find("img"))
     assert not [key for e in reader.elements for key in e if key.startswith("on")]
@@ -255,12 +263,12 @@ def test_nothing_that_was_written_becomes_markup(tmp_path):
         assert any(evil in element["text"] for element in reader.find(tag)), tag
 
 
-def test_text_that_utf8_cannot_hold_does_not_stop_the_page(tmp_path):
+def test_text_that_utf8_cannot_hold_does_not_stop_the_page():
     study = replace(make_study("best"), generated=[Passage("broken \ud800 text", "plain")])
-    assert "broken &#55296; text" in html_of(make_page(studies=[study]), tmp_path)
+    assert "broken &#55296; text" in render_page(make_page(studies=[study]))
 
 
-def test_what_was_not_computed_is_left_out_or_told(tmp_path):
+def test_what_was_not_computed_is_left_out_or_told():
     scores = make_scores({"model": (0.3, 0.4)})
     scores |= {"checkpoint": None, "num_seen": None, "num_without_text": 0, "decode": {}}
     scores["notes"] = ["METEOR was not computed: it needs Java"]
@@ -269,7 +277,7 @@ def test_what_was_not_computed_is_left_out_or_told(tmp_path):
     full |= {"on_seen": {}, "on_unseen": {}}
     full["systems"][0]["scores"]["meteor"] = None
     full["systems"][0]["intervals"].pop("meteor")
-    reader = read(make_page(scores=scores, studies=[], recipe="", environment={}), tmp_path)
+    reader = read(make_page(scores=scores, studies=[], recipe="", environment={}))
     assert not reader.find("section", id="studies")
     assert not reader.find("a", href="#studies")
     assert not reader.find("input", id="m-meteor")
@@ -284,14 +292,14 @@ def test_what_was_not_computed_is_left_out_or_told(tmp_path):
     assert "Environment" not in summaries
 
 
-def test_several_runs_stand_beside_each_other(tmp_path):
+def test_several_runs_stand_beside_each_other():
     runs = {"runs/a": (0.4, 0.5), "runs/b": (0.2, 0.3)}
     scores = make_scores(runs, main="runs/a")
     scores["protocols"]["published_llm"] = scores["protocols"]["full"] | {
         "tokenizer": "SmolLM2",
         "references_cut": 7,
     }
-    reader = read(make_page(scores=scores), tmp_path)
+    reader = read(make_page(scores=scores))
     answer = reader.find("p", class_="answer")[0]["text"]
     assert answer.startswith("runs/a scores higher than runs/b in CIDEr.")
     text = reader.find("section", id="scores")[0]["text"]
@@ -304,13 +312,12 @@ def test_several_runs_stand_beside_each_other(tmp_path):
         ({"rank": "good"}, "rank must be one of best, median, worst, got 'good'"),
         ({"projections": ["PA"]}, "2 images, but 1 projections and 2 heatmaps"),
         ({"heatmaps": [draw_film()]}, "2 images, but 2 projections and 1 heatmaps"),
-        ({"reference": [Passage("x", "invented")]}, "plain, agree, missed, got 'invented'"),
-        ({"generated": [Passage("x", "missed")]}, "plain, agree, invented, got 'missed'"),
+        ({"reference": [Passage("x", "invented")]}, "wrong-side, missed, got 'invented'"),
+        ({"generated": [Passage("x", "missed")]}, "wrong-side, invented, got 'missed'"),
         ({"images": [np.zeros((4, 4)), np.zeros((4, 4))]}, "must be uint8, got float64"),
     ],
 )
-def test_a_study_that_does_not_fit_is_refused(changes, message, tmp_path):
+def test_a_study_that_does_not_fit_is_refused(changes, message):
     study = replace(make_study("best"), **changes)
     with pytest.raises(ValueError, match=re.escape(message)):
-        write_page(make_page(studies=[study]), tmp_path / "report.html")
-    assert not (tmp_path / "report.html").exists()
+        render_page(make_page(studies=[study]))

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from radrep.report.page import write_page
+from radrep.report.page import render_page
 from tests.report.example import make_page
 
 pytestmark = pytest.mark.slow
@@ -78,7 +78,7 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(make_page(), path)
+    path.write_text(render_page(make_page()), encoding="utf-8")
     return path.as_uri()
 
 

@@ -42,7 +42,8 @@ def test_only_a_loss_by_shuffling_that_chance_cannot_give_counts_as_seeing(syste
         ({"constant, best cider": (0.2, 0.3)}, ", and it scores higher than every baseline."),
         (
             {"constant, best cider": (0.2, 0.49)},
-            ", and it scores higher than every baseline in CIDEr, but not in findings F1 (rules).",
+            ", and it scores higher than every baseline in CIDEr, but not in findings F1 (rules) "
+            "without No Finding.",
         ),
         (
             {"constant, best cider": (0.35, 0.3)},
@@ -85,14 +86,14 @@ def test_evidence_gives_both_scores_the_difference_its_interval_and_p():
             for item in evidence}  # fmt: skip
     assert told["Images shuffled"] == [
         "CIDEr falls from 0.400 to 0.200: the image gave +0.200 [0.110, 0.290], p = 0.002.",
-        "Findings F1 (rules) falls from 0.500 to 0.300: "
+        "Findings F1 (rules) without No Finding falls from 0.500 to 0.300: "
         "the image gave +0.200 [0.110, 0.290], p = 0.002.",
     ]
     assert told["Best constant report"] == [
         "CIDEr 0.600 (constant, best cider) against the model’s 0.400: the constant is better "
         "(−0.200 [−0.290, −0.110], p = 0.002).",
-        "Findings F1 (rules) 0.510 (constant, best cider) against the model’s 0.500: chance alone "
-        "could give the difference (−0.010 [−0.100, 0.080], p = 0.31).",
+        "Findings F1 (rules) without No Finding 0.510 (constant, best cider) against the model’s "
+        "0.500: chance alone could give the difference (−0.010 [−0.100, 0.080], p = 0.31).",
     ]
     assert told["Variety"] == [
         "112 distinct reports for 295 studies; the commonest goes to 12.2 %."

@@ -28,7 +28,7 @@ _COLUMNS = {
     "study": ("studyid", "study", "id"),
     "patient": ("patientid", "patient", "subjectid"),
     "split": ("split",),
-    "projection": ("projection", "view", "viewposition"),
+    "projection": ("projection", "view", "viewposition", "frontallateral"),
     "label list": ("findinglabels",),
     **{name: (name,) for name in TEXTS},
 }

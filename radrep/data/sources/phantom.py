@@ -20,6 +20,7 @@ from radrep.data.sources.phantom_drawing import (
     VERSION,
     Finding,
     draw_phantom,
+    find_regions,
 )
 from radrep.data.sources.phantom_report import write_report
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
@@ -113,6 +114,18 @@ def draw_study(seed: int, index: int, image_size: int) -> np.ndarray:
     """Draw the film of a study, uint8 (image_size, image_size)."""
     scene = _stream(seed, index, _SCENE)
     return draw_phantom(scene, study_findings(seed, index), image_size)
+
+
+def study_regions(seed: int, index: int, image_size: int) -> dict[str, np.ndarray]:
+    """Find where the findings of a study are in its film.
+
+    Returns:
+        By kind, bool (image_size, image_size): where the finding adds to the film's attenuation, or
+        takes away, at least a quarter of its contrast.
+    """
+    findings = study_findings(seed, index)
+    regions = find_regions(_stream(seed, index, _SCENE), findings, image_size)
+    return {finding.kind: region for finding, region in zip(findings, regions, strict=True)}
 
 
 def study_findings(seed: int, index: int) -> tuple[Finding, ...]:

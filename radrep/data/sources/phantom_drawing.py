@@ -4,7 +4,7 @@ A film is the sum of a healthy body and of its findings, put through an exposure
 look at the sum: a finding changes pixels at its own place and nowhere else.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,9 @@ _CONTRASTS = {
     "effusion": (0.24, 0.38),
     "pneumothorax": (0.10, 0.16),
 }
+# The share of its contrast from which on a finding is said to be at a pixel: less than the darkest
+# patch within a consolidation has, which is 0.3.
+_NOTICEABLE = 0.25
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,38 @@ def draw_phantom(
     canvas = Canvas(rng, image_size)
     body = sample_body(rng, canvas)
     attenuation = body.attenuation.copy()
+    for layer, _ in _draw_layers(findings, canvas, body):
+        attenuation += layer
+    return _develop(rng, attenuation)
+
+
+def find_regions(
+    rng: np.random.Generator, findings: Sequence[Finding], image_size: int
+) -> list[np.ndarray]:
+    """Find where the findings of a film are, before exposure and whatever hides them.
+
+    Args:
+        rng: As for `draw_phantom`: equal ones give equal bodies.
+        findings: What is drawn.
+        image_size: Height and width in pixels.
+
+    Returns:
+        A region a finding, bool (image_size, image_size): where it adds, or takes away, at least a
+        quarter of its contrast.
+    """
+    canvas = Canvas(rng, image_size)
+    layers = _draw_layers(findings, canvas, sample_body(rng, canvas))
+    return [np.abs(layer) >= _NOTICEABLE * contrast for layer, contrast in layers]
+
+
+def _draw_layers(
+    findings: Sequence[Finding], canvas: Canvas, body: Body
+) -> Iterator[tuple[np.ndarray, float]]:
+    """Yield what each finding adds to the attenuation, and its contrast."""
     for finding in findings:
         own = np.random.default_rng(finding.seed)
         contrast = own.uniform(*_CONTRASTS[finding.kind])
-        attenuation += _LAYERS[finding.kind](finding, contrast, own, canvas, body)
-    return _develop(rng, attenuation)
+        yield _LAYERS[finding.kind](finding, contrast, own, canvas, body), contrast
 
 
 def _develop(rng: np.random.Generator, attenuation: np.ndarray) -> np.ndarray:

@@ -236,6 +236,24 @@ def test_nih_labels_are_named_findings(tmp_path):
     ]
 
 
+def test_chexperts_own_table_gives_labels_and_projections(tmp_path):
+    folder = tmp_path / "CheXpert-v1.0-small"
+    rows = ["Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Cardiomegaly,Edema,Support Devices"]
+    for number, (view, told) in enumerate(
+        (("Frontal,AP", ",-1.0,0.0,1.0"), ("Lateral,", "1.0,,,"))
+    ):
+        image = f"train/patient0000{number}/study1/view1.png"
+        draw(folder / image, number)
+        rows.append(f"CheXpert-v1.0-small/{image},Female,68,{view},{told}")
+    (folder / "train.csv").write_text("\n".join(rows) + "\n")
+    studies = list(FolderSource(tmp_path, folder / "train.csv"))
+    assert [study.images[0].projection for study in studies] == ["frontal", "lateral"]
+    assert [dict(study.labels) for study in studies] == [
+        {"Cardiomegaly": -1, "Edema": 0, "Support Devices": 1},
+        {"No Finding": 1},
+    ]
+
+
 def test_a_report_is_split_into_its_sections(tmp_path):
     reports = {
         "a": "FINDINGS: Lungs clear.\n\nIMPRESSION: Normal.",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from radrep.data.sources import phantom
-from radrep.data.sources.phantom import PhantomSource, draw_study, study_findings
+from radrep.data.sources.phantom import PhantomSource, draw_study, study_findings, study_regions
 from radrep.data.sources.phantom_body import SIDES, Canvas, sample_body
 from radrep.data.sources.phantom_drawing import EXTENTS, KINDS, SIZES, Finding, draw_phantom
 from radrep.errors import DataError
@@ -107,6 +107,47 @@ def test_the_largest_finding_covers_at_most_eight_percent_of_the_largest_chest(
         finding = Finding(kind, "right", "large", EXTENTS[kind][-1][1], (0.5, 0.4), number)
         without = draw_phantom(scene(number), [], 128)
         assert (draw_phantom(scene(number), [finding], 128) != without).mean() <= 0.08
+
+
+@pytest.fixture(scope="module")
+def regions() -> list[tuple[Finding, np.ndarray, np.ndarray, np.ndarray]]:
+    """One row a drawn finding: what it is, its region, the film with it, the film without."""
+    rows = []
+    for index in range(30):
+        findings, film = study_findings(3, index), draw_study(3, index, 256)
+        found = study_regions(3, index, 256)
+        assert list(found) == [finding.kind for finding in findings]
+        for finding in findings:
+            others = [other for other in findings if other != finding]
+            scene = np.random.default_rng([3, index, 0])
+            rows.append((finding, found[finding.kind], film, draw_phantom(scene, others, 256)))
+    return rows
+
+
+def test_a_finding_changes_the_film_in_its_region_and_hardly_elsewhere(regions):
+    for finding, region, film, without in regions:
+        change = np.abs(film.astype(float) - without)
+        assert region.dtype == bool
+        # Blur and, at the edge, less than a quarter of its contrast reach beyond the region.
+        assert change[region].sum() > 0.8 * change.sum(), finding
+        assert (change[region] > 0).mean() > 0.9, finding
+        assert change[region].mean() > 20 * change[~region].mean(), finding
+
+
+def test_a_region_covers_at_most_eight_percent(regions):
+    assert {finding.kind for finding, *_ in regions} == set(KINDS)
+    assert all(0.001 < region.mean() <= 0.08 for _, region, *_ in regions)
+
+
+def test_regions_lie_at_the_same_place_at_any_size():
+    for index in range(8):
+        small, large = study_regions(1, index, 96), study_regions(1, index, 256)
+        assert list(small) == list(large)
+        for kind in small:
+            both = small[kind], large[kind]
+            centers = [np.argwhere(region).mean(axis=0) / len(region) for region in both]
+            np.testing.assert_allclose(*centers, rtol=0, atol=0.03)
+            assert small[kind].mean() == pytest.approx(large[kind].mean(), rel=0.4)
 
 
 def test_a_finding_can_be_told_from_the_grain(changes):

@@ -1,0 +1,62 @@
+"""radrep prepare saliency: what a discriminator looks at, for every study of a prepared folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from radrep.cli.console import TerminalReporter, say, show_error, table
+
+if TYPE_CHECKING:
+    from radrep.engine.saliency import SaliencyResult
+
+
+def saliency(
+    data: Annotated[Path, typer.Option(help="The prepared folder.")],
+    checkpoint: Annotated[Path, typer.Option(help="A discriminator: a run or a checkpoint.")],
+    aggregate: Annotated[
+        str, typer.Option(help="max or mean: one map of those of all labels that fire.")
+    ] = "max",
+    mask: Annotated[
+        str, typer.Option(help="hard (kept or black) or soft (as bright as the map).")
+    ] = "hard",
+    threshold: Annotated[float, typer.Option(help="Of the map, for --mask hard.")] = 0.5,
+    label_maps: Annotated[
+        bool, typer.Option("--label-maps", help="Keep the map of each label that fires too.")
+    ] = False,
+) -> None:
+    """SDAM: maps and masked images of every study, for data.pair saliency and views_saliency.
+
+    Example:  radrep prepare saliency --data data/iu --checkpoint runs/sdam_discriminator_cpu
+    """
+    from radrep.recipe.load import make_saliency
+
+    section = make_saliency(
+        {"discriminator": checkpoint, "aggregate": aggregate, "mask": mask, "threshold": threshold}
+    )
+
+    from radrep.engine.saliency import prepare_saliency
+
+    with TerminalReporter() as reporter:
+        try:
+            result = prepare_saliency(data, section, label_maps=label_maps, reporter=reporter)
+        except KeyboardInterrupt:
+            told = "stopped; shards that are done are kept, and the same command goes on from them"
+            show_error(told, prefix="")
+            raise typer.Exit(130) from None
+    _show(result)
+
+
+def _show(result: "SaliencyResult") -> None:
+    num_studies = sum(result.counts.values())
+    fired = [(name, count, f"{count / num_studies:.0%}") for name, count in result.fired.items()]
+    table(("label", "fired in", "of all"), [row for row in fired if row[1]])
+    counts = ", ".join(f"{count} {split}" for split, count in result.counts.items() if count)
+    say(f"{num_studies} studies: {counts}")
+    if result.kept_whole:
+        say(f"Of {result.kept_whole} the whole image is kept: no label fired in them.")
+    if result.already_done:
+        say(f"{result.folder} was made before in the same way; nothing was done.")
+    else:
+        say(f"{result.folder} is ready.")
+    say(f"Look at: {result.sheet}")

@@ -1,0 +1,189 @@
+"""How well probabilities of labels tell which labels a study has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from radrep.errors import DataError
+
+CALIBRATION_BINS = 15  # as in Guo et al., 2017
+NEVER = 1.0  # a threshold above which no probability lies
+MEASURES = (
+    "auroc",
+    "average_precision",
+    "brier",
+    "calibration_error",
+    "f1",
+    "precision",
+    "recall",
+)
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """How well one label is told, over the studies where it is known.
+
+    Everything but the counts is None where the label is not both present and absent in them.
+
+    Attributes:
+        name: The label.
+        num_known: Studies where it is present or absent.
+        num_present: Studies where it is present.
+        auroc: Area under the receiver operating characteristic.
+        average_precision: Mean of the precision at every present study; by chance it is the share
+            of the present.
+        brier: Mean squared distance of the probability from 1 or 0 (Brier, 1950).
+        calibration_error: Expected calibration error (Naeini et al., 2015; Guo et al., 2017): in 15
+            bins of equal width over 0 to 1, how far the mean probability is from the share of the
+            present, averaged with the number of studies in the bin.
+        threshold: The label fires where its probability is greater than this.
+        f1: F1 of the studies where it fires.
+        precision: Share of these where it is present; 0 if it fires nowhere.
+        recall: Share of the present where it fires.
+    """
+
+    name: str
+    num_known: int
+    num_present: int
+    auroc: float | None = None
+    average_precision: float | None = None
+    brier: float | None = None
+    calibration_error: float | None = None
+    threshold: float | None = None
+    f1: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of several labels.
+
+    Attributes:
+        rows: One a label, in the order of the columns.
+    """
+
+    rows: tuple[LabelScore, ...]
+
+    def macro(self, measure: str) -> float | None:
+        """The mean of a measure over the labels that have it, None if none has.
+
+        Raises:
+            DataError: If LabelScore has no such measure.
+        """
+        if measure not in MEASURES:
+            raise DataError(
+                f"'{measure}' is no measure of a label; choose from {', '.join(MEASURES)}"
+            )
+        values = [getattr(row, measure) for row in self.rows]
+        had = [value for value in values if value is not None]
+        return float(np.mean(had)) if had else None
+
+    def thresholds(self) -> np.ndarray:
+        """What a probability is greater than where its label fires, float32 (labels,).
+
+        That of a label which is not both present and absent is 1: it never fires.
+        """
+        found = [NEVER if row.threshold is None else row.threshold for row in self.rows]
+        return np.array(found, np.float32)
+
+
+def score_labels(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    *,
+    thresholds: np.ndarray | None = None,
+) -> LabelScores:
+    """Score the probabilities of several labels.
+
+    Args:
+        probabilities: From 0 to 1, (n, labels); compared as float32.
+        labels: 1 present, 0 absent, NaN unknown, (n, labels).
+        names: Of the labels.
+        thresholds: Where each label fires, (labels,), such as were chosen on other studies. Without
+            them each label has the one of its greatest F1 on these studies, which flatters it: half
+            way between two probabilities, and the highest of several that are as good.
+
+    Raises:
+        DataError: If the shapes do not fit, a probability is not from 0 to 1, or a label is neither
+            1, 0 nor NaN.
+    """
+    if probabilities.shape != labels.shape or labels.shape[1:] != (len(names),):
+        raise DataError(
+            f"probabilities {probabilities.shape}, labels {labels.shape} and {len(names)} names do "
+            "not fit: expected one row a study and one column a name in both"
+        )
+    if thresholds is not None and thresholds.shape != (len(names),):
+        raise DataError(f"expected {len(names)} thresholds, one a label, got {thresholds.shape}")
+    rows = []
+    for i, name in enumerate(names):
+        known = ~np.isnan(labels[:, i])
+        scores, present = probabilities[known, i].astype(np.float32), labels[known, i]
+        within = (scores >= 0) & (scores <= 1)
+        if not within.all():
+            wrong = scores[~within][0]
+            raise DataError(f"{name}: a probability is {wrong}; expected 0 to 1")
+        if not np.isin(present, (0, 1)).all():
+            wrong = present[~np.isin(present, (0, 1))][0]
+            raise DataError(f"{name}: a label is {wrong}; expected 1, 0 or NaN")
+        given = None if thresholds is None else float(thresholds[i])
+        rows.append(_score_label(name, scores, present == 1, given))
+    return LabelScores(tuple(rows))
+
+
+def _score_label(
+    name: str, scores: np.ndarray, present: np.ndarray, given: float | None
+) -> LabelScore:
+    num_present = int(np.count_nonzero(present))
+    if num_present in (0, len(present)):
+        return LabelScore(name, len(present), num_present)
+    # Two seconds to import, which commands that score no labels need not wait for.
+    from sklearn.metrics import (
+        average_precision_score,
+        brier_score_loss,
+        precision_recall_fscore_support,
+        roc_auc_score,
+    )
+
+    threshold = _best_threshold(scores, present) if given is None else given
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        present, scores > np.float32(threshold), average="binary", zero_division=0
+    )
+    return LabelScore(
+        name,
+        len(present),
+        num_present,
+        auroc=float(roc_auc_score(present, scores)),
+        average_precision=float(average_precision_score(present, scores)),
+        brier=float(brier_score_loss(present, scores.astype(np.float64))),
+        calibration_error=_calibration_error(scores, present),
+        threshold=threshold,
+        f1=float(f1),
+        precision=float(precision),
+        recall=float(recall),
+    )
+
+
+def _best_threshold(scores: np.ndarray, present: np.ndarray) -> float:
+    """The threshold from 0 to 1 of the greatest F1."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, lowest = precision_recall_curve(present, scores)
+    # What a threshold of 0 or more can let fire: no probability of 0.
+    possible = np.flatnonzero((lowest > 0) & (recall[:-1] > 0))
+    if not len(possible):
+        return NEVER
+    f1 = 2 * precision[possible] * recall[possible] / (precision[possible] + recall[possible])
+    best = possible[np.flatnonzero(f1 >= f1.max() - 1e-12)[-1]]
+    above = np.float32(lowest[best])
+    below = np.float32(lowest[best - 1] if best else 0)
+    # Neighbouring numbers have no half way: the half would be rounded to one of them.
+    return float(min((below + above) / 2, np.nextafter(above, below)))
+
+
+def _calibration_error(scores: np.ndarray, present: np.ndarray) -> float:
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    surplus = np.bincount(bins, scores.astype(np.float64) - present)  # of probability, by bin
+    return float(np.abs(surplus).sum() / len(scores))

@@ -1,0 +1,229 @@
+"""N-grams of texts counted once, and what BLEU and CIDEr find in common between them.
+
+All systems on the same references, and all protocols, share one table of counts, in which a text
+that occurs again has one row. Whatever depends on the references alone is computed once as well;
+after that a system costs a few array operations over the n-grams of its reports.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
+
+MAX_N = 4
+
+_CIDER_SIGMA = 6.0  # width of CIDEr-D's length penalty
+
+
+class NgramTable:
+    """Counts of the 1-grams to 4-grams of texts, equal texts once.
+
+    An entry is an n-gram of a text with its count; entries are sorted by text and then by n-gram.
+    An n-gram is an integer below num_ngrams.
+
+    Args:
+        texts: Texts of whitespace tokens; those that occur again are left out.
+
+    Attributes:
+        lengths: Tokens of each text, (t,).
+        rows: The text of each entry, by its row, (e,).
+        ngrams: The n-gram of each entry, (e,).
+        counts: How often the text has it, (e,).
+        ends: Where each text's entries end, (t,).
+        num_ngrams: Distinct n-grams g in all texts.
+        orders: Words of each n-gram less one, (g,).
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._row = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        split = [text.split() for text in self._row]
+        self.lengths = np.array([len(words) for words in split], dtype=np.int64)
+        known: dict[str, int] = {}
+        tokens = np.array(
+            [known.setdefault(word, len(known)) for words in split for word in words],
+            dtype=np.int64,
+        )
+        token_rows = np.repeat(np.arange(len(split)), self.lengths)
+        to_come = np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(len(tokens))
+        rows, ngrams, counts, orders = [], [], [], []
+        # Codes of the n-grams that start at each token.
+        codes, num_codes, offset = tokens.copy(), len(known), 0
+        for n in range(1, MAX_N + 1):
+            starts = np.flatnonzero(to_come >= n)
+            if n > 1:  # an n-gram is an (n - 1)-gram and a word
+                joined = codes[starts] * len(known) + tokens[starts + n - 1]
+                distinct, codes[starts] = np.unique(joined, return_inverse=True)
+                num_codes = len(distinct)
+            keys = token_rows[starts] * num_codes + codes[starts]
+            keys, found = np.unique(keys, return_counts=True)
+            rows.append(keys // max(num_codes, 1))
+            ngrams.append(keys % max(num_codes, 1) + offset)
+            counts.append(found)
+            orders.append(np.full(num_codes, n - 1))
+            offset += num_codes
+        self.num_ngrams = offset
+        self.orders = np.concatenate(orders)
+        by_row = np.argsort(np.concatenate(rows), kind="stable")
+        self.rows, self.ngrams, self.counts = (
+            np.concatenate(parts)[by_row] for parts in (rows, ngrams, counts)
+        )
+        self.ends = np.searchsorted(self.rows, np.arange(len(split)), side="right")
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """Row and n-gram of every entry as one number, ascending: row * num_ngrams + n-gram."""
+        return self.rows * self.num_ngrams + self.ngrams
+
+    def rows_of(self, texts: Iterable[str]) -> np.ndarray:
+        """The rows of texts that were counted, (n,)."""
+        return np.array([self._row[text] for text in texts], dtype=np.int64)
+
+    def entries_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The entries of some texts.
+
+        Args:
+            rows: Rows of the texts, (n,).
+
+        Returns:
+            For each entry its place in `rows` and its number in the table, (k,) both.
+        """
+        starts = np.concatenate([[0], self.ends])[rows]
+        return _spread(starts, self.ends[rows] - starts)
+
+    def totals(self, rows: np.ndarray) -> np.ndarray:
+        """How many 1-grams to 4-grams texts have, repeated ones too: (n,) -> (n, 4)."""
+        return np.maximum(0, self.lengths[rows][:, np.newaxis] - np.arange(MAX_N))
+
+
+class ReferenceNgrams:
+    """References with the n-gram weights that CIDEr takes from them.
+
+    CIDEr is the CIDEr-D form (Vedantam et al., 2015) with the inverse document frequencies of
+    these references, as pycocoevalcap computes it.
+
+    Args:
+        table: Counts of the references and of all reports that will be scored on them.
+        references: The references, repeated ones too.
+    """
+
+    def __init__(self, table: NgramTable, references: Sequence[str]) -> None:
+        self._table = table
+        self._rows, self._repeats = np.unique(table.rows_of(references), return_counts=True)
+        self._places, self._entries = table.entries_of(self._rows)
+        num_holders = np.bincount(
+            table.ngrams[self._entries],
+            weights=self._repeats[self._places],
+            minlength=table.num_ngrams,
+        )
+        self._idf = np.log(len(references)) - np.log(np.maximum(1.0, num_holders))
+        self._weights = table.counts * self._idf[table.ngrams]  # tf-idf of every entry
+        squares = np.bincount(
+            table.rows * MAX_N + table.orders[table.ngrams],
+            weights=self._weights**2,
+            minlength=MAX_N * len(table.lengths),
+        )
+        # A vector without length shares no weight with any other: what it divides is 0.
+        self._norms = np.sqrt(np.where(squares == 0, 1.0, squares)).reshape(-1, MAX_N)
+
+    def score_pairs(
+        self, reference_rows: np.ndarray, hypothesis_rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compare reports with one reference each.
+
+        Args:
+            reference_rows: Rows of the references in the table, (n,).
+            hypothesis_rows: Rows of the reports, (n,).
+
+        Returns:
+            Clipped n-gram matches, (n, 4), and CIDEr, (n,).
+        """
+        table = self._table
+        pairs, own = table.entries_of(hypothesis_rows)
+        wanted = reference_rows[pairs] * table.num_ngrams + table.ngrams[own]
+        theirs = np.minimum(np.searchsorted(table.keys, wanted), len(table.keys) - 1)
+        shared = np.flatnonzero(table.keys[theirs] == wanted)
+        pairs, own, theirs = pairs[shared], own[shared], theirs[shared]
+        cells = pairs * MAX_N + table.orders[table.ngrams[own]]
+        clipped = np.minimum(table.counts[own], table.counts[theirs])
+        products = np.minimum(self._weights[own], self._weights[theirs]) * self._weights[theirs]
+        matches, dots = (
+            np.bincount(cells, values, MAX_N * len(reference_rows)).reshape(-1, MAX_N)
+            for values in (clipped, products)
+        )
+        cosines = dots / (self._norms[reference_rows] * self._norms[hypothesis_rows])
+        penalties = _length_penalties(table.lengths[reference_rows], table.lengths[hypothesis_rows])
+        return matches.astype(np.int64), 10 * cosines.mean(axis=1) * penalties
+
+    def score_constants(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compare each of some reports with all references.
+
+        The length penalty depends on two lengths alone. So for all reports of one length, what an
+        n-gram adds to CIDEr is summed over the references only once.
+
+        Args:
+            rows: Rows of the reports in the table, (m,).
+
+        Returns:
+            Clipped n-gram matches summed over the references, (m, 4), and mean CIDEr, (m,).
+        """
+        table = self._table
+        reports, own = table.entries_of(rows)
+        # Terms: n-grams with how often a report has them.
+        most = int(table.counts.max()) + 1
+        terms, term_of = np.unique(
+            table.ngrams[own] * most + table.counts[own], return_inverse=True
+        )
+        ngrams, counts = np.divmod(terms, most)
+        orders = table.orders[ngrams]
+        in_term, holders, theirs = self._holders(ngrams)
+
+        clipped = np.minimum(counts[in_term], table.counts[theirs]) * self._repeats[holders]
+        matched = np.bincount(in_term, clipped, len(terms))
+        cells, num_cells = reports * MAX_N + orders[term_of], MAX_N * len(rows)
+        matches = np.bincount(cells, matched[term_of], num_cells).reshape(-1, MAX_N)
+
+        weights = (counts * self._idf[ngrams])[in_term]
+        products = np.minimum(weights, self._weights[theirs]) * self._weights[theirs]
+        norms = self._norms[self._rows[holders], orders[in_term]]
+        products *= self._repeats[holders] / norms
+        lengths = table.lengths[rows]
+        lengths_of_entries = lengths[reports]
+        dots = np.zeros(num_cells)
+        for length in np.unique(lengths):
+            penalties = _length_penalties(table.lengths[self._rows], length)
+            added = np.bincount(in_term, products * penalties[holders], len(terms))
+            chosen = np.flatnonzero(lengths_of_entries == length)
+            dots += np.bincount(cells[chosen], added[term_of[chosen]], num_cells)
+        cosines = dots.reshape(-1, MAX_N) / self._norms[rows]
+        return matches, 10 * cosines.mean(axis=1) / self._repeats.sum()
+
+    def _holders(self, ngrams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which distinct references hold some n-grams.
+
+        Args:
+            ngrams: N-grams, (m,).
+
+        Returns:
+            For each reference that holds one: the place of the n-gram, the place of the reference
+            and the number of its entry, (k,) each.
+        """
+        entry_ngrams = self._table.ngrams[self._entries]
+        order = np.argsort(entry_ngrams, kind="stable")
+        ends = np.searchsorted(entry_ngrams[order], ngrams, side="right")
+        starts = np.searchsorted(entry_ngrams[order], ngrams, side="left")
+        which, found = _spread(starts, ends - starts)
+        return which, self._places[order[found]], self._entries[order[found]]
+
+
+def _length_penalties(reference_lengths: np.ndarray, lengths: np.ndarray | np.int64) -> np.ndarray:
+    """CIDEr-D's penalties for a difference in length, which it counts in 2-grams."""
+    gaps = np.maximum(0, reference_lengths - 1) - np.maximum(0, lengths - 1)
+    penalties: np.ndarray = np.exp(-(gaps**2) / (2 * _CIDER_SIGMA**2))
+    return penalties
+
+
+def _spread(starts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which range, and which number in it, for all of some ranges: (n,) -> (sum of sizes,) both."""
+    which = np.repeat(np.arange(len(sizes)), sizes)
+    before = np.cumsum(sizes) - sizes
+    return which, np.arange(len(which)) + (starts - before)[which]

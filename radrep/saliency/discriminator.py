@@ -1,0 +1,87 @@
+"""SDAM's disease discriminator: labels of one radiograph by a backbone, a mean and one layer.
+
+Letters: b studies, v images of all of them, n patches, c width of a patch, k labels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from radrep.data.batch import Batch
+from radrep.modules.backbone import Backbone
+
+
+class Discriminator(nn.Module):
+    """A backbone whose mean patch tells, label by label, how likely an image shows it.
+
+    As published (CSR-LMCA, Deng et al., 2025) it is a ResNet-34 with fourteen sigmoid outputs, the
+    observations of CheXpert. Every image of a study is taught the labels of its study.
+
+    Args:
+        backbone: The visual extractor.
+        num_labels: Labels, k.
+        dropout: Share of the mean patch that is dropped in training.
+
+    Attributes:
+        thresholds: The probability above which a label is called present, (k,), part of the
+            weights; 1, which nothing exceeds, until they are set from validation.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, *, backbone: Backbone, num_labels: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(backbone.out_dim, num_labels)
+        self.register_buffer("thresholds", torch.ones(num_labels))
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the extractor, which learn at a rate of their own."""
+        return list(self.backbone.parameters())
+
+    def patches(self, batch: Batch) -> Tensor:
+        """The patches of every image, (v, n, c), computed or as they come from the cache."""
+        if batch.features is not None:
+            return batch.features
+        assert batch.images is not None, "a batch has images or features"
+        patches: Tensor = self.backbone(batch.images)
+        return patches
+
+    def logits(self, patches: Tensor) -> Tensor:
+        """Log-odds of each label, from patches (v, n, c) to (v, k)."""
+        logits: Tensor = self.classifier(self.dropout(patches.mean(dim=1)))
+        return logits
+
+    def probabilities(self, batch: Batch) -> Tensor:
+        """Probability of each label, an image a row, float32 (v, k)."""
+        return self.logits(self.patches(batch)).float().sigmoid()
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Binary cross-entropy over the labels that are known.
+
+        Args:
+            batch: Studies with labels.
+
+        Returns:
+            "loss", the sum over known labels divided by all labels of all images, a scalar: an
+            image of which little is known weighs little.
+        """
+        assert batch.labels is not None, "a batch to learn from has labels"
+        logits = self.logits(self.patches(batch)).float()
+        labels = spread_labels(batch)
+        known = ~labels.isnan()
+        losses = F.binary_cross_entropy_with_logits(
+            logits, labels.nan_to_num(), weight=known.float(), reduction="sum"
+        )
+        return {"loss": losses / labels.numel()}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `loss`, so that wrappers for several devices see one call."""
+        return self.loss(batch)
+
+
+def spread_labels(batch: Batch) -> Tensor:
+    """The labels of each image, which are those of its study: (b, k) to (v, k)."""
+    assert batch.labels is not None, "a batch to learn from has labels"
+    return batch.labels.repeat_interleave(batch.num_views.to(batch.labels.device), dim=0)

@@ -1,0 +1,41 @@
+"""From the maps of the labels that fire to one masked image."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_DILATION = 5  # pixels, the side of the square
+
+
+def aggregate_maps(maps: Tensor, how: str) -> Tensor:
+    """One map of several labels' maps.
+
+    Args:
+        maps: Maps in [0, 1], (k, h, w), at least one.
+        how: "max" or "mean".
+    """
+    return maps.amax(dim=0) if how == "max" else maps.mean(dim=0)
+
+
+def make_mask(saliency: Tensor, kind: str, threshold: float) -> Tensor:
+    """What is kept of each pixel.
+
+    Args:
+        saliency: A map in [0, 1], (h, w).
+        kind: "hard" keeps what reaches the threshold and two pixels around it, "soft" keeps each
+            pixel as far as the map says.
+        threshold: For "hard".
+
+    Returns:
+        Shares from 0 to 1, (h, w).
+    """
+    if kind == "soft":
+        return saliency
+    reached = (saliency >= threshold).float()[None, None]
+    return F.max_pool2d(reached, _DILATION, stride=1, padding=_DILATION // 2)[0, 0]
+
+
+def mask_image(image: np.ndarray, mask: Tensor) -> np.ndarray:
+    """An image times its mask, uint8 (h, w) both ways."""
+    return torch.round(torch.from_numpy(image).float() * mask).to(torch.uint8).numpy()
