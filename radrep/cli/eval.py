@@ -113,10 +113,10 @@ def evaluate(
     if dataset is not None and dataset not in DATASETS:
         raise RadrepError(f"--dataset must be one of {', '.join(DATASETS)}, got '{dataset}'")
     if len(runs) == 1 and not predictions and is_discriminator(runs[0]):
-        if overrides or clinical or clean_predictions:
+        if overrides or clinical or clean_predictions or no_meteor:
             raise RadrepError(
-                f"{runs[0]} is a discriminator, which writes no reports: --set, --clinical and "
-                "--clean-predictions are for report models"
+                f"{runs[0]} is a discriminator, which writes no reports: --set, --clinical, "
+                "--clean-predictions and --no-meteor are for report models"
             )
         show_labels(runs[0], split, out)
         return

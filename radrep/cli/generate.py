@@ -41,8 +41,8 @@ def generate(
     discriminator: Annotated[
         Path | None,
         typer.Option(
-            help="For --heatmap: a run of SDAM's discriminator.",
-            show_default="that of the model's masked images, if it has any",
+            help="A run of SDAM's discriminator, for --heatmap and for masked images.",
+            show_default="the recipe's, if the model is given masked images",
         ),
     ] = None,
     preset: Annotated[
@@ -84,8 +84,6 @@ def generate(
             f"--projection was given {len(projections)} times for {len(images)} files; give one "
             "for each file, in their order, or none"
         )
-    if discriminator is not None and heatmap is None:
-        raise RadrepError("--discriminator goes with --heatmap: name the picture to draw")
     if heatmap is not None and heatmap.exists():
         raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
     changes = {
@@ -101,12 +99,13 @@ def generate(
             for study in studies:
                 told = projections[: len(study)]
                 projections = projections[len(study) :]
-                reports.append(writer.write(*study, projections=told, seed=seed))
+                explain = heatmap is not None
+                reports.append(writer.write(*study, projections=told, seed=seed, explain=explain))
                 advance()
     for report in reports:
         _show(report, as_json=as_json, alone=len(reports) == 1)
     if heatmap is not None:
-        if not reports[0].looks and discriminator is None:
+        if not reports[0].looks and writer.discriminator is None:
             raise RadrepError(
                 "--heatmap shows where the words of CSR-LMCA looked; this model's words come from "
                 "a language model, which looks at no map. With --discriminator RUN it shows where "

@@ -53,8 +53,10 @@ def _show(result: "SaliencyResult") -> None:
     table(("label", "fired in", "of all"), [row for row in fired if row[1]])
     counts = ", ".join(f"{count} {split}" for split, count in result.counts.items() if count)
     say(f"{num_studies} studies: {counts}")
-    if result.kept_whole:
-        say(f"Of {result.kept_whole} the whole image is kept: no label fired in them.")
+    if result.not_fired:
+        say(f"Of {result.not_fired} the whole image is kept: no label fired in them.")
+    if result.no_place:
+        say(f"Of {result.no_place} more too: no place speaks for the labels that fired.")
     if result.already_done:
         say(f"{result.folder} was made before in the same way; nothing was done.")
     else:

@@ -1,9 +1,10 @@
 """Training and scoring of SDAM's discriminator."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +12,14 @@ from accelerate.utils import gather_object
 
 from radrep.data.batch import Batch
 from radrep.data.dataset import in_order
+from radrep.data.store import PreparedStudies
+from radrep.data.study import Study
 from radrep.engine.build import build_dataset, build_labels, build_preprocess
 from radrep.engine.checkpoint import Loaded, run_of
+from radrep.engine.evaluation_files import check_out
 from radrep.engine.files import write_whole
-from radrep.engine.generate import autocast, best_device
+from radrep.engine.generate import best_device
+from radrep.engine.model_card import MODEL_CARD, describe_model
 from radrep.engine.reporter import Advance, Reporter
 from radrep.engine.splits import read_split
 from radrep.engine.studies_scored import default_split
@@ -36,14 +41,11 @@ class DiscriminatorTraining(Training):
     def __init__(self, recipe: Recipe, last: Path | None, reporter: Reporter) -> None:
         super().__init__(recipe, last, reporter)
         assert self.labels is not None, "a discriminator has labels"
+        check_labels(self.labels, self.splits["val"])
         self.reporter.fact("labels", f"{self.labels.vocabulary}: {', '.join(self.labels.known)}")
 
     def validate(self) -> dict[str, float]:
-        """Loss and mean scores of the labels on validation, an image a row.
-
-        Raises:
-            DataError: If no label has both a present and an absent study.
-        """
+        """Loss and mean scores of the labels on validation, an image a row."""
         accelerator, model = self.accelerator, self.model
         assert isinstance(model, Discriminator)
         part = slice(accelerator.process_index, None, accelerator.num_processes)
@@ -53,18 +55,17 @@ class DiscriminatorTraining(Training):
             num_workers=self.num_workers(),
             part=part,
         )
-        mine = classify(model, batches, accelerator.device, self.recipe.train.precision)
+        mine = classify(model, batches, accelerator.device)
         rows = gather_object(mine) if accelerator.num_processes > 1 else mine
         scores, loss = _score(rows)
         model.thresholds.copy_(torch.from_numpy(scores.thresholds()))
         model.train()
-        macro = {name: scores.macro(name) for name in ("auroc", "average_precision")}
-        if any(value is None for value in macro.values()):
-            raise DataError(
-                f"{self.recipe.data.prepared}: no label is both present and absent in validation, "
-                "so that nothing can be scored; prepare more studies, or choose other model.labels"
-            )
-        return {"val/loss": loss, **{f"val/{name}": float(v or 0) for name, v in macro.items()}}
+        found = {"val/loss": loss}
+        for name in ("auroc", "average_precision"):
+            value = scores.macro(name)
+            assert value is not None, "checked before training"
+            found[f"val/{name}"] = value
+        return found
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,30 @@ def evaluate_discriminator(
     recipe, model = loaded.recipe, loaded.model
     assert isinstance(model, Discriminator)
     assert isinstance(recipe.model, schema.Discriminator)
+    check_out(out)
     name = split or default_split(recipe.data.prepared, reporter)
     need_text = recipe.model.labels == "reports"
     studies = read_split(recipe.data, name, need_text=need_text)
     # Which words mean what is a matter of the training studies, also for others.
     known_by = read_split(recipe.data, "train", need_text=need_text)
+    labels = build_labels(recipe, known_by)
+    assert labels is not None, "a discriminator has labels"
+    check_labels(labels, studies)
     model.to(best_device())
     dataset = build_dataset(
         recipe,
         studies,
         preprocess=build_preprocess(recipe.data, model),
         codec=loaded.codec,
-        labels=build_labels(recipe, known_by),
+        labels=labels,
     )
     num_workers = min(recipe.data.num_workers, count_cores())
     batches = in_order(dataset, recipe.train.batch_size, num_workers=num_workers)
     with reporter.progress(f"labels for {name}", len(dataset), "studies") as advance:
-        rows = classify(model, batches, best_device(), recipe.train.precision, advance)
+        rows = classify(model, batches, best_device(), advance)
     scores, loss = _score(rows, model.thresholds.cpu().numpy())
     file = (out or run_of(loaded.folder)) / f"scores-{name}.json"
-    told = {
+    told: dict[str, Any] = {
         "split": name,
         "num_studies": len(studies),
         "num_images": len(rows),
@@ -132,6 +137,7 @@ def evaluate_discriminator(
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(told, indent=1) + "\n")
+    write_whole(file.with_name(MODEL_CARD), describe_model(recipe, told))
     return DiscriminatorScores(loaded.folder, name, len(studies), scores, file)
 
 
@@ -140,21 +146,36 @@ def classify(
     model: Discriminator,
     batches: Iterable[Batch],
     device: torch.device,
-    precision: str,
     advance: Advance | None = None,
 ) -> list[Row]:
-    """Probabilities beside labels, a row an image: (study, probabilities, labels)."""
+    """Probabilities beside labels, a row an image: (study, probabilities, labels).
+
+    In float32 whatever training computes in, as masks are made: thresholds must fit both.
+    """
     model.eval()
     rows: list[Row] = []
-    with autocast(device, precision):
-        for batch in batches:
-            batch = batch.to(device)
-            found, labels = model.probabilities(batch), spread_labels(batch)
-            studies = np.repeat(batch.ids, batch.num_views.numpy()).tolist()
-            rows += zip(studies, found.cpu().numpy(), labels.cpu().numpy(), strict=True)
-            if advance is not None:
-                advance(len(batch.ids))
+    for batch in batches:
+        batch = batch.to(device)
+        found, labels = model.probabilities(batch), spread_labels(batch)
+        studies = np.repeat(batch.ids, batch.num_views.numpy()).tolist()
+        rows += zip(studies, found.cpu().numpy(), labels.cpu().numpy(), strict=True)
+        if advance is not None:
+            advance(len(batch.ids))
     return rows
+
+
+def check_labels(labels: Callable[[Study], np.ndarray], studies: PreparedStudies) -> None:
+    """Refuse before the work of hours what cannot be scored.
+
+    Raises:
+        DataError: If no label is both present and absent.
+    """
+    table = np.stack([labels(study) for study in studies])
+    if not ((table == 1).any(axis=0) & (table == 0).any(axis=0)).any():
+        raise DataError(
+            f"{studies.prepared}: no label is both present and absent in {studies.split}, so that "
+            "nothing can be scored; prepare more studies, or choose other model.labels"
+        )
 
 
 def _score(rows: Sequence[Row], thresholds: np.ndarray | None = None) -> tuple[LabelScores, float]:

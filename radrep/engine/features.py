@@ -119,7 +119,11 @@ def cached_features(
                     _row_key(study.images[view.number], view), _Place(studies, index, view)
                 )
     wanted = dict(sorted(wanted.items()))
-    maskers = {p.studies.saliency.fingerprint for p in wanted.values() if p.studies.saliency}
+    maskers = {
+        place.studies.saliency.fingerprint
+        for place in wanted.values()
+        if place.view.saliency and place.studies.saliency is not None
+    }
     folder = cache_folder() / "features" / _key(encoder, preprocess, [*maskers, *wanted])
     if not (folder / INDEX).is_file():
         _compute(encoder, preprocess, wanted, folder, device, reporter)

@@ -41,9 +41,13 @@ def _look(
     word_looks: np.ndarray,
     saliency: Sequence[SaliencyLook],
 ) -> FindingLook:
-    sentences = [m.sentence for m in findings.mentions if m.observation == name]
-    start, end = sentences[0] if sentences else (0, 0)
     state = findings.states[name]
+    sentences = [
+        mention.sentence
+        for mention in findings.mentions
+        if mention.observation == name and mention.state == state
+    ]
+    start, end = sentences[0] if sentences else (0, 0)
     words: tuple[np.ndarray, ...] = ()
     if sentences and len(word_looks):
         first = len(text[:start].split())

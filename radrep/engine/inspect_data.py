@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from radrep.data.store import PreparedStudies, hash_file, open_shards
+from radrep.data.saliency_store import FOLDER
+from radrep.data.store import PREPARED, PreparedStudies, hash_file, open_shards
 from radrep.data.study import SPLITS
 from radrep.engine.leaks import (
     SAME_FILM_BITS,
@@ -18,6 +19,7 @@ from radrep.engine.leaks import (
 )
 from radrep.engine.prepared_folder import find_changes, read_image_size, read_record
 from radrep.engine.reporter import Reporter
+from radrep.errors import DataError
 from radrep.report.contact_sheet import SheetStudy, draw_sheet
 
 
@@ -207,16 +209,26 @@ def check(
         DataError: If a folder is not a prepared one, or a shard cannot be opened.
     """
     record = read_record(prepared)
+    if "leaks" not in record:
+        raise DataError(
+            f"{prepared} is a part of a prepared folder. Name the whole: radrep data check "
+            f"{prepared.parent.parent}"
+        )
+    # SDAM's maps and masked images lie in it and are checked with it.
+    masked = {path.parent: read_record(path.parent) for path in _masked_records(prepared)}
+    records = {prepared: record, **masked}
+    num_shards = sum(len(each["shards"]) for each in records.values())
     problems = []
-    with (reporter or Reporter()).progress("check", len(record["shards"]), "shards") as advance:
-        for shard in record["shards"]:
-            path = prepared / shard["name"]
-            if not path.is_file():
-                problems.append(f"{path} is missing")
-            elif hash_file(path) != shard["sha256"]:
-                problems.append(f"{path} was changed after it was prepared")
-            advance()
-    problems += find_changes(prepared, record)
+    with (reporter or Reporter()).progress("check", num_shards, "shards") as advance:
+        for folder, each in records.items():
+            for shard in each["shards"]:
+                path = folder / shard["name"]
+                if not path.is_file():
+                    problems.append(f"{path} is missing")
+                elif hash_file(path) != shard["sha256"]:
+                    problems.append(f"{path} was changed after it was prepared")
+                advance()
+            problems += find_changes(folder, each)
     near: dict[str, int] = {}
     overlap = None
     leaks = Leaks(**record["leaks"])
@@ -234,11 +246,19 @@ def check(
         if against is not None:
             overlap = find_overlap(prepared, against, max_bits=max_bits)
     return CheckResult(
-        num_shards=len(record["shards"]),
+        num_shards=num_shards,
         problems=tuple(problems),
         leaks=leaks,
         near=near,
         overlap=overlap,
+    )
+
+
+def _masked_records(prepared: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in prepared.glob(f"{FOLDER}/*/{PREPARED}")
+        if not path.parent.name.endswith(".partial")
     )
 
 

@@ -80,6 +80,7 @@ def merge_checkpoint(checkpoint: Path, out: Path) -> None:
         tokenizer=loaded.tokenizer,
         prepared_size=loaded.prepared_size,
         training=None,
+        saliency=loaded.saliency,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from radrep.recipe.schema import Recipe
+from radrep.recipe.schema import Discriminator, Recipe
 
 MODEL_CARD = "MODEL_CARD.md"
 _METRICS = ("bleu1", "bleu4", "meteor", "rouge_l", "cider")
@@ -21,6 +21,15 @@ _LIMITS = """## Limits
 """
 
 
+_DISCRIMINATOR_LIMITS = """## Limits
+
+- **Not for clinical use.** It was never tested on patients' care, and nobody may be treated by it.
+- Its labels are those of a table or of rules that read reports, not of radiologists at the films.
+- Its maps show the places that speak for a label. They outline no lesion.
+- Labels that few images show are guessed; the counts stand beside the scores.
+"""
+
+
 def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: str = "") -> str:
     """Write a model card.
 
@@ -32,17 +41,25 @@ def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: st
     Returns:
         Markdown.
     """
-    data = recipe.data
+    data, model = recipe.data, recipe.model
+    is_discriminator = isinstance(model, Discriminator)
+    if isinstance(model, Discriminator):
+        aim = f", to tell the labels of their {model.labels} (uncertain ones: {model.uncertain})"
+    else:
+        aim = f", to write {data.target}" if recipe.task == "train" else ""
+    masked = ""
+    if data.saliency is not None and data.pair != "views":
+        masked = f", and the frontal one under the mask of `{data.saliency.discriminator}`"
+    views = "1 view" if data.pair == "saliency" else f"At most {data.max_views} views"
     lines = [
         f"# {recipe.out.name}",
         "",
-        f"A chest X-ray model of radrep (`{recipe.model.name}`). **Not for clinical use.**",
+        f"A chest X-ray model of radrep (`{model.name}`). **Not for clinical use.**",
         "",
         "## Data",
         "",
-        f"- Trained on the training studies of the prepared folder `{data.prepared}`"
-        + (f", to write {data.target}" if recipe.task == "train" else ""),
-        f"- At most {data.max_views} views a study, {data.image_size} x {data.image_size} pixels",
+        f"- Trained on the training studies of the prepared folder `{data.prepared}`{aim}",
+        f"- {views} a study{masked}, {data.image_size} x {data.image_size} pixels",
         f"- Seed {recipe.train.seed}; the checkpoint is the best in {recipe.train.keep_best}",
         "",
         "## Scores",
@@ -51,11 +68,27 @@ def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: st
     if scores is None:
         lines.append(reached)
         if recipe.task == "train":
-            lines += ["", "Not evaluated yet: `radrep eval` puts scores and baselines here."]
+            lines += ["", "Not evaluated yet: `radrep eval` puts its scores here."]
         lines.append("")
     else:
-        lines += _scores(scores)
-    return "\n".join(lines) + "\n" + _LIMITS
+        lines += _label_scores(scores) if is_discriminator else _scores(scores)
+    return "\n".join(lines) + "\n" + (_DISCRIMINATOR_LIMITS if is_discriminator else _LIMITS)
+
+
+def _label_scores(scores: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"Split `{scores['split']}`, {scores['num_studies']} studies, an image a row "
+        f"({scores['num_images']}). Validation chose the thresholds.",
+        "",
+        "| label | known | present | AUROC | average precision | F1 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in scores["labels"]:
+        figures = [row[name] for name in ("auroc", "average_precision", "f1")]
+        told = ["-" if value is None else f"{value:.3f}" for value in figures]
+        counts = [str(row["num_known"]), str(row["num_present"])]
+        lines.append(f"| {' | '.join([row['name'], *counts, *told])} |")
+    return [*lines, ""]
 
 
 def _scores(scores: Mapping[str, Any]) -> list[str]:

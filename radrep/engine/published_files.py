@@ -11,13 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from radrep.data.store import PreparedStudies
 from radrep.data.tokenizer import Tokenizer
 from radrep.engine.build import build_language_model, build_model, build_tokenizer
 from radrep.engine.checkpoint import refuse_existing, save_checkpoint
 from radrep.engine.encoder_weights import ABOUT, WEIGHTS
 from radrep.engine.files import replace_folder
 from radrep.engine.prepared_folder import read_image_size
-from radrep.engine.splits import read_split
 from radrep.engine.torch_files import CutOffError, read_torch_file
 from radrep.errors import CheckpointError, RecipeError
 from radrep.models.emrrg import Emrrg
@@ -180,7 +180,9 @@ def _import_model(
         )
         prepared_size = _PREPARED_SIZE
     else:
-        tokenizer = build_tokenizer(data, read_split(data, "train"))
+        tokenizer = build_tokenizer(
+            data, PreparedStudies(data.prepared, "train", target=data.target)
+        )
         prepared_size = read_image_size(data.prepared)
     num_words = len(tokenizer.vocabulary)
     words = state.get("encoder_decoder.model.tgt_embed.0.lut.weight")

@@ -37,6 +37,7 @@ from radrep.engine.prepared_folder import (
 from radrep.engine.reporter import Advance, Reporter
 from radrep.errors import CheckpointError, DataError
 from radrep.metrics.findings import OBSERVATIONS
+from radrep.recipe import schema
 from radrep.recipe.load import load_recipe
 from radrep.recipe.schema import Data, Saliency
 from radrep.report.saliency_sheet import SaliencyStudy, draw_saliency_sheet
@@ -99,14 +100,9 @@ class SaliencyMaker:
     """
 
     def __init__(self, section: Saliency, device: torch.device | None = None) -> None:
-        folder = find_checkpoint(section.discriminator)
-        loaded = load_checkpoint(folder)
-        if not isinstance(loaded.model, Discriminator):
-            raise CheckpointError(
-                f"{folder} is of the model {loaded.recipe.model.name} and no discriminator. Train "
-                "one with: radrep train sdam_discriminator_cpu"
-            )
         self.fingerprint = hash_maker(section)
+        loaded = load_checkpoint(find_checkpoint(section.discriminator))
+        assert isinstance(loaded.model, Discriminator), "its recipe says so"
         self._section = section
         self._device = device or best_device()
         self.model = loaded.model.to(self._device)
@@ -142,12 +138,14 @@ class SaliencyMaker:
         return enlarge(maps, height, width, self._shift)
 
     def _mask(self, image: np.ndarray, maps: torch.Tensor) -> tuple[np.ndarray | None, np.ndarray]:
-        """The map of all, uint8, and the masked image; None where no place speaks."""
+        """The map of all, uint8, and the masked image; None where no place is kept."""
         if not maps.any():
             return None, image
         section = self._section
         map_ = aggregate_maps(self.enlarge(maps, image), section.aggregate)
         mask = make_mask(map_, section.mask, section.threshold)
+        if not mask.any():
+            return None, image
         return (map_ * 255).round().to(torch.uint8).numpy(), mask_image(image, mask)
 
 
@@ -158,7 +156,8 @@ class SaliencyResult:
     Attributes:
         folder: Where it lies.
         counts: Studies by split.
-        kept_whole: Those of them of which the whole image is kept.
+        not_fired: Those of them in which no label fired, so that the whole image is kept.
+        no_place: Those in which labels fired for which no place speaks, kept whole too.
         fired: Observation to the number of studies in which it fired.
         sheet: The contact sheet.
         already_done: It was there before and nothing was done.
@@ -166,7 +165,8 @@ class SaliencyResult:
 
     folder: Path
     counts: Mapping[str, int]
-    kept_whole: int
+    not_fired: int
+    no_place: int
     fired: Mapping[str, int]
     sheet: Path
     already_done: bool
@@ -176,33 +176,56 @@ def hash_maker(section: Saliency) -> str:
     """A hash of the discriminator's weights and preprocessing and of the settings of the mask.
 
     Raises:
-        CheckpointError: If there is no such checkpoint.
+        CheckpointError: If there is no such checkpoint, or it is of another model.
     """
-    folder = find_checkpoint(section.discriminator)
+    try:
+        folder = find_checkpoint(section.discriminator)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the discriminator of the masked images (data.saliency.discriminator): {error}"
+        ) from error
     if not (folder / RECIPE).is_file():
         raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {RECIPE}")
     recipe = load_recipe(str(folder / RECIPE))
+    if not isinstance(recipe.model, schema.Discriminator):
+        raise CheckpointError(
+            f"{folder} is of the model {recipe.model.name} and no discriminator. Train one with: "
+            "radrep train sdam_discriminator_cpu"
+        )
+    # Named one by one: a key that a later radrep adds to recipes must not change old hashes.
     decides = {
         "version": _VERSION,
         "weights": hash_file(folder / WEIGHTS),
-        "model": recipe.model.model_dump(mode="json"),
-        "data": recipe.data.model_dump(mode="json", include={"image_size", "published"}),
-        "mask": section.model_dump(mode="json", exclude={"discriminator"}),
+        "backbone": [recipe.model.backbone.name, recipe.model.backbone.stride],
+        "image": [recipe.data.image_size, recipe.data.published],
+        "mask": [section.aggregate, section.mask],
+        "threshold": section.threshold if section.mask == "hard" else None,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def open_saliency(data: Data, split: str) -> SaliencyImages | None:
+def open_saliency(data: Data, split: str, made_by: str = "") -> SaliencyImages | None:
     """The masked images that a recipe names, None where it names none.
+
+    Args:
+        data: The recipe's data.
+        split: "train", "val" or "test".
+        made_by: Fingerprint of what made them, which a trained model remembers; that of the
+            discriminator as it is now, if not given.
 
     Raises:
         DataError: If nobody made them, or they are broken.
-        CheckpointError: If the discriminator cannot be had.
+        CheckpointError: If the discriminator is asked for and cannot be had.
     """
     if data.pair == "views" or data.saliency is None:
         return None
-    fingerprint = hash_maker(data.saliency)
+    fingerprint = made_by or hash_maker(data.saliency)
     folder = _folder(data.prepared, fingerprint)
+    if made_by and not folder.is_dir() and hash_maker(data.saliency) != made_by:
+        raise DataError(
+            f"{data.prepared} has no masked images by the discriminator {folder.name}, on whose "
+            f"masks the model was trained, and {data.saliency.discriminator} is another one now"
+        )
     if not folder.is_dir():
         section = data.saliency
         options = "".join(
@@ -222,19 +245,20 @@ def check_maker(trained_with: str, now: str, checkpoint: Path) -> None:
     """Refuse masked images of another discriminator than a model was trained with.
 
     Args:
-        trained_with: Fingerprint that the checkpoint remembers.
+        trained_with: Fingerprint that the checkpoint remembers; an imported one has none, and
+            takes what its recipe names.
         now: Fingerprint of the masked images that it is to be given.
         checkpoint: The checkpoint.
 
     Raises:
         CheckpointError: If they differ.
     """
-    if trained_with != now:
+    if trained_with not in ("", now):
         raise CheckpointError(
             f"{checkpoint} was trained on masked images of the discriminator "
-            f"{trained_with[:_HASH_SHOWN] or 'of no name'}, and what its recipe names is now "
-            f"{now[:_HASH_SHOWN]}: it was trained again, or moved. Put the old one back, or train "
-            "the report model again"
+            f"{trained_with[:_HASH_SHOWN]}, and this one is {now[:_HASH_SHOWN]}: it was trained "
+            "again since, or it is another. Put the old one back, name it (radrep generate "
+            "--discriminator), or train the report model again"
         )
 
 
@@ -366,11 +390,12 @@ def _describe(
     partial: Path, shards: list[Shard], recipe: Mapping[str, object], section: Saliency
 ) -> dict[str, object]:
     """The record of a complete folder."""
-    kept_whole, fired = 0, dict.fromkeys(OBSERVATIONS, 0)
+    not_fired, no_place, fired = 0, 0, dict.fromkeys(OBSERVATIONS, 0)
     counts = {split: sum(s.studies for s in shards if s.split == split) for split in SPLITS}
     rows = open_shards([partial / shard.name for shard in shards])
     for row in rows.select_columns(["labels", "kept_whole"]):  # shards of an earlier run too
-        kept_whole += row["kept_whole"]
+        not_fired += not row["labels"]
+        no_place += bool(row["labels"]) and row["kept_whole"]
         for label in row["labels"]:
             fired[label["name"]] += 1
     return {
@@ -380,7 +405,8 @@ def _describe(
         "counts": counts,
         "image_counts": counts,
         "num_left_out": 0,
-        "kept_whole": kept_whole,
+        "not_fired": not_fired,
+        "no_place": no_place,
         "fired": fired,
     }
 
@@ -417,7 +443,8 @@ def _result(folder: Path, record: Mapping[str, Any], *, already_done: bool) -> S
     return SaliencyResult(
         folder=folder,
         counts=record["counts"],
-        kept_whole=record["kept_whole"],
+        not_fired=record["not_fired"],
+        no_place=record["no_place"],
         fired=record["fired"],
         sheet=folder / CONTACT_SHEET,
         already_done=already_done,

@@ -6,13 +6,16 @@ from radrep.errors import DataError
 from radrep.recipe.schema import Data
 
 
-def read_split(data: Data, name: str, *, need_text: bool = True) -> PreparedStudies:
+def read_split(
+    data: Data, name: str, *, need_text: bool = True, masked_by: str = ""
+) -> PreparedStudies:
     """Read one split of the prepared folder.
 
     Args:
         data: Which folder and which text.
         name: "train", "val" or "test".
         need_text: Leave out studies without the text.
+        masked_by: Fingerprint of what made their masked images, see `open_saliency`.
 
     Raises:
         DataError: If the folder is missing, the split has no study with the text, or masked images
@@ -23,7 +26,7 @@ def read_split(data: Data, name: str, *, need_text: bool = True) -> PreparedStud
         data.prepared,
         name,
         target=data.target if need_text else None,
-        saliency=open_saliency(data, name),
+        saliency=open_saliency(data, name, masked_by),
     )
     if not studies:
         raise DataError(

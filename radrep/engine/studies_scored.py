@@ -15,7 +15,6 @@ from radrep.engine.build import build_tokenizer
 from radrep.engine.checkpoint import Loaded
 from radrep.engine.neighbours import nearest_studies
 from radrep.engine.reporter import Reporter
-from radrep.engine.saliency import check_maker
 from radrep.engine.splits import read_split
 from radrep.errors import DataError
 from radrep.metrics.baselines import best_constants
@@ -93,15 +92,13 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Sco
 
     Raises:
         DataError: If the prepared folder is missing or the split is empty.
-        CheckpointError: If masked images are of another discriminator than the run was trained
-            with.
+        CheckpointError: If the discriminator of its masked images is asked for and cannot be had.
     """
     data = loaded.recipe.data
     name = split or default_split(data.prepared, reporter)
-    studies = read_split(data, name)
-    if studies.saliency is not None:
-        check_maker(loaded.saliency, studies.saliency.fingerprint, loaded.folder)
-    train, val = (read_split(data, part) for part in ("train", "val"))
+    studies, train, val = (
+        read_split(data, part, masked_by=loaded.saliency) for part in (name, "train", "val")
+    )
     model, shorten = loaded.model, None
     if isinstance(model, Emrrg):
         language, limit = model.language, data.max_tokens

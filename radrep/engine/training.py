@@ -35,6 +35,7 @@ from radrep.engine.model_card import MODEL_CARD, describe_model
 from radrep.engine.optim import build_optimizer
 from radrep.engine.prepared_folder import read_image_size
 from radrep.engine.reporter import Reporter
+from radrep.engine.saliency import check_maker
 from radrep.engine.splits import read_split
 from radrep.engine.workers import count_cores
 from radrep.errors import CheckpointError, RecipeError
@@ -130,6 +131,8 @@ class Training(ABC):
                 f"{self.recipe.data.prepared} gives {len(self.tokenizer.vocabulary)}: the data "
                 "changed"
             )
+        if (masked := self.splits["train"].saliency) is not None:
+            check_maker(loaded.saliency, masked.fingerprint, self.last)
         return loaded.model
 
     def _features(self, encoder: Any, preprocess: Any) -> FeatureStore:

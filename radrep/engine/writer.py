@@ -34,7 +34,8 @@ class WrittenReport:
             (rows, columns) a view; all maps together sum to 1. The masked image, where the model
             is given one, is the last view. Empty for a language model.
         masked: The image under its SDAM mask, uint8 (h, w), where the model is given one.
-        findings: What the report and the discriminator, if there is one, find.
+        findings: What the report and the discriminator, if there is one, find; empty unless it
+            was to be explained.
     """
 
     images: tuple[Path, ...]
@@ -53,7 +54,13 @@ class ReportWriter:
         device: Where it computes; the best device of the machine, if not given.
         decode: Other settings of the decoding than the checkpoint's own.
         discriminator: A run or checkpoint of SDAM's discriminator that looks at the films beside
-            the model; that of the recipe, if the model is given masked images.
+            the model and, if the model is given masked images, makes them; that of the recipe, if
+            it names one.
+
+    Attributes:
+        loaded: The checkpoint.
+        decode: How it decodes.
+        discriminator: What looks beside it, or None.
 
     Raises:
         CheckpointError: If there is no such checkpoint or it is broken, or the discriminator of
@@ -75,16 +82,21 @@ class ReportWriter:
         self._model = report_model(self.loaded).to(device)
         data = self.loaded.recipe.data
         self._preprocess = build_preprocess(data, self._model)
-        self._masker = None
-        if data.pair != "views" and data.saliency is not None:
-            self._masker = SaliencyMaker(data.saliency, device)
-            check_maker(self.loaded.saliency, self._masker.fingerprint, folder)
-        self._discriminator = self._masker
+        section = data.saliency if data.pair != "views" else None
+        self._masks = section is not None
         if discriminator is not None:
-            self._discriminator = SaliencyMaker(Saliency(discriminator=discriminator), device)
+            named = {"discriminator": discriminator}
+            section = (section or Saliency(discriminator=discriminator)).model_copy(update=named)
+        self.discriminator = SaliencyMaker(section, device) if section else None
+        if self._masks and self.discriminator is not None:
+            check_maker(self.loaded.saliency, self.discriminator.fingerprint, folder)
 
     def write(
-        self, *images: str | Path, projections: Sequence[str] = (), seed: int = 0
+        self,
+        *images: str | Path,
+        projections: Sequence[str] = (),
+        seed: int = 0,
+        explain: bool = False,
     ) -> WrittenReport:
         """Write the report of one study.
 
@@ -94,6 +106,7 @@ class ReportWriter:
             projections: "frontal", "lateral" or "unknown" of each; what DICOM files say, if not
                 given.
             seed: Of the draws, when sampling.
+            explain: Tell the findings one by one, for which the discriminator looks at each view.
 
         Raises:
             DataError: If a file cannot be read or there are more views than the model takes.
@@ -119,7 +132,9 @@ class ReportWriter:
         facts = tuple(Image(p.name, view, "") for p, view in zip(paths, told, strict=True))
         study = Study("study", None, "test", facts)
         views = views_of(study, pair=data.pair, max_views=data.max_views)
-        masked = self._masker.look(films[masked_view(study)]).masked if self._masker else None
+        masked = None
+        if self._masks and self.discriminator is not None:
+            masked = self.discriminator.look(films[masked_view(study)]).masked
         pixels = [
             self._preprocess.evaluate(
                 masked if view.saliency and masked is not None else films[view.number],
@@ -137,7 +152,9 @@ class ReportWriter:
             text=text,
             looks=tuple(word_looks.mean(axis=0)) if len(word_looks) else (),
             masked=masked,
-            findings=find_looks(text, word_looks, self._look([films[v.number] for v in views])),
+            findings=find_looks(text, word_looks, self._look([films[v.number] for v in views]))
+            if explain
+            else (),
         )
 
     def _look(self, films: Sequence[np.ndarray]) -> list[SaliencyLook]:
@@ -145,7 +162,7 @@ class ReportWriter:
 
         Its maps have the size of the film, since a cell need not look at its own middle.
         """
-        discriminator = self._discriminator
+        discriminator = self.discriminator
         if discriminator is None:
             return []
         looks = []

@@ -76,6 +76,8 @@ class Backbone(nn.Module):
             (features,) = self.model(images)
         else:
             features = self.model.forward_features(images)  # type: ignore[operator]
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
+            features = features.permute(0, 3, 1, 2)
         return features
 
     def measure_shift(self, image_size: int) -> tuple[float, float]:

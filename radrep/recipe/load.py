@@ -191,7 +191,7 @@ def _typed_in_vain(recipe: Recipe, overrides: Sequence[str]) -> Problems:
     return [
         (key, f"has no effect without {needed}")
         for key in dict.fromkeys(keys)
-        for section, needed in without_effect(recipe.model).items()
+        for section, needed in without_effect(recipe).items()
         if f"{key}.".startswith(f"{section}.")
     ]
 

@@ -316,9 +316,12 @@ class Discriminator(_Section):
     uncertain: Literal["ignore", "zero", "one"] = "ignore"
 
 
-def without_effect(model: BaseModel) -> Mapping[str, str]:
-    """Keys and sections that a model's other keys switch off, to what would switch them on."""
+def without_effect(recipe: "Recipe") -> Mapping[str, str]:
+    """Keys and sections that a recipe's other keys switch off, to what would switch them on."""
+    model = recipe.model
     switched: dict[str, str] = {}
+    if recipe.data.pair == "views":
+        switched["data.saliency"] = "data.pair: saliency or views_saliency"
     if isinstance(model, Emrrg):
         if model.train_encoder != "adapters":
             switched["model.lora"] = "model.train_encoder: adapters"
@@ -445,8 +448,13 @@ class Recipe(_Section):
         match typed:
             case {"task": "pretrain", "train": Mapping() as train}:
                 typed = {**typed, "train": {"keep_best": "val/loss", **train}}
-            case {"model": {"name": "discriminator"}, "train": Mapping() as train}:
-                typed = {**typed, "train": {"keep_best": "val/auroc", **train}}
+            case {
+                "model": {"name": "discriminator"},
+                "train": Mapping() as train,
+                "data": Mapping() as data,
+            }:
+                train, data = {"keep_best": "val/auroc", **train}, {"target": "both", **data}
+                typed = {**typed, "train": train, "data": data}
         match typed:
             case {"data": Mapping() as data, "model": {"backbone": {"frozen": True}}}:
                 return {**typed, "data": {"random_crop": False, **data}}
@@ -494,6 +502,16 @@ class Recipe(_Section):
             problems = [("train.keep_best", text)]
             raise PydanticCustomError("conflict", "conflict", {"problems": problems})
         return train
+
+    @field_validator("model")
+    @classmethod
+    def _masked_images_are_for_reports(cls, model: BaseModel, info: ValidationInfo) -> BaseModel:
+        data: Data | None = info.data.get("data")
+        if data and data.pair != "views" and not isinstance(model, tuple(REPORT_MODELS.values())):
+            text = f"'{data.pair}' is for models that write reports; this one takes views"
+            problems = [("data.pair", text)]
+            raise PydanticCustomError("conflict", "conflict", {"problems": problems})
+        return model
 
     @field_validator("model")
     @classmethod

@@ -13,9 +13,14 @@ def aggregate_maps(maps: Tensor, how: str) -> Tensor:
 
     Args:
         maps: Maps in [0, 1], (k, h, w), at least one.
-        how: "max" or "mean".
+        how: "max", or "mean", scaled to [0, 1] again: where labels look at different places, no
+            place has the mean 1, and a hard mask might keep nothing.
     """
-    return maps.amax(dim=0) if how == "max" else maps.mean(dim=0)
+    if how == "max":
+        return maps.amax(dim=0)
+    mean = maps.mean(dim=0)
+    highest = mean.max()
+    return mean / highest if highest > 0 else mean
 
 
 def make_mask(saliency: Tensor, kind: str, threshold: float) -> Tensor:

@@ -134,10 +134,15 @@ def test_a_hard_mask_is_the_threshold_grown_by_two_pixels(some: Tensor, threshol
             assert kept[y, x] == reached[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].any()
 
 
+def test_labels_that_look_at_different_places_leave_a_mask() -> None:
+    apart = torch.eye(4).view(4, 2, 2)
+    assert aggregate_maps(apart, "mean").tolist() == [[1, 1], [1, 1]]
+
+
 @given(maps)
 def test_a_soft_mask_dims_by_the_map(some: Tensor) -> None:
-    mean = aggregate_maps(some, "mean")
-    torch.testing.assert_close(mean, torch.stack(list(some)).sum(dim=0) / len(some))
+    mean, plain = aggregate_maps(some, "mean"), torch.stack(list(some)).sum(dim=0) / len(some)
+    torch.testing.assert_close(mean, plain / max(float(plain.max()), 1e-30))
     assert torch.equal(aggregate_maps(some, "max"), some.max(dim=0).values)
     image = np.full((3, 4), 200, np.uint8)
     masked = mask_image(image, make_mask(mean, "soft", 0.5))
