@@ -1,8 +1,11 @@
 """From a trained discriminator to a report model that looks through it, by the commands."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -119,6 +122,26 @@ def test_the_thresholds_are_those_of_the_best_f1_on_validation(
         ours = f1_score(table[:, i], found > float(thresholds[i]))
         others = [f1_score(table[:, i], found > t) for t in np.linspace(0, 1, 101)]
         assert ours >= max(others) - 1e-9, name
+
+
+@pytest.mark.slow
+def test_two_processes_train_it_like_one(tmp_path: Path, own_phantoms: Path) -> None:
+    frozen = DISCRIMINATOR["backbone"] | {"frozen": True}
+    curves, thresholds = [], []
+    for name, size in (("one", 8), ("two", 4)):
+        (tmp_path / name).mkdir()
+        recipe = write_discriminator(tmp_path / name, own_phantoms, backbone=frozen)
+        words = ["radrep", "train", str(recipe), "--set", f"train.batch_size={size}"]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [sys.executable, *(launcher if name == "two" else []), "-m", *words]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        run = tmp_path / name / "run"
+        curves.append([row["loss"] for row in read_metrics(run) if "loss" in row])
+        thresholds.append(load_file(run / "best/weights.safetensors")["thresholds"])
+    assert curves[0] == pytest.approx(curves[1], rel=2e-3)
+    torch.testing.assert_close(thresholds[0], thresholds[1], atol=2e-3, rtol=0)
 
 
 def test_its_scores_stand_by_label(discriminator: Path, tmp_path: Path) -> None:
