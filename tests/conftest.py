@@ -1,10 +1,15 @@
 """Folders with golden tensors, metric vectors and real data; their tests skip without them."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A script's background processes ignore Ctrl-C, and hand that on to those that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _folder(variable: str) -> Path:

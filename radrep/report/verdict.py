@@ -4,6 +4,7 @@ The words come from the numbers alone. A difference counts where its 95 % interv
 everything else is said to be what chance could give, also where the model has the higher score.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,20 +179,25 @@ def _answer(main: str, measures: Sequence[Measure], num_studies: int) -> str:
     subject = "this model" if main == MODEL else main
     words, findings = (measure.relation(main, SHUFFLED) for measure in measures)
     sees = "higher" in (words, findings)
+    partly = False  # then the sentence has its "but" already
     if words is None and findings is None:
         image = f"whether {subject} sees the image was not tried here"
     elif not sees:
         image = f"nothing here shows that {subject} sees the image"
     elif words != "higher" and words is not None:
         image = f"{subject} names findings by the image, but its wording does not show it"
+        partly = True
     elif findings != "higher" and findings is not None:
         image = f"{subject} chooses words by the image, but its findings do not show it"
+        partly = True
     else:
         image = f"{subject} sees the image"
-    if sees and main != MODEL:  # a name keeps its case
-        return f"{image}{_beside_baselines(main, measures, num_studies, sees)}."
-    image = image[0].upper() + image[1:]
-    return f"{image}{_beside_baselines(main, measures, num_studies, sees)}."
+    beside = _beside_baselines(main, measures, num_studies, sees)
+    if partly:
+        beside = re.sub("^, (but|and) ", "; ", beside)
+    if not (sees and main != MODEL):  # a name keeps its case
+        image = image[0].upper() + image[1:]
+    return f"{image}{beside}."
 
 
 def _beside_baselines(main: str, measures: Sequence[Measure], num_studies: int, sees: bool) -> str:

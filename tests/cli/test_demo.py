@@ -8,6 +8,7 @@ import pytest
 from tests.whole_way import TINY, radrep
 
 
+@pytest.mark.slow
 def test_demo_goes_the_whole_way_and_says_what_is_next(tmp_path: Path) -> None:
     model = TINY["model"]
     small = [

@@ -101,6 +101,7 @@ def test_sampling_is_refused_and_a_preset_is_taken(emrrg_run: Path, films: list[
     assert "'iu', 'mimic' or 'chexpert_plus'" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_curve(
     emrrg_run: Path, phantoms: Path, tmp_path: Path
 ) -> None:

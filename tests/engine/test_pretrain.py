@@ -125,6 +125,7 @@ def test_stage_three_starts_from_either(
     assert written.exit_code == 0, written.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [STAGE_ONE, STAGE_TWO], ids=lambda model: model["name"])
 def test_a_killed_stage_resumes_to_the_same_curve(
     model: dict[str, Any], phantoms: Path, tmp_path: Path

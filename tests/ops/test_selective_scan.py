@@ -304,6 +304,7 @@ def test_forked_child_scans_like_its_parent():
         assert np.array_equal(found[name], value.detach().numpy()), name
 
 
+@pytest.mark.slow
 def test_import_does_not_take_numba_along():
     code = "import sys, radrep.ops.selective_scan; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -70,6 +70,17 @@ def test_a_baseline_that_is_as_good_stands_in_the_answer(baselines, expected):
     assert answer(SEES | baselines) == f"This model sees the image{expected}"
 
 
+def test_a_half_answer_has_one_but() -> None:
+    assert answer(WORDS_ONLY | {"constant, best cider": (0.35, 0.3)}) == (
+        "This model chooses words by the image, but its findings do not show it; one constant "
+        "report does as well in CIDEr, as far as 295 studies can tell."
+    )
+    assert answer(FINDINGS_ONLY | {"constant, best cider": (0.1, 0.1)}) == (
+        "This model names findings by the image, but its wording does not show it; it scores "
+        "higher than every baseline."
+    )
+
+
 def test_a_blind_model_is_not_saved_by_beating_constants():
     assert answer(BLIND | {"constant, best cider": (0.1, 0.1)}) == (
         "Nothing here shows that this model sees the image, though it scores higher than every "
