@@ -29,11 +29,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """A discriminator of two epochs with maps of 12x12."""
+    """A discriminator of four epochs with maps of 12x12; two are too few."""
     out = tmp_path_factory.mktemp("discriminator") / "run"
     changes = {
         "data.prepared": data, "data.image_size": 192, "model.backbone.stride": 16,
-        "model.dropout": 0, "train.epochs": 2,
+        "model.dropout": 0, "train.epochs": 4,
     }  # fmt: skip
     words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
     result = radrep("train", "sdam_discriminator_cpu", *words, "--out", out)
