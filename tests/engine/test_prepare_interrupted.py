@@ -98,6 +98,7 @@ def test_ctrl_c_ends_the_workers_and_a_new_run_goes_on(running, tmp_path, monkey
     go_on(tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent_and_a_new_run_goes_on(running, tmp_path, monkeypatch):
     running.kill()
     running.communicate(timeout=60)

@@ -162,6 +162,7 @@ def test_weights_that_are_not_there_are_told(phantoms: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_test_studies_are_refused(phantoms: Path, tmp_path: Path) -> None:
     held_out = draw_prepared(tmp_path / "held_out", num=120)
     data = TINY["data"] | {"random_crop": True, "prepared": str(held_out)}

@@ -272,6 +272,7 @@ def test_the_masked_view_reaches_the_model(looking_run: Path, own_phantoms: Path
     assert all(len(f.saliency) == 2 for f in written.findings)
 
 
+@pytest.mark.slow
 def test_a_discriminator_trained_again_is_not_taken_for_the_old_one(
     looking_run: Path, discriminator: Path, own_phantoms: Path, tmp_path: Path
 ) -> None:
