@@ -48,14 +48,7 @@ class DiscriminatorTraining(Training):
         """Loss and mean scores of the labels on validation, an image a row."""
         accelerator, model = self.accelerator, self.model
         assert isinstance(model, Discriminator)
-        part = slice(accelerator.process_index, None, accelerator.num_processes)
-        batches = in_order(
-            self.datasets["val"],
-            self.recipe.train.batch_size,
-            num_workers=self.num_workers(),
-            part=part,
-        )
-        mine = classify(model, batches, accelerator.device)
+        mine = classify(model, self.val_batches(), accelerator.device)
         rows = gather_object(mine) if accelerator.num_processes > 1 else mine
         scores, loss = _score(rows)
         model.thresholds.copy_(torch.from_numpy(scores.thresholds()))

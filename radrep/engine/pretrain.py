@@ -7,7 +7,6 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from radrep.data.dataset import in_order
 from radrep.engine import checkpoint
 from radrep.engine.generate import autocast
 from radrep.engine.inspect_data import Overlap, find_overlap
@@ -56,14 +55,7 @@ class Pretraining(Training):
 
     def validate(self) -> dict[str, float]:
         """Loss on validation and, in stage 2, recall@1/5/10 in both directions over all of it."""
-        accelerator = self.accelerator
-        part = slice(accelerator.process_index, None, accelerator.num_processes)
-        batches = in_order(
-            self.datasets["val"],
-            self.recipe.train.batch_size,
-            num_workers=self.num_workers(),
-            part=part,
-        )
+        batches = self.val_batches()
         self.model.eval()
         if isinstance(self.model, ContrastivePretraining):
             scores = self._retrieval(self.model, batches)

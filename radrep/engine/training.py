@@ -15,7 +15,7 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from torch.utils.data import DataLoader
 
 from radrep.data.batch import Batch
-from radrep.data.dataset import EpochOrder, ReportDataset, collate
+from radrep.data.dataset import EpochOrder, ReportDataset, collate, in_order
 from radrep.engine import checkpoint, track
 from radrep.engine.build import (
     Model,
@@ -224,6 +224,15 @@ class Training(ABC):
         """Worker processes: none for cached features, which are read faster than handed over."""
         wanted = 0 if self.features is not None else self.recipe.data.num_workers
         return min(wanted, count_cores())
+
+    def val_batches(self) -> Iterable[Batch]:
+        """This process's part of validation, in training's batch size."""
+        return in_order(
+            self.datasets["val"],
+            self.recipe.train.batch_size,
+            num_workers=self.num_workers(),
+            part=slice(self.accelerator.process_index, None, self.accelerator.num_processes),
+        )
 
     def weigh(self, batch: Batch) -> int:
         """How many terms the mean of a batch's loss is over: tokens, images or studies."""
