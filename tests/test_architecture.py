@@ -31,6 +31,6 @@ def test_importing_radrep_imports_no_torch():
     assert not modules_after("import radrep") & {"torch", "numba", "numpy", "pydantic", "typer"}
 
 
-@pytest.mark.parametrize("module", ["radrep.cli", "radrep.engine.reporter", "radrep.recipe.load"])
+@pytest.mark.parametrize("module", ["radrep.cli", "radrep.progress", "radrep.recipe.load"])
 def test_what_the_terminal_needs_at_once_imports_no_torch(module):
     assert not modules_after(f"import {module}") & {"torch", "numba", "timm", "accelerate"}

@@ -32,7 +32,7 @@ def test_every_module_is_installed(built):
         return {path.relative_to(folder) for path in folder.rglob("*.py")}
 
     assert modules(built / "radrep") == modules(ROOT / "radrep")
-    for name in ("py.typed", "report/page.html"):
+    for name in ("py.typed", "viz/html/page.html"):
         assert (built / "radrep" / name).is_file()
 
 

@@ -13,9 +13,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from radrep.cli import app
-from radrep.data.sources.phantom import PhantomSource
 from radrep.data.store import PREPARED, PreparedStudies, encode_image
-from radrep.engine.prepare import prepare
+from radrep.preparation.pipeline import prepare
+from radrep.preparation.sources.phantom.source import PhantomSource
 
 TINY: dict[str, Any] = {
     "task": "train",

@@ -15,7 +15,8 @@ def cache(ctx: typer.Context) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from radrep.engine.features import cache_folder, list_cache
+    from radrep.atomic import cache_folder
+    from radrep.training.feature_cache import list_cache
 
     entries = list_cache()
     if not entries:
@@ -34,6 +35,6 @@ def cache(ctx: typer.Context) -> None:
 @app.command()
 def clear() -> None:
     """Remove all cached features; they are computed again when a run needs them."""
-    from radrep.engine.features import clear_cache
+    from radrep.training.feature_cache import clear_cache
 
     say(f"{clear_cache() / 1e6:.0f} MB freed.")

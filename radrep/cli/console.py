@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from radrep.engine.reporter import Advance, Reporter
+from radrep.progress import Advance, Reporter
 
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 10.0  # between two lines of progress where no terminal listens
@@ -106,7 +106,7 @@ class TerminalReporter(Reporter):
     ) -> None:
         self._clear()
 
-    def fact(self, label: str, text: str) -> None:
+    def info(self, label: str, text: str) -> None:
         """Write "label   text", the texts of all facts below one another."""
         if not self._console.is_terminal:
             self._console.print(f"{label:<7} {text}")
@@ -121,7 +121,7 @@ class TerminalReporter(Reporter):
         """Write "warning: text"."""
         self._console.print(f"warning: {text}", style="yellow", soft_wrap=True)
 
-    def step(self, fields: Mapping[str, object]) -> None:
+    def log_metrics(self, fields: Mapping[str, object]) -> None:
         """Show "name value" pairs in order; "done/total" under the name "step" draws the bar."""
         if not self._moves or "step" not in fields:
             self._console.print("  ".join(_pair(*field) for field in fields.items()))

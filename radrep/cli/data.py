@@ -9,8 +9,8 @@ from radrep.cli.console import TerminalReporter, say, show_error, table
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
-    from radrep.engine.inspect_data import Overlap
-    from radrep.engine.leaks import Leaks
+    from radrep.preparation.inspection import Overlap
+    from radrep.preparation.overlap import Leaks
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,7 +43,7 @@ def show(
 
     Example:  radrep data show data/iu --sheet iu.png
     """
-    from radrep.engine.inspect_data import contact_sheet, describe
+    from radrep.preparation.inspection import contact_sheet, describe
 
     facts = describe(prepared)
     names = sorted({name for split in facts.splits.values() for name in split.sections})
@@ -102,7 +102,7 @@ def check(
 
     Example:  radrep data check data/iu --near-duplicates 10
     """
-    from radrep.engine.inspect_data import check as run
+    from radrep.preparation.inspection import check as run
 
     with TerminalReporter() as reporter:
         found = run(prepared, against=against, max_bits=near_duplicates, reporter=reporter)

@@ -22,7 +22,7 @@ def demo(
 
     Example:  radrep demo --out my-demo
     """
-    from radrep.engine.demo import run_demo
+    from radrep.demo import run_demo
 
     with TerminalReporter() as reporter:
         result = run_demo(

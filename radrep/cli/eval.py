@@ -10,10 +10,10 @@ import typer
 
 from radrep.cli.console import TerminalReporter, say, table
 from radrep.cli.labels import show_labels
-from radrep.report.verdict import is_baseline, judge
+from radrep.evaluation.conclusion import is_baseline, judge
 
 if TYPE_CHECKING:
-    from radrep.engine.evaluate import EvalResult
+    from radrep.evaluation.evaluate import EvalResult
     from radrep.metrics.bootstrap import Difference, Interval
     from radrep.metrics.scorecard import Comparison, FindingsCard, ProtocolScores, SystemScores
 
@@ -106,9 +106,9 @@ def evaluate(
         if value is not None and not predictions:
             raise RadrepError(f"{option} goes with --predictions: name the reports to score")
 
-    from radrep.engine.checkpoint import is_discriminator
-    from radrep.engine.compare import DATASETS, compare
-    from radrep.engine.evaluate import evaluate as run_evaluate
+    from radrep.evaluation.compare import DATASETS, compare
+    from radrep.evaluation.evaluate import evaluate as run_evaluate
+    from radrep.weights.checkpoint import is_discriminator
 
     if dataset is not None and dataset not in DATASETS:
         raise RadrepError(f"--dataset must be one of {', '.join(DATASETS)}, got '{dataset}'")

@@ -10,7 +10,7 @@ import typer
 from radrep.cli.console import TerminalReporter, say
 
 if TYPE_CHECKING:
-    from radrep.engine.writer import WrittenReport
+    from radrep.inference.generator import GeneratedReport
     from radrep.recipe.schema import Decode, Recipe
 
 
@@ -67,8 +67,8 @@ def generate(
 
     Example:  radrep generate frontal.png lateral.png --one-study --heatmap looks.png
     """
-    from radrep.engine.writer import ReportWriter, group_views
     from radrep.errors import RadrepError
+    from radrep.inference.generator import ReportGenerator, group_views
 
     studies = group_views([str(image) for image in images], one_study=one_study)
     if heatmap is not None and len(studies) > 1:
@@ -91,8 +91,8 @@ def generate(
         "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
     }  # fmt: skip
     with TerminalReporter() as reporter:
-        writer = ReportWriter(checkpoint, discriminator=discriminator)
-        reporter.fact("checkpoint", str(writer.loaded.folder))
+        writer = ReportGenerator(checkpoint, discriminator=discriminator)
+        reporter.info("checkpoint", str(writer.loaded.folder))
         writer.decode = _decode(writer.loaded.recipe, changes)
         reports = []
         with reporter.progress("reports", len(studies), "studies") as advance:
@@ -127,7 +127,7 @@ def _decode(recipe: "Recipe", changes: Mapping[str, object]) -> "Decode":
     return change_section(recipe, {"decode": decode}, title="the command line").decode
 
 
-def _show(report: "WrittenReport", *, as_json: bool, alone: bool) -> None:
+def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
     if as_json:
         row = {"images": [str(image) for image in report.images], "report": report.text}
         say(json.dumps(row, ensure_ascii=False))
@@ -137,9 +137,9 @@ def _show(report: "WrittenReport", *, as_json: bool, alone: bool) -> None:
         say(f"{' '.join(str(image) for image in report.images)}\t{report.text}")
 
 
-def _draw(report: "WrittenReport", path: Path) -> None:
-    from radrep.data.images import read_image
-    from radrep.report.heatmap import draw_looks
+def _draw(report: "GeneratedReport", path: Path) -> None:
+    from radrep.data.image_io import read_image
+    from radrep.viz.figures.heatmap import draw_looks
 
     films = [read_image(image, 512) for image in report.images]
     projections = list(report.projections)

@@ -18,8 +18,8 @@ _COLUMNS = {
 
 def show_labels(run: Path, split: str | None, out: Path | None) -> None:
     """Score a discriminator and print a row a label."""
-    from radrep.engine.checkpoint import find_checkpoint, load_checkpoint
-    from radrep.engine.discriminate import evaluate_discriminator
+    from radrep.evaluation.discriminator import evaluate_discriminator
+    from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 
     with TerminalReporter() as reporter:
         loaded = load_checkpoint(find_checkpoint(run))

@@ -13,7 +13,7 @@ from radrep.cli.saliency import saliency
 
 if TYPE_CHECKING:
     from radrep.data.study import Source
-    from radrep.engine.prepare import CountResult, PrepareResult
+    from radrep.preparation.pipeline import CountResult, PrepareResult
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -65,8 +65,8 @@ def iu(
 
     Example:  radrep prepare iu --raw downloads/iu_xray --out data/iu
     """
-    from radrep.data.sources.iu_xray import NUM_IMAGES, IuXraySource
-    from radrep.engine.prepare import Choice, chosen_studies
+    from radrep.preparation.pipeline import Choice, chosen_studies
+    from radrep.preparation.sources.iu_xray.source import NUM_IMAGES, IuXraySource
 
     _tell_reading(raw)
     source = IuXraySource(raw)
@@ -117,7 +117,7 @@ def mimic(
 
     Example:  radrep prepare mimic --raw mimic-cxr-jpg --reports mimic-cxr --limit 100
     """
-    from radrep.data.sources.mimic_cxr import MimicCxrSource
+    from radrep.preparation.sources.mimic_cxr.source import MimicCxrSource
 
     _tell_reading(raw)
     source = MimicCxrSource(raw, reports, split)
@@ -142,7 +142,7 @@ def chexpert_plus(
 
     Example:  radrep prepare chexpert-plus --raw chexpert_plus --split cxpmrg
     """
-    from radrep.data.sources.chexpert_plus import ChexpertPlusSource
+    from radrep.preparation.sources.chexpert_plus import ChexpertPlusSource
 
     _tell_reading(raw)
     source = ChexpertPlusSource(raw, split)
@@ -171,7 +171,7 @@ def folder(
 
     Example:  radrep prepare folder --raw scans --reports scans/reports.csv --out data/mine
     """
-    from radrep.data.sources.folder import FolderSource
+    from radrep.preparation.sources.folder.source import FolderSource
 
     _tell_reading(raw)
     source = FolderSource(raw, reports)
@@ -191,7 +191,7 @@ def phantom(
 
     Example:  radrep prepare phantom --num 2000 --out data/phantom
     """
-    from radrep.data.sources.phantom import PhantomSource
+    from radrep.preparation.sources.phantom.source import PhantomSource
 
     source = PhantomSource(num_studies, seed=seed, image_size=image_size)
     _run(source, out, image_size, None, "all", "both", workers, dry_run)
@@ -203,7 +203,7 @@ app.command()(saliency)
 def _tell_reading(raw: Path) -> None:
     """The tables of a large set take a while, and nothing is known before."""
     with TerminalReporter() as reporter:
-        reporter.fact("raw", f"reading the tables of {raw}")
+        reporter.info("raw", f"reading the tables of {raw}")
 
 
 def _beside(out: Path, ending: str) -> Path:
@@ -221,8 +221,8 @@ def _run(
     workers: int | None,
     dry_run: bool,
 ) -> None:
-    from radrep.engine.prepare import Choice, count_studies
-    from radrep.engine.prepare import prepare as run
+    from radrep.preparation.pipeline import Choice, count_studies
+    from radrep.preparation.pipeline import prepare as run
 
     choice = Choice(limit, views, section)
     say(f"{source.name}: {source.layout}")

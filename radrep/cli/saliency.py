@@ -8,7 +8,7 @@ import typer
 from radrep.cli.console import TerminalReporter, say, show_error, table
 
 if TYPE_CHECKING:
-    from radrep.engine.prepare_saliency import SaliencyResult
+    from radrep.preparation.make_masks import SaliencyResult
 
 
 def saliency(
@@ -35,7 +35,7 @@ def saliency(
         {"discriminator": checkpoint, "aggregate": aggregate, "mask": mask, "threshold": threshold}
     )
 
-    from radrep.engine.prepare_saliency import prepare_saliency
+    from radrep.preparation.make_masks import prepare_saliency
 
     with TerminalReporter() as reporter:
         try:

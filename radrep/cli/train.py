@@ -8,7 +8,7 @@ import typer
 from radrep.cli.console import TerminalReporter, say
 
 if TYPE_CHECKING:
-    from radrep.engine.training import TrainResult
+    from radrep.training.run import TrainResult
 
 RECIPE = "recipe.yaml"
 
@@ -92,10 +92,10 @@ def run_training(
         )
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
 
-    from radrep.engine.loop import Stopped
-    from radrep.engine.pretrain import pretrain as run_pretraining
-    from radrep.engine.train import train as run_train
-    from radrep.engine.training import newest_run, speaks
+    from radrep.training.loop import Interrupted
+    from radrep.training.pretraining_task import pretrain as run_pretraining
+    from radrep.training.report_task import train as run_train
+    from radrep.training.run import is_main_process, newest_run
 
     if resume:
         out = newest_run(out or loaded.out)
@@ -104,11 +104,11 @@ def run_training(
         try:
             run = run_pretraining if task == "pretrain" else run_train
             result = run(loaded, out=out, resume=resume, reporter=reporter)
-        except Stopped as stopped:
-            if speaks():
+        except Interrupted as stopped:
+            if is_main_process():
                 reporter.warn(f"{stopped}. Go on with: radrep {task} {recipe} --resume")
             raise typer.Exit(130) from stopped
-    if not speaks():
+    if not is_main_process():
         return None
     say(
         f"Best checkpoint: {result.run / 'best'} ({result.metric} {result.value:.3f} at step "

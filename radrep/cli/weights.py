@@ -10,7 +10,7 @@ import typer
 from radrep.cli.console import say
 
 if TYPE_CHECKING:
-    from radrep.engine.published_files import ImportResult
+    from radrep.weights.import_public import ImportResult
 
 SHOWN = 3  # names of a group, unless --all is typed
 
@@ -47,7 +47,7 @@ def import_(
 
     Example:  radrep import MambaXrayCLIP-B.pth --as xray-mamba-base --out runs/mambaxray_clip_b
     """
-    from radrep.engine.published_files import import_published
+    from radrep.weights.import_public import import_published
 
     result = import_published(file, kind, out=out, recipe=recipe, overrides=overrides or ())
     _show_import(result, all_names)
@@ -109,7 +109,7 @@ def export(
 
     if all_learned and not adapters:
         raise RadrepError("--all-learned goes with --adapters")
-    from radrep.engine.merge import export_adapters, export_encoder
+    from radrep.weights.adapters import export_adapters, export_encoder
 
     if adapters:
         result = export_adapters(checkpoint, out, all_learned=all_learned)
@@ -134,7 +134,7 @@ def merge(
 
     Example:  radrep merge runs/emrrg_iu --out runs/emrrg_iu_merged
     """
-    from radrep.engine.merge import merge_adapters, merge_checkpoint
+    from radrep.weights.adapters import merge_adapters, merge_checkpoint
 
     if adapters is not None:
         merge_adapters(adapters, checkpoint, out)

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from radrep.data.batch import Batch
 from radrep.data.preprocess import Preprocess
-from radrep.data.reports import target_text
+from radrep.data.selection import View, views_of
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Image, Study
+from radrep.data.text import target_text
 from radrep.data.tokenizer import ReportCodec
-from radrep.data.views import View, views_of
 
 # Eight thousand studies of full shards: shuffled well enough, and in every operating system's
 # cache of files.

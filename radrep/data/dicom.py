@@ -7,7 +7,9 @@ for each grey level, and the pixels look their level up. Who reads them inverts 
 pydicom is imported by the functions: it takes half a second, which PNG and JPEG need not wait for.
 """
 
+import warnings
 import zlib
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +19,7 @@ from radrep.errors import DataError
 
 # More than this, header and all, no film inflates to.
 _MAX_INFLATED = 2**28
+_TAGS = ("StudyInstanceUID", "PatientID", "ViewPosition")
 _NEEDED = ("Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
 
 
@@ -253,3 +256,15 @@ def _window(values: np.ndarray, center: float, width: float, function: str) -> n
     if function != "LINEAR_EXACT":
         center, width = center - 0.5, width - 1.0
     return (values - center) / max(width, 1e-6) + 0.5
+
+
+def read_tags(path: Path) -> tuple[str, str, str]:
+    """StudyInstanceUID, PatientID and ViewPosition of a DICOM file, "" what it does not say."""
+    try:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")
+            header = read_header(file, str(path))
+            study, patient, view = (str(header.get(tag) or "").strip() for tag in _TAGS)
+    except Exception:  # pydicom raises nearly anything; reading it as an image will say why
+        return "", "", ""
+    return study, patient, view

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from radrep.data.images import resize, short_side_shape
+from radrep.data.image_io import resize, short_side_shape
 
 # The published recipes cut 224 out of a short side of 256; other sizes keep that ratio.
 _SHORT_SIDE_RATIO = 256 / 224

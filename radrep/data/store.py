@@ -1,7 +1,7 @@
 """The studies of a prepared folder on disk: Arrow shards, a row a study, images as PNG files in it.
 
     OUT/train-00000.arrow   at most 512 studies of the split, in the source's order
-    OUT/prepared.json       which shards there are, and more (radrep.engine.prepared_folder)
+    OUT/prepared.json       which shards there are, and more (radrep.preparation.folder)
 
 A shard is mapped into memory and read where a row is asked for, so that neither preparing nor
 training holds more than a few studies. `datasets.Dataset.from_file` opens one by itself.
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as Picture
 
-from radrep.data.reports import target_text
+from radrep.data.selection import View
 from radrep.data.study import Image, Study
-from radrep.data.views import View
+from radrep.data.text import target_text
 from radrep.errors import DataError
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ class SourceStudy:
 
 
 @dataclass(frozen=True)
-class StudyOutline:
+class LazyStudy:
     """A study of which nothing but its place is known yet.
 
     Attributes:
@@ -134,17 +134,17 @@ class Source(Protocol):
 class OutlinedSource(Protocol):
     """A source whose reports lie in files of their own, which nobody need read in vain."""
 
-    def outlines(self) -> Iterator[StudyOutline]:
+    def outlines(self) -> Iterator[LazyStudy]:
         """Yield every study in order, unread."""
 
 
-def outline_studies(source: Source) -> Iterator[StudyOutline]:
+def outline_studies(source: Source) -> Iterator[LazyStudy]:
     """The studies of a source, unread as far as it can leave them unread."""
     if isinstance(source, OutlinedSource):
         yield from source.outlines()
         return
     for study in source:
-        yield StudyOutline(study.id, study.split, partial(_known, study))
+        yield LazyStudy(study.id, study.split, partial(_known, study))
 
 
 def _known(study: SourceStudy) -> SourceStudy:

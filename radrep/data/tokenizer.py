@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from radrep.data.reports import CLEANERS, get_cleaner
+from radrep.data.text import CLEANERS, get_cleaner
 from radrep.errors import CheckpointError
 
 UNKNOWN = "<unk>"

@@ -19,8 +19,8 @@ from radrep.metrics.bootstrap import (
     resample,
 )
 from radrep.metrics.diversity import Diversity, measure_diversity
-from radrep.metrics.findings import label_reports
-from radrep.metrics.findings.scores import LabelCounts, score_findings
+from radrep.metrics.labeler import label_reports
+from radrep.metrics.labeler.scores import LabelCounts, score_findings
 from radrep.metrics.nlg import NlgScores, score_systems
 from radrep.metrics.protocol import (
     References,

@@ -25,6 +25,9 @@ def default_taps(depth: int) -> tuple[int, ...]:
     return tuple(tap for tap in (depth - round(i * step) for i in (3, 2, 1, 0)) if tap > 0)
 
 
+_NOT_IN_STAGE_ONE = ("class_token", "norm_f.weight", "norm_f.bias")
+
+
 class CrossAttention(nn.Module):
     """Attention from queries to tokens of the same width.
 
@@ -278,8 +281,9 @@ def start_from_stage_one(
     try:
         expanded = expand_directions(own, grid=grid, new_grid=encoder.grid)
         fresh = encoder.state_dict()
-        for name in ("class_token", "norm_f.weight", "norm_f.bias"):
-            expanded[name] = fresh[name]
+        for name in fresh.keys() - expanded.keys():
+            if name in _NOT_IN_STAGE_ONE or ".adapters." in name:
+                expanded[name] = fresh[name]
         encoder.load_state_dict(expanded)
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the weights of stage 1 do not fit: {error}") from error

@@ -166,7 +166,7 @@ class EncoderDecoder(nn.Module):
         words, _ = self._teacher_forced(encoded, tokens, None)
         return F.log_softmax(self.to_words(words).float(), dim=-1)
 
-    def looks(self, encoded: Encoded, tokens: Tensor) -> Tensor:
+    def attention_maps(self, encoded: Encoded, tokens: Tensor) -> Tensor:
         """Where the decoder looks before each next word: mean over layers and heads, (b, l, n)."""
         looks: list[Tensor] = []
         self._teacher_forced(encoded, tokens, looks)

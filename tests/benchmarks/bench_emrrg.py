@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from radrep.atomic import cache_folder
 from radrep.data.batch import Batch
-from radrep.engine.features import cache_folder
 from radrep.models.emrrg import Emrrg
 from radrep.models.presets import make_xray_mamba
 from radrep.models.xray_mamba import add_partial_lora

@@ -28,7 +28,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from radrep.data.reports import get_cleaner
+from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
 from radrep.metrics.baselines import best_constants
 from radrep.metrics.protocol import published_references, scored_predictions

@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from radrep.data.sources.iu_xray import IuXraySource
-from radrep.metrics.findings import label_report, label_reports
-from radrep.metrics.findings.labeller import read_sentence
-from radrep.metrics.findings.vocabulary import MENTIONS
+from radrep.metrics.labeler import label_report, label_reports
+from radrep.metrics.labeler.labeler import read_sentence
+from radrep.metrics.labeler.vocabulary import MENTIONS
+from radrep.preparation.sources.iu_xray.source import IuXraySource
 
 ENDS = re.compile(r"[.!?;]\s+")
 PHRASES = re.compile(

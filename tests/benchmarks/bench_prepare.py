@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from radrep.data.images import read_image
+from radrep.data.image_io import read_image
 from radrep.data.store import ShardWriter, encode_image, shard_features, study_row
 from radrep.data.study import SourceImage, SourceStudy, Study
-from radrep.engine.study_views import StudyTask, make_views
+from radrep.preparation.study_images import StudyTask, make_views
 
 QUALITY = 92
 GRAIN = 4.0  # standard deviation of a film's noise, in grey levels

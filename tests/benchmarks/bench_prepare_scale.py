@@ -26,8 +26,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from radrep.data.sources.mimic_files import REPORTS_ZIP
-from radrep.data.sources.phantom import PhantomSource
+from radrep.preparation.sources.mimic_cxr.files import REPORTS_ZIP
+from radrep.preparation.sources.phantom.source import PhantomSource
 
 MIMIC_IMAGES = 377_110
 LABELS = (

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from radrep.data.store import PreparedStudies
-from radrep.engine.saliency import SaliencyMaker
 from radrep.recipe.schema import Saliency
+from radrep.saliency.sdam import SaliencyMaker
 from tests.saliency.localisation import (
     MARGIN,
     center_prior,

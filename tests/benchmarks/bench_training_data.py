@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 
 from radrep.data.dataset import EpochOrder, ReportDataset, collate
 from radrep.data.preprocess import Preprocess
-from radrep.data.sources.phantom import PhantomSource
 from radrep.data.store import PreparedStudies, encode_image
 from radrep.data.tokenizer import Tokenizer
-from radrep.engine.prepare import prepare
+from radrep.preparation.pipeline import prepare
+from radrep.preparation.sources.phantom.source import PhantomSource
 
 BATCH = 16
 

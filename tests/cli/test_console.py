@@ -15,11 +15,11 @@ ON_A_TERMINAL = f"""
 import sys
 from radrep.cli.console import TerminalReporter, say
 with TerminalReporter() as reporter:
-    reporter.fact("device", "cpu")
-    reporter.step({STEP})
+    reporter.info("device", "cpu")
+    reporter.log_metrics({STEP})
     say("a result")
     sys.stderr.write("a stray warning\\n")
-    reporter.fact("val", "epoch 6")
+    reporter.info("val", "epoch 6")
 """
 
 
@@ -49,8 +49,8 @@ def run_on_a_terminal(code: str, columns: int, **env: str) -> tuple[str, str]:
 
 def test_facts_and_warnings_are_aligned_plain_lines(capsys):
     with TerminalReporter() as reporter:
-        reporter.fact("data", "2069 train [all] " + "x" * 200)
-        reporter.fact("device", "cpu")
+        reporter.info("data", "2069 train [all] " + "x" * 200)
+        reporter.info("device", "cpu")
         reporter.warn("no Java")
     assert capsys.readouterr() == (
         "",
@@ -60,7 +60,7 @@ def test_facts_and_warnings_are_aligned_plain_lines(capsys):
 
 def test_steps_are_plain_lines_with_the_same_fields(capsys):
     with TerminalReporter() as reporter:
-        reporter.step(STEP)
+        reporter.log_metrics(STEP)
     assert capsys.readouterr().err == (
         "epoch 7/20  step 412/1300  loss 2.417  212 img/s  eta 2:14\n"
     )
@@ -134,7 +134,7 @@ from radrep.cli.console import TerminalReporter
 with TerminalReporter() as reporter:
     with reporter.progress("reading", 4, "images") as advance:
         advance(4)
-    reporter.fact("then", "more")
+    reporter.info("then", "more")
 """
     _, shown = run_on_a_terminal(code, columns=80)
     assert "──────" in shown

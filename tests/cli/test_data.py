@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from radrep.data.store import PreparedStudies, encode_image
-from radrep.engine.leaks import count_near
+from radrep.preparation.overlap import count_near_duplicates
 from tests.whole_way import draw_prepared, radrep, without_split
 
 
@@ -168,5 +168,5 @@ def test_near_duplicates_are_counted_by_bits(bits: int, near: int) -> None:
     all_ones = 2**64 - 1
     looks = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [0, 0, 0, 0]], dtype=np.uint64)
     others = np.array([[1, 2, 3, 4], [all_ones] * 4], dtype=np.uint64)
-    assert count_near(looks, others, bits) == near
-    assert count_near(looks, others[:0], bits) == 0
+    assert count_near_duplicates(looks, others, bits) == near
+    assert count_near_duplicates(looks, others[:0], bits) == 0

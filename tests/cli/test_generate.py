@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radrep.engine.writer import ReportWriter
+from radrep.inference.generator import ReportGenerator
 from tests.whole_way import radrep, write_films
 
 
@@ -25,7 +25,7 @@ def test_the_report_alone_stands_on_stdout(trained_run: Path, film: Path) -> Non
 
 
 def test_python_gives_the_same_in_three_lines(trained_run: Path, film: Path) -> None:
-    writer = ReportWriter(trained_run)
+    writer = ReportGenerator(trained_run)
     text = writer.write(film).text
     assert radrep("generate", film, "--checkpoint", trained_run).stdout.strip() == text
 
@@ -47,7 +47,7 @@ def test_generate_sees_what_evaluation_sees(
     out = tmp_path / "scores"
     assert radrep("eval", trained_run, "--split", "val", "--out", out).exit_code == 0
     rows = [json.loads(line) for line in (out / "predictions-val.jsonl").read_text().splitlines()]
-    writer = ReportWriter(trained_run)
+    writer = ReportGenerator(trained_run)
     for row, image in zip(rows, write_films(phantoms, tmp_path / "films", "val"), strict=False):
         assert image.stem == row["id"]
         assert writer.write(image).text == row["generated"]
@@ -67,7 +67,7 @@ def test_heatmap_is_drawn_over_the_film(trained_run: Path, film: Path, tmp_path:
 
 
 def test_looks_sum_to_one_over_the_views(trained_run: Path, film: Path) -> None:
-    report = ReportWriter(trained_run).write(film)
+    report = ReportGenerator(trained_run).write(film)
     assert len(report.looks) == 1
     assert float(np.sum(report.looks)) == pytest.approx(1.0, abs=1e-5)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from radrep.engine.published_files import KINDS
 from radrep.models.presets import make_xray_mamba
-from radrep.models.published import XRAY_MAMBA_EXPORT, rename
+from radrep.weights.import_public import KINDS
+from radrep.weights.public_names import XRAY_MAMBA_EXPORT, rename
 from tests.whole_way import radrep
 
 

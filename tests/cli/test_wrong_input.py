@@ -99,7 +99,7 @@ def test_resume_with_other_data(tmp_path: Path, phantoms: Path, trained_run: Pat
 def test_full_disk_while_saving_leaves_no_half_checkpoint(
     tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import radrep.engine.checkpoint as checkpoint
+    import radrep.weights.checkpoint as checkpoint
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
@@ -113,7 +113,7 @@ def test_full_disk_while_saving_leaves_no_half_checkpoint(
 def test_no_room_for_the_feature_cache(
     tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import radrep.engine.features as features
+    import radrep.training.feature_cache as features
 
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     backbone = {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True}

@@ -27,7 +27,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from radrep.data.images import decode_image, fit_short_side, read_image
+from radrep.data.image_io import decode_image, fit_short_side, read_image
 from radrep.errors import DataError
 
 # Grey from 0 to 255, different in each corner, with an odd number of columns.
@@ -362,7 +362,7 @@ def test_plugins_that_are_not_installed_are_named_and_the_others_do_without(tmp_
         import pathlib, sys
         for name in ("pylibjpeg", "libjpeg", "openjpeg", "jpeg_ls", "gdcm"):
             sys.modules[name] = None  # as where it is not installed
-        from radrep.data.images import read_image
+        from radrep.data.image_io import read_image
         from radrep.errors import DataError
         for path in sorted(pathlib.Path(sys.argv[1]).glob("*.dcm")):
             try:

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from radrep.data.sections import parse_sections
+from radrep.data.text import parse_sections
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)

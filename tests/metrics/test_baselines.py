@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from radrep.data.reports import get_cleaner
+from radrep.data.text import get_cleaner
 from radrep.errors import DataError
 from radrep.metrics.baselines import SEARCHED_METRICS, best_constants
 from radrep.metrics.nlg import score_nlg, score_systems

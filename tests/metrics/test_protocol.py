@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from radrep.data.reports import get_cleaner
+from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
 from radrep.metrics.protocol import full_references, published_references, scored_predictions
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from radrep.errors import DataError
-from radrep.metrics.findings import label_reports
-from radrep.metrics.findings.scores import SIDE_ACCURACY, WITH_SIDE, score_findings
+from radrep.metrics.labeler import label_reports
+from radrep.metrics.labeler.scores import SIDE_ACCURACY, WITH_SIDE, score_findings
 from radrep.metrics.scorecard import Corpus, score_card
 
 pytestmark = pytest.mark.usefixtures("without_java")

@@ -10,11 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from radrep.data.batch import Batch
-from radrep.models.contrastive import (
-    ContrastivePretraining,
-    contrastive_loss,
-    retrieval_recall,
-)
+from radrep.models.contrastive import ContrastivePretraining, contrastive_loss, retrieval_recall
 from radrep.models.xray_mamba import XrayMamba
 
 

@@ -166,6 +166,6 @@ def test_looks_are_a_distribution_over_real_patches() -> None:
     whole = batch([2, 1])
     assert whole.tokens is not None
     patches = model.decoder.grid[0] * model.decoder.grid[1]
-    looks = model.decoder.looks(model.encode(whole), whole.tokens)
+    looks = model.decoder.attention_maps(model.encode(whole), whole.tokens)
     torch.testing.assert_close(looks.sum(-1), torch.ones(looks.shape[:2]))
     assert looks[1, :, patches:].abs().max() == 0

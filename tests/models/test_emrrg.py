@@ -19,13 +19,13 @@ from transformers import (
 )
 
 from radrep.data.batch import Batch
-from radrep.engine.encoder_weights import refuse_misfit
-from radrep.engine.training import parameter_table
 from radrep.models.emrrg import PROMPT, Emrrg
 from radrep.models.presets import make_xray_mamba
 from radrep.modules.hybrid_decoder import VisualCrossAttention
 from radrep.modules.language_model import load_language_model
 from radrep.modules.low_rank import LowRankLinear
+from radrep.training.run import parameter_table
+from radrep.weights.pretrained import check_state_dict
 
 LONG: dict[str, Any] = {
     "num_beams": 3,
@@ -366,7 +366,7 @@ def test_own_state_brings_a_trained_model_back(setup: dict[str, Any]) -> None:
     fresh = tiny_model(**setup)
     batch = tiny_batch([2, 1], model)
     assert not torch.equal(fresh.loss(batch)["loss"], model.loss(batch)["loss"])
-    refuse_misfit(state, fresh.own_state(), "the weights do not fit")
+    check_state_dict(state, fresh.own_state(), "the weights do not fit")
     fresh.load_state_dict(state, strict=False)
     torch.testing.assert_close(fresh.loss(batch)["loss"], model.loss(batch)["loss"])
 

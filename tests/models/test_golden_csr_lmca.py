@@ -7,7 +7,10 @@ import torch
 
 from radrep.generation.search import beam_search, sample
 from radrep.models.csr_lmca import EncoderDecoder
-from radrep.models.published import (
+from radrep.modules.memory import CrossModalMemory
+from radrep.modules.region_attention import RegionEncoder
+from radrep.modules.sr_mamba import PooledEnhancer, SrMambaMixer, SrMambaStack
+from radrep.weights.public_names import (
     ENCODER_DECODER,
     MEMORY,
     POOLED_ENHANCER,
@@ -15,9 +18,6 @@ from radrep.models.published import (
     SR_MAMBA_MIXER,
     load_published,
 )
-from radrep.modules.memory import CrossModalMemory
-from radrep.modules.region_attention import RegionEncoder
-from radrep.modules.sr_mamba import PooledEnhancer, SrMambaMixer, SrMambaStack
 from tests.golden import Golden, assert_gradient, assert_output, golden_files
 
 

@@ -6,13 +6,13 @@ import torch
 
 from radrep.data.batch import Batch
 from radrep.models.autoregressive import AutoregressivePretraining
-from radrep.models.published import (
+from radrep.models.xray_mamba import XrayMamba, sin_cos_positions
+from radrep.weights.public_names import (
     AUTOREGRESSIVE_PRETRAINING,
     XRAY_MAMBA,
     XRAY_MAMBA_OF_CONTRASTIVE,
     load_published,
 )
-from radrep.models.xray_mamba import XrayMamba, sin_cos_positions
 from tests.golden import Golden, assert_gradient, assert_output, golden_files
 
 

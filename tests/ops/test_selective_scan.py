@@ -19,7 +19,7 @@ from radrep.errors import RadrepError
 from radrep.ops.selective_scan import cuda, select, selective_scan, selective_scan_reference
 
 NAMES = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
-PATHS = ("cpu", "chunked")
+BACKENDS = ("cpu", "chunked")
 # One of everything, primes, around the sizes of the blocks and chunks (16, 32 and 64), wide states.
 SHAPES = [
     (1, 1, 1, 1),
@@ -77,7 +77,7 @@ def assert_close(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", BACKENDS)
 def test_path_matches_reference_and_gradients(path, shape):
     inputs = make_inputs(*shape)
     found = run(selective_scan, inputs, path=path)
@@ -88,7 +88,7 @@ def test_path_matches_reference_and_gradients(path, shape):
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(*(st.integers(1, top) for top in (3, 40, 80, 6))),
-    path=st.sampled_from(PATHS),
+    path=st.sampled_from(BACKENDS),
     softplus=st.booleans(),
     absent=st.sets(st.sampled_from(["D", "z", "dt_bias"])),
     seed=st.integers(0, 1000),
@@ -114,7 +114,7 @@ def test_any_shape_and_any_absent_argument_match_the_reference(shape, path, soft
     [(torch.float64, 1e-12), (torch.bfloat16, 8e-3), (torch.float16, 1e-3)],
     ids=str,
 )
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", BACKENDS)
 def test_other_types_match_the_reference_up_to_their_rounding(path, dtype, tolerance):
     inputs = make_inputs(dtype=dtype)
     found = run(selective_scan, inputs, path=path)
@@ -125,7 +125,7 @@ def test_other_types_match_the_reference_up_to_their_rounding(path, dtype, toler
         assert found[name].dtype == dtype
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", BACKENDS)
 def test_types_may_differ_and_autocast_changes_nothing(path):
     inputs = make_inputs()
     for name in ("u", "B", "z"):
@@ -139,7 +139,7 @@ def test_types_may_differ_and_autocast_changes_nothing(path):
     assert_close(found, expected, 8e-3)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", BACKENDS)
 def test_views_give_what_their_copies_give(path):
     inputs = make_inputs(2, 21, 66, 3)
     expected = run(selective_scan, inputs, path=path)
@@ -168,7 +168,7 @@ def test_expanded_gradient_is_read_rightly():
     assert_close({"C": found}, {"C": expected}, 1e-5)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", BACKENDS)
 def test_output_alone_and_last_state_alone_have_their_gradients(path):
     inputs = make_inputs(2, 19, 5, 2)
     for index in (0, 1):
@@ -187,7 +187,7 @@ def test_output_alone_and_last_state_alone_have_their_gradients(path):
         assert_close(dict(enumerate(found)), dict(enumerate(expected)), 1e-5)
 
 
-@pytest.mark.parametrize("path", [*PATHS, "reference"])
+@pytest.mark.parametrize("path", [*BACKENDS, "reference"])
 def test_gradcheck_in_float64(path):
     inputs = make_inputs(1, 18, 2, 2, dtype=torch.float64)
 
@@ -208,7 +208,7 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize("extreme", EXTREMES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", BACKENDS)
 def test_extreme_values_stay_finite_and_right(path, extreme):
     name, value = EXTREMES[extreme]
     inputs = make_inputs(2, 35, 66, 3)
@@ -223,7 +223,7 @@ def test_extreme_values_stay_finite_and_right(path, extreme):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", BACKENDS)
 def test_a_nan_shows_in_the_output(path, name):
     inputs = {key: x.detach() for key, x in make_inputs(1, 20, 3, 2).items()}
     inputs[name].view(-1)[0] = float("nan")
@@ -503,7 +503,7 @@ assert grown < b * l * e * s * 4 / 4, grown
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", BACKENDS)
 def test_memory_stays_far_below_all_states(path, tmp_path):
     script = tmp_path / "peak.py"
     script.write_text(PEAK)

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from radrep.data.sources.phantom import study_regions
 from radrep.data.store import PreparedStudies
-from radrep.engine.saliency import SaliencyMaker
+from radrep.preparation.sources.phantom.source import study_regions
+from radrep.saliency.sdam import SaliencyMaker
 
 # What the observations of phantoms' findings are called.
 OBSERVATIONS = {

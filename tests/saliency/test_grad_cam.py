@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
+from radrep.models.discriminator import Discriminator, spread_labels
 from radrep.modules.backbone import Backbone
-from radrep.saliency.discriminator import Discriminator, spread_labels
 from radrep.saliency.grad_cam import enlarge, grad_cam
 from radrep.saliency.masks import aggregate_maps, make_mask, mask_image
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from radrep.data.sources.phantom_drawing import KINDS
+from radrep.preparation.sources.phantom.drawing import KINDS
 from tests.saliency.localisation import (
     center_prior,
     mass_inside,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from radrep.engine.saliency import SaliencyMaker
 from radrep.recipe.schema import Saliency
+from radrep.saliency.sdam import SaliencyMaker
 from tests.saliency.localisation import (
     MARGIN,
     center_prior,

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from radrep.errors import RadrepError
-from radrep.ops.selective_scan.choose import PATHS, Choice, obstacle, select
+from radrep.ops.selective_scan.choose import BACKENDS, BackendChoice, select, why_unavailable
 from radrep.ops.selective_scan.reference import compute_dtype, selective_scan_reference
 
-__all__ = ["Choice", "select", "selective_scan", "selective_scan_reference"]
+__all__ = ["BackendChoice", "select", "selective_scan", "selective_scan_reference"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -137,15 +137,15 @@ def _check(given: dict[str, Tensor]) -> None:
 
 
 def _resolve(path: str, given: dict[str, Tensor], return_last_state: bool) -> str:
-    if path not in ("auto", *PATHS):
-        raise ValueError(f"path is {path!r}, expected 'auto' or one of {PATHS}")
+    if path not in ("auto", *BACKENDS):
+        raise ValueError(f"path is {path!r}, expected 'auto' or one of {BACKENDS}")
     u, state_dim = given["u"], given["A"].shape[1]
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in given.values())
     last_state_grad = return_last_state and differentiated
     if path == "auto":
         choice = select(u.device, u.dtype, state_dim=state_dim, last_state_grad=last_state_grad)
         return choice.name
-    problem = obstacle(path, u.device, u.dtype, state_dim, last_state_grad)
+    problem = why_unavailable(path, u.device, u.dtype, state_dim, last_state_grad)
     if problem is not None:
         raise RadrepError(
             f"selective_scan(path={path!r}) cannot run: {problem}. Leave path at 'auto' to take"

@@ -6,11 +6,11 @@ import torch
 
 from radrep.ops.selective_scan import cuda
 
-PATHS = ("cpu", "cuda", "chunked", "reference")
+BACKENDS = ("cpu", "cuda", "chunked", "reference")
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendChoice:
     """A path and why it was taken.
 
     Attributes:
@@ -22,7 +22,7 @@ class Choice:
     reason: str
 
 
-def obstacle(
+def why_unavailable(
     name: str, device: torch.device, dtype: torch.dtype, state_dim: int, last_state_grad: bool
 ) -> str | None:
     """Why a path cannot run, or None when it can; arguments as for `select`."""
@@ -71,7 +71,7 @@ def select(
     *,
     state_dim: int = 16,
     last_state_grad: bool = False,
-) -> Choice:
+) -> BackendChoice:
     """Choose the fastest path that fits.
 
     Args:
@@ -88,15 +88,15 @@ def select(
     elif device.type == "cuda":
         fastest = "cuda"
     else:
-        return Choice("chunked", f"there is no kernel for {device.type}")
-    problem = obstacle(fastest, device, dtype, state_dim, last_state_grad)
+        return BackendChoice("chunked", f"there is no kernel for {device.type}")
+    problem = why_unavailable(fastest, device, dtype, state_dim, last_state_grad)
     if problem is not None:
-        return Choice("chunked", problem)
+        return BackendChoice("chunked", problem)
     if fastest == "cuda":
-        return Choice("cuda", cuda.load_kernel()[1])
+        return BackendChoice("cuda", cuda.load_kernel()[1])
     import numba
 
     threads = torch.get_num_threads()
-    return Choice(
+    return BackendChoice(
         "cpu", f"Numba {numba.__version__} on {threads} thread{'s' if threads != 1 else ''}"
     )

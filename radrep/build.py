@@ -1,0 +1,347 @@
+"""Recipe sections to objects: the only module that knows both schema and classes."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from radrep.atomic import cache_folder
+from radrep.data.dataset import ReportDataset
+from radrep.data.preprocess import Preprocess
+from radrep.data.selection import View
+from radrep.data.store import PreparedStudies
+from radrep.data.study import Image, Study
+from radrep.data.text import get_cleaner
+from radrep.data.tokenizer import ReportCodec, Tokenizer
+from radrep.errors import RecipeError
+from radrep.metrics.labeler import OBSERVATIONS
+from radrep.models.autoregressive import AutoregressivePretraining
+from radrep.models.contrastive import ContrastivePretraining
+from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
+from radrep.models.discriminator import Discriminator
+from radrep.models.emrrg import Emrrg
+from radrep.models.presets import make_stage_one_encoder, make_xray_mamba
+from radrep.models.xray_mamba import XrayMamba, add_partial_lora
+from radrep.modules.backbone import Backbone
+from radrep.modules.language_model import LanguageModel, load_language_model
+from radrep.modules.memory import CrossModalMemory
+from radrep.modules.region_attention import RegionEncoder
+from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
+from radrep.modules.text_encoder import (
+    TextTokenizer,
+    load_text_encoder,
+    load_text_tokenizer,
+    small_text_encoder,
+)
+from radrep.recipe import schema
+from radrep.recipe.schema import Data, Enhancer, Recipe
+
+ReportModel = CsrLmca | Emrrg
+Model = ReportModel | Discriminator | AutoregressivePretraining | ContrastivePretraining
+SMALL_TEXT_ENCODER = "small"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class _CleanedCodec:
+    """Cleaned reports as the tokens of a model of transformers."""
+
+    tokens: LanguageModel | TextTokenizer
+    clean: Callable[[str], str]
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        return self.tokens.encode_report(self.clean(text), max_tokens)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.tokens.decode(ids)
+
+
+@dataclass(frozen=True)
+class _ClosedCodec:
+    """Our words, of which a cut report keeps its closing id: the text tower reads that one."""
+
+    words: Tokenizer
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        return [*self.words.encode(text, max_tokens)[:-1], 0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.words.decode(ids)
+
+
+def build_tokenizer(data: Data, train: PreparedStudies) -> Tokenizer:
+    """Collect the vocabulary of the training reports."""
+    section = data.tokenizer
+    return Tokenizer.build(
+        train.texts(data.target), min_count=section.min_count, cleaner=section.cleaner
+    )
+
+
+def build_preprocess(data: Data, model: Model) -> Preprocess:
+    """The one preprocessing of training, evaluation and generation."""
+    encoder = model.backbone if isinstance(model, CsrLmca | Discriminator) else model.encoder
+    return Preprocess(
+        size=data.image_size,
+        mean=encoder.mean,
+        std=encoder.std,
+        published=data.published,
+        resized_crop=data.random_resized_crop,
+    )
+
+
+def frozen_encoder(model: Model) -> nn.Module | None:
+    """What turns images into features that never change, so that they can be kept on disk."""
+    if isinstance(model, CsrLmca | Discriminator):
+        return model.backbone if model.backbone.frozen else None
+    if isinstance(model, Emrrg) and model.encoder_training == "frozen":
+        return model.encoder
+    return None
+
+
+def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> ReportCodec:
+    """How the model of a recipe reads and writes reports."""
+    section, clean = recipe.model, get_cleaner(recipe.data.tokenizer.cleaner)
+    if isinstance(model, Emrrg):
+        return _CleanedCodec(model.language, clean)
+    if not isinstance(section, schema.Contrastive):
+        return tokenizer
+    if section.text_encoder.name == SMALL_TEXT_ENCODER:
+        return _ClosedCodec(tokenizer)
+    return _CleanedCodec(load_text_tokenizer(section.text_encoder.name), clean)
+
+
+def build_dataset(
+    recipe: Recipe,
+    studies: PreparedStudies,
+    *,
+    preprocess: Preprocess,
+    codec: ReportCodec,
+    training: bool = False,
+    features: Callable[[Image, View], Tensor] | None = None,
+    labels: Callable[[Study], np.ndarray] | None = None,
+) -> ReportDataset:
+    """The samples of a split; random crops in training only."""
+    data = recipe.data
+    return ReportDataset(
+        studies,
+        target=data.target,
+        pair=data.pair,
+        max_views=data.max_views,
+        preprocess=preprocess,
+        codec=codec,
+        max_tokens=data.max_tokens,
+        random_crop=training and (data.random_crop or data.random_resized_crop),
+        seed=recipe.train.seed,
+        features=features,
+        labels=labels,
+    )
+
+
+def build_model(
+    recipe: Recipe,
+    vocabulary_size: int,
+    *,
+    pretrained: bool = True,
+    language_weights: bool = True,
+) -> Model:
+    """The model of a recipe.
+
+    Args:
+        recipe: The recipe.
+        vocabulary_size: Words of the tokenizer, <unk> included.
+        pretrained: Load the backbone weights that the recipe names; false when a checkpoint
+            brings them. An X-ray Mamba is filled by `radrep.weights.pretrained`.
+        language_weights: Load the language model, which is as large as all the rest; false for a
+            model that is only written down.
+
+    Raises:
+        CheckpointError: If weights cannot be had or do not fit.
+        RecipeError: If sizes do not fit one another.
+    """
+    section, image_size = recipe.model, recipe.data.image_size
+    try:
+        if isinstance(section, schema.CsrLmca):
+            return _build_csr_lmca(section, image_size, vocabulary_size, pretrained)
+        if isinstance(section, schema.Discriminator):
+            return Discriminator(
+                backbone=_build_backbone(section.backbone, image_size, pretrained),
+                num_labels=len(OBSERVATIONS),
+                dropout=section.dropout,
+            )
+        if isinstance(section, schema.Emrrg):
+            return _build_emrrg(section, image_size, language_weights)
+        if isinstance(section, schema.Autoregressive):
+            return AutoregressivePretraining(
+                encoder=make_stage_one_encoder(
+                    section.encoder.size,
+                    image_size=image_size,
+                    patch_size=section.encoder.patch_size,
+                    drop_path=section.encoder.drop_path,
+                ),
+                cluster_size=section.cluster,
+                decoder_dim=section.decoder_dim,
+            )
+        return _build_contrastive(section, image_size, vocabulary_size)
+    except ValueError as error:  # sizes that only the parts themselves can check
+        raise RecipeError("this run", [("model", str(error))]) from error
+
+
+def starting_weights(section: schema.Model) -> tuple[Path | None, Path | None]:
+    """Folder of the encoder and file of the adapters that a model starts from; None for neither."""
+    if not isinstance(section, schema.Emrrg | schema.Contrastive):
+        return None, None
+    encoder, adapters = section.encoder.weights, "none"
+    if isinstance(section, schema.Emrrg) and section.train_encoder == "adapters":
+        adapters = section.lora.weights
+    named = (None if name == "none" else Path(name) for name in (encoder, adapters))
+    return next(named), next(named)
+
+
+def _build_backbone(section: schema.Backbone, image_size: int, pretrained: bool) -> Backbone:
+    return Backbone(
+        name=section.name,
+        weights=section.weights if pretrained else "none",
+        image_size=image_size,
+        frozen=section.frozen,
+        stride=section.stride,
+    )
+
+
+def _build_csr_lmca(
+    section: schema.CsrLmca, image_size: int, vocabulary_size: int, pretrained: bool
+) -> CsrLmca:
+    backbone = _build_backbone(section.backbone, image_size, pretrained)
+    transformer = section.transformer
+    encoder_decoder = EncoderDecoder(
+        in_dim=backbone.out_dim,
+        vocabulary_size=vocabulary_size,
+        grid=backbone.grid,
+        memory=CrossModalMemory(
+            dim=transformer.dim,
+            size=section.memory.size,
+            top_k=section.memory.topk,
+            num_heads=transformer.num_heads,
+            dropout=transformer.dropout,
+        ),
+        regions=RegionEncoder(
+            dim=transformer.dim,
+            num_heads=transformer.num_heads,
+            counts=section.regions.counts,
+            joined=section.regions.grid == "joined",
+            num_slots=section.regions.num_slots,
+            epeg_kernel=section.regions.epeg_kernel,
+            dropout=transformer.dropout,
+        ),
+        dim=transformer.dim,
+        num_layers=transformer.num_layers,
+        num_heads=transformer.num_heads,
+        ff_dim=transformer.ff_dim,
+        dropout=transformer.dropout,
+        projection_dropout=section.projection_dropout,
+    )
+    enhancer = _build_enhancer(section.enhancer, backbone.out_dim)
+    return CsrLmca(
+        backbone=backbone,
+        feature_norm=section.feature_norm,
+        enhancer=enhancer,
+        encoder_decoder=encoder_decoder,
+    )
+
+
+def _build_xray_mamba(section: schema.XrayMamba, image_size: int) -> XrayMamba:
+    return make_xray_mamba(
+        section.size,
+        image_size=image_size,
+        patch_size=section.patch_size,
+        drop_path=section.drop_path,
+    )
+
+
+def _build_emrrg(section: schema.Emrrg, image_size: int, language_weights: bool) -> Emrrg:
+    encoder = _build_xray_mamba(section.encoder, image_size)
+    if section.train_encoder == "adapters":
+        lora = section.lora
+        add_partial_lora(
+            encoder,
+            lora.target,
+            rank=lora.rank,
+            scale=lora.scale,
+            dropout=lora.dropout,
+            per_direction=lora.per_direction,
+        )
+    language = section.language_model
+    return Emrrg(
+        encoder=encoder,
+        language=build_language_model(language, weights=language_weights),
+        encoder_training=section.train_encoder,
+        language_training=language.train,
+        visual_tokens=section.visual_tokens,
+        hybrid_every=section.hybrid.every if section.hybrid else 0,
+        lora_rank=language.lora.rank,
+        lora_alpha=language.lora.alpha,
+        lora_dropout=language.lora.dropout,
+    )
+
+
+def build_language_model(section: schema.LanguageModel, *, weights: bool = True) -> LanguageModel:
+    """The language model of a recipe, for `weights` see `load_language_model`.
+
+    Raises:
+        CheckpointError: If it cannot be had.
+    """
+    return load_language_model(
+        section.name,
+        cache_folder=cache_folder(),
+        dtype=DTYPES[section.precision],
+        begin=section.begin,
+        stop=section.stop,
+        weights=weights,
+    )
+
+
+def _build_contrastive(
+    section: schema.Contrastive, image_size: int, vocabulary_size: int
+) -> ContrastivePretraining:
+    text = section.text_encoder
+    if text.name == SMALL_TEXT_ENCODER:
+        text_encoder = small_text_encoder(
+            vocabulary_size, dim=text.dim, num_layers=text.num_layers, num_heads=text.num_heads
+        )
+    else:
+        text_encoder = load_text_encoder(text.name)
+    return ContrastivePretraining(
+        encoder=_build_xray_mamba(section.encoder, image_size),
+        text_encoder=text_encoder,
+        text_dim=text_encoder.config.hidden_size,
+        projection_dim=section.projection_dim,
+    )
+
+
+def _build_enhancer(section: Enhancer, in_dim: int) -> PooledEnhancer | TokenEnhancer | None:
+    if section.mode == "none":
+        return None
+    stack = SrMambaStack(
+        in_dim=in_dim,
+        dim=section.dim,
+        num_layers=section.num_layers,
+        dropout=section.dropout,
+        state_dim=section.state_dim,
+        conv_width=section.conv_width,
+        expand=section.expand,
+        rate=section.rate,
+    )
+    if section.mode == "tokens":
+        return TokenEnhancer(
+            stack, in_dim=in_dim, dim=section.dim, channel_gate=section.gate == "channel"
+        )
+    return PooledEnhancer(
+        stack,
+        in_dim=in_dim,
+        dim=section.dim,
+        pool_dim=section.pool_dim,
+        blend=section.blend,
+        dropout=section.dropout,
+    )

@@ -1,1 +1,0 @@
-"""Builds the parts that a recipe names and runs them."""

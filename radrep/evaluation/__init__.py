@@ -1,0 +1,1 @@
+"""Scores of reports beside their controls."""

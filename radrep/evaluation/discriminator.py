@@ -1,0 +1,96 @@
+"""Score a discriminator label by label."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from radrep.atomic import atomic_write_text
+from radrep.build import build_dataset, build_preprocess
+from radrep.data.dataset import in_order
+from radrep.device import best_device
+from radrep.evaluation.artifacts import check_out
+from radrep.evaluation.eval_set import default_split
+from radrep.inference.classify import classify, score_rows
+from radrep.metrics.classification import MEASURES, LabelScores
+from radrep.models.discriminator import Discriminator
+from radrep.parallel import count_cores
+from radrep.progress import Reporter
+from radrep.recipe import schema
+from radrep.saliency.read_split import read_split
+from radrep.training.labels import build_labels, check_labels
+from radrep.weights.checkpoint import Loaded, run_dir
+from radrep.weights.model_card import MODEL_CARD, describe_model
+
+
+@dataclass(frozen=True)
+class DiscriminatorScores:
+    """What an evaluation of a discriminator found.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        split: The split.
+        num_studies: Its studies, those of which no label is known too.
+        scores: By label, an image a row.
+        scores_file: scores-<split>.json.
+    """
+
+    checkpoint: Path
+    split: str
+    num_studies: int
+    scores: LabelScores
+    scores_file: Path
+
+
+def evaluate_discriminator(
+    loaded: Loaded, *, split: str | None, out: Path | None, reporter: Reporter
+) -> DiscriminatorScores:
+    """Score a discriminator on a split, with the thresholds that validation chose.
+
+    Args:
+        loaded: Its checkpoint.
+        split: "train", "val" or "test"; by default test, or val where the data has no test study.
+        out: Where the scores go; the run's folder, if not given.
+        reporter: Who is told how it goes.
+
+    Raises:
+        DataError: If the prepared folder is missing, the split is empty or has no labels.
+    """
+    recipe, model = loaded.recipe, loaded.model
+    assert isinstance(model, Discriminator)
+    assert isinstance(recipe.model, schema.Discriminator)
+    check_out(out)
+    name = split or default_split(recipe.data.prepared, reporter)
+    need_text = recipe.model.labels == "reports"
+    studies = read_split(recipe.data, name, need_text=need_text)
+    # Which words mean what is a matter of the training studies, also for others.
+    known_by = read_split(recipe.data, "train", need_text=need_text)
+    labels = build_labels(recipe, known_by)
+    assert labels is not None, "a discriminator has labels"
+    check_labels(labels, studies)
+    model.to(best_device())
+    dataset = build_dataset(
+        recipe,
+        studies,
+        preprocess=build_preprocess(recipe.data, model),
+        codec=loaded.codec,
+        labels=labels,
+    )
+    num_workers = min(recipe.data.num_workers, count_cores())
+    batches = in_order(dataset, recipe.train.batch_size, num_workers=num_workers)
+    with reporter.progress(f"labels for {name}", len(dataset), "studies") as advance:
+        rows = classify(model, batches, best_device(), advance)
+    scores, loss = score_rows(rows, model.thresholds.cpu().numpy())
+    file = (out or run_dir(loaded.folder)) / f"scores-{name}.json"
+    told: dict[str, Any] = {
+        "split": name,
+        "num_studies": len(studies),
+        "num_images": len(rows),
+        "loss": loss,
+        **{f"macro {metric}": scores.macro(metric) for metric in MEASURES},
+        "labels": [asdict(row) for row in scores.rows],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(file, json.dumps(told, indent=1) + "\n")
+    atomic_write_text(file.with_name(MODEL_CARD), describe_model(recipe, told))
+    return DiscriminatorScores(loaded.folder, name, len(studies), scores, file)

@@ -1,0 +1,127 @@
+"""The studies of an evaluation's page: the best, middle and worst, with where the model looked."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from radrep.build import build_preprocess
+from radrep.data.batch import Batch
+from radrep.data.selection import views_of
+from radrep.inference.decode import report_model, write_report
+from radrep.metrics.labeler import Findings, label_report
+from radrep.viz.figures.heatmap import overlay
+from radrep.viz.html.page import WRONG_SIDE, PageStudy, Passage
+from radrep.weights.checkpoint import Loaded
+
+if TYPE_CHECKING:
+    from radrep.evaluation.evaluate import EvalResult
+
+_OF_EACH_RANK = 3
+
+
+def page_studies(result: "EvalResult", loaded: Loaded | None) -> list[PageStudy]:
+    """Three studies of each rank by the CIDEr of the single report, none of them twice.
+
+    Args:
+        result: What was found.
+        loaded: The checkpoint that wrote the reports, for heatmaps; None for none.
+    """
+    values = result.card.per_report[result.main]
+    order = np.argsort(-values, kind="stable")
+    middle = max(0, len(order) // 2 - _OF_EACH_RANK // 2)
+    places = {
+        "best": order[:_OF_EACH_RANK],
+        "worst": order[::-1][:_OF_EACH_RANK],
+        "median": order[middle : middle + _OF_EACH_RANK],
+    }
+    shown: dict[int, str] = {}
+    for rank, indices in places.items():
+        for index in indices:
+            shown.setdefault(int(index), rank)
+    studies = [
+        _study(result, index, rank, float(values[index]), loaded) for index, rank in shown.items()
+    ]
+    return sorted(studies, key=lambda study: ("best", "median", "worst").index(study.rank))
+
+
+def _study(
+    result: "EvalResult", index: int, rank: str, score: float, loaded: Loaded | None
+) -> PageStudy:
+    prepared = result.studies.prepared
+    reference, generated = result.studies.corpus.references[index], result.predictions[index]
+    theirs, ours = label_report(reference), label_report(generated)
+    images: Sequence[np.ndarray] = ()
+    projections: list[str] = []
+    heatmaps: list[np.ndarray] = []
+    if prepared is not None:
+        study = prepared[index]
+        images = prepared.read_images(index)
+        projections = [image.projection for image in study.images]
+        if loaded is not None:
+            data, model = loaded.recipe.data, report_model(loaded)
+            views = views_of(study, pair=data.pair, max_views=data.max_views)
+            preprocess = build_preprocess(data, model)
+            images = prepared.read_views(index, views)
+            projections = [
+                "under its SDAM mask" if view.saliency else projections[view.number]
+                for view in views
+            ]
+            batch = Batch(
+                ids=(study.id,),
+                num_views=torch.tensor([len(views)]),
+                images=torch.stack(
+                    [
+                        preprocess.evaluate(image, saliency=view.saliency)
+                        for image, view in zip(images, views, strict=True)
+                    ]
+                ),
+            )
+            _, looks = write_report(loaded, batch, result.decodes[result.main])
+            if len(looks):  # words of a language model look at no map
+                means = looks.mean(axis=0)
+                heatmaps = [overlay(i, look) for i, look in zip(images, means, strict=True)]
+    return PageStudy(
+        id=result.studies.ids[index],
+        rank=rank,
+        score=score,
+        images=images,
+        projections=projections,
+        heatmaps=heatmaps,
+        reference=passages(reference, theirs, ours, otherwise="missed"),
+        generated=passages(generated, ours, theirs, otherwise="invented"),
+    )
+
+
+def passages(text: str, own: Findings, other: Findings, *, otherwise: str) -> list[Passage]:
+    """Cut a report at the findings that it names as positive.
+
+    A finding of both reports is on the wrong side where both tell the side and not the same one.
+
+    Args:
+        text: The report.
+        own: Its findings.
+        other: Findings of the report beside it.
+        otherwise: Kind of what the other does not name as positive.
+    """
+    found: list[Passage] = []
+    end = 0
+    for mention in own.mentions:
+        if mention.state != "positive" or mention.start < end:
+            continue  # of mentions that overlap the first stands for all
+        name = mention.observation
+        here, there = own.sides.get(name), other.sides.get(name)
+        side = mention.side
+        if other.states[name] != "positive":
+            kind, told = otherwise, ""
+        elif here and there and here != there:
+            kind, side, told = WRONG_SIDE, here, f"; {there} in the other report"
+        else:
+            kind, told = "agree", ""
+        found.append(Passage(text[end : mention.start], "plain"))
+        note = f"{name}{f', {side}' if side else ''}{told}"
+        found.append(Passage(text[mention.start : mention.end], kind, note))
+        end = mention.end
+    found.append(Passage(text[end:], "plain"))
+    return [passage for passage in found if passage.text]

@@ -1,0 +1,290 @@
+"""Files of reports that other programs write: JSON, JSONL, CSV or TSV, plain or gzip.
+
+    {"id": "report", ...}                          and {"id": {"report": ..., ...}, ...}
+    [{"id": ..., "report": ...}, ...]              and the same as {"predictions": [...]}
+    {"train": [...], "val": [...], "test": [...]}  R2Gen's annotation.json
+    {"id": ..., "report": ...} a line              JSONL
+    id,report                                      a table with a header
+
+The second is the form of ReXrank (https://rexrank.ai): the id of a study, then `section_findings`,
+`section_impression`, `report`, `context`, `image_path` and, once a model has run,
+`model_prediction`. What a file is, is told by its content and never by its name.
+"""
+
+import csv
+import gzip
+import json
+import math
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from radrep.errors import DataError
+from radrep.preparation.sources.tables import stream_rows
+
+# Plain names of the columns that tell a row, the first preferred. KEY is JSON's own.
+KEY = "key"
+ID_COLUMNS = {
+    KEY: KEY,
+    "id": "id",
+    "studyid": "study_id",
+    "dicomid": "dicom_id",
+    "imageid": "image_id",
+    "uid": "uid",
+    "subjectid": "subject_id",
+}
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_WRAPPERS = {"predictions", "references", "results", "reports", "data", "studies"}
+_REXRANK = {"sectionfindings", "modelprediction", "keyimagepath"}
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_GZIP = b"\x1f\x8b"
+_DELIMITERS = ",\t;|"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ReportFile:
+    """Rows of a file of reports.
+
+    Attributes:
+        path: The file.
+        form: What was recognised, in words for the user.
+        columns: How the file writes its columns, by their plain names: small letters and digits
+            alone, so that "Study ID" and "study_id" are one. `KEY` stands for the keys of JSON.
+        parts: Rows by split, cells by plain names; all under None unless splits tell them apart.
+        by_key: Whether the splits are keys of the file, as in R2Gen's annotation.
+    """
+
+    path: Path
+    form: str
+    columns: Mapping[str, str]
+    parts: Mapping[str | None, list[Row]]
+    by_key: bool
+
+    def written(self, *names: str) -> str:
+        """Columns as the file writes them."""
+        return " and ".join(f"'{self.columns[name]}'" for name in names)
+
+    def together(self) -> "ReportFile":
+        """The same rows in one part, whatever their splits."""
+        return replace(self, parts={None: [row for part in self.parts.values() for row in part]})
+
+    def by_split(self) -> "ReportFile":
+        """The same rows by the column of their split, if there is one.
+
+        Raises:
+            DataError: If only some rows have a split.
+        """
+        if self.by_key or "split" not in self.columns:
+            return self
+        parts: dict[str | None, list[Row]] = {}
+        for number, row in enumerate(self.parts[None], start=1):
+            split = cell_id(row.get("split")).casefold()
+            if not split:
+                raise DataError(
+                    f"{self.path}, row {number}: it has no split, though the file has splits"
+                )
+            parts.setdefault(_SPLITS.get(split, split), []).append(row)
+        return replace(self, parts=parts)
+
+
+def read_report_file(path: Path) -> ReportFile:
+    """Read a file of reports.
+
+    Raises:
+        DataError: If it cannot be opened, is cut off, is not UTF-8, is none of the forms, or has
+            two columns of one name or no row.
+    """
+    text = _read_text(path)
+    if text.lstrip()[:1] in ("{", "["):
+        form, raw = _read_json(text, path)
+    else:
+        form, raw = "CSV table", {None: _read_table(text, path)}
+    columns: dict[str, str] = {}
+    parts = {split: _plain_rows(rows, columns, path) for split, rows in raw.items()}
+    if not any(parts.values()):
+        raise DataError(f"{path} has no report")
+    by_key = None not in parts
+    if by_key and "imagepath" in columns:
+        form = "R2Gen annotation.json"
+    elif KEY in columns and columns.keys() & _REXRANK:
+        form = "ReXrank JSON"
+    return ReportFile(path, form, columns, parts, by_key)
+
+
+def cell_id(value: object) -> str:
+    """A cell as an id, "" where it holds none; an integral float keeps its ".0"."""
+    if isinstance(value, (list, dict, bool)) or _is_missing(value):
+        return ""
+    return str(value).strip()
+
+
+def cell_text(value: object) -> str | None:
+    """A cell as a report, "" where it is missing, None where it holds something else.
+
+    A list of one text is that text, as in the result files of COCO's captions.
+    """
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if _is_missing(value):
+        return ""
+    return value if isinstance(value, str) else None
+
+
+def _is_missing(value: object) -> bool:
+    # pandas writes NaN into JSON for a cell without a value.
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _read_text(path: Path) -> str:
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give a file of reports (JSON, JSONL, CSV or TSV)")
+    try:
+        content = path.read_bytes()
+        if content[:2] == _GZIP:
+            content = gzip.decompress(content)
+        return content.decode("utf-8-sig")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is cut off or broken ({error}); download it again") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8; "
+            "save the file as UTF-8"
+        ) from error
+
+
+def _read_json(text: str, path: Path) -> tuple[str, dict[str | None, list[Any]]]:
+    try:
+        value = _load(text)
+    except ValueError as error:
+        if getattr(error, "msg", "") == "Extra data":
+            return "JSONL", {None: list(_read_lines(text, path))}
+        raise DataError(f"{path} cannot be read: {error}") from error
+    except RecursionError as error:
+        raise DataError(f"{path} cannot be read: its JSON is nested too deeply") from error
+    return _find_rows(value, path)
+
+
+def _read_lines(text: str, path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _load(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: no JSON object ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: expected one JSON object a line")
+        yield row
+
+
+def _load(text: str) -> Any:
+    value = json.loads(text, object_pairs_hook=_unique)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, for half a pair
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are told apart; Python by itself keeps the last of equal ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                raise ValueError(f"{key!r} is there twice with different values")
+    return found
+
+
+def _find_rows(value: Any, path: Path) -> tuple[str, dict[str | None, list[Any]]]:
+    """The rows of a JSON value, by split where its keys are splits."""
+    if isinstance(value, list):
+        return "list of JSON objects", {None: value}
+    known = {
+        key: held
+        for key, held in value.items()
+        if isinstance(held, (list, dict)) and _plain(key) in _WRAPPERS | _SPLITS.keys()
+    }
+    if not known and any(_plain(key) in ID_COLUMNS and cell_id(value[key]) for key in value):
+        return "JSONL", {None: [value]}  # of one line
+    if not known:
+        return "JSON by id", {None: [_keyed(key, held, path) for key, held in value.items()]}
+    if all(_plain(key) in _SPLITS for key in known):
+        parts: dict[str | None, list[Any]] = {}
+        for key, held in known.items():
+            parts.setdefault(_SPLITS[_plain(key)], []).extend(_one_part(held, key, path))
+        return "JSON by split", parts
+    if len(known) > 1:
+        raise DataError(
+            f"{path} has several lists of reports ({', '.join(known)}); leave the one that is meant"
+        )
+    return _find_rows(next(iter(known.values())), path)
+
+
+def _one_part(value: Any, key: str, path: Path) -> list[Any]:
+    parts = _find_rows(value, path)[1]
+    if None not in parts:
+        raise DataError(f"{path}: '{key}' has splits within itself; expected a list of reports")
+    return parts[None]
+
+
+def _keyed(key: str, value: Any, path: Path) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {KEY: key} | {name: cell for name, cell in value.items() if _plain(name) != KEY}
+    if cell_text(value) is None:
+        raise DataError(f"{path}: {key!r} holds {_short(value)}; expected a report or an object")
+    return {KEY: key, "report": value}
+
+
+def _read_table(text: str, path: Path) -> list[dict[str, str]]:
+    lines = text.split("\n", 1)[:1]
+    try:
+        headers = [next(csv.reader(lines, delimiter=d), []) for d in _DELIMITERS]
+    except csv.Error as error:
+        raise DataError(f"{path} has no header of a table ({error})") from error
+    header = [name.strip() for name in max(headers, key=len)]
+    named = [name for name in header if name]
+    if len(set(named)) < len(named):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise DataError(f"{path} has two columns '{twice}'; leave the one that is meant")
+    rows = stream_rows(path, named)
+    return [dict(zip(named, values, strict=True)) for _, values in rows]
+
+
+def _plain_rows(rows: list[Any], columns: dict[str, str], path: Path) -> list[Row]:
+    """Rows by the plain names of their columns, which are added to `columns`."""
+    plain_rows: list[Row] = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: {_short(row)}; expected an object")
+        plain = {_plain(name): cell for name, cell in row.items()}
+        if len(plain) < len(row):
+            raise DataError(
+                f"{path}, row {number}: two columns have one name ({', '.join(row)}); "
+                "leave the one that is meant"
+            )
+        for name in row:
+            columns.setdefault(_plain(name), name)
+        plain_rows.append(plain)
+    return plain_rows
+
+
+@lru_cache(maxsize=4096)
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Reports for batches and for single studies."""

@@ -1,0 +1,49 @@
+"""Probabilities of a discriminator for prepared images, and their scores."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+
+from radrep.data.batch import Batch
+from radrep.metrics.classification import LabelScores, score_labels
+from radrep.metrics.labeler import OBSERVATIONS
+from radrep.models.discriminator import Discriminator, spread_labels
+from radrep.progress import Advance
+
+Row = tuple[str, np.ndarray, np.ndarray]
+
+
+@torch.no_grad()
+def classify(
+    model: Discriminator,
+    batches: Iterable[Batch],
+    device: torch.device,
+    advance: Advance | None = None,
+) -> list[Row]:
+    """Probabilities beside labels, a row an image: (study, probabilities, labels).
+
+    In float32 whatever training computes in, as masks are made: thresholds must fit both.
+    """
+    model.eval()
+    rows: list[Row] = []
+    for batch in batches:
+        batch = batch.to(device)
+        found, labels = model.probabilities(batch), spread_labels(batch)
+        studies = np.repeat(batch.ids, batch.num_views.numpy()).tolist()
+        rows += zip(studies, found.cpu().numpy(), labels.cpu().numpy(), strict=True)
+        if advance is not None:
+            advance(len(batch.ids))
+    return rows
+
+
+def score_rows(
+    rows: Sequence[Row], thresholds: np.ndarray | None = None
+) -> tuple[LabelScores, float]:
+    """Scores of each label, and the loss as training has it."""
+    rows = sorted(rows, key=lambda row: row[0])
+    probabilities, labels = (np.stack(column) for column in list(zip(*rows, strict=True))[1:])
+    known = ~np.isnan(labels)
+    sure = np.clip(np.where(labels == 1, probabilities, 1 - probabilities), 1e-7, 1)
+    loss = -float(np.log(sure[known]).sum()) / labels.size
+    return score_labels(probabilities, labels, OBSERVATIONS, thresholds=thresholds), loss

@@ -1,0 +1,260 @@
+"""A report's clinical findings by rules: fourteen observations with state, side and reason.
+
+The idea is the CheXpert labeler's (Irvin et al., 2019, arXiv 1901.07031): find the phrases that
+mention an observation, see which cues deny or doubt them, and take the strongest mention of each.
+The rules are our own; scores that rest on them are called "findings F1 (rules)".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from radrep.metrics.labeler.organs import organ_sizes, size_after
+from radrep.metrics.labeler.scope import Scopes, Span
+from radrep.metrics.labeler.sides import find_sides, join_sides
+from radrep.metrics.labeler.vocabulary import (
+    CARDIOMEGALY,
+    DEVICES,
+    ENLARGED,
+    MENTIONS,
+    NO_FINDING,
+    OBSERVATIONS,
+)
+from radrep.metrics.labeler.words import PhraseTable, Words, read_words, split_sentences
+
+STATES = ("positive", "negative", "uncertain", "absent")
+
+_STRENGTH = {"absent": 0, "negative": 1, "uncertain": 2, "positive": 3}
+_WITHOUT_SIDE = frozenset((NO_FINDING, ENLARGED, CARDIOMEGALY))
+_CACHED_SENTENCES = 2**16
+_LONGEST_CACHED = 1000  # characters
+
+_TABLE: PhraseTable[tuple[str, tuple[str, ...]]] = PhraseTable(MENTIONS)
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A phrase that names an observation, and what the report says of it.
+
+    Attributes:
+        observation: One of OBSERVATIONS. A mention of "No Finding" is an abnormality that belongs
+            to none of the others, such as emphysema; its state is negative.
+        state: "positive", "negative" or "uncertain".
+        start: Where the phrase starts in the text.
+        end: Where it ends: `text[start:end]` is the phrase.
+        sentence: Where the sentence starts and ends in which it stands.
+        cue: The words that made it negative or uncertain, in lower case.
+        side: "left", "right", "bilateral", or None.
+    """
+
+    observation: str
+    state: str
+    start: int
+    end: int
+    sentence: tuple[int, int]
+    cue: str | None
+    side: str | None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report says of the fourteen observations.
+
+    Attributes:
+        states: Every one of OBSERVATIONS -> one of STATES.
+        sides: The side of each positive or uncertain observation for which one is told; left and
+            right mentions together are bilateral.
+        mentions: The mentions that decided, in order of their start.
+    """
+
+    states: Mapping[str, str]
+    sides: Mapping[str, str | None]
+    mentions: tuple[Mention, ...]
+
+    def explain(self, text: str) -> list[str]:
+        """One line a decision: observation, side, state, phrase, cue and sentence.
+
+        Args:
+            text: The report that was labelled.
+        """
+        lines = []
+        for mention in self.mentions:
+            side = f" ({mention.side})" if mention.side else ""
+            cue = f", for '{mention.cue}'" if mention.cue else ""
+            phrase = " ".join(text[mention.start : mention.end].split())
+            sentence = " ".join(text[slice(*mention.sentence)].split())
+            if mention.observation == NO_FINDING:
+                cue = ", an abnormality that is none of the other thirteen"
+            lines.append(
+                f"{mention.observation}{side}: {mention.state} by '{phrase}'{cue}, in '{sentence}'"
+            )
+        if self.states[NO_FINDING] == "positive":
+            lines.append(f"{NO_FINDING}: positive, nothing abnormal is stated but support devices")
+        return lines
+
+
+class _Found(NamedTuple):
+    """A mention with places counted from the start of its sentence."""
+
+    observation: str
+    state: str
+    start: int
+    end: int
+    cue: str | None
+    side: str | None
+
+
+def label_report(text: str) -> Findings:
+    """Label one report, raw or cleaned.
+
+    Sections that do not report on this examination, such as the indication, are left out where
+    their headings tell them.
+    """
+    mentions = []
+    for start, end in split_sentences(text):
+        sentence = text[start:end]
+        remembered = len(sentence) <= _LONGEST_CACHED
+        for found in read_sentence(sentence) if remembered else _read_anew(sentence):
+            mentions.append(
+                Mention(
+                    found.observation,
+                    found.state,
+                    start + found.start,
+                    start + found.end,
+                    (start, end),
+                    found.cue,
+                    found.side,
+                )
+            )
+    return _aggregate(tuple(mentions))
+
+
+def label_reports(texts: Sequence[str]) -> list[Findings]:
+    """Label many reports; a sentence that occurs again is read only once."""
+    return [label_report(text) for text in texts]
+
+
+def _aggregate(mentions: tuple[Mention, ...]) -> Findings:
+    """The strongest mention of each observation: positive over uncertain over negative."""
+    states = dict.fromkeys(OBSERVATIONS, "absent")
+    abnormal = False
+    for mention in mentions:
+        if mention.observation == NO_FINDING:
+            abnormal = True
+        elif _STRENGTH[mention.state] > _STRENGTH[states[mention.observation]]:
+            states[mention.observation] = mention.state
+    named = {m.observation for m in mentions if m.state != "negative"}
+    if not abnormal and not named - {DEVICES}:
+        states[NO_FINDING] = "positive"
+    told: dict[str, set[str]] = {}
+    for mention in mentions:
+        state = states[mention.observation]
+        if mention.side and mention.state == state != "negative":
+            told.setdefault(mention.observation, set()).add(mention.side)
+    return Findings(states, {name: join_sides(sides) for name, sides in told.items()}, mentions)
+
+
+@lru_cache(maxsize=_CACHED_SENTENCES)
+def read_sentence(sentence: str) -> tuple[_Found, ...]:
+    """The mentions of a sentence, remembered: reports repeat their sentences."""
+    return _read_anew(sentence)
+
+
+def _read_anew(sentence: str) -> tuple[_Found, ...]:
+    read = read_words(sentence)
+    if not _TABLE.begins_in(read.words):
+        return ()
+    named = [(Span(a, b), *what) for a, b, what in _TABLE.find(read.words) if what[0] != "nothing"]
+    if not named:
+        return ()
+    reader = _SentenceReader(sentence, read, named)
+    return tuple(sorted(reader.read(), key=lambda found: found.start))
+
+
+class _SentenceReader:
+    def __init__(
+        self, sentence: str, read: Words, named: list[tuple[Span, str, tuple[str, ...]]]
+    ) -> None:
+        self._sentence = sentence
+        self._words = read.words
+        self._spans = read.spans
+        self._organs = [(span, names) for span, kind, names in named if kind == "organ"]
+        self._others = [mention for mention in named if mention[1] != "organ"]
+        self._scopes = Scopes(read.words, [span for span, _, _ in named])
+
+    def read(self) -> list[_Found]:
+        found: list[_Found] = []
+        self._read_findings(found)
+        if self._organs:
+            self._read_organs(found)
+        return found
+
+    def _read_findings(self, found: list[_Found]) -> None:
+        places = [span for span, _, _ in self._others]
+        decided = [self._decide(span, kind) for span, kind, _ in self._others]
+        if not self._scopes.denied_change:
+            for k in range(1, len(places)):
+                joint = self._scopes.joined_by_or(places[k - 1], places[k])
+                if joint:
+                    for i in (k - 1, k):
+                        if decided[i][0] == "positive":
+                            decided[i] = ("uncertain", joint)
+        sided = [mention for mention in self._others if not _WITHOUT_SIDE.issuperset(mention[2])]
+        told = find_sides(self._words, [span for span, _, _ in sided])
+        sides = dict(zip([span for span, _, _ in sided], told, strict=True))
+        for (place, kind, names), (state, cue) in zip(self._others, decided, strict=True):
+            if state == "aside" or (kind == "other" and state == "negative"):
+                continue
+            for name in names:
+                told_state = "negative" if kind == "other" else state
+                found.append(self._found(name, told_state, place, cue, sides.get(place)))
+            if kind == "failure" and state != "negative":
+                found.append(self._found(CARDIOMEGALY, "uncertain", place, place, None))
+
+    def _decide(self, place: Span, kind: str) -> tuple[str, Span | None]:
+        reach = self._scopes.strongest(place.start)
+        if kind == "doubtful":
+            size = size_after(self._words, place, ())
+            if size and size.state == "negative":
+                return "negative", size.said
+            if reach is None or reach.effect == "uncertain":
+                return "uncertain", reach.cue if reach else place
+        if reach is None:
+            return "positive", None
+        return "uncertain" if reach.effect == "open" else reach.effect, reach.cue
+
+    def _read_organs(self, found: list[_Found]) -> None:
+        taken = {
+            i
+            for span, kind, _ in self._others
+            if kind != "doubtful"
+            for i in range(span.start, span.end)
+        }
+        organs = [span for span, _ in self._organs]
+        sizes = organ_sizes(self._words, organs, taken)
+        for (place, names), size in zip(self._organs, sizes, strict=True):
+            if size is None:
+                continue
+            state, cue, phrase = size.state, size.said, place
+            if state == "positive":
+                phrase = Span(min(place.start, size.said.start), max(place.end, size.said.end))
+                reach = self._scopes.strongest(size.said.start)
+                if reach and reach.effect == "aside":
+                    continue
+                if reach:
+                    state = "uncertain" if reach.effect == "open" else reach.effect
+                    cue = reach.cue
+            for name in names:
+                told = None if state == "positive" else cue
+                found.append(self._found(name, state, phrase, told, None))
+
+    def _found(
+        self, name: str, state: str, place: Span, cue: Span | None, side: str | None
+    ) -> _Found:
+        start, end = self._spans[place.start][0], self._spans[place.end - 1][1]
+        words = None
+        if cue is not None:
+            cue_text = self._sentence[self._spans[cue.start][0] : self._spans[cue.end - 1][1]]
+            words = " ".join(cue_text.lower().split())
+        return _Found(name, state, start, end, words, side)

@@ -1,0 +1,188 @@
+"""How far a cue reaches, and what it makes of the mentions it reaches."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from radrep.metrics.labeler.cues import (
+    AFFIRMING,
+    CUES,
+    JOINED_WITH,
+    NEW_STATEMENT,
+    SEEN,
+    STOPS_AFTER,
+    STOPS_BEFORE,
+    STOPS_BEFORE_VERSUS,
+    VERBS,
+    Cue,
+    denied_change,
+    ended_in_part,
+    of_another_view,
+)
+from radrep.metrics.labeler.words import PhraseTable
+
+# No list is as long, and a text without full stops takes no longer for it.
+LONGEST_REACH = 80
+LONGEST_CUE = max(map(len, CUES))
+_RANK = {"aside": 4, "open": 3, "negative": 2, "uncertain": 1}
+_STOPS_OF_TWO = frozenset(
+    (("or", "there"), ("or", "the"), ("nor", "there"), ("nor", "the"), ("other", "than"))
+)
+_COMMAS = frozenset((",", "(", ")"))
+
+_TABLE: PhraseTable[Cue] = PhraseTable(CUES)
+
+
+class Span(NamedTuple):
+    """Words from `start` to before `end`."""
+
+    start: int
+    end: int
+
+
+class Reach(NamedTuple):
+    """What a cue does, where it stands, and the words it reaches."""
+
+    effect: str
+    cue: Span
+    over: Span
+
+
+class Scopes:
+    """The cues of a sentence and their reaches.
+
+    Args:
+        words: The sentence.
+        mentions: Where its mentions stand, in order.
+
+    Attributes:
+        denied_change: Whether the sentence says "no change" of something, which is there then.
+    """
+
+    def __init__(self, words: list[str], mentions: Sequence[Span]) -> None:
+        self._words = words
+        self._mentions = mentions
+        self._starts = {mention.start for mention in mentions}
+        self._ends = {mention.end for mention in mentions}
+        self.denied_change = False
+        self._reaches: list[Reach] = []
+        free = 0
+        for start, end, cue in _TABLE.find(words):
+            if start < free:
+                continue
+            kept = denied_change(words, start) if end - start == 1 else 0
+            if kept:
+                self.denied_change = True
+                free = kept
+            elif not (ended_in_part(words, start, end) or of_another_view(words, start, end)):
+                self._reaches += self._reach(cue, Span(start, end))
+        self._cue_starts = [reach.cue.start for reach in self._reaches]
+
+    def _reach(self, cue: Cue, place: Span) -> list[Reach]:
+        after = Span(place.end, self._end_after(place.end))
+        if cue.reach == "either":
+            ahead = any(start in self._starts for start in range(after.start, after.end))
+            spans = [after] if ahead else [self._span_before(place.start)]
+        elif cue.reach == "both":
+            spans = [self._weighed_before(place.start), after]
+        else:
+            spans = [after] if cue.reach == "after" else [self._span_before(place.start)]
+        return [Reach(cue.effect, place, span) for span in spans]
+
+    def strongest(self, index: int) -> Reach | None:
+        """The cue that decides about a word: of those that reach it the strongest, then nearest."""
+        best: Reach | None = None
+        first = bisect_left(self._cue_starts, index - LONGEST_REACH - LONGEST_CUE)
+        for reach in self._reaches[
+            first : bisect_left(self._cue_starts, index + LONGEST_REACH + 1)
+        ]:
+            if reach.over.start <= index < reach.over.end and (
+                best is None
+                or (_RANK[reach.effect], -abs(reach.cue.start - index))
+                > (_RANK[best.effect], -abs(best.cue.start - index))
+            ):
+                best = reach
+        return best
+
+    def joined_by_or(self, first: Span, second: Span) -> Span | None:
+        """The "or" that leaves open which of two neighbouring mentions is there, if one does."""
+        between = self._words[first.end : second.start]
+        if "or" not in between or len(between) > 8:
+            return None
+        if not STOPS_AFTER.isdisjoint(between) or not VERBS.isdisjoint(between):
+            return None
+        place = first.end + between.index("or")
+        return Span(place, place + 1)
+
+    def _end_after(self, start: int) -> int:
+        words = self._words
+        end = min(len(words), start + LONGEST_REACH)
+        for i in range(start, end):
+            word = words[i]
+            if word in STOPS_AFTER:
+                if not (word == "with" and words[i - 1] in JOINED_WITH):
+                    return i
+            elif word in _COMMAS or word == "and":
+                if not self._list_goes_on(i + 1, end):
+                    return i
+            elif tuple(words[i : i + 2]) in _STOPS_OF_TWO:
+                return i
+        return end
+
+    def _list_goes_on(self, start: int, end: int) -> bool:
+        """Whether another item of the list follows a comma or an "and", not a new statement."""
+        words = self._words
+        if start < end and words[start] in ("and", "or", "nor"):
+            if words[start] != "and":
+                return words[start + 1 : start + 2] != ["there"]
+            start += 1
+        if start >= end or words[start] in NEW_STATEMENT:
+            return False
+        last = start
+        while last < end and words[last] not in _COMMAS and words[last] not in STOPS_AFTER:
+            last += 1
+        if self._states(start, last):
+            return False
+        return words[start] not in AFFIRMING or self._closes_with_or(last, end)
+
+    def _states(self, start: int, end: int) -> bool:
+        """Whether the words hold a statement of their own."""
+        words = self._words
+        return any(
+            words[i] in VERBS and SEEN.isdisjoint(words[i + 1 : i + 4]) for i in range(start, end)
+        )
+
+    def _closes_with_or(self, start: int, end: int) -> bool:
+        words = self._words
+        for i in range(start, end):
+            if words[i] in STOPS_AFTER or words[i] in VERBS:
+                return False
+            if words[i] in _COMMAS and words[i + 1 : i + 2] in (["or"], ["nor"]):
+                return True
+        return False
+
+    def _weighed_before(self, end: int) -> Span:
+        start = end - 1
+        while start >= max(0, end - LONGEST_REACH):
+            if self._words[start] in STOPS_BEFORE_VERSUS:
+                break
+            start -= 1
+        return Span(max(start + 1, self._span_before(end).start), end)
+
+    def _span_before(self, end: int) -> Span:
+        words = self._words
+        first = max(0, end - LONGEST_REACH)
+        joined = False
+        for i in range(end - 1, first - 1, -1):
+            word = words[i]
+            if word in STOPS_BEFORE and not (word == "with" and words[i - 1] in JOINED_WITH):
+                return Span(i + 1, end)
+            if word in ("or", "nor"):
+                joined = True
+            elif word == "and":
+                if any(words[k] in VERBS for k in range(max(first, i - 12), i)):
+                    return Span(i + 1, end)
+                joined = True
+            elif word in _COMMAS and not (joined and i in self._ends):
+                return Span(i + 1, end)
+        return Span(first, end)

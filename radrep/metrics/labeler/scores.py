@@ -1,0 +1,250 @@
+"""How well the findings of generated reports agree with those of their references.
+
+The findings come from our own rules, so these figures are "findings F1 (rules)", never CheXbert F1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from radrep.errors import DataError
+from radrep.metrics.labeler.labeler import OBSERVATIONS, Findings
+
+# Figures are named "<labels> <average> <figure>", such as "14 micro f1".
+LABEL_SETS: Mapping[str, tuple[int, ...]] = {
+    "14": tuple(range(len(OBSERVATIONS))),
+    "13": tuple(i for i, name in enumerate(OBSERVATIONS) if name != "No Finding"),
+    "5": tuple(
+        OBSERVATIONS.index(name)
+        for name in ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
+    ),
+}
+AVERAGES = ("micro", "macro", "macro of those that occur", "by report")
+FIGURES = ("precision", "recall", "f1")
+SIDE_ACCURACY, WITH_SIDE = "side accuracy", "13 with side micro f1"
+_SIDES = (None, "left", "right", "bilateral")
+_NUM = len(OBSERVATIONS)
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """How often one observation was named.
+
+    Attributes:
+        observation: Its name.
+        in_references: References in which it is positive.
+        in_generated: Generated reports in which it is positive.
+        right: Studies in which it is positive in both.
+        uncertain: References in which it is uncertain.
+        precision: right / in_generated, None where it was never generated.
+        recall: right / in_references, None where it does not occur.
+        f1: 2 right / (in_references + in_generated), None where it is in neither.
+    """
+
+    observation: str
+    in_references: int
+    in_generated: int
+    right: int
+    uncertain: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class FindingsScores:
+    """Agreement of n generated reports with their references.
+
+    Attributes:
+        references: Which observations the references name as positive, (n, 14) of bool.
+        generated: The same of the generated reports.
+        uncertain: Which observations the references are uncertain of, (n, 14) of bool.
+        sides: On which side the references see each, (n, 14): 0 none told, 1 left, 2 right, 3 both.
+        generated_sides: The same of the generated reports.
+    """
+
+    references: np.ndarray
+    generated: np.ndarray
+    uncertain: np.ndarray
+    sides: np.ndarray
+    generated_sides: np.ndarray
+
+    @property
+    def num_sides(self) -> int:
+        """Findings that both name and the reference places: those of the side accuracy."""
+        return int(self._placed().sum())
+
+    @property
+    def corpus(self) -> Mapping[str, float | None]:
+        """Every figure; side accuracy is None where no side could be compared."""
+        sums = self.statistics().sum(axis=0, keepdims=True)
+        found: dict[str, float | None] = {
+            name: float(values[0]) for name, values in self.figures(sums, len(self)).items()
+        }
+        if not self.num_sides:
+            found[SIDE_ACCURACY] = None
+        return found
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def reference_facts(self) -> np.ndarray:
+        """What the references name, (n, 14)."""
+        return self.references
+
+    def statistics(self) -> np.ndarray:
+        """What the figures of any sample of the reports are summed from.
+
+        Returns:
+            Columns: right, wrongly named and missed for each observation (3 x 14), precision,
+            recall and F1 of the single report for each set of labels (3 x 3), the same three
+            counts of findings with their sides, sides right and sides compared: (n, 56).
+        """
+        right = self.references & self.generated
+        columns = [right, self.generated & ~right, self.references & ~right]
+        by_report = [
+            _figures_of_counts(*(part[:, list(labels)].sum(axis=1) for part in columns), empty=1.0)
+            for labels in LABEL_SETS.values()
+        ]
+        alike, findings = self.sides == self.generated_sides, list(LABEL_SETS["13"])
+        right_with_side = (right & alike)[:, findings].sum(axis=1)
+        named, written = (
+            part[:, findings].sum(axis=1) for part in (self.references, self.generated)
+        )
+        placed = self._placed()
+        sides = [
+            right_with_side,
+            written - right_with_side,
+            named - right_with_side,
+            (placed & alike).sum(axis=1),
+            placed.sum(axis=1),
+        ]
+        columns += [*by_report, np.stack(sides, axis=1)]
+        return np.concatenate(columns, axis=1).astype(np.float64)
+
+    def _placed(self) -> np.ndarray:
+        return self.references & self.generated & (self.sides > 0)
+
+    def figures(self, sums: np.ndarray, num_studies: int) -> dict[str, np.ndarray]:
+        """Figures of s samples of reports.
+
+        Micro averages count all labels together; macro averages are means over the labels, one
+        that neither side names counting 0; those that occur are the labels that the sample's
+        references name. By report: the mean over reports of the report's own figure, 1 where
+        neither side names anything. With side: a finding counts as right where its side, if any is
+        told, is right too.
+
+        Args:
+            sums: Summed statistics, (s, 56).
+            num_studies: Reports in each sample.
+
+        Returns:
+            (s,) for each figure, "<labels> <average> <figure>", "13 with side micro f1" and side
+            accuracy, which is 0 in a sample without sides.
+        """
+        right, wrong, missed = (sums[:, _NUM * i : _NUM * (i + 1)] for i in range(3))
+        found: dict[str, np.ndarray] = {}
+        for number, (name, labels) in enumerate(LABEL_SETS.items()):
+            counts = [part[:, list(labels)] for part in (right, wrong, missed)]
+            each = _figures_of_counts(*counts, empty=0.0)  # (s, labels, 3)
+            occurs = (counts[0] + counts[2]) > 0
+            num_occurring = np.maximum(occurs.sum(axis=1, keepdims=True), 1)
+            start = 3 * _NUM + 3 * number
+            averages = {
+                "micro": _figures_of_counts(*(part.sum(axis=1) for part in counts), empty=0.0),
+                "macro": each.mean(axis=1),
+                "macro of those that occur": (each * occurs[..., None]).sum(axis=1) / num_occurring,
+                "by report": sums[:, start : start + 3] / num_studies,
+            }
+            for average, (i, figure) in product(AVERAGES, enumerate(FIGURES)):
+                found[f"{name} {average} {figure}"] = averages[average][:, i]
+        found[WITH_SIDE] = _figures_of_counts(*sums[:, -5:-2].T, empty=0.0)[:, 2]
+        found[SIDE_ACCURACY] = sums[:, -2] / np.maximum(sums[:, -1], 1)
+        return found
+
+    def table(self) -> list[LabelCounts]:
+        """Counts of every observation."""
+        rows = []
+        for i, name in enumerate(OBSERVATIONS):
+            in_references, in_generated = (
+                int(part[:, i].sum()) for part in (self.references, self.generated)
+            )
+            right = int((self.references[:, i] & self.generated[:, i]).sum())
+            named = in_references + in_generated
+            rows.append(
+                LabelCounts(
+                    observation=name,
+                    in_references=in_references,
+                    in_generated=in_generated,
+                    right=right,
+                    uncertain=int(self.uncertain[:, i].sum()),
+                    precision=right / in_generated if in_generated else None,
+                    recall=right / in_references if in_references else None,
+                    f1=2 * right / named if named else None,
+                )
+            )
+        return rows
+
+
+def score_findings(
+    references: Sequence[Findings],
+    generated: Sequence[Findings],
+    *,
+    uncertain_is_positive: bool = False,
+) -> FindingsScores:
+    """Compare the findings of generated reports with those of their references.
+
+    Args:
+        references: Findings of the reference reports.
+        generated: Findings of the generated reports, in the same order.
+        uncertain_is_positive: Take an uncertain finding for a positive one; else for none.
+
+    Raises:
+        DataError: If their numbers differ or there are none.
+    """
+    if len(references) != len(generated) or not references:
+        raise DataError(
+            f"findings of {len(references)} references and {len(generated)} generated reports "
+            "cannot be compared: each study needs one of both"
+        )
+    positive = ("positive", "uncertain") if uncertain_is_positive else ("positive",)
+    return FindingsScores(
+        references=_marks(references, positive),
+        generated=_marks(generated, positive),
+        uncertain=_marks(references, ("uncertain",)),
+        sides=_sides(references),
+        generated_sides=_sides(generated),
+    )
+
+
+def _marks(reports: Sequence[Findings], states: Sequence[str]) -> np.ndarray:
+    """Where an observation is in one of the states, (n, 14)."""
+    return np.array([[r.states[name] in states for name in OBSERVATIONS] for r in reports])
+
+
+def _sides(reports: Sequence[Findings]) -> np.ndarray:
+    """On which side each observation is seen, (n, 14)."""
+    return np.array([[_SIDES.index(r.sides.get(name)) for name in OBSERVATIONS] for r in reports])
+
+
+def _figures_of_counts(
+    right: np.ndarray, wrong: np.ndarray, missed: np.ndarray, *, empty: float
+) -> np.ndarray:
+    """Precision, recall and F1 of counts, (...) each -> (..., 3).
+
+    Where something is named by one side alone, the figure without a denominator is 0; where
+    nothing is named by either, all three are `empty`.
+    """
+    right, wrong, missed = (np.asarray(part, dtype=np.float64) for part in (right, wrong, missed))
+    figures = np.stack(
+        [
+            right / np.maximum(right + wrong, 1),
+            right / np.maximum(right + missed, 1),
+            2 * right / np.maximum(2 * right + wrong + missed, 1),
+        ],
+        axis=-1,
+    )
+    nothing = (right + wrong + missed) == 0
+    return np.where(nothing[..., None], empty, figures)

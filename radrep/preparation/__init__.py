@@ -1,0 +1,1 @@
+"""Raw downloads to prepared folders."""

@@ -1,0 +1,247 @@
+"""SDAM's maps and masked images for every study of a prepared folder."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from radrep.data.manifest import read_record
+from radrep.data.saliency_store import (
+    SaliencyImage,
+    SaliencyImages,
+    saliency_features,
+    saliency_row,
+)
+from radrep.data.selection import View, masked_view
+from radrep.data.store import PreparedStudies, ShardWriter, open_shards, read_shards
+from radrep.data.study import SPLITS
+from radrep.errors import DataError
+from radrep.metrics.labeler import OBSERVATIONS
+from radrep.preparation.folder import (
+    Shard,
+    finish,
+    hash_recipe,
+    partial_folder,
+    read_done,
+    read_finished,
+)
+from radrep.progress import Advance, Reporter
+from radrep.recipe.schema import Saliency
+from radrep.saliency.sdam import SaliencyMaker, saliency_folder
+from radrep.viz.figures.saliency_sheet import SaliencyStudy, draw_saliency_sheet
+
+CONTACT_SHEET = "contact_sheet.png"
+_SHEET_STUDIES = 12
+_NOWHERE = "no place speaks for them: the whole image is kept"
+
+
+@dataclass(frozen=True)
+class SaliencyResult:
+    """What `prepare_saliency` made.
+
+    Attributes:
+        folder: Where it lies.
+        counts: Studies by split.
+        not_fired: Those of them in which no label fired, so that the whole image is kept.
+        no_place: Those in which labels fired for which no place speaks, kept whole too.
+        fired: Observation to the number of studies in which it fired.
+        sheet: The contact sheet.
+        already_done: It was there before and nothing was done.
+    """
+
+    folder: Path
+    counts: Mapping[str, int]
+    not_fired: int
+    no_place: int
+    fired: Mapping[str, int]
+    sheet: Path
+    already_done: bool
+
+
+def prepare_saliency(
+    prepared: Path,
+    section: Saliency,
+    *,
+    label_maps: bool = False,
+    reporter: Reporter | None = None,
+) -> SaliencyResult:
+    """Make the map and the masked image of every study of a prepared folder.
+
+    Of each study the first frontal image is masked, or else its first. A run that was stopped goes
+    on behind the last shard that it finished. Maps of several discriminators, and several settings
+    of the mask, lie side by side.
+
+    Args:
+        prepared: The folder.
+        section: Which discriminator, and how its maps become a mask.
+        label_maps: Keep the map of each label that fired too.
+        reporter: Who is told how it goes.
+
+    Raises:
+        DataError: If the folder is missing or broken, or another process is doing the same.
+        CheckpointError: If the discriminator cannot be had.
+    """
+    reporter = reporter or Reporter()
+    maker = SaliencyMaker(section)
+    target = saliency_folder(prepared.resolve(), maker.fingerprint)
+    source = read_record(prepared)
+    recipe = {
+        "fingerprint": maker.fingerprint,
+        "prepared": source["recipe_sha256"],
+        "label_maps": label_maps,
+        **section.model_dump(mode="json", exclude={"discriminator"}),
+    }
+    if target.exists() and any(target.iterdir()):
+        made = read_record(target)["recipe"]
+        if label_maps and made.get("label_maps") is False:
+            raise DataError(
+                f"{target} was made without the maps of single labels. Remove it to make them too"
+            )
+        recipe["label_maps"] = made.get("label_maps")  # those that nobody asked for do no harm
+        record = read_finished(target, recipe)
+        assert record is not None, "it is not empty"
+        return _result(target, record, already_done=True)
+    with partial_folder(target, recipe) as partial:
+        done = read_done(partial)
+        if done:
+            reporter.info("resume", f"{len(done)} shards are done already ({partial})")
+        left = [row for row in source["shards"] if not _is_done(row["name"], done)]
+        num_left = sum(row["studies"] for row in left)
+        with reporter.progress("saliency", num_left, "images") as advance:
+            for split in SPLITS:
+                if any(row["split"] == split for row in source["shards"]):
+                    _write_split(prepared, split, maker, partial, done, advance, label_maps)
+        shards = sorted(done.values(), key=lambda shard: (SPLITS.index(shard.split), shard.index))
+        record = _describe(partial, shards, recipe, section)
+        finish(partial, record, shards)
+        _draw_sheet(prepared, partial, maker.fingerprint, section)
+    return _result(target, record, already_done=False)
+
+
+def _is_done(name: str, done: Mapping[tuple[str, int], Shard]) -> bool:
+    return any(shard.name == name for shard in done.values())
+
+
+def _write_split(
+    prepared: Path,
+    split: str,
+    maker: SaliencyMaker,
+    partial: Path,
+    done: dict[tuple[str, int], Shard],
+    advance: Advance,
+    label_maps: bool,
+) -> None:
+    """Write the shards of a split that are not done yet; each is noted as soon as it is whole."""
+    studies = PreparedStudies(prepared, split)
+    start, count, first = time.monotonic(), 0, 0
+    for number, size in enumerate(studies.shard_sizes):
+        indices = range(first, first + size)
+        first += size
+        if (split, number) in done:
+            continue
+        shard = Shard(split, number)
+        writer = ShardWriter(partial / shard.name, saliency_features())
+        try:
+            for index in indices:
+                writer.write(saliency_row(_make(studies, index, maker, label_maps)))
+                count += 1
+                advance(note=f"{count / max(time.monotonic() - start, 1e-9):.0f} images/s")
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+        shard.studies = shard.images = shard.planned = size
+        shard.finish(partial)
+        done[split, number] = shard
+
+
+def _make(
+    studies: PreparedStudies, index: int, maker: SaliencyMaker, label_maps: bool
+) -> SaliencyImage:
+    study = studies[index]
+    number = masked_view(study)
+    (pixels,) = studies.read_views(index, [View(number)])
+    look = maker.look(pixels)
+    kept = {}
+    if label_maps:
+        for name in look.fired:
+            large = maker.enlarge(torch.from_numpy(look.maps[name])[None], pixels)[0]
+            kept[name] = (large * 255).round().to(torch.uint8).numpy()
+    return SaliencyImage(
+        study=study.id,
+        number=number,
+        map=look.map,
+        masked=look.masked,
+        labels=look.fired,
+        kept_whole=look.kept_whole,
+        label_maps=kept,
+    )
+
+
+def _describe(
+    partial: Path, shards: list[Shard], recipe: Mapping[str, object], section: Saliency
+) -> dict[str, object]:
+    """The record of a complete folder."""
+    not_fired, no_place, fired = 0, 0, dict.fromkeys(OBSERVATIONS, 0)
+    counts = {split: sum(s.studies for s in shards if s.split == split) for split in SPLITS}
+    rows = open_shards([partial / shard.name for shard in shards])
+    for row in rows.select_columns(["labels", "kept_whole"]):  # shards of an earlier run too
+        not_fired += not row["labels"]
+        no_place += bool(row["labels"]) and row["kept_whole"]
+        for label in row["labels"]:
+            fired[label["name"]] += 1
+    return {
+        "recipe": recipe,
+        "recipe_sha256": hash_recipe(recipe),
+        "discriminator": str(section.discriminator),
+        "counts": counts,
+        "image_counts": counts,
+        "num_left_out": 0,
+        "not_fired": not_fired,
+        "no_place": no_place,
+        "fired": fired,
+    }
+
+
+def _draw_sheet(prepared: Path, folder: Path, fingerprint: str, section: Saliency) -> None:
+    """Draw some studies of the first split that has any."""
+    split = next(shard["split"] for shard in read_shards(folder))
+    studies, made = PreparedStudies(prepared, split), SaliencyImages(folder, split, fingerprint)
+    count = min(_SHEET_STUDIES, len(studies))
+    chosen = np.sort(np.random.default_rng(0).choice(len(studies), count, replace=False))
+    shown = []
+    for index in map(int, chosen):
+        saliency = made.read(studies[index].id)
+        (pixels,) = studies.read_views(index, [View(saliency.number)])
+        shown.append(
+            SaliencyStudy(
+                id=saliency.study,
+                image=pixels,
+                map=saliency.map,
+                masked=saliency.masked,
+                labels=saliency.labels,
+                projection=studies[index].images[saliency.number].projection,
+                note=_NOWHERE if saliency.kept_whole and saliency.labels else "",
+            )
+        )
+    told = f"{section.aggregate} of the labels' maps, {section.mask} mask"
+    if section.mask == "hard":
+        told += f" from {section.threshold:g}"
+    title = f"{prepared.resolve().name}, {split}: {count} of {len(studies)} studies; {told}"
+    draw_saliency_sheet(shown, title).save(folder / CONTACT_SHEET)
+
+
+def _result(folder: Path, record: Mapping[str, Any], *, already_done: bool) -> SaliencyResult:
+    return SaliencyResult(
+        folder=folder,
+        counts=record["counts"],
+        not_fired=record["not_fired"],
+        no_place=record["no_place"],
+        fired=record["fired"],
+        sheet=folder / CONTACT_SHEET,
+        already_done=already_done,
+    )

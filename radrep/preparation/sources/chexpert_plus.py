@@ -1,0 +1,291 @@
+"""CheXpert Plus (Chambon et al., 2024): one table of images and reports, and a tree of images.
+
+    df_chexpert_plus_240401.csv                         a row an image: its path, report, sections
+    train/patient00001/study1/view1_frontal.png         also below PNG or PNGs, also JPEG or DICOM
+    valid/patient64541/study1/view1_frontal.png
+    annotation.json                                     optional: the splits of CXPMRG-Bench
+
+The table calls every image .jpg; what lies there is found under any ending. It is over 1 GB, and
+the rows of a study need not follow one another, so it is read twice: once for what is small, and
+once, row by row, for the texts.
+"""
+
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from radrep.data.study import PROJECTIONS, SPLITS, SourceImage, SourceStudy, projection_of
+from radrep.errors import DataError
+from radrep.preparation.sources.annotation import (
+    ANNOTATION,
+    describe_image,
+    locate,
+    read_located,
+    stream_annotation,
+)
+from radrep.preparation.sources.tables import (
+    Column,
+    Index,
+    hash_file,
+    one_of,
+    read_columns,
+    stream_rows,
+)
+
+_TABLE = "df_chexpert_plus_240401.csv"
+_HOME = "aimi.stanford.edu/datasets/chexpert-plus"
+_SPLIT_CHOICES = ("official", "cxpmrg")
+_TREES = (".", "PNG", "PNGs", "PNG/PNG", "JPG", "DICOM")
+_PATH = re.compile(r"(?:[^/]+/)*(patient\d{1,9}/study\d{1,4})/[^/]{1,99}", re.ASCII)
+_STUDY = re.compile(r"(patient\d{1,9})[/_-](study\d{1,4})(?!\d)", re.ASCII)
+# The column of a section, and what the section is called here.
+_SECTIONS = {
+    "section_findings": "findings",
+    "section_impression": "impression",
+    "section_clinical_history": "indication",
+    "section_history": "indication",
+    "section_comparison": "comparison",
+    "section_technique": "technique",
+}
+# Splits are kept as bits, so that a study may be seen to be in several.
+_BITS = {split: 1 << k for k, split in enumerate(SPLITS)}
+_OFFICIAL_BITS = {"train": _BITS["train"], "valid": _BITS["val"]}
+
+
+class ChexpertPlusSource:
+    """The studies of CheXpert Plus, in the order in which the table comes to their reports.
+
+    A study is called by its folder, "patient64492/study1", and its patient "patient64492".
+
+    Args:
+        raw: The folder of df_chexpert_plus_240401.csv and of the images.
+        split: "official": its training studies for training, its "valid" ones for validation,
+            none for testing. "cxpmrg": the studies of CXPMRG-Bench's annotation.json in its
+            splits; texts and images are the table's all the same.
+
+    Attributes:
+        layout: What was recognised, in words.
+        notes: What the split lacks or crosses, and what of the table does not fit.
+
+    Raises:
+        DataError: If the split is neither, the table, the images or the annotation are missing,
+            or the table or the annotation cannot be read.
+    """
+
+    name = "chexpert_plus"
+
+    def __init__(self, raw: Path, split: str = "official") -> None:
+        raw = Path(raw)
+        if split not in _SPLIT_CHOICES:
+            raise DataError(f"the split '{split}' is not one of {', '.join(_SPLIT_CHOICES)}")
+        self._split = split
+        self._table = _find_table(raw)
+        if next(_stream_texts(self._table), None) is None:
+            raise DataError(f"{self._table} has no row")
+        rows = read_columns(
+            self._table,
+            {
+                "path_to_image": Column(_parse_path, "S"),
+                "split": Column(one_of(_OFFICIAL_BITS), np.uint8),
+                "frontal_lateral": Column(
+                    lambda text: PROJECTIONS.index(projection_of(text)), np.int8
+                ),
+                "report": Column(_checksum, np.uint32),
+            },
+        )
+        self._paths, self._projections = rows["path_to_image"], rows["frontal_lateral"]
+        studies = np.array([_study_of(path) for path in self._paths.tolist()], "S")
+        self._ids, self._study_of_row = np.unique(studies, return_inverse=True)
+        # The rows of a study stand side by side in `_rows`, from `_starts` on.
+        self._rows = np.argsort(self._study_of_row, kind="stable")
+        self._starts = np.searchsorted(
+            self._study_of_row[self._rows], np.arange(len(self._ids) + 1)
+        )
+        self._text_rows, num_contradicting = self._choose_texts(rows["report"])
+        self._bits = np.zeros(len(self._ids), np.uint8)
+        np.bitwise_or.at(self._bits, self._study_of_row, rows["split"])
+        notes = []
+        if num_contradicting:
+            notes.append(
+                f"studies with several reports, the first of which is taken: {num_contradicting}"
+            )
+        if split == "cxpmrg":
+            self._bits, crossing = _read_cxpmrg(raw / ANNOTATION, self._ids, self._bits)
+            notes += crossing
+        else:
+            notes.append("the official split has no study for testing")
+        self.notes = tuple(notes)
+        self._images = self._find_images(raw)
+        self.layout = f"CheXpert Plus, split: {split}, images in {self._images}, {_TABLE}"
+
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
+        """A hash of the table, the annotation if it is used, and of names and sizes of images."""
+        digest = hashlib.sha256(self._split.encode())
+        digest.update(hash_file(self._table))
+        if self._split == "cxpmrg":
+            digest.update(hash_file(self._table.parent / ANNOTATION))
+        known = set()
+        for path, study in zip(self._paths, self._study_of_row.tolist(), strict=True):
+            digest.update(describe_image(self._images, path.decode()).encode())
+            if study not in known and self._bits[study]:
+                advance()
+            known.add(study)
+        return digest.hexdigest()
+
+    def expected_counts(self) -> dict[str, int] | None:
+        """Studies by split of CXPMRG-Bench; of the official split the total alone is published."""
+        if self._split == "cxpmrg":
+            return {"train": 40_463, "val": 5_780, "test": 11_562}
+        return {"all": 187_711}
+
+    def expected_images(self) -> dict[str, int] | None:
+        """All images of CheXpert Plus; of CXPMRG-Bench no number is published."""
+        return None if self._split == "cxpmrg" else {"all": 223_228}
+
+    def splits(self) -> frozenset[str]:
+        """Those that have a study: of the official one, no test."""
+        return frozenset(split for split, bit in _BITS.items() if (self._bits & bit).any())
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._bits))
+
+    def __iter__(self) -> Iterator[SourceStudy]:
+        for row, (_, texts) in enumerate(_stream_texts(self._table)):
+            study = self._study_of_row[row]
+            if self._text_rows[study] == row and self._bits[study]:
+                yield self._make_study(study, *texts)
+
+    def _make_study(self, study: int, report: str, *texts: str) -> SourceStudy:
+        sections: dict[str, str] = {}
+        for name, text in zip(_SECTIONS.values(), texts, strict=True):
+            if text.strip():
+                sections[name] = "\n".join((*filter(None, [sections.get(name)]), text.strip()))
+        rows = self._rows[self._starts[study] : self._starts[study + 1]]
+        paths = [path.decode() for path in self._paths[rows].tolist()]
+        splits = [split for split, bit in _BITS.items() if self._bits[study] & bit]
+        refusal = None
+        if len(splits) > 1:
+            refusal = f"it is in several splits: {', '.join(splits)}"
+        elif len(set(paths)) < len(paths):
+            refusal = f"{_TABLE} names one of its images twice"
+        elif not sections and not report.strip():
+            refusal = "no report"
+        id = self._ids[study].decode()
+        return SourceStudy(
+            id=id,
+            patient_id=id.partition("/")[0],
+            split=splits[0],
+            images=tuple(
+                SourceImage(
+                    path,
+                    partial(read_located, self._images, path),
+                    PROJECTIONS[view],
+                    partial(locate, self._images, path),
+                )
+                for path, view in zip(paths, self._projections[rows].tolist(), strict=True)
+            ),
+            sections=sections,
+            report=report,
+            refusal=refusal,
+        )
+
+    def _choose_texts(self, checksums: np.ndarray) -> tuple[np.ndarray, int]:
+        """The row of each study that its texts are taken from, and how many have several texts.
+
+        It is the first one with a report, or the first one where none has.
+        """
+        # In the order of rows within each study, those without a report after the others.
+        order = np.lexsort((checksums == 0, self._study_of_row))
+        text_rows = order[self._starts[:-1]]
+        differs = (checksums != 0) & (checksums != checksums[text_rows][self._study_of_row])
+        return text_rows, len(np.unique(self._study_of_row[differs]))
+
+    def _find_images(self, raw: Path) -> Path:
+        folders = (os.path.dirname(path).decode() for path in self._paths.tolist())
+        trees = [raw / tree for tree in _TREES if (raw / tree).is_dir()]
+        for folder in folders:
+            for tree in trees:
+                if os.path.exists(tree / folder):
+                    return tree
+        first = os.path.dirname(self._paths[0]).decode()
+        raise DataError(
+            f"{raw} has none of the images that {_TABLE} names; expected folders such as "
+            f"{first} or PNG/{first} ({_HOME})"
+        )
+
+
+def _find_table(raw: Path) -> Path:
+    if not raw.is_dir():
+        problem = "is a file" if raw.exists() else "not found"
+        raise DataError(f"{raw} {problem}; give the folder that holds CheXpert Plus ({_HOME})")
+    if (raw / _TABLE).is_file():
+        return raw / _TABLE
+    for inner in sorted(raw.glob(f"*/{_TABLE}")):
+        raise DataError(f"{raw} has no {_TABLE}, but {inner.parent} has: give that folder")
+    raise DataError(f"{raw} has no {_TABLE}, the table of reports of CheXpert Plus ({_HOME})")
+
+
+def _stream_texts(table: Path) -> Iterator[tuple[int, list[str]]]:
+    needed = ("report", "section_findings", "section_impression")
+    return stream_rows(table, needed, tuple(_SECTIONS)[2:])
+
+
+def _parse_path(text: str) -> bytes:
+    if not _PATH.fullmatch(text):
+        raise ValueError("expected a path such as train/patient00001/study1/view1_frontal.jpg")
+    return text.encode()
+
+
+def _study_of(path: bytes) -> bytes:
+    return b"/".join(path.split(b"/")[-3:-1])
+
+
+def _checksum(text: str) -> int:
+    """Of a report; 0 if it is empty."""
+    return zlib.crc32(text.strip().encode())
+
+
+def _read_cxpmrg(
+    annotation: Path, ids: np.ndarray, official: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """The splits of CXPMRG-Bench for the studies of these names, as bits, and what to know of them.
+
+    Raises:
+        DataError: If the annotation is missing or broken, or names none of the studies.
+    """
+    if not annotation.is_file():
+        raise DataError(
+            f"{annotation} not found; the split 'cxpmrg' is CXPMRG-Bench's "
+            "(github.com/Event-AHU/Medical_Image_Analysis, CXPMRG_Bench_MambaXray_VL)"
+        )
+    index = Index(ids)
+    bits = np.zeros(len(ids), np.uint8)
+    num_unknown = num_repeated = 0
+    for split, row in stream_annotation(annotation):
+        matches = map(_STUDY.search, (*row["image_path"], row["id"]))
+        names = ["/".join(match.groups()).encode() for match in matches if match]
+        study = index.find(np.array(names[:1] or [b""], "S"))[0]
+        if study < 0:
+            num_unknown += 1
+        else:
+            num_repeated += bool(bits[study])
+            bits[study] |= _BITS[split]
+    if not bits.any():
+        raise DataError(f"{annotation} names none of the studies of {_TABLE}")
+    in_test = (bits & _BITS["test"]) > 0
+    num_crossing = np.count_nonzero(in_test & ((official & _BITS["train"]) > 0))
+    notes = [
+        f"{num_crossing} of the {np.count_nonzero(in_test)} studies for testing are training "
+        "studies of the official split: what was trained on that has seen them"
+    ]
+    if num_repeated:
+        notes.append(f"rows of {ANNOTATION} for a study that has one already: {num_repeated}")
+    if num_unknown:
+        notes.append(f"rows of {ANNOTATION} that name no study of {_TABLE}: {num_unknown}")
+    return bits, notes

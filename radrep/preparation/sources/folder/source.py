@@ -1,0 +1,283 @@
+"""A folder of images of one's own, with or without a table of reports.
+
+    ROOT/**/*                                         images, under any name
+    ROOT/reports.csv, .tsv, .jsonl or labels.csv      optional, see table.py
+
+Without a table each image is a study, but DICOM files of one StudyInstanceUID are one together.
+"""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from radrep.data.dicom import read_tags
+from radrep.data.image_io import read_image
+from radrep.data.study import SPLITS, SourceImage, SourceStudy, projection_of
+from radrep.data.text import parse_sections
+from radrep.errors import DataError
+from radrep.preparation.sources.annotation import describe_image
+from radrep.preparation.sources.folder.files import (
+    FILE,
+    FOLDER,
+    IMAGE_ENDINGS,
+    LINK,
+    SPECIAL,
+    CompactStrings,
+    count_groups,
+    list_files,
+    match_files,
+    tell_kind,
+    unpack,
+)
+from radrep.preparation.sources.folder.table import Row, Table
+from radrep.preparation.sources.splits import split_by_hash
+from radrep.preparation.sources.tables import hash_file
+
+_TABLES = ("reports.csv", "reports.tsv", "reports.jsonl", "labels.csv")
+# By their place among the files, or by name where they are not found: each is there once.
+_Images = dict[int | str, SourceImage]
+
+_TRAIN, _VAL = 0.8, 0.1
+# What one image shows is in the study, whatever is said of another.
+_WEIGHTS = (0, -1, 1)
+
+
+class FolderSource:
+    """The studies of a folder of images, in the order of its table or of its files' names.
+
+    Where no split is given it is drawn by a hash of the patient, or of the study where no patient
+    is known: 80, 10 and 10 in a hundred. A study of several rows takes each text from the first
+    row that has it, and comes when its last row has been read.
+
+    Args:
+        raw: The folder.
+        reports: The table, if it is not the only one in `raw` with one of the usual names.
+
+    Attributes:
+        layout: What was recognised, in words.
+        notes: What to know of the splits, and of files that are not used.
+
+    Raises:
+        DataError: If the folder or the table is missing or cannot be read, or there is no image.
+    """
+
+    name = "folder"
+
+    def __init__(self, raw: Path, reports: Path | None = None) -> None:
+        self._raw = Path(raw)
+        if not self._raw.is_dir():
+            problem = "is a file" if self._raw.exists() else "not found"
+            raise DataError(f"{self._raw} {problem}; give a folder of images")
+        table = Path(reports) if reports else _find_table(self._raw)
+        self._table = Table(table) if table else None
+        files, self._dicom, self._skipped = CompactStrings(), bytearray(), Counter[str]()
+        self._first_folder = ""
+        for path, what in list_files(self._raw):
+            if what == FOLDER:
+                self._first_folder = self._first_folder or path
+            # With a table it is known which files are meant; there is no need to open them all.
+            kind = "any" if self._table or what != FILE else tell_kind(self._raw / path)
+            if what != FILE or kind is None:
+                self._skipped[what if what != FILE else "others"] += 1
+            else:
+                files.append(path)
+                self._dicom.append(kind == "dicom")
+        self._files = files.pack()
+        studies, names = CompactStrings(), CompactStrings()
+        for row in self._rows():
+            studies.append(row.study or row.images[0])
+            for name in row.images:
+                names.append(name)
+        self._studies, self._num_rows = count_groups(studies.pack())
+        self._places = (
+            match_files(names.pack(), self._files)
+            if self._table
+            else np.arange(len(self._files), dtype=np.int32)
+        )
+        self._check_images()
+        self.layout = self._describe()
+        self.notes = tuple(self._notes())
+
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
+        """A hash of the table and of the names and sizes of the images that are used."""
+        digest = hashlib.sha256(hash_file(self._table.path) if self._table else b"")
+        for place in np.unique(self._places[self._places >= 0]):
+            image = describe_image(self._raw, unpack(self._files, int(place)))
+            digest.update(json.dumps(image).encode())
+            advance()
+        return digest.hexdigest()
+
+    def expected_counts(self) -> None:
+        """None, since nobody has published any."""
+
+    def expected_images(self) -> None:
+        """None, since nobody has published any."""
+
+    def splits(self) -> frozenset[str]:
+        """Any."""
+        return frozenset(SPLITS)
+
+    def __len__(self) -> int:
+        return len(self._num_rows)
+
+    def __iter__(self) -> Iterator[SourceStudy]:
+        """Yield every study.
+
+        Raises:
+            DataError: If the table cannot be read any more.
+        """
+        left = self._num_rows.copy()
+        waiting: dict[int, list[tuple[Row, _Images]]] = defaultdict(list)
+        start = 0
+        for study, row in zip(map(int, self._studies), self._rows(), strict=True):
+            end = start + len(row.images)
+            places = self._places[start:end].tolist()
+            images = {
+                name if place < 0 else place: self._image(name, place, row.projection)
+                for name, place in zip(row.images, places, strict=True)
+            }
+            start = end
+            waiting[study].append((row, images))
+            left[study] -= 1
+            if not left[study]:
+                yield self._study(waiting.pop(study))
+
+    def _rows(self) -> Iterator[Row]:
+        if self._table:
+            yield from self._table
+            return
+        for place, dicom in enumerate(self._dicom):
+            path = unpack(self._files, place)
+            study, patient, view = read_tags(self._raw / path) if dicom else ("", "", "")
+            yield Row((path,), study, patient, projection=projection_of(view))
+
+    def _image(self, name: str, place: int, projection: str) -> SourceImage:
+        path = self._raw / unpack(self._files, place) if place >= 0 else None
+        found = partial(_find, path, name, self._raw)
+        return SourceImage(_shown(name), partial(_read, found), projection, found)
+
+    def _study(self, rows: list[tuple[Row, _Images]]) -> SourceStudy:
+        first = rows[0][0]
+        name = first.study or first.images[0]
+        patients = sorted({row.patient for row, _ in rows if row.patient})
+        splits = sorted({row.split for row, _ in rows if row.split})
+        texts: dict[str, str] = {}
+        labels: dict[str, int] = {}
+        for row, _ in rows:
+            texts = {**row.texts, **texts}
+            for finding, value in row.labels.items():
+                labels[finding] = max(value, labels.get(finding, value), key=_WEIGHTS.index)
+        refusal = None
+        if len(patients) > 1:
+            refusal = f"its rows are of several patients: {', '.join(patients)}"
+        elif len(splits) > 1:
+            refusal = f"its rows are of several splits: {', '.join(splits)}"
+        elif not splits and self._table and self._table.has_splits:
+            refusal = "it has no split"
+        drawn = split_by_hash(patients[0] if patients else name, _TRAIN, _VAL)
+        images = {place: image for _, images in rows for place, image in images.items()}
+        return SourceStudy(
+            id=_shown(name),
+            patient_id=_shown(patients[0]) if patients else None,
+            split=splits[0] if splits else drawn,
+            images=tuple(images.values()),
+            sections=_sections(texts),
+            report=texts.get("report", ""),
+            labels=labels,
+            refusal=refusal,
+        )
+
+    def _check_images(self) -> None:
+        links = f" ({self._skipped[LINK]} links in it are not followed)"
+        where = f"{self._raw}{links if self._skipped[LINK] else ''}"
+        if not len(self._places):
+            raise DataError(f"no image (PNG, JPEG, TIFF, BMP or DICOM) in {where}")
+        if self._table and (self._places < 0).all():
+            row = next(row for row in self._rows() if row.images)
+            raise DataError(
+                f"none of the images that {self._table.path} names is in {where}; "
+                f"the first is {_shown(row.images[0])!r}"
+            )
+
+    def _describe(self) -> str:
+        if not self._table:
+            num_dicom = sum(self._dicom)
+            return f"{len(self._files)} images, {num_dicom} of them DICOM, without a table"
+        parts = [f"{self._table.path.name}: {', '.join(self._table.columns)}"]
+        if self._table.labels:
+            parts.append(f"labels {', '.join(self._table.labels)}")
+        return "; ".join(parts)
+
+    def _notes(self) -> Iterator[str]:
+        if not (self._table and self._table.has_splits):
+            yield "The splits are drawn by a hash of the patient, 80/10/10."
+            if not any(self._dicom) and not (self._table and self._table.has_patients):
+                yield (
+                    "No patients are known, so that one patient's studies may be in several splits."
+                )
+        missing = int((self._places < 0).sum())
+        if missing:
+            yield f"{missing} of {len(self._places)} images of the table are not in the folder."
+        if self._table:
+            unused = sum(
+                unpack(self._files, int(place)).lower().endswith(IMAGE_ENDINGS)
+                for place in np.setdiff1d(np.arange(len(self._files)), self._places)
+            )
+            if unused:
+                yield f"{unused} images of the folder are not in the table and are not used."
+        if self._skipped[LINK]:
+            yield f"{self._skipped[LINK]} links are not followed."
+        if self._skipped[SPECIAL]:
+            yield f"{self._skipped[SPECIAL]} pipes, sockets or devices are not read."
+        if self._skipped[FOLDER]:
+            yield (
+                f"{self._skipped[FOLDER]} folders are named as images are, the first "
+                f"{_shown(self._first_folder)}; what lies in them is used."
+            )
+        if self._skipped["others"]:
+            yield f"{self._skipped['others']} files are no images."
+
+
+def _find_table(raw: Path) -> Path | None:
+    """The table that lies in the folder under one of the usual names, if one does."""
+    found = [raw / name for name in _TABLES if (raw / name).is_file()]
+    if len(found) > 1:
+        raise DataError(
+            f"{raw} has several tables ({', '.join(path.name for path in found)}); "
+            "say which one has the reports"
+        )
+    return found[0] if found else None
+
+
+def _sections(texts: Mapping[str, str]) -> dict[str, str]:
+    """The sections of a study, from the report where no column has them."""
+    given = {name: text for name, text in texts.items() if name != "report"}
+    if "findings" in given or "impression" in given:
+        return given
+    report = texts.get("report", "")
+    parsed = parse_sections(report)
+    if report and set(parsed) <= {"last_paragraph"}:  # it has no headings
+        parsed = {"findings": report}
+    return {**parsed, **given}
+
+
+def _shown(name: str) -> str:
+    """A name without the characters that stand for bytes which are not UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _find(path: Path | None, name: str, raw: Path) -> Path:
+    if path is None:
+        raise DataError(
+            f"{name} not found in {raw}, or there are several files of this name; give the path"
+        )
+    return path
+
+
+def _read(found: Callable[[], Path], short_side: int) -> np.ndarray:
+    return read_image(found(), short_side)

@@ -1,0 +1,1 @@
+"""IU X-Ray in each of its distributions."""

@@ -1,0 +1,183 @@
+"""IU X-Ray's reports, as Open-i's XML and Kaggle's tables tell them.
+
+ecgen-radiology/<number>.xml, or in NLMCXR_reports.tgz   sections, MeSH terms, names of images
+indiana_reports.csv                                      sections, MeSH terms
+indiana_projections.csv                                  names of images, frontal or lateral
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+from radrep.data.study import PROJECTIONS
+from radrep.errors import DataError
+from radrep.preparation.sources.iu_xray.images import open_i_name, read_members, report_number
+from radrep.preparation.sources.tables import bad_value, stream_rows
+
+XML_FOLDERS = ("ecgen-radiology", "NLMCXR_reports/ecgen-radiology", "NLMCXR_reports")
+XML_ARCHIVE = "NLMCXR_reports.tgz"
+KAGGLE_REPORTS = "indiana_reports.csv"
+KAGGLE_PROJECTIONS = "indiana_projections.csv"
+
+# All that Open-i has and Kaggle has not. Three studies have fewer images there, and in two of them
+# the k-th is another one.
+NOT_AT_KAGGLE = (
+    "CXR2084_IM-0715-1001-0002",
+    "CXR2084_IM-0715-2001-0001",
+    "CXR2560_IM-1064-4001",
+    "CXR3809_IM-1919-1003002",
+)
+
+_SECTIONS = ("findings", "impression", "indication", "comparison")
+_PROJECTION_COLUMNS = ("uid", "filename", "projection")
+_NOT_INDEXED = "No Indexing"  # nobody looked for terms, which is not a finding
+_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of one report, which is also one study and one patient.
+
+    Attributes:
+        images: Open-i's names, in the order of the XML.
+        projections: "frontal", "lateral" or "unknown" by Open-i's name.
+        sections: Raw text by section name; only those that have text.
+        text: The whole of the report as the XML has it.
+        labels: 1 for each MeSH term, without its qualifiers; "normal" is one.
+        problem: Why nothing else is known, or None.
+    """
+
+    images: tuple[str, ...] = ()
+    projections: Mapping[str, str] = field(default_factory=dict)
+    sections: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def report_files(raw: Path) -> list[Path]:
+    """The files and folders of reports that there are: XML, then Kaggle's tables."""
+    xml = [folder for name in XML_FOLDERS if any((folder := raw / name).glob("*.xml"))]
+    xml += [archive] if (archive := raw / XML_ARCHIVE).is_file() else []
+    tables = [raw / name for name in (KAGGLE_REPORTS, KAGGLE_PROJECTIONS)]
+    return xml[:1] + [table for table in tables if table.is_file()]
+
+
+def read_reports(files: Iterable[Path]) -> dict[str, Report]:
+    """Everything that `report_files` tell, by number of the report, in order of the numbers.
+
+    Where they differ the XML is believed: Kaggle's tables have been through a spreadsheet.
+
+    Raises:
+        DataError: If a table or an archive cannot be read. A broken XML file is a `problem`.
+    """
+    xml: dict[str, Report] = {}
+    texts: dict[str, Report] = {}
+    views: dict[str, dict[str, str]] = {}
+    for path in files:
+        if path.name == KAGGLE_REPORTS:
+            texts = dict(_read_texts(path))
+        elif path.name == KAGGLE_PROJECTIONS:
+            views = _read_projections(path)
+        else:
+            xml = {number: _parse(number, content) for number, content in xml_files(path)}
+    merged = {}
+    for number in sorted({*xml, *texts, *views}, key=int):
+        kaggle = replace(
+            texts.get(number, Report()),
+            images=tuple(views.get(number, ())),
+            projections=views.get(number, {}),
+        )
+        original = xml.get(number)
+        if original is None or (original.problem and kaggle.sections):
+            merged[number] = kaggle
+        else:
+            merged[number] = replace(original, projections=kaggle.projections)
+    return merged
+
+
+def xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Number and content of every report's XML in a folder or an archive.
+
+    Raises:
+        DataError: If the folder or the archive cannot be read.
+    """
+    if path.is_dir():
+        for file in sorted(path.glob("*.xml")):
+            if _NUMBER.fullmatch(file.stem):
+                try:
+                    yield file.stem, file.read_bytes()
+                except OSError as error:
+                    raise DataError(f"{file} cannot be read: {error}") from error
+        return
+    for name, _, chunks in read_members(path):
+        member = PurePosixPath(name)
+        if member.suffix == ".xml" and _NUMBER.fullmatch(member.stem):
+            yield member.stem, b"".join(chunks)
+
+
+def _parse(number: str, content: bytes) -> Report:
+    """The report in one XML file."""
+    try:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: odd encodings
+        return Report(problem=f"{number}.xml is no XML that can be read: {error}")
+    texts = [
+        (element.get("Label", "").strip(), "".join(element.itertext()))
+        for element in root.iter("AbstractText")
+    ]
+    sections: dict[str, str] = {}
+    for label, text in texts:
+        name = label.lower()
+        if text.strip():
+            sections[name] = f"{sections[name]}\n{text}" if name in sections else text
+    images = (element.get("id", "") for element in root.iter("parentImage"))
+    return Report(
+        images=tuple(open_i_name(image) or image for image in images),
+        sections=sections,
+        text="\n".join(f"{label}: {text}" for label, text in texts if text.strip()),
+        labels=_labels(element.text or "" for element in root.iter("major")),
+    )
+
+
+def _labels(terms: Iterable[str]) -> dict[str, int]:
+    leading = (term.partition("/")[0].strip() for term in terms)
+    return {term: 1 for term in leading if term and term != _NOT_INDEXED}
+
+
+def _read_texts(path: Path) -> Iterator[tuple[str, Report]]:
+    """Sections and MeSH terms by number of the report."""
+    for line, (uid, *texts, terms) in stream_rows(path, ("uid", *_SECTIONS), ("MeSH",)):
+        sections = {
+            name: text
+            for name, text in zip(_SECTIONS, texts, strict=True)
+            # Excel took two indications that begin with "+" for formulas and lost them.
+            if text.strip() and text != "#NAME?"
+        }
+        yield _number(path, line, uid), Report(sections=sections, labels=_labels(terms.split(";")))
+
+
+def _read_projections(path: Path) -> dict[str, dict[str, str]]:
+    """Projections by Open-i's name, in its order, by number of the report."""
+    views: dict[str, dict[str, str]] = defaultdict(dict)
+    for line, (uid, file_name, projection) in stream_rows(path, _PROJECTION_COLUMNS):
+        name = open_i_name(file_name)
+        if name is None:
+            raise bad_value(path, line, "filename", file_name, "IU X-Ray has no such name")
+        projection = projection.strip().lower()
+        known = projection if projection in PROJECTIONS else "unknown"
+        views[_number(path, line, uid)][name] = known
+    for image in NOT_AT_KAGGLE:
+        if report_number(image) in views:
+            views[report_number(image)].setdefault(image, "unknown")
+    # Open-i's XML has the images of a report in this order.
+    return {number: dict(sorted(found.items())) for number, found in views.items()}
+
+
+def _number(path: Path, line: int, uid: str) -> str:
+    if not _NUMBER.fullmatch(uid):
+        raise bad_value(path, line, "uid", uid, "expected the number of a report")
+    return uid

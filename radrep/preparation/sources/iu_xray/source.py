@@ -1,0 +1,365 @@
+"""IU X-Ray (Open-i, Demner-Fushman et al., JAMIA 2016) in the layouts that people have it in.
+
+R2Gen      annotation.json, and images/<study>/<k>.png: the k-th image of the XML
+Open-i     NLMCXR_png/*.png or NLMCXR_png.tgz, ecgen-radiology/*.xml or NLMCXR_reports.tgz
+DICOM      NLMCXR_dcm/**/*.dcm or NLMCXR_dcm.tgz, with the same reports
+Kaggle     images/images_normalized/*.dcm.png, indiana_reports.csv, indiana_projections.csv
+
+Several may lie in one folder. R2Gen's annotation, where it is there, then says which studies there
+are, their splits, images and findings, and the others add to it.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radrep.data.image_io import read_image
+from radrep.data.study import SPLITS, SourceImage, SourceStudy
+from radrep.errors import DataError
+from radrep.preparation.sources.annotation import (
+    ANNOTATION,
+    DICOM_VERSION,
+    describe_image,
+    locate,
+    stream_annotation,
+)
+from radrep.preparation.sources.iu_xray.images import (
+    IMAGE_ARCHIVES,
+    KAGGLE_IMAGES,
+    find_images,
+    kind_of_file,
+    unpack_images,
+)
+from radrep.preparation.sources.iu_xray.reports import (
+    NOT_AT_KAGGLE,
+    Report,
+    read_reports,
+    report_files,
+)
+from radrep.preparation.sources.splits import split_by_hash
+from radrep.preparation.sources.tables import hash_file
+
+_IMAGES_FOLDER = "images"
+# R2Gen's shares of the studies.
+_TRAIN, _VAL = 0.7, 0.1
+_REPORTS_WANTED = (
+    "NLMCXR_reports.tgz of https://openi.nlm.nih.gov/faq, or Kaggle's indiana_reports.csv"
+)
+_IMAGES_WANTED = (
+    "NLMCXR_png or NLMCXR_dcm, unpacked or as .tgz, of https://openi.nlm.nih.gov/faq, "
+    "or Kaggle's images_normalized"
+)
+
+NUM_REPORTS, NUM_IMAGES = 3955, 7470  # of Open-i's whole collection
+
+
+class IuXraySource:
+    """The studies of an IU X-Ray folder.
+
+    With R2Gen's annotation: its studies, in its order and splits. Without: every report in the
+    order of the numbers, its split drawn by a hash of the number, since R2Gen's cannot be told.
+    A report is one study and one patient.
+
+    Args:
+        raw: The folder that holds the download.
+
+    Attributes:
+        layout: What was recognised, in words.
+        archive: The archive that holds the images, if one does; see `unpack`.
+        notes: What to know of the splits, and of images that no report names.
+
+    Raises:
+        DataError: If the folder is missing or has no reports or no images, or if one of its tables
+            or archives cannot be read.
+    """
+
+    name = "iu_xray"
+
+    def __init__(self, raw: Path) -> None:
+        self._raw = Path(raw)
+        _check_folder(self._raw)
+        self._tables = report_files(self._raw)
+        annotation = self._raw / ANNOTATION
+        self._rows = _read_annotation(annotation) if annotation.is_file() else None
+        if self._rows is None and not self._tables:
+            raise _unrecognised(self._raw)
+        self._reports = read_reports(self._tables)
+        if self._rows is None and not any(r.sections for r in self._reports.values()):
+            raise DataError(f"{self._raw} has no text of a report; add {_REPORTS_WANTED}")
+        self.archive: Path | None = None
+        self._files: Mapping[str, Path] = {}
+        self._unpacked: Mapping[str, Path] = {}
+        self._has_r2gen_images = self._rows is not None and _has_r2gen_images(self._raw, self._rows)
+        if not self._has_r2gen_images:
+            self._find_images()
+        self._kinds = sorted({kind_of_file(path) for path in self._files.values()})
+        names = [table.name for table in self._tables]
+        if self._rows is not None:
+            self._tables = [annotation, *self._tables]
+        self.layout = " + ".join([*self._layout_of_images(), *names])
+        self.notes = tuple(self._notes())
+
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
+        """A hash of what the tables say and of the names and sizes of the images."""
+        digest = hashlib.sha256()
+        for table in self._tables:
+            files = sorted(table.glob("*.xml")) if table.is_dir() else [table]
+            for file in files:
+                digest.update(json.dumps([file.name, hash_file(file).hex()]).encode())
+        for description in self._describe_images():
+            digest.update(json.dumps(description).encode())
+        return digest.hexdigest()
+
+    def expected_counts(self) -> dict[str, int] | None:
+        """Studies by split in R2Gen's own annotation; without it, Open-i's reports in all."""
+        if self._rows is None:
+            return {"all": NUM_REPORTS}
+        return {"train": 2069, "val": 296, "test": 590}
+
+    def expected_images(self) -> dict[str, int] | None:
+        """Open-i's images in all; of R2Gen's choice among them no number is published."""
+        return {"all": NUM_IMAGES} if self._rows is None else None
+
+    def splits(self) -> frozenset[str]:
+        """Those of the annotation; without it, all of them."""
+        return frozenset(SPLITS if self._rows is None else (split for split, _ in self._rows))
+
+    def __len__(self) -> int:
+        return len(self._reports if self._rows is None else self._rows)
+
+    def __iter__(self) -> Iterator[SourceStudy]:
+        """Yield every study."""
+        if self._rows is None:
+            return (self._study(number) for number in self._reports)
+        return (self._annotated(split, row) for split, row in self._rows)
+
+    def unpack(
+        self, scratch: Path, advance: Callable[[], None], studies: Collection[str] | None = None
+    ) -> None:
+        """Unpack the archive of images, which cannot be read one by one in it.
+
+        Args:
+            scratch: Where to. The caller removes it when all is done.
+            advance: Called for each of the `NUM_IMAGES` images, or of those that are wanted.
+            studies: Ids of the studies whose images are wanted; all of them, if not given.
+
+        Raises:
+            DataError: If it is broken or cannot be written out.
+        """
+        assert self.archive is not None, "there is an archive to unpack"
+        only = None if studies is None else self._views_of(studies)
+        self._unpacked = unpack_images(self.archive, scratch, advance, only)
+
+    def count_images(self, studies: Collection[str]) -> int:
+        """Images of studies in the archive, so far as their names in it are known."""
+        return len(self._views_of(studies))
+
+    def _views_of(self, studies: Collection[str]) -> set[str]:
+        """Open-i's names of the images of studies."""
+        if self._rows is not None:
+            rows = (row for _, row in self._rows if row["id"] in studies)
+            return {view for row in rows for _, view in self._named_views(row) if view}
+        reports = self._reports.items()
+        chosen = (report for number, report in reports if _id_of(number, report) in studies)
+        return {image for report in chosen for image in report.images}
+
+    def _named_views(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """The annotation's names of a study's images, each with Open-i's, "" if that is unknown."""
+        report = self._reports.get(_report_number(row) or "", Report())
+        # A report's id in R2Gen is the first image's name without its last part.
+        views = report.images if row["id"] == _study_id(report.images) else ()
+        numbered = {str(k): view for k, view in enumerate(views)}
+        return [(name, numbered.get(Path(name).stem, "")) for name in row["image_path"]]
+
+    def _annotated(self, split: str, row: Mapping[str, Any]) -> SourceStudy:
+        number = _report_number(row)
+        report = self._reports.get(number or "", Report())
+        images = []
+        for name, view in self._named_views(row):
+            found = (
+                partial(_locate_within, self._raw / _IMAGES_FOLDER, name)
+                if self._has_r2gen_images
+                else partial(_named, self._where(), view or name, self._find(view))
+            )
+            images.append(self._image(name, found, report.projections.get(view, "unknown")))
+        return SourceStudy(
+            id=row["id"],
+            patient_id=number,
+            split=split,
+            images=tuple(images),
+            sections={**report.sections, "findings": row["report"]},
+            report=report.text,
+            labels=report.labels,
+        )
+
+    def _image(self, name: str, found: Callable[[], Path], projection: str) -> SourceImage:
+        # What is in an archive is not known before it is unpacked.
+        is_packed = self.archive is not None and not self._unpacked
+        return SourceImage(name, partial(_read, found), projection, None if is_packed else found)
+
+    def _find(self, image: str) -> Path | None:
+        return self._files.get(image) or self._unpacked.get(image)
+
+    def _where(self) -> str:
+        if self.archive and not self._unpacked:
+            return f"{self._raw}: {self.archive.name} has to be unpacked first"
+        return f"{self.archive or self._raw}, under any ending"
+
+    def _study(self, number: str) -> SourceStudy:
+        report = self._reports[number]
+        images = [
+            image
+            for image in report.images
+            if image in self._files or image not in NOT_AT_KAGGLE or self._kinds != [KAGGLE_IMAGES]
+        ]
+        refusal = report.problem or (None if images else "its report names no image")
+        return SourceStudy(
+            id=_id_of(number, report),
+            patient_id=number,
+            split=split_by_hash(number, _TRAIN, _VAL),
+            images=tuple(
+                self._image(
+                    image,
+                    partial(_named, self._where(), image, self._find(image)),
+                    report.projections.get(image, "unknown"),
+                )
+                for image in images
+            ),
+            sections=report.sections,
+            report=report.text,
+            labels=report.labels,
+            refusal=refusal,
+        )
+
+    def _find_images(self) -> None:
+        """Find images under the names of Open-i or Kaggle, or an archive of them."""
+        self._files = find_images(self._raw)
+        archives = [path for name in IMAGE_ARCHIVES if (path := self._raw / name).is_file()]
+        if (self._files or archives) and not self._tables:
+            raise DataError(
+                f"{self._raw} has R2Gen's {ANNOTATION} but images of Open-i or Kaggle; which is "
+                f"which is told by {_REPORTS_WANTED}"
+            )
+        if self._files:
+            return
+        if archives:
+            self.archive = archives[0]
+        elif self._rows is None:
+            raise DataError(f"{self._raw} has reports but no images; add {_IMAGES_WANTED}")
+        elif (self._raw / _IMAGES_FOLDER).is_dir():
+            self._has_r2gen_images = True  # or none at all, as will be said of each
+        else:
+            raise DataError(
+                f"{self._raw} has {ANNOTATION} but no folder '{_IMAGES_FOLDER}' beside it, nor "
+                f"{_IMAGES_WANTED}"
+            )
+
+    def _layout_of_images(self) -> list[str]:
+        if self._has_r2gen_images:
+            return ["R2Gen"]
+        annotation = [] if self._rows is None else [f"R2Gen's {ANNOTATION}"]
+        return [*annotation, *self._kinds, *([self.archive.name] if self.archive else [])]
+
+    def _notes(self) -> Iterator[str]:
+        if self._rows is None:
+            yield (
+                "The splits are drawn by report number, 70/10/20. They are not R2Gen's, so scores "
+                f"are not comparable with published ones; R2Gen's {ANNOTATION} gives its splits."
+            )
+        if self.archive:
+            yield f"{self.archive.name} is unpacked first, which takes as much space again."
+        broken = [report.problem for report in self._reports.values() if report.problem]
+        if broken:
+            yield f"{len(broken)} reports cannot be read, the first because {broken[0]}."
+        named = {image for report in self._reports.values() for image in report.images}
+        unknown = sum(image not in named for image in self._files)
+        if unknown:
+            yield f"{unknown} images belong to no report and are not used."
+
+    def _describe_images(self) -> Iterator[str]:
+        """What tells the images from others without opening them."""
+        if self.archive:
+            dicom = f" {DICOM_VERSION}" if "dcm" in self.archive.name else ""
+            yield describe_image(self._raw, self.archive.name) + dicom
+        for image, path in sorted(self._files.items()):
+            yield f"{image} {describe_image(path.parent, path.name)}"
+        if self._has_r2gen_images and self._rows is not None:
+            for _, row in self._rows:
+                for name in row["image_path"]:
+                    yield describe_image(self._raw / _IMAGES_FOLDER, name)
+
+
+def _read_annotation(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The (split, row) pairs: train, val, test, each in the order of the file."""
+    return sorted(stream_annotation(path), key=lambda pair: SPLITS.index(pair[0]))
+
+
+def _check_folder(raw: Path) -> None:
+    if not raw.is_dir():
+        problem = "is a file; give the folder" if raw.exists() else "not found; give the folder"
+        raise DataError(f"{raw} {problem} that holds IU X-Ray")
+    try:
+        os.listdir(raw)
+    except OSError as error:
+        raise DataError(f"{raw} cannot be read: {error}") from error
+
+
+def _unrecognised(raw: Path) -> DataError:
+    for inner in sorted(raw.iterdir()):
+        if (inner / ANNOTATION).is_file() or report_files(inner):
+            return DataError(f"{raw} has no reports of IU X-Ray, but {inner} has: give that folder")
+    archives = [name for name in IMAGE_ARCHIVES if (raw / name).is_file()]
+    if archives or find_images(raw):
+        return DataError(f"{raw} has images of IU X-Ray but no reports; add {_REPORTS_WANTED}")
+    return DataError(
+        f"{raw} is no IU X-Ray folder: expected R2Gen's {ANNOTATION} and images/<study>/<k>.png, "
+        f"or {_REPORTS_WANTED}, together with {_IMAGES_WANTED}"
+    )
+
+
+def _has_r2gen_images(raw: Path, rows: list[tuple[str, dict[str, Any]]]) -> bool:
+    """Whether any study of R2Gen's has its folder."""
+    return any(
+        os.path.isdir(raw / _IMAGES_FOLDER / os.path.dirname(name))
+        for _, row in rows
+        for name in row["image_path"][:1]
+    )
+
+
+def _study_id(images: tuple[str, ...]) -> str:
+    """R2Gen's id of a study: its first image's name without the last part."""
+    return images[0].rpartition("-")[0] if images else ""
+
+
+def _id_of(number: str, report: Report) -> str:
+    return _study_id(report.images) or f"CXR{number}"
+
+
+def _report_number(row: Mapping[str, Any]) -> str | None:
+    # R2Gen's ids begin with the number of the report, which is also one patient's.
+    match = re.match(r"CXR(\d+)_", row["id"])
+    return match.group(1) if match else None
+
+
+def _named(where: str, image: str, path: Path | None) -> Path:
+    if path is None:
+        raise DataError(f"{image} not found in {where}")
+    return path
+
+
+def _locate_within(images: Path, name: str) -> Path:
+    path = locate(images, name)
+    if not path.parent.resolve().is_relative_to(images.resolve()):
+        raise DataError(f"{path} is behind a link that leads out of {images}; not read")
+    return path
+
+
+def _read(found: Callable[[], Path], short_side: int) -> np.ndarray:
+    return read_image(found(), short_side)

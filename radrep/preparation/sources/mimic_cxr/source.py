@@ -1,0 +1,358 @@
+"""MIMIC-CXR (Johnson et al., Scientific Data 2019) as PhysioNet and as R2Gen have it.
+
+PhysioNet's MIMIC-CXR-JPG with the reports of MIMIC-CXR, in one folder or two, needs
+
+    files/p10/p10000032/s50414267/<dicom>.jpg     the images, of MIMIC-CXR-JPG or as DICOM
+    files/p10/p10000032/s50414267.txt             the reports, or mimic-cxr-reports.zip
+    mimic-cxr-2.0.0-split.csv.gz                  train, validate or test of every image
+
+and takes projections and the order of images from mimic-cxr-2.0.0-metadata.csv.gz (the order alone
+from cxr-record-list.csv.gz), and labels from mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio. All of
+them may be unpacked. Other tables are not read: sections are made from the reports.
+
+R2Gen's annotation.json, where it is there and the official split is not asked for, says instead
+which images there are, with their split and findings, each of them a study of its own, as in the
+scores that were published on it.
+"""
+
+import hashlib
+import os
+import re
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from radrep.data.study import SPLITS, LazyStudy, SourceImage, SourceStudy
+from radrep.data.text import parse_sections
+from radrep.errors import DataError
+from radrep.preparation.sources.annotation import (
+    ANNOTATION,
+    describe_image,
+    locate,
+    read_located,
+    stream_annotation,
+)
+from radrep.preparation.sources.mimic_cxr.files import (
+    JPG_HOME,
+    RECORD_LIST,
+    REPORTS_HOME,
+    REPORTS_ZIP,
+    ImageTable,
+    LabelTable,
+    find_reports,
+    find_table,
+    find_tree,
+    parse_dicom_id,
+    study_folder,
+    table_name,
+)
+from radrep.preparation.sources.tables import Column, hash_file, one_of, parse_number, read_columns
+
+_SPLITS = {"train": 0, "validate": 1, "test": 2}
+_SPLIT_CHOICES = ("official", "r2gen")
+# Raised when the same files would give other studies or texts than before. Since 2, a report's last
+# paragraph stands for findings and impression where it has neither.
+_VERSION = 2
+# Where a download made by wget, or unpacked by hand, has the folder that was meant.
+_INNER = ("*", "physionet.org/files/mimic-cxr-jpg/*", "files/mimic-cxr-jpg/*", "mimic-cxr-jpg/*")
+_IMAGE_PATH = re.compile(r"(?:.*/)?p(\d{1,15})/s(\d{1,15})/([^/]+)\.\w+", re.ASCII)
+
+
+class MimicCxrSource:
+    """The studies of MIMIC-CXR.
+
+    A study is called as its folder is, "s50414267", and its patient by the number alone,
+    "10000032". A row of R2Gen's annotation is called by its study and its image,
+    "s50414267_02aa804e-bde0afdd-112c0b34-7bc16630-4e384014".
+
+    Args:
+        raw: The folder of MIMIC-CXR-JPG or MIMIC-CXR, or R2Gen's.
+        reports: The folder of MIMIC-CXR, or its mimic-cxr-reports.zip, if not in `raw`.
+        split: "official" or "r2gen"; without it, R2Gen's where its annotation.json is there.
+
+    Attributes:
+        layout: What was recognised, in words.
+        notes: What is not there and what that costs, and where R2Gen's rows repeat a report.
+
+    Raises:
+        DataError: If the split is neither, or it, the images or the reports are missing (R2Gen's
+            annotation needs the images alone), or a table cannot be read.
+    """
+
+    name = "mimic_cxr"
+
+    def __init__(self, raw: Path, reports: Path | None = None, split: str | None = None) -> None:
+        if split not in (None, *_SPLIT_CHOICES):
+            raise DataError(f"the split '{split}' is not one of {', '.join(_SPLIT_CHOICES)}")
+        raw, reports = Path(raw), Path(reports or raw)
+        if not raw.is_dir():
+            problem = "is a file" if raw.exists() else "not found"
+            raise DataError(f"{raw} {problem}; give the folder that holds MIMIC-CXR ({JPG_HOME})")
+        if not reports.exists():
+            raise DataError(f"{reports} not found; give the folder of the reports ({REPORTS_HOME})")
+        folders = (raw, reports)
+        self._rows: _OfficialRows | _AnnotatedRows
+        annotation = raw / ANNOTATION
+        if split == "r2gen" and not annotation.is_file():
+            raise DataError(
+                f"{annotation} not found; it is in R2Gen's download of MIMIC-CXR "
+                "(github.com/cuhksz-nlp/R2Gen)"
+            )
+        if split != "official" and annotation.is_file():
+            self._rows = _AnnotatedRows(annotation)
+        else:
+            self._rows = _OfficialRows(find_table(folders, "split") or _refuse(raw))
+        notes = list(self._rows.notes)
+        metadata = find_table(folders, "metadata") or find_table(folders, RECORD_LIST)
+        self._image_table = ImageTable(metadata) if metadata else None
+        if metadata is None or metadata.name.startswith(RECORD_LIST):
+            notes.append(f"{_absent('metadata')}: every projection is unknown")
+        labels = find_table(folders, "chexpert") or find_table(folders, "negbio")
+        self._label_table = LabelTable(labels) if labels else None
+        if labels is None or "negbio" in labels.name:
+            instead = "the labels are negbio's" if labels else "there are no labels"
+            notes.append(f"{_absent('chexpert')}: {instead}")
+        self._tables = [path for path in (self._rows.table, metadata, labels) if path]
+        self._images = self._find_images(raw)
+        self._reports = find_reports(reports, self._numbers())
+        if self._reports is None and self._rows.needs_reports:
+            subject, study = next(self._numbers())
+            raise DataError(
+                f"{reports} has none of the reports; expected {REPORTS_ZIP}, or texts such as "
+                f"files/{study_folder(subject, study)}.txt. They are part of MIMIC-CXR: "
+                f"{REPORTS_HOME}"
+            )
+        if self._reports is None:
+            notes.append(f"the reports are not there ({REPORTS_HOME}): findings are all there is")
+        self.notes = tuple(notes)
+        parts = [
+            self._rows.layout,
+            f"images in {self._images}",
+            *([f"reports in {self._reports.where}"] if self._reports else []),
+            *(table.name for table in self._tables),
+        ]
+        self.layout = ", ".join(parts)
+
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
+        """A hash of the tables, and of the names and sizes of images and reports."""
+        digest = hashlib.sha256(f"{_VERSION} {self._rows.layout}".encode())
+        for table in self._tables:
+            digest.update(hash_file(table))
+        for row in self._rows:
+            for name in row.images:
+                digest.update(describe_image(self._images, name).encode())
+            if self._reports and row.numbers:
+                digest.update(self._reports.describe(*row.numbers).encode())
+            advance()
+        return digest.hexdigest()
+
+    def expected_counts(self) -> dict[str, int]:
+        """Studies by split in the complete MIMIC-CXR-JPG, or rows in R2Gen's annotation."""
+        return dict(self._rows.expected)
+
+    def expected_images(self) -> dict[str, int]:
+        """Images by split, of which each of R2Gen's rows has one."""
+        return dict(self._rows.expected_images)
+
+    def splits(self) -> frozenset[str]:
+        """Those that the table or the annotation puts a study into."""
+        return self._rows.splits
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[SourceStudy]:
+        return (outline.read() for outline in self.outlines())
+
+    def outlines(self) -> Iterator[LazyStudy]:
+        """Yield every study, its report unread."""
+        return (LazyStudy(row.id, row.split, partial(self._read, row)) for row in self._rows)
+
+    def _read(self, row: "_Row") -> SourceStudy:
+        report, sections, refusal = "", {}, row.refusal
+        if self._reports and row.numbers:
+            try:
+                report = self._reports.read(*row.numbers)
+                sections = parse_sections(report, f"s{row.numbers[1]}")
+            except DataError as error:
+                refusal = refusal or (str(error) if row.findings is None else None)
+        if row.findings is not None:
+            sections["findings"] = row.findings
+        subject, study = row.numbers or (None, None)
+        return SourceStudy(
+            id=row.id,
+            patient_id=None if subject is None else str(subject),
+            split=row.split,
+            images=self._order(row.images),
+            sections=sections,
+            report=report,
+            labels=self._label_table.labels(study) if self._label_table and study else {},
+            refusal=refusal,
+        )
+
+    def _find_images(self, raw: Path) -> Path:
+        tree = find_tree(raw, self._image_folders())
+        if tree is None:
+            raise DataError(
+                f"{raw} has none of the images that {self._rows.table.name} names; expected "
+                f"folders such as files/{next(self._image_folders())} ({JPG_HOME})"
+            )
+        return tree
+
+    def _image_folders(self) -> Iterator[str]:
+        return (os.path.dirname(name) for row in self._rows for name in row.images[:1])
+
+    def _numbers(self) -> Iterator[tuple[int, int]]:
+        return (row.numbers for row in self._rows if row.numbers)
+
+    def _order(self, names: tuple[str, ...]) -> tuple[SourceImage, ...]:
+        """The images of a study in the order of the metadata, those that it lacks at the end."""
+        places = [-1] * len(names)
+        projections = ["unknown"] * len(names)
+        if self._image_table:
+            stems = [os.path.splitext(os.path.basename(name))[0].encode() for name in names]
+            places = self._image_table.find(np.array(stems, "S")).tolist()
+            projections = [self._image_table.projection(place) for place in places]
+        images = [
+            SourceImage(
+                name,
+                partial(read_located, self._images, name),
+                projection,
+                partial(locate, self._images, name),
+            )
+            for name, projection in zip(names, projections, strict=True)
+        ]
+        order = sorted(range(len(names)), key=lambda k: (places[k] < 0, places[k]))
+        return tuple(images[k] for k in order)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What becomes a study: its numbers of patient and study, and paths below the tree."""
+
+    id: str
+    numbers: tuple[int, int] | None
+    split: str
+    images: tuple[str, ...]
+    findings: str | None = None
+    refusal: str | None = None
+
+
+class _OfficialRows:
+    """The studies of the official split, in the order in which its table comes to them."""
+
+    layout = "MIMIC-CXR with its official split"
+    expected: Mapping[str, int] = {"train": 222_758, "val": 1_808, "test": 3_269}
+    expected_images: Mapping[str, int] = {"train": 368_960, "val": 2_991, "test": 5_159}
+    notes: tuple[str, ...] = ()
+    needs_reports = True
+
+    def __init__(self, table: Path) -> None:
+        self.table = table
+        columns = {
+            "dicom_id": Column(parse_dicom_id, "S"),
+            "study_id": Column(parse_number, np.int64),
+            "subject_id": Column(parse_number, np.int64),
+            "split": Column(one_of(_SPLITS), np.int8),
+        }
+        rows = read_columns(table, columns)
+        if not len(rows["study_id"]):
+            raise DataError(f"{table} has no row")
+        _, first, study = np.unique(rows["study_id"], return_index=True, return_inverse=True)
+        order = np.argsort(first[study], kind="stable")
+        self._rows = {name: values[order] for name, values in rows.items()}
+        changes = np.diff(self._rows["study_id"]) != 0
+        self._starts = np.concatenate(([0], np.flatnonzero(changes) + 1, [len(order)]))
+        self.splits = frozenset(SPLITS[number] for number in np.unique(rows["split"]))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def __iter__(self) -> Iterator[_Row]:
+        for start, end in pairwise(self._starts.tolist()):
+            dicoms, studies, subjects, splits = (
+                values[start:end].tolist() for values in self._rows.values()
+            )
+            subject, study = subjects[0], studies[0]
+            refusal = None
+            if len(set(subjects)) > 1:
+                refusal = f"{self.table.name} says that its images are of several patients"
+            elif len(set(splits)) > 1:
+                refusal = f"{self.table.name} puts its images into several splits"
+            elif len(set(dicoms)) < len(dicoms):
+                refusal = f"{self.table.name} names one of its images twice"
+            folder = study_folder(subject, study)
+            yield _Row(
+                id=f"s{study}",
+                numbers=(subject, study),
+                split=SPLITS[splits[0]],
+                images=tuple(f"{folder}/{dicom.decode()}.jpg" for dicom in dicoms),
+                refusal=refusal,
+            )
+
+
+class _AnnotatedRows:
+    """The rows of R2Gen's annotation, one image each."""
+
+    layout = "MIMIC-CXR with R2Gen's annotation"
+    expected: Mapping[str, int] = {"train": 270_790, "val": 2_130, "test": 3_858}
+    expected_images = expected
+    needs_reports = False
+
+    def __init__(self, table: Path) -> None:
+        self.table = table
+        self._length = 0
+        studies, splits = array("q"), set()
+        for row in self:
+            self._length += 1
+            splits.add(row.split)
+            if row.numbers:
+                studies.append(row.numbers[1])
+        self.splits = frozenset(splits)
+        repeated = len(studies) - len(np.unique(np.frombuffer(studies, np.int64)))
+        self.notes: tuple[str, ...] = (
+            f"R2Gen's {ANNOTATION} decides which images there are and their split; --split "
+            "official takes the official studies with all their images",
+        )
+        if repeated:
+            self.notes += (
+                f"{repeated} of {self._length} rows repeat the report of another row of their "
+                "study under another image, as in the published scores",
+            )
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[_Row]:
+        for split, row in stream_annotation(self.table):
+            match = _IMAGE_PATH.fullmatch(row["image_path"][0]) if row["image_path"] else None
+            numbers = (int(match[1]), int(match[2])) if match else None
+            yield _Row(
+                id=f"s{numbers[1]}_{row['id']}" if numbers else row["id"],
+                numbers=numbers,
+                split=split,
+                images=tuple(row["image_path"]),
+                findings=row["report"],
+            )
+
+
+def _refuse(raw: Path) -> NoReturn:
+    """Say that there is no split, and where it is."""
+    for pattern in _INNER:
+        for inner in sorted(raw.glob(pattern)):
+            if find_table((inner,), "split"):
+                raise DataError(f"{raw} has no {table_name('split')}, but {inner} has: give that")
+    raise DataError(
+        f"{raw} has no {table_name('split')}, which says what is for training and what for "
+        f"testing, and no {ANNOTATION} of R2Gen. It is part of MIMIC-CXR-JPG: {JPG_HOME}"
+    )
+
+
+def _absent(kind: str) -> str:
+    return f"{table_name(kind)} is not there ({JPG_HOME})"

@@ -1,0 +1,170 @@
+"""Phantoms: synthetic chest films and reports that need neither licence nor download.
+
+A study has its own three streams of random numbers: the scene (body, pose, exposure), the
+findings, and the wording. So nothing but a drawn finding tells what the report says, and any
+study can be drawn alone, in any order and process.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from radrep.data.study import SPLITS, SourceImage, SourceStudy
+from radrep.errors import DataError
+from radrep.preparation.sources.phantom.body import SIDES
+from radrep.preparation.sources.phantom.drawing import (
+    EXTENTS,
+    KINDS,
+    SIZES,
+    VERSION,
+    Finding,
+    draw_phantom,
+    find_regions,
+)
+from radrep.preparation.sources.phantom.report import write_report
+
+PREVALENCE = 0.24  # of each kind among studies; each kind on each side has half of it
+_SCENE, _FINDINGS, _WORDING = range(3)
+
+
+class PhantomSource:
+    """Phantom studies: one frontal film and a findings section each.
+
+    Args:
+        num_studies: How many, at least 1. With one seed the first studies of a long source are
+            those of a short one, but for their split.
+        seed: Not negative.
+        image_size: Height and width of a film in pixels, at least 64.
+        splits: Shares of train, val and test.
+
+    Raises:
+        DataError: If one of these is out of range.
+    """
+
+    name = "phantom"
+    layout = "drawn"
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        num_studies: int,
+        seed: int = 0,
+        image_size: int = 256,
+        splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    ) -> None:
+        if num_studies < 1:
+            raise DataError(f"num_studies must be at least 1, got {num_studies}")
+        if seed < 0:
+            raise DataError(f"seed must not be negative, got {seed}")
+        if image_size < 64:
+            raise DataError(f"image_size must be at least 64, got {image_size}")
+        if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
+            raise DataError(f"splits must be three shares that add up to 1, got {splits}")
+        self._seed = seed
+        self._image_size = image_size
+        ends = [0, *(round(num_studies * sum(splits[: i + 1])) for i in range(3))]
+        self._counts = {split: ends[i + 1] - ends[i] for i, split in enumerate(SPLITS)}
+
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
+        """A hash of the parameters and of the version of drawing and wording."""
+        decides = [VERSION, self._seed, self._image_size, self._counts]
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+    def expected_counts(self) -> dict[str, int]:
+        """Studies a split."""
+        return dict(self._counts)
+
+    def expected_images(self) -> dict[str, int]:
+        """Images a split: one a study."""
+        return dict(self._counts)
+
+    def splits(self) -> frozenset[str]:
+        """Those that have a study."""
+        return frozenset(split for split, count in self._counts.items() if count)
+
+    def __len__(self) -> int:
+        """Number of studies."""
+        return sum(self._counts.values())
+
+    def __iter__(self) -> Iterator[SourceStudy]:
+        """Yield the studies, train first; a film is drawn when it is read."""
+        splits = (split for split, count in self._counts.items() for _ in range(count))
+        for index, split in enumerate(splits):
+            name = f"phantom-{index:06d}"
+            read = partial(_read, self._seed, index, self._image_size)
+            findings = study_findings(self._seed, index)
+            report = write_report(findings, _stream(self._seed, index, _WORDING))
+            yield SourceStudy(
+                id=name,
+                patient_id=name,
+                split=split,
+                images=(SourceImage(f"{name}-frontal", read, "frontal"),),
+                sections={"findings": report},
+            )
+
+
+def _read(seed: int, index: int, image_size: int, short_side: int) -> np.ndarray:
+    return draw_study(seed, index, image_size)
+
+
+def draw_study(seed: int, index: int, image_size: int) -> np.ndarray:
+    """Draw the film of a study, uint8 (image_size, image_size)."""
+    scene = _stream(seed, index, _SCENE)
+    return draw_phantom(scene, study_findings(seed, index), image_size)
+
+
+def study_regions(seed: int, index: int, image_size: int) -> dict[str, np.ndarray]:
+    """Find where the findings of a study are in its film.
+
+    Returns:
+        By kind, bool (image_size, image_size): where the finding adds to the film's attenuation, or
+        takes away, at least a quarter of its contrast.
+    """
+    findings = study_findings(seed, index)
+    regions = find_regions(_stream(seed, index, _SCENE), findings, image_size)
+    return {finding.kind: region for finding, region in zip(findings, regions, strict=True)}
+
+
+def study_findings(seed: int, index: int) -> tuple[Finding, ...]:
+    """What is drawn in a study, at most one finding of a kind."""
+    rng = _stream(seed, index, _FINDINGS)
+    kinds = [kind for kind in KINDS if rng.random() < PREVALENCE]
+    sides = {kind: SIDES[rng.integers(2)] for kind in kinds}
+    sizes = {kind: int(rng.integers(len(SIZES))) for kind in kinds}
+    extents = {kind: rng.uniform(*EXTENTS[kind][sizes[kind]]) for kind in kinds}
+    places: dict[str, tuple[float, float]] = {}
+    for side in SIDES:
+        here = [kind for kind in kinds if sides[kind] == side]
+        places |= _places(rng, {kind: extents[kind] for kind in here})
+    return tuple(
+        Finding(
+            kind=kind,
+            side=sides[kind],
+            size=SIZES[sizes[kind]],
+            extent=extents[kind],
+            place=places[kind],
+            seed=int(rng.integers(2**32)),
+        )
+        for kind in kinds
+    )
+
+
+def _places(rng: np.random.Generator, extents: dict[str, float]) -> dict[str, tuple[float, float]]:
+    """Places in one lung such that no finding hides another: each has a floor of its own."""
+    free = extents.get("pneumothorax", 0.0)
+    top = 0.12 + 0.6 * free
+    bottom = 0.86 - extents.get("effusion", 0.0)
+    floors = [kind for kind in extents if kind not in ("effusion", "pneumothorax")]
+    rng.shuffle(floors)
+    places = {}
+    for i, kind in enumerate(floors):
+        down = top + (bottom - top) * (i + rng.uniform(0.15, 0.85)) / len(floors)
+        places[kind] = (rng.uniform(0.25, 0.75 - 0.7 * free), down)
+    return {kind: places.get(kind, (0.5, 0.5)) for kind in extents}
+
+
+def _stream(seed: int, index: int, purpose: int) -> np.random.Generator:
+    return np.random.default_rng([seed, index, purpose])

@@ -1,0 +1,62 @@
+"""One study's images: read, resized, encoded and hashed, in whatever process does it."""
+
+import hashlib
+from dataclasses import dataclass
+
+from radrep.data.image_io import difference_hash, fit_short_side
+from radrep.data.store import encode_image
+from radrep.data.study import Image, SourceImage, SourceStudy
+from radrep.errors import DataError
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """A study, the shard it belongs to, and why it is left out unopened, if it is."""
+
+    study: SourceStudy
+    shard: int
+    refusal: str | None
+
+
+@dataclass(frozen=True)
+class PreparedViews:
+    """What a worker made of one study's images."""
+
+    images: tuple[Image, ...] = ()
+    files: tuple[bytes, ...] = ()
+    hashes: tuple[bytes, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    num_square: int = 0
+    num_wanted: int = 0
+
+
+def wanted_images(study: SourceStudy, views: str) -> list[SourceImage]:
+    """The images of a study that have the projection asked for, or every one for "all"."""
+    return [image for image in study.images if views in ("all", image.projection)]
+
+
+def make_views(task: StudyTask, image_size: int, views: str) -> PreparedViews:
+    """Read, resize and encode the images of one study."""
+    prepared: list[Image] = []
+    files, hashes, left_out = [], [], []
+    num_square = 0
+    wanted = wanted_images(task.study, views)
+    for image in () if task.refusal else wanted:
+        try:
+            pixels = image.read(image_size)
+        except DataError as error:
+            left_out.append((image.name, str(error)))
+            continue
+        fitted = fit_short_side(pixels, image_size)
+        file = encode_image(fitted)
+        digest = hashlib.sha256(file).hexdigest()
+        if twin := next((other.name for other in prepared if other.sha256 == digest), None):
+            left_out.append((image.name, f"the same image as {twin} of this study"))
+            continue
+        files.append(file)
+        hashes.append(difference_hash(fitted, side=16).to_bytes(32))
+        num_square += pixels.shape[0] == pixels.shape[1]
+        prepared.append(Image(image.name, image.projection, digest))
+    return PreparedViews(
+        tuple(prepared), tuple(files), tuple(hashes), tuple(left_out), num_square, len(wanted)
+    )

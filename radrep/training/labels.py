@@ -1,0 +1,285 @@
+"""What a study is labelled with: the fourteen observations as 1, 0 or unknown.
+
+From a table that came with the images, or read from the reports by radrep's own rules. Tables call
+the observations differently; a data set follows one vocabulary.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from radrep.data.store import PreparedStudies
+from radrep.data.study import Study
+from radrep.data.text import target_text
+from radrep.errors import DataError
+from radrep.metrics.labeler import OBSERVATIONS, label_report
+from radrep.metrics.labeler.vocabulary import (
+    ATELECTASIS,
+    CARDIOMEGALY,
+    CONSOLIDATION,
+    DEVICES,
+    EDEMA,
+    EFFUSION,
+    ENLARGED,
+    FRACTURE,
+    LESION,
+    NO_FINDING,
+    OPACITY,
+    PLEURAL_OTHER,
+    PNEUMONIA,
+    PNEUMOTHORAX,
+)
+from radrep.recipe import schema
+from radrep.recipe.schema import Recipe
+
+_UNCERTAIN = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
+_VALUES = {"positive": 1, "negative": 0, "uncertain": -1, "absent": 0}
+
+
+@dataclass(frozen=True)
+class _Vocabulary:
+    """What the names of a table mean, in lower case and with spaces for underscores.
+
+    Attributes:
+        present: Observations by name; none where the name is known and none of them means it.
+        doubtful: Observations that a name leaves uncertain.
+        open: Any other name is a finding too, which is none of the fourteen.
+    """
+
+    present: Mapping[str, tuple[str, ...]]
+    doubtful: Mapping[str, tuple[str, ...]]
+    open: bool = False
+
+    def knows(self, name: str) -> bool:
+        return name in self.present or name in self.doubtful
+
+    def means(self, name: str, value: int) -> list[tuple[str, int]]:
+        """Observations with 1, 0 or -1 for a name that has this value."""
+        sure = [(observation, value) for observation in self.present.get(name, ())]
+        doubtful = [(o, -1 if value == 1 else value) for o in self.doubtful.get(name, ())]
+        return sure + doubtful
+
+
+# ChestX-ray14 (Wang et al., CVPR 2017): an infiltration and fibrosis are opacities and a mass is a
+# lesion, as for the CheXpert labeler. Emphysema and hernias are findings, but none of the fourteen.
+_NIH = {
+    "no finding": (NO_FINDING,),
+    "atelectasis": (ATELECTASIS,),
+    "cardiomegaly": (CARDIOMEGALY,),
+    "consolidation": (CONSOLIDATION,),
+    "edema": (EDEMA,),
+    "effusion": (EFFUSION,),
+    "emphysema": (),
+    "fibrosis": (OPACITY,),
+    "hernia": (),
+    "infiltration": (OPACITY,),
+    "mass": (LESION,),
+    "nodule": (LESION,),
+    "pleural thickening": (PLEURAL_OTHER,),
+    "pneumonia": (PNEUMONIA,),
+    "pneumothorax": (PNEUMOTHORAX,),
+}
+# Open-i's leading terms, without the qualifiers: a cardiac shadow is one that is enlarged and a
+# mediastinum one that is prominent in most of its reports, and the pleura is what thickens.
+_MESH = {
+    "normal": (NO_FINDING,),
+    "cardiomegaly": (CARDIOMEGALY,),
+    "cardiac shadow": (CARDIOMEGALY,),
+    "mediastinum": (ENLARGED,),
+    "opacity": (OPACITY,),
+    "airspace disease": (OPACITY,),
+    "infiltrate": (OPACITY,),
+    "cicatrix": (OPACITY,),
+    "fibrosis": (OPACITY,),
+    "pulmonary fibrosis": (OPACITY,),
+    "lung diseases, interstitial": (OPACITY,),
+    "nodule": (LESION,),
+    "mass": (LESION,),
+    "pulmonary edema": (EDEMA,),
+    "heart failure": (EDEMA,),
+    "consolidation": (CONSOLIDATION,),
+    "pneumonia": (PNEUMONIA,),
+    "pulmonary atelectasis": (ATELECTASIS,),
+    "pneumothorax": (PNEUMOTHORAX,),
+    "hydropneumothorax": (PNEUMOTHORAX, EFFUSION),
+    "hemopneumothorax": (PNEUMOTHORAX, EFFUSION),
+    "pleural effusion": (EFFUSION,),
+    "hemothorax": (EFFUSION,),
+    "thickening": (PLEURAL_OTHER,),
+    "fractures, bone": (FRACTURE,),
+    "catheters, indwelling": (DEVICES,),
+    "implanted medical device": (DEVICES,),
+    "medical device": (DEVICES,),
+    "stents": (DEVICES,),
+    "tube, inserted": (DEVICES,),
+}
+# Terms whose reports state the observation in about every third to second case: congestion short of
+# edema, blunted costophrenic angles, prominent markings, densities that are opacities or nodules.
+_MESH_DOUBTFUL = {
+    "pulmonary congestion": (EDEMA,),
+    "costophrenic angle": (EFFUSION,),
+    "markings": (OPACITY,),
+    "density": (OPACITY, LESION),
+}
+_VOCABULARIES = {
+    "chexpert": _Vocabulary({name.casefold(): (name,) for name in OBSERVATIONS}, {}),
+    "nih": _Vocabulary(_NIH, {}),
+    "mesh": _Vocabulary(_MESH, _MESH_DOUBTFUL, open=True),
+}
+
+
+class LabelReader:
+    """Gives a study's labels, by one vocabulary for the whole of a data set.
+
+    Table: the names in all the training studies decide the vocabulary; it is the one that knows
+    most of them. A study with one of its names has 0 for every observation that is not named.
+
+    - "chexpert": the fourteen names, as in the tables of MIMIC-CXR. A study that its table leaves
+      blank altogether is not told from one that has no row.
+    - "nih": ChestX-ray14. Infiltration and Fibrosis are Lung Opacity, Mass and Nodule are Lung
+      Lesion, Pleural_Thickening is Pleural Other, Effusion is Pleural Effusion. Emphysema and
+      Hernia have no counterpart; a study with them alone has No Finding 0.
+    - "mesh": the MeSH terms that people gave IU X-Ray's reports. Any term is a finding. On the
+      2,068 training studies the F1 against the reports' labels, where both are certain, is .61 for
+      Pleural Other, .65 for Enlarged Cardiomediastinum (13 studies), .85 to .99 for the others.
+
+    Observations that no training study names are unknown in every study, since the table does not
+    look for them, such as fractures in ChestX-ray14.
+
+    Reports: radrep's own labeller on findings and impression. What a report does not mention is 0,
+    as for the classifiers that were trained on CheXpert (Irvin et al., 2019).
+
+    Args:
+        studies: Those for training, gone through once.
+        source: Where labels come from.
+        uncertain: What an uncertain observation is: unknown, 0 or 1 (U-Ignore, U-Zeros and U-Ones
+            of CheXpert).
+
+    Attributes:
+        vocabulary: "chexpert", "nih", "mesh" or "reports".
+        known: The observations that can be other than unknown, in the order of OBSERVATIONS.
+
+    Raises:
+        DataError: If source or uncertain is none of these, no study has a label that is known, or
+            the names are of several vocabularies.
+    """
+
+    def __init__(
+        self,
+        studies: Iterable[Study],
+        *,
+        source: Literal["table", "reports"],
+        uncertain: Literal["ignore", "zero", "one"],
+    ) -> None:
+        if uncertain not in _UNCERTAIN:
+            raise DataError(
+                f"uncertain labels cannot be '{uncertain}'; choose from {', '.join(_UNCERTAIN)}"
+            )
+        self._uncertain = _UNCERTAIN[uncertain]
+        if source == "reports":
+            if not any(_text(study) for study in studies):
+                raise DataError(
+                    "no study has a report that labels could be read from: take those of the "
+                    "table with labels: table, if the data set came with one"
+                )
+            self.vocabulary, self.known = "reports", OBSERVATIONS
+        elif source == "table":
+            names = {name for study in studies for name in study.labels}
+            self.vocabulary = _choose_vocabulary(names)
+            means = _VOCABULARIES[self.vocabulary].means
+            named = {observation for name in names for observation, _ in means(_plain(name), 1)}
+            self.known = tuple(name for name in OBSERVATIONS if name in named)
+        else:
+            raise DataError(f"labels cannot come from '{source}'; choose from table, reports")
+        self._is_known = np.isin(OBSERVATIONS, self.known)
+
+    def __call__(self, study: Study) -> np.ndarray:
+        """The labels of a study of this data set, of any split.
+
+        Returns:
+            float32 (14,), in the order of OBSERVATIONS: 1 present, 0 absent, NaN unknown. All of
+            them are unknown where the study has no text, or no label that is known.
+        """
+        if self.vocabulary == "reports":
+            text = _text(study)
+            states = label_report(text).states if text else {}
+            return self._array({name: _VALUES[state] for name, state in states.items()})
+        vocabulary = _VOCABULARIES[self.vocabulary]
+        named = [(_plain(name), value) for name, value in study.labels.items()]
+        if not any(vocabulary.open or vocabulary.knows(name) for name, _ in named):
+            return self._array({})
+        found = dict.fromkeys(OBSERVATIONS, 0)
+        for name, value in named:
+            for observation, meant in vocabulary.means(name, value):
+                found[observation] = max(found[observation], meant, key=(0, -1, 1).index)
+        return self._array(found)
+
+    def _array(self, found: Mapping[str, int]) -> np.ndarray:
+        labels = np.array([found.get(name, np.nan) for name in OBSERVATIONS], np.float32)
+        labels[labels == -1] = self._uncertain
+        labels[~self._is_known] = np.nan
+        return labels
+
+
+def _text(study: Study) -> str:
+    return target_text(study.sections, "both")
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _choose_vocabulary(names: Iterable[str]) -> str:
+    """The vocabulary that knows most of the names."""
+    plain = {_plain(name): name for name in names}
+    knows = {
+        vocabulary: {name for name in plain if _VOCABULARIES[vocabulary].knows(name)}
+        for vocabulary in _VOCABULARIES
+    }
+    chosen = max(knows, key=lambda vocabulary: len(knows[vocabulary]))
+    if not knows[chosen]:
+        shown = ", ".join(sorted(plain.values())[:5])
+        raise DataError(
+            "no study has a label of one of the fourteen observations (what there is: "
+            f"{shown or 'nothing'}): read them from the reports with labels: reports, or name them "
+            f"in the table as CheXpert does ({', '.join(OBSERVATIONS)})"
+        )
+    strange = set().union(*knows.values()) - knows[chosen]
+    if strange and not _VOCABULARIES[chosen].open:
+        other = sorted(plain[name] for name in strange)[0]
+        own = sorted(plain[name] for name in knows[chosen])[0]
+        raise DataError(
+            f"the labels are of several vocabularies: '{own}' is {chosen}'s and '{other}' is not, "
+            "so that an observation which is not named may still be there. Name all of them as "
+            f"CheXpert does ({', '.join(OBSERVATIONS)}), or read them from the reports with "
+            "labels: reports"
+        )
+    return chosen
+
+
+def build_labels(recipe: Recipe, train: PreparedStudies) -> LabelReader | None:
+    """What tells the labels of a discriminator's studies; None for other models.
+
+    Raises:
+        DataError: If no training study has a label of the kind that the recipe asks for.
+    """
+    section = recipe.model
+    if not isinstance(section, schema.Discriminator):
+        return None
+    return LabelReader(train, source=section.labels, uncertain=section.uncertain)
+
+
+def check_labels(labels: Callable[[Study], np.ndarray], studies: PreparedStudies) -> None:
+    """Refuse before the work of hours what cannot be scored.
+
+    Raises:
+        DataError: If no label is both present and absent.
+    """
+    table = np.stack([labels(study) for study in studies])
+    if not ((table == 1).any(axis=0) & (table == 0).any(axis=0)).any():
+        raise DataError(
+            f"{studies.prepared}: no label is both present and absent in {studies.split}, so that "
+            "nothing can be scored; prepare more studies, or choose other model.labels"
+        )

@@ -1,0 +1,102 @@
+"""Parameter groups and the course of the learning rates."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from radrep.build import Model
+from radrep.models.csr_lmca import CsrLmca
+from radrep.models.discriminator import Discriminator
+from radrep.models.emrrg import Emrrg
+from radrep.recipe.schema import Optim
+
+
+def build_optimizer(model: Model, section: Optim) -> torch.optim.Optimizer:
+    """Adam or AdamW with groups for the encoder (extractor and enhancer) and for the rest.
+
+    Each group keeps its top learning rate as "top_lr"; `set_learning_rates` moves "lr". AdamW
+    spares biases, norms and whatever else has one axis from the decay.
+    """
+    encoder = [p for p in _encoder_parameters(model) if p.requires_grad]
+    in_encoder = {id(p) for p in encoder}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in in_encoder]
+    groups: list[dict[str, Any]] = [
+        {"params": params, "lr": lr, "top_lr": lr, "name": name}
+        for name, params, lr in (
+            ("encoder", encoder, section.encoder_lr),
+            ("rest", rest, section.lr),
+        )
+        if params
+    ]
+    check_groups(model, (group["params"] for group in groups))
+    kind: type[torch.optim.Adam] = torch.optim.Adam
+    if section.name == "adamw":
+        kind = torch.optim.AdamW
+        groups = [part for group in groups for part in _by_axes(group)]
+    return kind(
+        groups,
+        betas=section.betas,
+        eps=section.eps,
+        weight_decay=section.weight_decay,
+        amsgrad=section.amsgrad,
+        fused=True,
+    )
+
+
+def _encoder_parameters(model: Model) -> list[nn.Parameter]:
+    if isinstance(model, CsrLmca | Emrrg | Discriminator):
+        return model.encoder_parameters()
+    return list(model.encoder.parameters())
+
+
+def _by_axes(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """A group as one whose parameters decay and one whose do not."""
+    decayed = [p for p in group["params"] if p.dim() > 1]
+    spared = [p for p in group["params"] if p.dim() <= 1]
+    parts = [{**group, "params": decayed}, {**group, "params": spared, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]
+
+
+def check_groups(model: nn.Module, groups: Iterable[Iterable[nn.Parameter]]) -> None:
+    """Assert that every trainable parameter is in exactly one group."""
+    counts: dict[int, int] = {}
+    for group in groups:
+        for parameter in group:
+            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    for name, parameter in model.named_parameters():
+        expected = int(parameter.requires_grad)
+        found = counts.pop(id(parameter), 0)
+        assert found == expected, f"{name} is in {found} parameter groups, expected {expected}"
+    assert not counts, f"{len(counts)} grouped parameters are not the model's"
+
+
+def rate_factor(step: int, *, warmup_steps: int, total_steps: int, floor: float) -> float:
+    """Share of the top learning rate at a step: linear warm-up, then a cosine to the floor.
+
+    Args:
+        step: Steps done before this one.
+        warmup_steps: Steps of the warm-up.
+        total_steps: Steps of the whole run.
+        floor: Lowest share, reached at the last step.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    course = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, course)))
+
+
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, section: Optim, step: int, total_steps: int
+) -> float:
+    """Set every group's rate for a step; the highest of them."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["top_lr"] * rate_factor(
+            step,
+            warmup_steps=section.warmup_steps,
+            total_steps=total_steps,
+            floor=min(1.0, section.min_lr / group["top_lr"]),
+        )
+    return max(group["lr"] for group in optimizer.param_groups)

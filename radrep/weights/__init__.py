@@ -1,0 +1,1 @@
+"""Checkpoints, pretrained and public weights, adapters."""

@@ -1,0 +1,228 @@
+"""What comes out of a checkpoint: adapters folded in, adapters alone, an encoder for others."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from radrep.atomic import atomic_dir
+from radrep.errors import CheckpointError
+from radrep.models.emrrg import Emrrg
+from radrep.models.presets import make_xray_mamba
+from radrep.models.xray_mamba import add_partial_lora, merge_lora
+from radrep.recipe.load import change_section
+from radrep.weights.checkpoint import (
+    Loaded,
+    check_not_exists,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from radrep.weights.pretrained import (
+    ABOUT,
+    ADAPTERS,
+    WEIGHTS,
+    check_state_dict,
+    hash_base,
+    load_encoder,
+    read_about,
+    read_weights,
+    refuse_other_base,
+)
+from radrep.weights.public_names import XRAY_MAMBA_EXPORT, rename
+
+_ENCODER = "encoder."
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        out: The file.
+        num_tensors: Tensors in it.
+        num_elements: Numbers in all of them.
+    """
+
+    out: Path
+    num_tensors: int
+    num_elements: int
+
+
+def merge_checkpoint(checkpoint: Path, out: Path) -> None:
+    """Fold the encoder's adapters into its weights; the reports stay what they were.
+
+    The new checkpoint is of a model whose encoder is trained whole, if it is trained on.
+
+    Args:
+        checkpoint: A checkpoint of EMRRG with adapters, or a run.
+        out: The folder of the new one.
+
+    Raises:
+        CheckpointError: If the checkpoint has none, or `out` exists.
+    """
+    check_not_exists(out)
+    loaded, model = _load_with_adapters(checkpoint)
+    merge_lora(model.encoder)
+    title = f"the recipe of {loaded.folder}"
+    section = change_section(loaded.recipe.model, {"train_encoder": "trained"}, title=title)
+    save_checkpoint(
+        out,
+        model=model,
+        recipe=change_section(loaded.recipe, {"model": section.model_dump()}, title=title),
+        tokenizer=loaded.tokenizer,
+        prepared_size=loaded.prepared_size,
+        training=None,
+        saliency=loaded.saliency,
+    )
+
+
+def merge_adapters(file: Path, base: Path, out: Path) -> None:
+    """Fold exported adapters into the encoder that they were trained on.
+
+    Args:
+        file: What `radrep export --adapters` wrote.
+        base: That encoder: a run, a checkpoint, or a folder that `radrep import` wrote.
+        out: The folder to make, for model.encoder.weights.
+
+    Raises:
+        CheckpointError: If a file is broken or the adapters are of another encoder, or `out`
+            exists.
+    """
+    check_not_exists(out)
+    state, about = read_weights(file), read_about(file)
+    encoder = make_xray_mamba(
+        about["size"], image_size=int(about["image_size"]), patch_size=int(about["patch_size"])
+    )
+    load_encoder(encoder, base)
+    refuse_other_base(encoder, about, file)
+    add_partial_lora(
+        encoder,
+        about["target"],
+        rank=int(about["rank"]),
+        scale=float(about["scale"]),
+        per_direction=about["per_direction"] == "true",
+    )
+    own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
+    ours = {name: tensor for name, tensor in encoder.state_dict().items() if ADAPTERS in name}
+    check_state_dict(own, ours, f"{file} does not hold the adapters that it tells of")
+    encoder.load_state_dict(own, strict=False)
+    merge_lora(encoder)
+    told = {"kind": "merged", "adapters": file.name, "base": str(base)}
+    with atomic_dir(out) as partial:
+        whole = {f"{_ENCODER}{name}": t for name, t in encoder.state_dict().items()}
+        save_file(whole, partial / WEIGHTS)
+        (partial / ABOUT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -> Exported:
+    """Write the adapters of the encoder alone, with what it takes to use them.
+
+    Args:
+        checkpoint: A checkpoint of EMRRG with adapters, or a run.
+        out: The .safetensors file to make.
+        all_learned: Write the projector, the hybrid layers and the language model's LoRA as well.
+
+    Raises:
+        CheckpointError: If the checkpoint has none, or `out` exists.
+    """
+    _refuse_other_names(out)
+    loaded, model = _load_with_adapters(checkpoint)
+    section = loaded.recipe.model
+    assert section.name == "emrrg"
+    about = {
+        "base": section.encoder.weights,
+        "size": section.encoder.size,
+        "target": section.lora.target,
+        "rank": str(section.lora.rank),
+        "scale": str(section.lora.scale),
+        "per_direction": str(section.lora.per_direction).lower(),
+        "image_size": str(loaded.recipe.data.image_size),
+        "patch_size": str(section.encoder.patch_size),
+        "base_sha256": hash_base(model.encoder),
+    }
+    state = adapter_state(model.own_state(), all_learned=all_learned)
+    return _write(state, out, about)
+
+
+def adapter_state(state: Mapping[str, Tensor], *, all_learned: bool = False) -> dict[str, Tensor]:
+    """The adapters of an encoder out of a model's state, or all that lies outside its weights."""
+    return {
+        name: tensor
+        for name, tensor in state.items()
+        if ADAPTERS in name or (all_learned and not name.startswith(_ENCODER))
+    }
+
+
+def export_encoder(checkpoint: Path, out: Path) -> Exported:
+    """Write a whole encoder under the public parameter names, as `radrep import` reads them.
+
+    Args:
+        checkpoint: A run, a checkpoint, or a folder that `radrep import` wrote.
+        out: The .safetensors file to make.
+
+    Raises:
+        CheckpointError: If it has no X-ray Mamba of four directions, or adapters that are not
+            folded in, or `out` exists.
+    """
+    _refuse_other_names(out)
+    folder = find_checkpoint(checkpoint)
+    state = read_weights(folder / WEIGHTS)
+    own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
+    if "class_token" not in own:
+        raise CheckpointError(f"{folder} has no X-ray Mamba with a class token to export")
+    if any(ADAPTERS in name for name in own):
+        raise CheckpointError(
+            f"{folder} has low-rank adapters; fold them in first: radrep merge {checkpoint} "
+            "--out FOLDER, or export them alone with --adapters"
+        )
+    public, report = rename(own, XRAY_MAMBA_EXPORT)
+    assert not report.unexpected, f"no public name for {report.unexpected[:3]}"
+    patches = public["patch_embed.proj.weight"]
+    side = math.isqrt(patches.shape[1] // 3)
+    public["patch_embed.proj.weight"] = patches.unflatten(1, (3, side, side))
+    return _write({f"visual_encoder.{name}": t for name, t in public.items()}, out, {})
+
+
+def _load_with_adapters(checkpoint: Path) -> tuple[Loaded, Emrrg]:
+    loaded = load_checkpoint(find_checkpoint(checkpoint))
+    model = loaded.model
+    if not isinstance(model, Emrrg) or model.encoder_training != "adapters":
+        raise CheckpointError(
+            f"{loaded.folder} has no low-rank adapters: its recipe does not say name: emrrg and "
+            "train_encoder: adapters"
+        )
+    return loaded, model
+
+
+def _refuse_other_names(out: Path) -> None:
+    check_not_exists(out)
+    if out.suffix != ".safetensors":
+        raise CheckpointError(f"--out must end in .safetensors, got {out}")
+
+
+def _write(state: Mapping[str, Tensor], out: Path, about: dict[str, str]) -> Exported:
+    with _whole_file(out) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, about)
+    return Exported(out, len(state), sum(tensor.numel() for tensor in state.values()))
+
+
+@contextmanager
+def _whole_file(out: Path) -> Iterator[Path]:
+    """Fill a file under another name; it takes its own name only when all went well."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        os.replace(partial, out)
+    except SafetensorError as error:
+        raise CheckpointError(f"{out} could not be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,320 @@
+"""Public checkpoints as weights and checkpoints of ours."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from radrep.atomic import atomic_dir
+from radrep.build import build_language_model, build_model, build_tokenizer
+from radrep.data.manifest import read_image_size
+from radrep.data.store import PreparedStudies
+from radrep.data.tokenizer import Tokenizer
+from radrep.errors import CheckpointError, RecipeError
+from radrep.models.emrrg import Emrrg
+from radrep.models.presets import XRAY_MAMBA_SIZES, make_stage_one_encoder, make_xray_mamba
+from radrep.recipe.load import load_recipe
+from radrep.recipe.schema import Recipe
+from radrep.weights.checkpoint import check_not_exists, save_checkpoint
+from radrep.weights.pretrained import ABOUT, WEIGHTS, load_pretrained
+from radrep.weights.public_names import (
+    CSR_LMCA,
+    EMRRG,
+    XRAY_MAMBA_OF_AUTOREGRESSIVE,
+    XRAY_MAMBA_OF_CONTRASTIVE,
+    KeyReport,
+    load_public,
+)
+from radrep.weights.safe_load import CutOffError, read_torch_file
+
+STATES = ("model", "state_dict")
+_ENCODERS = {f"xray-mamba-{size}": size for size in XRAY_MAMBA_SIZES}
+_RECIPES = {"emrrg": "emrrg_iu", "csr-lmca": "csr_lmca_iu"}
+KINDS = (*_ENCODERS, *_RECIPES)
+_END = "</s>"  # closed every report in the released code, whatever the tokenizer
+_PREPARED_SIZE = 256  # of radrep prepare, where no folder says another
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """What an import did with every tensor, and where it wrote.
+
+    Attributes:
+        mapped: Public name to our name.
+        missing: Names of ours that the file does not have; they start as the recipe says.
+        unexpected: Public names that nothing is known of.
+        left_out: Public name to why it has no place with us.
+        changed: Keys of the recipe that the file decides, to their new values.
+        lacks: The prepared folder that a whole model was imported without, if it was.
+        out: What was written.
+    """
+
+    mapped: Mapping[str, str]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    left_out: Mapping[str, str]
+    changed: Mapping[str, str]
+    lacks: Path | None
+    out: Path
+
+
+def import_published(
+    path: Path,
+    kind: str,
+    *,
+    out: Path,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+) -> ImportResult:
+    """Turn a public checkpoint into one of ours.
+
+    An X-ray Mamba, of stage 1, 2 or 3, becomes a folder for model.encoder.weights; the others
+    become whole checkpoints of the recipe's model, with the vocabulary of the recipe's prepared
+    data, without which EMRRG can do.
+
+    Published EMRRG files were trained with all visual tokens in line and neither hybrid layers nor
+    LoRA in the language model, so that is what they get, whatever the recipe says; with the
+    encoder's size and, for Qwen, the begin id and the text "</s>" that ended reports.
+
+    Args:
+        path: The file.
+        kind: One of `KINDS`.
+        out: The folder to make.
+        recipe: A recipe file or name, not for an X-ray Mamba; by default emrrg_iu or csr_lmca_iu.
+            IU-Finetune files are of mambaxray_iu, Mimic-Finetune of mambaxray_mimic,
+            CheXpert-Finetune of mambaxray_chexpert_plus, EMRRG-CXP of emrrg_chexpert_plus.
+        overrides: Changes of its keys, as typed after --set.
+
+    Raises:
+        CheckpointError: If the file cannot be read or does not fit, or `out` exists.
+        RecipeError: If the recipe is wrong, or of another model.
+        DataError: If the prepared folder of a CSR-LMCA recipe is missing.
+    """
+    if kind not in KINDS:
+        raise CheckpointError(f"--as must be one of {', '.join(KINDS)}, got '{kind}'")
+    check_not_exists(out)
+    if kind in _ENCODERS:
+        if recipe is not None or overrides:
+            raise CheckpointError(f"--recipe and --set do not go with --as {kind}")
+        report, changed, lacks = _import_encoder(path, kind, out), dict[str, str](), None
+    else:
+        chosen = recipe or _RECIPES[kind]
+        report, changed, lacks = _import_model(path, kind, chosen, overrides, out)
+    return ImportResult(out=out, changed=changed, lacks=lacks, **vars(report))
+
+
+def _import_encoder(path: Path, kind: str, out: Path) -> KeyReport:
+    state = read_published(path)
+    size = XRAY_MAMBA_SIZES[_ENCODERS[kind]]
+    # In stage 1 the encoder is all of the model, and has no class token.
+    first_stage = "ar_token" in state
+    prefix = "" if first_stage else "visual_encoder."
+    positions = state.get(f"{prefix}pos_embed")
+    patches = state.get(f"{prefix}patch_embed.proj.weight")
+    if positions is None or patches is None or positions.dim() != 3 or patches.dim() != 4:
+        raise CheckpointError(
+            f"{path} is no {kind}: it has no {prefix}pos_embed and {prefix}patch_embed.proj.weight"
+        )
+    num_patches, patch_size = positions.shape[1] - (not first_stage), patches.shape[-1]
+    found = (positions.shape[2], _count_blocks(state, prefix))
+    if found != (size.dim, size.depth):
+        raise CheckpointError(
+            f"{path} is no {kind}, which is {size.dim} wide and {size.depth} blocks deep: it is "
+            f"{found[0]} wide and {found[1]} deep"
+        )
+    make = make_stage_one_encoder if first_stage else make_xray_mamba
+    encoder = make(
+        _ENCODERS[kind],
+        image_size=max(round(num_patches**0.5), 1) * patch_size,
+        patch_size=patch_size,
+    )
+    rules = XRAY_MAMBA_OF_AUTOREGRESSIVE if first_stage else XRAY_MAMBA_OF_CONTRASTIVE
+    report = load_public(encoder, state, rules)
+    _refuse_missing(path, kind, report.missing, report.unexpected)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    about = {"kind": kind, "file": path.name, "sha256": sha256}
+    with atomic_dir(out) as partial_out:
+        own = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+        save_file(own, partial_out / WEIGHTS)
+        (partial_out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    mapped = {name: f"encoder.{ours}" for name, ours in report.mapped.items()}
+    return KeyReport(mapped, report.missing, report.unexpected, report.left_out)
+
+
+def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
+    start = f"{prefix}layers."
+    return len({name.removeprefix(start).split(".")[0] for name in state if name.startswith(start)})
+
+
+def _import_model(
+    path: Path, kind: str, title: str, overrides: Sequence[str], out: Path
+) -> tuple[KeyReport, dict[str, str], Path | None]:
+    recipe, name = load_recipe(title, overrides), kind.replace("-", "_")
+    if recipe.model.name != name:
+        text = f"must be {name} for --as {kind}, got {recipe.model.name}"
+        raise RecipeError("this recipe", [("model.name", text)])
+    state = read_published(path)
+    data, changed = recipe.data, dict[str, str]()
+    encoder_elsewhere = False
+    if kind == "emrrg":
+        encoder_elsewhere = _lacks_encoder(path, state, recipe)
+        changed = _as_trained(recipe, state)
+        forced = [f"{key}={value}" for key, value in changed.items()]
+        recipe = load_recipe(title, [*overrides, *forced])
+    lacks = None
+    if kind == "emrrg" and not data.prepared.exists():  # its words are the language model's
+        lacks = data.prepared
+        tokenizer = Tokenizer.build(
+            (), min_count=data.tokenizer.min_count, cleaner=data.tokenizer.cleaner
+        )
+        prepared_size = _PREPARED_SIZE
+    else:
+        tokenizer = build_tokenizer(
+            data, PreparedStudies(data.prepared, "train", target=data.target)
+        )
+        prepared_size = read_image_size(data.prepared)
+    num_words = len(tokenizer.vocabulary)
+    words = state.get("encoder_decoder.model.tgt_embed.0.lut.weight")
+    if words is not None and len(words) != num_words + 1:
+        raise CheckpointError(
+            f"{path} was made for {len(words) - 1} words and the training reports of "
+            f"{data.prepared} give {num_words}: prepare the data that it was trained on, or change "
+            "data.tokenizer"
+        )
+    model = build_model(recipe, num_words, pretrained=encoder_elsewhere, language_weights=False)
+    if encoder_elsewhere:
+        load_pretrained(model, recipe)
+    if isinstance(model, Emrrg):
+        report = _take_emrrg(model, state)
+        # Adapters begin without effect.
+        must_come = ("projector.",) if encoder_elsewhere else ("projector.", "encoder.")
+        missing = [n for n in report.missing if n.startswith(must_come) and ".adapters." not in n]
+    else:
+        report = load_public(model, state, CSR_LMCA)
+        missing = list(report.missing)
+    _refuse_missing(path, kind, missing, report.unexpected)
+    save_checkpoint(
+        out,
+        model=model,
+        recipe=recipe,
+        tokenizer=tokenizer,
+        prepared_size=prepared_size,
+        training=None,
+    )
+    return report, changed, lacks
+
+
+def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Keys of a recipe that are otherwise in the network a stage-3 file was trained in."""
+    section = recipe.model
+    assert section.name == "emrrg"
+    has = build_language_model(section.language_model, weights=False)
+    keys = {"visual_tokens": "all", "hybrid": "null", "language_model.train": "frozen"}
+    if has.begin is None:
+        keys["language_model.begin"] = "0"  # "!" for Qwen, which has no begin token
+    if has.encode(_END) != [has.end]:
+        keys["language_model.stop"] = _END
+    positions = state.get("visual_encoder.pos_embed")
+    if positions is not None:
+        found = (positions.shape[-1], _count_blocks(state, "visual_encoder."))
+        sizes = {(size.dim, size.depth): name for name, size in XRAY_MAMBA_SIZES.items()}
+        if found in sizes:
+            keys["encoder.size"] = sizes[found]
+    typed = {"null": None, "0": 0}
+    return {
+        f"model.{key}": value
+        for key, value in keys.items()
+        if attrgetter(key)(section) != typed.get(value, value)
+    }
+
+
+def _take_emrrg(model: Emrrg, state: Mapping[str, Tensor]) -> KeyReport:
+    try:
+        return load_public(model, state, EMRRG, model.own_state())
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}. --recipe must be that of the file's language model and encoder: "
+            "mambaxray_iu, mambaxray_mimic or mambaxray_chexpert_plus for IU-, Mimic- and "
+            "CheXpert-Finetune, emrrg_chexpert_plus for EMRRG-CXP"
+        ) from error
+
+
+def _lacks_encoder(path: Path, state: Mapping[str, Tensor], recipe: Recipe) -> bool:
+    """Whether the encoder of a stage-3 file, which must have a projector, was frozen."""
+    for name in ("llama_proj.weight", "layer_norm.weight"):
+        if name not in state:
+            raise CheckpointError(f"{path} is no emrrg: it has no {name}")
+    without = "visual_encoder.pos_embed" not in state
+    assert recipe.model.name == "emrrg"
+    if without and recipe.model.encoder.weights == "none":
+        raise CheckpointError(
+            f"{path} was trained with a frozen encoder, which it does not hold; name it with: "
+            "--set model.encoder.weights=FOLDER"
+        )
+    return without
+
+
+def _refuse_missing(
+    path: Path, kind: str, missing: Sequence[str], unexpected: Sequence[str]
+) -> None:
+    if missing:
+        also = (
+            f"; {len(unexpected)} are not known, the first: {unexpected[0]}" if unexpected else ""
+        )
+        raise CheckpointError(
+            f"{path} is not the {kind} asked for: {len(missing)} tensors are missing, the first: "
+            f"{missing[0]}{also}"
+        )
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a file that PyTorch or safetensors wrote, and run nothing of it.
+
+    Args:
+        path: The file; its weights lie under "model" or "state_dict", or are all of it.
+
+    Raises:
+        CheckpointError: If it is missing, broken or no checkpoint.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} {'is a folder, not a file' if path.exists() else 'not found'}"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = read_torch_file(path)
+    except (SafetensorError, CutOffError) as error:
+        raise CheckpointError(f"{path} is broken or cut off: {error}") from error
+    except Exception as error:  # unpickling raises every kind, all mean that it is none of ours
+        raise CheckpointError(
+            f"{path} is not a checkpoint that PyTorch wrote ({type(error).__name__}: {error})"
+        ) from error
+    state = _find_state(content)
+    if not state:
+        raise CheckpointError(f"{path} holds no weights, neither on top nor under {_or(STATES)}")
+    if all(name.startswith("module.") for name in state):  # of several devices
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def _find_state(content: object) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for part in (*(content.get(name) for name in STATES), content):
+        if isinstance(part, Mapping):
+            found = {k: v for k, v in part.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if found:
+                return found
+    return {}
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(f'"{name}"' for name in names)

@@ -1,0 +1,205 @@
+"""Weights to start from: an X-ray Mamba of an earlier stage or an imported one, adapters."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from radrep.build import starting_weights
+from radrep.errors import CheckpointError
+from radrep.models.autoregressive import start_from_stage_one
+from radrep.models.emrrg import Emrrg
+from radrep.models.xray_mamba import XrayMamba, resize_positions
+from radrep.modules.low_rank import LowRankUpdate
+from radrep.recipe.schema import Recipe
+
+WEIGHTS = "weights.safetensors"
+ABOUT = "about.json"  # where weights that no run of ours made are from
+ADAPTERS = ".adapters."
+_PREFIX = "encoder."
+
+
+def check_state_dict(
+    state: Mapping[str, Tensor],
+    ours: Mapping[str, Tensor],
+    told: str,
+    *,
+    needed: Collection[str] | None = None,
+) -> None:
+    """Refuse weights that are not those of a model.
+
+    Args:
+        state: The weights.
+        ours: The state of the model.
+        told: What is wrong if they are not, the start of the error.
+        needed: Names that must be there, by default all of the model's.
+
+    Raises:
+        CheckpointError: If a tensor is missing, not known or of another shape.
+    """
+    missing = sorted((ours if needed is None else needed) - state.keys())
+    unknown = sorted(state.keys() - ours.keys())
+    wrong = sorted(n for n in ours.keys() & state.keys() if ours[n].shape != state[n].shape)
+    if missing or unknown or wrong:
+        raise CheckpointError(
+            f"{told}: {len(missing)} tensors are missing, {len(unknown)} not known, {len(wrong)} "
+            f"of another shape; the first: {(missing + unknown + wrong)[0]}"
+        )
+
+
+def load_pretrained(model: nn.Module, recipe: Recipe) -> None:
+    """Fill a new model with the encoder and the adapters that its recipe starts from.
+
+    Raises:
+        CheckpointError: If there are no such weights or they do not fit.
+    """
+    encoder, adapters = starting_weights(recipe.model)
+    if encoder is not None:
+        load_encoder(cast(XrayMamba, model.encoder), encoder)
+    if adapters is not None:
+        load_adapters(cast(Emrrg, model), adapters)
+
+
+def load_encoder(encoder: XrayMamba, source: Path) -> None:
+    """Start an encoder from a run of pretraining or of EMRRG, or from imported weights.
+
+    Weights of stage 1, which scan in one direction, are expanded; positions are interpolated.
+
+    Args:
+        encoder: The encoder, which is changed.
+        source: A run, a checkpoint folder, or a folder that `radrep import` wrote.
+
+    Raises:
+        CheckpointError: If there are no such weights or they do not fit.
+    """
+    file = _weights_file(source)
+    state = read_weights(file)
+    own = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
+    if "positions" not in own:
+        raise CheckpointError(f"{file} has no X-ray Mamba in it")
+    if any(ADAPTERS in name for name in own):
+        raise CheckpointError(
+            f"{file} has low-rank adapters; fold them in first: radrep merge {source} --out FOLDER"
+        )
+    if "class_token" not in own:
+        num_patches = own["positions"].shape[1]
+        start_from_stage_one(encoder, state, grid=_grid_like(encoder, num_patches, file))
+        return
+    _load(encoder, own, file)
+
+
+def load_adapters(model: Emrrg, file: Path) -> None:
+    """Start from exported adapters, and from whatever else that was learned lies in their file.
+
+    Args:
+        model: The model, with adapters of the same target and rank, which is changed.
+        file: What `radrep export --adapters` wrote.
+
+    Raises:
+        CheckpointError: If the file cannot be read, its tensors have no place in the model, or
+            they were trained under another scale or on another encoder.
+    """
+    state, about = read_weights(file), read_about(file)
+    ours = model.own_state()
+    check_state_dict(
+        state,
+        ours,
+        f"model.lora.weights: {file} holds other adapters than model.lora describes",
+        needed={name for name in ours if ADAPTERS in name},
+    )
+    scale = next(part.scale for part in model.encoder.modules() if isinstance(part, LowRankUpdate))
+    if float(about["scale"]) != scale:
+        raise CheckpointError(
+            f"model.lora.weights: the adapters of {file} were trained with the scale "
+            f"{about['scale']} and model.lora.scale is {scale}; set it to that"
+        )
+    refuse_other_base(model.encoder, about, file)
+    model.load_state_dict(state, strict=False)
+
+
+def refuse_other_base(encoder: XrayMamba, about: Mapping[str, str], file: Path) -> None:
+    """Keep adapters to the encoder that they were trained on.
+
+    Raises:
+        CheckpointError: If it is another one.
+    """
+    if about["base_sha256"] != hash_base(encoder):
+        raise CheckpointError(
+            f"the adapters of {file} were trained on another encoder than this one: theirs was "
+            f"model.encoder.weights: {about['base']}"
+        )
+
+
+def hash_base(encoder: XrayMamba) -> str:
+    """SHA-256 of an encoder's weights without its adapters.
+
+    Positions do not count: they are interpolated for each image size.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        if name != "positions" and ADAPTERS not in f".{name}":
+            digest.update(name.encode())
+            numbers = tensor.detach().float().cpu().contiguous()
+            digest.update(numbers.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Read a file of ours.
+
+    Raises:
+        CheckpointError: If it is missing or broken.
+    """
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def read_about(file: Path) -> dict[str, str]:
+    """What `radrep export --adapters` says of the adapters in its file.
+
+    Raises:
+        CheckpointError: If it is no such file.
+    """
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata() or {}
+    if "base_sha256" not in about:
+        raise CheckpointError(f"{file} was not written by radrep export --adapters")
+    return about
+
+
+def _weights_file(source: Path) -> Path:
+    for folder in (source, source / "best"):
+        if (folder / WEIGHTS).is_file():
+            return folder / WEIGHTS
+    raise CheckpointError(
+        f"model.encoder.weights: {source} is neither a run nor a checkpoint with {WEIGHTS}; train "
+        "it first, for example with: radrep pretrain pretrain_contrastive_cpu"
+    )
+
+
+def _load(encoder: XrayMamba, own: dict[str, Tensor], file: Path) -> None:
+    grid = _grid_like(encoder, own["positions"].shape[1] - 1, file)
+    if grid != encoder.grid:
+        own["positions"] = resize_positions(own["positions"], grid=grid, new_grid=encoder.grid)
+    fresh = encoder.state_dict()
+    own |= {name: tensor for name, tensor in fresh.items() if ADAPTERS in name}
+    check_state_dict(own, fresh, f"{file} is of another encoder than model.encoder describes")
+    encoder.load_state_dict(own)
+
+
+def _grid_like(encoder: XrayMamba, num_patches: int, file: Path) -> tuple[int, int]:
+    """The grid of that many patches with the sides of the encoder's own."""
+    rows, columns = encoder.grid
+    for scale in range(1, num_patches + 1):
+        if num_patches % scale == 0 and scale * columns == (num_patches // scale) * rows:
+            return scale, num_patches // scale
+    raise CheckpointError(
+        f"{file} has {num_patches} patches, which do not fit a grid {rows}:{columns}"
+    )

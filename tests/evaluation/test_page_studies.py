@@ -1,0 +1,61 @@
+"""What the page marks in a report and in its reference."""
+
+import pytest
+
+from radrep.evaluation.page_studies import passages
+from radrep.metrics.labeler import label_report
+
+
+def marked(reference: str, generated: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The marked stretches of both texts with their kinds."""
+    theirs, ours = label_report(reference), label_report(generated)
+    cut = [
+        passages(reference, theirs, ours, otherwise="missed"),
+        passages(generated, ours, theirs, otherwise="invented"),
+    ]
+    for text, found in zip((reference, generated), cut, strict=True):
+        assert "".join(passage.text for passage in found) == text
+    first, second = ([(p.text, p.kind) for p in found if p.kind != "plain"] for found in cut)
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("reference", "generated", "kind"),
+    [
+        ("Small left pleural effusion.", "small right pleural effusion .", "wrong-side"),
+        ("Left and right pleural effusions.", "left pleural effusion .", "wrong-side"),
+        ("Right pleural effusion.", "bilateral pleural effusions .", "wrong-side"),
+        ("Left pleural effusion.", "a left pleural effusion .", "agree"),
+        ("Left pleural effusion. Right pleural effusion.", "bilateral effusions .", "agree"),
+        ("Left pleural effusion.", "pleural effusion .", "agree"),
+        ("The heart is enlarged.", "cardiomegaly .", "agree"),
+    ],
+)
+def test_a_finding_of_both_is_on_the_wrong_side_where_two_sides_differ(
+    reference: str, generated: str, kind: str
+) -> None:
+    theirs, ours = marked(reference, generated)
+    assert theirs
+    assert {found for _, found in theirs + ours} == {kind}
+
+
+def test_what_only_one_names_is_missed_or_invented() -> None:
+    theirs, ours = marked("Left pneumothorax. No effusion.", "right rib fracture . no effusion .")
+    assert [kind for _, kind in theirs] == ["missed"]
+    assert [kind for _, kind in ours] == ["invented"]
+
+
+def test_the_note_of_a_wrong_side_tells_both() -> None:
+    texts = ("Left pleural effusion.", "right pleural effusion .")
+    theirs, ours = map(label_report, texts)
+    notes = [
+        next(p.note for p in found if p.kind == "wrong-side")
+        for found in (
+            passages(texts[0], theirs, ours, otherwise="missed"),
+            passages(texts[1], ours, theirs, otherwise="invented"),
+        )
+    ]
+    assert notes == [
+        "Pleural Effusion, left; right in the other report",
+        "Pleural Effusion, right; left in the other report",
+    ]

@@ -1,0 +1,538 @@
+import csv
+import gzip
+import io
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from radrep.data.store import PREPARED, PreparedStudies, ShardWriter, shard_features, study_row
+from radrep.data.study import Study
+from radrep.errors import DataError
+from radrep.evaluation.align_ids import match
+from radrep.evaluation.external_predictions import read_predictions, read_references
+from tests.whole_way import without_split
+
+# Invented reports; the second has everything that a table must quote.
+REPORTS = {"b": "the lungs are clear.", "a": 'no "acute" finding,\nheart; normal\tü', "c": "x"}
+ROWS = [{"id": id_, "report": text} for id_, text in REPORTS.items()]
+
+
+def write(path: Path, content: object) -> Path:
+    """Bytes and text as they are, anything else as JSON."""
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def table(rows, delimiter=",", line_end="\n") -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end)
+    writer.writerows([list(rows[0]), *(row.values() for row in rows)])
+    return text.getvalue()
+
+
+def json_lines(rows) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def annotation(*ids: str, split: str = "test", **more) -> dict:
+    row = {"image_path": ["0.png"], "split": split}
+    rows = [{"id": id_, "report": f"Report of {id_}."} | row for id_ in ids]
+    return {split: rows} | more
+
+
+RENAMED = [{"id": row["id"], "generated": row["report"]} for row in ROWS]
+FORMS = {
+    "by id": (REPORTS, "JSON by id"),
+    "by id, a list of one": ({id_: [text] for id_, text in REPORTS.items()}, "JSON by id"),
+    "objects by id": ({r["id"]: {"report": r["report"], "n": 1} for r in ROWS}, "JSON by id"),
+    "list": (ROWS, "list of JSON objects"),
+    "wrapped": ({"model": "m", "predictions": ROWS}, "list of JSON objects"),
+    "wrapped by id": ({"results": {"predictions": REPORTS}}, "JSON by id"),
+    "by split": ({"test": ROWS}, "JSON by split"),
+    "by id by split": ({"test": REPORTS}, "JSON by split"),
+    "lines": (json_lines(ROWS), "JSONL"),
+    "lines with blanks": ("\n" + json_lines(ROWS).replace("\n", "\n\n"), "JSONL"),
+    "radrep's own": (json_lines({"reference": "r", **row} for row in RENAMED), "JSONL"),
+    "coco": ([{"image_id": r["id"], "caption": r["report"]} for r in ROWS], "list of JSON objects"),
+    "table": (table(ROWS), "CSV table"),
+    "semicolons": (table(ROWS, ";"), "CSV table"),
+    "tabs": (table(ROWS, "\t"), "CSV table"),
+    "windows": (table(ROWS, line_end="\r\n"), "CSV table"),
+    "blank lines": (table(ROWS) + "\n\n", "CSV table"),
+    "columns turned": (
+        table([{"report": r["report"], "dicom_id": r["id"]} for r in ROWS]),
+        "CSV table",
+    ),
+    "pandas": (table([{"": "0", **row} for row in ROWS]), "CSV table"),
+    "capitals": (
+        table([{"Study ID": r["id"], "Findings": r["report"]} for r in ROWS]),
+        "CSV table",
+    ),
+    "padded ids": (
+        table([{"id": f" {r['id']} ", "report": r["report"]} for r in ROWS]),
+        "CSV table",
+    ),
+}
+
+
+@pytest.mark.parametrize("packing", ["plain", "mark", "gzip"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_predictions_in_the_order_of_the_file(tmp_path, form, packing):
+    content, name = FORMS[form]
+    text = content if isinstance(content, str) else json.dumps(content)
+    packed = {
+        "plain": text.encode(),
+        "mark": b"\xef\xbb\xbf" + text.encode(),
+        "gzip": gzip.compress(text.encode()),
+    }[packing]
+    # What a file is, is not told by its name.
+    predictions = read_predictions(write(tmp_path / "predictions.txt", packed))
+    assert list(predictions.reports.items()) == list(REPORTS.items())
+    assert predictions.source == name
+    assert predictions.notes == ()
+
+
+def test_one_line_of_json_lines_is_one_prediction(tmp_path):
+    path = write(tmp_path / "p.jsonl", json_lines(ROWS[:1]))
+    assert read_predictions(path).reports == {"b": REPORTS["b"]}
+
+
+@pytest.mark.parametrize(
+    "column", ["prediction", "Predictions", "model_prediction", "generated", "hypothesis", "report",
+               "findings", "section_findings", "text"],
+)  # fmt: skip
+def test_columns_of_reports_go_by_several_names(tmp_path, column):
+    path = write(tmp_path / "p.csv", table([{"study_id": 7, column: "clear"}]))
+    assert read_predictions(path).reports == {"7": "clear"}
+
+
+@pytest.mark.parametrize("column", ["ID", "study_id", "StudyId", "dicom_id", "image_id", "uid"])
+def test_columns_of_ids_go_by_several_names(tmp_path, column):
+    path = write(tmp_path / "p.json", [{column: 50414267, "report": "clear"}])
+    assert read_predictions(path).reports == {"50414267": "clear"}
+
+
+def test_a_column_of_predictions_is_preferred_to_one_of_reports_and_that_is_said(tmp_path):
+    rows = [{"id": "a", "report": "reference", "findings": "f", "prediction": "written"}]
+    predictions = read_predictions(write(tmp_path / "p.json", rows))
+    assert predictions.reports == {"a": "written"}
+    assert predictions.notes == ("p.json: 'prediction' is read, 'report', 'findings' is not",)
+
+
+def test_two_columns_that_may_be_meant_are_refused_only_if_they_differ(tmp_path):
+    rows = [{"id": "a", "report": "Clear.", "findings": "Clear."}]
+    path = write(tmp_path / "p.json", rows)
+    assert read_predictions(path).reports == {"a": "Clear."}
+    path = write(tmp_path / "p.json", [*rows, {"id": "b", "report": "Whole.", "findings": "Part."}])
+    with pytest.raises(DataError, match="either 'report' or 'findings' may be meant, and they dif"):
+        read_predictions(path)
+
+
+def test_the_target_names_the_column_of_a_section(tmp_path):
+    rows = [{"id": "a", "findings": "Clear. ", "impression": "Well."}]
+    path = write(tmp_path / "p.json", rows)
+    texts = {t: read_predictions(path, target=t).reports["a"] for t in ("findings", "impression")}
+    assert texts == {"findings": "Clear. ", "impression": "Well."}
+    assert read_predictions(path, target="both").reports["a"] == "Clear. Well."
+    with pytest.raises(DataError, match="'history' is not one of findings, impression, both"):
+        read_predictions(path, target="history")
+
+
+def test_repeated_rows_count_once_and_different_reports_of_one_id_are_refused(tmp_path):
+    path = write(tmp_path / "p.csv", table([*ROWS, ROWS[0]]))
+    predictions = read_predictions(path)
+    assert list(predictions.reports) == ["b", "a", "c"]
+    assert predictions.notes == ("p.csv: 1 repeated rows are counted once",)
+    others = [{"id": id_, "report": "other"} for id_ in "ba"]
+    with pytest.raises(DataError, match=r"p.csv: 2 id have different reports: b, a$"):
+        read_predictions(write(tmp_path / "p.csv", table([*ROWS, *others])))
+    twice = '{"a": "one", "b": "x", "a": "two"}'
+    with pytest.raises(DataError, match="'a' is there twice with different values"):
+        read_predictions(write(tmp_path / "p.json", twice))
+
+
+def test_rows_repeated_whole_leave_the_images_of_a_study_apart(tmp_path):
+    rows = [{"study_id": 1, "dicom_id": id_, "report": "clear"} for id_ in "xyx"]
+    predictions = read_predictions(write(tmp_path / "p.csv", table(rows)))
+    assert predictions.reports == {"x": "clear", "y": "clear"}
+
+
+def test_empty_predictions_are_kept_and_counted(tmp_path):
+    content = '{"a": "", "b": null, "c": NaN, "d": " ", "e": "clear"}'
+    predictions = read_predictions(write(tmp_path / "p.json", content))
+    assert predictions.reports == {"a": "", "b": "", "c": "", "d": " ", "e": "clear"}
+    assert predictions.notes == ("4 of 5 predictions are empty; they are scored as such",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "has no report"),
+        ("id,report\n", "has no report"),
+        ("{}", "has no report"),
+        ('{"test": []}', "has no report"),
+        ("id,view\n1,x\n", r"\(CSV table\) has no column of reports; its columns are id, view"),
+        ("name,report\n1,x\n", "has no column of ids; its columns are name, report. Known are"),
+        ("id,report\n1,x\n,y\n", "row 2: it has no id"),
+        ("id,report\n1,x,y\n", "line 2: 3 values, but the header names 2 columns"),
+        ('id,report\n1,"x\n', "line 2: not a row of a table"),
+        ("id,report,report\n1,x,y\n", "two columns 'report'"),
+        ("id,report,Report\n1,x,y\n", "two columns have one name"),
+        (b"id,report\n1,x\n2,\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
+        ("id,report\n1,x\n".encode("utf-16"), "line 1: byte 0xff is not UTF-8; save the file as"),
+        (gzip.compress(b"id,report\n1,x\n" * 99)[:-9], "is cut off or broken"),
+        ('{"a": "x"', "cannot be read: Expecting"),
+        ('{"a": "x"} {"b": "y"', "no JSON object"),
+        ('{"id": "a", "report": "x"}\n{"id": "b", "rep\n', "line 2: no JSON object"),
+        ('{"id": "a", "report": "x"}\n["b", "y"]\n', "line 2: expected one JSON object a line"),
+        ("[" * 100_000, "cannot be read"),
+        ('["x", "y"]', 'row 1: "x"; expected an object'),
+        ('{"a": 5}', "'a' holds 5; expected a report or an object"),
+        ('[{"id": "a", "report": 5}]', "row 1: 'report' is 5; expected text"),
+        ('{"a": "\\ud83d"}', "surrogates not allowed"),
+        ('{"predictions": {"a": "x"}, "references": {"a": "y"}}', "several lists of reports"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_none_is_refused_with_the_reason(tmp_path, content, message):
+    path = write(tmp_path / "p", content)
+    with pytest.raises(DataError, match=message) as error:
+        read_predictions(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"p.csv cannot be read: .*No such file"):
+        read_predictions(tmp_path / "p.csv")
+    with pytest.raises(DataError, match="is a folder; give a file of reports"):
+        read_predictions(tmp_path)
+    with pytest.raises(DataError, match=f"{PREPARED} not found"):
+        read_references(tmp_path)
+
+
+# What ReXrank publishes and what its inference scripts write, in its form with invented content.
+REXRANK = {
+    str(study): {
+        "image_path": [f"/p10/s{study}/0.jpg", f"/p10/s{study}/1.jpg"],
+        "key_image_path": f"/p10/s{study}/0.jpg",
+        "section_findings": findings,
+        "section_impression": impression,
+        "report": f"Findings: {findings} Impression: {impression}",
+        "frontal_lateral": ["frontal", "lateral"],
+        "split": "test",
+        "subject_id": 10,
+        "context": "Indication: cough.",
+        "model_prediction": prediction,
+    }
+    for study, findings, impression, prediction in (
+        (50, "\nLungs clear.\n", "Well.", "Findings:Lungs clear.Impression:Well."),
+        (51, float("nan"), "Unchanged.", "Unchanged."),
+        (52, "Effusion.", float("nan"), "Small effusion."),
+    )
+}
+
+
+def test_rexrank_holds_predictions_and_references(tmp_path):
+    path = write(tmp_path / "r.json", REXRANK)
+    predictions = read_predictions(path)
+    assert predictions.source == "ReXrank JSON"
+    assert predictions.reports == {id_: row["model_prediction"] for id_, row in REXRANK.items()}
+    assert predictions.notes == (
+        "r.json: 'model_prediction' is read, 'report', 'section_findings' is not",
+        "1 of 3 predictions have a heading such as 'Findings:' in them; they are scored as they "
+        "are",
+    )
+    references = read_references(path)
+    assert (references.source, references.split) == ("ReXrank JSON", "test")
+    assert references.ids == ("50", "52")
+    assert references.reports == ("\nLungs clear.\n", "Effusion.")
+    assert references.train_reports == references.val_reports == ()
+    assert references.notes == (
+        "r.json: 'section_findings' is read, 'report' is not",
+        "1 of 3 studies have no findings and are left out",
+    )
+    matched = match(predictions, references)
+    assert matched.reports == ("Findings:Lungs clear.Impression:Well.", "Small effusion.")
+    assert matched.notes == ("1 predictions are for studies without the target text: not used",)
+
+
+def test_rexrank_has_other_targets_and_an_older_form(tmp_path):
+    path = write(tmp_path / "r.json", REXRANK)
+    assert read_references(path, target="impression").reports == ("Well.", "Unchanged.")
+    assert read_references(path, target="both").reports == (
+        "Lungs clear. Well.", "Unchanged.", "Effusion."
+    )  # fmt: skip
+    old = {"7": {"dicom_id": ["a", "b"], "findings": "F.", "impression": "I.",
+                 "model_prediction": "P."}}  # fmt: skip
+    path = write(tmp_path / "old.json", old)
+    assert read_predictions(path).reports == {"7": "P."}
+    assert read_references(path).reports == ("F.",)
+
+
+def test_an_annotation_gives_the_split_and_what_vocabularies_need(tmp_path):
+    train = annotation("t", "t", "u", split="train")
+    path = write(tmp_path / "a.json", annotation("x", "y", **train, **annotation("v", split="val")))
+    references = read_references(path)
+    assert (references.source, references.split) == ("R2Gen annotation.json", "test")
+    assert references.ids == ("x", "y")
+    assert references.reports == ("Report of x.", "Report of y.")
+    assert references.train_ids == ("t", "t", "u")
+    assert references.train_reports == ("Report of t.", "Report of t.", "Report of u.")
+    assert references.val_reports == ("Report of v.",)
+    assert read_references(path, split="val").ids == ("v",)
+    assert references.notes == ()
+
+
+def test_a_split_that_is_not_there_is_refused_and_without_test_studies_val_is_scored(tmp_path):
+    path = write(tmp_path / "a.json", annotation("t", split="train") | {"val": [], "test": []})
+    with pytest.raises(DataError, match="'val' has no study; there are train .1., val .0., test"):
+        read_references(path, split="val")
+    with pytest.raises(DataError, match="no test study; say which split is scored .train"):
+        read_references(path)
+    path = write(tmp_path / "a.json", annotation("v", split="val"))
+    references = read_references(path)
+    assert references.split == "val"
+    assert references.notes == ("a.json has no test study, so the validation split is scored",)
+
+
+def test_empty_reports_of_an_annotation_are_scored(tmp_path):
+    content = annotation("x", "y")
+    content["test"][0]["report"] = ""
+    references = read_references(write(tmp_path / "a.json", content))
+    assert references.reports == ("", "Report of y.")
+    assert references.notes == ("1 of 2 references are empty; they are scored as such",)
+
+
+def test_an_annotation_does_not_say_its_section(tmp_path):
+    path = write(tmp_path / "a.json", annotation("x"))
+    (note,) = read_references(path, target="impression").notes
+    assert note.startswith("a.json does not say which section 'report' is")
+
+
+def test_the_real_annotation(data_dir, tmp_path):
+    path = data_dir / "iu_xray" / "annotation.json"
+    references = read_references(path)
+    assert references.split == "val"
+    raw = json.loads(path.read_text())
+    assert references.ids == tuple(row["id"] for row in raw["val"])
+    assert len(set(references.ids)) == 295
+    assert references.reports == references.val_reports
+    assert references.train_reports == tuple(row["report"] for row in raw["train"])
+    # As other programs release theirs: the text first, in another order.
+    rows = [
+        {"report": text.lower(), "dicom_id": id_}
+        for id_, text in zip(references.ids, references.reports, strict=True)
+    ]
+    random.Random(0).shuffle(rows)
+    predictions = read_predictions(write(tmp_path / "p.csv", table(rows)))
+    matched = match(predictions, references)
+    assert matched.reports == tuple(text.lower() for text in references.reports)
+    assert matched.notes == ()
+
+
+def test_a_table_of_references_has_splits_and_sections(tmp_path):
+    rows = [
+        {"study_id": number, "split": split, "report": f"whole {number}", "findings": findings}
+        for number, split, findings in (
+            (1, "train", "one"), (2, "test", "two"), (3, "Validate", "three"), (4, "test", ""),
+        )
+    ]  # fmt: skip
+    path = write(tmp_path / "r.tsv", table(rows, "\t"))
+    references = read_references(path)
+    assert references.split == "test"
+    assert references.ids == ("2",)
+    assert (references.train_reports, references.val_reports) == (("one",), ("three",))
+    assert read_references(path, split="train").ids == ("1",)
+    path = write(tmp_path / "r.tsv", table([*rows, {**rows[0], "split": ""}], "\t"))
+    with pytest.raises(DataError, match="row 5: it has no split, though the file has splits"):
+        read_references(path)
+
+
+def test_a_file_without_splits_is_taken_whole(tmp_path):
+    path = write(tmp_path / "r.csv", table(ROWS))
+    assert read_references(path).split is None
+    assert read_references(path).notes == ()
+    references = read_references(path, split="val")
+    assert references.ids == ("b", "a", "c")
+    assert references.notes == ("r.csv has no splits, so all its 3 rows are the split 'val'",)
+
+
+def test_references_without_text_alone_are_refused(tmp_path):
+    path = write(tmp_path / "r.csv", "id,report\na,\n")
+    with pytest.raises(DataError, match="no reference has a text for the target 'findings'"):
+        read_references(path)
+
+
+def test_predictions_may_be_keyed_by_any_id_of_an_annotation(tmp_path):
+    content = annotation("x", "y")
+    for number, row in enumerate(content["test"]):
+        row |= {"study_id": 50 + number, "subject_id": 10 + number}
+    references = read_references(write(tmp_path / "a.json", content))
+    assert references.ids == ("x", "y")
+    for ids, notes in (
+        ("yx", ()),
+        ((51, 50), ("the predictions are matched by the study_id of the references",)),
+        ((11, 10), ("the predictions are matched by the subject_id of the references",)),
+    ):
+        rows = [{"study_id": ids[0], "report": "of y"}, {"study_id": ids[1], "report": "of x"}]
+        matched = match(read_predictions(write(tmp_path / "p.csv", table(rows))), references)
+        assert matched.reports == ("of x", "of y")
+        assert matched.notes == notes
+
+
+def test_a_study_of_several_images_needs_a_prediction_for_each(tmp_path):
+    content = annotation("x", "y")
+    for row in content["test"]:
+        row["study_id"] = 50
+    references = read_references(write(tmp_path / "a.json", content))
+    predictions = read_predictions(write(tmp_path / "p.json", {"50": "clear"}))
+    with pytest.raises(DataError, match=r"2 references have 1 different study_id; give a predicti"):
+        match(predictions, references)
+    rows = [{"study_id": 50, "dicom_id": id_, "report": f"of {id_}"} for id_ in "yx"]
+    predictions = read_predictions(write(tmp_path / "p.csv", table(rows)))
+    assert predictions.reports == {"y": "of y", "x": "of x"}
+    assert match(predictions, references).reports == ("of x", "of y")
+
+
+def test_row_numbers_that_look_like_ids_do_not_mix_up_reports(tmp_path):
+    rows = [
+        {"id": 0, "study_id": "x", "report": "of x"},
+        {"id": 1, "study_id": "y", "report": "of y"},
+    ]
+    predictions = read_predictions(write(tmp_path / "p.csv", table(rows)))
+    turned = [{**rows[1], "id": 0}, {**rows[0], "id": 1}]
+    references = read_references(write(tmp_path / "r.csv", table(turned)))
+    with pytest.raises(DataError, match="its id are the id of the references, and its study_id ar"):
+        match(predictions, references)
+    only = read_references(
+        write(tmp_path / "r.csv", table([{"uid": r["study_id"], "report": "r"} for r in turned]))
+    )
+    assert match(predictions, only).reports == ("of y", "of x")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "note"),
+    [
+        (["50.0", "51.0"], ["50", "51"], "ids such as '123.0' are matched as '123'"),
+        (["50", "51"], ["50.0", "51.0"], "ids such as '123.0' are matched as '123'"),
+        (["50.0", "51"], ["50", "51"], "ids such as '123.0' are matched as '123'"),
+        (["50.0", "51.0"], ["50.0", "51.0"], None),
+        (["s50", "s51"], ["50", "51"], "ids are matched as 's123' = '123'"),
+        (["50.0", "51.0"], ["s50", "s51"], "ids are matched as 's123' = '123'"),
+        (["p1_study1", "p1_study2"], ["p1/study1", "p1/study2"], "ids are matched as"),
+        (["50.0", "51.0"], ["50", "52"], "differ"),
+        (["050", "051"], ["50", "51"], "differ"),
+        (["A", "B"], ["a", "b"], "differ"),
+    ],
+)
+def test_ids_are_mended_only_where_all_of_them_match_then(tmp_path, given, wanted, note):
+    predictions = read_predictions(write(tmp_path / "p.json", dict(zip(given, "pq", strict=True))))
+    references = read_references(write(tmp_path / "r.json", dict(zip(wanted, "rs", strict=True))))
+    if note == "differ":
+        with pytest.raises(DataError, match="have no prediction"):
+            match(predictions, references)
+        return
+    matched = match(predictions, references)
+    assert matched.reports == ("p", "q")
+    assert [text.startswith(note or "?") for text in matched.notes] == [True] * bool(note)
+
+
+def test_numbers_of_json_are_ids(tmp_path):
+    predictions = read_predictions(write(tmp_path / "p.json", '[{"id": 50.0, "report": "clear"}]'))
+    references = read_references(write(tmp_path / "r.json", '[{"id": 50, "report": "Clear."}]'))
+    assert match(predictions, references).reports == ("clear",)
+
+
+def test_ids_that_differ_are_counted_and_listed(tmp_path):
+    references = read_references(write(tmp_path / "a.json", annotation(*map(str, range(30)))))
+    ids = [*range(12, 30), *"abc"]
+    predictions = read_predictions(write(tmp_path / "p.json", dict.fromkeys(ids, "clear")))
+    with pytest.raises(DataError) as error:
+        match(predictions, references)
+    assert str(error.value).splitlines() == [
+        f"the ids of {tmp_path / 'p.json'} (key) are not those of {tmp_path / 'a.json'} "
+        "(R2Gen annotation.json, test, id):",
+        "  12 of 30 have no prediction: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and 2 more",
+        "  3 of 21 have no reference: a, b, c",
+    ]
+
+
+def test_predictions_beyond_the_references_are_refused(tmp_path):
+    references = read_references(write(tmp_path / "a.json", annotation("x", "y")))
+    predictions = read_predictions(write(tmp_path / "p.json", dict.fromkeys("xyz", "clear")))
+    with pytest.raises(DataError, match=r"id\):\n  1 of 3 have no reference: z$"):
+        match(predictions, references)
+
+
+def test_studies_without_the_target_are_not_told_as_beyond_the_references(tmp_path):
+    references = read_references(write(tmp_path / "r.json", {"a": "Clear.", "b": None}))
+    predictions = read_predictions(write(tmp_path / "p.json", dict.fromkeys("abc", "clear")))
+    with pytest.raises(DataError, match=r"key\):\n  1 of 3 have no reference: c$"):
+        match(predictions, references)
+
+
+def test_a_difference_is_told_by_the_ids_that_agree_most(tmp_path):
+    content = annotation("x", "y", "z")
+    for number, row in enumerate(content["test"]):
+        row["study_id"] = number
+    references = read_references(write(tmp_path / "a.json", content))
+    predictions = read_predictions(write(tmp_path / "p.json", {"0": "a", "1.0": "b"}))
+    with pytest.raises(DataError, match=r"annotation.json, test, study_id\):\n  1 of 3 have no pr"):
+        match(predictions, references)
+
+
+def test_a_prepared_folder_gives_the_references_of_its_studies(phantoms, tmp_path):
+    references = read_references(phantoms)
+    studies = PreparedStudies(phantoms, "test", target="findings")
+    assert (references.source, references.split) == ("prepared folder", "test")
+    assert references.ids == tuple(study.id for study in studies)
+    assert list(references.reports) == studies.texts("findings")
+    assert len(references.train_ids) == len(references.train_reports) == 32
+    assert list(references.val_reports) == PreparedStudies(phantoms, "val").texts("findings")
+    predictions = dict(zip(references.ids, references.reports, strict=True))
+    path = write(tmp_path / "p.json", dict(sorted(predictions.items(), reverse=True)))
+    assert match(read_predictions(path), references).reports == references.reports
+    without = without_split(phantoms, tmp_path / "copy", "test")
+    assert read_references(without).split == "val"
+    assert read_references(without).notes == (
+        "copy has no test study, so the validation split is scored",
+    )
+    with pytest.raises(DataError, match="the split 'test' has no study; there are"):
+        read_references(without, split="test")
+
+
+def test_studies_of_a_prepared_folder_without_the_target_may_have_predictions(tmp_path):
+    path = tmp_path / "test-00000.arrow"
+    writer = ShardWriter(path, shard_features())
+    texts = {"s50_x": "findings", "s50_y": "impression", "s51_z": "findings"}
+    for id_, section in texts.items():
+        study = Study(id_, None, "test", (), {section: "Old."}, "drawn", "", {})
+        writer.write(study_row(study, [], []))
+    writer.close()
+    shards = [{"name": path.name, "split": "test", "studies": 3}]
+    (tmp_path / PREPARED).write_text(json.dumps({"shards": shards}))
+    references = read_references(tmp_path)
+    assert references.ids == ("s50_x", "s51_z")
+    assert references.train_ids == references.val_reports == ()
+    assert references.notes == ("1 of 3 studies have no findings and are left out",)
+    # R2Gen's MIMIC-CXR, prepared: by the whole id, by the image, by the study.
+    for first, second, *others in (
+        ("s50_x", "s51_z", "s50_y"), ("x", "z", "y"), ("50", "51"), ("s50", "s51"), ("x", "z"),
+    ):  # fmt: skip
+        written = {id_: f"of {id_}" for id_ in (*others, second, first)}
+        predictions = read_predictions(write(tmp_path / "p.json", written))
+        assert match(predictions, references).reports == (f"of {first}", f"of {second}")
+
+
+def test_reading_reports_imports_no_torch():
+    code = (
+        "import sys, radrep.evaluation.align_ids\n"
+        "assert not {'torch', 'pydicom', 'datasets', 'pyarrow', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

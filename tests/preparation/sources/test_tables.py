@@ -1,0 +1,123 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from radrep.errors import DataError
+from radrep.preparation.sources.tables import (
+    Column,
+    Index,
+    one_of,
+    parse_number,
+    read_columns,
+    stream_rows,
+)
+
+TABLE = 'a,b,c\n1,"x, y",\n2,"two\nlines",z\n\n3,"a ""word""",ü\n'
+ROWS = [(2, ["1", "x, y", ""]), (3, ["2", "two\nlines", "z"]), (6, ["3", 'a "word"', "ü"])]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TABLE.encode(),
+        b"\xef\xbb\xbf" + TABLE.encode(),
+        TABLE.replace(",y", "y").encode(),
+        TABLE.replace("\n1", "\r\n1").encode(),
+        gzip.compress(TABLE.encode()),
+        gzip.compress(TABLE.encode()[:20]) + gzip.compress(TABLE.encode()[20:]),
+    ],
+)
+def test_rows_come_with_their_line_whatever_the_packing(tmp_path, content):
+    for name in ("t.csv", "t.csv.gz"):  # what it is, is not told by its name
+        (tmp_path / name).write_bytes(content)
+        assert list(stream_rows(tmp_path / name, ("a", "b", "c"))) == ROWS
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_other_delimiters_are_recognised(tmp_path, delimiter):
+    path = tmp_path / "t.csv"
+    path.write_text(f"b{delimiter} a {delimiter}d\n1,5{delimiter}2{delimiter}3\n")
+    assert list(stream_rows(path, ("a", "b"), ("c", "d"))) == [(2, ["2", "1,5", "", "3"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "t.csv has no column 'a'; its columns are none"),
+        (b"x,y\n1,2\n", "t.csv has no column 'a'; its columns are x, y"),
+        (b"a,b\n1,2\n1\n", "t.csv, line 3: 1 values, but the header names 2 columns"),
+        (b"a,b\n1,2\n1,2,3\n", "t.csv, line 3: 3 values"),
+        (b'a,b\n1,2\n3,"open\n4,5\n', "t.csv, line 3: not a row of a table"),
+        (b'a,b\n1,"' + b"x" * 200_000, "t.csv, line 2: not a row of a table"),
+        (b"a,b\n1,2\nn\xe4,2\n", "t.csv, line 3: byte 0xe4 is not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "t.csv, line 1: byte 0xff is not UTF-8"),
+        (gzip.compress(TABLE.encode() * 99)[:-9], "t.csv is cut off or broken after line"),
+        (gzip.compress(b"a,b\n") + b"rest", "t.csv is cut off or broken after line"),
+        (gzip.compress(b"a,b\n1,2\n" * 99)[:12] + b"\xff" * 40, "t.csv is cut off or broken"),
+        (b"\x1f\x8b", "t.csv is cut off or broken"),
+    ],
+)
+def test_a_broken_table_is_one_clear_error(tmp_path, content, message):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        list(stream_rows(path, ("a",)))
+
+
+def test_a_table_that_cannot_be_opened_is_a_data_error(tmp_path):
+    for path in (tmp_path / "absent.csv", tmp_path):
+        with pytest.raises(DataError, match="cannot be read"):
+            list(stream_rows(path, ("a",)))
+
+
+def test_columns_become_arrays(tmp_path):
+    path = tmp_path / "t.csv"
+    num_rows = 70_000  # more than are parsed at a time
+    path.write_text(
+        "id,view\n" + "".join(f"{k},{'PA' if k % 2 else 'LL'}\n" for k in range(num_rows))
+    )
+    rows = read_columns(
+        path,
+        {
+            "view": Column(one_of({"PA": 1, "LL": 2}), np.int8),
+            "id": Column(lambda text: text.encode(), "S"),
+        },
+    )
+    assert rows["view"].dtype == np.int8
+    assert rows["view"].sum() == num_rows // 2 * 3
+    assert rows["id"].dtype == np.dtype("S5")
+    assert rows["id"][[0, -1]].tolist() == [b"0", b"69999"]
+    path.write_text("id\n")
+    assert len(read_columns(path, {"id": Column(parse_number, np.int64)})["id"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("x", "line 3: id is 'x'; expected a number"),
+        ("-1", "id is '-1'; expected a number"),
+        ("٣", "expected a number"),
+        ("", "id is ''; expected a number"),
+        ("9" * 70, "id is '9+\\.\\.\\.'; expected a number"),
+    ],
+)
+def test_a_cell_that_does_not_parse_is_named(tmp_path, cell, message):
+    path = tmp_path / "t.csv"
+    path.write_text(f"id\n 7 \n{cell or chr(34) * 2}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_columns(path, {"id": Column(parse_number, np.int64)})
+
+
+def test_a_name_that_is_not_one_of_a_few_is_an_error():
+    parse = one_of({"train": 0, "test": 1})
+    assert parse(" test ") == 1
+    with pytest.raises(ValueError, match="expected one of train, test"):
+        parse("Test")
+
+
+def test_an_index_finds_the_first_row_of_a_key():
+    index = Index(np.array([b"b", b"a", b"b", b"dd"]))
+    assert index.find(np.array([b"dd", b"b", b"c", b"a", b"zzz"])).tolist() == [3, 0, -1, 1, -1]
+    assert Index(np.arange(1000) % 3).find(np.array([2, 0])).tolist() == [2, 0]
+    assert Index(np.array([], np.int64)).find(np.array([1])).tolist() == [-1]

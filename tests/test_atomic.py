@@ -1,0 +1,56 @@
+"""Files and folders that are there whole or not at all."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from radrep.atomic import atomic_dir, atomic_write_text
+
+
+@pytest.fixture
+def order(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What reached the disk, and what got its name, in order."""
+    done: list[str] = []
+    fsync, replace, rename = os.fsync, os.replace, Path.rename
+
+    def note_sync(descriptor: int) -> None:
+        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def note_replace(source: Path, target: Path) -> None:
+        done.append(f"name {target.name}")
+        replace(source, target)
+
+    def note_rename(source: Path, target: Path) -> Path:
+        done.append(f"name {target.name}")
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    return done
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux what is flushed")
+def test_content_reaches_the_disk_before_its_name_does(order: list[str], tmp_path: Path) -> None:
+    atomic_write_text(tmp_path / "a.json", "{}")
+    partial = f"sync .a.json.{os.getpid()}.partial"
+    assert order == [partial, "name a.json", f"sync {tmp_path.name}"]
+    order.clear()
+    with atomic_dir(tmp_path / "folder") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "b.bin").write_bytes(b"b")
+    assert order.index("sync b.bin") < order.index("name folder") < len(order) - 1
+    assert (tmp_path / "folder" / "deep" / "b.bin").read_bytes() == b"b"
+
+
+def test_what_fails_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with suppress(RuntimeError), atomic_dir(tmp_path / "folder") as folder:
+        (folder / "new").touch()
+        raise RuntimeError
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

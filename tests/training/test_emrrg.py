@@ -1,0 +1,122 @@
+"""EMRRG the whole way: train, go on, evaluate, generate, with a language model of a few bytes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from radrep.inference.generator import ReportGenerator
+from radrep.recipe.schema import Decode
+from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
+
+MODEL: dict[str, Any] = {
+    "name": "emrrg",
+    "encoder": {"size": "tiny", "drop_path": 0.0},
+    "train_encoder": "adapters",
+    "lora": {"target": "X", "rank": 2},
+    "visual_tokens": "pooled",
+    "language_model": {"name": "tiny:llama", "precision": "fp32"},
+    "hybrid": {"every": 2},
+}
+
+
+def write(folder: Path, prepared: Path, **model: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = write_recipe(folder, prepared)
+    recipe = yaml.safe_load(path.read_text())
+    recipe["model"] = MODEL | model
+    recipe["data"] |= {"random_crop": False, "max_tokens": 30}
+    recipe["train"] |= {"epochs": 1, "save_every_steps": 2}
+    recipe["decode"] = {"method": "greedy", "max_words": 8}
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="module")
+def emrrg_run(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
+    folder = tmp_path_factory.mktemp("emrrg")
+    result = radrep("train", write(folder, phantoms))
+    assert result.exit_code == 0, result.output
+    assert "adapters" in result.stderr, "the parameter table names its parts"
+    return folder / "run"
+
+
+def test_a_checkpoint_holds_no_frozen_language_model(emrrg_run: Path) -> None:
+    names = load_file(emrrg_run / "best/weights.safetensors").keys()
+    assert any(".adapters." in name for name in names)
+    assert not any("embed_tokens" in name or "mlp" in name and "language" in name for name in names)
+
+
+@pytest.mark.usefixtures("without_java", "shared_cache")
+def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, films: list[Path]) -> None:
+    result = radrep("eval", emrrg_run, "--split", "val")
+    assert result.exit_code == 0, result.output
+    protocols = json.loads((emrrg_run / "scores-val.json").read_text())["protocols"]
+    assert list(protocols) == ["published", "published_llm", "full"]
+    assert protocols["published_llm"]["tokenizer"] == "tiny:llama"
+    assert protocols["published_llm"]["references_cut"] == 8  # at 30 bytes, every one
+    first, again = (radrep("generate", films[0], "--checkpoint", emrrg_run) for _ in range(2))
+    assert first.exit_code == 0, first.output
+    assert first.stdout == again.stdout
+    picture = radrep("generate", films[0], "--checkpoint", emrrg_run, "--heatmap", "looks.png")
+    assert picture.exit_code == 2
+    assert "--heatmap" in picture.stderr
+
+
+@pytest.mark.usefixtures("without_java", "shared_cache")
+def test_what_was_imported_without_data_is_scored_by_the_words_of_training(
+    emrrg_run: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree((emrrg_run / "best").resolve(), bare)
+    vocabulary = json.loads((bare / "vocabulary.json").read_text())
+    (bare / "vocabulary.json").write_text(json.dumps(vocabulary | {"vocabulary": ["<unk>"]}))
+    scores = []
+    for checkpoint in (emrrg_run, bare):
+        result = radrep("eval", checkpoint, "--split", "val", "--out", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        scores.append(json.loads((tmp_path / "out/scores-val.json").read_text())["protocols"])
+    assert scores[0] == scores[1]
+
+
+def test_sampling_is_refused_and_a_preset_is_taken(emrrg_run: Path, films: list[Path]) -> None:
+    words = ("generate", films[0], "--checkpoint", emrrg_run)
+    sampled = radrep(*words, "--method", "sample")
+    assert sampled.exit_code == 2
+    assert "emrrg writes by beam or greedy" in sampled.stderr
+    plain, preset = (
+        ReportGenerator(emrrg_run).loaded.recipe,
+        radrep(*words, "--preset", "iu", "--beam-size", 2),
+    )
+    assert preset.exit_code == 0, preset.output
+    settings = Decode(preset="iu", beam_size=2, batch_size=plain.decode.batch_size)
+    assert ReportGenerator(emrrg_run, decode=settings).write(films[0]).text == preset.stdout.strip()
+    unknown = radrep(*words, "--preset", "padchest")
+    assert unknown.exit_code == 2
+    assert "decode.preset" in unknown.stderr
+    assert "'iu', 'mimic' or 'chexpert_plus'" in unknown.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_curve(
+    emrrg_run: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    recipe = write(tmp_path, phantoms)
+    stop_midway("train", recipe, lines=3)
+    resumed = radrep("train", recipe, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert read_metrics(tmp_path / "run") == read_metrics(emrrg_run)
+
+
+def test_a_frozen_encoder_is_read_from_the_cache(phantoms: Path, tmp_path: Path) -> None:
+    recipe = write(tmp_path, phantoms, train_encoder="frozen", hybrid=None)
+    result = radrep("train", recipe)
+    assert result.exit_code == 0, result.output
+    assert "image features" in result.stderr
+    again = radrep("train", recipe)
+    assert "from the cache" in again.stderr
+    assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "run-2")

@@ -1,0 +1,251 @@
+"""Training through the command: resuming, not overwriting, processes, groups of parameters."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from radrep.training.optim import check_groups, rate_factor
+from radrep.training.run_log import MetricsLog
+from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
+
+
+def test_a_run_folder_is_complete(trained_run: Path) -> None:
+    names = {path.name for path in trained_run.iterdir()}
+    assert {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints", "best"} <= names
+    files = {path.name for path in (trained_run / "best").iterdir()}
+    assert files == {"weights.safetensors", "recipe.yaml", "vocabulary.json", "training.pt"}
+    environment = json.loads((trained_run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_training_lowers_the_loss(trained_run: Path) -> None:
+    losses = [row["loss"] for row in read_metrics(trained_run) if "loss" in row]
+    assert len(losses) == 8  # two epochs of 32 studies in batches of 8
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_a_second_run_takes_another_folder(tmp_path: Path, phantoms: Path) -> None:
+    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1})
+    assert radrep("train", recipe).exit_code == 0
+    first = (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert radrep("train", recipe).exit_code == 0
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == first
+    assert (tmp_path / "run-2/best/weights.safetensors").is_file()
+    refused = radrep("train", recipe, "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "exists already and is not overwritten" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_stopped_run_resumes_to_the_same_curve(
+    tmp_path: Path, phantoms: Path, number: signal.Signals
+) -> None:
+    changes = {"train": {"epochs": 3, "save_every_steps": 3, "grad_accum_steps": 2,
+                         "batch_size": 4, "log_every": 1}}  # fmt: skip
+    (tmp_path / "whole").mkdir()
+    assert radrep("train", write_recipe(tmp_path / "whole", phantoms, **changes)).exit_code == 0
+    recipe = write_recipe(tmp_path, phantoms, **changes)
+    code, told = stop_midway("train", recipe, lines=7, number=number)
+    if number == signal.SIGINT:
+        assert code == 130
+        assert "--resume" in told
+        assert "Traceback" not in told
+    assert not list((tmp_path / "run").glob("**/weights.safetensors.*"))
+    resumed = radrep("train", recipe, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "whole/run")
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path, phantoms: Path) -> None:
+    curves = []
+    for name, sizes in (
+        ("whole", {"batch_size": 8}),
+        ("parts", {"batch_size": 2, "grad_accum_steps": 4}),
+    ):
+        (tmp_path / name).mkdir()
+        recipe = write_recipe(
+            tmp_path / name,
+            phantoms,
+            train=sizes | {"epochs": 1},
+            data={"random_crop": False},
+            model=_without_randomness(),
+        )
+        assert radrep("train", recipe).exit_code == 0
+        rows = read_metrics(tmp_path / name / "run")
+        curves.append([row["loss"] for row in rows if "loss" in row])
+    assert curves[0] == pytest.approx(curves[1], rel=2e-3)
+
+
+def _without_randomness() -> dict[str, object]:
+    """No dropout, and a frozen backbone: batch statistics would depend on the batch."""
+    return {
+        "backbone": {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True},
+        "projection_dropout": 0.0,
+        "enhancer": {"mode": "none"},
+        "transformer": {
+            "dim": 16, "num_layers": 1, "num_heads": 2, "ff_dim": 16, "dropout": 0.0
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, phantoms: Path) -> None:
+    import subprocess
+    import sys
+
+    curves = []
+    for name, size in (("one", 8), ("two", 4)):
+        (tmp_path / name).mkdir()
+        recipe = write_recipe(
+            tmp_path / name,
+            phantoms,
+            train={"batch_size": size, "epochs": 1},
+            data={"random_crop": False},
+            model=_without_randomness(),
+        )
+        command = [sys.executable, "-m", "radrep", "train", str(recipe)]
+        if name == "two":
+            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            command[1:3] = [*launcher, "-m", "radrep"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Best checkpoint") == 1, "the main process alone speaks"
+        rows = read_metrics(tmp_path / name / "run")
+        curves.append([row["loss"] for row in rows if "loss" in row])
+        assert len(list((tmp_path / name).glob("run*"))) == 1
+        environment_file = json.loads((tmp_path / name / "run/environment.json").read_text())
+        assert environment_file["num_processes"] == (2 if name == "two" else 1)
+    assert curves[0] == pytest.approx(curves[1], rel=2e-3)
+
+
+def test_frozen_features_are_computed_once(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
+    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1}, model=_without_randomness())
+    first = radrep("train", recipe)
+    assert "image features" in first.stderr
+    entries = list((tmp_path / "cache/features").iterdir())
+    assert len(entries) == 1
+    again = radrep("train", recipe)
+    assert "from the cache, 40 images" in again.stderr
+    assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "run-2")
+    assert "40" in radrep("cache").stdout
+    assert "MB freed" in radrep("cache", "clear").stdout
+    assert not (tmp_path / "cache/features").exists()
+
+
+def test_the_cache_key_holds_weights_preprocessing_and_data(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from radrep.data.preprocess import Preprocess
+    from radrep.data.store import PreparedStudies
+    from radrep.modules.backbone import Backbone
+    from radrep.progress import Reporter
+    from radrep.training.feature_cache import cached_features
+
+    monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
+    preprocess = Preprocess(64, backbone.mean, backbone.std)
+    studies, others = PreparedStudies(phantoms, "train"), PreparedStudies(phantoms, "val")
+
+    def count(
+        *,
+        backbone: Backbone = backbone,
+        preprocess: Preprocess = preprocess,
+        studies: PreparedStudies = studies,
+    ) -> int:
+        cached_features(
+            backbone,
+            preprocess,
+            [studies],
+            pair="views",
+            max_views=2,
+            device=torch.device("cpu"),
+            reporter=Reporter(),
+        )
+        return len(list((tmp_path / "cache/features").iterdir()))
+
+    assert count() == 1
+    assert count() == 1
+    assert count(preprocess=replace(preprocess, published=True)) == 2
+    assert count(studies=others) == 3
+    with torch.no_grad():
+        next(backbone.parameters()).add_(0.1)
+    assert count(backbone=backbone) == 4
+
+
+def test_patience_ends_a_run_that_no_longer_gains(tmp_path: Path, phantoms: Path) -> None:
+    still = {"lr": 1e-12, "encoder_lr": 1e-12, "min_lr": 0.0}
+    recipe = write_recipe(
+        tmp_path,
+        phantoms,
+        train={"epochs": 9, "patience": 2, "keep_best": "val/bleu1"},
+        optim=still,
+        model=_without_randomness(),
+    )
+    assert radrep("train", recipe).exit_code == 0
+    epochs = [row for row in read_metrics(tmp_path / "run") if "val/loss" in row]
+    assert len(epochs) == 3  # the first is the best, two more do not beat it
+
+
+def test_bf16_trains_on_a_cpu(tmp_path: Path, phantoms: Path) -> None:
+    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1, "precision": "bf16"})
+    assert radrep("train", recipe).exit_code == 0
+    losses = [row["loss"] for row in read_metrics(tmp_path / "run") if "loss" in row]
+    assert all(0 < loss < 10 for loss in losses)
+
+
+def test_training_never_opens_the_test_split(tmp_path: Path, phantoms: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "data"
+    shutil.copytree(phantoms, copy)
+    for shard in copy.glob("test-*.arrow"):
+        shard.unlink()
+    assert radrep("train", write_recipe(tmp_path, copy, train={"epochs": 1})).exit_code == 0
+
+
+def test_tensorboard_gets_the_curve(tmp_path: Path, phantoms: Path) -> None:
+    pytest.importorskip("tensorboard")
+    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1})
+    assert radrep("train", recipe, "--track", "tensorboard").exit_code == 0
+    assert list(tmp_path.glob("run/**/events.out.tfevents*"))
+
+
+def test_every_parameter_is_in_exactly_one_group() -> None:
+    model = torch.nn.Linear(2, 2)
+    check_groups(model, [[model.weight], [model.bias]])
+    with pytest.raises(AssertionError, match="bias is in 0 parameter groups, expected 1"):
+        check_groups(model, [[model.weight]])
+    with pytest.raises(AssertionError, match="weight is in 2 parameter groups"):
+        check_groups(model, [[model.weight, model.bias], [model.weight]])
+    with pytest.raises(AssertionError, match="1 grouped parameters are not the model's"):
+        check_groups(model, [[model.weight, model.bias, torch.nn.Parameter(torch.zeros(1))]])
+
+
+def test_rates_warm_up_then_fall_to_the_floor() -> None:
+    rates = [rate_factor(step, warmup_steps=4, total_steps=20, floor=0.1) for step in range(21)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[20] == pytest.approx(0.1)
+
+
+def test_a_cut_metrics_line_does_not_stop_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    log = MetricsLog(path, upto_step=1)
+    log.write(2, {"loss": 2.5})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}]

@@ -1,0 +1,211 @@
+"""An evaluation with invented numbers, for the tests of its page."""
+
+from typing import Any
+
+import numpy as np
+
+from radrep.viz.html.page import Page, PageStudy, Passage
+
+CONSTANTS = ("constant, best bleu4", "constant, best cider", "constant, best rouge_l")
+# CIDEr, and findings F1 over all 14 observations.
+SYSTEMS = {
+    "model": (0.352, 0.431),
+    "images shuffled": (0.124, 0.302),
+    "blank images": (0.098, 0.287),
+    "nearest neighbour": (0.281, 0.418),
+    "constant, best bleu4": (0.266, 0.395),
+    "constant, best cider": (0.410, 0.395),
+    "constant, best rouge_l": (0.335, 0.395),
+}
+METRICS = {
+    "bleu1": 1.17,
+    "bleu2": 0.79,
+    "bleu3": 0.58,
+    "bleu4": 0.44,
+    "meteor": 0.53,
+    "rouge_l": 0.98,
+    "cider": 1.0,
+}
+OBSERVATIONS = {
+    "No Finding": (104, 171, 83, 0),
+    "Enlarged Cardiomediastinum": (9, 0, 0, 4),
+    "Cardiomegaly": (40, 12, 5, 3),
+    "Lung Lesion": (16, 2, 1, 5),
+    "Lung Opacity": (52, 27, 14, 9),
+    "Edema": (6, 1, 0, 4),
+    "Consolidation": (5, 0, 0, 3),
+    "Pneumonia": (4, 0, 0, 12),
+    "Atelectasis": (23, 9, 4, 11),
+    "Pneumothorax": (2, 0, 0, 0),
+    "Pleural Effusion": (17, 6, 3, 5),
+    "Pleural Other": (7, 0, 0, 1),
+    "Fracture": (12, 0, 0, 1),
+    "Support Devices": (21, 8, 6, 0),
+}
+NORMAL = "the heart is normal in size . the mediastinum is unremarkable . the lungs are clear ."
+
+
+def make_scores(
+    systems: dict[str, tuple[float, float]] = SYSTEMS,
+    *,
+    main: str = "model",
+    half_width: float = 0.09,
+    compared: bool = True,
+) -> dict[str, Any]:
+    """The content of a scores file; intervals and differences reach half_width to both sides."""
+    averages = ("micro", "macro", "macro of those that occur", "by report")
+    parts = {"micro": 1.0, "macro": 0.34, "macro of those that occur": 0.34, "by report": 0.95}
+    words, findings = {}, {}
+    for name, (cider, f1) in systems.items():
+        words[name] = {metric: cider * part for metric, part in METRICS.items()}
+        findings[name] = {
+            f"{labels} {average} {figure}": f1 * parts[average] * share
+            for labels, share in (("14", 0.9), ("13", 1.0), ("5", 0.4))
+            for average in averages
+            for figure in ("precision", "recall", "f1")
+        }
+        findings[name]["side accuracy"] = None if name.startswith("constant") else 0.61
+    others = [name for name in systems if name != main] if compared else []
+    words_block = _block(words, main, others, half_width)
+    parted = {name: {m: v * 1.6 for m, v in values.items()} for name, values in words.items()}
+    unseen = {name: {m: v * 0.8 for m, v in values.items()} for name, values in words.items()}
+    protocol = {"tokenizer": "", "on_seen": parted, "on_unseen": unseen, **words_block}
+    table = [
+        {
+            "observation": name,
+            "in_references": ours,
+            "in_generated": theirs,
+            "right": right,
+            "uncertain": uncertain,
+            "precision": right / theirs if theirs else None,
+            "recall": right / ours if ours else None,
+            "f1": 2 * right / (ours + theirs) if ours + theirs else None,
+        }
+        for name, (ours, theirs, right, uncertain) in OBSERVATIONS.items()
+    ]
+    return {
+        "checkpoint": "runs/csr_lmca_iu_cpu/checkpoints/step-0003870",
+        "split": "val",
+        "num_studies": 295,
+        "num_without_text": 1,
+        "ids_sha256": "9f2c1d7b" * 8,
+        "target": "findings",
+        "decode": {"method": "beam", "beam_size": 3, "max_words": 60},
+        "model": main,
+        "num_seen": 55,
+        "protocols": {
+            "published": {**protocol, "references_cut": 24},
+            "full": {**protocol, "references_cut": 0},
+        },
+        "findings": {
+            **_block(findings, main, others, half_width),
+            "uncertain_is_positive": findings,
+            "tables": dict.fromkeys(systems, table),
+            "num_sides": dict.fromkeys(systems, 31),
+        },
+        "diversity": {
+            name: {
+                "num_reports": 295,
+                "num_distinct": 1 if name.startswith("constant") else 112,
+                "most_frequent": NORMAL,
+                "most_frequent_share": 1.0 if name.startswith("constant") else 0.122,
+                "length_ratio": 0.93,
+                "mean_length": 31.4,
+                "min_length": 14,
+                "max_length": 59,
+                "mean_reference_length": 33.8,
+            }
+            for name in systems
+        },
+        "constants": {name: NORMAL for name in systems if name.startswith("constant")},
+        "notes": ["METEOR was computed without stemming of the numbers."],
+    }
+
+
+def _block(
+    values: dict[str, dict[str, float | None]], main: str, others: list[str], half_width: float
+) -> dict[str, Any]:
+    def reach(value: float) -> list[float]:
+        return [value - half_width, value + half_width]
+
+    def compare(ours: float, theirs: float) -> dict[str, float]:
+        low, high = reach(ours - theirs)
+        p_value = 0.002 if low > 0 or high < 0 else 0.31
+        return {"value": ours - theirs, "low": low, "high": high, "p_value": p_value}
+
+    return {
+        "systems": [
+            {
+                "name": name,
+                "scores": scores,
+                "intervals": {k: reach(v) for k, v in scores.items() if v is not None},
+            }
+            for name, scores in values.items()
+        ],
+        "comparisons": [
+            {
+                "first": main,
+                "second": other,
+                "differences": {
+                    key: compare(value, values[other][key])
+                    for key, value in values[main].items()
+                    if value is not None and values[other][key] is not None
+                },
+            }
+            for other in others
+        ],
+    }
+
+
+def draw_film(height: int = 300, width: int = 256, seed: int = 0) -> np.ndarray:
+    """Two dark lungs on a bright chest, with a mark in the upper left corner."""
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    film = 190 - 60 * (x**2 + y**2)
+    for side in (-1, 1):
+        film -= 110 * np.exp(-(((x - 0.42 * side) / 0.3) ** 4) - (y / 0.7) ** 4)
+    film += np.random.default_rng(seed).normal(0, 6, film.shape)
+    film[10:30, 10:18] = 255
+    return np.clip(film, 0, 255).astype(np.uint8)
+
+
+def make_study(rank: str, number: int = 0, *, heatmaps: bool = True) -> PageStudy:
+    """A study of two views with passages of every kind."""
+    films = [draw_film(seed=number), draw_film(256, 210, seed=number + 1)]
+    tint = np.array([1.0, 0.7, 0.4])
+    return PageStudy(
+        id=f"CXR{number}_IM-0042-1001_" + "0123456789abcdef" * 3,
+        rank=rank,
+        score=1.234,
+        images=films,
+        projections=["PA", "lateral"],
+        heatmaps=[(film[..., None] * tint).astype(np.uint8) for film in films] if heatmaps else [],
+        reference=[
+            Passage("The ", "plain"),
+            Passage("heart is enlarged", "agree", "Cardiomegaly: positive (cue: enlarged)"),
+            Passage(". There is a ", "plain"),
+            Passage("small left effusion ", "missed", "Pleural Effusion: positive"),
+            Passage("beside a ", "plain"),
+            Passage("left opacity ", "wrong-side", "Lung Opacity, left; right in the other report"),
+            Passage("with <b>XXXX</b>.", "plain"),
+        ],
+        generated=[
+            Passage("heart size is enlarged ", "agree", "Cardiomegaly: positive"),
+            Passage(". there is ", "plain"),
+            Passage("bibasilar atelectasis", "invented", "Atelectasis: positive"),
+            Passage(" . ", "plain"),
+            Passage("right opacity", "wrong-side", "Lung Opacity, right; left in the other report"),
+            Passage(" .", "plain"),
+        ],
+    )
+
+
+def make_page(**changes: Any) -> Page:
+    """A page of everything."""
+    page = {
+        "title": "runs/csr_lmca_iu_cpu",
+        "scores": make_scores(),
+        "studies": [make_study(rank, 10 * i) for i, rank in enumerate(("best", "median", "worst"))],
+        "recipe": "task: train\nmodel:\n  name: csr_lmca\n",
+        "environment": {"python": "3.12.1", "versions": {"torch": "2.6.0", "mamba-ssm": None}},
+    }
+    return Page(**(page | changes))
