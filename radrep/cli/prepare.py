@@ -12,8 +12,8 @@ from radrep.cli.data import show_leaks
 from radrep.cli.saliency import saliency
 
 if TYPE_CHECKING:
-    from radrep.data.study import Source
     from radrep.preparation.pipeline import CountResult, PrepareResult
+    from radrep.preparation.sources.base import Source
 
 app = typer.Typer(no_args_is_help=True)
 

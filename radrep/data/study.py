@@ -1,10 +1,9 @@
-"""The study: what a source yields, what the prepared folder holds, one row each."""
+"""The study: as a source yields it (raw) and as a prepared folder stores it, one row each."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from typing import Protocol, runtime_checkable
+from functools import lru_cache
 
 import numpy as np
 
@@ -68,87 +67,6 @@ class SourceStudy:
     report: str = ""
     labels: Mapping[str, int] = field(default_factory=dict)
     refusal: str | None = None
-
-
-@dataclass(frozen=True)
-class LazyStudy:
-    """A study of which nothing but its place is known yet.
-
-    Attributes:
-        id: What the source calls it.
-        split: "train", "val" or "test".
-        read: Reads the rest.
-    """
-
-    id: str
-    split: str
-    read: Callable[[], SourceStudy]
-
-
-def _count_nothing() -> None:
-    pass
-
-
-class Source(Protocol):
-    """A raw download (or a generator) that yields studies in a fixed order.
-
-    Attributes:
-        name: Short, for the manifest: "iu_xray".
-        layout: What was recognised, in words for the user.
-        notes: What the user should know before training on it, such as splits that leak.
-    """
-
-    name: str
-    layout: str
-    notes: tuple[str, ...]
-
-    def fingerprint(self, advance: Callable[[], None] = _count_nothing) -> str:
-        """A hash that changes when what the source yields changes.
-
-        Of its tables, and of the names and sizes of what else it reads; images are not opened.
-
-        Args:
-            advance: Called for each study whose files are looked at, where that takes long.
-        """
-
-    def expected_counts(self) -> dict[str, int] | None:
-        """Studies a split that a complete download has, or None where no number is published.
-
-        Where only their total is, it stands under "all".
-        """
-
-    def expected_images(self) -> dict[str, int] | None:
-        """The same of images."""
-
-    def splits(self) -> frozenset[str]:
-        """The splits that may have a study: when all of them have enough, none need be read."""
-
-    def __len__(self) -> int:
-        """Number of studies, read without opening images."""
-
-    def __iter__(self) -> Iterator[SourceStudy]:
-        """Yield every study; what cannot be used is decided by the caller."""
-
-
-@runtime_checkable
-class OutlinedSource(Protocol):
-    """A source whose reports lie in files of their own, which nobody need read in vain."""
-
-    def outlines(self) -> Iterator[LazyStudy]:
-        """Yield every study in order, unread."""
-
-
-def outline_studies(source: Source) -> Iterator[LazyStudy]:
-    """The studies of a source, unread as far as it can leave them unread."""
-    if isinstance(source, OutlinedSource):
-        yield from source.outlines()
-        return
-    for study in source:
-        yield LazyStudy(study.id, study.split, partial(_known, study))
-
-
-def _known(study: SourceStudy) -> SourceStudy:
-    return study
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from radrep.data.store import SHARD_STUDIES, ShardWriter, shard_features, study_row
-from radrep.data.study import SPLITS, Image, Source, SourceStudy, Study, outline_studies
+from radrep.data.study import SPLITS, Image, SourceStudy, Study
 from radrep.data.text import TARGETS, target_text
 from radrep.errors import DataError
 from radrep.parallel import count_cores, map_in_order
@@ -28,6 +28,7 @@ from radrep.preparation.folder import (
     read_left_out,
 )
 from radrep.preparation.overlap import Leaks, find_leaks
+from radrep.preparation.sources.base import Source, outline_studies
 from radrep.preparation.study_images import PreparedViews, StudyTask, make_views, wanted_images
 from radrep.progress import Advance, Reporter
 

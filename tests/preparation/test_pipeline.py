@@ -19,12 +19,13 @@ from PIL import Image
 from radrep.data import store
 from radrep.data.image_io import fit_short_side, read_image
 from radrep.data.store import PreparedStudies
-from radrep.data.study import SPLITS, LazyStudy, SourceImage, SourceStudy
+from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation import folder as prepared_folder
 from radrep.preparation import pipeline as prepare_module
 from radrep.preparation.overlap import Leaks
 from radrep.preparation.pipeline import Choice, PrepareResult, count_studies, prepare
+from radrep.preparation.sources.base import LazyStudy
 from radrep.preparation.sources.iu_xray.source import IuXraySource
 from radrep.progress import Advance, Reporter
 

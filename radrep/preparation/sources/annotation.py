@@ -1,4 +1,4 @@
-"""Annotations in R2Gen's form, and the images that they name.
+"""Annotations in R2Gen's form.
 
     {"train": [{"id", "report", "image_path": [...], ...}, ...], "val": [...], "test": [...]}
 
@@ -6,15 +6,11 @@ That of MIMIC-CXR is a file of 250 MB, so it is read row by row.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
-from radrep.data.image_io import read_image
 from radrep.data.study import SPLITS
 from radrep.errors import DataError
 
@@ -24,11 +20,6 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _CHUNK = 1 << 20
 # No row is longer: what does not end within this many characters is broken.
 _MAX_ROW = 1 << 24
-# Where one image lies there several times, the quickest to read is taken.
-_ENDINGS = (".jpg", ".jpeg", ".png", ".dcm")
-# Raised when the same DICOM file would be read to other pixels than before.
-DICOM_VERSION = 2
-_DICOM_ENDINGS = (".dcm", ".dicom")
 
 
 def stream_annotation(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -48,50 +39,6 @@ def stream_annotation(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not num_rows:
         raise DataError(f"{path} has no study")
-
-
-def read_located(images: Path, name: str, short_side: int) -> np.ndarray:
-    """Read an image by its path below `images`, whatever its ending is on this disk.
-
-    Raises:
-        DataError: As `locate` and `radrep.data.image_io.read_image` do.
-    """
-    return read_image(locate(images, name), short_side)
-
-
-def locate(images: Path, name: str) -> Path:
-    """The file of an image path, whatever its ending is on this disk.
-
-    Raises:
-        DataError: If there is none, or the name leads out of the folder.
-    """
-    relative = os.path.normpath(name)
-    if os.path.isabs(relative) or relative.split(os.sep)[0] in ("..", ".") or "\0" in relative:
-        raise DataError(f"image path {name!r} leads out of {images}; not read")
-    path = images / relative
-    # os.path and not Path: a name too long for the disk is merely not there.
-    if os.path.exists(path):
-        return path
-    others = path.parent.iterdir() if os.path.isdir(path.parent) else ()
-    same = [other for other in others if other.stem == path.stem]
-    if not same:
-        raise DataError(f"{path} not found, nor the same name with another ending")
-    return min(same, key=_preference)
-
-
-def describe_image(images: Path, name: str) -> str:
-    """What tells an image from another one without opening it: its name and its size."""
-    try:
-        path = locate(images, name)
-        version = f" {DICOM_VERSION}" if path.suffix.lower() in _DICOM_ENDINGS else ""
-        return f"{name} {path.suffix} {path.stat().st_size}{version}"
-    except (DataError, OSError):
-        return f"{name} absent"
-
-
-def _preference(path: Path) -> tuple[int, str]:
-    ending = path.suffix.lower()
-    return (_ENDINGS.index(ending) if ending in _ENDINGS else len(_ENDINGS), path.name)
 
 
 class _Json:

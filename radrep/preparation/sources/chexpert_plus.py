@@ -15,20 +15,15 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from radrep.data.study import PROJECTIONS, SPLITS, SourceImage, SourceStudy, projection_of
+from radrep.data.study import PROJECTIONS, SPLITS, SourceStudy, projection_of
 from radrep.errors import DataError
-from radrep.preparation.sources.annotation import (
-    ANNOTATION,
-    describe_image,
-    locate,
-    read_located,
-    stream_annotation,
-)
+from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
+from radrep.preparation.sources.base import check_folder
+from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.tables import (
     Column,
     Index,
@@ -182,12 +177,7 @@ class ChexpertPlusSource:
             patient_id=id.partition("/")[0],
             split=splits[0],
             images=tuple(
-                SourceImage(
-                    path,
-                    partial(read_located, self._images, path),
-                    PROJECTIONS[view],
-                    partial(locate, self._images, path),
-                )
+                tree_image(self._images, path, PROJECTIONS[view])
                 for path, view in zip(paths, self._projections[rows].tolist(), strict=True)
             ),
             sections=sections,
@@ -221,9 +211,7 @@ class ChexpertPlusSource:
 
 
 def _find_table(raw: Path) -> Path:
-    if not raw.is_dir():
-        problem = "is a file" if raw.exists() else "not found"
-        raise DataError(f"{raw} {problem}; give the folder that holds CheXpert Plus ({_HOME})")
+    check_folder(raw, f"the folder that holds CheXpert Plus ({_HOME})")
     if (raw / _TABLE).is_file():
         return raw / _TABLE
     for inner in sorted(raw.glob(f"*/{_TABLE}")):

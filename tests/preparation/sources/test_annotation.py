@@ -1,16 +1,9 @@
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from radrep.errors import DataError
-from radrep.preparation.sources.annotation import (
-    describe_image,
-    locate,
-    read_located,
-    stream_annotation,
-)
+from radrep.preparation.sources.annotation import stream_annotation
 
 
 def row(number: int, report: str = "Clear.") -> dict:
@@ -63,35 +56,3 @@ def test_a_broken_annotation_is_one_clear_error(tmp_path, content, message):
 def test_an_absent_annotation_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         list(stream_annotation(tmp_path / "annotation.json"))
-
-
-def test_an_image_is_found_under_any_ending_the_quickest_first(tmp_path):
-    pixels = np.arange(1600, dtype=np.uint32).reshape(40, 40).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(read_located(tmp_path, "a.jpg", 256), pixels)
-    for name in ("a.txt", "a.dcm", "ab.jpg"):
-        (tmp_path / name).touch()
-    assert locate(tmp_path, "a.tiff") == tmp_path / "a.png"
-    (tmp_path / "a.JPG").touch()
-    assert locate(tmp_path, "a.tiff") == tmp_path / "a.JPG"
-    assert locate(tmp_path, "a.dcm") == tmp_path / "a.dcm"
-
-
-@pytest.mark.parametrize("name", ["../a.png", "x/../../a.png", "/a.png", "", "a\0.png"])
-def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path, name):
-    (tmp_path / "a.png").touch()
-    (tmp_path / "in").mkdir()
-    with pytest.raises(DataError, match="leads out of"):
-        locate(tmp_path / "in", name)
-    assert describe_image(tmp_path / "in", name).endswith("absent")
-
-
-def test_a_description_tells_images_by_ending_and_size(tmp_path):
-    seen = [describe_image(tmp_path, "a.png")]
-    (tmp_path / "a.png").write_bytes(b"1")
-    seen.append(describe_image(tmp_path, "a.png"))
-    (tmp_path / "a.png").write_bytes(b"22")
-    seen.append(describe_image(tmp_path, "a.png"))
-    (tmp_path / "a.png").rename(tmp_path / "a.jpg")
-    seen.append(describe_image(tmp_path, "a.png"))
-    assert len(set(seen)) == 4

@@ -13,8 +13,8 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from radrep.data.study import projection_of
 from radrep.errors import DataError
+from radrep.preparation.sources.base import split_by_hash
 from radrep.preparation.sources.folder.source import FolderSource
-from radrep.preparation.sources.splits import split_by_hash
 
 
 def draw(path: Path, seed: int = 0) -> np.ndarray:

@@ -18,9 +18,8 @@ import numpy as np
 from radrep.data.dicom import read_tags
 from radrep.data.image_io import read_image
 from radrep.data.study import SPLITS, SourceImage, SourceStudy, projection_of
-from radrep.data.text import parse_sections
 from radrep.errors import DataError
-from radrep.preparation.sources.annotation import describe_image
+from radrep.preparation.sources.base import check_folder, split_by_hash
 from radrep.preparation.sources.folder.files import (
     FILE,
     FOLDER,
@@ -35,7 +34,8 @@ from radrep.preparation.sources.folder.files import (
     unpack,
 )
 from radrep.preparation.sources.folder.table import Row, Table
-from radrep.preparation.sources.splits import split_by_hash
+from radrep.preparation.sources.image_tree import describe_image
+from radrep.preparation.sources.report_sections import parse_sections
 from radrep.preparation.sources.tables import hash_file
 
 _TABLES = ("reports.csv", "reports.tsv", "reports.jsonl", "labels.csv")
@@ -69,10 +69,7 @@ class FolderSource:
     name = "folder"
 
     def __init__(self, raw: Path, reports: Path | None = None) -> None:
-        self._raw = Path(raw)
-        if not self._raw.is_dir():
-            problem = "is a file" if self._raw.exists() else "not found"
-            raise DataError(f"{self._raw} {problem}; give a folder of images")
+        self._raw = check_folder(Path(raw), "a folder of images")
         table = Path(reports) if reports else _find_table(self._raw)
         self._table = Table(table) if table else None
         files, self._dicom, self._skipped = CompactStrings(), bytearray(), Counter[str]()

@@ -23,13 +23,9 @@ import numpy as np
 from radrep.data.image_io import read_image
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
-from radrep.preparation.sources.annotation import (
-    ANNOTATION,
-    DICOM_VERSION,
-    describe_image,
-    locate,
-    stream_annotation,
-)
+from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
+from radrep.preparation.sources.base import check_folder, split_by_hash
+from radrep.preparation.sources.image_tree import DICOM_VERSION, describe_image, locate
 from radrep.preparation.sources.iu_xray.images import (
     IMAGE_ARCHIVES,
     KAGGLE_IMAGES,
@@ -43,7 +39,6 @@ from radrep.preparation.sources.iu_xray.reports import (
     read_reports,
     report_files,
 )
-from radrep.preparation.sources.splits import split_by_hash
 from radrep.preparation.sources.tables import hash_file
 
 _IMAGES_FOLDER = "images"
@@ -302,9 +297,7 @@ def _read_annotation(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _check_folder(raw: Path) -> None:
-    if not raw.is_dir():
-        problem = "is a file; give the folder" if raw.exists() else "not found; give the folder"
-        raise DataError(f"{raw} {problem} that holds IU X-Ray")
+    check_folder(raw, "the folder that holds IU X-Ray")
     try:
         os.listdir(raw)
     except OSError as error:

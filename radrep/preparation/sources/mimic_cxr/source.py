@@ -28,16 +28,11 @@ from typing import NoReturn
 
 import numpy as np
 
-from radrep.data.study import SPLITS, LazyStudy, SourceImage, SourceStudy
-from radrep.data.text import parse_sections
+from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
-from radrep.preparation.sources.annotation import (
-    ANNOTATION,
-    describe_image,
-    locate,
-    read_located,
-    stream_annotation,
-)
+from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
+from radrep.preparation.sources.base import LazyStudy, check_folder
+from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.mimic_cxr.files import (
     JPG_HOME,
     RECORD_LIST,
@@ -52,6 +47,7 @@ from radrep.preparation.sources.mimic_cxr.files import (
     study_folder,
     table_name,
 )
+from radrep.preparation.sources.report_sections import parse_sections
 from radrep.preparation.sources.tables import Column, hash_file, one_of, parse_number, read_columns
 
 _SPLITS = {"train": 0, "validate": 1, "test": 2}
@@ -91,9 +87,7 @@ class MimicCxrSource:
         if split not in (None, *_SPLIT_CHOICES):
             raise DataError(f"the split '{split}' is not one of {', '.join(_SPLIT_CHOICES)}")
         raw, reports = Path(raw), Path(reports or raw)
-        if not raw.is_dir():
-            problem = "is a file" if raw.exists() else "not found"
-            raise DataError(f"{raw} {problem}; give the folder that holds MIMIC-CXR ({JPG_HOME})")
+        check_folder(raw, f"the folder that holds MIMIC-CXR ({JPG_HOME})")
         if not reports.exists():
             raise DataError(f"{reports} not found; give the folder of the reports ({REPORTS_HOME})")
         folders = (raw, reports)
@@ -220,12 +214,7 @@ class MimicCxrSource:
             places = self._image_table.find(np.array(stems, "S")).tolist()
             projections = [self._image_table.projection(place) for place in places]
         images = [
-            SourceImage(
-                name,
-                partial(read_located, self._images, name),
-                projection,
-                partial(locate, self._images, name),
-            )
+            tree_image(self._images, name, projection)
             for name, projection in zip(names, projections, strict=True)
         ]
         order = sorted(range(len(names)), key=lambda k: (places[k] < 0, places[k]))

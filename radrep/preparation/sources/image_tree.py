@@ -1,0 +1,63 @@
+"""Images by their paths below a folder, whatever their file endings on this disk."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from radrep.data.image_io import read_image
+from radrep.data.study import SourceImage
+from radrep.errors import DataError
+
+# Of several files of one image, the quickest to read is taken.
+_ENDINGS = (".jpg", ".jpeg", ".png", ".dcm")
+# Raised when the same DICOM file would be read to other pixels than before.
+DICOM_VERSION = 2
+_DICOM_ENDINGS = (".dcm", ".dicom")
+
+
+def tree_image(images: Path, name: str, projection: str) -> SourceImage:
+    """The image of a path below `images`, unread."""
+    find = partial(locate, images, name)
+    return SourceImage(name, partial(read_located, images, name), projection, find)
+
+
+def read_located(images: Path, name: str, short_side: int) -> np.ndarray:
+    """Read an image by its path below `images`."""
+    return read_image(locate(images, name), short_side)
+
+
+def locate(images: Path, name: str) -> Path:
+    """The file of an image path below `images`.
+
+    Raises:
+        DataError: If there is none, or the name leads out of the folder.
+    """
+    relative = os.path.normpath(name)
+    if os.path.isabs(relative) or relative.split(os.sep)[0] in ("..", ".") or "\0" in relative:
+        raise DataError(f"image path {name!r} leads out of {images}; not read")
+    path = images / relative
+    # os.path and not Path: a name too long for the disk only counts as missing.
+    if os.path.exists(path):
+        return path
+    others = path.parent.iterdir() if os.path.isdir(path.parent) else ()
+    same = [other for other in others if other.stem == path.stem]
+    if not same:
+        raise DataError(f"{path} not found, nor the same name with another ending")
+    return min(same, key=_preference)
+
+
+def describe_image(images: Path, name: str) -> str:
+    """Name and size of an image, for a fingerprint; does not open it."""
+    try:
+        path = locate(images, name)
+        version = f" {DICOM_VERSION}" if path.suffix.lower() in _DICOM_ENDINGS else ""
+        return f"{name} {path.suffix} {path.stat().st_size}{version}"
+    except (DataError, OSError):
+        return f"{name} absent"
+
+
+def _preference(path: Path) -> tuple[int, str]:
+    ending = path.suffix.lower()
+    return (_ENDINGS.index(ending) if ending in _ENDINGS else len(_ENDINGS), path.name)
