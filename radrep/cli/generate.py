@@ -139,7 +139,7 @@ def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
 
 def _draw(report: "GeneratedReport", path: Path) -> None:
     from radrep.data.image_io import read_image
-    from radrep.viz.figures.heatmap import draw_looks
+    from radrep.viz.figures.heatmap import draw_attention
 
     films = [read_image(image, 512) for image in report.images]
     projections = list(report.projections)
@@ -147,7 +147,7 @@ def _draw(report: "GeneratedReport", path: Path) -> None:
         films.append(report.masked)
         projections.append("under its SDAM mask")
     study = ", ".join("/".join(image.parts[-2:]) for image in report.images)
-    draw_looks(
+    draw_attention(
         films,
         report.looks,
         study=study,

@@ -55,10 +55,10 @@ def _look(
         words = tuple(word_looks[first:last].mean(axis=0))
     return FindingAttention(
         name=name,
-        said="not mentioned" if state == "absent" else state,
+        status="not mentioned" if state == "absent" else state,
         sentence=" ".join(text[start:end].split()),
-        words=words,
-        saliency=tuple(look.maps[name] for look in saliency),
+        attention=words,
+        grad_cam=tuple(look.maps[name] for look in saliency),
         probability=max((look.probabilities[name] for look in saliency), default=None),
         threshold=saliency[0].thresholds[name] if saliency else None,
     )

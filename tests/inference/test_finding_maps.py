@@ -9,17 +9,17 @@ def test_the_sentence_that_decides_is_the_one_that_is_told() -> None:
     words = TEXT.split()
     looks = np.arange(len(words), dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 3, 4))
     (found,) = find_looks(TEXT, looks, [])
-    assert (found.name, found.said) == ("Pleural Effusion", "positive")
+    assert (found.name, found.status) == ("Pleural Effusion", "positive")
     assert found.sentence.startswith("there is a left pleural effusion")
     first = words.index("there")
     last = first + len(found.sentence.split())
-    assert len(found.words) == 2
-    assert np.allclose(found.words[0], np.mean(range(first, last)))
+    assert len(found.attention) == 2
+    assert np.allclose(found.attention[0], np.mean(range(first, last)))
     assert found.probability is None
-    assert not found.saliency
+    assert not found.grad_cam
 
 
 def test_a_model_without_maps_has_sentences_alone() -> None:
     (found,) = find_looks(TEXT, np.zeros((0, 0, 0, 0)), [])
     assert found.sentence
-    assert not found.words
+    assert not found.attention

@@ -1,19 +1,20 @@
-"""Contact sheets: studies with their images, reports and labels on one picture."""
+"""Contact sheets: studies with their images, reports and labels in one picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 
-from radrep.viz.figures import text as lettering
-from radrep.viz.figures.text import INK, PALE, PAPER, RULE, Colour
+from radrep.viz.figures import layout
+from radrep.viz.figures.layout import Text
+from radrep.viz.figures.text import PALE, SIZE, line_height
 
-_COLUMNS = 2
-_FILM, _TEXT, _GAP, _MARGIN = 224, 320, 8, 16  # pixels
-_LINE = lettering.line_height()
+_COLUMNS, _VIEWS = 2, 2
+_IMAGE, _TEXT, _GAP, _MARGIN = 224, 320, 8, 16  # pixels
+_WIDTH = _VIEWS * (_IMAGE + _GAP) + _TEXT
 _FIRST = ("findings", "impression")
-_SAID = {1: "present", -1: "uncertain", 0: "absent"}
+_LABELS = {1: "present", -1: "uncertain", 0: "absent"}
 
 
 @dataclass(frozen=True)
@@ -36,71 +37,48 @@ class SheetStudy:
 
 
 def draw_sheet(studies: Sequence[SheetStudy], title: str) -> Image.Image:
-    """Draw studies two in a row: two views each, with what their reports say beside them.
-
-    Args:
-        studies: The studies, at least one.
-        title: What stands above them.
-    """
-    cell = (2 * _FILM + _TEXT + 3 * _GAP, _FILM + 2 * _LINE + 2 * _GAP)
-    rows = -(-len(studies) // _COLUMNS)
-    columns = min(_COLUMNS, len(studies))
-    top = _MARGIN + _LINE + _GAP
-    size = (columns * cell[0] + (columns + 1) * _MARGIN, rows * (cell[1] + _MARGIN) + top)
-    sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    lettering.write(draw, (_MARGIN, _MARGIN), lettering.shorten(title, size[0] - 2 * _MARGIN), INK)
-    for number, study in enumerate(studies):
-        row, column = divmod(number, _COLUMNS)
-        corner = (_MARGIN + column * (cell[0] + _MARGIN), top + row * (cell[1] + _MARGIN))
-        _draw_study(sheet, draw, study, corner, cell)
-    return sheet
+    """Draw at least one study, two in a row: two views of each, report and labels beside them."""
+    cells = [_draw_study(study) for study in studies]
+    rows = [
+        layout.beside(cells[start : start + _COLUMNS], gap=_MARGIN)
+        for start in range(0, len(cells), _COLUMNS)
+    ]
+    head = layout.set_texts([Text(title, SIZE)], rows[0].width)
+    return layout.margin(layout.below([head, *rows], gap=_MARGIN), _MARGIN)
 
 
-def _draw_study(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    study: SheetStudy,
-    corner: tuple[int, int],
-    cell: tuple[int, int],
-) -> None:
-    x, y = corner
-    draw.line((x, y, x + cell[0], y), fill=RULE)
-    y += _GAP
-    more = len(study.images) - 2
-    told = f"and {more} more {'views' if more > 1 else 'view'}" if more > 0 else ""
-    room = cell[0] - lettering.text_width(told)
-    lettering.write(draw, (x + room, y), told, PALE)
-    lettering.write(draw, (x, y), lettering.shorten(study.id, room - _GAP), INK)
-    top = y + _LINE + _GAP
-    shown = study.images[:2]
-    for number, (pixels, projection) in enumerate(zip(shown, study.projections, strict=False)):
-        film = ImageOps.contain(Image.fromarray(pixels), (_FILM, _FILM))
-        left = x + number * (_FILM + _GAP)
-        sheet.paste(film, (left + (_FILM - film.width) // 2, top))
-        middle = left + (_FILM - lettering.text_width(projection)) // 2
-        lettering.write(draw, (middle, top + film.height + 2), projection, PALE)
-    start = x + len(shown) * (_FILM + _GAP)
-    lines = _lines(study, x + cell[0] - start)
-    fitting = (_FILM + _LINE) // _LINE
-    if len(lines) > fitting:
-        lines = [*lines[: fitting - 1], ("...", PALE)]
-    for number, (line, colour) in enumerate(lines):
-        lettering.write(draw, (start, top + number * _LINE), line, colour)
+def _draw_study(study: SheetStudy) -> Image.Image:
+    hidden = len(study.images) - _VIEWS
+    more = f"and {hidden} more {'views' if hidden > 1 else 'view'}" if hidden > 0 else ""
+    note = layout.set_line(more, SIZE, PALE)
+    name = layout.set_texts([Text(study.id, SIZE)], _WIDTH - note.width - _GAP, max_lines=1)
+    views = zip(study.images[:_VIEWS], study.projections, strict=False)
+    panels = [_draw_view(pixels, projection) for pixels, projection in views]
+    room = _WIDTH - len(panels) * (_IMAGE + _GAP)
+    max_lines = _IMAGE // line_height(SIZE) + 1
+    panels.append(layout.set_texts(_texts(study), room, max_lines=max_lines))
+    head = layout.beside([name, note], gap=_GAP)
+    return layout.below([layout.rule(_WIDTH), head, layout.beside(panels, gap=_GAP)], gap=_GAP)
 
 
-def _lines(study: SheetStudy, width: int) -> list[tuple[str, Colour]]:
-    """What is told of a study, findings and impression first, in lines no wider than `width`."""
+def _draw_view(pixels: np.ndarray, projection: str) -> Image.Image:
+    image = Image.fromarray(layout.fit(pixels, _IMAGE))
+    panel = Image.new("RGB", (_IMAGE, image.height), layout.PAPER)
+    panel.paste(image, ((_IMAGE - image.width) // 2, 0))
+    caption = layout.set_texts([Text(projection, SIZE, PALE, centred=True)], _IMAGE)
+    return layout.below([panel, caption], gap=2)
+
+
+def _texts(study: SheetStudy) -> list[Text]:
+    """Sections, findings and impression first, then labels, each under its heading."""
     names = sorted(study.sections, key=lambda name: (name not in _FIRST, name))
     parts = [(name, study.sections[name]) for name in names if study.sections[name].strip()]
     if not any(name in _FIRST for name in study.sections):
         parts.insert(0, ("no findings, no impression", ""))
-    for value, said in _SAID.items():
-        found = [name for name, told in study.labels.items() if told == value]
+    for value, label in _LABELS.items():
+        found = [name for name, labelled in study.labels.items() if labelled == value]
         if found:
-            parts.append((f"labels, {said}", ", ".join(found)))
-    lines = []
-    for heading, text in parts:
-        lines.append((lettering.shorten(heading, width), PALE))
-        lines += [(line, INK) for line in lettering.wrap(text, width)]
-    return lines
+            parts.append((f"labels, {label}", ", ".join(found)))
+    return [
+        text for heading, words in parts for text in (Text(heading, SIZE, PALE), Text(words, SIZE))
+    ]

@@ -1,4 +1,4 @@
-"""Heatmaps over radiographs: where the words of a report looked, and where a discriminator did."""
+"""Heatmaps over radiographs: the attention of a report's words and a discriminator's Grad-CAM."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,62 +6,61 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from radrep.viz.figures import layout as panel
-from radrep.viz.figures import text as lettering
-from radrep.viz.figures.layout import BODY, LARGE, SMALL, Text
+from radrep.viz.figures import layout
+from radrep.viz.figures.layout import LARGE, SMALL, Text
 from radrep.viz.figures.text import PALE
 
 # Black, purple, orange, pale yellow: brightness rises all the way, so it reads in grey too.
 _STOPS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]])
-_DARK, _BRIGHT = 45, 190  # parts of a film that the legend shows
-_SIDES = {1: 384, 2: 340}  # longer side of a film, in pixels, by the number of views
+_DARK, _BRIGHT = 45, 190  # grey values under the legend's colours
+_SIDES = {1: 384, 2: 340}  # longer side of an image, in pixels, by the number of views
 _SIDE = 300  # of more views
 _GAP, _GUTTER, _MARGIN = 12, 36, 28
-_LOW = 56  # height of an empty panel beside another
+_LOW = 56  # height of two empty panels side by side
 _SCALE = (
-    "Low to high within each picture, so colours say nothing from one picture to another. "
-    "The line runs half way between lowest and highest. No colour: the film itself."
+    "Colours run from low to high within each picture and cannot be compared between pictures. "
+    "The line marks half way from lowest to highest. No colour: the image itself."
 )
-_WORDS = (
-    "Attention of the words: the places that the model's attention lay on while it wrote them, "
-    "on average. It does not tell why they were written. A highest place hardly above the mean "
-    "stands out by its colour only."
+_ATTENTION = (
+    "Attention: the model's attention to each place while it generated the words, on average. It "
+    "does not explain why they were generated. A maximum barely above the mean stands out by "
+    "colour only."
 )
-_DISCRIMINATOR = (
-    "Discriminator: a classifier of the film alone, which does not see the report. Its map "
-    "(Grad-CAM) shows the places that speak for the finding. It is no outline of a lesion."
+_GRAD_CAM = (
+    "Grad-CAM: the places that raise the discriminator's score of the finding. The discriminator "
+    "classifies the image alone, without the report. The map does not outline a lesion."
 )
 _NO_SENTENCE = "The report has no sentence on it."
-_NO_MAPS = "This model has no map of its words."
+_NO_MAPS = "This model has no attention maps."
 
 
 @dataclass(frozen=True)
 class FindingAttention:
-    """One finding as the report and the discriminator have it.
+    """One finding in the report and by the discriminator.
 
     Attributes:
         name: The CheXpert observation, such as "Pleural Effusion".
-        said: What the report says: "positive", "uncertain", "negative" or "not mentioned".
-        sentence: The sentence that says it, "" where there is none.
-        words: Attention of that sentence's words, one map (rows, columns) a view; empty if there
-            is no such sentence or the model has no maps.
-        saliency: Grad-CAM of the discriminator, one map (rows, columns) in [0, 1] a view; empty
-            without a discriminator.
+        status: In the report: "positive", "uncertain", "negative" or "not mentioned".
+        sentence: The sentence that mentions it, or "".
+        attention: Of that sentence's words, one map (rows, columns) per view; empty without such a
+            sentence or for a model without maps.
+        grad_cam: Of the discriminator, one map (rows, columns) in [0, 1] per view; empty without
+            a discriminator.
         probability: Of the discriminator, the largest of the views; None without one.
-        threshold: Above which the discriminator calls the finding present.
+        threshold: Above which the discriminator predicts the finding.
     """
 
     name: str
-    said: str
+    status: str
     sentence: str
-    words: Sequence[np.ndarray]
-    saliency: Sequence[np.ndarray]
+    attention: Sequence[np.ndarray]
+    grad_cam: Sequence[np.ndarray]
     probability: float | None
     threshold: float | None
 
 
 def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """Lay an attention map over an image; the brightest place is the map's highest.
+    """Lay a map over an image; the brightest place is the map's highest.
 
     Args:
         image: Pixels, uint8 (h, w).
@@ -74,21 +73,14 @@ def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
     places = np.linspace(0.0, 1.0, len(_STOPS))
     colour = np.stack([np.interp(strength, places, _STOPS[:, i]) for i in range(3)], axis=-1)
     grey = np.repeat(image[..., None].astype(np.float64), 3, axis=-1)
-    share = 0.65 * strength[..., None]  # places without attention show the film itself
+    share = 0.65 * strength[..., None]  # places without attention show the image itself
     return np.round((1 - share) * grey + share * colour).astype(np.uint8)
 
 
 def outlined_overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """Lay an attention map over an image, with a line half way from its lowest to its highest.
+    """As `overlay`, with a line half way from the map's lowest to its highest value.
 
-    The line is white within and black without, so that it shows on any film, also in grey.
-
-    Args:
-        image: Pixels, uint8 (h, w).
-        attention: Not negative, (rows, columns), of any scale.
-
-    Returns:
-        Colours, uint8 (h, w, 3).
+    The line is white within and black without, so that it shows on any image, also in grey.
     """
     colours = overlay(image, attention)
     inside = _strength(attention, image.shape) >= 0.5
@@ -110,188 +102,164 @@ def _strength(attention: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def draw_legend(width: int, *notes: str) -> Image.Image:
-    """Explain the colours of an overlay and whatever else needs it.
-
-    Args:
-        width: Of the picture, in pixels.
-        notes: What to say beyond the colours' scale, a paragraph each.
-    """
+    """Explain the colours of an overlay, then each note in a paragraph of its own."""
     ramp = np.tile(np.linspace(0.0, 1.0, 240), (12, 1))
     bar = np.concatenate(
         [outlined_overlay(np.full(ramp.shape, grey, np.uint8), ramp) for grey in (_DARK, _BRIGHT)]
     )
-    low, high = (
-        panel.set_texts([Text(word)], lettering.text_width(word, BODY)) for word in ("low", "high")
-    )
-    key = panel.beside([low, Image.fromarray(bar), high], gap=8)
-    room = width - key.width - _GUTTER
-    scale = panel.set_texts([Text(_SCALE, SMALL, PALE)], room)
-    told = [panel.set_texts([Text(note, SMALL, PALE)], width) for note in notes]
-    return panel.below([panel.beside([key, scale], gap=_GUTTER), *told], gap=6)
+    ends = [layout.set_line("low"), Image.fromarray(bar), layout.set_line("high")]
+    key = layout.beside(ends, gap=8)
+    scale = layout.set_texts([Text(_SCALE, SMALL, PALE)], width - key.width - _GUTTER)
+    paragraphs = [layout.set_texts([Text(note, SMALL, PALE)], width) for note in notes]
+    return layout.below([layout.beside([key, scale], gap=_GUTTER), *paragraphs], gap=6)
 
 
-def draw_looks(
+def draw_attention(
     images: Sequence[np.ndarray],
-    looks: Sequence[np.ndarray],
+    attention: Sequence[np.ndarray],
     *,
     study: str,
     projections: Sequence[str] = (),
     report: str = "",
     findings: Sequence[FindingAttention] = (),
 ) -> Image.Image:
-    """Draw the views of a study bare and under their maps, a block a finding.
+    """Draw the views of a study plain and under their maps, one block per finding.
 
-    Each block has the attention of the words at its left and the discriminator's map at its right.
-    What is missing is an empty panel that says why.
+    Each block has the attention of the words at its left and the discriminator's Grad-CAM at its
+    right. What is missing is an empty panel with the reason.
 
     Args:
         images: Views, uint8 (h, w), at least one.
-        looks: Attention of all words to each view's patches, (rows, columns); none for a model
-            without maps.
+        attention: Of all words to each view's patches, (rows, columns); none for a model without
+            maps.
         study: Its id.
-        projections: "frontal", "lateral" or "unknown" for each view; all unknown, if not given.
+        projections: "frontal", "lateral" or "unknown" for each view; all unknown by default.
         report: The report.
-        findings: What to show of single findings.
+        findings: Findings to show.
 
     Raises:
-        ValueError: If maps or projections are not one a view.
+        ValueError: If the number of maps or projections is not that of the views.
     """
-    films = _Films(images, projections or ["unknown"] * len(images))
-    width = 2 * films.width + _GUTTER
-    notes = []
-    if looks or any(finding.words for finding in findings):
-        notes.append(_WORDS)
+    views = _Views(images, projections or ["unknown"] * len(images))
+    width = 2 * views.width + _GUTTER
+    notes = [layout.SIDES]
     if any(finding.probability is not None for finding in findings):
-        notes.append(_DISCRIMINATOR)
-    blocks = [panel.head(f"Study {study}", width)]
+        notes.insert(0, _GRAD_CAM)
+    if attention or any(finding.attention for finding in findings):
+        notes.insert(0, _ATTENTION)
+    blocks = [layout.head(f"Study {study}", width)]
     if report.strip():
-        told = [Text("Report", SMALL, PALE), Text(report)]
-        blocks.append(panel.set_texts(told, width))
-    under = films.draw(looks, attention=True) if looks else _NO_MAPS
+        texts = [Text("Report", SMALL, PALE), Text(report)]
+        blocks.append(layout.set_texts(texts, width))
+    mapped = views.draw(attention, is_attention=True) if attention else _NO_MAPS
     blocks += [
-        draw_legend(width, *notes, panel.SIDES),
-        panel.rule(width),
-        _halves(
-            _Half([], "Films", films.draw()),
-            _Half([], "Attention of all words", under),
-            films,
+        draw_legend(width, *notes),
+        layout.rule(width),
+        _draw_halves(
+            _Half([], "Images", views.draw()), _Half([], "Attention, all words", mapped), views
         ),
     ]
     for finding in findings:
-        title = panel.set_texts([Text(finding.name, LARGE)], width)
-        halves = _halves(
-            _words_half(films, finding, has_maps=len(looks) > 0),
-            _discriminator_half(films, finding),
-            films,
-        )
-        blocks += [panel.rule(width), panel.below([title, halves], gap=4)]
-    return panel.margin(panel.below(blocks, gap=16), _MARGIN)
+        left = _report_half(views, finding, has_maps=len(attention) > 0)
+        halves = _draw_halves(left, _discriminator_half(views, finding), views)
+        title = layout.set_texts([Text(finding.name, LARGE)], width)
+        blocks += [layout.rule(width), layout.below([title, halves], gap=4)]
+    return layout.margin(layout.below(blocks, gap=16), _MARGIN)
 
 
-class _Films:
+class _Views:
     """The views of a study at the size in which they are shown."""
 
     def __init__(self, images: Sequence[np.ndarray], projections: Sequence[str]) -> None:
         if len(projections) != len(images):
             raise ValueError(f"{len(images)} images, but {len(projections)} projections")
-        self._side = _SIDES.get(len(images), _SIDE)
-        self._films = [panel.fit(image, self._side) for image in images]
-        self._projections = projections
         self.num = len(images)
+        self._side = _SIDES.get(self.num, _SIDE)
+        fitted = [layout.fit(image, self._side) for image in images]
+        self._views = list(zip(fitted, projections, strict=True))
         self.width = self.num * (self._side + _GAP) - _GAP
-        self.height = max(len(film) for film in self._films)
+        self.height = max(len(image) for image in fitted)
 
-    def draw(self, maps: Sequence[np.ndarray] = (), *, attention: bool = False) -> Image.Image:
-        """All views beside one another, under maps if there are any.
+    def draw(self, maps: Sequence[np.ndarray] = (), *, is_attention: bool = False) -> Image.Image:
+        """All views beside one another, plain or each under its map (rows, columns).
 
-        Args:
-            maps: One (rows, columns) a view, or none at all.
-            attention: Whether the maps are attention, to be told in numbers as well: the share of
-                each view, and how far its highest place stands out.
+        Attention is captioned in numbers too: each view's share of it, and its peak over its mean.
         """
-        if len(maps) not in (0, len(self._films)):
-            raise ValueError(f"{len(self._films)} images, but {len(maps)} maps")
-        sums = [float(each.sum()) for each in maps]
+        if len(maps) not in (0, self.num):
+            raise ValueError(f"{self.num} images, but {len(maps)} maps")
+        total = sum(float(each.sum()) for each in maps)
         panels = []
-        for number, film in enumerate(self._films):
-            projection = self._projections[number]
-            told = [panel.name_view(projection)]
-            if attention and sums[number] > 0:
-                if len(maps) > 1:
-                    told.append(f"{100 * sums[number] / sum(sums):.0f} % of the attention")
-                peak = float(maps[number].max()) * maps[number].size / sums[number]
-                told.append(f"highest {peak:.1f} times the mean")
-            if maps and np.ptp(maps[number]) == 0:
-                told.append("flat map: no place stands out")
-            shown = outlined_overlay(film, maps[number]) if maps else film
-            panels.append(
-                panel.film_panel(
-                    shown,
-                    width=self._side,
-                    frontal=projection == "frontal",
-                    caption="; ".join(told),
-                )
-            )
-        return panel.beside(panels, gap=_GAP)
+        for number, (image, projection) in enumerate(self._views):
+            caption = [layout.name_view(projection)]
+            for each in maps[number : number + 1]:
+                image = outlined_overlay(image, each)
+                if is_attention and each.sum() > 0:
+                    if self.num > 1:
+                        caption.append(f"{100 * each.sum() / total:.0f} % of the attention")
+                    caption.append(f"maximum {each.max() / each.mean():.1f} times the mean")
+                if np.ptp(each) == 0:
+                    caption.append("flat map: no place stands out")
+            frontal, words = projection == "frontal", "; ".join(caption)
+            panel = layout.image_panel(image, width=self._side, frontal=frontal, caption=words)
+            panels.append(panel)
+        return layout.beside(panels, gap=_GAP)
 
 
 @dataclass(frozen=True)
 class _Half:
-    """The left or the right of a block: texts, what the picture is, and the picture or why none."""
+    """Left or right of a block: texts, a caption, and the picture or the reason there is none."""
 
     texts: Sequence[Text]
-    label: str
+    caption: str
     picture: Image.Image | str
 
 
-def _words_half(films: _Films, finding: FindingAttention, *, has_maps: bool) -> _Half:
-    texts = [Text(f"Report: {finding.said}")]
+def _report_half(views: _Views, finding: FindingAttention, *, has_maps: bool) -> _Half:
+    texts = [Text(f"Report: {finding.status}")]
     if finding.sentence:
         texts.append(Text(f'"{finding.sentence}"', colour=PALE))
     picture: Image.Image | str
-    if finding.words:
-        picture = films.draw(finding.words, attention=True)
+    if finding.attention:
+        picture = views.draw(finding.attention, is_attention=True)
     elif not finding.sentence:
         picture = _NO_SENTENCE
     else:
         picture = "No map of this sentence." if has_maps else _NO_MAPS
-    return _Half(texts, "Attention of the words of this sentence", picture)
+    return _Half(texts, "Attention, words of this sentence", picture)
 
 
-def _discriminator_half(films: _Films, finding: FindingAttention) -> _Half:
-    probability, threshold = finding.probability, finding.threshold
-    if probability is None:
-        texts = [Text("Discriminator: none")]
+def _discriminator_half(views: _Views, finding: FindingAttention) -> _Half:
+    caption = "Grad-CAM of the discriminator"
+    if finding.probability is None:
+        return _Half([Text("Discriminator: none")], caption, "No discriminator.")
+    details = f"probability {finding.probability:.3f}"
+    if views.num > 1:
+        details += " (highest of the views)"
+    if finding.threshold is None:
+        predicted = "no threshold"
+    elif finding.probability > finding.threshold:
+        predicted = "present"
+        details += f", above its threshold of {finding.threshold:.3f}"
     else:
-        told = f"probability {probability:.3f}" + (
-            " (highest of the views)" if films.num > 1 else ""
-        )
-        if threshold is None:
-            called = "no threshold"
-        elif probability > threshold:
-            called, told = "present", f"{told}, above its threshold of {threshold:.3f}"
-        else:
-            called, told = "absent", f"{told}, not above its threshold of {threshold:.3f}"
-        texts = [Text(f"Discriminator: {called}"), Text(told, colour=PALE)]
-    picture: Image.Image | str
-    if finding.saliency:
-        picture = films.draw(finding.saliency)
-    else:
-        picture = "No discriminator." if probability is None else "No map of this finding."
-    return _Half(texts, "Grad-CAM of the discriminator", picture)
+        predicted = "absent"
+        details += f", not above its threshold of {finding.threshold:.3f}"
+    texts = [Text(f"Discriminator: {predicted}"), Text(details, colour=PALE)]
+    picture = views.draw(finding.grad_cam) if finding.grad_cam else "No map of this finding."
+    return _Half(texts, caption, picture)
 
 
-def _halves(left: _Half, right: _Half, films: _Films) -> Image.Image:
+def _draw_halves(left: _Half, right: _Half, views: _Views) -> Image.Image:
     """Two halves of a block; their pictures begin at one height."""
-    width = films.width
-    pictures = [half.picture for half in (left, right)]
-    height = _LOW if all(isinstance(each, str) for each in pictures) else films.height
+    halves, width = (left, right), views.width
+    height = _LOW if all(isinstance(half.picture, str) for half in halves) else views.height
     rows = [
-        [panel.set_texts(half.texts, width) for half in (left, right)],
-        [panel.set_texts([Text(half.label, SMALL, PALE)], width) for half in (left, right)],
+        [layout.set_texts(half.texts, width) for half in halves],
+        [layout.set_texts([Text(half.caption, SMALL, PALE)], width) for half in halves],
         [
-            panel.empty_panel(each, width, height) if isinstance(each, str) else each
-            for each in pictures
+            layout.empty_panel(half.picture, width, height)
+            if isinstance(half.picture, str)
+            else half.picture
+            for half in halves
         ],
     ]
-    return panel.below([panel.beside(row, gap=_GUTTER) for row in rows], gap=6)
+    return layout.below([layout.beside(row, gap=_GUTTER) for row in rows], gap=6)

@@ -1,22 +1,22 @@
-"""Panels: films and texts as pictures of their own, to be put beside and above one another."""
+"""Layout: images and texts become pictures, and pictures are put beside and below one another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from radrep.viz.figures import text as lettering
 from radrep.viz.figures.text import INK, PALE, PAPER, RULE, Colour
 
-SMALL, BODY, LARGE = 14, 16, 21  # pixels, sizes of text
+SMALL, BODY, LARGE = 14, 16, 21  # text sizes in pixels
 _EMPTY = (246, 246, 248)
 _SIDE_MARK = 17
-_STRIP = lettering.line_height(_SIDE_MARK) + 2  # above a film, for its marks
+_STRIP = lettering.line_height(_SIDE_MARK) + 2  # above an image, for its marks
 SIDES = (
-    "R and L: the patient's right and left, beside frontal films only, by the convention that the "
-    "patient's right is at the left edge. They are not read from the film: a marker on the film "
-    "itself goes first."
+    "R and L: the patient's right and left, marked above frontal images only, by the convention "
+    "that the patient's right is at the left edge. They are not read from the image: a marker in "
+    "the image itself takes precedence."
 )
 WARNING = "Not for clinical use"
 _VIEWS = {"lateral": "lateral: no side marked", "unknown": "projection unknown: no side marked"}
@@ -24,40 +24,41 @@ _VIEWS = {"lateral": "lateral: no side marked", "unknown": "projection unknown: 
 
 @dataclass(frozen=True)
 class Text:
-    """One paragraph.
-
-    Attributes:
-        words: What it says; nothing is set for an empty one.
-        size: Of its letters, in pixels.
-        colour: Of its letters.
-    """
+    """One paragraph, its letters `size` pixels high; an empty one takes no room."""
 
     words: str
     size: int = BODY
     colour: Colour = INK
+    centred: bool = False
 
 
-def set_texts(texts: Sequence[Text], width: int) -> Image.Image:
-    """Set paragraphs below one another, wrapped to `width` pixels."""
+def set_texts(
+    texts: Sequence[Text], width: int, *, max_lines: int | None = None, paper: Colour = PAPER
+) -> Image.Image:
+    """Set paragraphs below one another, wrapped to `width` pixels and cut after `max_lines`."""
     lines = [
         (line, text) for text in texts for line in lettering.wrap(text.words, width, text.size)
     ]
+    if max_lines is not None and len(lines) > max_lines:
+        line, text = lines[max_lines - 1]
+        lines[max_lines - 1 :] = [(lettering.shorten(line + "...", width, text.size), text)]
     height = sum(lettering.line_height(text.size) for _, text in lines)
-    picture = Image.new("RGB", (width, height), PAPER)
+    picture = Image.new("RGB", (width, height), paper)
     draw, top = ImageDraw.Draw(picture), 0
     for line, text in lines:
-        lettering.write(draw, (0, top), line, text.colour, text.size)
+        spare = width - lettering.text_width(line, text.size) if text.centred else 0
+        lettering.write(draw, (spare // 2, top), line, text.colour, text.size)
         top += lettering.line_height(text.size)
     return picture
 
 
-def fit(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Scale an image so that its longer side has `side` pixels.
+def set_line(words: str, size: int = BODY, colour: Colour = INK) -> Image.Image:
+    """Set one line, exactly as wide as its words."""
+    return set_texts([Text(words, size, colour)], lettering.text_width(words, size), max_lines=1)
 
-    Args:
-        pixels: uint8 (h, w) or (h, w, 3).
-        side: Pixels of the longer side.
-    """
+
+def fit(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Scale an image, uint8 (h, w) or (h, w, 3), so that its longer side has `side` pixels."""
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -65,50 +66,46 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def name_view(projection: str) -> str:
-    """What to say of a view's projection, and of its sides where they are not marked."""
+    """The caption of a projection, with a note where its sides are not marked."""
     return _VIEWS.get(projection, projection)
 
 
-def film_panel(
+def image_panel(
     pixels: np.ndarray, *, width: int, frontal: bool = False, caption: str = ""
 ) -> Image.Image:
-    """Show a film with its caption below and, if it is frontal, its sides marked above.
+    """Show an image with its caption below and, if it is frontal, its sides marked above.
 
-    The marks stand on the paper, so that they cover nothing and are not taken for marks on the
-    film. Films of panels with and without marks begin at the same height.
+    The marks stand on the paper: they cover nothing and are not mistaken for marks in the image.
+    Images of panels with and without marks begin at the same height.
 
     Args:
         pixels: uint8 (h, w) or (h, w, 3), no wider than the panel.
-        width: Of the panel, in pixels.
+        width: Of the panel.
         frontal: Whether to mark the patient's right and left.
-        caption: What stands below the film.
+        caption: Text below.
     """
-    film = Image.fromarray(pixels).convert("RGB")
-    told = set_texts([Text(caption, SMALL, PALE)], width)
-    panel = Image.new("RGB", (width, _STRIP + film.height + 4 + told.height), PAPER)
-    panel.paste(film, (0, _STRIP))
-    panel.paste(told, (0, _STRIP + film.height + 4))
+    image = Image.fromarray(pixels).convert("RGB")
+    strip = Image.new("RGB", (width, _STRIP), PAPER)
     if frontal:
-        draw = ImageDraw.Draw(panel)
-        # On a film narrower than the two letters, L stands beside R.
-        right = film.width - lettering.text_width("L", _SIDE_MARK)
+        draw = ImageDraw.Draw(strip)
+        # On an image narrower than the two letters, L stands beside R.
+        right = image.width - lettering.text_width("L", _SIDE_MARK)
         beside_it = lettering.text_width("R ", _SIDE_MARK)
         lettering.write(draw, (0, 0), "R", INK, _SIDE_MARK)
         lettering.write(draw, (max(right, beside_it), 0), "L", INK, _SIDE_MARK)
-    return panel
+    words = set_texts([Text(caption, SMALL, PALE)], width)
+    return below([below([strip, image], gap=0), words], gap=4)
 
 
 def empty_panel(reason: str, width: int, height: int) -> Image.Image:
-    """Stand in for films `height` pixels high, with the reason why there are none."""
-    lines = lettering.wrap(reason, width - 32, BODY)
-    step = lettering.line_height(BODY)
-    panel = Image.new("RGB", (width, _STRIP + max(height, (len(lines) + 2) * step)), PAPER)
-    draw = ImageDraw.Draw(panel)
-    draw.rectangle((0, _STRIP, width - 1, panel.height - 1), fill=_EMPTY, outline=RULE)
-    top = (_STRIP + panel.height - len(lines) * step) // 2
-    for number, line in enumerate(lines):
-        left = (width - lettering.text_width(line, BODY)) // 2
-        lettering.write(draw, (left, top + number * step), line, PALE, BODY)
+    """Take the place of images `height` pixels high that are missing, and show the reason."""
+    text = Text(reason, BODY, PALE, centred=True)
+    words = set_texts([text], width - 32, paper=_EMPTY)
+    height = max(height, words.height + 2 * lettering.line_height(BODY))
+    panel = Image.new("RGB", (width, _STRIP + height), PAPER)
+    box = (0, _STRIP, width - 1, panel.height - 1)
+    ImageDraw.Draw(panel).rectangle(box, fill=_EMPTY, outline=RULE)
+    panel.paste(words, (16, _STRIP + (height - words.height) // 2))
     return panel
 
 
@@ -119,12 +116,8 @@ def rule(width: int) -> Image.Image:
 
 def head(title: str, width: int) -> Image.Image:
     """Set a title, wrapped, with the warning in a frame at its right."""
-    wide = lettering.text_width(WARNING, BODY) + 20
-    frame = Image.new("RGB", (wide, lettering.line_height(BODY) + 10), PAPER)
-    draw = ImageDraw.Draw(frame)
-    draw.rectangle((0, 0, frame.width - 1, frame.height - 1), outline=INK, width=2)
-    lettering.write(draw, (10, 4), WARNING, INK, BODY)
-    return beside([set_texts([Text(title, LARGE)], width - wide - 24), frame], gap=24)
+    frame = ImageOps.expand(ImageOps.expand(set_line(WARNING), 6, PAPER), 2, INK)
+    return beside([set_texts([Text(title, LARGE)], width - frame.width - 24), frame], gap=24)
 
 
 def beside(pictures: Sequence[Image.Image], *, gap: int) -> Image.Image:
@@ -152,6 +145,4 @@ def below(pictures: Sequence[Image.Image], *, gap: int) -> Image.Image:
 
 def margin(picture: Image.Image, width: int) -> Image.Image:
     """Put white paper around a picture."""
-    sheet = Image.new("RGB", (picture.width + 2 * width, picture.height + 2 * width), PAPER)
-    sheet.paste(picture, (width, width))
-    return sheet
+    return ImageOps.expand(picture, width, PAPER)

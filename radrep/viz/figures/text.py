@@ -1,27 +1,25 @@
-"""Texts on pictures.
+"""Text on pictures.
 
-They are set in the font that Pillow brings along, which has ASCII and little more. What it lacks
-is set in the first well-known font of the system that has it, or else shown as what it is: an
-umlaut without its dots, any other character by its number, "[U+80BA]".
+Pillow's built-in font has little beyond ASCII. Other characters are set in the first well-known
+system font that has them; without one, an umlaut loses its dots and any other character is shown
+by its number, "[U+80BA]".
 """
 
 import unicodedata
 from bisect import bisect_right
+from contextlib import suppress
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 
 from PIL import ImageDraw, ImageFont
 
-SIZE = 13  # pixels, as all sizes here
+SIZE = 13  # pixels, like all sizes here
 INK, PAPER, RULE, PALE = (20, 20, 24), (255, 255, 255), (205, 205, 210), (110, 110, 118)
-# Fonts of many scripts, as Linux, macOS and Windows name the files they bring.
+# File names on Linux, macOS and Windows.
 _SYSTEM_FONTS = (
-    "DejaVuSans.ttf",
-    "NotoSansCJK-Regular.ttc",
-    "wqy-microhei.ttc",
-    "Arial Unicode.ttf",
-    "PingFang.ttc",
-    "msyh.ttc",
-    "arial.ttf",
+    *("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc"),
+    *("Arial Unicode.ttf", "PingFang.ttc", "msyh.ttc", "arial.ttf"),
 )
 
 _Font = ImageFont.FreeTypeFont
@@ -38,13 +36,12 @@ def write(
     """Write one line; `place` is its upper left corner."""
     x, y = place
     for run, font in _runs(text, size):
-        # By the baseline, on which all fonts stand.
-        draw.text((x, y + size), run, fill=colour, font=font, anchor="ls")
+        draw.text((x, y + size), run, fill=colour, font=font, anchor="ls")  # on one baseline
         x += font.getlength(run)
 
 
 def text_width(text: str, size: int = SIZE) -> int:
-    """Pixels that a text takes."""
+    """Width of a line in pixels."""
     return round(sum(font.getlength(run) for run, font in _runs(text, size)))
 
 
@@ -64,10 +61,8 @@ def wrap(text: str, width: int, size: int = SIZE) -> list[str]:
         if line:
             lines.append(line)
         line = word
-        while text_width(line, size) > width:
+        while len(line) > 1 and text_width(line, size) > width:
             fitting = max(1, _fitting(line, width, size))
-            if fitting == len(line):  # one character, wider than the line
-                break
             lines.append(line[:fitting])
             line = line[fitting:]
     return [*lines, line] if line else lines
@@ -81,34 +76,29 @@ def shorten(text: str, width: int, size: int = SIZE) -> str:
 
 
 def _fitting(text: str, width: int, size: int) -> int:
-    """How many of its first characters fit into `width` pixels."""
+    """Number of first characters that fit into `width` pixels."""
     counts = range(1, len(text) + 1)
     return bisect_right(counts, width, key=lambda count: text_width(text[:count], size))
 
 
 def _runs(text: str, size: int = SIZE) -> list[tuple[str, _Font]]:
-    """A text in parts, each with a font that has all of its characters."""
-    runs: list[tuple[str, _Font]] = []
-    for character in text:
-        shown, font = _shown(character, size)
-        if runs and runs[-1][1] is font:
-            runs[-1] = (runs[-1][0] + shown, font)
-        else:
-            runs.append((shown, font))
-    return runs
+    """Split a text into parts, each with a font that has all of its characters."""
+    shown = (_shown(character, size) for character in text)
+    runs = groupby(shown, key=itemgetter(1))
+    return [("".join(character for character, _ in run), font) for font, run in runs]
 
 
 @cache
 def _shown(character: str, size: int) -> tuple[str, _Font]:
     """A character as it can be shown, and in which font."""
-    default = _fonts(size)[0]
+    fonts = _fonts(size)
     if character.isspace():
-        return " ", default
-    for font in _fonts(size):
-        if _has(font, character):
+        return " ", fonts[0]
+    for font in fonts:
+        if bytes(font.getmask(character)) != bytes(font.getmask("\uffff")):  # not the "tofu" box
             return character, font
     plain = "".join(c for c in unicodedata.normalize("NFKD", character) if c.isascii())
-    return plain or f"[U+{ord(character):04X}]", default
+    return plain or f"[U+{ord(character):04X}]", fonts[0]
 
 
 @cache
@@ -117,14 +107,6 @@ def _fonts(size: int) -> tuple[_Font, ...]:
     assert isinstance(default, ImageFont.FreeTypeFont), "Pillow is built with FreeType"
     found = [default]
     for name in _SYSTEM_FONTS:
-        try:
+        with suppress(OSError):
             found.append(ImageFont.truetype(name, size))
-        except OSError:
-            continue
     return tuple(found)
-
-
-def _has(font: _Font, character: str) -> bool:
-    """Whether a font draws a character otherwise than what stands for one that it lacks."""
-    drawn, lacking = font.getmask(character), font.getmask("\uffff")
-    return drawn.size != lacking.size or bytes(drawn) != bytes(lacking)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radrep.viz.figures.heatmap import FindingAttention, draw_looks, outlined_overlay, overlay
+from radrep.viz.figures.heatmap import FindingAttention, draw_attention, outlined_overlay, overlay
 
 SIDE = 384  # of the film of a study with one view
 EFFUSION = FindingAttention(
     name="Pleural Effusion",
-    said="positive",
+    status="positive",
     sentence="small left effusion .",
-    words=(),
-    saliency=(),
+    attention=(),
+    grad_cam=(),
     probability=None,
     threshold=None,
 )
@@ -84,16 +84,16 @@ def test_a_flat_map_leaves_the_film_as_it_is(written) -> None:
     film = noise(SIDE, SIDE)
     flat = np.full((7, 7), 0.2)
     assert (outlined_overlay(film, flat) == film[..., None]).all()
-    assert len(places(draw_looks([film], [flat], study="s"), film)) == 2
+    assert len(places(draw_attention([film], [flat], study="s"), film)) == 2
     assert " ".join(texts(written)).count("flat map: no place stands out") == 1
 
 
 def test_a_film_stands_bare_and_under_each_map() -> None:
     film, words, sentence, saliency = noise(SIDE, SIDE), peak(3, 3), peak(5, 5), peak(2, 6, 10)
     finding = replace(
-        EFFUSION, words=[sentence], saliency=[saliency], probability=0.6, threshold=0.3
+        EFFUSION, attention=[sentence], grad_cam=[saliency], probability=0.6, threshold=0.3
     )
-    sheet = draw_looks([film], [words], study="s", projections=["frontal"], findings=[finding])
+    sheet = draw_attention([film], [words], study="s", projections=["frontal"], findings=[finding])
     ((top, left),) = places(sheet, film)
     ((top_all, right),) = places(sheet, outlined_overlay(film, words))
     assert top == top_all
@@ -110,7 +110,7 @@ def test_views_of_unequal_shapes_stand_beside_one_another(num: int) -> None:
     shapes = [(side, side), (side, side - 100), (side - 90, side)][:num]
     films = [noise(*shape, seed) for seed, shape in enumerate(shapes)]
     maps = [peak(3, column) for column in range(num)]
-    sheet = draw_looks(films, maps, study="s")
+    sheet = draw_attention(films, maps, study="s")
     bare = [places(sheet, film) for film in films]
     under = [places(sheet, outlined_overlay(f, m)) for f, m in zip(films, maps, strict=True)]
     corners = [corner for (corner,) in bare + under]
@@ -123,7 +123,7 @@ def test_views_of_unequal_shapes_stand_beside_one_another(num: int) -> None:
 
 def test_other_sizes_are_scaled_to_the_panel_in_shape() -> None:
     white = np.full((60, 40), 130, np.uint8)
-    sheet = draw_looks([white], [peak(3, 3)], study="s")
+    sheet = draw_attention([white], [peak(3, 3)], study="s")
     assert places(sheet, np.full((SIDE, 256), 130, np.uint8))
     assert not places(sheet, np.full((SIDE + 1, 10), 130, np.uint8))
 
@@ -138,43 +138,43 @@ def test_other_sizes_are_scaled_to_the_panel_in_shape() -> None:
     ],
 )
 def test_sides_are_marked_on_frontal_films_only(projections, marked: int, written) -> None:
-    finding = replace(EFFUSION, words=[peak(1, 1)] * 2)
-    draw_looks(
+    finding = replace(EFFUSION, attention=[peak(1, 1)] * 2)
+    draw_attention(
         [noise(64, 64)] * 2,
         [peak(3, 3)] * 2,
         study="s",
         projections=projections,
         findings=[finding],
     )
-    told = texts(written)
-    assert told.count("R") == told.count("L") == 3 * marked  # bare, all words, sentence
-    said = projections or ["unknown"] * 2
-    assert told.count("lateral: no side marked") == said.count("lateral")
-    assert told.count("projection unknown: no side marked") == said.count("unknown")
-    assert any(text.startswith("R and L: the patient's right and left") for text in told)
+    shown = texts(written)
+    assert shown.count("R") == shown.count("L") == 3 * marked  # bare, all words, sentence
+    given = projections or ["unknown"] * 2
+    assert shown.count("lateral: no side marked") == given.count("lateral")
+    assert shown.count("projection unknown: no side marked") == given.count("unknown")
+    assert any(text.startswith("R and L: the patient's right and left") for text in shown)
 
 
 def test_right_stands_at_the_left_edge_outside_the_film(written) -> None:
     film = noise(SIDE, SIDE)
-    sheet = draw_looks([film], [peak(3, 3)], study="s", projections=["frontal"])
+    sheet = draw_attention([film], [peak(3, 3)], study="s", projections=["frontal"])
     (right, left) = [(x, y) for x, y, text in written if text in ("R", "L")][:2]
     assert right[0] == 0
     assert SIDE - 20 < left[0] < SIDE
     assert places(sheet, film), "no mark covers the film"
 
 
-def test_report_and_discriminator_are_told(written) -> None:
-    finding = replace(EFFUSION, saliency=[peak(2, 2)], probability=0.62, threshold=0.275)
+def test_report_and_discriminator_are_shown(written) -> None:
+    finding = replace(EFFUSION, grad_cam=[peak(2, 2)], probability=0.62, threshold=0.275)
     rare = replace(finding, name="Fracture", probability=0.0188, threshold=0.0188)
-    open_ended = replace(finding, name="Edema", said="uncertain", threshold=None)
-    draw_looks(
+    open_ended = replace(finding, name="Edema", status="uncertain", threshold=None)
+    draw_attention(
         [noise(64, 64)],
         [peak(3, 3)],
         study="CXR7",
         report="the heart is normal .",
         findings=[finding, rare, open_ended],
     )
-    told = texts(written)
+    shown = texts(written)
     expected = {
         *("Study CXR7", "Not for clinical use", "the heart is normal .", "low", "high"),
         *("Pleural Effusion", "Report: positive", '"small left effusion ."'),
@@ -183,40 +183,40 @@ def test_report_and_discriminator_are_told(written) -> None:
         "probability 0.019, not above its threshold of 0.019",
         *("Edema", "Report: uncertain", "Discriminator: no threshold", "probability 0.620"),
     }
-    assert expected <= set(told)
+    assert expected <= set(shown)
 
 
-def test_attention_is_told_in_numbers_since_colours_are_stretched(written) -> None:
+def test_attention_is_captioned_in_numbers_since_colours_are_stretched(written) -> None:
     even = np.ones((2, 2))
     even[0, 0] = 1.02
     high = np.array([[3.0, 1.0], [1.0, 1.0]])
     views = ["frontal", "lateral"]
-    draw_looks([noise(64, 64)] * 2, [even, 2 * high], study="s", projections=views)
-    told = " ".join(texts(written))
-    assert "frontal; 25 % of the attention; highest 1.0 times the mean" in told
-    assert "lateral: no side marked; 75 % of the attention; highest 2.0 times the mean" in told
+    draw_attention([noise(64, 64)] * 2, [even, 2 * high], study="s", projections=views)
+    shown = " ".join(texts(written))
+    assert "frontal; 25 % of the attention; maximum 1.0 times the mean" in shown
+    assert "lateral: no side marked; 75 % of the attention; maximum 2.0 times the mean" in shown
 
 
 @pytest.mark.parametrize(
-    ("looks", "finding", "reasons"),
+    ("maps", "finding", "reasons"),
     [
         (1, EFFUSION, {"No map of this sentence.", "No discriminator."}),
         (1, replace(EFFUSION, sentence=""), {"The report has no sentence on it."}),
-        (0, EFFUSION, {"This model has no map of its words."}),
+        (0, EFFUSION, {"This model has no attention maps."}),
         (1, replace(EFFUSION, probability=0.1), {"No map of this finding."}),
     ],
 )
-def test_what_is_missing_is_an_empty_panel_that_says_why(looks, finding, reasons, written) -> None:
+def test_what_is_missing_is_an_empty_panel_with_the_reason(maps, finding, reasons, written) -> None:
     film = noise(SIDE, SIDE)
-    sheet = draw_looks([film], [peak(3, 3)] * looks, study="s", findings=[finding])
+    sheet = draw_attention([film], [peak(3, 3)] * maps, study="s", findings=[finding])
     assert reasons <= set(texts(written))
     assert len(places(sheet, film)) == 1, "the bare film stands in for no map"
 
 
 def test_a_panel_left_empty_is_as_high_as_the_film_beside_it() -> None:
     film = noise(SIDE, SIDE)
-    finding = replace(EFFUSION, saliency=[peak(2, 2)], probability=0.5, threshold=0.1)
-    sheet = draw_looks([film], [peak(3, 3)], study="s", findings=[finding])
+    finding = replace(EFFUSION, grad_cam=[peak(2, 2)], probability=0.5, threshold=0.1)
+    sheet = draw_attention([film], [peak(3, 3)], study="s", findings=[finding])
     ((top, _),) = places(sheet, outlined_overlay(film, peak(2, 2)))
     ((_, left),) = places(sheet, film)
     column = np.asarray(sheet)[:, left + 10].min(axis=-1)
@@ -229,9 +229,9 @@ def test_long_texts_and_odd_films_do_not_burst_the_sheet(num: int, written) -> N
     films = [noise(3, 700), noise(700, 3), noise(1, 1)]
     maps = [np.zeros((7, 7)), np.ones((1, 1)), peak(1, 2)]
     findings = [
-        replace(EFFUSION, sentence="y" * 900, words=maps, saliency=maps, probability=1.0)
+        replace(EFFUSION, sentence="y" * 900, attention=maps, grad_cam=maps, probability=1.0)
     ] * num
-    sheet = draw_looks(
+    sheet = draw_attention(
         films,
         maps,
         study="i" * 900,
@@ -249,6 +249,6 @@ def test_long_texts_and_odd_films_do_not_burst_the_sheet(num: int, written) -> N
 def test_maps_and_projections_must_be_one_a_view() -> None:
     films = [noise(64, 64)] * 2
     with pytest.raises(ValueError, match="2 images, but 1 maps"):
-        draw_looks(films, [peak(3, 3)], study="s")
+        draw_attention(films, [peak(3, 3)], study="s")
     with pytest.raises(ValueError, match="2 images, but 1 projections"):
-        draw_looks(films, [], study="s", projections=["frontal"])
+        draw_attention(films, [], study="s", projections=["frontal"])

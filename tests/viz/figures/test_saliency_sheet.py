@@ -72,26 +72,26 @@ def test_a_mask_that_keeps_all_stands_out_from_the_paper(study: SaliencyStudy) -
     assert (masked == image).all()
 
 
-def test_labels_are_told_the_likeliest_first(study: SaliencyStudy, written) -> None:
+def test_labels_are_shown_by_falling_probability(study: SaliencyStudy, written) -> None:
     none = replace(study, id="CXR8", labels={}, note="soft mask")
     draw_saliency_sheet([study, none], "iu, train: 2 of 9 images")
-    told = [text for _, _, text in written]
-    assert {"Not for clinical use", "iu, train: 2 of 9 images"} <= set(told)
-    start = told.index("CXR7")
-    assert told[start + 1 : start + 3] == ["Pleural Effusion 0.622", "Edema 0.200"]
-    start = told.index("CXR8")
-    assert told[start + 1] == "None: the whole image was kept."
-    assert "soft mask" in told[start:]
-    heads = {"Image", "Under its map", "Mask", "Masked image", "Labels that fired", "low", "high"}
-    assert heads <= set(told)
+    shown = [text for _, _, text in written]
+    assert {"Not for clinical use", "iu, train: 2 of 9 images"} <= set(shown)
+    start = shown.index("CXR7")
+    assert shown[start + 1 : start + 3] == ["Pleural Effusion 0.622", "Edema 0.200"]
+    start = shown.index("CXR8")
+    assert shown[start + 1] == "None: the whole image was kept."
+    assert "soft mask" in shown[start:]
+    heads = {"Image", "Grad-CAM", "Mask", "Masked image", "Predicted labels", "low", "high"}
+    assert heads <= set(shown)
 
 
 @pytest.mark.parametrize(("projection", "marks"), [("frontal", 4), ("lateral", 0), ("unknown", 0)])
 def test_sides_are_marked_on_frontal_images_only(study, projection, marks, written) -> None:
     draw_saliency_sheet([replace(study, projection=projection)], "t")
-    told = [text for _, _, text in written]
-    assert told.count("R") == told.count("L") == marks
-    assert any("no side marked" in text for text in told) == (projection != "frontal")
+    shown = [text for _, _, text in written]
+    assert shown.count("R") == shown.count("L") == marks
+    assert any("no side marked" in text for text in shown) == (projection != "frontal")
 
 
 def test_many_labels_long_ids_and_odd_shapes_are_all_shown(study: SaliencyStudy, written) -> None:
