@@ -11,6 +11,7 @@ import typer
 from radrep.cli.console import TerminalReporter, say, table
 from radrep.cli.labels import show_labels
 from radrep.evaluation.conclusion import is_baseline, judge
+from radrep.metrics.names import NEAREST, SHUFFLED
 
 if TYPE_CHECKING:
     from radrep.evaluation.evaluate import EvalResult
@@ -28,7 +29,7 @@ FINDINGS = {
 }
 COMPARED = {name: name for name in ("bleu4", "meteor", "rouge_l", "cider")}
 COMPARED_FINDINGS = {name: FINDINGS[name] for name in ("micro", "macro", "by report", "with side")}
-BASELINES = ("images shuffled", "nearest neighbour")  # whose difference the terminal shows
+BASELINES = (SHUFFLED.name, NEAREST.name)  # whose difference the terminal shows
 
 
 Runs = Annotated[
@@ -212,7 +213,7 @@ def _show_differences(
     columns: Mapping[str, str],
     main: str,
 ) -> None:
-    """Intervals of the main system and what it has over images shuffled, or over its rivals."""
+    """Intervals of the main system, and its difference to controls and rivals."""
     own = next(system for system in systems if system.name == main)
     pairs = {pair.second: pair for pair in comparisons if pair.first == main}
     shown = [pairs[name] for name in BASELINES if name in pairs]

@@ -9,14 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MODEL, SHUFFLED, NEIGHBOUR, CONSTANT = (
-    "model",
-    "images shuffled",
-    "nearest neighbour",
-    "constant, best ",
-)
-BASELINES = (SHUFFLED, "blank images", NEIGHBOUR)
-FINDINGS_F1 = "findings F1 (rules)"
+from radrep.metrics.names import CONTROLS, FINDINGS_F1, MODEL, NEAREST, SHUFFLED
+
+CONSTANT = "constant, best "
 MINUS, MISSING = "\N{MINUS SIGN}", "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"
 
@@ -120,7 +115,7 @@ def judge(scores: Mapping[str, Any]) -> Verdict:
     clauses = []
     if rivals:
         clauses.append(_rank(main, rivals, measures[0], num))
-    if not rivals or measures[0].value(SHUFFLED) is not None:
+    if not rivals or measures[0].value(SHUFFLED.name) is not None:
         clauses.append(_answer(main, measures, num))
     else:
         clauses.append("Whether they see the image was not tried here.")
@@ -129,7 +124,7 @@ def judge(scores: Mapping[str, Any]) -> Verdict:
 
 def is_baseline(system: str) -> bool:
     """Whether a system is there for comparison: other images, or no model at all."""
-    return system in BASELINES or system.startswith(CONSTANT)
+    return system in CONTROLS
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -177,7 +172,7 @@ def _best_constant(measure: Measure) -> str | None:
 
 def _answer(main: str, measures: Sequence[Measure], num_studies: int) -> str:
     subject = "this model" if main == MODEL else main
-    words, findings = (measure.relation(main, SHUFFLED) for measure in measures)
+    words, findings = (measure.relation(main, SHUFFLED.name) for measure in measures)
     sees = "higher" in (words, findings)
     partly = False  # then the sentence has its "but" already
     if words is None and findings is None:
@@ -229,7 +224,7 @@ def _baselines(main: str, measure: Measure) -> Iterator[tuple[str, str]]:
     constant = _best_constant(measure)
     for noun, system in (
         ("one constant report", constant),
-        ("copying the nearest training study’s report", NEIGHBOUR),
+        ("copying the nearest training study’s report", NEAREST.name),
     ):
         if system is not None and (relation := measure.relation(main, system)) is not None:
             yield noun, relation
@@ -249,7 +244,7 @@ def _rank(main: str, rivals: Sequence[str], measure: Measure, num_studies: int) 
 def _evidence(
     scores: Mapping[str, Any], main: str, rivals: Sequence[str], measures: Sequence[Measure]
 ) -> Iterator[Evidence]:
-    if measures[0].value(SHUFFLED) is not None:
+    if measures[0].value(SHUFFLED.name) is not None:
         sentences = [s for m in measures if (s := _shuffling(main, m))]
         yield Evidence("Images shuffled", sentences)
     for rival in rivals:
@@ -262,8 +257,8 @@ def _evidence(
             if name and (sentence := _against(main, name, "the constant", measure))
         ]
         yield Evidence("Best constant report", sentences)
-    if measures[0].value(NEIGHBOUR) is not None:
-        sentences = [s for m in measures if (s := _against(main, NEIGHBOUR, "the neighbour", m))]
+    if measures[0].value(NEAREST.name) is not None:
+        sentences = [s for m in measures if (s := _against(main, NEAREST.name, "the neighbour", m))]
         yield Evidence("Nearest neighbour", sentences)
     if (variety := scores["diversity"].get(main)) is not None:
         count, total = variety["num_distinct"], variety["num_reports"]
@@ -273,7 +268,7 @@ def _evidence(
 
 
 def _shuffling(main: str, measure: Measure) -> str | None:
-    own, other = measure.value(main), measure.value(SHUFFLED)
+    own, other = measure.value(main), measure.value(SHUFFLED.name)
     if own is None or other is None:
         return None
     if number(own) == number(other):
@@ -281,11 +276,11 @@ def _shuffling(main: str, measure: Measure) -> str | None:
     else:
         moves = f"{'falls' if other < own else 'rises'} from {number(own)} to {number(other)}"
     name = measure.name[0].upper() + measure.name[1:]
-    difference = measure.difference(main, SHUFFLED)
+    difference = measure.difference(main, SHUFFLED.name)
     if difference is None:
         return f"{name} {moves}; the two were not compared study by study."
     gave = f"{name} {moves}: the image gave {difference_text(difference)}"
-    if measure.relation(main, SHUFFLED) == "level":
+    if measure.relation(main, SHUFFLED.name) == "level":
         return f"{gave}, which chance alone could give."
     return f"{gave}."
 

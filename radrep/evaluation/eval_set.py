@@ -23,7 +23,6 @@ from radrep.saliency.read_split import read_split
 from radrep.weights.checkpoint import Loaded
 
 SHUFFLE_SEED = 0
-NEAREST, SHUFFLED, BLANK = "nearest neighbour", "images shuffled", "blank images"
 
 
 @dataclass(frozen=True)

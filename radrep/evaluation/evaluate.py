@@ -14,16 +14,10 @@ from radrep.data.dataset import in_order
 from radrep.data.selection import views_of
 from radrep.device import best_device
 from radrep.evaluation.artifacts import check_out, write_evaluation
-from radrep.evaluation.eval_set import (
-    BLANK,
-    NEAREST,
-    SHUFFLED,
-    ScoredStudies,
-    shuffled,
-    studies_of_run,
-)
+from radrep.evaluation.eval_set import ScoredStudies, shuffled, studies_of_run
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.decode_options import change_decode, check_overrides
+from radrep.metrics.names import BLANK, MODEL, NEAREST, SHUFFLED
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
 from radrep.metrics.scorecard import Scorecard, score_card
@@ -33,7 +27,6 @@ from radrep.progress import Reporter
 from radrep.recipe.schema import Decode
 from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_dir
 
-MODEL = "model"
 WITHOUT_METEOR = "METEOR was left out on request (--no-meteor)"
 
 
@@ -113,7 +106,7 @@ def evaluate(
     clean = studies.corpus.clean if clean_predictions else None
     scored = scored_predictions(predictions, clean=clean)
     blank = scored_predictions(_predict_blank(loaded, studies, decode), clean=clean)
-    systems = {MODEL: scored, **shuffled_image_control(scored), BLANK: blank}
+    systems = {MODEL: scored, **shuffled_image_control(scored), BLANK.name: blank}
     constants = studies.constants(reporter)
     systems |= baselines(studies, constants, reporter)
     others = [(MODEL, name) for name in systems if name != MODEL]
@@ -148,7 +141,7 @@ def evaluate(
 
 def shuffled_image_control(reports: Sequence[str]) -> dict[str, list[str]]:
     """The system of the same reports dealt to other studies; none where there is one study."""
-    return {SHUFFLED: shuffled(reports)} if len(reports) > 1 else {}
+    return {SHUFFLED.name: shuffled(reports)} if len(reports) > 1 else {}
 
 
 def baselines(
@@ -158,7 +151,7 @@ def baselines(
     systems = {}
     nearest = studies.nearest(reporter)
     if nearest is not None:
-        systems[NEAREST] = nearest
+        systems[NEAREST.name] = nearest
     return systems | {name: [text] * len(studies.ids) for name, text in constants.items()}
 
 

@@ -6,18 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from radrep.errors import DataError
+from radrep.metrics.names import LABELS, metric_names
 
 CALIBRATION_BINS = 15  # as in Guo et al., 2017
 NEVER = 1.0  # a threshold above which no probability lies
-MEASURES = (
-    "auroc",
-    "average_precision",
-    "brier",
-    "calibration_error",
-    "f1",
-    "precision",
-    "recall",
-)
+MEASURES = metric_names(LABELS)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ import numpy as np
 from pycocoevalcap.meteor import meteor as meteor_wrapper
 
 from radrep.errors import DataError
+from radrep.metrics.names import TEXT, metric_names
 from radrep.metrics.ngrams import MAX_N, NgramTable, ReferenceNgrams
 from radrep.metrics.rouge import CommonSubsequences, count_words, rouge_l
 
-METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider")
+METRICS = metric_names(TEXT)
 
 # METEOR 1.5, task "rank", English: its defaults, which the COCO scorer uses (Denkowski and
 # Lavie, 2014). Weights of the stages exact, stem, synonym, paraphrase.

@@ -20,11 +20,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
-METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l", "cider", "loss")
+from radrep.metrics.names import RETRIEVAL, TEXT, metric_names
+
+METRICS = (*metric_names(TEXT), "loss")
 LABEL_METRICS = ("auroc", "average_precision")
-RETRIEVAL_METRICS = tuple(
-    f"{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
-)
+RETRIEVAL_METRICS = metric_names(RETRIEVAL)
 
 
 def _read_exponent(value: object) -> object:

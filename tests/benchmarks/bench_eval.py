@@ -129,7 +129,7 @@ def main() -> None:
     scored = scored_predictions(ours)
     systems = {
         "model": scored,
-        "images shuffled": [*scored[1:], scored[0]],
+        "shuffled control": [*scored[1:], scored[0]],
         "nearest neighbour": drawer.draw.choices(train, k=len(scored)),
         **{name: [found.report] * len(scored) for name, found in constants.items()},
     }

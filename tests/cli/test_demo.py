@@ -21,7 +21,7 @@ def test_demo_goes_the_whole_way_and_says_what_is_next(tmp_path: Path) -> None:
     words = [word for change in small for word in ("--set", change)]
     result = radrep("demo", "--out", tmp_path / "demo", "--num", 60, *words)
     assert result.exit_code == 0, result.output
-    for text in ("named rightly, with side", "images shuffled", "nearest neighbour",
+    for text in ("named rightly, with side", "shuffled control", "nearest neighbour",
                  "radrep generate", "radrep prepare iu", "protocol published"):  # fmt: skip
         assert text in result.stdout
     assert (tmp_path / "demo/run/scores-test.json").is_file()
@@ -32,7 +32,7 @@ def test_demo_goes_the_whole_way_and_says_what_is_next(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_model_sees(tmp_path: Path) -> None:
-    """Findings and sides on held-out phantoms: F1 of 0.8, and chance with images shuffled."""
+    """Findings and sides on held-out phantoms: F1 of 0.8, and chance in the shuffled control."""
     result = radrep("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     table = result.stdout.split("phantoms it never saw:")[1].split("Written for")[0]
@@ -40,5 +40,5 @@ def test_the_demo_model_sees(tmp_path: Path) -> None:
     f1 = {name: float(value) for name, value in found.items()}
     assert f1["model"] >= 0.8
     # Each of ten pairs is there in about 12 % of the studies: so is a guess that does not look.
-    for name in ("images shuffled", "blank images", "constant, best cider"):
+    for name in ("shuffled control", "blank-image control", "constant, best cider"):
         assert f1[name] <= 0.2, name

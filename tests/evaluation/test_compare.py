@@ -111,7 +111,7 @@ def test_predictions_from_outside_score_as_the_run_that_wrote_them(
     assert theirs["ids_sha256"] == ours["ids_sha256"]
     mine, other = (by_name(s["protocols"]["full"]) for s in (ours, theirs))
     assert other["theirs"] == mine["model"]
-    for name in ("images shuffled", "nearest neighbour", "constant, best cider"):
+    for name in ("shuffled control", "nearest neighbour", "constant, best cider"):
         assert other[name] == mine[name]
     assert by_name(theirs["findings"])["theirs"] == by_name(ours["findings"])["model"]
 
@@ -204,13 +204,13 @@ def test_set_and_dataset_are_refused_where_they_would_do_nothing(
 
 def test_a_file_named_as_a_baseline_does_not_become_one(annotation: Path, tmp_path: Path) -> None:
     words = ["eval", "--references", annotation, "--out", tmp_path / "out"]
-    for name in ("images shuffled", "nearest neighbour", "constant"):
+    for name in ("shuffled control", "nearest neighbour", "constant"):
         words += ["--predictions", write_predictions(tmp_path / f"{name}.json", annotation)]
     result = radrep(*words)
     assert result.exit_code == 0, result.output
     names = [s["name"] for s in scores_of(tmp_path / "out")["protocols"]["full"]["systems"]]
-    assert names == ["images shuffled-2", "nearest neighbour-2", "constant"]
-    assert "studies cannot tell images shuffled-2 from nearest neighbour-2" in result.stdout
+    assert names == ["shuffled control-2", "nearest neighbour-2", "constant"]
+    assert "studies cannot tell shuffled control-2 from nearest neighbour-2" in result.stdout
 
 
 def test_many_systems_find_a_folder_that_disks_can_name(

@@ -4,11 +4,11 @@ from radrep.evaluation.conclusion import judge, number, p_value
 from tests.viz.example import make_scores
 
 # The example's differences reach .09 to both sides: less than that is what chance could give.
-SEES = {"model": (0.40, 0.50), "images shuffled": (0.20, 0.30)}
-BLIND = {"model": (0.40, 0.50), "images shuffled": (0.38, 0.47)}
-WORDS_ONLY = {"model": (0.40, 0.50), "images shuffled": (0.20, 0.47)}
-FINDINGS_ONLY = {"model": (0.40, 0.50), "images shuffled": (0.38, 0.30)}
-HARMED = {"model": (0.20, 0.30), "images shuffled": (0.40, 0.50)}
+SEES = {"model": (0.40, 0.50), "shuffled control": (0.20, 0.30)}
+BLIND = {"model": (0.40, 0.50), "shuffled control": (0.38, 0.47)}
+WORDS_ONLY = {"model": (0.40, 0.50), "shuffled control": (0.20, 0.47)}
+FINDINGS_ONLY = {"model": (0.40, 0.50), "shuffled control": (0.38, 0.30)}
+HARMED = {"model": (0.20, 0.30), "shuffled control": (0.40, 0.50)}
 
 
 def answer(systems, **options):
@@ -112,7 +112,7 @@ def test_evidence_gives_both_scores_the_difference_its_interval_and_p():
 
 
 def test_a_model_that_always_writes_one_report_is_told_so():
-    scores = make_scores({"model": (0.4, 0.5), "images shuffled": (0.4, 0.5)}, half_width=0.0)
+    scores = make_scores({"model": (0.4, 0.5), "shuffled control": (0.4, 0.5)}, half_width=0.0)
     scores["diversity"]["model"] |= {"num_distinct": 1, "most_frequent_share": 1.0}
     verdict = judge(scores)
     assert verdict.answer == "Nothing here shows that this model sees the image."

@@ -32,7 +32,7 @@ def test_scores_and_predictions_are_written(evaluated: tuple[Path, str]) -> None
     assert scores["num_studies"] == 8
     assert set(scores["protocols"]) == {"published", "full"}
     names = [s["name"] for s in scores["protocols"]["published"]["systems"]]
-    assert names[:4] == ["model", "images shuffled", "blank images", "nearest neighbour"]
+    assert names[:4] == ["model", "shuffled control", "blank-image control", "nearest neighbour"]
     assert "constant, best cider" in names
     assert [s["name"] for s in scores["findings"]["systems"]] == names
     pairs = [(p["first"], p["second"]) for p in scores["protocols"]["full"]["comparisons"]]
@@ -51,7 +51,7 @@ def test_scores_and_predictions_are_written(evaluated: tuple[Path, str]) -> None
 def test_blank_images_give_one_report_whatever_the_study(evaluated: tuple[Path, str]) -> None:
     run, _ = evaluated
     scores = json.loads((run / "scores-test.json").read_text())
-    assert scores["diversity"]["blank images"]["num_distinct"] == 1
+    assert scores["diversity"]["blank-image control"]["num_distinct"] == 1
 
 
 def test_the_nearest_neighbour_of_a_training_study_is_another_one(phantoms: Path) -> None:
@@ -103,8 +103,8 @@ def test_references_are_whole_whatever_the_model_was_taught(
 def test_the_table_names_protocol_split_and_baselines(evaluated: tuple[Path, str]) -> None:
     _, printed = evaluated
     for text in ("protocol published", "protocol full", "test, 8 studies", "95 % interval",
-                 "images shuffled", "blank images", "nearest neighbour", "constant, best bleu4",
-                 "findings F1 (rules)", "with side", "distinct reports"):  # fmt: skip
+                 "shuffled control", "blank-image control", "nearest neighbour",
+                 "constant, best bleu4", "findings F1 (rules)", "with side", "distinct reports"):  # fmt: skip
         assert text in printed
 
 

@@ -10,8 +10,8 @@ CONSTANTS = ("constant, best bleu4", "constant, best cider", "constant, best rou
 # CIDEr, and findings F1 over all 14 observations.
 SYSTEMS = {
     "model": (0.352, 0.431),
-    "images shuffled": (0.124, 0.302),
-    "blank images": (0.098, 0.287),
+    "shuffled control": (0.124, 0.302),
+    "blank-image control": (0.098, 0.287),
     "nearest neighbour": (0.281, 0.418),
     "constant, best bleu4": (0.266, 0.395),
     "constant, best cider": (0.410, 0.395),

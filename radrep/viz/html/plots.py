@@ -5,24 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from radrep.evaluation.conclusion import (
-    BASELINES,
-    FINDINGS_F1,
     Measure,
     difference_text,
     interval,
-    is_baseline,
     number,
 )
+from radrep.metrics.names import CONTROLS, FINDINGS_F1, TEXT, metric_names
+from radrep.metrics.names import METRICS as METRICS_TABLE
 
-METRICS = {
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu3": "BLEU-3",
-    "bleu4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider": "CIDEr",
-}
+METRICS = {name: METRICS_TABLE[name].title for name in metric_names(TEXT)}
 LABEL_SETS = {
     "14": "all 14 observations",
     "13": "without No Finding",
@@ -162,7 +153,13 @@ def _plot(measure: Measure, main: str, how: str, needs: Sequence[str]) -> dict[s
 def _kind(system: str, main: str) -> str:
     if system == main:
         return "main"
-    return "same" if system in BASELINES[:2] else "other" if is_baseline(system) else "rival"
+    return (
+        "same"
+        if system in (SHUFFLED.name, BLANK.name)
+        else "other"
+        if is_baseline(system)
+        else "rival"
+    )
 
 
 def _axis(highest: float) -> tuple[float, list[tuple[str, str]]]:

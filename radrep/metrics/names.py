@@ -1,0 +1,99 @@
+"""Names of what an evaluation measures, and of the controls that it compares a model with.
+
+One table of metrics and one of controls, read by recipes, scores, pages, model cards and the
+terminal. Imports nothing, since recipes do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+TEXT, FINDINGS, LABELS, RETRIEVAL, LOSS = "text", "findings", "labels", "retrieval", "loss"
+FINDINGS_F1 = "findings F1 (rules)"  # never CheXbert F1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+        name: Key in scores files and, after "val/", in recipes.
+        title: As papers and pages write it.
+        protocol: How it is scored: TEXT on whitespace tokens under each protocol of
+            `radrep.metrics.protocol`, FINDINGS by the rule labeller, LABELS on a discriminator's
+            probabilities, RETRIEVAL on paired embeddings, LOSS as the training objective.
+        higher_is_better: False for errors and losses.
+        decimals: Decimals shown.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    higher_is_better: bool = True
+    decimals: int = 3
+
+
+@dataclass(frozen=True)
+class Control:
+    """A system that a model is compared with.
+
+    Attributes:
+        name: Name of the system in scores files.
+        title: Its title on pages.
+        of_model: Whether the model under test writes its reports, from other images than a study's
+            own; otherwise no model does.
+    """
+
+    name: str
+    title: str
+    of_model: bool
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        *(Metric(f"bleu{n}", f"BLEU-{n}", TEXT) for n in (1, 2, 3, 4)),
+        Metric("meteor", "METEOR", TEXT),
+        Metric("rouge_l", "ROUGE-L", TEXT),
+        Metric("cider", "CIDEr", TEXT),
+        # 14 observations, 13 without No Finding, or the 5 of the CheXpert competition.
+        Metric("14 micro f1", "micro F1-14", FINDINGS),
+        Metric("14 macro f1", "macro F1-14", FINDINGS),
+        Metric("14 by report f1", "by-report F1-14", FINDINGS),
+        Metric("13 micro f1", "micro F1-13", FINDINGS),
+        Metric("13 macro f1", "macro F1-13", FINDINGS),
+        Metric("13 with side micro f1", "micro F1-13 with side", FINDINGS),
+        Metric("5 micro f1", "micro F1-5", FINDINGS),
+        Metric("5 macro f1", "macro F1-5", FINDINGS),
+        Metric("side accuracy", "side accuracy", FINDINGS),
+        Metric("auroc", "AUROC", LABELS),
+        Metric("average_precision", "average precision", LABELS),
+        Metric("brier", "Brier score", LABELS, higher_is_better=False),
+        Metric("calibration_error", "calibration error", LABELS, higher_is_better=False),
+        Metric("f1", "F1", LABELS),
+        Metric("precision", "precision", LABELS),
+        Metric("recall", "recall", LABELS),
+        *(
+            Metric(f"{direction}_r{k}", f"{direction.replace('_', ' ')} R@{k}", RETRIEVAL)
+            for direction in ("image_to_text", "text_to_image")
+            for k in (1, 5, 10)
+        ),
+        Metric("loss", "loss", LOSS, higher_is_better=False),
+    )
+}
+
+MODEL = "model"  # the one run that an evaluation is of
+SHUFFLED = Control("shuffled control", "Shuffled control", of_model=True)
+BLANK = Control("blank-image control", "Blank-image control", of_model=True)
+NEAREST = Control("nearest neighbour", "Nearest neighbour", of_model=False)
+CONSTANTS = tuple(
+    Control(f"constant, best {metric}", f"Constant report, best {METRICS[metric].title}", False)
+    for metric in ("bleu4", "cider", "rouge_l")
+)
+CONTROLS: Mapping[str, Control] = {
+    control.name: control for control in (SHUFFLED, BLANK, NEAREST, *CONSTANTS)
+}
+
+
+def metric_names(protocol: str) -> tuple[str, ...]:
+    """The metrics scored in one way, in the order of the table."""
+    return tuple(name for name, metric in METRICS.items() if metric.protocol == protocol)
