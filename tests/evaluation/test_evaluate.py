@@ -104,7 +104,8 @@ def test_the_table_names_protocol_split_and_baselines(evaluated: tuple[Path, str
     _, printed = evaluated
     for text in ("protocol published", "protocol full", "test, 8 studies", "95 % interval",
                  "shuffled control", "blank-image control", "nearest neighbour",
-                 "constant, best bleu4", "findings F1 (rules)", "with side", "distinct reports"):  # fmt: skip
+                 "constant, best bleu4", "findings F1 (rules)", "with side",
+                 "distinct reports"):  # fmt: skip
         assert text in printed
 
 

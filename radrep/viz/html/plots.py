@@ -153,13 +153,9 @@ def _plot(measure: Measure, main: str, how: str, needs: Sequence[str]) -> dict[s
 def _kind(system: str, main: str) -> str:
     if system == main:
         return "main"
-    return (
-        "same"
-        if system in (SHUFFLED.name, BLANK.name)
-        else "other"
-        if is_baseline(system)
-        else "rival"
-    )
+    if control := CONTROLS.get(system):
+        return "same" if control.of_model else "other"
+    return "rival"
 
 
 def _axis(highest: float) -> tuple[float, list[tuple[str, str]]]:
