@@ -1,18 +1,18 @@
-"""What radrep raises when a user's input, and not its own code, is at fault."""
+"""Errors a user can fix."""
 
 from collections.abc import Sequence
 
 
 class RadrepError(Exception):
-    """A mistake that the user can mend: the text says what is wrong, the value and what to do."""
+    """An error the user can fix: the text names the problem, the value found and what to do."""
 
 
 class RecipeError(RadrepError):
-    """One or more problems of a recipe, all told at once.
+    """All problems of a recipe at once.
 
     Args:
-        title: What was read, for example "recipes/bad.yaml".
-        problems: One (key, what is wrong) pair a problem.
+        title: The file, for example "recipes/bad.yaml".
+        problems: Pairs of key and problem.
     """
 
     def __init__(self, title: str, problems: Sequence[tuple[str, str]]) -> None:
@@ -26,7 +26,7 @@ class RecipeError(RadrepError):
 
 
 class DataError(RadrepError):
-    """Input data is missing, unreadable or not what it says it is."""
+    """Input data is missing, unreadable or in another format than expected."""
 
 
 class CheckpointError(RadrepError):

@@ -1,4 +1,4 @@
-"""The command line: what can be typed, and how a mistake ends."""
+"""The command line: commands, their panels in --help, and how errors end."""
 
 import errno
 from typing import Annotated, Any
@@ -21,10 +21,10 @@ ORDER = (
 
 
 class _Commands(TyperGroup):
-    """Ends every command alike: mistakes and full disks in one red block, bugs with a traceback."""
+    """Ends every command alike: user errors and full disks in one red block, bugs by traceback."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The order in --help, and with it that of the panels Data, Learn, Use, Weights, Look."""
+        """The order in --help, which also orders the panels."""
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
@@ -81,18 +81,18 @@ def radrep(
 app.add_typer(prepare.app, name="prepare", rich_help_panel="Data")
 app.add_typer(data.app, name="data", rich_help_panel="Data")
 app.add_typer(cache.app, name="cache", rich_help_panel="Data")
-app.command(rich_help_panel="Learn")(train.pretrain)
-app.command(rich_help_panel="Learn")(train.train)
-app.command(name="eval", rich_help_panel="Use")(eval.evaluate)
-app.command(rich_help_panel="Use")(generate.generate)
+app.command(rich_help_panel="Train")(train.pretrain)
+app.command(rich_help_panel="Train")(train.train)
+app.command(name="eval", rich_help_panel="Evaluate & generate")(eval.evaluate)
+app.command(rich_help_panel="Evaluate & generate")(generate.generate)
 app.command(name="import", rich_help_panel="Weights")(weights.import_)
 app.command(rich_help_panel="Weights")(weights.export)
 app.command(rich_help_panel="Weights")(weights.merge)
-app.command(rich_help_panel="Look")(demo.demo)
-app.add_typer(recipes.app, name="recipes", rich_help_panel="Look")
-app.command(rich_help_panel="Look")(doctor.doctor)
+app.command(rich_help_panel="Explore")(demo.demo)
+app.add_typer(recipes.app, name="recipes", rich_help_panel="Explore")
+app.command(rich_help_panel="Explore")(doctor.doctor)
 
 
 def run() -> None:
-    """What the `radrep` command calls."""
+    """Entry point of the `radrep` command."""
     app()

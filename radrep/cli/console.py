@@ -1,24 +1,21 @@
-"""What reaches the terminal: results on stdout, everything about the way there on stderr."""
+"""Terminal output: results on stdout, progress, warnings and errors on stderr."""
 
 import re
 import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Column, Table
 
 from radrep.progress import Advance, Reporter
 
 REDRAW_SECONDS = 0.1
-PLAIN_SECONDS = 10.0  # between two lines of progress where no terminal listens
+PLAIN_SECONDS = 10.0  # between two lines of progress without a terminal
 BAR_CELLS = 20
-MIN_BAR_CELLS = 5
 UNWRAPPED = 10_000  # files and pipes get whole lines, so that they grep well
 
 
@@ -34,7 +31,7 @@ def say(text: str) -> None:
     """Write a result to stdout, unwrapped, above the live line if there is one."""
     # Names from downloads may hold what no terminal and no file can: halves of characters.
     sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
-    sys.stdout.flush()  # whoever reads the pipe has each result when it is there
+    sys.stdout.flush()  # each result is in the pipe at once
 
 
 def show_error(text: str, *, prefix: str = "error: ") -> None:
@@ -45,7 +42,7 @@ def show_error(text: str, *, prefix: str = "error: ") -> None:
 
 
 def _hang(line: str, width: int) -> str:
-    """Wrap a row "  key  what is wrong"; other lines stay whole, so that commands can be copied."""
+    """Wrap a row "  key  problem"; other lines stay whole, so that commands can be copied."""
     row = re.match(r"  \S+(?: \S+)*  +(?=\S)", line)
     if row is None or len(line) <= width:
         return line
@@ -67,7 +64,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
 
 
 def print_grid(grid: Table) -> None:
-    """Write a table of one's own to stdout, in files without the spaces that fill its lines."""
+    """Write a rich table to stdout, in files without trailing spaces."""
     console = make_console()
     if console.is_terminal:
         console.print(grid)
@@ -84,30 +81,22 @@ def _cell(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-class TerminalReporter(Reporter):
+class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
     """Shows a run on stderr: one live line on a terminal, plain lines elsewhere.
 
-    Use it as a context manager, so that no live line is left behind when a run ends or fails.
+    As a context manager it leaves no live line behind when a run ends or fails.
     """
 
     def __init__(self) -> None:
         self._console = make_console(stderr=True)
         self._moves = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._live: Live | None = None
+        self._live: Progress | None = None
 
-    def __enter__(self) -> "TerminalReporter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._clear()
 
     def info(self, label: str, text: str) -> None:
-        """Write "label   text", the texts of all facts below one another."""
+        """Write "label   text", all texts aligned."""
         if not self._console.is_terminal:
             self._console.print(f"{label:<7} {text}")
             return
@@ -122,17 +111,15 @@ class TerminalReporter(Reporter):
         self._console.print(f"warning: {text}", style="yellow", soft_wrap=True)
 
     def log_metrics(self, fields: Mapping[str, object]) -> None:
-        """Show "name value" pairs in order; "done/total" under the name "step" draws the bar."""
+        """Show "name value" pairs in order; "step", as "done/total", moves the bar."""
+        pairs = [_pair(name, value) for name, value in fields.items()]
         if not self._moves or "step" not in fields:
-            self._console.print("  ".join(_pair(*field) for field in fields.items()))
+            self._console.print("  ".join(pairs))
             return
-        names = list(fields)
-        split = names.index("step")
-        count = str(fields["step"])
+        step, count = list(fields).index("step"), str(fields["step"])
         done, _, total = count.partition("/")
-        head = "  ".join(_pair(name, fields[name]) for name in names[:split])
-        tail = "  ".join([count, *(_pair(name, fields[name]) for name in names[split + 1 :])])
-        self._draw(head, int(done), int(total), tail)
+        tail = "  ".join([count, *pairs[step + 1 :]])
+        self._draw("  ".join(pairs[:step]), int(done), int(total), tail)
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
@@ -144,12 +131,20 @@ class TerminalReporter(Reporter):
             nonlocal done, shown
             done += n
             now = time.monotonic()
-            if now - shown >= (REDRAW_SECONDS if self._moves else PLAIN_SECONDS):
-                shown = now
-                self._show_progress(label, done, total, unit, now - start, note)
+            if now - shown < (REDRAW_SECONDS if self._moves else PLAIN_SECONDS):
+                return
+            shown = now
+            text = f"{done}/{total} {unit}"
+            if done:
+                left = _clock((now - start) * max(total - done, 0) / done)
+                text += f"  {note or _rate(done, now - start) + '/s'}  {left} left"
+            if self._moves:
+                self._draw(label, done, total, text)
+            else:
+                self._console.print(f"{label}  {text}")
 
         if self._moves:
-            self._show_progress(label, 0, total, unit, 0.0)
+            self._draw(label, 0, total, f"0/{total} {unit}")
         try:
             yield advance
         finally:
@@ -158,43 +153,25 @@ class TerminalReporter(Reporter):
         rate = f", {_rate(done, seconds)} {unit}/s" if done else ""
         self._console.print(f"{label}  {done} {unit} in {_clock(seconds)}{rate}", soft_wrap=True)
 
-    def _show_progress(
-        self, label: str, done: int, total: int, unit: str, seconds: float, note: str = ""
-    ) -> None:
-        facts = f"{done}/{total} {unit}"
-        if done:
-            left = _clock(seconds * max(total - done, 0) / done)
-            facts += f"  {note or _rate(done, seconds) + '/s'}  {left} left"
-        if self._moves:
-            self._draw(label, done, total, facts)
-        else:
-            self._console.print(f"{label}  {facts}")
-
     def _draw(self, head: str, done: int, total: int, tail: str) -> None:
-        """Redraw the live line: head, a bar of what room is left, tail."""
-        width = self._console.width
-        if len(head) + len(tail) + 2 > width:
-            tail = tail.replace("  ", " ")
-        bar = self._bar(done, total, cells=min(BAR_CELLS, width - len(head) - len(tail) - 2))
-        line = Text.assemble(head, " ", bar, tail, no_wrap=True, overflow="ellipsis")
+        """Redraw the live line: head, a bar that gives way on narrow terminals, tail."""
         if self._live is None:
-            # stdout is led through the live line only where it is the same terminal: results that
-            # go to a file must reach it.
-            self._live = Live(
+            bar = Column(max_width=BAR_CELLS)
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(None, complete_style="green", finished_style="green", table_column=bar),
+                TextColumn("{task.fields[tail]}", markup=False),
                 console=self._console,
                 auto_refresh=False,
                 transient=True,
-                redirect_stdout=sys.stdout.isatty(),
+                redirect_stdout=sys.stdout.isatty(),  # results must reach a file or a pipe
             )
+            self._live.add_task(head, total=total, tail=tail)
             self._live.start()
-        self._live.update(line, refresh=True)
-
-    def _bar(self, done: int, total: int, *, cells: int) -> Text:
-        if cells < MIN_BAR_CELLS or not total:
-            return Text()
-        full, empty = "━─" if self._console.encoding.lower().startswith("utf") else "#-"
-        filled = cells * min(done, total) // total
-        return Text.assemble((full * filled, "green"), (empty * (cells - filled), "dim"), " ")
+        task = self._live.task_ids[0]
+        self._live.update(
+            task, description=head, completed=done, total=total, tail=tail, refresh=True
+        )
 
     def _clear(self) -> None:
         if self._live:

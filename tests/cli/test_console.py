@@ -104,14 +104,14 @@ def test_a_narrow_terminal_gets_a_shorter_line():
     assert "412/1300  loss 2.417  212 img/s  eta 2:14" in shown
     _, shown = run_on_a_terminal(ON_A_TERMINAL, columns=48)
     assert "━" not in shown
-    assert "epoch 7/20 412/1300 loss 2.417 212 img/s eta 2:…" in shown
+    assert "412/1300  loss 2.417  212 img/s  eta 2…" in shown
 
 
 def test_long_problems_wrap_below_their_own_text_and_commands_stay_whole():
     code = """
 from radrep.cli.console import show_error
 from radrep.errors import RecipeError
-problem = ("train.keep_best", "must be a val/ metric, got 'test/bleu4'")
+problem = ("train.monitor", "must be a val/ metric, got 'test/bleu4'")
 show_error(str(RecipeError("bad.yaml", [("optim.lr", "required, but missing"), problem])))
 show_error("not found. Make it with: radrep prepare iu --raw data/raw --out data/iu")
 """
@@ -120,9 +120,9 @@ show_error("not found. Make it with: radrep prepare iu --raw data/raw --out data
         shown
         == """\
 error: bad.yaml has 2 problems:
-  optim.lr         required, but missing
-  train.keep_best  must be a val/ metric, got
-                   'test/bleu4'
+  optim.lr       required, but missing
+  train.monitor  must be a val/ metric, got
+                 'test/bleu4'
 error: not found. Make it with: radrep prepare iu --raw data/raw --out data/iu
 """
     )
@@ -137,7 +137,7 @@ with TerminalReporter() as reporter:
     reporter.info("then", "more")
 """
     _, shown = run_on_a_terminal(code, columns=80)
-    assert "──────" in shown
+    assert "━━━━━━" in shown
     live, rest = shown.split("\x1b[2Kreading  4 images in 0:00")
     assert "0/4 images" in live
     assert "0/4 images" not in rest, "the live line goes when the work is done"

@@ -56,9 +56,9 @@ def test_no_arguments_show_the_help():
     assert bare.stdout.split() == run("--help").stdout.split()
 
 
-def test_every_command_stands_in_a_named_panel():
+def test_every_command_is_in_a_named_panel():
     shown = CliRunner().invoke(app, ["--help"]).output
-    assert "─ Look ─" in shown
+    assert "─ Explore ─" in shown
     assert "─ Commands ─" not in shown, "a command without rich_help_panel"
 
 

@@ -1,7 +1,7 @@
-"""Words that deny a finding, doubt it or say it of another time, and words that end their reach.
+"""Words that deny a finding, doubt it or place it at another time, and words that end their scope.
 
-The idea is NegBio's and the CheXpert labeler's (Peng et al., 2018; Irvin et al., 2019); instead of
-a parsed sentence these rules see its words, commas and conjunctions.
+After NegBio and the CheXpert labeler (Peng et al., 2018; Irvin et al., 2019), on words, commas and
+conjunctions instead of a parsed sentence.
 """
 
 from itertools import product
@@ -11,13 +11,12 @@ from radrep.metrics.labeler.vocabulary import phrases, word_set
 
 
 class Cue(NamedTuple):
-    """What a cue makes of a mention, and on which side of it.
+    """The effect of a cue on a mention, and on which side of the cue.
 
     Attributes:
-        effect: "negative", "uncertain", "open" (excluding it failed: stronger than a negation),
-            "aside" (not said of this examination).
-        reach: "after", "before", "both", or "either": after it if a mention stands there,
-            otherwise before it.
+        effect: "negative", "uncertain", "open" (not excluded: stronger than a negation) or "aside"
+            (not about this examination).
+        reach: "after", "before", "both", or "either": after it if a mention follows, else before.
     """
 
     effect: str
@@ -62,7 +61,7 @@ _NOT_EXCLUDED = """cannot be excluded, can not be excluded, not excluded, not be
     cannot be ruled out, can not be ruled out, not be ruled out, not ruled out,
     not entirely excluded, cannot be entirely excluded, not be entirely excluded,
     cannot be completely excluded, difficult to be excluded, cannot be totally excluded"""
-# Said of another time, or of what these films cannot show at all.
+# About another time, or about what these images cannot show at all.
 _ASIDE = """history of, hx of, h / o, known history of, past history of, status post, s / p"""
 _NOT_SHOWN = "may not be demonstrated, may not be visible, may not be seen, may not be apparent"
 _MODALS = ("may", "might", "could", "would")
@@ -138,20 +137,20 @@ def denied_change(words: list[str], start: int) -> int:
 
 
 def ended_in_part(words: list[str], start: int, end: int) -> bool:
-    """Whether a cue tells of an end that is not complete, such as "near complete resolution"."""
+    """Whether a cue is an end that is not complete, such as "near complete resolution"."""
     if _ENDING.isdisjoint(words[start:end]):
         return False
     return not _PARTLY.isdisjoint(words[max(0, start - 3) : start])
 
 
 def of_another_view(words: list[str], start: int, end: int) -> bool:
-    """Whether a cue such as "not seen" speaks of an earlier film or of one of two views."""
+    """Whether a cue such as "not seen" is about a prior image or one of two views."""
     if SEEN.isdisjoint(words[start:end]) or words[end : end + 1] not in (["on"], ["in"]):
         return False
     return not _OTHER_VIEWS.isdisjoint(words[end + 1 : end + 4])
 
 
-# What is said of an organ.
+# States of an organ.
 ENLARGED_WORDS = word_set(
     "enlarged enlargement large enlarging larger prominent prominence widened widening wide "
     "increased increase big dilated generous"

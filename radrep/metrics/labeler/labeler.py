@@ -1,8 +1,8 @@
-"""A report's clinical findings by rules: fourteen observations with state, side and reason.
+"""Label a report by rules: fourteen observations with state, side and reason.
 
-The idea is the CheXpert labeler's (Irvin et al., 2019, arXiv 1901.07031): find the phrases that
-mention an observation, see which cues deny or doubt them, and take the strongest mention of each.
-The rules are our own; scores that rest on them are called "findings F1 (rules)".
+After the CheXpert labeler (Irvin et al., 2019, arXiv 1901.07031): find the phrases that mention an
+observation, see which cues deny or doubt them, take the strongest mention of each. The rules are
+our own; scores based on them are called "findings F1 (rules)".
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,15 +35,15 @@ _TABLE: PhraseTable[tuple[str, tuple[str, ...]]] = PhraseTable(MENTIONS)
 
 @dataclass(frozen=True)
 class Mention:
-    """A phrase that names an observation, and what the report says of it.
+    """A phrase that names an observation.
 
     Attributes:
         observation: One of OBSERVATIONS. A mention of "No Finding" is an abnormality that belongs
             to none of the others, such as emphysema; its state is negative.
         state: "positive", "negative" or "uncertain".
-        start: Where the phrase starts in the text.
-        end: Where it ends: `text[start:end]` is the phrase.
-        sentence: Where the sentence starts and ends in which it stands.
+        start: `text[start:end]` is the phrase.
+        end: See `start`.
+        sentence: Start and end of its sentence.
         cue: The words that made it negative or uncertain, in lower case.
         side: "left", "right", "bilateral", or None.
     """
@@ -59,13 +59,13 @@ class Mention:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report says of the fourteen observations.
+    """The labels of a report.
 
     Attributes:
         states: Every one of OBSERVATIONS -> one of STATES.
-        sides: The side of each positive or uncertain observation for which one is told; left and
-            right mentions together are bilateral.
-        mentions: The mentions that decided, in order of their start.
+        sides: The side of each positive or uncertain observation that has one; left and right
+            mentions together are bilateral.
+        mentions: The mentions behind the labels, in order of their start.
     """
 
     states: Mapping[str, str]
@@ -73,11 +73,7 @@ class Findings:
     mentions: tuple[Mention, ...]
 
     def explain(self, text: str) -> list[str]:
-        """One line a decision: observation, side, state, phrase, cue and sentence.
-
-        Args:
-            text: The report that was labelled.
-        """
+        """One line per mention of the labelled `text`: observation, side, state, phrase, cue."""
         lines = []
         for mention in self.mentions:
             side = f" ({mention.side})" if mention.side else ""
@@ -95,7 +91,7 @@ class Findings:
 
 
 class _Found(NamedTuple):
-    """A mention with places counted from the start of its sentence."""
+    """A mention with positions counted from the start of its sentence."""
 
     observation: str
     state: str
@@ -108,25 +104,17 @@ class _Found(NamedTuple):
 def label_report(text: str) -> Findings:
     """Label one report, raw or cleaned.
 
-    Sections that do not report on this examination, such as the indication, are left out where
-    their headings tell them.
+    Sections with the heading of another topic than this examination, such as the indication, are
+    left out.
     """
     mentions = []
     for start, end in split_sentences(text):
         sentence = text[start:end]
         remembered = len(sentence) <= _LONGEST_CACHED
         for found in read_sentence(sentence) if remembered else _read_anew(sentence):
-            mentions.append(
-                Mention(
-                    found.observation,
-                    found.state,
-                    start + found.start,
-                    start + found.end,
-                    (start, end),
-                    found.cue,
-                    found.side,
-                )
-            )
+            observation, state, first, last, cue, side = found
+            place = (start + first, start + last, (start, end))
+            mentions.append(Mention(observation, state, *place, cue, side))
     return _aggregate(tuple(mentions))
 
 
@@ -147,12 +135,12 @@ def _aggregate(mentions: tuple[Mention, ...]) -> Findings:
     named = {m.observation for m in mentions if m.state != "negative"}
     if not abnormal and not named - {DEVICES}:
         states[NO_FINDING] = "positive"
-    told: dict[str, set[str]] = {}
+    sides: dict[str, set[str]] = {}
     for mention in mentions:
         state = states[mention.observation]
         if mention.side and mention.state == state != "negative":
-            told.setdefault(mention.observation, set()).add(mention.side)
-    return Findings(states, {name: join_sides(sides) for name, sides in told.items()}, mentions)
+            sides.setdefault(mention.observation, set()).add(mention.side)
+    return Findings(states, {name: join_sides(found) for name, found in sides.items()}, mentions)
 
 
 @lru_cache(maxsize=_CACHED_SENTENCES)
@@ -201,14 +189,14 @@ class _SentenceReader:
                         if decided[i][0] == "positive":
                             decided[i] = ("uncertain", joint)
         sided = [mention for mention in self._others if not _WITHOUT_SIDE.issuperset(mention[2])]
-        told = find_sides(self._words, [span for span, _, _ in sided])
-        sides = dict(zip([span for span, _, _ in sided], told, strict=True))
+        spans = [span for span, _, _ in sided]
+        sides = dict(zip(spans, find_sides(self._words, spans), strict=True))
         for (place, kind, names), (state, cue) in zip(self._others, decided, strict=True):
             if state == "aside" or (kind == "other" and state == "negative"):
                 continue
             for name in names:
-                told_state = "negative" if kind == "other" else state
-                found.append(self._found(name, told_state, place, cue, sides.get(place)))
+                labelled = "negative" if kind == "other" else state
+                found.append(self._found(name, labelled, place, cue, sides.get(place)))
             if kind == "failure" and state != "negative":
                 found.append(self._found(CARDIOMEGALY, "uncertain", place, place, None))
 
@@ -217,7 +205,7 @@ class _SentenceReader:
         if kind == "doubtful":
             size = size_after(self._words, place, ())
             if size and size.state == "negative":
-                return "negative", size.said
+                return "negative", size.cue
             if reach is None or reach.effect == "uncertain":
                 return "uncertain", reach.cue if reach else place
         if reach is None:
@@ -225,29 +213,25 @@ class _SentenceReader:
         return "uncertain" if reach.effect == "open" else reach.effect, reach.cue
 
     def _read_organs(self, found: list[_Found]) -> None:
-        taken = {
-            i
-            for span, kind, _ in self._others
-            if kind != "doubtful"
-            for i in range(span.start, span.end)
-        }
+        findings = [span for span, kind, _ in self._others if kind != "doubtful"]
+        taken = {i for span in findings for i in range(span.start, span.end)}
         organs = [span for span, _ in self._organs]
         sizes = organ_sizes(self._words, organs, taken)
         for (place, names), size in zip(self._organs, sizes, strict=True):
             if size is None:
                 continue
-            state, cue, phrase = size.state, size.said, place
+            state, cue, phrase = size.state, size.cue, place
             if state == "positive":
-                phrase = Span(min(place.start, size.said.start), max(place.end, size.said.end))
-                reach = self._scopes.strongest(size.said.start)
+                phrase = Span(min(place.start, size.cue.start), max(place.end, size.cue.end))
+                reach = self._scopes.strongest(size.cue.start)
                 if reach and reach.effect == "aside":
                     continue
                 if reach:
                     state = "uncertain" if reach.effect == "open" else reach.effect
                     cue = reach.cue
             for name in names:
-                told = None if state == "positive" else cue
-                found.append(self._found(name, state, phrase, told, None))
+                reason = None if state == "positive" else cue
+                found.append(self._found(name, state, phrase, reason, None))
 
     def _found(
         self, name: str, state: str, place: Span, cue: Span | None, side: str | None

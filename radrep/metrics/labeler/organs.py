@@ -1,4 +1,4 @@
-"""What a sentence says of the size of an organ: the heart and the mediastinum."""
+"""The size of an organ in a sentence: the heart and the mediastinum."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -27,30 +27,27 @@ _LIST_FOLLOWS = frozenset(("and", ",", "/", "or"))
 
 
 class Size(NamedTuple):
-    """What is said: "positive", "negative" or "uncertain", and by which words."""
+    """A state, "positive", "negative" or "uncertain", and the words that give it."""
 
     state: str
-    said: Span
+    cue: Span
 
 
 def organ_sizes(
     words: list[str], organs: Sequence[Span], findings: Collection[int]
 ) -> list[Size | None]:
-    """What is said of each organ, None where nothing tells its size.
+    """The size of each organ of a sentence, None where it has none.
 
     Args:
         words: A sentence.
-        organs: Where its organs stand, in order.
+        organs: Positions of its organs, in order.
         findings: The words that belong to other mentions.
     """
     sizes: list[Size | None] = []
     for k, organ in enumerate(organs):
-        if organ.end - organ.start == 1 and words[organ.start] in _ADJECTIVES:
-            if words[organ.end : organ.end + 1] and words[organ.end] in _LIST_FOLLOWS:
-                size = _size_before(words, organ) or size_after(words, organ, findings)
-            else:
-                size = None
-        else:
+        size = None
+        is_adjective = organ.end - organ.start == 1 and words[organ.start] in _ADJECTIVES
+        if not is_adjective or not _LIST_FOLLOWS.isdisjoint(words[organ.end : organ.end + 1]):
             size = _size_before(words, organ) or size_after(words, organ, findings)
         if size is None and k and _JOINTS.issuperset(words[organs[k - 1].end : organ.start]):
             size = sizes[k - 1]  # normal heart size and mediastinal contours
@@ -67,14 +64,14 @@ def _size_before(words: list[str], organ: Span) -> Size | None:
         if word == "and" and not of_seen:
             return None
         of_seen = of_seen or word == "of"
-        size = _said_at(words, i)
+        size = _size_at(words, i)
         if size:
             return size
     return None
 
 
 def size_after(words: list[str], organ: Span, findings: Collection[int]) -> Size | None:
-    """What is said behind an organ."""
+    """The size in the words after an organ."""
     predicate_seen = False
     for i in range(organ.end, min(len(words), organ.end + _LONGEST_WALK)):
         word = words[i]
@@ -86,10 +83,10 @@ def size_after(words: list[str], organ: Span, findings: Collection[int]) -> Size
             continue
         if word in STOPS_AFTER:
             return None
-        size = _said_at(words, i)
+        size = _size_at(words, i)
         if size:
-            if size.state == "negative" and _or_enlarged(words, size.said.end):
-                return Size("uncertain", size.said)
+            if size.state == "negative" and _or_enlarged(words, size.cue.end):
+                return Size("uncertain", size.cue)
             beside_finding = i + 1 in findings or i + 2 in findings
             return None if size.state == "positive" and beside_finding else size
         predicate_seen = predicate_seen or word in VERBS or word in UNCHANGED
@@ -102,7 +99,7 @@ def _or_enlarged(words: list[str], start: int) -> bool:
     )
 
 
-def _said_at(words: list[str], i: int) -> Size | None:
+def _size_at(words: list[str], i: int) -> Size | None:
     word = words[i]
     if word in ENLARGED_WORDS:
         return Size("positive", Span(i, i + 1))
@@ -120,7 +117,7 @@ def _said_at(words: list[str], i: int) -> Size | None:
 
 def _goes_on(words: list[str], start: int) -> bool:
     return any(
-        _said_at(words, i) is not None or words[i] in UNCHANGED
+        _size_at(words, i) is not None or words[i] in UNCHANGED
         for i in range(start, min(len(words), start + 3))
         if all(word in _ADVERBS for word in words[start:i])
     )

@@ -1,4 +1,4 @@
-"""How far a cue reaches, and what it makes of the mentions it reaches."""
+"""The scope of a cue, and its effect on the mentions within."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Span(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """What a cue does, where it stands, and the words it reaches."""
+    """The effect of a cue, its position, and the words it reaches."""
 
     effect: str
     cue: Span
@@ -49,14 +49,10 @@ class Reach(NamedTuple):
 
 
 class Scopes:
-    """The cues of a sentence and their reaches.
-
-    Args:
-        words: The sentence.
-        mentions: Where its mentions stand, in order.
+    """The cues of a sentence, with the positions of its mentions in order, and their reaches.
 
     Attributes:
-        denied_change: Whether the sentence says "no change" of something, which is there then.
+        denied_change: Whether the sentence has "no change" of something, which is present then.
     """
 
     def __init__(self, words: list[str], mentions: Sequence[Span]) -> None:

@@ -1,6 +1,6 @@
-"""How well the findings of generated reports agree with those of their references.
+"""Agreement of the findings of generated reports with those of their references.
 
-The findings come from our own rules, so these figures are "findings F1 (rules)", never CheXbert F1.
+The findings come from our own rules: these figures are "findings F1 (rules)", never CheXbert F1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,17 +30,10 @@ _NUM = len(OBSERVATIONS)
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """How often one observation was named.
+    """Counts of one observation: positive in references, in generated reports and in both (right).
 
-    Attributes:
-        observation: Its name.
-        in_references: References in which it is positive.
-        in_generated: Generated reports in which it is positive.
-        right: Studies in which it is positive in both.
-        uncertain: References in which it is uncertain.
-        precision: right / in_generated, None where it was never generated.
-        recall: right / in_references, None where it does not occur.
-        f1: 2 right / (in_references + in_generated), None where it is in neither.
+    `uncertain` counts the references in which it is uncertain; a figure without a denominator is
+    None.
     """
 
     observation: str
@@ -58,10 +51,10 @@ class FindingsScores:
     """Agreement of n generated reports with their references.
 
     Attributes:
-        references: Which observations the references name as positive, (n, 14) of bool.
+        references: Positive observations of the references, (n, 14) of bool.
         generated: The same of the generated reports.
-        uncertain: Which observations the references are uncertain of, (n, 14) of bool.
-        sides: On which side the references see each, (n, 14): 0 none told, 1 left, 2 right, 3 both.
+        uncertain: Uncertain observations of the references, (n, 14) of bool.
+        sides: Side of each in the references, (n, 14): 0 none, 1 left, 2 right, 3 both.
         generated_sides: The same of the generated reports.
     """
 
@@ -73,7 +66,7 @@ class FindingsScores:
 
     @property
     def num_sides(self) -> int:
-        """Findings that both name and the reference places: those of the side accuracy."""
+        """Findings in both, with a side in the reference: those of the side accuracy."""
         return int(self._placed().sum())
 
     @property
@@ -91,11 +84,11 @@ class FindingsScores:
         return len(self.references)
 
     def reference_facts(self) -> np.ndarray:
-        """What the references name, (n, 14)."""
+        """Positive observations of the references, (n, 14)."""
         return self.references
 
     def statistics(self) -> np.ndarray:
-        """What the figures of any sample of the reports are summed from.
+        """Rows to sum over any sample of the reports, see `figures`.
 
         Returns:
             Columns: right, wrongly named and missed for each observation (3 x 14), precision,
@@ -130,11 +123,10 @@ class FindingsScores:
     def figures(self, sums: np.ndarray, num_studies: int) -> dict[str, np.ndarray]:
         """Figures of s samples of reports.
 
-        Micro averages count all labels together; macro averages are means over the labels, one
-        that neither side names counting 0; those that occur are the labels that the sample's
-        references name. By report: the mean over reports of the report's own figure, 1 where
-        neither side names anything. With side: a finding counts as right where its side, if any is
-        told, is right too.
+        Micro averages count all labels together; macro averages are means over the labels, 0 for
+        a label in neither; those that occur are the labels of the sample's references. By report:
+        the mean over reports of the report's own figure, 1 where both are empty. With side: a
+        finding is right only if its side, if it has one, is right too.
 
         Args:
             sums: Summed statistics, (s, 56).
@@ -194,12 +186,7 @@ def score_findings(
     *,
     uncertain_is_positive: bool = False,
 ) -> FindingsScores:
-    """Compare the findings of generated reports with those of their references.
-
-    Args:
-        references: Findings of the reference reports.
-        generated: Findings of the generated reports, in the same order.
-        uncertain_is_positive: Take an uncertain finding for a positive one; else for none.
+    """Compare the findings of generated reports with those of their references, in one order.
 
     Raises:
         DataError: If their numbers differ or there are none.
@@ -220,12 +207,10 @@ def score_findings(
 
 
 def _marks(reports: Sequence[Findings], states: Sequence[str]) -> np.ndarray:
-    """Where an observation is in one of the states, (n, 14)."""
     return np.array([[r.states[name] in states for name in OBSERVATIONS] for r in reports])
 
 
 def _sides(reports: Sequence[Findings]) -> np.ndarray:
-    """On which side each observation is seen, (n, 14)."""
     return np.array([[_SIDES.index(r.sides.get(name)) for name in OBSERVATIONS] for r in reports])
 
 
@@ -234,17 +219,11 @@ def _figures_of_counts(
 ) -> np.ndarray:
     """Precision, recall and F1 of counts, (...) each -> (..., 3).
 
-    Where something is named by one side alone, the figure without a denominator is 0; where
-    nothing is named by either, all three are `empty`.
+    A figure without a denominator is 0; where all counts are 0, all three are `empty`.
     """
     right, wrong, missed = (np.asarray(part, dtype=np.float64) for part in (right, wrong, missed))
-    figures = np.stack(
-        [
-            right / np.maximum(right + wrong, 1),
-            right / np.maximum(right + missed, 1),
-            2 * right / np.maximum(2 * right + wrong + missed, 1),
-        ],
-        axis=-1,
-    )
+    precision, recall = right / np.maximum(right + wrong, 1), right / np.maximum(right + missed, 1)
+    f1 = 2 * right / np.maximum(2 * right + wrong + missed, 1)
+    figures = np.stack([precision, recall, f1], axis=-1)
     nothing = (right + wrong + missed) == 0
     return np.where(nothing[..., None], empty, figures)

@@ -1,4 +1,4 @@
-"""On which side a mention stands."""
+"""The side of a mention."""
 
 from collections.abc import Sequence
 
@@ -7,23 +7,11 @@ from radrep.metrics.labeler.scope import Span
 from radrep.metrics.labeler.vocabulary import word_set
 
 _SIDES = {
-    "left": "left",
-    "lingula": "left",
-    "lingular": "left",
-    "lul": "left",
-    "lll": "left",
-    "right": "right",
-    "rul": "right",
-    "rml": "right",
-    "rll": "right",
-    "bilateral": "bilateral",
-    "bilaterally": "bilateral",
-    "both": "bilateral",
-    "bibasilar": "bilateral",
-    "bibasal": "bilateral",
-    "biapical": "bilateral",
-    "bihilar": "bilateral",
-    "midright": "right",
+    **dict.fromkeys(word_set("left lingula lingular lul lll"), "left"),
+    **dict.fromkeys(word_set("right rul rml rll midright"), "right"),
+    **dict.fromkeys(
+        word_set("bilateral bilaterally both bibasilar bibasal biapical bihilar"), "bilateral"
+    ),
 }
 _MORE = word_set("worse greater more larger")
 _BREAKS = frozenset((",", ";", "(", ")"))
@@ -43,12 +31,7 @@ def join_sides(sides: set[str]) -> str | None:
 
 
 def find_sides(words: list[str], mentions: Sequence[Span]) -> list[str | None]:
-    """The side of each mention, from the words before it, else behind it, else its neighbour's.
-
-    Args:
-        words: A sentence.
-        mentions: Where its mentions stand, in order.
-    """
+    """The side of each mention of a sentence: from the words before, else after it, else shared."""
     marks = _marks(words)
     if not any(marks):
         return [None] * len(mentions)

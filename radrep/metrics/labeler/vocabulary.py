@@ -1,4 +1,4 @@
-"""What radiologists call the fourteen observations, as phrases of base words.
+"""Radiologists' names of the fourteen observations, as phrases of base words.
 
 A phrase is matched word by word after `words.read_words`: lower case, no hyphens, plural and
 misspelt forms turned into the base word. The longest phrase wins, so that "pericardial effusion"
@@ -23,20 +23,8 @@ FRACTURE = "Fracture"
 DEVICES = "Support Devices"
 
 OBSERVATIONS: tuple[str, ...] = (
-    NO_FINDING,
-    ENLARGED,
-    CARDIOMEGALY,
-    OPACITY,
-    LESION,
-    EDEMA,
-    CONSOLIDATION,
-    PNEUMONIA,
-    ATELECTASIS,
-    PNEUMOTHORAX,
-    EFFUSION,
-    PLEURAL_OTHER,
-    FRACTURE,
-    DEVICES,
+    *(NO_FINDING, ENLARGED, CARDIOMEGALY, OPACITY, LESION, EDEMA, CONSOLIDATION),
+    *(PNEUMONIA, ATELECTASIS, PNEUMOTHORAX, EFFUSION, PLEURAL_OTHER, FRACTURE, DEVICES),
 )
 
 # One phrase between commas. A finding that carries its own doubt stands in DOUBTFUL.
@@ -104,7 +92,7 @@ DOUBTFUL = """vascular congestion, pulmonary congestion, venous congestion, vasc
 HEART_FAILURE = """heart failure, cardiac failure, congestive failure, chf, acute failure, overt
     failure"""
 
-# Organs, not findings: what is said of their size decides (organs.py).
+# Organs, not findings: their size decides (organs.py).
 _ORGANS = {
     CARDIOMEGALY: """heart, heart size, heart silhouette, heart contour, heart shadow, cardiac
         silhouette, cardiac size, cardiac contour, cardiac shadow, cardiac border, cardiac
@@ -119,7 +107,7 @@ _ORGANS = {
         cardiomediastinal, superior mediastinum""",
 }
 
-# Longer names that hide a word of the above: they say nothing of it.
+# Longer names that hide a word of the above and do not mention it.
 _NOTHING = """mass effect, joint effusion, suprapatellar effusion, knee effusion, elbow effusion,
     ankle effusion, soft tissue edema, subcutaneous edema, heart disease, heart border, left heart,
     right heart, over the heart, overlying the heart, behind the heart, superior to the heart,
@@ -134,7 +122,7 @@ _NOTHING = """mass effect, joint effusion, suprapatellar effusion, knee effusion
     lung mass like, mediastinal clip, infection control, nodule like, metastasis survey, cardiac
     pulmonary, acute cardiac"""
 
-# Abnormal, yet none of the thirteen: with one of them a report is not without finding.
+# Abnormal, yet none of the thirteen: with one of them a report is not "No Finding".
 _OTHER = """emphysema, emphysematous, copd, chronic obstructive, obstructive pulmonary disease,
     obstructive lung disease, chronic lung disease, chronic change, hyperexpanded, hyperinflated,
     hyperinflation, hyperexpansion, hyperaerated, hyperlucent, hyperlucency, air trapping,
@@ -161,19 +149,9 @@ _OTHER = """emphysema, emphysematous, copd, chronic obstructive, obstructive pul
     retraction, mastectomy, lobectomy, pneumonectomy, amputation, spondylolisthesis, fibronodular,
     effacement, bronchospasm, asthma, airway disease, hypoventilated, dish, hyperostosis"""
 
-_PLURALS = {
-    "pneumothoraces": "pneumothorax",
-    "pneumothoraxes": "pneumothorax",
-    "hydropneumothoraces": "hydropneumothorax",
-    "metastases": "metastasis",
-    "atelectases": "atelectasis",
-    "prostheses": "prosthesis",
-    "bullae": "bulla",
-    "granulomata": "granuloma",
-    "bodies": "body",
-    "plaques": "plaque",
-    "hernias": "hernia",
-}
+_PLURALS = """pneumothoraces pneumothorax, pneumothoraxes pneumothorax, hydropneumothoraces
+    hydropneumothorax, metastases metastasis, atelectases atelectasis, prostheses prosthesis, bullae
+    bulla, granulomata granuloma, bodies body, plaques plaque, hernias hernia"""
 # Misspelt forms, after the word they stand for.
 _MISSPELT = {
     "atelectasis": "atelectesis atelectais atelectasi atelactasis atelecasis atalectasis "
@@ -214,7 +192,7 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Phrase -> what it names. Of an organ and of other abnormalities the label is told by the kind.
+# Phrase -> (kind, observations).
 MENTIONS: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(phrases(_OTHER), ("other", (NO_FINDING,))),
     **{p: ("organ", (name,)) for name, text in _ORGANS.items() for p in phrases(text)},
@@ -237,7 +215,8 @@ def _forms(word: str) -> list[str]:
 def _base_words() -> dict[str, str]:
     words = {word for phrase in MENTIONS for word in phrase if len(word) > 3}
     base = {form: word for word in sorted(words) for form in _forms(word)}
-    base = {form: word for form, word in base.items() if form not in words} | _PLURALS
+    base = {form: word for form, word in base.items() if form not in words}
+    base |= {phrase[0]: phrase[1] for phrase in phrases(_PLURALS)}
     for word, misspelt in _MISSPELT.items():
         base.update(dict.fromkeys(misspelt.split(), base.get(word, word)))
     return {form: word for form, word in base.items() if form not in words}

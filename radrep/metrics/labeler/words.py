@@ -1,4 +1,4 @@
-"""A report as sentences, and a sentence as words with their places."""
+"""A report as sentences, and a sentence as words with their positions."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -33,23 +33,17 @@ _BODY = re.compile(r"(?:findings?|impressions?|conclusions?|opinion|interpretati
 
 @dataclass(frozen=True)
 class Words:
-    """The words of a sentence.
-
-    Attributes:
-        words: Base words in lower case; punctuation marks are words too.
-        spans: Where each stands in the sentence.
-    """
+    """Base words of a sentence in lower case, punctuation marks too, and their positions in it."""
 
     words: list[str]
     spans: list[tuple[int, int]]
 
 
 def split_sentences(text: str) -> list[tuple[int, int]]:
-    """Where the sentences stand that report on this examination, in order.
+    """Positions of the sentences that report on this examination, in order.
 
-    The indication, the history, the comparison and the technique tell of something else: under
-    such a heading everything is left out up to the next heading, or the one sentence if no
-    heading follows.
+    The indication, the history, the comparison and the technique do not: under such a heading
+    everything is left out up to the next heading, or one sentence if no heading follows.
     """
     spans = []
     start = 0
@@ -96,11 +90,7 @@ def read_words(sentence: str) -> Words:
 
 
 class PhraseTable(Generic[T]):
-    """Finds the longest of many phrases at every place of a sentence.
-
-    Args:
-        phrases: What each phrase, a tuple of words, means.
-    """
+    """Finds the longest of many phrases, tuples of words, at every position of a sentence."""
 
     def __init__(self, phrases: Mapping[tuple[str, ...], T]) -> None:
         self._first: dict[str, list[tuple[tuple[str, ...], T]]] = {}
