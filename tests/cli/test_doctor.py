@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from radrep.cli import app, doctor
+from radrep.ops.selective_scan import cuda
 
 
 def report() -> dict[str, tuple[str, str]]:
@@ -39,13 +40,13 @@ def java(tmp_path, monkeypatch):
     return install
 
 
-def test_installed_packages_are_told_with_their_versions():
+def test_installed_packages_are_listed_with_their_versions():
     lines = report()
     for package in doctor.REQUIRED:
         assert lines[package] == ("ok", metadata.version(package))
 
 
-def test_missing_packages_are_told_with_the_pip_command(monkeypatch):
+def test_missing_packages_are_listed_with_the_pip_command(monkeypatch):
     def nothing_is_installed(package: str) -> str:
         raise metadata.PackageNotFoundError(package)
 
@@ -53,7 +54,7 @@ def test_missing_packages_are_told_with_the_pip_command(monkeypatch):
     lines = report()
     assert lines["timm"] == ("missing", "required: pip install timm")
     assert lines["mamba-ssm"][0] == "missing"
-    assert lines["mamba-ssm"][1].endswith("pip install 'radrep[cuda]'")
+    assert lines["mamba-ssm"][1].endswith(cuda.INSTALL)
     clinical = "optional, for eval --clinical: pip install 'radrep[clinical]'"
     assert lines["radeval"] == ("missing", clinical)
 
@@ -61,14 +62,14 @@ def test_missing_packages_are_told_with_the_pip_command(monkeypatch):
 def test_the_selective_scan_is_the_one_that_the_models_would_take():
     import torch
 
-    from radrep.ops.selective_scan import select
+    from radrep.ops.selective_scan import select_backend
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    choice = select(device, torch.float32)
+    choice = select_backend(device, torch.float32)
     assert report()["selective scan"] == ("ok", f"{choice.name}: {choice.reason}")
 
 
-def test_device_disk_and_packaged_weights_are_told():
+def test_device_disk_and_packaged_weights_are_listed():
     lines = report()
     assert f"{os.cpu_count()} CPU cores" in lines["device"][1]
     assert lines["disk"][1].endswith(f"GiB free in {Path.cwd()}")
@@ -83,7 +84,7 @@ def test_device_disk_and_packaged_weights_are_told():
 def test_gpus_are_counted_and_named_and_the_scan_is_theirs(monkeypatch):
     import torch
 
-    from radrep.ops.selective_scan import select
+    from radrep.ops.selective_scan import select_backend
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -92,8 +93,27 @@ def test_gpus_are_counted_and_named_and_the_scan_is_theirs(monkeypatch):
     lines = report()
     assert lines["device"][1].startswith("2 x H100, ")
     assert lines["bf16"][0] == "missing"
-    choice = select(torch.device("cuda"), torch.float32)
+    choice = select_backend(torch.device("cuda"), torch.float32)
     assert lines["selective scan"] == ("ok", f"{choice.name}: {choice.reason}")
+
+
+@pytest.mark.parametrize(
+    ("features", "native"),
+    [
+        ({"avx512bf16": True}, True),
+        ({"amx-bf16": True, "avx512bf16": False}, True),
+        ({"avx512f": True, "avx512bf16": False}, False),  # where torch emulates it
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_bf16_on_cpus_is_native_where_the_cpu_has_instructions(monkeypatch, features, native):
+    import llvmlite.binding
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(llvmlite.binding, "get_host_cpu_features", lambda: features)
+    assert report()["bf16"][0] == ("ok" if native else "missing")
 
 
 def test_a_full_disk_is_pointed_out(monkeypatch):
@@ -103,24 +123,24 @@ def test_a_full_disk_is_pointed_out(monkeypatch):
     assert "0.5 GiB free" in report()["disk"][1]
 
 
-def test_java_is_told_by_its_first_line(java):
+def test_java_is_shown_by_its_first_line(java):
     java("echo 'openjdk version \"99\"' >&2")
     assert report()["java"] == ("ok", 'openjdk version "99"')
 
 
-def test_without_java_meteor_is_said_to_be_skipped(java):
+def test_without_java_meteor_is_reported_as_skipped(java):
     state, text = report()["java"]
     assert state == "missing"
     assert text.startswith("METEOR is skipped without Java 8 or newer: apt install")
 
 
-def test_a_java_that_only_says_where_to_get_one_counts_as_missing(java):
+def test_the_java_stub_of_macos_counts_as_missing(java):
     java("echo 'The operation could not be completed' >&2; exit 1")
     assert report()["java"][0] == "missing"
     assert "does not run. METEOR is skipped" in report()["java"][1]
 
 
-def test_a_torch_that_does_not_load_is_told_and_the_rest_goes_on(tmp_path):
+def test_a_torch_that_does_not_load_is_reported_and_the_rest_goes_on(tmp_path):
     (tmp_path / "torch.py").write_text("raise OSError('libgomp.so.1: cannot open')")
     done = subprocess.run(
         [sys.executable, "-m", "radrep", "doctor"],

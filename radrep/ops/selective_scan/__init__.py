@@ -1,4 +1,4 @@
-"""The selective scan of Mamba: one function, the fastest path that fits, the definition beside it.
+"""The selective scan of Mamba: one function, the fastest backend that fits, and the definition.
 
 u inputs, y outputs, h states, dt step sizes, A decay rates, B input weights, C output weights,
 D skip weights, z gate. b sequences, l steps, e channels, s states of a channel.
@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from radrep.errors import RadrepError
-from radrep.ops.selective_scan.choose import BACKENDS, BackendChoice, select, why_unavailable
+from radrep.ops.selective_scan.choose import (
+    BACKENDS,
+    BackendChoice,
+    select_backend,
+    why_unavailable,
+)
 from radrep.ops.selective_scan.reference import compute_dtype, selective_scan_reference
 
-__all__ = ["BackendChoice", "select", "selective_scan", "selective_scan_reference"]
+__all__ = ["BackendChoice", "select_backend", "selective_scan", "selective_scan_reference"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -32,7 +37,7 @@ def selective_scan(
     *,
     softplus: bool = True,
     return_last_state: Literal[False] = False,
-    path: str = "auto",
+    backend: str = "auto",
 ) -> Tensor: ...
 
 
@@ -49,7 +54,7 @@ def selective_scan(
     *,
     softplus: bool = True,
     return_last_state: Literal[True],
-    path: str = "auto",
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -65,7 +70,7 @@ def selective_scan(
     *,
     softplus: bool = True,
     return_last_state: bool = False,
-    path: str = "auto",
+    backend: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Run the selective state-space recurrence (Mamba, arXiv:2312.00752, Algorithm 2).
 
@@ -85,21 +90,22 @@ def selective_scan(
         dt_bias: Added to dt, (e,).
         softplus: Whether dt, after adding dt_bias, goes through softplus.
         return_last_state: Whether to return h_l too.
-        path: "auto" takes what `select` says; "cpu", "cuda", "chunked" or "reference" insist.
+        backend: "auto" for the choice of `select_backend`, or one of "cpu", "cuda", "chunked" and
+            "reference".
 
     Returns:
-        Outputs (b, l, e) in the type of u, and if asked for the last states (b, e, s) in the type
+        Outputs (b, l, e) in the type of u, and on request the last states (b, e, s) in the type
         computed in.
 
     Raises:
-        ValueError: If a shape, a type or a device does not fit, or there is no such path.
-        RadrepError: If the path insisted on cannot run here.
+        ValueError: If a shape, a type or a device does not fit, or there is no such backend.
+        RadrepError: If the backend asked for cannot run here.
     """
     tensors: tuple[Tensor | None, ...] = (u, dt, A, B, C, D, z, dt_bias)
     names = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
     given = {name: x for name, x in zip(names, tensors, strict=True) if x is not None}
     _check(given)
-    name = _resolve(path, given, return_last_state)
+    name = _resolve(backend, given, return_last_state)
     if name == "reference":
         return selective_scan_reference(
             u, dt, A, B, C, D, z, dt_bias, softplus=softplus, return_last_state=return_last_state
@@ -107,7 +113,7 @@ def selective_scan(
     if name != "cuda":  # which has kernels for the narrow types
         dtype = compute_dtype(u)
         tensors = tuple(None if x is None else x.to(dtype) for x in tensors)
-    # By name, since the path on CPUs takes Numba along: half a second, for those who use it.
+    # By name: the CPU backend imports Numba, which takes half a second.
     y, last = import_module(f"{__name__}.{name}").scan(*tensors, softplus)
     y = y.to(u.dtype)
     return (y, last) if return_last_state else y
@@ -136,19 +142,20 @@ def _check(given: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} is on {tensor.device}, but u is on {u.device}")
 
 
-def _resolve(path: str, given: dict[str, Tensor], return_last_state: bool) -> str:
-    if path not in ("auto", *BACKENDS):
-        raise ValueError(f"path is {path!r}, expected 'auto' or one of {BACKENDS}")
+def _resolve(backend: str, given: dict[str, Tensor], return_last_state: bool) -> str:
+    if backend not in ("auto", *BACKENDS):
+        raise ValueError(f"backend is {backend!r}, expected 'auto' or one of {BACKENDS}")
     u, state_dim = given["u"], given["A"].shape[1]
     differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in given.values())
     last_state_grad = return_last_state and differentiated
-    if path == "auto":
-        choice = select(u.device, u.dtype, state_dim=state_dim, last_state_grad=last_state_grad)
-        return choice.name
-    problem = why_unavailable(path, u.device, u.dtype, state_dim, last_state_grad)
+    if backend == "auto":
+        return select_backend(
+            u.device, u.dtype, state_dim=state_dim, last_state_grad=last_state_grad
+        ).name
+    problem = why_unavailable(backend, u.device, u.dtype, state_dim, last_state_grad)
     if problem is not None:
         raise RadrepError(
-            f"selective_scan(path={path!r}) cannot run: {problem}. Leave path at 'auto' to take"
-            " the fastest path that can."
+            f"selective_scan(backend={backend!r}) cannot run: {problem}. With backend='auto' the "
+            "fastest one that can is used."
         )
-    return path
+    return backend

@@ -8,19 +8,29 @@ import torch
 from torch import Tensor
 
 MAX_STATE_DIM = 256  # fixed in mamba-ssm's kernel
+# Its build imports the installed torch; newer sources compile their CUDA extension only on request.
+INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation 'mamba-ssm>=2.3'"
 
 
 @functools.cache
-def load_kernel() -> tuple[Callable[..., Any], str]:
-    """Mamba-ssm's selective_scan_fn, and the name and version of what it comes from.
+def import_kernel() -> tuple[Callable[..., Any] | None, str]:
+    """Mamba-ssm's selective_scan_fn and "mamba-ssm VERSION", or None and what is missing.
 
-    Raises:
-        ImportError: If mamba-ssm is not installed, or does not fit this PyTorch.
+    Cached either way: a failed import is not repeated at every call.
     """
-    import mamba_ssm
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
-    return selective_scan_fn, f"mamba-ssm {mamba_ssm.__version__}"
+    try:
+        import mamba_ssm
+        from mamba_ssm.ops import selective_scan_interface as interface
+    except ModuleNotFoundError as error:
+        if error.name == "mamba_ssm":
+            return None, f"mamba-ssm is not installed; install it with: {INSTALL}"
+        return None, f"mamba-ssm cannot be imported ({error})"
+    except (ImportError, OSError, RuntimeError) as error:  # built for another PyTorch or CUDA
+        return None, f"mamba-ssm cannot be imported ({error}); reinstall it with: {INSTALL}"
+    version = f"mamba-ssm {mamba_ssm.__version__}"
+    if getattr(interface, "selective_scan_cuda", None) is None:
+        return None, f"{version} was built without its CUDA extension; reinstall it with: {INSTALL}"
+    return interface.selective_scan_fn, version
 
 
 def scan(
@@ -34,28 +44,25 @@ def scan(
     dt_bias: Tensor | None,
     softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The selective scan by mamba-ssm, which computes in float32; the last state has no gradient.
-
-    Returns:
-        Outputs (b, l, e) and last states (b, e, s) in float32.
-    """
-    kernel, _ = load_kernel()
+    """Outputs (b, l, e) and last states (b, e, s), which have no gradient, in float32."""
+    kernel, problem = import_kernel()
+    assert kernel is not None, problem
     # The kernel wants one type for all that varies over the sequence: the widest loses nothing.
     dtype = functools.reduce(
         torch.promote_types, (x.dtype for x in (u, dt, B, C, z) if x is not None)
     )
 
-    def turned(x: Tensor | None) -> Tensor | None:  # (b, l, x) -> (b, x, l), as the kernel has it
+    def transposed(x: Tensor | None) -> Tensor | None:  # (b, l, x) -> (b, x, l)
         return None if x is None else x.to(dtype).transpose(1, 2)
 
     y, last = kernel(
-        turned(u),
-        turned(dt),
+        transposed(u),
+        transposed(dt),
         A.float(),
-        turned(B),
-        turned(C),
+        transposed(B),
+        transposed(C),
         None if D is None else D.float(),
-        turned(z),
+        transposed(z),
         None if dt_bias is None else dt_bias.float(),
         softplus,
         True,

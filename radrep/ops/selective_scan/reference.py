@@ -1,4 +1,4 @@
-"""The selective scan as its paper defines it: what every faster path is tested against.
+"""The selective scan as its paper defines it: every faster backend is tested against it.
 
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t        y_t = C_t h_t + D u_t
 
