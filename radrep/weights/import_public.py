@@ -31,7 +31,7 @@ from radrep.weights.public_names import (
     KeyReport,
     load_public,
 )
-from radrep.weights.safe_load import CutOffError, read_torch_file
+from radrep.weights.safe_load import BrokenFileError, read_torch_file
 
 STATES = ("model", "state_dict")
 _ENCODERS = {f"xray-mamba-{size}": size for size in XRAY_MAMBA_SIZES}
@@ -291,7 +291,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = read_torch_file(path)
-    except (SafetensorError, CutOffError) as error:
+    except (SafetensorError, BrokenFileError) as error:
         raise CheckpointError(f"{path} is broken or cut off: {error}") from error
     except Exception as error:  # unpickling raises every kind, all mean that it is none of ours
         raise CheckpointError(
