@@ -8,8 +8,10 @@ file becomes a stand-in that does nothing.
 import shlex
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -78,7 +80,7 @@ def _read_zip(path: Path) -> object:
         raise BrokenFileError(f"the checksum of {broken} is wrong")
     if not is_torch:
         raise UnpicklingError("a zip archive without data.pkl")
-    stand_ins = [
+    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (_NumpyStandIn if name.startswith("numpy.") else _StandIn, name)
         for name in get_unsafe_globals_in_checkpoint(path)
     ]
