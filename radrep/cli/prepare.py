@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,34 +13,58 @@ from radrep.cli.data import show_leaks
 from radrep.cli.saliency import saliency
 
 if TYPE_CHECKING:
-    from radrep.preparation.pipeline import CountResult, PrepareResult
+    from radrep.preparation.pipeline import Choice, PrepareResult
     from radrep.preparation.sources.base import Source
+    from radrep.preparation.sources.find_raw import Download
+    from radrep.preparation.sources.iu_xray.source import IuXraySource
 
 app = typer.Typer(no_args_is_help=True)
 
-_SHOWN = 6
+_MAX_REASONS = 6
 
-Out = Annotated[Path, typer.Option(help="The folder to make.")]
-ImageSize = Annotated[int, typer.Option(min=32, help="Short side of the images, in pixels.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes.", show_default="one a core")]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, help="At most so many studies of each split, the first; for a first try."),
+Raw = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the download, in any of its layouts.",
+        show_default="the first that is found in data/, downloads/ or here",
+    ),
 ]
-Views = Annotated[str, typer.Option(help="all, frontal or lateral: the images that are kept.")]
+Out = Annotated[Path, typer.Option(help="Folder to make.")]
+ImageSize = Annotated[int, typer.Option(min=32, help="Short side of the images, in pixels.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Number of processes.", show_default="one per core")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N studies per split.")]
+Views = Annotated[str, typer.Option(help="Images to keep: all, frontal or lateral.")]
 Section = Annotated[
     str,
     typer.Option(
-        help="findings, impression, both (either, or else the last paragraph): studies without it "
-        "are left out; any: none is."
+        help="Leave out studies without: findings, impression, both (one of the two, or the last "
+        "paragraph); any keeps all studies."
     ),
 ]
 DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Only count, and look whether images are there; open and write nothing."
-    ),
+    bool, typer.Option("--dry-run", help="Count studies and check files; write nothing.")
 ]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What all sources are prepared with."""
+
+    out: Path
+    image_size: int
+    limit: int | None
+    views: str
+    section: str
+    workers: int | None
+    dry_run: bool
+
+    @property
+    def choice(self) -> "Choice":
+        from radrep.preparation.pipeline import Choice
+
+        return Choice(self.limit, self.views, self.section)
 
 
 @app.callback()
@@ -52,7 +77,7 @@ def prepare() -> None:
 
 @app.command()
 def iu(
-    raw: Annotated[Path, typer.Option(help="The folder of the download, in any of its layouts.")],
+    raw: Raw = None,
     out: Out = Path("data/iu"),
     image_size: ImageSize = 256,
     limit: Limit = None,
@@ -65,26 +90,18 @@ def iu(
 
     Example:  radrep prepare iu --raw downloads/iu_xray --out data/iu
     """
-    from radrep.preparation.pipeline import Choice, chosen_studies
-    from radrep.preparation.sources.iu_xray.source import NUM_IMAGES, IuXraySource
+    from radrep.preparation.sources.iu_xray.source import DOWNLOAD, IuXraySource
 
-    _tell_reading(raw)
-    source = IuXraySource(raw)
+    options = _Options(out, image_size, limit, views, section, workers, dry_run)
+    source = IuXraySource(_find(raw, DOWNLOAD, "iu", out))
     scratch = _beside(out, ".unpacked")
     if source.archive and dry_run:
-        say(f"note: {source.archive.name} is not looked into; its images are taken to be there.")
+        say(f"note: {source.archive.name} is not opened; its images are assumed to be complete.")
     elif source.archive and not (out / "prepared.json").exists():
-        # Of a few studies only their images are unpacked, and nothing behind the last of them.
-        wanted = chosen_studies(source, Choice(limit, views, section)) if limit else None
-        total = NUM_IMAGES if wanted is None else source.count_images(wanted)
-        with (
-            TerminalReporter() as reporter,
-            reporter.progress(f"unpack {source.archive.name}", total, "images") as advance,
-        ):
-            source.unpack(scratch, advance, wanted)
-    _run(source, out, image_size, limit, views, section, workers, dry_run)
+        _unpack(source, source.archive, scratch, options)
+    _run(source, options)
     if source.archive and not dry_run and scratch.is_dir():
-        # Nothing but what `unpack` made; the folder too, if that leaves it empty.
+        # Only what `unpack` made, and the folder if that leaves it empty.
         for unpacked in scratch.glob(f"{source.archive.name}-*"):
             shutil.rmtree(unpacked)
         if not any(scratch.iterdir()):
@@ -93,16 +110,18 @@ def iu(
 
 @app.command()
 def mimic(
-    raw: Annotated[Path, typer.Option(help="The folder of MIMIC-CXR-JPG (or MIMIC-CXR's DICOM).")],
+    raw: Raw = None,
     reports: Annotated[
         Path | None,
-        typer.Option(help="Where MIMIC-CXR's reports lie.", show_default="the same folder"),
+        typer.Option(
+            help="Folder of MIMIC-CXR's reports.", show_default="--raw, or a folder beside it"
+        ),
     ] = None,
     split: Annotated[
         str | None,
         typer.Option(
             help="official, or r2gen (R2Gen's annotation.json).",
-            show_default="r2gen where its annotation.json lies in --raw, else official",
+            show_default="r2gen if its annotation.json is in --raw, else official",
         ),
     ] = None,
     out: Out = Path("data/mimic"),
@@ -117,19 +136,19 @@ def mimic(
 
     Example:  radrep prepare mimic --raw mimic-cxr-jpg --reports mimic-cxr --limit 100
     """
-    from radrep.preparation.sources.mimic_cxr.source import MimicCxrSource
+    from radrep.preparation.sources.mimic_cxr.source import MimicCxrSource, describe_download
 
-    _tell_reading(raw)
-    source = MimicCxrSource(raw, reports, split)
-    _run(source, out, image_size, limit, views, section, workers, dry_run)
+    options = _Options(out, image_size, limit, views, section, workers, dry_run)
+    raw = _find(raw, describe_download(split), "mimic", out)
+    _run(MimicCxrSource(raw, reports, split), options)
 
 
 @app.command()
 def chexpert_plus(
-    raw: Annotated[Path, typer.Option(help="The folder that holds df_chexpert_plus_240401.csv.")],
-    split: Annotated[str, typer.Option(help="official, or cxpmrg (CXPMRG's annotation.json).")] = (
-        "official"
-    ),
+    raw: Raw = None,
+    split: Annotated[
+        str, typer.Option(help="official, or cxpmrg (CXPMRG-Bench's annotation.json).")
+    ] = "official",
     out: Out = Path("data/chexpert_plus"),
     image_size: ImageSize = 256,
     limit: Limit = None,
@@ -138,20 +157,19 @@ def chexpert_plus(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """CheXpert Plus, with its own split or CXPMRG's.
+    """CheXpert Plus, with its own split or CXPMRG-Bench's.
 
     Example:  radrep prepare chexpert-plus --raw chexpert_plus --split cxpmrg
     """
-    from radrep.preparation.sources.chexpert_plus import ChexpertPlusSource
+    from radrep.preparation.sources.chexpert_plus import DOWNLOAD, ChexpertPlusSource
 
-    _tell_reading(raw)
-    source = ChexpertPlusSource(raw, split)
-    _run(source, out, image_size, limit, views, section, workers, dry_run)
+    options = _Options(out, image_size, limit, views, section, workers, dry_run)
+    _run(ChexpertPlusSource(_find(raw, DOWNLOAD, "chexpert-plus", out), split), options)
 
 
 @app.command()
 def folder(
-    raw: Annotated[Path, typer.Option(help="A folder with images, in folders of any depth.")],
+    raw: Annotated[Path, typer.Option(help="A folder of images, nested to any depth.")],
     reports: Annotated[
         Path | None,
         typer.Option(
@@ -167,43 +185,69 @@ def folder(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Images of your own (PNG, JPEG, TIFF, BMP, DICOM), with or without a table of reports.
+    """Your own images (PNG, JPEG, TIFF, BMP, DICOM), with or without a table of reports.
 
     Example:  radrep prepare folder --raw scans --reports scans/reports.csv --out data/mine
     """
     from radrep.preparation.sources.folder.source import FolderSource
 
-    _tell_reading(raw)
-    source = FolderSource(raw, reports)
-    _run(source, out, image_size, limit, views, section, workers, dry_run)
+    options = _Options(out, image_size, limit, views, section, workers, dry_run)
+    _run(FolderSource(_reading(raw), reports), options)
 
 
 @app.command()
 def phantom(
-    num_studies: Annotated[int, typer.Option("--num", min=3, help="Studies to draw.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    num_studies: Annotated[int, typer.Option(min=3, help="Number of studies to draw.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     out: Out = Path("data/phantom"),
     image_size: ImageSize = 256,
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Synthetic chest films with findings that their reports name.
+    """Synthetic chest radiographs with reports of their findings.
 
-    Example:  radrep prepare phantom --num 2000 --out data/phantom
+    Example:  radrep prepare phantom --num-studies 2000 --out data/phantom
     """
     from radrep.preparation.sources.phantom.source import PhantomSource
 
     source = PhantomSource(num_studies, seed=seed, image_size=image_size)
-    _run(source, out, image_size, None, "all", "both", workers, dry_run)
+    _run(source, _Options(out, image_size, None, "all", "both", workers, dry_run))
 
 
 app.command()(saliency)
 
 
-def _tell_reading(raw: Path) -> None:
-    """The tables of a large set take a while, and nothing is known before."""
+def _find(raw: Path | None, download: "Download", command: str, out: Path) -> Path:
+    """The folder of a download, searched for if none is given."""
+    if raw is None:
+        from radrep.preparation.sources.find_raw import find_raw
+
+        raw, *others = find_raw(download, f"radrep prepare {command}", out)
+        say(f"raw: {raw} (found; --raw DIR takes another)")
+        if others:
+            say(f"note: not used, also found: {', '.join(map(str, others))}")
+    return _reading(raw)
+
+
+def _reading(raw: Path) -> Path:
+    """Announce that the tables are read, which takes minutes for a large data set."""
     with TerminalReporter() as reporter:
         reporter.info("raw", f"reading the tables of {raw}")
+    return raw
+
+
+def _unpack(source: "IuXraySource", archive: Path, scratch: Path, options: _Options) -> None:
+    """Unpack the images of an archive: all of them, or up to the last of those that are chosen."""
+    from radrep.preparation.pipeline import chosen_studies
+    from radrep.preparation.sources.iu_xray.source import NUM_IMAGES
+
+    wanted = chosen_studies(source, options.choice) if options.limit else None
+    total = NUM_IMAGES if wanted is None else source.count_images(wanted)
+    with (
+        TerminalReporter() as reporter,
+        reporter.progress(f"unpack {archive.name}", total, "images") as advance,
+    ):
+        source.unpack(scratch, advance, wanted)
 
 
 def _beside(out: Path, ending: str) -> Path:
@@ -211,68 +255,55 @@ def _beside(out: Path, ending: str) -> Path:
     return whole.with_name(whole.name + ending)
 
 
-def _run(
-    source: "Source",
-    out: Path,
-    image_size: int,
-    limit: int | None,
-    views: str,
-    section: str,
-    workers: int | None,
-    dry_run: bool,
-) -> None:
+def _run(source: "Source", options: _Options) -> None:
     from radrep.preparation.pipeline import Choice, count_studies
     from radrep.preparation.pipeline import prepare as run
 
-    choice = Choice(limit, views, section)
+    choice, out = options.choice, options.out
     say(f"{source.name}: {source.layout}")
     for note in source.notes:
         say(f"note: {note}")
-    if dry_run:
-        with TerminalReporter() as reporter:
-            found = count_studies(source, choice, reporter=reporter)
-        whole = choice == Choice()
-        expected = source.expected_counts() if whole else None
-        _show_counts(found, expected, source.expected_images() if whole else None)
-        return
     with TerminalReporter() as reporter:
-        try:
-            result = run(
-                source,
-                out,
-                image_size=image_size,
-                choice=choice,
-                workers=workers,
-                reporter=reporter,
+        if options.dry_run:
+            found = count_studies(source, choice, reporter=reporter)
+            studies, images = (
+                {split: row[what] for split, row in found.counts.items()}
+                for what in ("studies", "images")
             )
-        except KeyboardInterrupt:
-            kept = _beside(out, ".partial")
-            if not kept.exists():
-                raise
-            told = f"stopped; what is done is kept in {kept}, and the same command goes on from it"
-            show_error(told, prefix="")
-            raise typer.Exit(130) from None
-    _show(result, complete=choice == Choice())
+        else:
+            try:
+                result = run(
+                    source,
+                    out,
+                    image_size=options.image_size,
+                    choice=choice,
+                    workers=options.workers,
+                    reporter=reporter,
+                )
+            except KeyboardInterrupt:
+                kept = _beside(out, ".partial")
+                if not kept.exists():
+                    raise
+                text = f"stopped; {kept} keeps what is done, and the same command resumes from it"
+                show_error(text, prefix="")
+                raise typer.Exit(130) from None
+    complete = choice == Choice()
+    expected = (source.expected_counts(), source.expected_images()) if complete else (None, None)
+    if options.dry_run:
+        _show_counts(studies, images, *expected, found.left_out)
+        _show_left_out(found.left_out)
+        say("Counted without opening an image; nothing was written.")
+    else:
+        _show_counts(result.counts, result.image_counts, *expected, result.left_out)
+        _show_result(result)
 
 
-def _show_counts(
-    found: "CountResult",
-    expected: Mapping[str, int] | None,
-    expected_images: Mapping[str, int] | None,
-) -> None:
-    counts = {split: row["studies"] for split, row in found.counts.items()}
-    images = {split: row["images"] for split, row in found.counts.items()}
-    _show_table(counts, images, expected, expected_images, found.left_out)
-    _show_left_out(found.left_out)
-    say("Counted without opening an image; nothing was written.")
-
-
-def _show(result: "PrepareResult", *, complete: bool) -> None:
-    expected = result.expected if complete else None
-    expected_images = result.expected_images if complete else None
-    _show_table(result.counts, result.image_counts, expected, expected_images, result.left_out)
+def _show_result(result: "PrepareResult") -> None:
     if result.num_images and result.num_square == result.num_images:
-        say("All images were squares already: somebody squashed them. Say so beside scores.")
+        say(
+            "All source images are already square (aspect ratio lost upstream); mention this when "
+            "reporting scores."
+        )
     show_leaks(result.leaks)
     if result.left_out:
         say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
@@ -283,44 +314,41 @@ def _show(result: "PrepareResult", *, complete: bool) -> None:
         say(f"{result.out} is ready.")
 
 
-def _show_table(
-    counts: Mapping[str, int],
+def _show_counts(
+    studies: Mapping[str, int],
     images: Mapping[str, int],
-    expected: Mapping[str, int] | None,
+    expected_studies: Mapping[str, int] | None,
     expected_images: Mapping[str, int] | None,
     left_out: Sequence[tuple[str, str]],
 ) -> None:
-    """What there is beside what a complete download has, by split and in all."""
-    num_studies = sum(what.startswith("study ") for what, _ in left_out)
-    totals = {"studies": sum(counts.values()), "images": sum(images.values())}
-    given = {"studies": expected or {}, "images": expected_images or {}}
-    known = {name: dict(numbers) for name, numbers in given.items()}
-    for numbers in known.values():
-        if numbers:
-            numbers.setdefault("all", sum(numbers.values()))
-    told = [name for name, numbers in known.items() if numbers]
-    rows = [
-        (split, count, images[split], *(known[name].get(split) for name in told))
-        for split, count in counts.items()
-    ]
-    rows.append(("all", *totals.values(), *(known[name]["all"] for name in told)))
-    table(("split", "studies", "images", *(f"expected {name}" for name in told)), rows)
-    # Open-i's and CheXpert's totals count what has no text too.
-    have = {
-        "studies": {**counts, "all": totals["studies"] + num_studies},
-        "images": {**images, "all": totals["images"] + len(left_out) - num_studies},
+    """Counts by split and in total, beside those of a complete download."""
+    num_left_out = sum(what.startswith("study ") for what, _ in left_out)
+    # Totals that are published (Open-i's, CheXpert's) include what has no text.
+    rows = {
+        "studies": (studies, expected_studies, num_left_out),
+        "images": (images, expected_images, len(left_out) - num_left_out),
     }
-    differing = [
-        f"{split} {have[name][split] - number:+,d} {name}"
-        for name, numbers in given.items()
-        for split, number in numbers.items()
-        if have[name][split] != number
-    ]
-    if differing:
-        if expected and "all" in expected:
-            say("With what was left out, a complete download differs: " + ", ".join(differing))
-        else:
-            say("These counts differ from a complete download's: " + ", ".join(differing))
+    columns: dict[str, Mapping[str, int]] = {}
+    differences = []
+    for name, (counts, expected, extra) in rows.items():
+        columns[name] = {**counts, "all": sum(counts.values())}
+        if expected:
+            columns[f"expected {name}"] = {"all": sum(expected.values()), **expected}
+            with_left_out = {**counts, "all": sum(counts.values()) + extra}
+            differences += [
+                f"{split} {with_left_out[split] - number:+,d} {name}"
+                for split, number in expected.items()
+                if with_left_out[split] != number
+            ]
+    names = sorted(columns, key=lambda name: name.startswith("expected"))
+    table(
+        ("split", *names),
+        [(split, *(columns[name].get(split) for name in names)) for split in (*studies, "all")],
+    )
+    if differences:
+        only_total = expected_studies is not None and "all" in expected_studies
+        counted = ", left-out ones included," if only_total else ""
+        say(f"A complete download{counted} differs: {', '.join(differences)}")
 
 
 def _show_left_out(left_out: Sequence[tuple[str, str]]) -> None:
@@ -329,21 +357,17 @@ def _show_left_out(left_out: Sequence[tuple[str, str]]) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for what, reason in left_out:
             if what.startswith("study ") == (one == "study"):
-                groups.setdefault(_kind_of_reason(what, reason), []).append((what, reason))
+                name = what.removeprefix("study ")
+                # The reason without the words that name this study or image.
+                kind = " ".join(w for w in reason.split() if PurePath(name).stem not in w)
+                groups.setdefault(kind, []).append((name, reason))
         ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-        for kind, members in ordered[:_SHOWN]:
-            what, reason = members[0]
+        for kind, members in ordered[:_MAX_REASONS]:
+            name, reason = members[0]
             if len(members) == 1:
-                say(f"  1 {one}: {what.removeprefix('study ')}: {reason}")
+                say(f"  1 {one}: {name}: {reason}")
             else:
-                first = what.removeprefix("study ")
-                say(f"  {len(members):,} {several}: {kind} (the first: {first})")
-        if len(ordered) > _SHOWN:
-            more = sum(len(members) for _, members in ordered[_SHOWN:])
-            say(f"  {more:,} more {several}, for {len(ordered) - _SHOWN} more reasons")
-
-
-def _kind_of_reason(what: str, reason: str) -> str:
-    """A reason without the words that name the very study or image."""
-    name = PurePath(what.removeprefix("study ")).stem
-    return " ".join(word for word in reason.split() if name not in word)
+                say(f"  {len(members):,} {several}: {kind} (the first: {name})")
+        if len(ordered) > _MAX_REASONS:
+            more = sum(len(members) for _, members in ordered[_MAX_REASONS:])
+            say(f"  {more:,} more {several}, for {len(ordered) - _MAX_REASONS} more reasons")

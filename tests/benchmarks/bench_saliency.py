@@ -1,6 +1,6 @@
 """Where a discriminator of phantoms looks, beside maps that saw no image, and how fast it looks.
 
-Run: radrep prepare phantom --num 1600 --out data/phantom
+Run: radrep prepare phantom --num-studies 1600 --out data/phantom
      radrep train sdam_discriminator_cpu --set data.prepared=data/phantom --out runs/phantom \\
          --set data.image_size=192 --set model.backbone.stride=16 --set model.dropout=0 \\
          --set train.epochs=4

@@ -1,10 +1,11 @@
-"""radrep prepare on the command line: what it leaves alone."""
+"""radrep prepare on the command line: what it finds, what it leaves alone."""
 
 import io
 import json
 import tarfile
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.whole_way import radrep
@@ -52,14 +53,14 @@ def test_what_was_prepared_inside_the_raw_folder_is_no_image(tmp_path: Path) -> 
     assert "was prepared before in the same way" in again.stdout
 
 
-def write_r2gen(raw: Path, num_studies: int) -> None:
+def write_r2gen(raw: Path, num_studies: int, folder: str = "") -> None:
     """Studies of one image each, all for training."""
     rows = []
     for number in range(num_studies):
-        path = raw / "images" / f"study{number}" / "0.png"
+        name = f"{folder}study{number}/0.png"
+        path = raw / "images" / name
         path.parent.mkdir(parents=True)
         Image.effect_noise((64, 64), 40 + number).save(path)
-        name = f"study{number}/0.png"
         rows.append({"id": f"study{number}", "report": "Clear.", "image_path": [name]})
     (raw / "annotation.json").write_text(json.dumps({"train": rows}))
 
@@ -112,3 +113,103 @@ def test_of_an_archive_a_limit_unpacks_no_more_than_it_needs(tmp_path: Path) -> 
     result = radrep("prepare", "iu", "--raw", raw, "--out", out, "--limit", "1")
     assert result.exit_code == 0, result.output
     assert "1 images in" in result.stderr
+
+
+SPLIT_TABLE = "dicom_id,study_id,subject_id,split\na1,50000001,10000032,train\n"
+STUDY = "p10/p10000032/s50000001"
+
+
+def write_mimic(raw: Path, reports: Path) -> None:
+    """One study in PhysioNet's layout, its report in another folder perhaps."""
+    for path in (raw / "files" / STUDY / "a1.jpg", reports / "files" / f"{STUDY}.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((64, 64), 60).save(raw / "files" / STUDY / "a1.jpg")
+    (reports / "files" / f"{STUDY}.txt").write_text(" FINDINGS: Clear.\n")
+    (raw / "mimic-cxr-2.0.0-split.csv").write_text(SPLIT_TABLE)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reports"),
+    [
+        ("data/MIMIC-CXR", "data/MIMIC-CXR"),
+        ("data/MIMIC-CXR-JPG", "data/MIMIC-CXR"),
+        ("data/raw/mimic_cxr_jpg", "data/raw/mimic-cxr/2.1.0"),
+        ("physionet.org/files/mimic-cxr-jpg/2.1.0", "physionet.org/files/mimic-cxr/2.1.0"),
+        ("data/physionet.org/files/mimic-cxr-jpg/2.0.0", "data/mimic-cxr-reports"),
+        ("data/mimic-cxr-jpg/2.1.0", "data/mimic-cxr"),
+    ],
+)
+def test_mimic_and_its_reports_are_found_where_people_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: str, reports: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_mimic(Path(raw), Path(reports))
+    result = radrep("prepare", "mimic", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    assert f"raw: {raw} (found" in result.stdout
+    assert json.loads(Path("data/mimic/prepared.json").read_text())["counts"]["train"] == 1
+    assert ("--reports gives others" in result.stdout) == (raw != reports)
+    assert "nothing was done" in radrep("prepare", "mimic", "--workers", "1").stdout
+
+
+def test_an_r2gen_folder_is_found_and_a_prepared_one_is_not_raw(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_r2gen(Path("data/mimic_cxr"), 2, "p10/p10000032/")
+    write_r2gen(Path("data/IU-Xray/iu_xray"), 3)
+    for name in ("mimic-cxr", "NLMCXR_prepared"):  # as an earlier run left them
+        write_r2gen(Path("data") / name, 1)
+        (Path("data") / name / "prepared.json").write_text("{}")
+    for command, raw, count in (("mimic", "mimic_cxr", 2), ("iu", "IU-Xray/iu_xray", 3)):
+        result = radrep("prepare", command, "--workers", "1")
+        assert result.exit_code == 0, result.output
+        assert f"raw: data/{raw} (found" in result.stdout
+        assert "also found" not in result.stdout
+        train = json.loads((Path("data") / command / "prepared.json").read_text())["counts"]
+        assert train["train"] == count
+    write_mimic(Path("MIMIC-CXR-JPG"), Path("MIMIC-CXR-JPG"))
+    result = radrep("prepare", "mimic", "--dry-run")
+    assert "raw: data/mimic_cxr (found" in result.stdout
+    assert "not used, also found: MIMIC-CXR-JPG" in result.stdout
+    # Only the official tables will do for --split official; --out itself is never raw.
+    result = radrep("prepare", "mimic", "--split", "official", "--dry-run")
+    assert "raw: MIMIC-CXR-JPG (found" in result.stdout
+    result = radrep("prepare", "mimic", "--out", "data/mimic_cxr", "--dry-run")
+    assert "raw: MIMIC-CXR-JPG (found" in result.stdout
+
+
+def test_chexpert_plus_and_open_is_archives_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    write_open_i(Path("data"))  # the archives themselves, in no folder of their own
+    result = radrep("prepare", "iu", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    assert "raw: data (found" in result.stdout
+    Path("data/CheXpert-Plus").symlink_to(data_dir / "chexpert_plus_like")
+    result = radrep("prepare", "chexpert-plus", "--dry-run")
+    assert "raw: data/CheXpert-Plus (found" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "content"),
+    [
+        ("mimic", "mimic-cxr-2.0.0-split.csv.gz or R2Gen's annotation.json"),
+        ("iu", "R2Gen's annotation.json, NLMCXR_reports.tgz or indiana_reports.csv"),
+        ("chexpert-plus", "df_chexpert_plus_240401.csv"),
+    ],
+)
+def test_where_no_download_is_found_the_error_lists_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, content: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("MIMIC-CXR-JPG", "iu_xray", "CheXpert_Plus"):
+        (tmp_path / "data" / name / "files").mkdir(parents=True)
+    result = radrep("prepare", command)
+    assert result.exit_code == 2
+    assert f"{tmp_path / 'data'}, {tmp_path}" in result.stderr
+    assert f"holds {content} (data/" in result.stderr
+    assert f"radrep prepare {command} --raw DIR" in result.stderr
+    assert not any((tmp_path / "data" / out).exists() for out in ("mimic", "iu", "chexpert_plus"))

@@ -22,7 +22,7 @@ from tests.whole_way import radrep
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("phantoms") / "data"
-    result = radrep("prepare", "phantom", "--num", "1600", "--out", out)
+    result = radrep("prepare", "phantom", "--num-studies", "1600", "--out", out)
     assert result.exit_code == 0, result.output
     return out
 

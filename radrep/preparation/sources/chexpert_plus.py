@@ -23,6 +23,7 @@ from radrep.data.study import PROJECTIONS, SPLITS, SourceStudy, projection_of
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import check_folder
+from radrep.preparation.sources.find_raw import Download
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.tables import (
     Column,
@@ -51,6 +52,16 @@ _SECTIONS = {
 # Splits are kept as bits, so that a study may be seen to be in several.
 _BITS = {split: 1 << k for k, split in enumerate(SPLITS)}
 _OFFICIAL_BITS = {"train": _BITS["train"], "valid": _BITS["val"]}
+
+
+DOWNLOAD = Download(
+    title="CheXpert Plus",
+    names=re.compile("chexpert"),
+    examples=("chexpert_plus", "CheXpert-Plus", "chexpertplus"),
+    holds=lambda folder: (folder / _TABLE).is_file(),
+    holds_unnamed=lambda folder: (folder / _TABLE).is_file(),
+    content=_TABLE,
+)
 
 
 class ChexpertPlusSource:

@@ -530,6 +530,15 @@ def test_unpacking_goes_on_after_a_kill(tmp_path, monkeypatch):
     assert not list(scratch.rglob("*.partial"))
 
 
+def test_what_a_killed_run_unpacked_inside_the_raw_folder_is_no_download(tmp_path):
+    raw = write_open_i(tmp_path / "raw")
+    draw(raw / "iu.unpacked" / "NLMCXR_png.tgz-123-456" / IMAGES[0])
+    pack(raw / "NLMCXR_png.tgz", raw / "NLMCXR_png")
+    source = IuXraySource(raw)
+    assert source.archive == raw / "NLMCXR_png.tgz"
+    assert source.layout == "NLMCXR_png.tgz + ecgen-radiology"
+
+
 @pytest.mark.parametrize("archive", ["NLMCXR_reports.tgz", "NLMCXR_png.tgz"])
 @pytest.mark.parametrize("harm", ["cut", "flipped", "header", "empty", "no archive"])
 def test_a_broken_archive_is_one_clear_error(tmp_path, archive, harm):

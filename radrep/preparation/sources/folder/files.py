@@ -11,6 +11,7 @@ import numpy as np
 from radrep.data.dicom import is_dicom
 from radrep.data.image_io import PICTURE_HEADS
 from radrep.errors import DataError
+from radrep.preparation.sources.find_raw import PREPARED_MARKS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -22,7 +23,7 @@ _DIGITS = re.compile(r"0*(\d+)", re.ASCII)
 FILE, FOLDER, LINK, SPECIAL = "f", "d", "l", "s"
 _CHUNK = 65_536
 
-_PREPARED = tuple(FILE + name for name in ("prepared.json", "in_progress.json"))
+_PREPARED = tuple(FILE + name for name in PREPARED_MARKS)
 
 
 def list_files(root: Path) -> Iterator[tuple[str, str]]:

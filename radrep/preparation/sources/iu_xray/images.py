@@ -25,6 +25,7 @@ IMAGE_ARCHIVES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
 OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES = "Open-i's PNG", "Kaggle's images", "Open-i's DICOM"
 
 _NAME = re.compile(r"(?:CXR)?(\d+)(?:_1)?_(IM-\d+(?:-\d+)+)((?:\.\w+)*)", re.ASCII)
+_SCRATCH = re.compile(rf"({'|'.join(map(re.escape, IMAGE_ARCHIVES))})-\d+-\d+")
 _CHUNK = 1 << 20
 
 
@@ -68,7 +69,8 @@ def find_images(raw: Path) -> dict[str, Path]:
         entered.add(real)
         if folder != str(raw):
             subfolders[:] = [name for name in subfolders if leads_within(Path(folder, name), raw)]
-        subfolders.sort()
+        # What `unpack_images` left after a kill is not whole.
+        subfolders[:] = sorted(name for name in subfolders if not _SCRATCH.fullmatch(name))
         for file_name in names:
             image = open_i_name(file_name)
             if image:

@@ -25,6 +25,7 @@ from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import check_folder, split_by_hash
+from radrep.preparation.sources.find_raw import Download
 from radrep.preparation.sources.image_tree import DICOM_VERSION, describe_image, locate
 from radrep.preparation.sources.iu_xray.images import (
     IMAGE_ARCHIVES,
@@ -34,7 +35,9 @@ from radrep.preparation.sources.iu_xray.images import (
     unpack_images,
 )
 from radrep.preparation.sources.iu_xray.reports import (
+    KAGGLE_REPORTS,
     NOT_AT_KAGGLE,
+    XML_ARCHIVE,
     Report,
     read_reports,
     report_files,
@@ -53,6 +56,16 @@ _IMAGES_WANTED = (
 )
 
 NUM_REPORTS, NUM_IMAGES = 3955, 7470  # of Open-i's whole collection
+
+
+DOWNLOAD = Download(
+    title="IU X-Ray",
+    names=re.compile("iuxray|iucxr|openi|nlmcxr|indiana|chestxraysindiana"),
+    examples=("iu_xray", "IU-Xray", "NLMCXR", "openi"),
+    holds=lambda folder: (folder / ANNOTATION).is_file() or bool(report_files(folder)),
+    holds_unnamed=lambda folder: bool(report_files(folder)),
+    content=f"R2Gen's {ANNOTATION}, {XML_ARCHIVE} or {KAGGLE_REPORTS}",
+)
 
 
 class IuXraySource:

@@ -77,6 +77,8 @@ def find_tree(folder: Path, names: Iterable[str]) -> Path | None:
     """The tree in or at a folder in which at least one of the names is there."""
     trees = [folder / name for name in _TREES]
     trees = [tree for tree in trees if next(tree.glob("p[0-9][0-9]"), None)]
+    if not trees:
+        return None
     return next((tree for name in names for tree in trees if os.path.exists(tree / name)), None)
 
 

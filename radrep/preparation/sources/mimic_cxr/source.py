@@ -32,6 +32,7 @@ from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import LazyStudy, check_folder
+from radrep.preparation.sources.find_raw import Download, folders_beside
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.mimic_cxr.files import (
     JPG_HOME,
@@ -55,9 +56,29 @@ _SPLIT_CHOICES = ("official", "r2gen")
 # Raised when the same files would give other studies or texts than before. Since 2, a report's last
 # paragraph stands for findings and impression where it has neither.
 _VERSION = 2
-# Where a download made by wget, or unpacked by hand, has the folder that was meant.
+# Where a download by wget, or one unpacked by hand, has the folder that is needed.
 _INNER = ("*", "physionet.org/files/mimic-cxr-jpg/*", "files/mimic-cxr-jpg/*", "mimic-cxr-jpg/*")
+_NAMES = re.compile("mimiccxr")
 _IMAGE_PATH = re.compile(r"(?:.*/)?p(\d{1,15})/s(\d{1,15})/([^/]+)\.\w+", re.ASCII)
+
+
+def describe_download(split: str | None) -> Download:
+    """How to recognise a folder of MIMIC-CXR with such a split."""
+
+    def holds(folder: Path) -> bool:
+        by_table = split != "r2gen" and find_table((folder,), "split") is not None
+        return by_table or (split != "official" and (folder / ANNOTATION).is_file())
+
+    contents = {"official": table_name("split"), "r2gen": f"R2Gen's {ANNOTATION}"}
+    return Download(
+        title="MIMIC-CXR",
+        names=_NAMES,
+        examples=("MIMIC-CXR-JPG", "MIMIC-CXR", "mimic_cxr", "mimic-cxr-jpg/2.1.0"),
+        holds=holds,
+        holds_unnamed=lambda folder: find_table((folder,), "split") is not None,
+        content=contents[split] if split in contents else " or ".join(contents.values()),
+        inner=_INNER,
+    )
 
 
 class MimicCxrSource:
@@ -69,7 +90,8 @@ class MimicCxrSource:
 
     Args:
         raw: The folder of MIMIC-CXR-JPG or MIMIC-CXR, or R2Gen's.
-        reports: The folder of MIMIC-CXR, or its mimic-cxr-reports.zip, if not in `raw`.
+        reports: The folder of MIMIC-CXR, or its mimic-cxr-reports.zip; without it, `raw` or the
+            folders beside it.
         split: "official" or "r2gen"; without it, R2Gen's where its annotation.json is there.
 
     Attributes:
@@ -86,11 +108,12 @@ class MimicCxrSource:
     def __init__(self, raw: Path, reports: Path | None = None, split: str | None = None) -> None:
         if split not in (None, *_SPLIT_CHOICES):
             raise DataError(f"the split '{split}' is not one of {', '.join(_SPLIT_CHOICES)}")
-        raw, reports = Path(raw), Path(reports or raw)
+        raw = Path(raw)
         check_folder(raw, f"the folder that holds MIMIC-CXR ({JPG_HOME})")
-        if not reports.exists():
+        if reports and not Path(reports).exists():
             raise DataError(f"{reports} not found; give the folder of the reports ({REPORTS_HOME})")
-        folders = (raw, reports)
+        places = [Path(reports)] if reports else [raw, *folders_beside(raw, _NAMES)]
+        folders = [raw, *places[:1]]
         self._rows: _OfficialRows | _AnnotatedRows
         annotation = raw / ANNOTATION
         if split == "r2gen" and not annotation.is_file():
@@ -103,6 +126,14 @@ class MimicCxrSource:
         else:
             self._rows = _OfficialRows(find_table(folders, "split") or _refuse(raw))
         notes = list(self._rows.notes)
+        self._reports = None
+        for place in places:
+            self._reports = find_reports(place, self._numbers())
+            if self._reports:
+                break
+        if self._reports and place not in folders:
+            folders.append(place)
+            notes.append(f"the reports are those of {place}; --reports gives others")
         metadata = find_table(folders, "metadata") or find_table(folders, RECORD_LIST)
         self._image_table = ImageTable(metadata) if metadata else None
         if metadata is None or metadata.name.startswith(RECORD_LIST):
@@ -114,13 +145,13 @@ class MimicCxrSource:
             notes.append(f"{_absent('chexpert')}: {instead}")
         self._tables = [path for path in (self._rows.table, metadata, labels) if path]
         self._images = self._find_images(raw)
-        self._reports = find_reports(reports, self._numbers())
         if self._reports is None and self._rows.needs_reports:
             subject, study = next(self._numbers())
+            beside = "" if reports else ", and no folder beside it,"
             raise DataError(
-                f"{reports} has none of the reports; expected {REPORTS_ZIP}, or texts such as "
-                f"files/{study_folder(subject, study)}.txt. They are part of MIMIC-CXR: "
-                f"{REPORTS_HOME}"
+                f"{places[0]}{beside} has none of the reports; expected {REPORTS_ZIP}, or texts "
+                f"such as files/{study_folder(subject, study)}.txt. They are part of MIMIC-CXR: "
+                f"{REPORTS_HOME}. Give their folder with --reports"
             )
         if self._reports is None:
             notes.append(f"the reports are not there ({REPORTS_HOME}): findings are all there is")

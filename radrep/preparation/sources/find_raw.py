@@ -1,0 +1,102 @@
+"""Finds a raw download under the folder names that its authors, R2Gen and PhysioNet use."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from radrep.errors import DataError
+
+_ROOTS = ("data", "data/raw", "downloads", ".")
+_WGET = "physionet.org/files"  # wget -r makes physionet.org/files/mimic-cxr-jpg/2.1.0
+# radrep makes folders with one of these: they are no downloads.
+PREPARED_MARKS = ("prepared.json", "in_progress.json")
+
+
+@dataclass(frozen=True)
+class Download:
+    """How to recognise a raw data set.
+
+    Attributes:
+        title: The data set, for messages.
+        names: Matches the beginning of its folders' names in lower case without marks
+            ("mimiccxrjpg210").
+        examples: Such names, for messages.
+        holds: Whether a folder of such a name has what is needed.
+        holds_unnamed: The same for a folder of any name, such as data/ itself.
+        content: What is needed, for messages.
+        inner: Globs of the folders below it that may hold it instead.
+    """
+
+    title: str
+    names: re.Pattern[str]
+    examples: tuple[str, ...]
+    holds: Callable[[Path], bool]
+    holds_unnamed: Callable[[Path], bool]
+    content: str
+    inner: tuple[str, ...] = ("*",)
+
+
+def find_raw(download: Download, command: str, out: Path) -> list[Path]:
+    """The folders below the working folder that hold a download, the best first.
+
+    Never `out` or anything else that radrep made.
+
+    Raises:
+        DataError: If there is none; it lists where it looked.
+    """
+    roots = [root for root in map(Path, _ROOTS) if root.is_dir()]
+    found: dict[str, Path] = {}
+    incomplete = []
+    parents = [place for root in roots for place in (root, root / _WGET)]
+    for folder in (named for place in parents for named in named_folders(place, download.names)):
+        if _is_prepared(folder, out):
+            continue
+        inner = (path for glob in download.inner for path in sorted(folder.glob(glob))[::-1])
+        hit = next((path for path in (folder, *inner) if download.holds(path)), None)
+        if hit is None:
+            incomplete.append(str(folder))
+        else:
+            found.setdefault(os.path.realpath(hit), hit)
+    for root in roots:
+        if download.holds_unnamed(root) and not _is_prepared(root, out):
+            found.setdefault(os.path.realpath(root), root)
+    if found:
+        return list(found.values())
+    searched = ", ".join(str(root.resolve()) for root in roots)
+    without = f" ({', '.join(incomplete)}: without it)" if incomplete else ""
+    raise DataError(
+        f"no {download.title} found in {searched}. Searched for a folder named "
+        f"{', '.join(download.examples)} or the like that holds {download.content}{without}. "
+        f"Give the folder of the download: {command} --raw DIR"
+    )
+
+
+def named_folders(parent: Path, names: re.Pattern[str]) -> Iterator[Path]:
+    """The folders in a folder whose names match, whatever their case and marks."""
+    try:
+        children = sorted(parent.iterdir())
+    except OSError:
+        return
+    for child in children:
+        if names.match(re.sub(r"[\W_]+", "", child.name.casefold())) and child.is_dir():
+            yield child
+
+
+def folders_beside(raw: Path, names: re.Pattern[str]) -> Iterator[Path]:
+    """The parents of a download, and the matching folders beside it and beside its parent."""
+    parents = raw.resolve().parents
+    # Also beside the physionet.org that wget made.
+    places = [*parents[:2], *(path.parent for path in parents if path.name == "physionet.org")]
+    yield from places[:1] + places[2:]
+    for place in (each for parent in places for each in (parent, parent / _WGET)):
+        for folder in named_folders(place, names):
+            inner = sorted(path for path in folder.glob("*") if path.is_dir())
+            yield from (folder, *inner[::-1])
+
+
+def _is_prepared(folder: Path, out: Path) -> bool:
+    return folder.resolve() == out.resolve() or any(
+        (folder / mark).exists() for mark in PREPARED_MARKS
+    )
