@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from radrep.atomic import cache_folder
-from radrep.data.dataset import ReportDataset
+from radrep.data.dataset import ModelStudies, ReportDataset
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import View
+from radrep.data.selection import ImageSelection, View
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Image, Study
 from radrep.data.text import get_cleaner
@@ -113,9 +113,15 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> ReportCod
     return _CleanedCodec(load_text_tokenizer(section.text_encoder.name), clean)
 
 
+def build_selection(data: Data) -> ImageSelection:
+    """Which images of a study the model of a recipe is given."""
+    images = {"views": "views", "saliency": "frontal+mask", "views_saliency": "views+mask"}
+    return ImageSelection(images[data.pair], data.max_views)
+
+
 def build_dataset(
     recipe: Recipe,
-    studies: PreparedStudies,
+    studies: ModelStudies,
     *,
     preprocess: Preprocess,
     codec: ReportCodec,
@@ -128,8 +134,7 @@ def build_dataset(
     return ReportDataset(
         studies,
         target=data.target,
-        pair=data.pair,
-        max_views=data.max_views,
+        selection=build_selection(data),
         preprocess=preprocess,
         codec=codec,
         max_tokens=data.max_tokens,

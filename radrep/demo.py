@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from radrep.data.store import PreparedStudies, encode_image
+from radrep.data.arrow import encode_png
+from radrep.data.store import PreparedStudies
 from radrep.errors import DataError
 from radrep.evaluation.evaluate import EvalResult, evaluate
 from radrep.inference.generator import GeneratedReport, ReportGenerator
@@ -74,7 +75,7 @@ def run_demo(
     trained = train(recipe, out=out / RUN, reporter=reporter)
     evaluated = evaluate(trained.run, split="test", reporter=reporter)
     film = out / FILM
-    film.write_bytes(encode_image(PreparedStudies(out / PREPARED, "test").read_images(0)[0]))
+    film.write_bytes(encode_png(PreparedStudies(out / PREPARED, "test").read_images(0)[0]))
     report = ReportGenerator(trained.run).write(film)
     return DemoResult(
         out=out,

@@ -13,7 +13,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from radrep.cli import app
-from radrep.data.store import PREPARED, PreparedStudies, encode_image
+from radrep.data.arrow import encode_png
+from radrep.data.manifest import PREPARED
+from radrep.data.store import PreparedStudies
 from radrep.preparation.pipeline import prepare
 from radrep.preparation.sources.phantom.source import PhantomSource
 
@@ -49,7 +51,7 @@ def write_films(prepared: Path, folder: Path, split: str = "train", num: int = 4
     films = []
     for index in range(min(num, len(studies))):
         films.append(folder / f"{studies[index].id}.png")
-        films[-1].write_bytes(encode_image(studies.read_images(index)[0]))
+        films[-1].write_bytes(encode_png(studies.read_images(index)[0]))
     return films
 
 

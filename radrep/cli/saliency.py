@@ -49,14 +49,18 @@ def saliency(
 
 def _show(result: "SaliencyResult") -> None:
     num_studies = sum(result.counts.values())
-    fired = [(name, count, f"{count / num_studies:.0%}") for name, count in result.fired.items()]
-    table(("label", "fired in", "of all"), [row for row in fired if row[1]])
+    rows = [
+        (name, count, f"{count / num_studies:.0%}")
+        for name, count in result.predicted_positive.items()
+        if count
+    ]
+    table(("label", "predicted positive", "share"), rows)
     counts = ", ".join(f"{count} {split}" for split, count in result.counts.items() if count)
     say(f"{num_studies} studies: {counts}")
-    if result.not_fired:
-        say(f"Of {result.not_fired} the whole image is kept: no label fired in them.")
-    if result.no_place:
-        say(f"Of {result.no_place} more too: no place speaks for the labels that fired.")
+    if result.num_no_positive:
+        say(f"{result.num_no_positive} images left unmasked: no label predicted positive.")
+    if result.num_empty_map:
+        say(f"{result.num_empty_map} images left unmasked: empty Grad-CAM map.")
     if result.already_done:
         say(f"{result.folder} was made before in the same way; nothing was done.")
     else:

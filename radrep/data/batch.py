@@ -1,5 +1,6 @@
 """What a report model is given: the views of several studies and, in training, their words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +30,11 @@ class Batch:
     tokens: Tensor | None = None
     lengths: Tensor | None = None
     labels: Tensor | None = None
+
+    @classmethod
+    def of_study(cls, id: str, images: Sequence[Tensor]) -> "Batch":
+        """One study by itself, of its normalised images, (3, h, w) each."""
+        return cls(ids=(id,), num_views=torch.tensor([len(images)]), images=torch.stack([*images]))
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,65 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from radrep.data.batch import Batch
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import View, views_of
-from radrep.data.store import PreparedStudies
+from radrep.data.saliency_store import SaliencyImages
+from radrep.data.selection import ImageSelection, View
+from radrep.data.store import PreparedStudies, StoredStudy
 from radrep.data.study import Image, Study
 from radrep.data.text import target_text
 from radrep.data.tokenizer import ReportCodec
+from radrep.errors import DataError
 
 # Eight thousand studies of full shards: shuffled well enough, and in every operating system's
 # cache of files.
 _SHARDS_TOGETHER = 16
+
+
+class ModelStudies(PreparedStudies):
+    """Studies as a model is given them: stored images and, where it takes them, masked ones.
+
+    Args:
+        prepared: See `PreparedStudies`.
+        split: See `PreparedStudies`.
+        target: See `PreparedStudies`.
+        masks: The masked images of the split.
+    """
+
+    def __init__(
+        self,
+        prepared: Path,
+        split: str,
+        *,
+        target: str | None = None,
+        masks: SaliencyImages | None = None,
+    ) -> None:
+        super().__init__(prepared, split, target=target)
+        self.masks = masks
+
+    def read_views(
+        self, index: int, selection: ImageSelection
+    ) -> tuple[Study, list[tuple[View, np.ndarray]]]:
+        """A study with the images chosen of it, bare or masked, uint8 (h, w) each.
+
+        Raises:
+            DataError: If a masked image is chosen and the study has none.
+        """
+        stored = self.open(index)
+        views = selection.of(stored.study)
+        return stored.study, [(view, self._pixels(stored, view)) for view in views]
+
+    def read_view(self, index: int, view: View) -> np.ndarray:
+        """One image of a study, as `read_views` reads it."""
+        return self._pixels(self.open(index), view)
+
+    def _pixels(self, stored: StoredStudy, view: View) -> np.ndarray:
+        if not view.masked:
+            return stored.image(view.number)
+        if self.masks is None:
+            raise DataError(
+                f"study {stored.study.id} has no masked image here. Make them with: radrep prepare "
+                f"saliency --data {self.prepared} --checkpoint RUN"
+            )
+        return self.masks.masked(stored.study.id)
 
 
 @dataclass(frozen=True)
@@ -42,8 +93,7 @@ class ReportDataset(Dataset[Sample]):
     Args:
         studies: The studies.
         target: Which text of a study becomes tokens, see `target_text`.
-        pair: Which images a study gives, see `views_of`.
-        max_views: At most this many.
+        selection: Which images of a study are given.
         preprocess: What turns pixels into network input.
         codec: What turns text into ids.
         max_tokens: Length at which the ids are cut.
@@ -56,11 +106,10 @@ class ReportDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        studies: PreparedStudies,
+        studies: ModelStudies,
         *,
         target: str,
-        pair: str,
-        max_views: int,
+        selection: ImageSelection,
         preprocess: Preprocess,
         codec: ReportCodec,
         max_tokens: int,
@@ -71,8 +120,7 @@ class ReportDataset(Dataset[Sample]):
     ) -> None:
         self.studies = studies
         self._target = target
-        self._pair = pair
-        self._max_views = max_views
+        self._selection = selection
         self._preprocess = preprocess
         self._codec = codec
         self._max_tokens = max_tokens
@@ -87,28 +135,25 @@ class ReportDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The sample of (epoch, index of the study)."""
         epoch, index = key
-        study = self.studies[index]
-        views = views_of(study, pair=self._pair, max_views=self._max_views)
         images = features = None
         if self._features is not None:
-            given = [self._features(study.images[view.number], view) for view in views]
+            study = self.studies[index]
+            given = [self._features(study.images[v.number], v) for v in self._selection.of(study)]
             features = torch.stack(given)  # (views, n, c)
         else:
-            read = self.studies.read_views(index, views)
-            images = torch.stack(
-                [self._fit(p, v, epoch, index) for p, v in zip(read, views, strict=True)]
-            )
+            study, views = self.studies.read_views(index, self._selection)
+            images = torch.stack([self._fit(pixels, v, epoch, index) for v, pixels in views])
         tokens = self._codec.encode(target_text(study.sections, self._target), self._max_tokens)
         labels = None if self._labels is None else torch.from_numpy(self._labels(study))
         return Sample(study.id, images, features, torch.tensor(tokens), labels)
 
     def _fit(self, pixels: np.ndarray, view: View, epoch: int, index: int) -> Tensor:
         if not self._random_crop:
-            return self._preprocess.evaluate(pixels, saliency=view.saliency)
+            return self._preprocess.evaluate(pixels, saliency=view.masked)
         # Its own generator: the same cut whatever worker or process does it, and however often
         # a run was interrupted. A masked image is cut where its bare twin is.
         generator = torch.Generator().manual_seed(hash((self._seed, epoch, index)) & 0x7FFFFFFF)
-        return self._preprocess.train(pixels, generator, saliency=view.saliency)
+        return self._preprocess.train(pixels, generator, saliency=view.masked)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

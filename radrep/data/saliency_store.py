@@ -1,6 +1,6 @@
 """SDAM's maps and masked images of a prepared folder, in shards beside its own.
 
-    OUT/saliency/0123456789ab/train-00000.arrow   a row a study: map, masked image, labels
+    OUT/saliency/0123456789ab/train-00000.arrow   one row per study: map, masked image, labels
     OUT/saliency/0123456789ab/prepared.json       which shards there are, and what made them
 
 The folder's name is the beginning of a hash of the discriminator and of the settings of the mask,
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radrep.data.store import decode_image, encode_image, open_shards, read_shards
+from radrep.data.arrow import decode_png, encode_png, open_shards
+from radrep.data.manifest import read_shards
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,16 +27,16 @@ FOLDER = "saliency"
 
 @dataclass(frozen=True)
 class SaliencyImage:
-    """What a discriminator looks at in one image of a study.
+    """The Grad-CAM map of one image of a study, and the image under its mask.
 
     Attributes:
         study: Id of the study.
         number: Which of its images.
-        map: How much each pixel speaks for the labels that fired, uint8 (h, w), 255 the most; all
-            255 where the whole image is kept.
+        map: Evidence for the predicted labels at each pixel, uint8 (h, w), 255 the most; all 255
+            where the image is left unmasked.
         masked: The image under its mask, uint8 (h, w).
-        labels: Labels that fired, to their probability.
-        kept_whole: No label fired, or no place speaks for those that did: nothing is masked.
+        labels: Labels predicted positive, to their probability.
+        unmasked: No label is predicted positive, or the map of those that are is empty.
         label_maps: Label to its own map, uint8 (h, w), where they were asked for.
     """
 
@@ -44,7 +45,7 @@ class SaliencyImage:
     map: np.ndarray
     masked: np.ndarray
     labels: Mapping[str, float]
-    kept_whole: bool
+    unmasked: bool
     label_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -61,7 +62,7 @@ def saliency_features() -> "Features":
             "map": picture,
             "masked": picture,
             "labels": List({"name": Value("string"), "probability": Value("float32")}),
-            "kept_whole": Value("bool"),
+            "unmasked": Value("bool"),
             "label_maps": List({"name": Value("string"), "map": picture}),
         }
     )
@@ -71,7 +72,7 @@ def saliency_row(image: SaliencyImage) -> dict[str, Any]:
     """As a row of `saliency_features`."""
 
     def png(pixels: np.ndarray) -> dict[str, Any]:
-        return {"bytes": encode_image(pixels), "path": None}
+        return {"bytes": encode_png(pixels), "path": None}
 
     return {
         "id": image.study,
@@ -79,7 +80,7 @@ def saliency_row(image: SaliencyImage) -> dict[str, Any]:
         "map": png(image.map),
         "masked": png(image.masked),
         "labels": [{"name": name, "probability": p} for name, p in image.labels.items()],
-        "kept_whole": image.kept_whole,
+        "unmasked": image.unmasked,
         "label_maps": [{"name": name, "map": png(m)} for name, m in image.label_maps.items()],
     }
 
@@ -92,18 +93,20 @@ class SaliencyImages:
         split: "train", "val" or "test".
         fingerprint: The hash of what made them.
 
-    Attributes:
-        fingerprint: The same.
-
     Raises:
-        DataError: If the folder is broken.
+        DataError: If the folder is broken, or was made by an older radrep.
     """
 
     def __init__(self, folder: Path, split: str, fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self._folder = folder
-        names = [shard["name"] for shard in read_shards(folder) if shard["split"] == split]
-        self._data = open_shards([folder / name for name in names]) if names else None
+        paths = [folder / shard.name for shard in read_shards(folder, split)]
+        self._data = open_shards(paths) if paths else None
+        if self._data is not None and "unmasked" not in self._data.column_names:
+            raise DataError(
+                f"{folder} was made by an older radrep. Remove it and make it again with: "
+                "radrep prepare saliency"
+            )
         ids = self._data["id"] if self._data is not None else []
         self._places = {study: place for place, study in enumerate(ids)}
 
@@ -112,12 +115,9 @@ class SaliencyImages:
         return len(self._places)
 
     def masked(self, study: str) -> np.ndarray:
-        """The masked image of a study, uint8 (h, w).
-
-        Raises:
-            DataError: If it has none, or its file is damaged.
-        """
-        return decode_image(self._row(study)["masked"]["bytes"], study)
+        """The masked image of a study, uint8 (h, w)."""
+        (file,) = self._row(study, ("masked",))
+        return decode_png(file["bytes"], study)
 
     def read(self, study: str) -> SaliencyImage:
         """All there is of a study.
@@ -125,23 +125,24 @@ class SaliencyImages:
         Raises:
             DataError: If there is nothing, or a file in it is damaged.
         """
-        row = self._row(study)
+        names = ("number", "map", "masked", "labels", "unmasked", "label_maps")
+        number, map_, masked, labels, unmasked, label_maps = self._row(study, names)
         return SaliencyImage(
             study=study,
-            number=row["number"],
-            map=decode_image(row["map"]["bytes"], study),
-            masked=decode_image(row["masked"]["bytes"], study),
-            labels={label["name"]: label["probability"] for label in row["labels"]},
-            kept_whole=row["kept_whole"],
-            label_maps={
-                own["name"]: decode_image(own["map"]["bytes"], study) for own in row["label_maps"]
-            },
+            number=number,
+            map=decode_png(map_["bytes"], study),
+            masked=decode_png(masked["bytes"], study),
+            labels={label["name"]: label["probability"] for label in labels},
+            unmasked=unmasked,
+            label_maps={own["name"]: decode_png(own["map"]["bytes"], study) for own in label_maps},
         )
 
-    def _row(self, study: str) -> dict[str, Any]:
+    def _row(self, study: str, columns: tuple[str, ...]) -> list[Any]:
+        """Some columns of a study's row; no other is read."""
         if self._data is None or study not in self._places:
             raise DataError(
                 f"{self._folder} has no masked image of study {study}; remove it and make it "
                 "again with: radrep prepare saliency"
             )
-        return dict(self._data[self._places[study]])
+        row = self._data.data.fast_slice(self._places[study], 1)
+        return [row.column(name)[0].as_py() for name in columns]

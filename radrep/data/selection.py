@@ -4,20 +4,13 @@ from dataclasses import dataclass
 
 from radrep.data.study import Study
 
-PAIRS = ("views", "saliency", "views_saliency")
-
 
 @dataclass(frozen=True)
 class View:
-    """One image that a model is given.
-
-    Attributes:
-        number: Which of the study's images.
-        saliency: It is masked by a saliency map.
-    """
+    """One image that a model is given: which of the study's, bare or under its SDAM mask."""
 
     number: int
-    saliency: bool = False
+    masked: bool = False
 
 
 def masked_view(study: Study) -> int:
@@ -26,17 +19,33 @@ def masked_view(study: Study) -> int:
     return projections.index("frontal") if "frontal" in projections else 0
 
 
-def views_of(study: Study, *, pair: str, max_views: int) -> tuple[View, ...]:
-    """The images of a study that a model is given.
+@dataclass(frozen=True)
+class ImageSelection:
+    """Which images of a study a model is given, and in which order.
 
-    Args:
-        study: The study.
-        pair: "views" for its views in order, "saliency" for the frontal one bare and masked,
-            "views_saliency" for its views in order and the frontal one masked.
+    Attributes:
+        images: "views" for its views in order, "frontal+mask" for the frontal one bare and masked,
+            "views+mask" for its views in order and the frontal one masked.
         max_views: At most this many bare views; a study with fewer has fewer, never a copied one.
     """
-    masked = masked_view(study)
-    if pair == "saliency":
-        return View(masked), View(masked, saliency=True)
-    views = tuple(map(View, range(min(len(study.images), max_views))))
-    return views if pair == "views" else (*views, View(masked, saliency=True))
+
+    images: str = "views"
+    max_views: int = 2
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a masked image is among them."""
+        return self.images != "views"
+
+    @property
+    def max_files(self) -> int:
+        """How many images of a study are used at most, the masked one not counted."""
+        return 1 if self.images == "frontal+mask" else self.max_views
+
+    def of(self, study: Study) -> tuple[View, ...]:
+        """The images of a study."""
+        masked = masked_view(study)
+        if self.images == "frontal+mask":
+            return View(masked), View(masked, masked=True)
+        views = tuple(map(View, range(min(len(study.images), self.max_views))))
+        return (*views, View(masked, masked=True)) if self.has_mask else views

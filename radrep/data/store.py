@@ -1,60 +1,30 @@
-"""The studies of a prepared folder on disk: Arrow shards, a row a study, images as PNG files in it.
+"""The studies of a prepared folder: Arrow shards, one row per study, its images as PNG files.
 
-    OUT/train-00000.arrow   at most 512 studies of the split, in the source's order
-    OUT/prepared.json       which shards there are, and more (radrep.preparation.folder)
-
-A shard is mapped into memory and read where a row is asked for, so that neither preparing nor
-training holds more than a few studies. `datasets.Dataset.from_file` opens one by itself.
+OUT/train-00000.arrow   at most 512 studies of the split, in the source's order
+OUT/prepared.json       which shards there are, and more (radrep.data.manifest)
 """
 
-import hashlib
-import io
-import json
-import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image as Picture
 
-from radrep.data.selection import View
+from radrep.data.arrow import decode_png, open_shards
+from radrep.data.manifest import read_shards
 from radrep.data.study import Image, Study
 from radrep.data.text import target_text
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
-
-    from radrep.data.saliency_store import SaliencyImages
-
-PREPARED = "prepared.json"
-SHARD_STUDIES = 512
-# Rows that are put into the file together: what the writer holds in memory.
-_BATCH_ROWS = 16
-# On radiographs, which are noise to zlib, runs alone pack as well as its full search (27.6 kB
-# against 28.2 kB an image of 256 x 256) in a quarter of the time.
-_PNG = {"compress_type": zlib.Z_RLE}
-_WITHOUT_PIXELS = (
-    "id",
-    "patient_id",
-    "split",
-    "source",
-    "report",
-    "sections",
-    "labels",
-    "names",
-    "projections",
-    "sha256",
-    "difference_hashes",
-)
+    from datasets import Features
 
 
 @cache
-def shard_features() -> "Features":
-    """The columns of a shard."""
+def study_features() -> "Features":
+    """The columns of a shard of studies."""
     # A second to import, which the processes that only resize images need not wait for.
     from datasets import Features, Image, List, Value
 
@@ -77,55 +47,8 @@ def shard_features() -> "Features":
     )
 
 
-class ShardWriter:
-    """Writes the rows of one shard; the file has its name only when it is whole.
-
-    Args:
-        path: The shard.
-        features: Its columns.
-    """
-
-    def __init__(self, path: Path, features: "Features") -> None:
-        import pyarrow
-
-        self._path = path
-        self._partial = path.with_name(path.name + ".partial")
-        self._schema = features.arrow_schema
-        self._file = self._partial.open("wb")
-        self._stream = pyarrow.ipc.new_stream(self._file, self._schema)
-        self._rows: list[dict[str, Any]] = []
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Add a row, a value for each column."""
-        self._rows.append(row)
-        if len(self._rows) == _BATCH_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow
-
-        if self._rows:
-            batch = pyarrow.RecordBatch.from_pylist(self._rows, schema=self._schema)
-            self._stream.write_batch(batch)
-            self._rows = []
-
-    def close(self) -> None:
-        """End the shard and give it its name."""
-        self._flush()
-        self._stream.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._partial, self._path)
-
-    def abandon(self) -> None:
-        """Leave the shard unfinished, as on any error."""
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
-
-
 def study_row(study: Study, files: Sequence[bytes], hashes: Sequence[bytes]) -> dict[str, Any]:
-    """A study as a row of `shard_features`.
+    """A study as a row of `study_features`.
 
     Args:
         study: The study.
@@ -149,34 +72,20 @@ def study_row(study: Study, files: Sequence[bytes], hashes: Sequence[bytes]) -> 
 
 
 def _whole(text: str) -> str:
-    """The text with what is no character, half a surrogate pair, replaced by the mark for it."""
+    """The text with half surrogate pairs, which are no characters, replaced by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@dataclass(frozen=True)
+class StoredStudy:
+    """A study and the PNG files of its images, decoded when they are asked for."""
 
+    study: Study
+    _files: Any  # an Arrow list of structs, nothing of which is copied yet
 
-def open_shards(paths: Sequence[Path]) -> "Dataset":
-    """Shards as one data set, mapped into memory.
-
-    Raises:
-        DataError: If one is missing or broken.
-    """
-    from datasets import Dataset, concatenate_datasets
-
-    shards = []
-    for path in paths:
-        try:
-            shards.append(Dataset.from_file(str(path)))
-        except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
-            raise DataError(
-                f"{path} cannot be read ({str(error).splitlines()[0]}). To see what else is: "
-                f"radrep data check {path.parent}"
-            ) from error
-    return concatenate_datasets(shards)
+    def image(self, number: int) -> np.ndarray:
+        """The pixels of one of its images, uint8 (h, w), black 0."""
+        return decode_png(self._files[number]["bytes"].as_py(), self.study.id)
 
 
 class PreparedStudies(Sequence[Study]):
@@ -187,36 +96,25 @@ class PreparedStudies(Sequence[Study]):
         split: "train", "val" or "test": named by the caller, so that nothing opens the test split
             by accident.
         target: Only studies that have this text, see `target_text`; all of them, if not given.
-        saliency: Their masked images, where a model is given them.
 
     Attributes:
         prepared: The prepared folder.
         split: The split.
-        saliency: Their masked images, or None.
         shard_sizes: How many of the studies each shard has, in order.
-        num_without_text: Studies left out for want of the text.
+        num_without_text: Studies left out because they lack the text.
 
     Raises:
         DataError: If the folder is missing or broken, or the split has no study.
     """
 
-    def __init__(
-        self,
-        prepared: Path,
-        split: str,
-        *,
-        target: str | None = None,
-        saliency: "SaliencyImages | None" = None,
-    ) -> None:
-        shards = [shard for shard in read_shards(prepared) if shard["split"] == split]
+    def __init__(self, prepared: Path, split: str, *, target: str | None = None) -> None:
+        shards = read_shards(prepared, split)
         if not shards:
             raise DataError(f"{prepared}: the split '{split}' has no study")
         self.prepared = prepared
         self.split = split
-        self.saliency = saliency
-        self._data = open_shards([prepared / shard["name"] for shard in shards])
-        self._light = self._data.select_columns(list(_WITHOUT_PIXELS))
-        ends = np.cumsum([shard["studies"] for shard in shards])
+        self._data = open_shards([prepared / shard.name for shard in shards])
+        ends = np.cumsum([shard.studies for shard in shards])
         if ends[-1] != len(self._data):
             raise DataError(
                 f"{prepared}: the split '{split}' has {len(self._data)} studies and should have "
@@ -229,12 +127,6 @@ class PreparedStudies(Sequence[Study]):
         self.num_without_text = len(self._data) - len(self._rows)
         self.shard_sizes = np.diff(np.searchsorted(self._rows, ends), prepend=0).tolist()
 
-    def _section_texts(self, target: str) -> Iterator[str]:
-        sections = self._data.select_columns(["sections"])
-        for rows in sections.iter(1000):
-            for row in rows["sections"]:
-                yield target_text(_named(row, "text"), target)
-
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -242,84 +134,51 @@ class PreparedStudies(Sequence[Study]):
         """A study, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return _to_study(self._light[int(self._rows[index])])
+        return self.open(index).study
 
-    def read_images(self, index: int, max_views: int | None = None) -> list[np.ndarray]:
-        """The images of a study, or the first few, as pixels, uint8 (h, w) each, black 0."""
-        row = self._data[int(self._rows[index])]
-        return [decode_image(image["bytes"], row["id"]) for image in row["images"][:max_views]]
+    def __iter__(self) -> Iterator[Study]:
+        kept = np.zeros(len(self._data), bool)
+        kept[self._rows] = True
+        row = 0
+        for batch in self._data.select_columns(list(_light_columns())).iter(1000):
+            for values in zip(*batch.values(), strict=True):  # much faster than row by row
+                if kept[row]:
+                    yield _to_study(dict(zip(batch, values, strict=True)))
+                row += 1
 
-    def read_views(self, index: int, views: Sequence[View]) -> list[np.ndarray]:
-        """The pixels of some views of a study, bare or masked, uint8 (h, w) each.
+    def open(self, index: int) -> StoredStudy:
+        """A study whose images can be read, all from one row."""
+        row = self._data.data.fast_slice(int(self._rows[index]), 1)
+        light = {name: row.column(name)[0].as_py() for name in _light_columns()}
+        return StoredStudy(_to_study(light), row.column("images")[0])
 
-        Raises:
-            DataError: If a view is masked and the study has no masked image.
-        """
-        row = self._data[int(self._rows[index])]
-        return [
-            self._masked(row["id"]) if view.saliency
-            else decode_image(row["images"][view.number]["bytes"], row["id"])
-            for view in views
-        ]  # fmt: skip
+    def read_images(self, index: int) -> list[np.ndarray]:
+        """All images of a study as pixels, uint8 (h, w) each, black 0."""
+        stored = self.open(index)
+        return [stored.image(number) for number in range(len(stored.study.images))]
 
-    def _masked(self, study: str) -> np.ndarray:
-        if self.saliency is None:
-            raise DataError(
-                f"study {study} has no masked image here. Make them with: radrep prepare saliency "
-                f"--data {self.prepared} --checkpoint RUN"
-            )
-        return self.saliency.masked(study)
+    @property
+    def ids(self) -> list[str]:
+        """The id of every study."""
+        every = self._data.select_columns(["id"])[:]["id"]
+        return [every[row] for row in self._rows]
 
     def texts(self, target: str) -> list[str]:
         """The raw text of every study, see `target_text`; that of a split fits into memory."""
         every = list(self._section_texts(target))
         return [every[row] for row in self._rows]
 
-
-def read_shards(prepared: Path) -> list[dict[str, Any]]:
-    """What a prepared folder's record says of its shards: name, split, studies, images, sha256.
-
-    Raises:
-        DataError: If there is no such folder or it was made by an older radrep.
-    """
-    path = prepared / PREPARED
-    if not path.is_file():
-        raise DataError(
-            f"{path} not found. Make it with: radrep prepare, for example "
-            f"radrep prepare iu --raw DIR --out {prepared}"
-        )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        shards = record["shards"]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{prepared} was prepared by an older radrep, or is not a prepared folder ({PREPARED} "
-            "lists no shards). Remove it and prepare it again"
-        ) from error
-    return list(shards)
+    def _section_texts(self, target: str) -> Iterator[str]:
+        sections = self._data.select_columns(["sections"])
+        for rows in sections.iter(1000):
+            for row in rows["sections"]:
+                yield target_text(_named(row, "text"), target)
 
 
-def encode_image(pixels: np.ndarray) -> bytes:
-    """Pixels, uint8 (h, w), as a PNG file."""
-    encoded = io.BytesIO()
-    Picture.fromarray(pixels).save(encoded, format="PNG", **_PNG)
-    return encoded.getvalue()
-
-
-def decode_image(file: bytes, study: str) -> np.ndarray:
-    """The pixels of a PNG file.
-
-    Raises:
-        DataError: If it is damaged.
-    """
-    try:
-        return np.array(Picture.open(io.BytesIO(file), formats=("PNG",)))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken PNG
-        raise DataError(
-            f"an image of study {study} is damaged ({error}). What else is tells: radrep data check"
-        ) from error
+@cache
+def _light_columns() -> tuple[str, ...]:
+    """All columns but the images themselves and their hashes."""
+    return tuple(name for name in study_features() if name not in ("images", "difference_hashes"))
 
 
 def _named(pairs: Sequence[Mapping[str, Any]], value: str) -> dict[str, Any]:

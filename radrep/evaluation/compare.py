@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
-from radrep.data.store import PreparedStudies
+from radrep.data.dataset import ModelStudies
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
 from radrep.errors import DataError
@@ -296,8 +296,8 @@ def _outside_studies(asked: ReferenceSet, dataset: str | None) -> _Collected:
         )
     prepared = train = None
     if asked.path.is_dir():
-        prepared = PreparedStudies(asked.path, asked.split or "test", target="findings")
-        train = PreparedStudies(asked.path, "train", target="findings")
+        prepared = ModelStudies(asked.path, asked.split or "test", target="findings")
+        train = ModelStudies(asked.path, "train", target="findings")
     name = dataset or _recognise(asked, prepared)
     chosen = DATASETS[name]
     notes = [
@@ -334,7 +334,7 @@ def _outside_studies(asked: ReferenceSet, dataset: str | None) -> _Collected:
     return _Collected(studies, notes=notes)
 
 
-def _recognise(asked: ReferenceSet, prepared: PreparedStudies | None) -> str:
+def _recognise(asked: ReferenceSet, prepared: ModelStudies | None) -> str:
     """The name of the data set that references are of."""
     for name, dataset in DATASETS.items():
         if prepared and prepared[0].source in dataset.sources:

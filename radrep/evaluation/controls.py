@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from radrep.data.dataset import ModelStudies
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import views_of
-from radrep.data.store import PreparedStudies
+from radrep.data.selection import ImageSelection
 from radrep.device import best_device
 from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
 from radrep.training.feature_cache import FeatureStore, cached_features
 
 EXTRACTOR = "tf_efficientnet_lite0"
-_IMAGE_SIZE, _MAX_VIEWS = 224, 2
+_IMAGE_SIZE = 224
+_SELECTION = ImageSelection("views", max_views=2)
 _BLOCK = 1024  # studies compared with all of training at once
 
 
@@ -35,9 +36,7 @@ class _Pooled(nn.Module):
         return patches.mean(dim=1, keepdim=True)
 
 
-def nearest_studies(
-    train: PreparedStudies, studies: PreparedStudies, reporter: Reporter
-) -> np.ndarray:
+def nearest_studies(train: ModelStudies, studies: ModelStudies, reporter: Reporter) -> np.ndarray:
     """Find for each study the training study with the largest cosine of image features.
 
     Features are averaged over the first two views of a study; they are kept in the cache.
@@ -60,8 +59,7 @@ def nearest_studies(
         _Pooled(backbone),
         Preprocess(size=_IMAGE_SIZE, mean=backbone.mean, std=backbone.std),
         (train, studies),
-        pair="views",
-        max_views=_MAX_VIEWS,
+        selection=_SELECTION,
         device=best_device(),
         reporter=reporter,
     )
@@ -78,13 +76,12 @@ def nearest_studies(
     return torch.cat(nearest).numpy()
 
 
-def _embed(studies: PreparedStudies, features: FeatureStore) -> Tensor:
+def _embed(studies: ModelStudies, features: FeatureStore) -> Tensor:
     """Vectors of length 1, (n, c)."""
     rows = []
     for study in studies:
         views: Sequence[Tensor] = [
-            features(study.images[view.number], view)
-            for view in views_of(study, pair="views", max_views=_MAX_VIEWS)
+            features(study.images[view.number], view) for view in _SELECTION.of(study)
         ]
         rows.append(torch.cat(list(views)).mean(dim=0))
     return nn.functional.normalize(torch.stack(rows), dim=1)

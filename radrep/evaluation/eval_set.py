@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from radrep.build import build_tokenizer
-from radrep.data.store import PreparedStudies, read_shards
+from radrep.data.dataset import ModelStudies
+from radrep.data.manifest import read_shards
+from radrep.data.store import PreparedStudies
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import UNKNOWN
 from radrep.errors import DataError
@@ -46,8 +48,8 @@ class ScoredStudies:
     val: Sequence[str]
     target: str
     num_without_text: int = 0
-    prepared: PreparedStudies | None = None
-    train: PreparedStudies | None = None
+    prepared: ModelStudies | None = None
+    train: ModelStudies | None = None
 
     @cached_property
     def ids_sha256(self) -> str:
@@ -116,7 +118,7 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Sco
     )
     return ScoredStudies(
         split=name,
-        ids=tuple(study.id for study in studies),
+        ids=tuple(studies.ids),
         corpus=corpus,
         val=val.texts(data.target),
         target=data.target,
@@ -142,7 +144,7 @@ def default_split(prepared: Path, reporter: Reporter) -> str:
         raise DataError(
             f"{prepared} not found: the run was trained on it. Prepare the data again there"
         )
-    if any(shard["split"] == "test" for shard in read_shards(prepared)):
+    if read_shards(prepared, "test"):
         return "test"
     reporter.warn(f"{prepared} has no test study, so the validation split is scored")
     return "val"

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
-from radrep.build import build_dataset, build_preprocess
+from radrep.build import build_dataset, build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.data.dataset import in_order
-from radrep.data.selection import views_of
 from radrep.device import best_device
 from radrep.evaluation.artifacts import check_out, write_evaluation
 from radrep.evaluation.eval_set import ScoredStudies, shuffled, studies_of_run
@@ -203,14 +201,10 @@ def _predict_blank(loaded: Loaded, studies: ScoredStudies, decode: Decode) -> li
     model = report_model(loaded)
     side = loaded.prepared_size
     black = build_preprocess(data, model).evaluate(np.zeros((side, side), np.uint8))
-    views = [
-        len(views_of(study, pair=data.pair, max_views=data.max_views)) for study in studies.prepared
-    ]
+    selection = build_selection(data)
+    views = [len(selection.of(study)) for study in studies.prepared]
     counts = sorted(set(views))
-    batches = [
-        Batch(ids=(str(n),), num_views=torch.tensor([n]), images=torch.stack([black] * n))
-        for n in counts
-    ]
+    batches = [Batch.of_study(str(n), [black] * n) for n in counts]
     precision, seed = loaded.recipe.train.precision, loaded.recipe.train.seed
     written = write_reports(model, batches, loaded.codec, decode, precision=precision, seed=seed)
     report = dict(zip(counts, (text for _, text in written), strict=True))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from radrep.data.store import PreparedStudies, open_shards, read_shards
+from radrep.data.manifest import read_shards
+from radrep.data.store import PreparedStudies
 from radrep.data.text import TARGETS
 from radrep.errors import DataError
 from radrep.evaluation.report_columns import (
@@ -208,7 +209,7 @@ def _note_left_out(num: int, total: int, target: str) -> list[str]:
 def _read_prepared(path: Path, split: str | None, target: str) -> ReferenceSet:
     sizes: Counter[str | None] = Counter()
     for shard in read_shards(path):
-        sizes[shard["split"]] += shard["studies"]
+        sizes[shard.split] += shard.studies
     if not sizes:
         raise DataError(f"{path} has no study")
     name, notes = _choose_split(path, sizes, split)
@@ -240,11 +241,8 @@ def _read_prepared(path: Path, split: str | None, target: str) -> ReferenceSet:
 
 def _read_part(path: Path, split: str, target: str) -> list[tuple[str, str]]:
     """The id and the raw text, "" if it has none, of every study of a split."""
-    texts = PreparedStudies(path, split).texts(target)
-    shards = [path / shard["name"] for shard in read_shards(path) if shard["split"] == split]
-    # The column at once: one study after the other takes a minute for MIMIC-CXR.
-    ids = open_shards(shards).select_columns(["id"])[:]["id"]
-    return list(zip(ids, texts, strict=True))
+    studies = PreparedStudies(path, split)
+    return list(zip(studies.ids, studies.texts(target), strict=True))
 
 
 def _kinds(ids: tuple[str, ...]) -> _Ids:

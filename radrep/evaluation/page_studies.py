@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from radrep.build import build_preprocess
+from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
-from radrep.data.selection import views_of
 from radrep.inference.decode import report_model, write_report
 from radrep.metrics.labeler import Findings, label_report
 from radrep.viz.figures.heatmap import overlay
@@ -61,23 +59,15 @@ def _study(
         projections = [image.projection for image in study.images]
         if loaded is not None:
             data, model = loaded.recipe.data, report_model(loaded)
-            views = views_of(study, pair=data.pair, max_views=data.max_views)
             preprocess = build_preprocess(data, model)
-            images = prepared.read_views(index, views)
+            _, views = prepared.read_views(index, build_selection(data))
+            images = [image for _, image in views]
             projections = [
-                "under its SDAM mask" if view.saliency else projections[view.number]
-                for view in views
+                "under its SDAM mask" if view.masked else projections[view.number]
+                for view, _ in views
             ]
-            batch = Batch(
-                ids=(study.id,),
-                num_views=torch.tensor([len(views)]),
-                images=torch.stack(
-                    [
-                        preprocess.evaluate(image, saliency=view.saliency)
-                        for image, view in zip(images, views, strict=True)
-                    ]
-                ),
-            )
+            given = [preprocess.evaluate(image, saliency=view.masked) for view, image in views]
+            batch = Batch.of_study(study.id, given)
             _, looks = write_report(loaded, batch, result.decodes[result.main])
             if len(looks):  # words of a language model look at no map
                 means = looks.mean(axis=0)

@@ -28,7 +28,7 @@ def find_looks(
     shown = [
         name
         for name in OBSERVATIONS
-        if any(name in look.fired for look in saliency)
+        if any(name in look.predicted_positive for look in saliency)
         or (findings.states[name] in ("positive", "uncertain") and name != NO_FINDING)
     ]
     return tuple(_look(name, text, findings, word_looks, saliency) for name in shown)

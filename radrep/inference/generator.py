@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from radrep.build import build_preprocess
+from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.data.dicom import read_tags
 from radrep.data.image_io import read_image
-from radrep.data.selection import masked_view, views_of
+from radrep.data.selection import masked_view
 from radrep.data.study import Image, Study, projection_of
 from radrep.device import best_device
 from radrep.errors import DataError
@@ -83,7 +83,8 @@ class ReportGenerator:
         self._model = report_model(self.loaded).to(device)
         data = self.loaded.recipe.data
         self._preprocess = build_preprocess(data, self._model)
-        section = data.saliency if data.pair != "views" else None
+        self._selection = build_selection(data)
+        section = data.saliency if self._selection.has_mask else None
         self._masks = section is not None
         if discriminator is not None:
             named = {"discriminator": discriminator}
@@ -112,10 +113,9 @@ class ReportGenerator:
         Raises:
             DataError: If a file cannot be read or there are more views than the model takes.
         """
-        data = self.loaded.recipe.data
         if not images:
             raise DataError("no image given; name one file for each view of the study")
-        most = 1 if data.pair == "saliency" else data.max_views
+        most = self._selection.max_files
         if len(images) > most:
             raise DataError(
                 f"{len(images)} views of one study, but this model was trained with at most "
@@ -132,20 +132,18 @@ class ReportGenerator:
         told = tuple(projections) or tuple(projection_of(read_tags(path)[2]) for path in paths)
         facts = tuple(Image(p.name, view, "") for p, view in zip(paths, told, strict=True))
         study = Study("study", None, "test", facts)
-        views = views_of(study, pair=data.pair, max_views=data.max_views)
+        views = self._selection.of(study)
         masked = None
         if self._masks and self.discriminator is not None:
             masked = self.discriminator.look(films[masked_view(study)]).masked
         pixels = [
             self._preprocess.evaluate(
-                masked if view.saliency and masked is not None else films[view.number],
-                saliency=view.saliency,
+                masked if view.masked and masked is not None else films[view.number],
+                saliency=view.masked,
             )
             for view in views
         ]
-        batch = Batch(
-            ids=(study.id,), num_views=torch.tensor([len(views)]), images=torch.stack(pixels)
-        )
+        batch = Batch.of_study(study.id, pixels)
         text, word_looks = write_report(self.loaded, batch, self.decode, seed=seed)
         return GeneratedReport(
             images=paths,

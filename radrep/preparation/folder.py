@@ -9,7 +9,6 @@ is complete: OUT is whole or not there. A shard that is done has its summary bes
 killed run goes on behind it.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,8 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from radrep.atomic import atomic_write_text, sync_folder
-from radrep.data.manifest import read_record
-from radrep.data.store import PREPARED, hash_file
+from radrep.data.manifest import (
+    PREPARED,
+    ShardRecord,
+    hash_file,
+    hash_recipe,
+    hash_record,
+    read_record,
+)
 from radrep.errors import DataError
 
 LEFT_OUT = "left_out.jsonl"
@@ -61,6 +66,12 @@ class Shard:
         """Name of its file."""
         return f"{self.split}-{self.index:05d}.arrow"
 
+    def record(self) -> ShardRecord:
+        """What prepared.json holds of it."""
+        return ShardRecord(
+            self.name, self.split, self.studies, self.images, self.sha256, self.num_bytes
+        )
+
     def finish(self, partial: Path) -> None:
         """Note that the shard is done: nothing of it is to be done again."""
         if self.studies:
@@ -86,11 +97,6 @@ def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
         if not shard.studies or (file.is_file() and file.stat().st_size == shard.num_bytes):
             done[shard.split, shard.index] = shard
     return done
-
-
-def hash_recipe(recipe: Mapping[str, object]) -> str:
-    """SHA-256 of a recipe in hexadecimal, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | None:
@@ -142,11 +148,7 @@ def read_left_out(out: Path) -> tuple[tuple[str, str], ...]:
 
 def finish(partial: Path, record: Mapping[str, object], shards: list[Shard]) -> None:
     """Write the record and the list of what was left out of a complete folder."""
-    rows = [
-        {"name": shard.name, **{key: value for key, value in asdict(shard).items() if key in _TOLD}}
-        for shard in shards
-        if shard.studies
-    ]
+    rows = [asdict(shard.record()) for shard in shards if shard.studies]
     lines = (
         json.dumps({"what": what, "reason": reason}) + "\n"
         for shard in shards
@@ -156,12 +158,6 @@ def finish(partial: Path, record: Mapping[str, object], shards: list[Shard]) -> 
     whole = {**record, "left_out_sha256": hash_file(partial / LEFT_OUT), "shards": rows}
     whole["sha256"] = hash_record(whole)
     atomic_write_text(partial / PREPARED, json.dumps(whole, indent=2) + "\n")
-
-
-def hash_record(record: Mapping[str, object]) -> str:
-    """SHA-256 in hexadecimal of all that a record says but this."""
-    said = {key: value for key, value in record.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def find_changes(out: Path, record: Mapping[str, Any]) -> list[str]:
@@ -191,9 +187,6 @@ def find_changes(out: Path, record: Mapping[str, Any]) -> list[str]:
     except DataError as error:
         problems.append(str(error))
     return problems
-
-
-_TOLD = ("split", "studies", "images", "num_bytes", "sha256")
 
 
 @contextmanager

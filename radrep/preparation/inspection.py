@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from radrep.data.manifest import read_image_size, read_record
+from radrep.data.arrow import open_shards
+from radrep.data.manifest import PREPARED, hash_file, read_image_size, read_record, read_shards
 from radrep.data.saliency_store import FOLDER
-from radrep.data.store import PREPARED, PreparedStudies, hash_file, open_shards
+from radrep.data.store import PreparedStudies
 from radrep.data.study import SPLITS
 from radrep.errors import DataError
 from radrep.preparation.folder import find_changes
@@ -77,11 +78,11 @@ def describe(prepared: Path) -> DataFacts:
     record = read_record(prepared)
     splits = {}
     for split in SPLITS:
-        shards = [shard for shard in record["shards"] if shard["split"] == split]
+        shards = read_shards(prepared, split)
         sections: dict[str, int] = {}
         projections: dict[str, int] = {}
         if shards:
-            data = open_shards([prepared / shard["name"] for shard in shards])
+            data = open_shards([prepared / shard.name for shard in shards])
             for rows in data.select_columns(["sections", "projections"]).iter(1000):
                 for row in rows["sections"]:
                     for pair in row:
@@ -90,13 +91,13 @@ def describe(prepared: Path) -> DataFacts:
                     for projection in row:
                         projections[projection] = projections.get(projection, 0) + 1
         splits[split] = SplitFacts(
-            studies=sum(shard["studies"] for shard in shards),
-            images=sum(shard["images"] for shard in shards),
+            studies=sum(shard.studies for shard in shards),
+            images=sum(shard.images for shard in shards),
             patients=len(np.unique(read_split_prints(prepared, split).patients)),
             frontal=projections.get("frontal", 0),
             lateral=projections.get("lateral", 0),
             sections=sections,
-            megabytes=sum(shard["num_bytes"] for shard in shards) / 1e6,
+            megabytes=sum(shard.num_bytes for shard in shards) / 1e6,
         )
     return DataFacts(
         recipe=record["recipe"],

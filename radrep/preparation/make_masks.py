@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from radrep.data.manifest import read_record
+from radrep.data.arrow import ShardWriter, open_shards
+from radrep.data.manifest import hash_recipe, read_record, read_shards
 from radrep.data.saliency_store import (
     SaliencyImage,
     SaliencyImages,
     saliency_features,
     saliency_row,
 )
-from radrep.data.selection import View, masked_view
-from radrep.data.store import PreparedStudies, ShardWriter, open_shards, read_shards
+from radrep.data.selection import masked_view
+from radrep.data.store import PreparedStudies
 from radrep.data.study import SPLITS
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.preparation.folder import (
     Shard,
     finish,
-    hash_recipe,
     partial_folder,
     read_done,
     read_finished,
@@ -36,7 +36,7 @@ from radrep.viz.figures.saliency_sheet import SaliencyStudy, draw_saliency_sheet
 
 CONTACT_SHEET = "contact_sheet.png"
 _SHEET_STUDIES = 12
-_NOWHERE = "no place speaks for them: the whole image is kept"
+_EMPTY_MAP = "empty Grad-CAM map: image left unmasked"
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class SaliencyResult:
     Attributes:
         folder: Where it lies.
         counts: Studies by split.
-        not_fired: Those of them in which no label fired, so that the whole image is kept.
-        no_place: Those in which labels fired for which no place speaks, kept whole too.
-        fired: Observation to the number of studies in which it fired.
+        num_no_positive: Those without a predicted label: their image is left unmasked.
+        num_empty_map: Those whose predicted labels have an empty map: left unmasked too.
+        predicted_positive: Observation to the number of studies in which it is predicted.
         sheet: The contact sheet.
         already_done: It was there before and nothing was done.
     """
 
     folder: Path
     counts: Mapping[str, int]
-    not_fired: int
-    no_place: int
-    fired: Mapping[str, int]
+    num_no_positive: int
+    num_empty_map: int
+    predicted_positive: Mapping[str, int]
     sheet: Path
     already_done: bool
 
@@ -162,22 +162,22 @@ def _write_split(
 def _make(
     studies: PreparedStudies, index: int, maker: SaliencyMaker, label_maps: bool
 ) -> SaliencyImage:
-    study = studies[index]
-    number = masked_view(study)
-    (pixels,) = studies.read_views(index, [View(number)])
+    stored = studies.open(index)
+    number = masked_view(stored.study)
+    pixels = stored.image(number)
     look = maker.look(pixels)
     kept = {}
     if label_maps:
-        for name in look.fired:
+        for name in look.predicted_positive:
             large = maker.enlarge(torch.from_numpy(look.maps[name])[None], pixels)[0]
             kept[name] = (large * 255).round().to(torch.uint8).numpy()
     return SaliencyImage(
-        study=study.id,
+        study=stored.study.id,
         number=number,
         map=look.map,
         masked=look.masked,
-        labels=look.fired,
-        kept_whole=look.kept_whole,
+        labels=look.predicted_positive,
+        unmasked=look.unmasked,
         label_maps=kept,
     )
 
@@ -186,14 +186,14 @@ def _describe(
     partial: Path, shards: list[Shard], recipe: Mapping[str, object], section: Saliency
 ) -> dict[str, object]:
     """The record of a complete folder."""
-    not_fired, no_place, fired = 0, 0, dict.fromkeys(OBSERVATIONS, 0)
+    no_positive, empty_map, positive = 0, 0, dict.fromkeys(OBSERVATIONS, 0)
     counts = {split: sum(s.studies for s in shards if s.split == split) for split in SPLITS}
     rows = open_shards([partial / shard.name for shard in shards])
-    for row in rows.select_columns(["labels", "kept_whole"]):  # shards of an earlier run too
-        not_fired += not row["labels"]
-        no_place += bool(row["labels"]) and row["kept_whole"]
+    for row in rows.select_columns(["labels", "unmasked"]):  # shards of an earlier run too
+        no_positive += not row["labels"]
+        empty_map += bool(row["labels"]) and row["unmasked"]
         for label in row["labels"]:
-            fired[label["name"]] += 1
+            positive[label["name"]] += 1
     return {
         "recipe": recipe,
         "recipe_sha256": hash_recipe(recipe),
@@ -201,31 +201,31 @@ def _describe(
         "counts": counts,
         "image_counts": counts,
         "num_left_out": 0,
-        "not_fired": not_fired,
-        "no_place": no_place,
-        "fired": fired,
+        "num_no_positive": no_positive,
+        "num_empty_map": empty_map,
+        "predicted_positive": positive,
     }
 
 
 def _draw_sheet(prepared: Path, folder: Path, fingerprint: str, section: Saliency) -> None:
     """Draw some studies of the first split that has any."""
-    split = next(shard["split"] for shard in read_shards(folder))
+    split = read_shards(folder)[0].split
     studies, made = PreparedStudies(prepared, split), SaliencyImages(folder, split, fingerprint)
     count = min(_SHEET_STUDIES, len(studies))
     chosen = np.sort(np.random.default_rng(0).choice(len(studies), count, replace=False))
     shown = []
     for index in map(int, chosen):
-        saliency = made.read(studies[index].id)
-        (pixels,) = studies.read_views(index, [View(saliency.number)])
+        stored = studies.open(index)
+        saliency = made.read(stored.study.id)
         shown.append(
             SaliencyStudy(
                 id=saliency.study,
-                image=pixels,
+                image=stored.image(saliency.number),
                 map=saliency.map,
                 masked=saliency.masked,
                 labels=saliency.labels,
-                projection=studies[index].images[saliency.number].projection,
-                note=_NOWHERE if saliency.kept_whole and saliency.labels else "",
+                projection=stored.study.images[saliency.number].projection,
+                note=_EMPTY_MAP if saliency.unmasked and saliency.labels else "",
             )
         )
     told = f"{section.aggregate} of the labels' maps, {section.mask} mask"
@@ -239,9 +239,9 @@ def _result(folder: Path, record: Mapping[str, Any], *, already_done: bool) -> S
     return SaliencyResult(
         folder=folder,
         counts=record["counts"],
-        not_fired=record["not_fired"],
-        no_place=record["no_place"],
-        fired=record["fired"],
+        num_no_positive=record["num_no_positive"],
+        num_empty_map=record["num_empty_map"],
+        predicted_positive=record["predicted_positive"],
         sheet=folder / CONTACT_SHEET,
         already_done=already_done,
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from radrep.data.store import open_shards, read_shards
+from radrep.data.arrow import open_shards
+from radrep.data.manifest import read_shards
 from radrep.data.study import SPLITS
 from radrep.data.text import target_text
 from radrep.preparation.folder import Shard
@@ -89,9 +90,8 @@ def read_split_prints(prepared: Path, *splits: str) -> Fingerprints:
     Raises:
         DataError: If the folder is missing or broken.
     """
-    return read_prints(
-        [prepared / shard["name"] for shard in read_shards(prepared) if shard["split"] in splits]
-    )
+    shards = [shard for shard in read_shards(prepared) if shard.split in splits]
+    return read_prints([prepared / shard.name for shard in shards])
 
 
 def find_leaks(folder: Path, shards: Iterable[Shard]) -> Leaks:

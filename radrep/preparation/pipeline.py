@@ -13,7 +13,9 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from radrep.data.store import SHARD_STUDIES, ShardWriter, shard_features, study_row
+from radrep.data.arrow import SHARD_STUDIES, ShardWriter
+from radrep.data.manifest import hash_recipe
+from radrep.data.store import study_features, study_row
 from radrep.data.study import SPLITS, Image, SourceStudy, Study
 from radrep.data.text import TARGETS, target_text
 from radrep.errors import DataError
@@ -21,7 +23,6 @@ from radrep.parallel import count_cores, map_in_order
 from radrep.preparation.folder import (
     Shard,
     finish,
-    hash_recipe,
     partial_folder,
     read_done,
     read_finished,
@@ -394,7 +395,7 @@ def _write_shards(
                 reasons.append((f"study {task.study.id}", _why_left_out(task, made.num_wanted)))
             else:
                 if writer is None:
-                    writer = ShardWriter(partial / shard.name, shard_features())
+                    writer = ShardWriter(partial / shard.name, study_features())
                     open_shards[split] = (shard, writer)
                 study = _to_study(task.study, made.images, source_name)
                 writer.write(study_row(study, made.files, made.hashes))

@@ -3,8 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
+from radrep.data.arrow import encode_png
 from radrep.data.image_io import difference_hash, fit_short_side
-from radrep.data.store import encode_image
 from radrep.data.study import Image, SourceImage, SourceStudy
 from radrep.errors import DataError
 
@@ -48,7 +48,7 @@ def make_views(task: StudyTask, image_size: int, views: str) -> PreparedViews:
             left_out.append((image.name, str(error)))
             continue
         fitted = fit_short_side(pixels, image_size)
-        file = encode_image(fitted)
+        file = encode_png(fitted)
         digest = hashlib.sha256(file).hexdigest()
         if twin := next((other.name for other in prepared if other.sha256 == digest), None):
             left_out.append((image.name, f"the same image as {twin} of this study"))

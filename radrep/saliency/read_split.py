@@ -1,6 +1,6 @@
 """The splits of a prepared folder as a recipe reads them, with the masked images it names."""
 
-from radrep.data.store import PreparedStudies
+from radrep.data.dataset import ModelStudies
 from radrep.errors import DataError
 from radrep.recipe.schema import Data
 from radrep.saliency.sdam import open_saliency
@@ -8,7 +8,7 @@ from radrep.saliency.sdam import open_saliency
 
 def read_split(
     data: Data, name: str, *, need_text: bool = True, masked_by: str = ""
-) -> PreparedStudies:
+) -> ModelStudies:
     """Read one split of the prepared folder.
 
     Args:
@@ -22,11 +22,11 @@ def read_split(
             are asked for that nobody made.
         CheckpointError: If the discriminator of the masked images cannot be had.
     """
-    studies = PreparedStudies(
+    studies = ModelStudies(
         data.prepared,
         name,
         target=data.target if need_text else None,
-        saliency=open_saliency(data, name, masked_by),
+        masks=open_saliency(data, name, masked_by),
     )
     if not studies:
         raise DataError(

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from radrep.build import build_preprocess
+from radrep.data.manifest import hash_file
 from radrep.data.saliency_store import FOLDER, SaliencyImages
-from radrep.data.store import hash_file
 from radrep.device import best_device
 from radrep.errors import CheckpointError, DataError
 from radrep.metrics.labeler import OBSERVATIONS
@@ -40,7 +40,7 @@ class MaskSummary:
         map: The map of all that fired at the size of the image, uint8 (h, w), 255 the most; all
             255 where the whole image is kept.
         masked: The image under its mask, uint8 (h, w).
-        kept_whole: Nothing fired, or no place speaks for what did.
+        unmasked: Nothing fired, or no place speaks for what did.
     """
 
     probabilities: Mapping[str, float]
@@ -48,10 +48,10 @@ class MaskSummary:
     maps: Mapping[str, np.ndarray]
     map: np.ndarray
     masked: np.ndarray
-    kept_whole: bool
+    unmasked: bool
 
     @property
-    def fired(self) -> dict[str, float]:
+    def predicted_positive(self) -> dict[str, float]:
         """Observations called present, to their probability."""
         return {
             name: probability
@@ -105,7 +105,7 @@ class SaliencyMaker:
             maps=dict(zip(OBSERVATIONS, maps.numpy(), strict=True)),
             map=np.full_like(image, 255) if whole is None else whole,
             masked=image if whole is None else masked,
-            kept_whole=whole is None,
+            unmasked=whole is None,
         )
 
     def enlarge(self, maps: torch.Tensor, image: np.ndarray) -> torch.Tensor:

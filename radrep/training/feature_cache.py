@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from radrep.atomic import atomic_dir, cache_folder
+from radrep.data.dataset import ModelStudies
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import View, views_of
-from radrep.data.store import PreparedStudies
+from radrep.data.selection import ImageSelection, View
 from radrep.data.study import Image
 from radrep.errors import DataError
 from radrep.parallel import count_cores
@@ -83,10 +83,9 @@ class FeatureStore:
 def cached_features(
     encoder: nn.Module,
     preprocess: Preprocess,
-    splits: Iterable[PreparedStudies],
+    splits: Iterable[ModelStudies],
     *,
-    pair: str,
-    max_views: int,
+    selection: ImageSelection,
     device: torch.device,
     reporter: Reporter,
 ) -> FeatureStore:
@@ -96,8 +95,7 @@ def cached_features(
         encoder: A frozen encoder, normalised pixels (v, 3, h, w) -> patches (v, n, c).
         preprocess: The preprocessing; images are squashed, never cropped at random.
         splits: The studies.
-        pair: Which images a study gives, see `views_of`.
-        max_views: At most this many.
+        selection: Which images of a study are given.
         device: Where the encoder computes.
         reporter: Who is told how it goes.
 
@@ -107,15 +105,15 @@ def cached_features(
     wanted: dict[str, _Place] = {}  # equal images once
     for studies in splits:
         for index, study in enumerate(studies):
-            for view in views_of(study, pair=pair, max_views=max_views):
+            for view in selection.of(study):
                 wanted.setdefault(
                     _row_key(study.images[view.number], view), _Place(studies, index, view)
                 )
     wanted = dict(sorted(wanted.items()))
     maskers = {
-        place.studies.saliency.fingerprint
+        place.studies.masks.fingerprint
         for place in wanted.values()
-        if place.view.saliency and place.studies.saliency is not None
+        if place.view.masked and place.studies.masks is not None
     }
     folder = cache_folder() / "features" / _key(encoder, preprocess, [*maskers, *wanted])
     if not (folder / INDEX).is_file():
@@ -129,17 +127,17 @@ def cached_features(
 class _Place:
     """Where the pixels of a wanted image are read."""
 
-    studies: PreparedStudies
+    studies: ModelStudies
     index: int
     view: View
 
     def read(self, preprocess: Preprocess) -> Tensor:
-        (pixels,) = self.studies.read_views(self.index, [self.view])
-        return preprocess.evaluate(pixels, saliency=self.view.saliency)
+        pixels = self.studies.read_view(self.index, self.view)
+        return preprocess.evaluate(pixels, saliency=self.view.masked)
 
 
 def _row_key(image: Image, view: View) -> str:
-    return f"{image.sha256} masked" if view.saliency else image.sha256
+    return f"{image.sha256} masked" if view.masked else image.sha256
 
 
 def _key(encoder: nn.Module, preprocess: Preprocess, wanted: Iterable[str]) -> str:

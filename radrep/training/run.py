@@ -21,6 +21,7 @@ from radrep.build import (
     build_dataset,
     build_model,
     build_preprocess,
+    build_selection,
     build_tokenizer,
     frozen_encoder,
 )
@@ -135,19 +136,17 @@ class Training(ABC):
                 f"{self.recipe.data.prepared} gives {len(self.tokenizer.vocabulary)}: the data "
                 "changed"
             )
-        if (masked := self.splits["train"].saliency) is not None:
-            check_mask_fingerprint(loaded.saliency, masked.fingerprint, self.last)
+        if (masks := self.splits["train"].masks) is not None:
+            check_mask_fingerprint(loaded.saliency, masks.fingerprint, self.last)
         return loaded.model
 
     def _features(self, encoder: Any, preprocess: Any) -> FeatureStore:
-        data = self.recipe.data
         with self.accelerator.main_process_first():
             return cached_features(
                 encoder,
                 preprocess,
                 self.splits.values(),
-                pair=data.pair,
-                max_views=data.max_views,
+                selection=build_selection(self.recipe.data),
                 device=self.accelerator.device,
                 reporter=self.reporter,
             )
@@ -278,7 +277,7 @@ class Training(ABC):
                 recipe=self.recipe,
                 tokenizer=self.tokenizer,
                 prepared_size=read_image_size(self.recipe.data.prepared),
-                saliency=masked.fingerprint if (masked := self.splits["train"].saliency) else "",
+                saliency=masks.fingerprint if (masks := self.splits["train"].masks) else "",
                 training=training,
             )
             if best:

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from radrep.data.arrow import ShardWriter, encode_png
 from radrep.data.image_io import read_image
-from radrep.data.store import ShardWriter, encode_image, shard_features, study_row
+from radrep.data.store import study_features, study_row
 from radrep.data.study import SourceImage, SourceStudy, Study
 from radrep.preparation.study_images import StudyTask, make_views
 
@@ -50,7 +51,7 @@ def decode_alone(paths: list[Path], short_side: int) -> None:
 
 
 def whole_way(paths: list[Path], short_side: int) -> None:
-    writer = ShardWriter(paths[0].with_name("train-00000.arrow"), shard_features())
+    writer = ShardWriter(paths[0].with_name("train-00000.arrow"), study_features())
     for path in paths:
         image = SourceImage(path.name, partial(read_image, path))
         study = SourceStudy(path.stem, None, "train", (image,), {"findings": "Clear."})
@@ -91,7 +92,7 @@ def main() -> None:
               f"{max(rounds)[0]:.2f})")  # fmt: skip
         films = [read_image(path, arguments.short_side) for path in paths]
         start = time.process_time()
-        packed = sum(len(encode_image(film)) for film in films) / len(films)
+        packed = sum(len(encode_png(film)) for film in films) / len(films)
         took = (time.process_time() - start) / len(films)
         print(f"of it, PNG                {took * 1e3:6.2f} ms an image, {packed / 1e3:.1f} kB")
 

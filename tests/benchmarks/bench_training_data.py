@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from radrep.data.dataset import EpochOrder, ReportDataset, collate
+from radrep.data.arrow import encode_png
+from radrep.data.dataset import EpochOrder, ModelStudies, ReportDataset, collate
 from radrep.data.preprocess import Preprocess
-from radrep.data.store import PreparedStudies, encode_image
+from radrep.data.selection import ImageSelection
 from radrep.data.tokenizer import Tokenizer
 from radrep.preparation.pipeline import prepare
 from radrep.preparation.sources.phantom.source import PhantomSource
@@ -40,8 +41,8 @@ def main() -> None:
         if prepared is None:
             prepared = Path(name, "data")
             prepare(PhantomSource(arguments.images, splits=(1, 0, 0)), prepared)
-        studies = PreparedStudies(prepared, "train", target="findings")
-        files = [encode_image(studies.read_images(i)[0]) for i in range(min(500, len(studies)))]
+        studies = ModelStudies(prepared, "train", target="findings")
+        files = [encode_png(studies.read_images(i)[0]) for i in range(min(500, len(studies)))]
         start = time.perf_counter()
         for file in files:
             np.asarray(Image.open(io.BytesIO(file)))
@@ -50,8 +51,7 @@ def main() -> None:
         dataset = ReportDataset(
             studies,
             target="findings",
-            pair="views",
-            max_views=2,
+            selection=ImageSelection("views", max_views=2),
             preprocess=Preprocess(size=224, mean=(0.5,) * 3, std=(0.5,) * 3),
             codec=Tokenizer.build(studies.texts("findings"), min_count=3, cleaner="r2gen_iu"),
             max_tokens=60,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radrep.data.store import PreparedStudies, encode_image
+from radrep.data.arrow import encode_png
+from radrep.data.store import PreparedStudies
 from radrep.preparation.overlap import count_near_duplicates
 from tests.whole_way import draw_prepared, radrep, without_split
 
@@ -78,7 +79,7 @@ def test_sets_of_two_image_sizes_are_compared_by_looks(phantoms: Path, tmp_path:
     films.mkdir()
     rows = ["image,split,findings"]
     for index in range(len(test)):
-        (films / f"{index}.png").write_bytes(encode_image(test.read_images(index)[0]))
+        (films / f"{index}.png").write_bytes(encode_png(test.read_images(index)[0]))
         rows.append(f"{index}.png,train,{test[index].sections['findings']}")
     (films / "reports.csv").write_text("\n".join(rows))
     for size, shared in ((64, "8 images"), (48, "8 look-alike images (at 12 bits)")):
@@ -137,7 +138,7 @@ def test_a_leak_between_splits_is_exit_code_1(phantoms: Path, tmp_path: Path) ->
     films.mkdir()
     train = PreparedStudies(phantoms, "train")
     for index in range(3):
-        (films / f"{index}.png").write_bytes(encode_image(train.read_images(index)[0]))
+        (films / f"{index}.png").write_bytes(encode_png(train.read_images(index)[0]))
     for name, patients, code in (("leaky", "aab", 1), ("clean", "abc", 0)):
         rows = [
             f"{index}.png,{patient},{split}"

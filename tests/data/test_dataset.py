@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from radrep.data.dataset import EpochOrder, ReportDataset, Sample, collate
+from radrep.data.dataset import EpochOrder, ModelStudies, ReportDataset, Sample, collate
 from radrep.data.preprocess import Preprocess
-from radrep.data.store import PreparedStudies
+from radrep.data.selection import ImageSelection
 from radrep.data.tokenizer import Tokenizer
 
 
@@ -70,12 +70,11 @@ def test_batches_carry_views_in_one_row() -> None:
 
 
 def test_the_order_and_the_crops_do_not_depend_on_the_number_of_workers(phantoms: Path) -> None:
-    studies = PreparedStudies(phantoms, "train")
+    studies = ModelStudies(phantoms, "train")
     dataset = ReportDataset(
         studies,
         target="findings",
-        pair="views",
-        max_views=2,
+        selection=ImageSelection("views", max_views=2),
         preprocess=Preprocess(size=32, mean=(0.5,) * 3, std=(0.5,) * 3),
         codec=Tokenizer.build(studies.texts("findings"), min_count=1, cleaner="plain"),
         max_tokens=20,

@@ -1,6 +1,6 @@
 import pytest
 
-from radrep.data.selection import View, masked_view, views_of
+from radrep.data.selection import ImageSelection, View, masked_view
 from radrep.data.study import Image, Study
 
 
@@ -11,8 +11,8 @@ def study(*projections: str) -> Study:
 
 def test_views_differ_and_one_view_is_never_copied() -> None:
     three, one = study("frontal", "lateral", "frontal"), study("frontal")
-    assert views_of(three, pair="views", max_views=2) == (View(0), View(1))
-    assert views_of(one, pair="views", max_views=2) == (View(0),)
+    assert ImageSelection("views", 2).of(three) == (View(0), View(1))
+    assert ImageSelection("views", 2).of(one) == (View(0),)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_views_differ_and_one_view_is_never_copied() -> None:
 def test_the_first_frontal_image_is_masked(projections: tuple[str, ...], masked: int) -> None:
     shown = study(*projections)
     assert masked_view(shown) == masked
-    assert views_of(shown, pair="saliency", max_views=2) == (View(masked), View(masked, True))
-    *bare, last = views_of(shown, pair="views_saliency", max_views=2)
-    assert tuple(bare) == views_of(shown, pair="views", max_views=2)
-    assert last == View(masked, saliency=True)
+    assert ImageSelection("frontal+mask", 2).of(shown) == (View(masked), View(masked, True))
+    *bare, last = ImageSelection("views+mask", 2).of(shown)
+    assert tuple(bare) == ImageSelection("views", 2).of(shown)
+    assert last == View(masked, masked=True)

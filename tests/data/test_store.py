@@ -1,16 +1,12 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
-from radrep.data.store import (
-    PREPARED,
-    PreparedStudies,
-    ShardWriter,
-    encode_image,
-    hash_file,
-    open_shards,
-    shard_features,
-    study_row,
-)
+from radrep.data.arrow import ShardWriter, encode_png, open_shards
+from radrep.data.manifest import PREPARED, ShardRecord, hash_file
+from radrep.data.store import PreparedStudies, study_features, study_row
 from radrep.data.study import Image, Study
 from radrep.errors import DataError
 
@@ -30,27 +26,30 @@ def prepared(tmp_path):
     shards = []
     for index, numbers in enumerate((range(20), range(20, 25))):
         path = tmp_path / f"train-{index:05d}.arrow"
-        writer = ShardWriter(path, shard_features())
+        writer = ShardWriter(path, study_features())
         for number in numbers:
             text = {"impression": "Old."} if number % 3 == 2 else {"findings": f"Film {number}."}
             writer.write(
                 study_row(
                     make_study(number, **text),
-                    [encode_image(film(number))],
+                    [encode_png(film(number))],
                     [bytes(31) + bytes([number])],
                 )
             )
         assert not path.exists(), "it has its name when it is whole"
         writer.close()
-        shards.append({"name": path.name, "split": "train", "studies": len(numbers)})
+        shards.append(shard_of(path.name, len(numbers)))
     write_record(tmp_path, shards)
     return tmp_path
 
 
-def write_record(folder, shards) -> None:
-    import json
+def shard_of(name: str, studies: int) -> ShardRecord:
+    return ShardRecord(name, "train", studies, images=studies, sha256="", num_bytes=0)
 
-    (folder / PREPARED).write_text(json.dumps({"shards": shards}))
+
+def write_record(folder, shards: list[ShardRecord]) -> None:
+    record = {"recipe": {}, "shards": [asdict(shard) for shard in shards]}
+    (folder / PREPARED).write_text(json.dumps(record))
 
 
 def test_studies_come_back_as_they_were_written(prepared):
@@ -69,6 +68,8 @@ def test_studies_without_the_text_are_passed_over(prepared):
     assert studies.num_without_text == 8
     assert studies.shard_sizes == [14, 3]
     assert studies[2].id == "3"
+    assert list(studies) == studies[:]
+    assert studies.ids == [study.id for study in studies]
     assert np.array_equal(studies.read_images(2)[0], film(3))
     assert studies.texts("findings") == [study.sections["findings"] for study in studies]
     assert studies.texts("impression") == [""] * 17
@@ -76,50 +77,43 @@ def test_studies_without_the_text_are_passed_over(prepared):
 
 def test_equal_studies_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
-        writer = ShardWriter(tmp_path / name, shard_features())
+        writer = ShardWriter(tmp_path / name, study_features())
         for number in range(40):
             writer.write(
-                study_row(
-                    make_study(number, findings="x"), [encode_image(film(number))], [bytes(32)]
-                )
+                study_row(make_study(number, findings="x"), [encode_png(film(number))], [bytes(32)])
             )
         writer.close()
     assert hash_file(tmp_path / "a") == hash_file(tmp_path / "b")
 
 
 def test_an_abandoned_shard_leaves_nothing(tmp_path):
-    writer = ShardWriter(tmp_path / "a", shard_features())
-    writer.write(study_row(make_study(1), [encode_image(film(1))], [bytes(32)]))
+    writer = ShardWriter(tmp_path / "a", study_features())
+    writer.write(study_row(make_study(1), [encode_png(film(1))], [bytes(32)]))
     writer.abandon()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_missing_or_damaged_is_told(prepared, tmp_path):
+def test_missing_and_damaged_shards_are_reported(prepared):
     with pytest.raises(DataError, match="the split 'test' has no study"):
         PreparedStudies(prepared, "test")
-    with pytest.raises(DataError, match="radrep prepare iu --raw DIR"):
-        PreparedStudies(tmp_path / "nowhere", "train")
     shard = prepared / "train-00001.arrow"
     shard.write_bytes(shard.read_bytes()[:100])
     with pytest.raises(DataError, match=r"train-00001\.arrow cannot be read .*radrep data check"):
         PreparedStudies(prepared, "train")
     with pytest.raises(DataError, match="cannot be read"):
         open_shards([prepared / "absent.arrow"])
-    write_record(prepared, [{"name": "train-00000.arrow", "split": "train", "studies": 21}])
+    write_record(prepared, [shard_of("train-00000.arrow", 21)])
     with pytest.raises(DataError, match="has 20 studies and should have 21"):
         PreparedStudies(prepared, "train")
-    (prepared / PREPARED).write_text("{}")
-    with pytest.raises(DataError, match="an older radrep"):
-        PreparedStudies(prepared, "train")
-    (prepared / PREPARED).write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
-        PreparedStudies(prepared, "train")
 
 
-def test_a_damaged_image_is_told(tmp_path):
-    writer = ShardWriter(tmp_path / "train-00000.arrow", shard_features())
-    writer.write(study_row(make_study(1), [encode_image(film(1))[:30]], [bytes(32)]))
+def test_of_a_row_only_the_image_asked_for_is_decoded(tmp_path):
+    writer = ShardWriter(tmp_path / "train-00000.arrow", study_features())
+    whole = encode_png(film(1))
+    writer.write(study_row(make_study(1), [whole[:30], whole], [bytes(32)]))
     writer.close()
-    write_record(tmp_path, [{"name": "train-00000.arrow", "split": "train", "studies": 1}])
+    write_record(tmp_path, [shard_of("train-00000.arrow", 1)])
+    stored = PreparedStudies(tmp_path, "train").open(0)
+    assert np.array_equal(stored.image(1), film(1))
     with pytest.raises(DataError, match="an image of study 1 is damaged"):
-        PreparedStudies(tmp_path, "train").read_images(0)
+        stored.image(0)

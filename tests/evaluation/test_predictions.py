@@ -5,11 +5,14 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from radrep.data.store import PREPARED, PreparedStudies, ShardWriter, shard_features, study_row
+from radrep.data.arrow import ShardWriter
+from radrep.data.manifest import PREPARED, ShardRecord
+from radrep.data.store import PreparedStudies, study_features, study_row
 from radrep.data.study import Study
 from radrep.errors import DataError
 from radrep.evaluation.align_ids import match
@@ -509,14 +512,15 @@ def test_a_prepared_folder_gives_the_references_of_its_studies(phantoms, tmp_pat
 
 def test_studies_of_a_prepared_folder_without_the_target_may_have_predictions(tmp_path):
     path = tmp_path / "test-00000.arrow"
-    writer = ShardWriter(path, shard_features())
+    writer = ShardWriter(path, study_features())
     texts = {"s50_x": "findings", "s50_y": "impression", "s51_z": "findings"}
     for id_, section in texts.items():
         study = Study(id_, None, "test", (), {section: "Old."}, "drawn", "", {})
         writer.write(study_row(study, [], []))
     writer.close()
-    shards = [{"name": path.name, "split": "test", "studies": 3}]
-    (tmp_path / PREPARED).write_text(json.dumps({"shards": shards}))
+    shard = ShardRecord(path.name, "test", studies=3, images=0, sha256="", num_bytes=0)
+    record = {"recipe": {}, "shards": [asdict(shard)]}
+    (tmp_path / PREPARED).write_text(json.dumps(record))
     references = read_references(tmp_path)
     assert references.ids == ("s50_x", "s51_z")
     assert references.train_ids == references.val_reports == ()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radrep.data import store
+from radrep.data import arrow
 from radrep.data.image_io import fit_short_side, read_image
 from radrep.data.store import PreparedStudies
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
@@ -292,7 +292,7 @@ def test_a_limit_and_a_resumed_run_read_no_report_in_vain(tmp_path, monkeypatch)
     count_studies(without_test, Choice(limit=1))
     assert without_test.read == ["0", "3"]
     prepare(source, tmp_path / "whole", workers=1)
-    written, write = [], store.ShardWriter.write
+    written, write = [], arrow.ShardWriter.write
 
     def write_until_killed(self, *row) -> None:
         if len(written) == 150:
@@ -300,7 +300,7 @@ def test_a_limit_and_a_resumed_run_read_no_report_in_vain(tmp_path, monkeypatch)
         written.append(write(self, *row))
 
     with monkeypatch.context() as killed:
-        killed.setattr(store.ShardWriter, "write", write_until_killed)
+        killed.setattr(arrow.ShardWriter, "write", write_until_killed)
         with pytest.raises(KeyboardInterrupt):
             prepare(source, tmp_path / "out", workers=1)
     source.read.clear()
@@ -401,7 +401,7 @@ def test_a_folder_of_somebody_else_is_left_as_it_is(source, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    with pytest.raises(DataError, match="is not a prepared folder: it has no prepared.json"):
+    with pytest.raises(DataError, match="is not a prepared folder: .*prepared.json not found"):
         prepare(source, out, workers=1)
     assert list(list_files(out)) == ["thesis.txt"]
     with pytest.raises(DataError, match=r"thesis\.txt is a file"):
@@ -471,7 +471,7 @@ def test_a_full_disk_tells_what_is_needed_and_a_second_try_goes_on(tmp_path, mon
     monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 4)
     source = draw_many(tmp_path, 40)
     prepare(source, tmp_path / "whole", workers=1)
-    write, written = store.ShardWriter.write, []
+    write, written = arrow.ShardWriter.write, []
 
     def write_until_full(self, *row) -> None:
         if len(written) == 20:
@@ -479,7 +479,7 @@ def test_a_full_disk_tells_what_is_needed_and_a_second_try_goes_on(tmp_path, mon
         written.append(write(self, *row))
 
     with monkeypatch.context() as full:
-        full.setattr(store.ShardWriter, "write", write_until_full)
+        full.setattr(arrow.ShardWriter, "write", write_until_full)
         with pytest.raises(DataError, match=r"no space .* MB needed in all.*same command again"):
             prepare(source, tmp_path / "out", workers=1)
     done = sorted(path.name for path in (tmp_path / "out.partial").glob("*.arrow*"))

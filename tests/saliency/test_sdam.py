@@ -17,8 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 
+from radrep.data.manifest import PREPARED
 from radrep.data.saliency_store import SaliencyImages
-from radrep.data.store import PREPARED, PreparedStudies
+from radrep.data.store import PreparedStudies
 from radrep.errors import DataError
 from radrep.inference.generator import ReportGenerator
 from radrep.metrics.labeler import OBSERVATIONS
@@ -167,10 +168,10 @@ def test_a_masked_image_is_its_film_under_the_maps_of_what_fired(
     for index, study in enumerate(studies):
         (film,), row = studies.read_images(index), made.read(study.id)
         look = maker.look(film)
-        assert row.labels == pytest.approx(look.fired, abs=1e-6)
+        assert row.labels == pytest.approx(look.predicted_positive, abs=1e-6)
         assert set(row.label_maps) == set(row.labels)
-        whole += row.kept_whole
-        if row.kept_whole:
+        whole += row.unmasked
+        if row.unmasked:
             assert (row.masked == film).all()
             assert (row.map == 255).all()
             continue
@@ -182,7 +183,7 @@ def test_a_masked_image_is_its_film_under_the_maps_of_what_fired(
         assert set(np.unique(row.masked[row.masked != film])) <= {0}
     record = json.loads((masked / PREPARED).read_text())
     assert record["counts"] == {"train": 32, "val": 8, "test": 8}
-    assert whole <= record["not_fired"] + record["no_place"] < 48
+    assert whole <= record["num_no_positive"] + record["num_empty_map"] < 48
     assert np.asarray(Image.open(masked / "contact_sheet.png")).ndim == 3
 
 

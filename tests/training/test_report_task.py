@@ -147,8 +147,9 @@ def test_the_cache_key_holds_weights_preprocessing_and_data(
 ) -> None:
     from dataclasses import replace
 
+    from radrep.data.dataset import ModelStudies
     from radrep.data.preprocess import Preprocess
-    from radrep.data.store import PreparedStudies
+    from radrep.data.selection import ImageSelection
     from radrep.modules.backbone import Backbone
     from radrep.progress import Reporter
     from radrep.training.feature_cache import cached_features
@@ -157,20 +158,19 @@ def test_the_cache_key_holds_weights_preprocessing_and_data(
     torch.manual_seed(0)
     backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
     preprocess = Preprocess(64, backbone.mean, backbone.std)
-    studies, others = PreparedStudies(phantoms, "train"), PreparedStudies(phantoms, "val")
+    studies, others = ModelStudies(phantoms, "train"), ModelStudies(phantoms, "val")
 
     def count(
         *,
         backbone: Backbone = backbone,
         preprocess: Preprocess = preprocess,
-        studies: PreparedStudies = studies,
+        studies: ModelStudies = studies,
     ) -> int:
         cached_features(
             backbone,
             preprocess,
             [studies],
-            pair="views",
-            max_views=2,
+            selection=ImageSelection("views", max_views=2),
             device=torch.device("cpu"),
             reporter=Reporter(),
         )
