@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from radrep.atomic import cache_folder
 from radrep.data.dataset import ModelStudies, ReportDataset
@@ -17,8 +18,10 @@ from radrep.data.study import Image, Study
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
+from radrep.generation.contract import DecodeOptions
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.models.autoregressive import AutoregressivePretraining
+from radrep.models.base import TrainableModel
 from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
 from radrep.models.discriminator import Discriminator
@@ -37,10 +40,10 @@ from radrep.modules.text_encoder import (
     small_text_encoder,
 )
 from radrep.recipe import schema
-from radrep.recipe.schema import Data, Enhancer, Recipe
+from radrep.recipe.schema import Data, Decode, Enhancer, Recipe
 
-ReportModel = CsrLmca | Emrrg
-Model = ReportModel | Discriminator | AutoregressivePretraining | ContrastivePretraining
+LabelSource = Literal["table", "reports"]
+Uncertain = Literal["ignore", "zero", "one"]
 SMALL_TEXT_ENCODER = "small"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,6 +54,8 @@ class _CleanedCodec:
 
     tokens: LanguageModel | TextTokenizer
     clean: Callable[[str], str]
+    language_model: str = ""
+    note: str = ""
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         return self.tokens.encode_report(self.clean(text), max_tokens)
@@ -58,18 +63,26 @@ class _CleanedCodec:
     def decode(self, ids: Iterable[int]) -> str:
         return self.tokens.decode(ids)
 
+    def shorten(self, text: str, max_tokens: int) -> str:
+        return self.tokens.decode(self.tokens.encode_report(text, max_tokens))
+
 
 @dataclass(frozen=True)
 class _ClosedCodec:
     """Our words, of which a cut report keeps its closing id: the text tower reads that one."""
 
     words: Tokenizer
+    language_model: str = ""
+    note: str = ""
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         return [*self.words.encode(text, max_tokens)[:-1], 0]
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.words.decode(ids)
+
+    def shorten(self, text: str, max_tokens: int) -> str:
+        return self.words.shorten(text, max_tokens)
 
 
 def build_tokenizer(data: Data, train: PreparedStudies) -> Tokenizer:
@@ -80,32 +93,24 @@ def build_tokenizer(data: Data, train: PreparedStudies) -> Tokenizer:
     )
 
 
-def build_preprocess(data: Data, model: Model) -> Preprocess:
+def build_preprocess(data: Data, model: TrainableModel) -> Preprocess:
     """The one preprocessing of training, evaluation and generation."""
-    encoder = model.backbone if isinstance(model, CsrLmca | Discriminator) else model.encoder
+    mean, std = model.pixel_stats
     return Preprocess(
         size=data.image_size,
-        mean=encoder.mean,
-        std=encoder.std,
+        mean=mean,
+        std=std,
         published=data.published,
         resized_crop=data.random_resized_crop,
     )
 
 
-def frozen_encoder(model: Model) -> nn.Module | None:
-    """What turns images into features that never change, so that they can be kept on disk."""
-    if isinstance(model, CsrLmca | Discriminator):
-        return model.backbone if model.backbone.frozen else None
-    if isinstance(model, Emrrg) and model.encoder_training == "frozen":
-        return model.encoder
-    return None
-
-
-def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> ReportCodec:
+def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: TrainableModel) -> ReportCodec:
     """How the model of a recipe reads and writes reports."""
     section, clean = recipe.model, get_cleaner(recipe.data.tokenizer.cleaner)
     if isinstance(model, Emrrg):
-        return _CleanedCodec(model.language, clean)
+        language = model.language
+        return _CleanedCodec(language, clean, language.name, language.note)
     if not isinstance(section, schema.Contrastive):
         return tokenizer
     if section.text_encoder.name == SMALL_TEXT_ENCODER:
@@ -117,6 +122,31 @@ def build_selection(data: Data) -> ImageSelection:
     """Which images of a study the model of a recipe is given."""
     images = {"views": "views", "saliency": "frontal+mask", "views_saliency": "views+mask"}
     return ImageSelection(images[data.pair], data.max_views)
+
+
+def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
+    """The decoding of a recipe; `decode.precision: train` is the arithmetic of training."""
+    in_float32 = decode.precision == "fp32"
+    return DecodeOptions(
+        method=decode.method,
+        beam_size=decode.beam_size,
+        length_penalty=decode.length_penalty,
+        max_new_tokens=decode.max_words,
+        min_new_tokens=decode.min_words,
+        repetition_penalty=decode.repetition_penalty,
+        top_p=decode.top_p,
+        temperature=decode.temperature,
+        block_trigrams=decode.block_trigrams,
+        precision="fp32" if in_float32 else train_precision,
+        float32_weights=in_float32,
+    )
+
+
+def label_source(section: schema.Model) -> tuple[LabelSource, Uncertain] | None:
+    """Where the labels that a model learns come from, and what uncertain ones are."""
+    if not isinstance(section, schema.Discriminator):
+        return None
+    return section.labels, section.uncertain
 
 
 def build_dataset(
@@ -151,7 +181,7 @@ def build_model(
     *,
     pretrained: bool = True,
     language_weights: bool = True,
-) -> Model:
+) -> TrainableModel:
     """The model of a recipe.
 
     Args:

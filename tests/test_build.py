@@ -8,7 +8,7 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel
 
-from radrep.build import Model, build_codec, build_model
+from radrep.build import build_codec, build_model
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
 from radrep.modules.language_model import load_language_model
@@ -42,7 +42,7 @@ MODELS: dict[str, dict[str, Any]] = {
 TOKENIZER = Tokenizer(("<unk>", "heart", "normal"), "plain", 1)
 
 
-def build(folder: Path, name: str, **changes: Any) -> tuple[Recipe, Model]:
+def build(folder: Path, name: str, **changes: Any) -> tuple[Recipe, TrainableModel]:
     recipe = write_recipe(folder, folder / "data")
     typed = yaml.safe_load(recipe.read_text())
     typed["model"] = MODELS[name] | changes

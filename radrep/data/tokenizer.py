@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from radrep.data.text import CLEANERS, get_cleaner
 from radrep.errors import CheckpointError
@@ -22,6 +22,17 @@ class ReportCodec(Protocol):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn ids that the model wrote into text."""
+
+    def shorten(self, text: str, max_tokens: int) -> str:
+        """Cut a text at a number of its tokens, as published references are cut."""
+
+    @property
+    def language_model(self) -> str:
+        """Name of the language model whose tokens these are, "" for words of our own."""
+
+    @property
+    def note(self) -> str:
+        """What stands beside every score, such as quantised weights; "" for nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class Tokenizer:
     vocabulary: tuple[str, ...]
     cleaner: str
     min_count: int
+    language_model: ClassVar[str] = ""
+    note: ClassVar[str] = ""
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +101,10 @@ class Tokenizer:
             if number != 0:
                 words.append(self._word(int(number)))
         return " ".join(words)
+
+    def shorten(self, text: str, max_tokens: int) -> str:
+        """The words that `encode` keeps."""
+        return self.decode(self.encode(text, max_tokens))
 
     def _word(self, number: int) -> str:
         if not 1 <= number <= len(self.vocabulary):

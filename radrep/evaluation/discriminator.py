@@ -13,10 +13,9 @@ from radrep.evaluation.artifacts import check_out
 from radrep.evaluation.eval_set import default_split
 from radrep.inference.classify import classify, score_rows
 from radrep.metrics.classification import MEASURES, LabelScores
-from radrep.models.discriminator import Discriminator
+from radrep.models.base import LabelModel
 from radrep.parallel import count_cores
 from radrep.progress import Reporter
-from radrep.recipe import schema
 from radrep.saliency.read_split import read_split
 from radrep.training.labels import build_labels, check_labels
 from radrep.weights.checkpoint import Loaded, run_dir
@@ -57,11 +56,10 @@ def evaluate_discriminator(
         DataError: If the prepared folder is missing, the split is empty or has no labels.
     """
     recipe, model = loaded.recipe, loaded.model
-    assert isinstance(model, Discriminator)
-    assert isinstance(recipe.model, schema.Discriminator)
+    assert isinstance(model, LabelModel)
     check_out(out)
     name = split or default_split(recipe.data.prepared, reporter)
-    need_text = recipe.model.labels == "reports"
+    need_text = recipe.model.needs_text
     studies = read_split(recipe.data, name, need_text=need_text)
     # Which words mean what is a matter of the training studies, also for others.
     known_by = read_split(recipe.data, "train", need_text=need_text)
@@ -80,7 +78,7 @@ def evaluate_discriminator(
     batches = in_order(dataset, recipe.train.batch_size, num_workers=num_workers)
     with reporter.progress(f"labels for {name}", len(dataset), "studies") as advance:
         rows = classify(model, batches, best_device(), advance)
-    scores, loss = score_rows(rows, model.thresholds.cpu().numpy())
+    scores, loss = score_rows(rows, model.label_thresholds().cpu().numpy())
     file = (out or run_dir(loaded.folder)) / f"scores-{name}.json"
     told: dict[str, Any] = {
         "split": name,

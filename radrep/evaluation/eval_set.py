@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from radrep.evaluation.controls import nearest_studies
 from radrep.metrics.baselines import best_constants
 from radrep.metrics.protocol import published_references
 from radrep.metrics.scorecard import Corpus
-from radrep.models.emrrg import Emrrg
 from radrep.progress import Reporter
 from radrep.saliency.read_split import read_split
 from radrep.weights.checkpoint import Loaded
@@ -100,21 +99,16 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Sco
     studies, train, val = (
         read_split(data, part, masked_by=loaded.saliency) for part in (name, "train", "val")
     )
-    model, shorten = loaded.model, None
-    if isinstance(model, Emrrg):
-        language, limit = model.language, data.max_tokens
-
-        def shorten(text: str) -> str:
-            return language.decode(language.encode_report(text, limit))
-
+    codec = loaded.codec
+    shorten = partial(codec.shorten, max_tokens=data.max_tokens)
     corpus = Corpus(
         references=studies.texts(data.target),
         clean=get_cleaner(data.tokenizer.cleaner),
         train=train.texts(data.target),
         vocabulary=_vocabulary(loaded, train),
         max_tokens=data.max_tokens,
-        shorten=shorten,
-        tokenizer=model.language.name if isinstance(model, Emrrg) else "",
+        shorten=shorten if codec.language_model else None,
+        tokenizer=codec.language_model,
     )
     return ScoredStudies(
         split=name,

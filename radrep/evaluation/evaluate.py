@@ -19,7 +19,6 @@ from radrep.metrics.names import BLANK, MODEL, NEAREST, SHUFFLED
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
 from radrep.metrics.scorecard import Scorecard, score_card
-from radrep.models.emrrg import Emrrg
 from radrep.parallel import count_cores
 from radrep.progress import Reporter
 from radrep.recipe.schema import Decode
@@ -115,8 +114,8 @@ def evaluate(
     notes = [*changed, *card.notes, *found.notes]
     if meteor == "skip":
         notes.append(WITHOUT_METEOR)
-    if isinstance(loaded.model, Emrrg) and loaded.model.language.note:
-        notes.append(f"language model: {loaded.model.language.note}")
+    if loaded.codec.note:
+        notes.append(f"language model: {loaded.codec.note}")
     folder = out or run_dir(loaded.folder)
     result = EvalResult(
         checkpoint=loaded.folder,

@@ -1,10 +1,43 @@
 """What generation asks of a decoder."""
 
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
 
 from torch import Tensor, device
 
 State = TypeVar("State", bound="DecodingState")
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How reports are written.
+
+    Attributes:
+        method: Beam search, the likeliest token each time, or draws.
+        beam_size: Beams of a study; beam only.
+        length_penalty: The sum of log-probabilities is divided by length ** this; beam only.
+        max_new_tokens: Tokens at which a report is cut.
+        min_new_tokens: Tokens before a report may end.
+        repetition_penalty: Factor that worsens the scores of tokens written before.
+        top_p: Draw from the likeliest tokens that reach this probability; sample only.
+        temperature: Log-probabilities are divided by it; sample only.
+        block_trigrams: Forbid a trigram that the report already has.
+        precision: Arithmetic of autocast: fp32, bf16 or fp16.
+        float32_weights: Weights of half precision compute in float32 too, so that a report does not
+            depend on its batch.
+    """
+
+    method: Literal["beam", "greedy", "sample"] = "beam"
+    beam_size: int = 3
+    length_penalty: float = 0.0
+    max_new_tokens: int = 60
+    min_new_tokens: int = 0
+    repetition_penalty: float = 1.0
+    top_p: float = 1.0
+    temperature: float = 1.0
+    block_trigrams: bool = False
+    precision: str = "fp32"
+    float32_weights: bool = True
 
 
 class DecodingState(Protocol):

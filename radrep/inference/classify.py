@@ -8,7 +8,8 @@ import torch
 from radrep.data.batch import Batch
 from radrep.metrics.classification import LabelScores, score_labels
 from radrep.metrics.labeler import OBSERVATIONS
-from radrep.models.discriminator import Discriminator, spread_labels
+from radrep.models.base import LabelModel
+from radrep.models.discriminator import spread_labels
 from radrep.progress import Advance
 
 Row = tuple[str, np.ndarray, np.ndarray]
@@ -16,7 +17,7 @@ Row = tuple[str, np.ndarray, np.ndarray]
 
 @torch.no_grad()
 def classify(
-    model: Discriminator,
+    model: LabelModel,
     batches: Iterable[Batch],
     device: torch.device,
     advance: Advance | None = None,

@@ -1,68 +1,18 @@
 """Reports for prepared studies and for single ones, in the way that a recipe decodes."""
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 
-from radrep.build import ReportModel
+from radrep.build import build_decode
 from radrep.data.batch import Batch
 from radrep.data.tokenizer import ReportCodec
 from radrep.device import autocast
 from radrep.errors import CheckpointError
-from radrep.generation.search import beam_search, sample
-from radrep.models.discriminator import Discriminator
-from radrep.models.emrrg import Emrrg
+from radrep.models.base import ReportModel
 from radrep.recipe.schema import Decode
 from radrep.weights.checkpoint import Loaded
-
-
-def decoding_autocast(
-    device: torch.device, decode: Decode, precision: str
-) -> AbstractContextManager[object]:
-    """The arithmetic of decoding: that of training only where `decode.precision` says so."""
-    return autocast(device, precision if decode.precision == "train" else "fp32")
-
-
-def decode_reports(
-    model: ReportModel,
-    batch: Batch,
-    decode: Decode,
-    generator: torch.Generator | None = None,
-) -> list[list[int]]:
-    """Write the reports of studies in the way that a recipe's `decode` says: ids of each."""
-    if isinstance(model, Emrrg):
-        return model.generate(
-            batch,
-            num_beams=decode.beam_size if decode.method == "beam" else 1,
-            min_new_tokens=decode.min_words,
-            max_new_tokens=decode.max_words,
-            repetition_penalty=decode.repetition_penalty,
-            length_penalty=decode.length_penalty,
-            in_float32=decode.precision == "fp32",
-        )
-    encoded, num_studies = model.encode(batch), len(batch.ids)
-    if decode.method == "beam":
-        return beam_search(
-            model.decoder,
-            encoded,
-            num_studies=num_studies,
-            beam_size=decode.beam_size,
-            max_words=decode.max_words,
-            length_penalty=decode.length_penalty,
-            block_trigrams=decode.block_trigrams,
-        )
-    return sample(
-        model.decoder,
-        encoded,
-        num_studies=num_studies,
-        max_words=decode.max_words,
-        temperature=decode.temperature if decode.method == "sample" else 0.0,
-        top_p=decode.top_p if decode.method == "sample" else 1.0,
-        block_trigrams=decode.block_trigrams,
-        generator=generator,
-    )
 
 
 @torch.no_grad()
@@ -92,11 +42,12 @@ def write_reports(
     """
     model.eval()
     device = next(model.parameters()).device
+    options = build_decode(decode, precision)
     generator = torch.Generator().manual_seed(seed)
     written: list[tuple[str, str]] = []
-    with decoding_autocast(device, decode, precision):
+    with autocast(device, options.precision):
         for batch in batches:
-            ids = decode_reports(model, batch.to(device), decode, generator)
+            ids = model.write(batch.to(device), options, generator)
             written += zip(batch.ids, map(codec.decode, ids), strict=True)
             if advance is not None:
                 advance(len(ids))
@@ -109,7 +60,7 @@ def report_model(loaded: Loaded) -> ReportModel:
     Raises:
         CheckpointError: If it is a discriminator or one of pretraining.
     """
-    if isinstance(loaded.model, Discriminator):
+    if loaded.recipe.model.output == "labels":
         raise CheckpointError(
             f"{loaded.folder} is a discriminator and writes no reports; a report model can look "
             "through it: see data.saliency in the recipe csr_lmca_iu_saliency_cpu"
@@ -140,16 +91,12 @@ def write_report(
         no map: there it has no words.
     """
     model = report_model(loaded)
+    options = build_decode(decode, loaded.recipe.train.precision)
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
-    with decoding_autocast(batch.device, decode, loaded.recipe.train.precision):
-        (ids,) = decode_reports(model, batch, decode, generator)
-        text = loaded.codec.decode(ids)
-        if isinstance(model, Emrrg):
-            return text, np.zeros((0, 0, 0, 0), np.float32)
-        decoder = model.decoder
-        tokens = torch.tensor([[decoder.begin, *ids]], device=decoder.device)
-        looks = decoder.attention_maps(model.encode(batch), tokens)[0]  # (words + 1, n)
-    # The last row looks for the word after the report, so it belongs to no word.
-    looks = looks[: max(1, len(ids))].float()
-    return text, looks.view(len(looks), int(batch.num_views), *decoder.grid).cpu().numpy()
+    with autocast(batch.device, options.precision):
+        (ids,) = model.write(batch, options, generator)
+        maps = model.attention(batch, ids)
+    if maps is None:
+        maps = torch.zeros(0, 0, 0, 0)
+    return loaded.codec.decode(ids), maps.cpu().numpy()

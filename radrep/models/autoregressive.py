@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.errors import CheckpointError
+from radrep.models.base import Channels
 from radrep.models.xray_mamba import DIRECTIONS, XrayMamba, resize_positions, sin_cos_positions
 from radrep.ops.scan_order import cluster_order
 
@@ -162,6 +163,26 @@ class AutoregressivePretraining(nn.Module):
                 if isinstance(module, nn.Linear):
                     nn.init.xavier_uniform_(module.weight)
                     nn.init.zeros_(module.bias)
+
+    @property
+    def pixel_stats(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the encoder's pixels."""
+        return self.encoder.mean, self.encoder.std
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the encoder."""
+        return list(self.encoder.parameters())
+
+    def frozen_encoder(self) -> None:
+        """None: the encoder is what is trained."""
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """All weights."""
+        return self.state_dict()
+
+    def num_loss_terms(self, batch: Batch) -> int:
+        """Images."""
+        return int(batch.num_views.sum())
 
     def predict(self, images: Tensor) -> Tensor:
         """Predict every cluster but the first from those before it.

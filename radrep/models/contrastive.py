@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
+from radrep.models.base import Channels
 from radrep.models.xray_mamba import XrayMamba, average_views
 
 
@@ -94,6 +95,30 @@ class ContrastivePretraining(nn.Module):
         self.project_text = nn.Linear(text_dim, projection_dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
+    @property
+    def pixel_stats(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the encoder's pixels."""
+        return self.encoder.mean, self.encoder.std
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the encoder."""
+        return list(self.encoder.parameters())
+
+    def frozen_encoder(self) -> None:
+        """None: the encoder is what is trained."""
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """All weights."""
+        return self.state_dict()
+
+    def num_loss_terms(self, batch: Batch) -> int:
+        """Studies."""
+        return len(batch.ids)
+
+    def logit_scale(self) -> Tensor:
+        """Factor in front of the cosine."""
+        return self.log_scale.exp()
+
     def embed_images(self, images: Tensor, num_views: Tensor) -> Tensor:
         """Embed studies by their images.
 
@@ -139,8 +164,7 @@ class ContrastivePretraining(nn.Module):
             self.log_scale.clamp_(max=math.log(self.max_scale))
         images = self.embed_images(batch.images, batch.num_views)
         texts = self.embed_texts(batch.tokens, batch.lengths)
-        scale = self.log_scale.exp()
-        return {"loss": contrastive_loss(images, texts, scale, gather=self.training)}
+        return {"loss": contrastive_loss(images, texts, self.logit_scale(), gather=self.training)}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The same as `loss`, so that wrappers for several devices see one call."""

@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
+from radrep.generation.contract import DecodeOptions
+from radrep.generation.search import beam_search, sample
+from radrep.models.base import Channels
 from radrep.modules.backbone import Backbone
 from radrep.modules.dropout import Dropout
 from radrep.modules.memory import CrossModalMemory
@@ -243,10 +246,64 @@ class CsrLmca(nn.Module):
         """What generation drives step by step."""
         return self.encoder_decoder
 
+    @property
+    def pixel_stats(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the backbone's pixels."""
+        return self.backbone.mean, self.backbone.std
+
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters of extractor and enhancer, which learn at a rate of their own."""
+        """Parameters of extractor and enhancer."""
         enhancer = [] if self.enhancer is None else list(self.enhancer.parameters())
         return [*self.backbone.parameters(), *enhancer]
+
+    def frozen_encoder(self) -> nn.Module | None:
+        """The backbone, if it is frozen."""
+        return self.backbone if self.backbone.frozen else None
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """All weights."""
+        return self.state_dict()
+
+    def num_loss_terms(self, batch: Batch) -> int:
+        """Real tokens to predict: all but the opening 0."""
+        assert batch.lengths is not None, "a batch to learn from has lengths"
+        return int((batch.lengths - 1).sum())
+
+    def write(
+        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
+    ) -> list[list[int]]:
+        """Write a report for each study by `beam_search` or `sample`."""
+        encoded, num_studies = self.encode(batch), len(batch.ids)
+        if decode.method == "beam":
+            return beam_search(
+                self.decoder,
+                encoded,
+                num_studies=num_studies,
+                beam_size=decode.beam_size,
+                max_words=decode.max_new_tokens,
+                length_penalty=decode.length_penalty,
+                block_trigrams=decode.block_trigrams,
+            )
+        drawn = decode.method == "sample"
+        return sample(
+            self.decoder,
+            encoded,
+            num_studies=num_studies,
+            max_words=decode.max_new_tokens,
+            temperature=decode.temperature if drawn else 0.0,
+            top_p=decode.top_p if drawn else 1.0,
+            block_trigrams=decode.block_trigrams,
+            generator=generator,
+        )
+
+    def attention(self, batch: Batch, ids: Sequence[int]) -> Tensor:
+        """Mean over layers and heads of one study's maps: (words, views, rows, columns)."""
+        decoder = self.decoder
+        tokens = torch.tensor([[decoder.begin, *ids]], device=decoder.device)
+        maps = decoder.attention_maps(self.encode(batch), tokens)[0]  # (words + 1, n)
+        # The last row precedes the word after the report, so it belongs to no word.
+        maps = maps[: max(1, len(ids))].float()
+        return maps.view(len(maps), int(batch.num_views), *decoder.grid)
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the images, or the cached features, of a batch."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
+from radrep.models.base import Channels
 from radrep.modules.backbone import Backbone
 
 
@@ -36,9 +37,34 @@ class Discriminator(nn.Module):
         self.classifier = nn.Linear(backbone.out_dim, num_labels)
         self.register_buffer("thresholds", torch.ones(num_labels))
 
+    @property
+    def pixel_stats(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the backbone's pixels."""
+        return self.backbone.mean, self.backbone.std
+
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the extractor, which learn at a rate of their own."""
+        """Parameters of the backbone."""
         return list(self.backbone.parameters())
+
+    def frozen_encoder(self) -> nn.Module | None:
+        """The backbone, if it is frozen."""
+        return self.backbone if self.backbone.frozen else None
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """All weights and the thresholds."""
+        return self.state_dict()
+
+    def num_loss_terms(self, batch: Batch) -> int:
+        """Images."""
+        return int(batch.num_views.sum())
+
+    def label_thresholds(self) -> Tensor:
+        """The probabilities above which labels are called present, (k,)."""
+        return self.thresholds
+
+    def set_label_thresholds(self, thresholds: Tensor) -> None:
+        """Keep the thresholds that validation chose."""
+        self.thresholds.copy_(thresholds)
 
     def patches(self, batch: Batch) -> Tensor:
         """The patches of every image, (v, n, c), computed or as they come from the cache."""

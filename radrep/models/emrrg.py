@@ -9,7 +9,7 @@ tokens in the sequence, d width of the language model, p prompt positions, l rep
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from radrep.data.batch import Batch
+from radrep.generation.contract import DecodeOptions
+from radrep.models.base import Channels
 from radrep.models.xray_mamba import XrayMamba, average_views
 from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
 from radrep.modules.language_model import LanguageModel
@@ -140,12 +142,21 @@ class Emrrg(nn.Module):
             self.language_model.set_attn_implementation("eager" if eager else "sdpa")
         return self
 
+    @property
+    def pixel_stats(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the encoder's pixels."""
+        return self.encoder.mean, self.encoder.std
+
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the vision encoder, which learn at a rate of their own."""
+        """Parameters of the encoder."""
         return list(self.encoder.parameters())
 
-    def own_state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold: all but the frozen weights of the language model."""
+    def frozen_encoder(self) -> nn.Module | None:
+        """The vision encoder, if it is frozen."""
+        return self.encoder if self.encoder_training == "frozen" else None
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """All but the frozen weights of the language model."""
         own = {
             name
             for name, parameter in self.named_parameters()  # shared ones under one name
@@ -168,6 +179,28 @@ class Emrrg(nn.Module):
             with torch.autocast(device, enabled=False) if frozen else nullcontext():
                 tokens = self.encoder(batch.images)
         return average_views(tokens, batch.num_views)
+
+    def num_loss_terms(self, batch: Batch) -> int:
+        """Real tokens of the reports, the end included."""
+        assert batch.lengths is not None, "a batch to learn from has lengths"
+        return int(batch.lengths.sum())
+
+    def write(
+        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
+    ) -> list[list[int]]:
+        """See `generate`; nothing is drawn, so the generator is not read."""
+        return self.generate(
+            batch,
+            num_beams=decode.beam_size if decode.method == "beam" else 1,
+            min_new_tokens=decode.min_new_tokens,
+            max_new_tokens=decode.max_new_tokens,
+            repetition_penalty=decode.repetition_penalty,
+            length_penalty=decode.length_penalty,
+            in_float32=decode.float32_weights,
+        )
+
+    def attention(self, batch: Batch, ids: Sequence[int]) -> None:
+        """None: a language model attends to no map of patches."""
 
     @contextmanager
     def _shown(self, tokens: Tensor, num_beams: int = 1) -> Iterator[Tensor]:

@@ -6,7 +6,7 @@ one exception is a float written as `1e-4`, which YAML reads as text.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
+from radrep.errors import RecipeError
 from radrep.metrics.names import RETRIEVAL, TEXT, metric_names
 
 METRICS = (*metric_names(TEXT), "loss")
@@ -201,9 +202,22 @@ class Transformer(_Section):
         return num_heads
 
 
-class CsrLmca(_Section):
+class _ModelSection(_Section):
+    """What other rooms ask of a model's section in place of its class."""
+
+    # What the model is for. "encoder": pretraining of one.
+    output: ClassVar[Literal["reports", "labels", "encoder"]]
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether a study without the target text is of no use."""
+        return True
+
+
+class CsrLmca(_ModelSection):
     """CSR-LMCA: SR-Mamba enhancer, cross-modal memory, LMCA region encoder, transformer."""
 
+    output: ClassVar[Literal["reports"]] = "reports"
     name: Literal["csr_lmca"] = "csr_lmca"
     backbone: Backbone = Backbone()
     feature_norm: bool = False  # standardise each backbone channel; for frozen backbones
@@ -262,9 +276,10 @@ class Hybrid(_Section):
     every: Count = 8
 
 
-class Emrrg(_Section):
+class Emrrg(_ModelSection):
     """EMRRG and MambaXray-VL: an X-ray Mamba, a projector, a language model."""
 
+    output: ClassVar[Literal["reports"]] = "reports"
     name: Literal["emrrg"]
     encoder: XrayMamba = XrayMamba()
     train_encoder: Literal["frozen", "adapters", "trained"] = "adapters"
@@ -274,13 +289,19 @@ class Emrrg(_Section):
     hybrid: Hybrid | None = None
 
 
-class Autoregressive(_Section):
+class Autoregressive(_ModelSection):
     """Stage 1: each cluster of patches is predicted from those before it."""
 
+    output: ClassVar[Literal["encoder"]] = "encoder"
     name: Literal["autoregressive"]
     encoder: XrayMamba = XrayMamba(drop_path=0.0)
     cluster: Count = 4  # patches a side
     decoder_dim: Count = 512  # 64 a head
+
+    @property
+    def needs_text(self) -> bool:
+        """Images alone are learned from."""
+        return False
 
     @field_validator("encoder", mode="before")
     @classmethod
@@ -297,23 +318,30 @@ class TextEncoder(_Section):
     num_heads: Count = 2  # name: small only
 
 
-class Contrastive(_Section):
+class Contrastive(_ModelSection):
     """Stage 2: images and their reports meet in one space."""
 
+    output: ClassVar[Literal["encoder"]] = "encoder"
     name: Literal["contrastive"]
     encoder: XrayMamba = XrayMamba()
     text_encoder: TextEncoder = TextEncoder()
     projection_dim: Count = 2048
 
 
-class Discriminator(_Section):
+class Discriminator(_ModelSection):
     """SDAM's disease discriminator: the fourteen CheXpert observations of one image."""
 
+    output: ClassVar[Literal["labels"]] = "labels"
     name: Literal["discriminator"]
     backbone: Backbone = Backbone(name="resnet34")
     dropout: Fraction = 0.0
     labels: Literal["table", "reports"] = "table"  # reports: by the rules that score findings
     uncertain: Literal["ignore", "zero", "one"] = "ignore"
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether labels are read from it."""
+        return self.labels == "reports"
 
 
 def without_effect(recipe: "Recipe") -> Mapping[str, str]:
@@ -435,6 +463,16 @@ class Recipe(_Section):
     optim: Optim = Optim()
     train: Train
     decode: Decode = Decode()
+
+    def require_model(self, name: str, why: str) -> None:
+        """Refuse other models where weights of one kind are read.
+
+        Raises:
+            RecipeError: If it has another model.
+        """
+        if self.model.name != name:
+            text = f"must be {name} {why}, got {self.model.name}"
+            raise RecipeError("this recipe", [("model.name", text)])
 
     @model_validator(mode="before")
     @classmethod

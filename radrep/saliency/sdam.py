@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from radrep.device import best_device
 from radrep.errors import CheckpointError, DataError
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.models.discriminator import Discriminator
-from radrep.recipe import schema
 from radrep.recipe.load import load_recipe
 from radrep.recipe.schema import Data, Saliency
 from radrep.saliency.grad_cam import enlarge, grad_cam
@@ -78,12 +78,11 @@ class SaliencyMaker:
     def __init__(self, section: Saliency, device: torch.device | None = None) -> None:
         self.fingerprint = mask_fingerprint(section)
         loaded = load_checkpoint(find_checkpoint(section.discriminator))
-        assert isinstance(loaded.model, Discriminator), "its recipe says so"
         self._section = section
         self._device = device or best_device()
-        self.model = loaded.model.to(self._device)
+        self.model = cast(Discriminator, loaded.model).to(self._device)  # by its recipe
         self._preprocess = build_preprocess(loaded.recipe.data, loaded.model)
-        self._shift = loaded.model.backbone.measure_shift(loaded.recipe.data.image_size)
+        self._shift = self.model.backbone.measure_shift(loaded.recipe.data.image_size)
 
     @torch.no_grad()
     def look(self, image: np.ndarray) -> MaskSummary:
@@ -140,16 +139,17 @@ def mask_fingerprint(section: Saliency) -> str:
     if not (folder / RECIPE).is_file():
         raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {RECIPE}")
     recipe = load_recipe(str(folder / RECIPE))
-    if not isinstance(recipe.model, schema.Discriminator):
+    if recipe.model.output != "labels":
         raise CheckpointError(
             f"{folder} is of the model {recipe.model.name} and no discriminator. Train one with: "
             "radrep train sdam_discriminator_cpu"
         )
+    backbone = recipe.model.backbone
     # Named one by one: a key that a later radrep adds to recipes must not change old hashes.
     decides = {
         "version": _VERSION,
         "weights": hash_file(folder / WEIGHTS),
-        "backbone": [recipe.model.backbone.name, recipe.model.backbone.stride],
+        "backbone": [backbone.name, backbone.stride],
         "image": [recipe.data.image_size, recipe.data.published],
         "mask": [section.aggregate, section.mask],
         "threshold": section.threshold if section.mask == "hard" else None,

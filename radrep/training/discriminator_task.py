@@ -6,7 +6,7 @@ import torch
 from accelerate.utils import gather_object
 
 from radrep.inference.classify import classify, score_rows
-from radrep.models.discriminator import Discriminator
+from radrep.models.base import LabelModel
 from radrep.progress import Reporter
 from radrep.recipe.schema import Recipe
 from radrep.training.labels import check_labels
@@ -25,11 +25,11 @@ class DiscriminatorTraining(Training):
     def validate(self) -> dict[str, float]:
         """Loss and mean scores of the labels on validation, an image a row."""
         accelerator, model = self.accelerator, self.model
-        assert isinstance(model, Discriminator)
+        assert isinstance(model, LabelModel)
         mine = classify(model, self.val_batches(), accelerator.device)
         rows = gather_object(mine) if accelerator.num_processes > 1 else mine
         scores, loss = score_rows(rows)
-        model.thresholds.copy_(torch.from_numpy(scores.thresholds()))
+        model.set_label_thresholds(torch.from_numpy(scores.thresholds()))
         model.train()
         found = {"val/loss": loss}
         for name in ("auroc", "average_precision"):

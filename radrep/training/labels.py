@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from radrep.build import label_source
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Study
 from radrep.data.text import target_text
@@ -31,7 +32,6 @@ from radrep.metrics.labeler.vocabulary import (
     PNEUMONIA,
     PNEUMOTHORAX,
 )
-from radrep.recipe import schema
 from radrep.recipe.schema import Recipe
 
 _UNCERTAIN = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
@@ -265,10 +265,8 @@ def build_labels(recipe: Recipe, train: PreparedStudies) -> LabelReader | None:
     Raises:
         DataError: If no training study has a label of the kind that the recipe asks for.
     """
-    section = recipe.model
-    if not isinstance(section, schema.Discriminator):
-        return None
-    return LabelReader(train, source=section.labels, uncertain=section.uncertain)
+    settings = label_source(recipe.model)
+    return settings and LabelReader(train, source=settings[0], uncertain=settings[1])
 
 
 def check_labels(labels: Callable[[Study], np.ndarray], studies: PreparedStudies) -> None:

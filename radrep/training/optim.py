@@ -2,25 +2,22 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from radrep.build import Model
-from radrep.models.csr_lmca import CsrLmca
-from radrep.models.discriminator import Discriminator
-from radrep.models.emrrg import Emrrg
+from radrep.models.base import TrainableModel
 from radrep.recipe.schema import Optim
 
 
-def build_optimizer(model: Model, section: Optim) -> torch.optim.Optimizer:
+def build_optimizer(model: TrainableModel, section: Optim) -> torch.optim.Optimizer:
     """Adam or AdamW with groups for the encoder (extractor and enhancer) and for the rest.
 
     Each group keeps its top learning rate as "top_lr"; `set_learning_rates` moves "lr". AdamW
     spares biases, norms and whatever else has one axis from the decay.
     """
-    encoder = [p for p in _encoder_parameters(model) if p.requires_grad]
+    encoder = [p for p in model.encoder_parameters() if p.requires_grad]
     in_encoder = {id(p) for p in encoder}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in in_encoder]
     groups: list[dict[str, Any]] = [
@@ -31,7 +28,7 @@ def build_optimizer(model: Model, section: Optim) -> torch.optim.Optimizer:
         )
         if params
     ]
-    check_groups(model, (group["params"] for group in groups))
+    check_groups(cast(nn.Module, model), (group["params"] for group in groups))
     kind: type[torch.optim.Adam] = torch.optim.Adam
     if section.name == "adamw":
         kind = torch.optim.AdamW
@@ -44,12 +41,6 @@ def build_optimizer(model: Model, section: Optim) -> torch.optim.Optimizer:
         amsgrad=section.amsgrad,
         fused=True,
     )
-
-
-def _encoder_parameters(model: Model) -> list[nn.Parameter]:
-    if isinstance(model, CsrLmca | Emrrg | Discriminator):
-        return model.encoder_parameters()
-    return list(model.encoder.parameters())
 
 
 def _by_axes(group: dict[str, Any]) -> list[dict[str, Any]]:

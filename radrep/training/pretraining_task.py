@@ -9,7 +9,8 @@ from torch import Tensor
 
 from radrep.device import autocast
 from radrep.errors import DataError, RecipeError
-from radrep.models.contrastive import ContrastivePretraining, retrieval_recall
+from radrep.models.base import EmbeddingModel
+from radrep.models.contrastive import retrieval_recall
 from radrep.preparation.inspection import Overlap, find_overlap
 from radrep.preparation.overlap import read_split_prints
 from radrep.progress import Reporter
@@ -57,7 +58,7 @@ class Pretraining(Training):
         """Loss on validation and, in stage 2, recall@1/5/10 in both directions over all of it."""
         batches = self.val_batches()
         self.model.eval()
-        if isinstance(self.model, ContrastivePretraining):
+        if isinstance(self.model, EmbeddingModel):
             scores = self._retrieval(self.model, batches)
         else:
             parts = self._gather([self.val_loss(batches)])
@@ -66,7 +67,7 @@ class Pretraining(Training):
         return {f"val/{name}": value for name, value in scores.items()}
 
     @torch.no_grad()
-    def _retrieval(self, model: ContrastivePretraining, batches: Any) -> dict[str, float]:
+    def _retrieval(self, model: EmbeddingModel, batches: Any) -> dict[str, float]:
         """Embed every study once; the loss is that of one batch with all of them."""
         rows: list[tuple[str, Tensor, Tensor]] = []
         with autocast(self.accelerator.device, self.recipe.train.precision):
@@ -77,7 +78,7 @@ class Pretraining(Training):
                 rows += zip(batch.ids, images.float().cpu(), texts.float().cpu(), strict=True)
         rows = sorted(self._gather(rows), key=lambda row: row[0])
         images, texts = (torch.stack(column) for column in list(zip(*rows, strict=True))[1:])
-        logits = model.log_scale.exp().float().cpu() * images @ texts.T
+        logits = model.logit_scale().float().cpu() * images @ texts.T
         targets = torch.arange(len(logits))
         losses = [torch.nn.functional.cross_entropy(x, targets) for x in (logits, logits.T)]
         return {"loss": float(sum(losses)) / 2, **retrieval_recall(images, texts)}

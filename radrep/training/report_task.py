@@ -5,15 +5,15 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from radrep.build import ReportModel
 from radrep.data.dataset import in_order
 from radrep.data.text import get_cleaner
 from radrep.errors import RecipeError
 from radrep.inference.decode import write_reports
 from radrep.metrics.nlg import score_nlg
 from radrep.metrics.protocol import published_references, scored_predictions
+from radrep.models.base import ReportModel
 from radrep.progress import Reporter
-from radrep.recipe.schema import Discriminator, Recipe
+from radrep.recipe.schema import Recipe
 from radrep.training.discriminator_task import DiscriminatorTraining
 from radrep.training.run import Training, TrainResult, newest_run
 from radrep.weights import checkpoint
@@ -46,7 +46,7 @@ def train(
         text = f"'{recipe.task}' is done by: radrep {recipe.task}"
         raise RecipeError("this recipe", [("task", text)])
     last = checkpoint.last_checkpoint(newest_run(out or recipe.out)) if resume else None
-    kind = DiscriminatorTraining if isinstance(recipe.model, Discriminator) else ReportTraining
+    kind = DiscriminatorTraining if recipe.model.output == "labels" else ReportTraining
     return kind(recipe, last, reporter or Reporter()).run(out)
 
 

@@ -16,27 +16,24 @@ from torch.utils.data import DataLoader
 
 from radrep.atomic import atomic_write_text
 from radrep.build import (
-    Model,
     build_codec,
     build_dataset,
     build_model,
     build_preprocess,
     build_selection,
     build_tokenizer,
-    frozen_encoder,
 )
 from radrep.data.batch import Batch
 from radrep.data.dataset import EpochOrder, ReportDataset, collate, in_order
 from radrep.data.manifest import read_image_size
 from radrep.device import autocast
 from radrep.errors import CheckpointError, RecipeError
-from radrep.models.autoregressive import AutoregressivePretraining
-from radrep.models.contrastive import ContrastivePretraining
-from radrep.models.emrrg import Emrrg, language_part
+from radrep.models.base import TrainableModel
+from radrep.models.emrrg import language_part
 from radrep.parallel import count_cores
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
-from radrep.recipe.schema import Autoregressive, Discriminator, Recipe
+from radrep.recipe.schema import Recipe
 from radrep.saliency.read_split import read_split
 from radrep.saliency.sdam import check_mask_fingerprint
 from radrep.training import run_log as track
@@ -92,9 +89,7 @@ class Training(ABC):
         self.reporter = reporter if self.accelerator.is_main_process else Reporter()
         torch.manual_seed(recipe.train.seed)  # the initial weights
         # Reports are what is learned, or what labels are read from.
-        section = recipe.model
-        tabled = isinstance(section, Discriminator) and section.labels == "table"
-        need_text = not isinstance(section, Autoregressive) and not tabled
+        need_text = recipe.model.needs_text
         self.splits = {
             name: read_split(recipe.data, name, need_text=need_text) for name in ("train", "val")
         }
@@ -105,7 +100,7 @@ class Training(ABC):
         self._log_summary()
         self.codec = build_codec(recipe, self.tokenizer, self.model)
         preprocess = build_preprocess(recipe.data, self.model)
-        encoder = frozen_encoder(self.model)
+        encoder = self.model.frozen_encoder()
         self.features = None if encoder is None else self._features(encoder, preprocess)
         self.datasets = {
             name: build_dataset(
@@ -124,7 +119,7 @@ class Training(ABC):
     def validate(self) -> dict[str, float]:
         """Score the model on validation, the work shared by all processes: names to values."""
 
-    def _model(self) -> Model:
+    def _model(self) -> TrainableModel:
         if self.last is None:
             model = build_model(self.recipe, len(self.tokenizer.vocabulary))
             load_pretrained(model, self.recipe)
@@ -215,7 +210,7 @@ class Training(ABC):
             order=order,
             batches=_training_batches(self.datasets["train"], order, self.num_workers()),
             validate=self.validate,
-            num_loss_terms=self.num_loss_terms,
+            num_loss_terms=self.model.num_loss_terms,
             save=self.save,
             metrics=metrics,
         )
@@ -237,18 +232,6 @@ class Training(ABC):
             part=slice(self.accelerator.process_index, None, self.accelerator.num_processes),
         )
 
-    def num_loss_terms(self, batch: Batch) -> int:
-        """How many terms the mean of a batch's loss is over: tokens, images or studies."""
-        if isinstance(self.model, AutoregressivePretraining):
-            return int(batch.num_views.sum())
-        if isinstance(self.model, ContrastivePretraining):
-            return len(batch.ids)
-        if batch.labels is not None:
-            return int(batch.num_views.sum())
-        assert batch.lengths is not None, "a batch to learn from has tokens"
-        begins = 0 if isinstance(self.model, Emrrg) else 1  # the opening id is no target
-        return int((batch.lengths - begins).sum())
-
     @torch.no_grad()
     def val_loss(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """Sum of the losses of validation and the number of terms in it."""
@@ -256,7 +239,7 @@ class Training(ABC):
         total, count = 0.0, 0
         with autocast(self.accelerator.device, self.recipe.train.precision):
             for batch in batches:
-                num = self.num_loss_terms(batch)
+                num = self.model.num_loss_terms(batch)
                 loss = self.model.loss(batch.to(self.accelerator.device))["loss"]
                 total, count = total + float(loss) * num, count + num
         return total, count
@@ -303,7 +286,7 @@ class Training(ABC):
         )
 
 
-def parameter_table(model: Model) -> list[tuple[str, int, int]]:
+def parameter_table(model: TrainableModel) -> list[tuple[str, int, int]]:
     """Each part of a model with all its parameters and those of them that are trained.
 
     Each parameter is in exactly one row, shared ones once; the last row is the whole model.

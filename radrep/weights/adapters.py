@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -17,6 +18,7 @@ from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.presets import make_xray_mamba
 from radrep.models.xray_mamba import add_partial_lora, merge_lora
+from radrep.recipe import schema
 from radrep.recipe.load import change_section
 from radrep.weights.checkpoint import (
     Loaded,
@@ -135,8 +137,7 @@ def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -
     """
     _refuse_other_names(out)
     loaded, model = _load_with_adapters(checkpoint)
-    section = loaded.recipe.model
-    assert section.name == "emrrg"
+    section = cast(schema.Emrrg, loaded.recipe.model)
     about = {
         "base": section.encoder.weights,
         "size": section.encoder.size,
@@ -148,7 +149,7 @@ def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -
         "patch_size": str(section.encoder.patch_size),
         "base_sha256": hash_base(model.encoder),
     }
-    state = adapter_state(model.own_state(), all_learned=all_learned)
+    state = adapter_state(model.checkpoint_state(), all_learned=all_learned)
     return _write(state, out, about)
 
 
@@ -194,12 +195,12 @@ def export_encoder(checkpoint: Path, out: Path) -> Exported:
 def _load_with_adapters(checkpoint: Path) -> tuple[Loaded, Emrrg]:
     loaded = load_checkpoint(find_checkpoint(checkpoint))
     model = loaded.model
-    if not isinstance(model, Emrrg) or model.encoder_training != "adapters":
+    if not any(ADAPTERS in name for name in model.checkpoint_state()):
         raise CheckpointError(
             f"{loaded.folder} has no low-rank adapters: its recipe does not say name: emrrg and "
             "train_encoder: adapters"
         )
-    return loaded, model
+    return loaded, cast(Emrrg, model)  # the only one with adapters
 
 
 def _refuse_other_names(out: Path) -> None:

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from radrep.atomic import atomic_dir
-from radrep.build import Model, build_codec, build_model
+from radrep.build import build_codec, build_model
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import CheckpointError, RadrepError
-from radrep.models.emrrg import Emrrg
+from radrep.models.base import TrainableModel
 from radrep.recipe.load import dump_recipe, load_recipe
-from radrep.recipe.schema import REPORT_MODELS, Discriminator, Recipe
+from radrep.recipe.schema import Recipe
 from radrep.weights.pretrained import WEIGHTS, check_state_dict
 
 RECIPE = "recipe.yaml"
@@ -52,7 +51,7 @@ class Loaded:
     recipe: Recipe
     tokenizer: Tokenizer
     codec: ReportCodec
-    model: Model
+    model: TrainableModel
     prepared_size: int
     saliency: str
 
@@ -70,7 +69,7 @@ def check_not_exists(out: Path) -> None:
 def save_checkpoint(
     folder: Path,
     *,
-    model: Model,
+    model: TrainableModel,
     recipe: Recipe,
     tokenizer: Tokenizer,
     prepared_size: int,
@@ -89,18 +88,13 @@ def save_checkpoint(
         saliency: Fingerprint of what made its masked images; empty if it had none.
     """
     with atomic_dir(folder) as partial, _wrap_write_errors(folder):
-        weights = {name: tensor.contiguous() for name, tensor in _own_state(model).items()}
+        weights = {name: tensor.contiguous() for name, tensor in model.checkpoint_state().items()}
         about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
         save_file(weights, partial / WEIGHTS, about)
         (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
         tokenizer.save(partial / VOCABULARY)
         if training is not None:
             torch.save(training, partial / TRAINING)
-
-
-def _own_state(model: Model) -> dict[str, Tensor]:
-    """What a checkpoint holds: all weights, save those of a frozen language model."""
-    return model.own_state() if isinstance(model, Emrrg) else model.state_dict()
 
 
 @contextmanager
@@ -135,7 +129,7 @@ def load_checkpoint(folder: Path) -> Loaded:
     return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
 
 
-def _load_weights(model: Model, folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
+def _load_weights(model: TrainableModel, folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
     """Load the weights strictly; what stands in their file beside them."""
     path = folder / WEIGHTS
     try:
@@ -144,7 +138,7 @@ def _load_weights(model: Model, folder: Path, tokenizer: Tokenizer) -> dict[str,
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    ours = _own_state(model)
+    ours = model.checkpoint_state()
     name = "encoder_decoder.words.weight"
     if name in state and state[name].shape[0] != ours[name].shape[0]:
         raise CheckpointError(
@@ -154,7 +148,7 @@ def _load_weights(model: Model, folder: Path, tokenizer: Tokenizer) -> dict[str,
     if "prepared_size" not in about:
         raise CheckpointError(f"{path} was not written by radrep: it names no prepared_size")
     check_state_dict(state, ours, f"{path} is of another model than {folder / RECIPE} describes")
-    model.load_state_dict(state, strict=not isinstance(model, Emrrg))
+    model.load_state_dict(state, strict=False)  # frozen parts are not in a checkpoint
     return about
 
 
@@ -239,13 +233,13 @@ def is_discriminator(name: Path) -> bool:
         recipe = load_recipe(str(find_checkpoint(name) / RECIPE))
     except RadrepError:
         return False
-    return isinstance(recipe.model, Discriminator)
+    return recipe.model.output == "labels"
 
 
 def _writes_reports(recipe: Path) -> bool:
     """Whether a recipe is of a model that writes reports; one that cannot be read is of none."""
     try:
-        return isinstance(load_recipe(str(recipe)).model, tuple(REPORT_MODELS.values()))
+        return load_recipe(str(recipe)).model.output == "reports"
     except RadrepError:
         return False
 

@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from radrep.atomic import atomic_dir
 from radrep.build import build_language_model, build_model, build_tokenizer
 from radrep.data.manifest import read_image_size
 from radrep.data.store import PreparedStudies
 from radrep.data.tokenizer import Tokenizer
-from radrep.errors import CheckpointError, RecipeError
+from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.presets import XRAY_MAMBA_SIZES, make_stage_one_encoder, make_xray_mamba
+from radrep.recipe import schema
 from radrep.recipe.load import load_recipe
 from radrep.recipe.schema import Recipe
 from radrep.weights.checkpoint import check_not_exists, save_checkpoint
@@ -157,9 +159,7 @@ def _import_model(
     path: Path, kind: str, title: str, overrides: Sequence[str], out: Path
 ) -> tuple[KeyReport, dict[str, str], Path | None]:
     recipe, name = load_recipe(title, overrides), kind.replace("-", "_")
-    if recipe.model.name != name:
-        text = f"must be {name} for --as {kind}, got {recipe.model.name}"
-        raise RecipeError("this recipe", [("model.name", text)])
+    recipe.require_model(name, f"for --as {kind}")
     state = read_published(path)
     data, changed = recipe.data, dict[str, str]()
     encoder_elsewhere = False
@@ -191,13 +191,13 @@ def _import_model(
     model = build_model(recipe, num_words, pretrained=encoder_elsewhere, language_weights=False)
     if encoder_elsewhere:
         load_pretrained(model, recipe)
-    if isinstance(model, Emrrg):
-        report = _take_emrrg(model, state)
+    if kind == "emrrg":
+        report = _take_emrrg(cast(Emrrg, model), state)
         # Adapters begin without effect.
         must_come = ("projector.",) if encoder_elsewhere else ("projector.", "encoder.")
         missing = [n for n in report.missing if n.startswith(must_come) and ".adapters." not in n]
     else:
-        report = load_public(model, state, CSR_LMCA)
+        report = load_public(cast(nn.Module, model), state, CSR_LMCA)
         missing = list(report.missing)
     _refuse_missing(path, kind, missing, report.unexpected)
     save_checkpoint(
@@ -213,8 +213,7 @@ def _import_model(
 
 def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Keys of a recipe that are otherwise in the network a stage-3 file was trained in."""
-    section = recipe.model
-    assert section.name == "emrrg"
+    section = cast(schema.Emrrg, recipe.model)
     has = build_language_model(section.language_model, weights=False)
     keys = {"visual_tokens": "all", "hybrid": "null", "language_model.train": "frozen"}
     if has.begin is None:
@@ -237,7 +236,7 @@ def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _take_emrrg(model: Emrrg, state: Mapping[str, Tensor]) -> KeyReport:
     try:
-        return load_public(model, state, EMRRG, model.own_state())
+        return load_public(model, state, EMRRG, model.checkpoint_state())
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}. --recipe must be that of the file's language model and encoder: "
@@ -252,8 +251,7 @@ def _lacks_encoder(path: Path, state: Mapping[str, Tensor], recipe: Recipe) -> b
         if name not in state:
             raise CheckpointError(f"{path} is no emrrg: it has no {name}")
     without = "visual_encoder.pos_embed" not in state
-    assert recipe.model.name == "emrrg"
-    if without and recipe.model.encoder.weights == "none":
+    if without and cast(schema.Emrrg, recipe.model).encoder.weights == "none":
         raise CheckpointError(
             f"{path} was trained with a frozen encoder, which it does not hold; name it with: "
             "--set model.encoder.weights=FOLDER"

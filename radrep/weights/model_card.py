@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from radrep.recipe.schema import Discriminator, Recipe
+from radrep.build import label_source
+from radrep.recipe.schema import Recipe
 
 MODEL_CARD = "MODEL_CARD.md"
 _METRICS = ("bleu1", "bleu4", "meteor", "rouge_l", "cider")
@@ -42,9 +43,9 @@ def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: st
         Markdown.
     """
     data, model = recipe.data, recipe.model
-    is_discriminator = isinstance(model, Discriminator)
-    if isinstance(model, Discriminator):
-        aim = f", to tell the labels of their {model.labels} (uncertain ones: {model.uncertain})"
+    labels = label_source(model)
+    if labels is not None:
+        aim = f", to tell the labels of their {labels[0]} (uncertain ones: {labels[1]})"
     else:
         aim = f", to write {data.target}" if recipe.task == "train" else ""
     masked = ""
@@ -71,8 +72,8 @@ def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: st
             lines += ["", "Not evaluated yet: `radrep eval` puts its scores here."]
         lines.append("")
     else:
-        lines += _label_scores(scores) if is_discriminator else _scores(scores)
-    return "\n".join(lines) + "\n" + (_DISCRIMINATOR_LIMITS if is_discriminator else _LIMITS)
+        lines += _label_scores(scores) if labels else _scores(scores)
+    return "\n".join(lines) + "\n" + (_DISCRIMINATOR_LIMITS if labels else _LIMITS)
 
 
 def _label_scores(scores: Mapping[str, Any]) -> list[str]:

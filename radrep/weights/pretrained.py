@@ -8,11 +8,13 @@ from typing import cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from radrep.build import starting_weights
 from radrep.errors import CheckpointError
 from radrep.models.autoregressive import start_from_stage_one
+from radrep.models.base import TrainableModel
+from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import XrayMamba, resize_positions
 from radrep.modules.low_rank import LowRankUpdate
@@ -52,7 +54,7 @@ def check_state_dict(
         )
 
 
-def load_pretrained(model: nn.Module, recipe: Recipe) -> None:
+def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
     """Fill a new model with the encoder and the adapters that its recipe starts from.
 
     Raises:
@@ -60,7 +62,7 @@ def load_pretrained(model: nn.Module, recipe: Recipe) -> None:
     """
     encoder, adapters = starting_weights(recipe.model)
     if encoder is not None:
-        load_encoder(cast(XrayMamba, model.encoder), encoder)
+        load_encoder(cast(Emrrg | ContrastivePretraining, model).encoder, encoder)
     if adapters is not None:
         load_adapters(cast(Emrrg, model), adapters)
 
@@ -105,7 +107,7 @@ def load_adapters(model: Emrrg, file: Path) -> None:
             they were trained under another scale or on another encoder.
     """
     state, about = read_weights(file), read_about(file)
-    ours = model.own_state()
+    ours = model.checkpoint_state()
     check_state_dict(
         state,
         ours,

@@ -354,19 +354,19 @@ def test_frozen_parts_stay_in_evaluation_mode() -> None:
 
 
 @pytest.mark.parametrize("setup", [*SETUPS, {"language_training": "trained"}])
-def test_own_state_brings_a_trained_model_back(setup: dict[str, Any]) -> None:
+def test_checkpoint_state_brings_a_trained_model_back(setup: dict[str, Any]) -> None:
     model = tiny_model(**setup)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.1 * torch.randn_like(parameter)
-    state = {name: tensor.clone() for name, tensor in model.own_state().items()}
+    state = {name: tensor.clone() for name, tensor in model.checkpoint_state().items()}
     if model.language_training != "trained":
         assert not any(name.endswith("embed_tokens.weight") for name in state)
     fresh = tiny_model(**setup)
     batch = tiny_batch([2, 1], model)
     assert not torch.equal(fresh.loss(batch)["loss"], model.loss(batch)["loss"])
-    check_state_dict(state, fresh.own_state(), "the weights do not fit")
+    check_state_dict(state, fresh.checkpoint_state(), "the weights do not fit")
     fresh.load_state_dict(state, strict=False)
     torch.testing.assert_close(fresh.loss(batch)["loss"], model.loss(batch)["loss"])
 

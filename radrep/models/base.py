@@ -1,0 +1,97 @@
+"""The contract of models: what training, evaluation and generation ask of each.
+
+A new model is one file here, one section in recipe/ and one branch in build.py.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from radrep.data.batch import Batch
+from radrep.generation.contract import DecodeOptions
+
+Channels = tuple[float, float, float]
+
+
+class _Module(Protocol):
+    """The part of nn.Module that other rooms call."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]: ...
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any: ...
+    def to(self, device: torch.device) -> Self: ...
+    def train(self, mode: bool = True) -> Self: ...
+    def eval(self) -> Self: ...
+
+
+@runtime_checkable
+class TrainableModel(_Module, Protocol):
+    """An nn.Module that learns from batches; calling it is `loss`."""
+
+    @property
+    def pixel_stats(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation that its pixels are normalised by."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars by name; "loss" is the one that is minimised."""
+
+    def num_loss_terms(self, batch: Batch) -> int:
+        """How many tokens, images or studies the mean in "loss" is over."""
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters that learn at optim.encoder_lr."""
+
+    def frozen_encoder(self) -> nn.Module | None:
+        """The module from pixels to features, where it never changes: its output is cached."""
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """The tensors that a checkpoint holds."""
+
+
+@runtime_checkable
+class ReportModel(TrainableModel, Protocol):
+    """A model that writes reports."""
+
+    def write(
+        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
+    ) -> list[list[int]]:
+        """The token ids of each study's report; the generator draws, when sampling."""
+
+    def attention(self, batch: Batch, ids: Sequence[int]) -> Tensor | None:
+        """Attention to the patches before each token of one study's report.
+
+        Returns:
+            (tokens, views, rows, columns), 1 in sum for each token; None without such maps.
+        """
+
+
+@runtime_checkable
+class LabelModel(TrainableModel, Protocol):
+    """A model that classifies images."""
+
+    def probabilities(self, batch: Batch) -> Tensor:
+        """Probability of each label, one row per image, float32 (v, k)."""
+
+    def label_thresholds(self) -> Tensor:
+        """The probabilities above which labels are called present, (k,)."""
+
+    def set_label_thresholds(self, thresholds: Tensor) -> None:
+        """Keep the thresholds that validation chose, as a part of the weights."""
+
+
+@runtime_checkable
+class EmbeddingModel(TrainableModel, Protocol):
+    """A model that embeds images and reports in one space, by vectors of length 1."""
+
+    def embed_images(self, images: Tensor, num_views: Tensor) -> Tensor:
+        """(v, 3, h, w) -> (b, j)."""
+
+    def embed_texts(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(b, l) -> (b, j)."""
+
+    def logit_scale(self) -> Tensor:
+        """Factor in front of the cosine, a scalar."""
