@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel
 from radrep.build import build_codec, build_model
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
+from radrep.models.base import TrainableModel
 from radrep.modules.language_model import load_language_model
 from radrep.recipe.load import load_recipe
 from radrep.recipe.schema import Recipe
@@ -63,7 +64,7 @@ def test_the_table_of_parameters_leaves_none_out(name: str, tmp_path: Path) -> N
     assert trained == sum(part[2] for part in rows)
     parts = {part: count for part, count, _ in rows}
     if name != "csr_lmca":
-        mixers = [module.mixer for module in model.encoder.layers]  # type: ignore[union-attr]
+        mixers = [module.mixer for module in model.encoder.layers]  # type: ignore[attr-defined]
         learned = (p.numel() for mixer in mixers for n, p in mixer.named_parameters()
                    if ".adapters." not in n)  # fmt: skip
         assert parts["encoder mixers"] == sum(learned)
