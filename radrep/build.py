@@ -100,7 +100,8 @@ def build_preprocess(data: Data, model: TrainableModel) -> Preprocess:
         size=data.image_size,
         mean=mean,
         std=std,
-        published=data.published,
+        equalize_and_sharpen=data.equalize_and_sharpen,
+        random_flip=data.random_flip,
         resized_crop=data.random_resized_crop,
     )
 
@@ -120,8 +121,7 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: TrainableModel) -> 
 
 def build_selection(data: Data) -> ImageSelection:
     """Which images of a study the model of a recipe is given."""
-    images = {"views": "views", "saliency": "frontal+mask", "views_saliency": "views+mask"}
-    return ImageSelection(images[data.pair], data.max_views)
+    return ImageSelection(data.images, data.max_views)
 
 
 def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
@@ -131,8 +131,8 @@ def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
         method=decode.method,
         beam_size=decode.beam_size,
         length_penalty=decode.length_penalty,
-        max_new_tokens=decode.max_words,
-        min_new_tokens=decode.min_words,
+        max_new_tokens=decode.max_new_tokens,
+        min_new_tokens=decode.min_new_tokens,
         repetition_penalty=decode.repetition_penalty,
         top_p=decode.top_p,
         temperature=decode.temperature,
@@ -216,7 +216,7 @@ def build_model(
                     patch_size=section.encoder.patch_size,
                     drop_path=section.encoder.drop_path,
                 ),
-                cluster_size=section.cluster,
+                cluster_size=section.cluster_size,
                 decoder_dim=section.decoder_dim,
             )
         return _build_contrastive(section, image_size, vocabulary_size)
@@ -257,14 +257,14 @@ def _build_csr_lmca(
         memory=CrossModalMemory(
             dim=transformer.dim,
             size=section.memory.size,
-            top_k=section.memory.topk,
+            top_k=section.memory.top_k,
             num_heads=transformer.num_heads,
             dropout=transformer.dropout,
         ),
         regions=RegionEncoder(
             dim=transformer.dim,
             num_heads=transformer.num_heads,
-            counts=section.regions.counts,
+            counts=section.regions.regions_per_side,
             joined=section.regions.grid == "joined",
             num_slots=section.regions.num_slots,
             epeg_kernel=section.regions.epeg_kernel,
@@ -314,7 +314,7 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, language_weights: bool)
         encoder_training=section.train_encoder,
         language_training=language.train,
         visual_tokens=section.visual_tokens,
-        hybrid_every=section.hybrid.every if section.hybrid else 0,
+        hybrid_every=section.hybrid.every_n_layers if section.hybrid else 0,
         lora_rank=language.lora.rank,
         lora_alpha=language.lora.alpha,
         lora_dropout=language.lora.dropout,
@@ -331,8 +331,8 @@ def build_language_model(section: schema.LanguageModel, *, weights: bool = True)
         section.name,
         cache_folder=cache_folder(),
         dtype=DTYPES[section.precision],
-        begin=section.begin,
-        stop=section.stop,
+        begin=section.bos_token_id,
+        stop=section.eos_text,
         weights=weights,
     )
 
@@ -366,7 +366,7 @@ def _build_enhancer(section: Enhancer, in_dim: int) -> PooledEnhancer | TokenEnh
         state_dim=section.state_dim,
         conv_width=section.conv_width,
         expand=section.expand,
-        rate=section.rate,
+        rate=section.stride,
     )
     if section.mode == "tokens":
         return TokenEnhancer(
@@ -377,6 +377,6 @@ def _build_enhancer(section: Enhancer, in_dim: int) -> PooledEnhancer | TokenEnh
         in_dim=in_dim,
         dim=section.dim,
         pool_dim=section.pool_dim,
-        blend=section.blend,
+        blend=section.pooled_weight,
         dropout=section.dropout,
     )

@@ -26,12 +26,12 @@ MODELS: dict[str, dict[str, Any]] = {
         "name": "emrrg",
         "encoder": ENCODER,
         "language_model": {"name": "tiny:llama", "train": "lora"},
-        "hybrid": {"every": 2},
+        "hybrid": {"every_n_layers": 2},
     },
     "autoregressive": {
         "name": "autoregressive",
         "encoder": ENCODER,
-        "cluster": 2,
+        "cluster_size": 2,
         "decoder_dim": 64,
     },
     "contrastive": {

@@ -30,11 +30,11 @@ TINY: dict[str, Any] = {
     "model": {
         "backbone": {"name": "test_resnet.r160_in1k", "weights": "none"},
         "enhancer": {"dim": 16, "num_layers": 1, "state_dim": 4},
-        "memory": {"size": 16, "topk": 4},
+        "memory": {"size": 16, "top_k": 4},
         "transformer": {"dim": 16, "num_layers": 1, "num_heads": 2, "ff_dim": 16},
     },
-    "train": {"epochs": 2, "batch_size": 8, "log_every": 1, "keep_best": "val/loss"},
-    "decode": {"method": "greedy", "max_words": 12},
+    "train": {"epochs": 2, "batch_size": 8, "log_every": 1, "monitor": "val/loss"},
+    "decode": {"method": "greedy", "max_new_tokens": 12},
 }
 
 

@@ -21,8 +21,8 @@ OPTIONAL = {
     "mamba-ssm": "optional, the fast selective scan on NVIDIA GPUs: MAMBA_KEEP_CUDA_BUILD=TRUE "
     "pip install --no-build-isolation 'mamba-ssm>=2.3'",
     "radeval": "optional, for eval --clinical: pip install 'radrep[clinical]'",
-    "tensorboard": "optional, for train.track: tensorboard: pip install 'radrep[track]'",
-    "wandb": "optional, for train.track: wandb: pip install 'radrep[track]'",
+    "tensorboard": "optional, for train.logger: tensorboard: pip install 'radrep[loggers]'",
+    "wandb": "optional, for train.logger: wandb: pip install 'radrep[loggers]'",
 }
 
 

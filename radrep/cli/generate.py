@@ -49,7 +49,8 @@ def generate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="iu, mimic or chexpert_plus: beam search as published for emrrg.",
+            help="Published beam search of emrrg: mambaxray_iu, mambaxray_mimic or "
+            "mambaxray_chexpert_plus.",
         ),
     ] = None,
     method: Annotated[

@@ -25,7 +25,7 @@ def saliency(
         bool, typer.Option("--label-maps", help="Keep the map of each label that fires too.")
     ] = False,
 ) -> None:
-    """SDAM: maps and masked images of every study, for data.pair saliency and views_saliency.
+    """SDAM: maps and masked images of every study, for data.images frontal+mask and views+mask.
 
     Example:  radrep prepare saliency --data data/iu --checkpoint runs/sdam_discriminator_cpu
     """

@@ -26,7 +26,7 @@ Out = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on exactly where the newest run stands.")
 ]
-Track = Annotated[str | None, typer.Option(help="tensorboard or wandb, besides metrics.jsonl.")]
+Logger = Annotated[str | None, typer.Option(help="tensorboard or wandb, besides metrics.jsonl.")]
 
 
 def train(
@@ -34,7 +34,7 @@ def train(
     overrides: Overrides = None,
     out: Out = None,
     resume: Resume = False,
-    track: Track = None,
+    logger: Logger = None,
 ) -> None:
     """Train a model to write reports.
 
@@ -45,7 +45,7 @@ def train(
     Several processes on a CPU:  ACCELERATE_USE_CPU=true torchrun --standalone
     --nproc-per-node 2 -m radrep train RECIPE
     """
-    result = run_training("train", recipe, overrides, out, resume, track)
+    result = run_training("train", recipe, overrides, out, resume, logger)
     if result is not None:
         say(f"Score it with:   radrep eval {result.run}")
 
@@ -55,7 +55,7 @@ def pretrain(
     overrides: Overrides = None,
     out: Out = None,
     resume: Resume = False,
-    track: Track = None,
+    logger: Logger = None,
 ) -> None:
     """Pretrain an X-ray Mamba: on images alone, then on images and reports.
 
@@ -63,7 +63,7 @@ def pretrain(
 
     Then:     radrep pretrain pretrain_contrastive_cpu, whose recipe names that run
     """
-    result = run_training("pretrain", recipe, overrides, out, resume, track)
+    result = run_training("pretrain", recipe, overrides, out, resume, logger)
     if result is not None:
         say(f"Go on from it:   --set model.encoder.weights={result.run}")
 
@@ -74,13 +74,13 @@ def run_training(
     overrides: list[str] | None,
     out: Path | None,
     resume: bool,
-    track: str | None,
+    logger: str | None,
 ) -> "TrainResult | None":
     """Run a recipe; the result, for the process that speaks to the user."""
     from radrep.errors import RadrepError
     from radrep.recipe.load import load_recipe
 
-    changes = list(overrides or []) + ([f"train.track={track}"] if track else [])
+    changes = list(overrides or []) + ([f"train.logger={logger}"] if logger else [])
     folder = Path(recipe)
     if (folder / RECIPE).is_file():
         if not resume:
@@ -88,7 +88,7 @@ def run_training(
         out, recipe = folder, str(folder / RECIPE)
     if resume and changes:
         raise RadrepError(
-            "--set and --track do not go with --resume: a run goes on with its own recipe"
+            "--set and --logger do not go with --resume: a run goes on with its own recipe"
         )
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
 

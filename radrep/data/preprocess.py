@@ -22,23 +22,25 @@ class Preprocess:
         size: Height and width of what comes out, in pixels.
         mean: Mean of each of the three channels, of pixels from 0 to 1.
         std: Standard deviation of each channel.
-        resized_crop: Train on crops of 20 to 100 % of the image, of sides 3:4 to 4:3, flipped at
-            random, as autoregressive pretraining does (ARM, arXiv 2406.07537).
-        published: Do as CSR-LMCA's public code does: equalise the histogram and sharpen, in
-            evaluation too, and flip at random in training. Flipping swaps left and right while
-            the report does not.
+        resized_crop: Train on crops of 20 to 100 % of the image, of sides 3:4 to 4:3, as
+            autoregressive pretraining does (ARM, arXiv 2406.07537).
+        equalize_and_sharpen: Equalise the histogram and sharpen, in training and evaluation, as
+            CSR-LMCA's public code does.
+        random_flip: Flip training crops at random, which swaps left and right while the report
+            does not follow.
     """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    published: bool = False
+    equalize_and_sharpen: bool = False
+    random_flip: bool = False
     resized_crop: bool = False
 
     def train(
         self, image: np.ndarray, generator: torch.Generator, *, saliency: bool = False
     ) -> Tensor:
-        """Scale the short side, then cut a square at random (and flip, if published).
+        """Scale the short side, then cut a square at random and flip it, if asked to.
 
         The generator is drawn from equally often whatever the image, so two images that must be
         cut at the same place are given generators in the same state.
@@ -61,7 +63,7 @@ class Preprocess:
         left = _draw(width - self.size + 1, generator)
         flip = _draw(2, generator) == 1
         pixels = pixels[top : top + self.size, left : left + self.size]
-        return self._normalise(pixels[:, ::-1] if flip and self.published else pixels)
+        return self._normalise(pixels[:, ::-1] if flip and self.random_flip else pixels)
 
     def _resized_crop(self, pixels: np.ndarray, generator: torch.Generator) -> np.ndarray:
         height, width = pixels.shape
@@ -72,7 +74,7 @@ class Preprocess:
         wide = min(width, round(math.sqrt(area * shape)))
         top, left = round(down * (height - tall)), round(across * (width - wide))
         cut = resize(pixels[top : top + tall, left : left + wide], self.size, self.size)
-        return cut[:, ::-1] if flip < 0.5 else cut
+        return cut[:, ::-1] if self.random_flip and flip < 0.5 else cut
 
     def evaluate(self, image: np.ndarray, *, saliency: bool = False) -> Tensor:
         """Squash the whole image to a square.
@@ -87,7 +89,7 @@ class Preprocess:
         return self._normalise(resize(self._enhance(image, saliency), self.size, self.size))
 
     def _enhance(self, image: np.ndarray, saliency: bool) -> np.ndarray:
-        if not self.published or saliency:
+        if not self.equalize_and_sharpen or saliency:
             return image
         picture = ImageOps.equalize(Image.fromarray(image))
         return np.array(picture.filter(ImageFilter.SHARPEN))

@@ -23,7 +23,7 @@ from radrep.modules.mamba import MambaBranch
 from radrep.ops.scan_order import column_order, inverse_order
 
 DIRECTIONS = ("rows", "rows_reversed", "columns", "columns_reversed")
-MIXER_TARGETS = ("X", "Z", "in_proj", "x_proj", "d", "B", "C", "dt_proj", "out_proj")
+MIXER_TARGETS = ("X", "Z", "in_proj", "x_proj", "dt", "B", "C", "dt_proj", "out_proj")
 LORA_TARGETS = (*MIXER_TARGETS, "patch_embed")
 
 
@@ -437,7 +437,7 @@ def _adapted(encoder: XrayMamba, target: str) -> list[tuple[list[LowRankLinear],
             "Z": (in_proj, slice(e, 2 * e)),
             "in_proj": (in_proj, None),
             "x_proj": (x_proj, None),
-            "d": (x_proj, slice(0, r)),
+            "dt": (x_proj, slice(0, r)),
             "B": (x_proj, slice(r, r + s)),
             "C": (x_proj, slice(r + s, r + 2 * s)),
             "dt_proj": (dt_proj, None),

@@ -13,6 +13,31 @@ from radrep.recipe.schema import PRETRAINING_MODELS, REPORT_MODELS, Recipe
 
 MODELS: Mapping[str, type[BaseModel]] = REPORT_MODELS | PRETRAINING_MODELS
 
+# Keys of older recipes (a file, --set, a checkpoint's recipe.yaml) and their present names.
+RENAMED: Mapping[str, str] = {
+    "data.held_out": "data.exclude_test_of",
+    "data.pair": "data.images: views, frontal+mask or views+mask",
+    "data.published": "data.equalize_and_sharpen and data.random_flip",
+    "model.memory.topk": "model.memory.top_k",
+    "model.enhancer.rate": "model.enhancer.stride",
+    "model.enhancer.blend": "model.enhancer.pooled_weight",
+    "model.regions.counts": "model.regions.regions_per_side",
+    "model.hybrid.every": "model.hybrid.every_n_layers",
+    "model.language_model.begin": "model.language_model.bos_token_id",
+    "model.language_model.stop": "model.language_model.eos_text",
+    "model.cluster": "model.cluster_size",
+    "train.keep_best": "train.monitor",
+    "train.track": "train.logger",
+    "decode.max_words": "decode.max_new_tokens",
+    "decode.min_words": "decode.min_new_tokens",
+}
+RENAMED_VALUES: Mapping[tuple[str, str], str] = {
+    ("model.lora.target", "d"): "dt",
+    ("decode.preset", "iu"): "mambaxray_iu",
+    ("decode.preset", "mimic"): "mambaxray_mimic",
+    ("decode.preset", "chexpert_plus"): "mambaxray_chexpert_plus",
+}
+
 _WORDS = {
     "missing": "required, but missing",
     "bool_type": "must be true or false",
@@ -87,8 +112,13 @@ def _dotted(loc: Sequence[int | str]) -> str:
 
 def _describe(found: ErrorDetails) -> str:
     kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    key = _dotted(_typed_path(found["loc"]))
     if kind == "extra_forbidden":
+        if key in RENAMED:
+            return f"renamed: write {RENAMED[key]}"
         return "unknown key" + suggest_key([str(part) for part in found["loc"]])
+    if isinstance(value, str) and (key, value) in RENAMED_VALUES:
+        return f"renamed: write {RENAMED_VALUES[key, value]}, got '{value}'"
     if kind == "value_error":  # a check of our own, whose text is complete
         return str(context["error"])
     if kind in ("missing", "invalid_key"):

@@ -79,7 +79,7 @@ class Tokenizer(_Section):
 
 
 class Saliency(_Section):
-    """SDAM: which masked images data.pair takes, made by radrep prepare saliency."""
+    """SDAM: which masked images data.images takes, made by radrep prepare saliency."""
 
     discriminator: Folder  # a run, or a checkpoint
     aggregate: Literal["max", "mean"] = "max"  # of the maps of all labels that fire
@@ -93,16 +93,17 @@ class Data(_Section):
     prepared: Folder  # made by radrep prepare
     # Prepared folders too: pretraining refuses to learn from studies, patients or images of their
     # test splits. The test split of `prepared` itself it never reads.
-    held_out: Annotated[tuple[Folder, ...], Field(strict=False)] = ()
+    exclude_test_of: Annotated[tuple[Folder, ...], Field(strict=False)] = ()
     target: Literal["findings", "impression", "both"] = "findings"
-    # saliency: the frontal image, bare and masked; views_saliency: the views and it masked
-    pair: Literal["views", "saliency", "views_saliency"] = "views"
-    saliency: Saliency | None = None  # pair saliency and views_saliency only
+    # frontal+mask: the frontal image, bare and masked; views+mask: the views and it masked
+    images: Literal["views", "frontal+mask", "views+mask"] = "views"
+    saliency: Saliency | None = None  # images frontal+mask and views+mask only
     max_views: Count = 2  # bare ones
     image_size: Annotated[int, Field(ge=32)] = 224
     random_crop: bool = True  # in training only; false unless typed behind a frozen backbone
-    random_resized_crop: bool = False  # in place of it: 20 to 100 % of the image, flipped at random
-    published: bool = False  # equalise and sharpen always, flip at random in training
+    random_resized_crop: bool = False  # in place of it: 20 to 100 % of the image
+    random_flip: bool = False  # of such crops; swaps left and right, while the report does not
+    equalize_and_sharpen: bool = False  # in training and evaluation, but no masked image
     tokenizer: Tokenizer = Tokenizer()
     max_tokens: Annotated[int, Field(ge=3)] = 60  # of a training target, the opening 0 included
     num_workers: Whole = 2
@@ -112,10 +113,10 @@ class Data(_Section):
     def _masked_images_have_a_maker(
         cls, saliency: Saliency | None, info: ValidationInfo
     ) -> Saliency | None:
-        pair = info.data.get("pair", "views")
-        if pair != "views" and saliency is None:
+        images = info.data.get("images", "views")
+        if images != "views" and saliency is None:
             raise ValueError(
-                f"must name a discriminator for data.pair {pair}, for example "
+                f"must name a discriminator for data.images {images}, for example "
                 "data.saliency.discriminator=runs/sdam_discriminator"
             )
         return saliency
@@ -139,33 +140,33 @@ class Enhancer(_Section):
     state_dim: Count = 16
     conv_width: Count = 4
     expand: Count = 2
-    rate: Count = 10  # patches this far apart become neighbours
+    stride: Count = 10  # patches this far apart become neighbours
     dropout: Fraction = 0.5
     gate: Literal["scalar", "channel"] = "scalar"  # mode tokens only
     pool_dim: Count = 128  # mode pooled only
-    blend: Annotated[Number, Field(ge=0, le=1)] = 0.001  # mode pooled only
+    pooled_weight: Annotated[Number, Field(ge=0, le=1)] = 0.001  # mode pooled only
 
 
 class Memory(_Section):
     """The cross-modal memory that answers both patches and words."""
 
     size: Count = 2048
-    topk: Count = 32  # rows that answer one query of one head
+    top_k: Count = 32  # rows that answer one query of one head
 
-    @field_validator("topk")
+    @field_validator("top_k")
     @classmethod
-    def _topk_fits(cls, topk: int, info: ValidationInfo) -> int:
-        size = info.data.get("size", topk)
-        if topk > size:
-            raise ValueError(f"must be at most model.memory.size ({size}), got {topk}")
-        return topk
+    def _top_k_fits(cls, top_k: int, info: ValidationInfo) -> int:
+        size = info.data.get("size", top_k)
+        if top_k > size:
+            raise ValueError(f"must be at most model.memory.size ({size}), got {top_k}")
+        return top_k
 
 
 class Regions(_Section):
-    """The LMCA region encoder. Counts of [2] fit a 7x7 view, [8] two views joined."""
+    """The LMCA region encoder. [2] a side fit a 7x7 view, [8] two views joined."""
 
     grid: Literal["per_view", "joined"] = "per_view"
-    counts: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (2,)
+    regions_per_side: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (2,)
     num_slots: Count = 3
     epeg_kernel: Count = 15
 
@@ -173,7 +174,7 @@ class Regions(_Section):
     @classmethod
     def _counts_follow_the_grid(cls, typed: Any) -> Any:
         if isinstance(typed, Mapping) and typed.get("grid") == "joined":
-            return {"counts": (8,), **typed}
+            return {"regions_per_side": (8,), **typed}
         return typed
 
     @field_validator("epeg_kernel")
@@ -241,7 +242,7 @@ class PartialLora(_Section):
     """Low-rank updates of one feature of every Mamba mixer, or of the patch embedding."""
 
     target: Literal[
-        "X", "Z", "in_proj", "x_proj", "d", "B", "C", "dt_proj", "out_proj", "patch_embed"
+        "X", "Z", "in_proj", "x_proj", "dt", "B", "C", "dt_proj", "out_proj", "patch_embed"
     ] = "X"
     rank: Count = 16
     scale: Positive = 1.0
@@ -266,14 +267,14 @@ class LanguageModel(_Section):
     train: Literal["frozen", "lora", "trained"] = "frozen"
     lora: LanguageLora = LanguageLora()  # train: lora only
     # For imported weights that were trained so; null and "" are the tokenizer's own.
-    begin: Whole | None = None  # id in front of the prompt
-    stop: str = ""  # text at the end of every report
+    bos_token_id: Whole | None = None  # id in front of the prompt
+    eos_text: str = ""  # text at the end of every report
 
 
 class Hybrid(_Section):
     """Hybrid decoder layers: every n-th layer also looks at all visual tokens."""
 
-    every: Count = 8
+    every_n_layers: Count = 8
 
 
 class Emrrg(_ModelSection):
@@ -295,7 +296,7 @@ class Autoregressive(_ModelSection):
     output: ClassVar[Literal["encoder"]] = "encoder"
     name: Literal["autoregressive"]
     encoder: XrayMamba = XrayMamba(drop_path=0.0)
-    cluster: Count = 4  # patches a side
+    cluster_size: Count = 4  # patches a side
     decoder_dim: Count = 512  # 64 a head
 
     @property
@@ -348,8 +349,8 @@ def without_effect(recipe: "Recipe") -> Mapping[str, str]:
     """Keys and sections that a recipe's other keys switch off, to what would switch them on."""
     model = recipe.model
     switched: dict[str, str] = {}
-    if recipe.data.pair == "views":
-        switched["data.saliency"] = "data.pair: saliency or views_saliency"
+    if recipe.data.images == "views":
+        switched["data.saliency"] = "data.images: frontal+mask or views+mask"
     if isinstance(model, Emrrg):
         if model.train_encoder != "adapters":
             switched["model.lora"] = "model.train_encoder: adapters"
@@ -395,47 +396,47 @@ class Train(_Section):
     grad_accum_steps: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: Whole = 9233
-    keep_best: str = "val/bleu4"  # the checkpoint that wins in this is the best
+    monitor: str = "val/bleu4"  # the checkpoint that wins in this is the best
     patience: Count | None = None  # epochs without a better one; null never stops early
     save_every_steps: Count | None = None  # besides the end of every epoch
     log_every: Count = 10  # steps
-    track: Literal["none", "tensorboard", "wandb"] = "none"
+    logger: Literal["none", "tensorboard", "wandb"] = "none"
 
-    @field_validator("keep_best")
+    @field_validator("monitor")
     @classmethod
-    def _best_is_chosen_on_validation(cls, keep_best: str) -> str:
-        if keep_best.startswith("test/"):
+    def _best_is_chosen_on_validation(cls, monitor: str) -> str:
+        if monitor.startswith("test/"):
             raise ValueError(
-                f"must be a val/ metric, got '{keep_best}': a checkpoint chosen by a test score "
+                f"must be a val/ metric, got '{monitor}': a checkpoint chosen by a test score "
                 "makes that score worthless"
             )
         known = [f"val/{metric}" for metric in METRICS + LABEL_METRICS + RETRIEVAL_METRICS]
-        if keep_best not in known:
-            raise ValueError(f"must be one of {', '.join(known)}, got '{keep_best}'")
-        return keep_best
+        if monitor not in known:
+            raise ValueError(f"must be one of {', '.join(known)}, got '{monitor}'")
+        return monitor
 
 
 _LONG = {
-    "method": "beam", "beam_size": 3, "min_words": 80, "max_words": 120, "repetition_penalty": 2.0,
-    "length_penalty": 2.0,
+    "method": "beam", "beam_size": 3, "min_new_tokens": 80, "max_new_tokens": 120,
+    "repetition_penalty": 2.0, "length_penalty": 2.0,
 }  # fmt: skip
 # MambaXray-VL and EMRRG as published; the minimum and the penalties make short reports longer.
 DECODE_PRESETS: dict[str, dict[str, Any]] = {
-    "iu": {**_LONG, "beam_size": 5, "min_words": 40, "max_words": 100},
-    "mimic": _LONG,
-    "chexpert_plus": _LONG,
+    "mambaxray_iu": {**_LONG, "beam_size": 5, "min_new_tokens": 40, "max_new_tokens": 100},
+    "mambaxray_mimic": _LONG,
+    "mambaxray_chexpert_plus": _LONG,
 }
 
 
 class Decode(_Section):
     """How reports are written, in validation, eval and generate alike."""
 
-    preset: Literal["iu", "mimic", "chexpert_plus"] | None = None  # published settings of emrrg
+    preset: Literal["mambaxray_iu", "mambaxray_mimic", "mambaxray_chexpert_plus"] | None = None
     method: Literal["beam", "greedy", "sample"] = "beam"
     beam_size: Count = 3  # method beam only
     length_penalty: NotNegative = 0.0  # method beam only; 0 as published, 1 the mean over words
-    max_words: Count = 60  # words, or tokens of a language model
-    min_words: Whole = 0  # emrrg only
+    max_new_tokens: Count = 60
+    min_new_tokens: Whole = 0  # emrrg only
     repetition_penalty: Positive = 1.0  # emrrg only
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0  # method sample only
     temperature: Positive = 1.0  # method sample only
@@ -485,13 +486,13 @@ class Recipe(_Section):
                 typed = {**typed, "model": {"name": "csr_lmca"}}
         match typed:
             case {"task": "pretrain", "train": Mapping() as train}:
-                typed = {**typed, "train": {"keep_best": "val/loss", **train}}
+                typed = {**typed, "train": {"monitor": "val/loss", **train}}
             case {
                 "model": {"name": "discriminator"},
                 "train": Mapping() as train,
                 "data": Mapping() as data,
             }:
-                train, data = {"keep_best": "val/auroc", **train}, {"target": "both", **data}
+                train, data = {"monitor": "val/auroc", **train}, {"target": "both", **data}
                 typed = {**typed, "train": train, "data": data}
         match typed:
             case {"data": Mapping() as data, "model": {"backbone": {"frozen": True}}}:
@@ -516,7 +517,7 @@ class Recipe(_Section):
         if isinstance(model, CsrLmca):
             problems = [
                 (f"decode.{name}", f"is for emrrg alone, got {getattr(decode, name)}")
-                for name in ("preset", "min_words", "repetition_penalty")
+                for name in ("preset", "min_new_tokens", "repetition_penalty")
                 if getattr(decode, name) != Decode.model_fields[name].default
             ]
         elif isinstance(model, Emrrg) and (decode.method == "sample" or decode.block_trigrams):
@@ -535,9 +536,9 @@ class Recipe(_Section):
         }
         model = info.data.get("model")
         known = [f"val/{metric}" for metric in scored.get(type(model), METRICS)]
-        if model is not None and train.keep_best not in known:
-            text = f"must be one of {', '.join(known)} here, got '{train.keep_best}'"
-            problems = [("train.keep_best", text)]
+        if model is not None and train.monitor not in known:
+            text = f"must be one of {', '.join(known)} here, got '{train.monitor}'"
+            problems = [("train.monitor", text)]
             raise PydanticCustomError("conflict", "conflict", {"problems": problems})
         return train
 
@@ -545,9 +546,9 @@ class Recipe(_Section):
     @classmethod
     def _masked_images_are_for_reports(cls, model: BaseModel, info: ValidationInfo) -> BaseModel:
         data: Data | None = info.data.get("data")
-        if data and data.pair != "views" and not isinstance(model, tuple(REPORT_MODELS.values())):
-            text = f"'{data.pair}' is for models that write reports; this one takes views"
-            problems = [("data.pair", text)]
+        if data and data.images != "views" and not isinstance(model, tuple(REPORT_MODELS.values())):
+            text = f"'{data.images}' is for models that write reports; this one takes views"
+            problems = [("data.images", text)]
             raise PydanticCustomError("conflict", "conflict", {"problems": problems})
         return model
 
@@ -562,7 +563,7 @@ class Recipe(_Section):
         else:
             return model
         effects = {
-            "random_crop": "crops", "random_resized_crop": "crops and flips", "published": "flips",
+            "random_crop": "crops", "random_resized_crop": "crops", "random_flip": "flips",
         }  # fmt: skip
         problems = [
             (

@@ -150,7 +150,7 @@ def mask_fingerprint(section: Saliency) -> str:
         "version": _VERSION,
         "weights": hash_file(folder / WEIGHTS),
         "backbone": [backbone.name, backbone.stride],
-        "image": [recipe.data.image_size, recipe.data.published],
+        "image": [recipe.data.image_size, recipe.data.equalize_and_sharpen],
         "mask": [section.aggregate, section.mask],
         "threshold": section.threshold if section.mask == "hard" else None,
     }
@@ -170,7 +170,7 @@ def open_saliency(data: Data, split: str, made_by: str = "") -> SaliencyImages |
         DataError: If nobody made them, or they are broken.
         CheckpointError: If the discriminator is asked for and cannot be had.
     """
-    if data.pair == "views" or data.saliency is None:
+    if data.images == "views" or data.saliency is None:
         return None
     fingerprint = made_by or mask_fingerprint(data.saliency)
     folder = saliency_folder(data.prepared, fingerprint)

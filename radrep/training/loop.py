@@ -196,8 +196,8 @@ def _finish_epoch(parts: Parts, progress: Progress, train: Train, reporter: Repo
     progress.epoch += 1
     progress.step_in_epoch = 0
     scores = dict(parts.validate())
-    value = scores[train.keep_best]
-    sign = -1.0 if train.keep_best == "val/loss" else 1.0
+    value = scores[train.monitor]
+    sign = -1.0 if train.monitor == "val/loss" else 1.0
     better = progress.best is None or sign * value > sign * progress.best
     if better:
         progress.best, progress.best_step, progress.epochs_without_better = value, progress.step, 0
@@ -208,7 +208,7 @@ def _finish_epoch(parts: Parts, progress: Progress, train: Train, reporter: Repo
     parts.accelerator.log(scores, step=progress.step)
     shown = "  ".join(f"{name.removeprefix('val/')} {score:.3f}" for name, score in scores.items())
     best = "best so far" if better else f"best {progress.best:.3f} at step {progress.best_step}"
-    reporter.info("val", f"epoch {progress.epoch}  {shown}  ({best} in {train.keep_best})")
+    reporter.info("val", f"epoch {progress.epoch}  {shown}  ({best} in {train.monitor})")
     parts.save(progress, better)
 
 

@@ -102,7 +102,7 @@ def _refuse_test_studies(data: Data, reporter: Reporter) -> None:
     own = find_overlap(data.prepared, data.prepared, splits=("train", "val"))
     if own.is_leak:
         reporter.warn(f"train and val of {data.prepared} share {_shared(own)} with its test")
-    for folder in data.held_out:
+    for folder in data.exclude_test_of:
         shared = find_overlap(data.prepared, folder, splits=("train", "val"))
         if shared.is_leak:
             exact = ""
@@ -113,15 +113,15 @@ def _refuse_test_studies(data: Data, reporter: Reporter) -> None:
                 )
             raise DataError(
                 f"train and val of {data.prepared} share {_shared(shared)} with the test split of "
-                f"{folder}, which data.held_out names: what is pretrained on them has seen that "
-                f"test. Prepare other data, or take the folder from data.held_out{exact}"
+                f"{folder} (data.exclude_test_of): what is pretrained on them has seen that "
+                f"test. Prepare other data, or take the folder from data.exclude_test_of{exact}"
             )
         reporter.info("test", f"none of the test studies of {folder} is in train or val")
-    if not data.held_out:
+    if not data.exclude_test_of:
         reporter.info(
             "test",
-            "data.held_out is empty, so that no other set's test studies were looked for; name the "
-            "prepared folders that will be tested on",
+            "data.exclude_test_of is empty: the test studies of other sets were not searched for. "
+            "Name the prepared folders that will be tested on",
         )
 
 

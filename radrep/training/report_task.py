@@ -95,4 +95,4 @@ class ReportTraining(Training):
 
     def _meteor(self) -> Any:
         """METEOR takes seconds of Java, so training computes it only to choose by it."""
-        return "auto" if self.recipe.train.keep_best == "val/meteor" else "skip"
+        return "auto" if self.recipe.train.monitor == "val/meteor" else "skip"

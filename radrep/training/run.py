@@ -82,7 +82,7 @@ class Training(ABC):
     """
 
     def __init__(self, recipe: Recipe, last: Path | None, reporter: Reporter) -> None:
-        track.check_tracker(recipe.train.track)
+        track.check_tracker(recipe.train.logger)
         self.recipe = recipe
         self.last = last
         self.accelerator = _build_accelerator(recipe)
@@ -160,7 +160,7 @@ class Training(ABC):
         progress = self._train()
         assert progress.best is not None, "an epoch ends with a validation"
         best = (self.folder / checkpoint.BEST).resolve()
-        metric = self.recipe.train.keep_best
+        metric = self.recipe.train.monitor
         if is_main_process():
             reached = f"Best {metric} {progress.best:.3f}, at step {progress.best_step}."
             card = describe_model(self.recipe, None, reached)
@@ -201,7 +201,7 @@ class Training(ABC):
             metrics = track.MetricsLog(self.folder / track.METRICS, progress.step)
             environment = json.dumps(track.describe_environment(accelerator), indent=1)
             atomic_write_text(self.folder / track.ENVIRONMENT, environment + "\n")
-        if recipe.train.track != "none":
+        if recipe.train.logger != "none":
             accelerator.init_trackers("radrep")
         parts = Parts(
             accelerator=accelerator,
@@ -345,7 +345,7 @@ def _build_accelerator(recipe: Recipe) -> Accelerator:
     config = ProjectConfiguration(project_dir=str(recipe.out), logging_dir=str(recipe.out))
     return Accelerator(
         mixed_precision="no" if section.precision == "fp32" else section.precision,
-        log_with=None if section.track == "none" else section.track,
+        log_with=None if section.logger == "none" else section.logger,
         project_config=config,
     )
 

@@ -52,8 +52,8 @@ def check_tracker(name: str) -> None:
     """
     available = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
     if name != "none" and not available[name]():
-        text = f"{name} is not installed. Install it with: pip install 'radrep[track]'"
-        raise RecipeError("this run", [("train.track", text)])
+        text = f"{name} is not installed. Install it with: pip install 'radrep[loggers]'"
+        raise RecipeError("this run", [("train.logger", text)])
 
 
 def describe_environment(accelerator: Accelerator) -> dict[str, object]:

@@ -217,9 +217,9 @@ def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
     has = build_language_model(section.language_model, weights=False)
     keys = {"visual_tokens": "all", "hybrid": "null", "language_model.train": "frozen"}
     if has.begin is None:
-        keys["language_model.begin"] = "0"  # "!" for Qwen, which has no begin token
+        keys["language_model.bos_token_id"] = "0"  # "!" for Qwen, which has no begin token
     if has.encode(_END) != [has.end]:
-        keys["language_model.stop"] = _END
+        keys["language_model.eos_text"] = _END
     positions = state.get("visual_encoder.pos_embed")
     if positions is not None:
         found = (positions.shape[-1], _count_blocks(state, "visual_encoder."))

@@ -49,9 +49,9 @@ def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: st
     else:
         aim = f", to write {data.target}" if recipe.task == "train" else ""
     masked = ""
-    if data.saliency is not None and data.pair != "views":
+    if data.saliency is not None and data.images != "views":
         masked = f", and the frontal one under the mask of `{data.saliency.discriminator}`"
-    views = "1 view" if data.pair == "saliency" else f"At most {data.max_views} views"
+    views = "1 view" if data.images == "frontal+mask" else f"At most {data.max_views} views"
     lines = [
         f"# {recipe.out.name}",
         "",
@@ -61,7 +61,7 @@ def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: st
         "",
         f"- Trained on the training studies of the prepared folder `{data.prepared}`{aim}",
         f"- {views} a study{masked}, {data.image_size} x {data.image_size} pixels",
-        f"- Seed {recipe.train.seed}; the checkpoint is the best in {recipe.train.keep_best}",
+        f"- Seed {recipe.train.seed}; the checkpoint is the best in {recipe.train.monitor}",
         "",
         "## Scores",
         "",

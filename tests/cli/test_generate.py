@@ -120,7 +120,7 @@ def _truncate(path: Path) -> Path:
         (["--method", "bam"], "must be 'beam', 'greedy' or 'sample'"),
         (["--method", "sample", "--top-p", "1.5"], "decode.top_p"),
         (["--checkpoint", "nowhere"], "nowhere not found"),
-        (["--preset", "iu"], "is for emrrg alone, got iu"),
+        (["--preset", "mambaxray_iu"], "is for emrrg alone, got mambaxray_iu"),
     ],
 )
 def test_wrong_options_end_in_one_block(

@@ -60,18 +60,19 @@ def test_training_depends_on_the_generator_alone():
     first, again, other = (preprocess.train(draw(), generator) for generator in generators)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    # What is drawn does not depend on the image, the flag or the kind of image.
-    published = Preprocess(224, MEAN, STD, published=True)
+    # What is drawn does not depend on the image, the settings or the kind of image.
+    published = Preprocess(224, MEAN, STD, equalize_and_sharpen=True, random_flip=True)
     generator = torch.Generator().manual_seed(1)
     published.train(draw(256, 256), generator, saliency=True)
     assert torch.equal(generator.get_state(), generators[0].get_state())
 
 
-def test_only_the_published_way_flips():
+@pytest.mark.parametrize("resized_crop", [False, True])
+def test_crops_are_flipped_only_where_asked(resized_crop):
     # An image that grows brighter to the right grows darker after a flip.
     ramp = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
-    for published, expected in ((False, {True}), (True, {True, False})):
-        preprocess = Preprocess(224, MEAN, STD, published=published)
+    for flip, expected in ((False, {True}), (True, {True, False})):
+        preprocess = Preprocess(224, MEAN, STD, random_flip=flip, resized_crop=resized_crop)
         seen = set()
         for seed in range(20):
             out = preprocess.train(ramp, torch.Generator().manual_seed(seed))
@@ -79,26 +80,28 @@ def test_only_the_published_way_flips():
         assert seen == expected
 
 
-def test_the_published_way_equalises_and_sharpens_before_resizing():
+def test_equalising_and_sharpening_precede_resizing():
     image = draw()
     sharp = ImageOps.equalize(Image.fromarray(image)).filter(ImageFilter.SHARPEN)
     expected = np.array(sharp.resize((224, 224), Image.Resampling.BILINEAR))
-    out = Preprocess(224, MEAN, STD, published=True).evaluate(image)
+    out = Preprocess(224, MEAN, STD, equalize_and_sharpen=True).evaluate(image)
     assert np.array_equal(to_pixels(out), expected)
 
 
-@pytest.mark.parametrize("published", [True, False])
-def test_a_saliency_image_is_neither_equalised_nor_sharpened(published):
+@pytest.mark.parametrize("enhance", [True, False])
+def test_a_saliency_image_is_neither_equalised_nor_sharpened(enhance):
     image = draw()
     plain = Preprocess(224, MEAN, STD).evaluate(image)
-    saliency = Preprocess(224, MEAN, STD, published=published).evaluate(image, saliency=True)
+    saliency = Preprocess(224, MEAN, STD, equalize_and_sharpen=enhance).evaluate(
+        image, saliency=True
+    )
     assert torch.equal(saliency, plain)
 
 
 def test_preprocessing_leaves_the_image_as_it_was():
     image = draw()
     before = image.copy()
-    preprocess = Preprocess(224, MEAN, STD, published=True)
+    preprocess = Preprocess(224, MEAN, STD, equalize_and_sharpen=True, random_flip=True)
     preprocess.train(image, torch.Generator())
     preprocess.evaluate(image)
     assert np.array_equal(image, before)

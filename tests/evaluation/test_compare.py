@@ -19,7 +19,7 @@ def other_run(trained_run: Path, tmp_path: Path) -> Path:
     run = tmp_path / "other"
     shutil.copytree(trained_run, run, symlinks=True)
     recipe = run / "best/recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("max_words: 12", "max_words: 2"))
+    recipe.write_text(recipe.read_text().replace("max_new_tokens: 12", "max_new_tokens: 2"))
     return run
 
 
@@ -57,7 +57,7 @@ def test_reports_written_before_are_used_again(
     first = radrep("eval", other_run, trained_run, "--split", "test", "--out", tmp_path / "out")
     assert f"of {other_run} from" in first.stderr
     recipe = other_run / "best/recipe.yaml"  # decoding changed: they are of no use any more
-    recipe.write_text(recipe.read_text().replace("max_words: 2", "max_words: 3"))
+    recipe.write_text(recipe.read_text().replace("max_new_tokens: 2", "max_new_tokens: 3"))
     second = radrep("eval", other_run, trained_run, "--split", "test", "--out", tmp_path / "again")
     assert f"of {other_run} from" not in second.stderr
 
@@ -66,20 +66,24 @@ def test_a_changed_decoding_holds_for_every_run_and_is_told_of_each(
     trained_run: Path, other_run: Path, tmp_path: Path
 ) -> None:
     assert radrep("eval", other_run, "--split", "test").exit_code == 0
-    out, changed = tmp_path / "out", ("--set", "decode.max_words=3")
+    out, changed = tmp_path / "out", ("--set", "decode.max_new_tokens=3")
     result = radrep("eval", other_run, trained_run, "--split", "test", *changed, "--out", out)
     assert result.exit_code == 0, result.output
     assert f"of {other_run} from" not in result.stderr, "those were decoded otherwise"
     scores = scores_of(out)
     names = [str(other_run), str(trained_run)]
-    assert {name: scores["decode"][name]["max_words"] for name in names} == dict.fromkeys(names, 3)
+    assert {name: scores["decode"][name]["max_new_tokens"] for name in names} == dict.fromkeys(
+        names, 3
+    )
     assert scores["protocols"]["full"]["comparisons"][0]["differences"]["bleu1"]["value"] == 0
     notes = [note for note in scores["notes"] if "--set" in note]
     assert notes == [
-        f"{other_run}: decoding changed by --set: max_words 3 instead of 2",
-        f"{trained_run}: decoding changed by --set: max_words 3 instead of 12",
+        f"{other_run}: decoding changed by --set: max_new_tokens 3 instead of 2",
+        f"{trained_run}: decoding changed by --set: max_new_tokens 3 instead of 12",
     ]
-    assert f"<dt>decode.{other_run}.max_words</dt><dd>3</dd>" in (out / "report.html").read_text()
+    assert (
+        f"<dt>decode.{other_run}.max_new_tokens</dt><dd>3</dd>" in (out / "report.html").read_text()
+    )
 
 
 def test_runs_of_other_data_are_not_compared(trained_run: Path, tmp_path: Path) -> None:

@@ -159,18 +159,20 @@ def test_the_decoding_can_be_changed_and_is_told_everywhere(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained_run, run, symlinks=True)
-    result = radrep("eval", run, "--split", "test", "--set", "decode.max_words=2", "--no-meteor")
+    result = radrep(
+        "eval", run, "--split", "test", "--set", "decode.max_new_tokens=2", "--no-meteor"
+    )
     assert result.exit_code == 0, result.output
     assert max(len(row["generated"].split()) for row in read_predictions(run)) <= 2
     scores = json.loads((run / "scores-test.json").read_text())
-    assert (scores["decode"]["method"], scores["decode"]["max_words"]) == ("greedy", 2)
-    changed = "decoding changed by --set: max_words 2 instead of 12"
+    assert (scores["decode"]["method"], scores["decode"]["max_new_tokens"]) == ("greedy", 2)
+    changed = "decoding changed by --set: max_new_tokens 2 instead of 12"
     assert changed in scores["notes"]
     assert changed in result.stdout
     page = (run / "report.html").read_text()
-    assert "<dt>decode.max_words</dt><dd>2</dd>" in page
+    assert "<dt>decode.max_new_tokens</dt><dd>2</dd>" in page
     assert changed in page
-    assert "max_words 2," in (run / "MODEL_CARD.md").read_text()
+    assert "max_new_tokens 2," in (run / "MODEL_CARD.md").read_text()
     # METEOR is left out on request, also where there is Java.
     assert scores["protocols"]["full"]["systems"][0]["scores"]["meteor"] is None
     told = [note for note in scores["notes"] if "METEOR" in note]
@@ -204,7 +206,7 @@ def test_scores_never_stand_beside_other_reports_than_theirs(
     assert radrep(*words).exit_code == 0
     assert (out / "scores-test.json").is_file()
     monkeypatch.setattr(files, "scores_as_json", stop)
-    stopped = radrep(*words, "--set", "decode.max_words=2")
+    stopped = radrep(*words, "--set", "decode.max_new_tokens=2")
     assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (130, "stopped")
     assert not (out / "scores-test.json").exists()
 
@@ -260,7 +262,7 @@ def test_eval_finds_the_scores_of_validation_again(tmp_path: Path, phantoms: Pat
         tmp_path,
         phantoms,
         model=TINY["model"] | {"backbone": backbone, "feature_norm": True},
-        train=TINY["train"] | {"precision": "bf16", "keep_best": "val/rouge_l"},
+        train=TINY["train"] | {"precision": "bf16", "monitor": "val/rouge_l"},
     )
     assert radrep("train", recipe).exit_code == 0
     run = tmp_path / "run"

@@ -30,8 +30,10 @@ def test_only_what_was_typed_changes_and_is_told(checkpoint: Path) -> None:
 
 
 def test_a_preset_gives_its_values_except_for_keys_typed_beside_it(checkpoint: Path) -> None:
-    decode, _ = change_decode(checkpoint, ["decode.min_words=7", "decode.preset=mimic"])
-    wanted = {**DECODE_PRESETS["mimic"], "preset": "mimic", "min_words": 7}
+    decode, _ = change_decode(
+        checkpoint, ["decode.min_new_tokens=7", "decode.preset=mambaxray_mimic"]
+    )
+    wanted = {**DECODE_PRESETS["mambaxray_mimic"], "preset": "mambaxray_mimic", "min_new_tokens": 7}
     assert wanted.items() <= decode.model_dump().items()
 
 

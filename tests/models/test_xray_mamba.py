@@ -192,7 +192,7 @@ def test_adapters_start_without_effect_learn_alone_and_merge(
     [
         ("X", "mixer.in_proj", 0, DIM),
         ("Z", "mixer.in_proj", DIM, 2 * DIM),
-        ("d", "mixer.branches.columns.x_proj", 0, 2),
+        ("dt", "mixer.branches.columns.x_proj", 0, 2),
         ("B", "mixer.branches.columns.x_proj", 2, 2 + STATE),
         ("C", "mixer.branches.columns.x_proj", 2 + STATE, 2 + 2 * STATE),
     ],
@@ -214,13 +214,13 @@ def test_a_partial_adapter_changes_its_rows_alone(
 BASE = {
     **dict.fromkeys(["X", "Z", "out_proj"], 294_912),
     **{"in_proj": 442_368, "x_proj": 651_264, "patch_embed": 24_576},
-    **dict.fromkeys(["d", "dt_proj"], 626_688),
+    **dict.fromkeys(["dt", "dt_proj"], 626_688),
     **dict.fromkeys(["B", "C"], 602_112),
 }
 LARGE = {
     **dict.fromkeys(["X", "Z", "out_proj"], 786_432),
     **{"in_proj": 1_179_648, "x_proj": 1_720_320, "patch_embed": 28_672},
-    **dict.fromkeys(["d", "dt_proj"], 1_671_168),
+    **dict.fromkeys(["dt", "dt_proj"], 1_671_168),
     **dict.fromkeys(["B", "C"], 1_597_440),
 }
 

@@ -1,5 +1,6 @@
 """One checked recipe out of YAML, a shipped name and --set; every problem told at once."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from radrep.recipe.load import (
     shipped_recipe_text,
     shipped_recipes,
 )
+from radrep.recipe.problems import RENAMED, RENAMED_VALUES
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 SMALLEST = """\
@@ -67,7 +69,7 @@ task: train
 out: runs/bad
 data: {prepared: data/iu, target: finding}
 model:
-  memory: {size: 16, topk: 32}
+  memory: {size: 16, top_k: 32}
   transformer: {num_layer: 2}
 optim: {warmup_step: 5}
 train: {batch_size: 0}
@@ -80,7 +82,7 @@ train: {batch_size: 0}
         == """\
 bad.yaml has 6 problems:
   data.target                  must be 'findings', 'impression' or 'both', got 'finding'
-  model.memory.topk            must be at most model.memory.size (16), got 32
+  model.memory.top_k           must be at most model.memory.size (16), got 32
   model.transformer.num_layer  unknown key; did you mean 'num_layers'?
   optim.warmup_step            unknown key; did you mean 'warmup_steps'?
   train.epochs                 required, but missing
@@ -97,7 +99,7 @@ bad.yaml has 6 problems:
         ("data.max_tokens=2", "data.max_tokens", "must be at least 3, got 2"),
         ("data.prepared=''", "data.prepared", "must name a folder, got ''"),
         ("data.prepared=3", "data.prepared", "must be a path, got 3"),
-        ("data.published=1", "data.published", "must be true or false, got 1"),
+        ("data.random_flip=1", "data.random_flip", "must be true or false, got 1"),
         ("decode.top_p=1.5", "decode.top_p", "must be at most 1, got 1.5"),
         ("decode.top_p=0", "decode.top_p", "must be greater than 0, got 0"),
         ("model=3", "model", "must be a section of keys, got 3"),
@@ -107,25 +109,41 @@ bad.yaml has 6 problems:
             "must be one of csr_lmca, emrrg, autoregressive, contrastive",
         ),
         ("model.backbone.name=''", "model.backbone.name", "must have at least 1 character, got ''"),
-        ("model.regions.counts=[2, 0]", "model.regions.counts[1]", "must be greater than 0, got 0"),
-        ("model.regions.counts=[]", "model.regions.counts", "must have at least 1 item, got []"),
-        ("model.regions.counts=2", "model.regions.counts", "must be a list, got 2"),
+        (
+            "model.regions.regions_per_side=[2, 0]",
+            "model.regions.regions_per_side[1]",
+            "must be greater than 0, got 0",
+        ),
+        (
+            "model.regions.regions_per_side=[]",
+            "model.regions.regions_per_side",
+            "must have at least 1 item, got []",
+        ),
+        (
+            "model.regions.regions_per_side=2",
+            "model.regions.regions_per_side",
+            "must be a list, got 2",
+        ),
         ("model.regions.epeg_kernel=4", "model.regions.epeg_kernel", "must be odd"),
         (
             "model.transformer.num_heads=7",
             "model.transformer.num_heads",
             "must divide model.transformer.dim (512), got 7",
         ),
-        ("model.memory.size=8", "model.memory.topk", "must be at most model.memory.size (8)"),
+        ("model.memory.size=8", "model.memory.top_k", "must be at most model.memory.size (8)"),
         ("optim.lr=fast", "optim.lr", "must be a number, got 'fast'"),
         ("optim.lr=.nan", "optim.lr", "must be a finite number, got nan"),
         ("optim.lr={a: 1}", "optim.lr", "must be a number, got a section of keys"),
         ("optim.betas=[0.9, 1.0]", "optim.betas[1]", "must be less than 1, got 1.0"),
-        ("train.keep_best=test/bleu4", "train.keep_best", "chosen by a test score"),
-        ("train.keep_best=val/blue4", "train.keep_best", "must be one of val/bleu1, val/bleu2"),
+        ("train.monitor=test/bleu4", "train.monitor", "chosen by a test score"),
+        ("train.monitor=val/blue4", "train.monitor", "must be one of val/bleu1, val/bleu2"),
         ("decoed.beam_size=3", "decoed", "unknown key; did you mean 'decode'?"),
         ("lr=3", "lr", "unknown key; did you mean 'optim.lr'?"),
-        ("train.max_words=3", "train.max_words", "unknown key; did you mean 'decode.max_words'?"),
+        (
+            "train.max_new_tokens=3",
+            "train.max_new_tokens",
+            "unknown key; did you mean 'decode.max_new_tokens'?",
+        ),
         ("optim.lr.x=3", "--set optim.lr.x=3", "optim.lr is a value, not a section"),
         ("optim.lr", "--set optim.lr", "must look like optim.lr=1e-4"),
         ("=3", "--set =3", "must look like optim.lr=1e-4"),
@@ -137,6 +155,49 @@ def test_each_mistake_is_told_with_its_key_value_and_bound(write, override, key,
     problems = problems_of(path, override)
     assert list(problems) == [key]
     assert text in problems[key]
+
+
+OLD_SECTIONS = {"model.hybrid": "emrrg", "model.language_model": "emrrg", "model.lora": "emrrg"}
+OLD_SECTIONS |= {"model.cluster": "autoregressive"}
+
+
+def old_recipe(keys: Iterable[tuple[str, object]]) -> list[str]:
+    """--set of old keys, with the model that had them."""
+    overrides = []
+    for key, value in keys:
+        for section, model in OLD_SECTIONS.items():
+            if key == section or key.startswith(f"{section}."):
+                overrides += [f"model.name={model}"]
+        overrides.append(f"{key}={value}")
+    return overrides
+
+
+@pytest.mark.parametrize("key", RENAMED)
+def test_an_old_key_is_refused_by_the_name_of_the_new_one(write, key):
+    assert problems_of(write(SMALLEST), *old_recipe([(key, 1)])) == {
+        key: f"renamed: write {RENAMED[key]}"
+    }
+    for new in RENAMED[key].split(":")[0].split(" and "):  # the new one is known
+        problems = problems_of(write(SMALLEST), *old_recipe([(key, 1)])[:-1], f"{new}=[[]]")
+        assert not any("unknown" in text for text in problems.values())
+
+
+@pytest.mark.parametrize(("key", "value"), RENAMED_VALUES)
+def test_an_old_value_is_refused_by_the_name_of_the_new_one(write, key, value):
+    new = RENAMED_VALUES[key, value]
+    assert problems_of(write(SMALLEST), *old_recipe([(key, value)])) == {
+        key: f"renamed: write {new}, got '{value}'"
+    }
+    load_recipe(write(SMALLEST), ["model.name=emrrg", f"{key}={new}"])
+
+
+def test_all_old_keys_of_a_recipe_are_named_in_one_error(write):
+    old = SMALLEST.replace("data/x}", "data/x, pair: views, published: true}")
+    old = old.replace("batch_size: 2}", "batch_size: 2, keep_best: val/loss, track: none}")
+    old += "decode: {max_words: 60}\n"
+    assert list(problems_of(write(old))) == [
+        "data.pair", "data.published", "train.keep_best", "train.track", "decode.max_words"
+    ]  # fmt: skip
 
 
 def test_problems_of_the_file_and_of_set_are_told_together(write):

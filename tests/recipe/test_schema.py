@@ -21,9 +21,9 @@ def build(**sections: object) -> Recipe:
 def test_defaults_are_those_of_the_published_model_where_ours_do_not_differ_on_purpose():
     recipe = build()
     assert (recipe.optim.lr, recipe.optim.encoder_lr) == (7e-4, 5e-5)
-    assert (recipe.model.memory.size, recipe.model.memory.topk) == (2048, 32)
+    assert (recipe.model.memory.size, recipe.model.memory.top_k) == (2048, 32)
     assert (recipe.model.enhancer.mode, recipe.model.regions.grid) == ("tokens", "per_view")
-    assert (recipe.data.max_tokens, recipe.decode.max_words) == (60, 60)
+    assert (recipe.data.max_tokens, recipe.decode.max_new_tokens) == (60, 60)
     assert recipe.train.seed == 9233
 
 
@@ -33,13 +33,13 @@ def test_random_crops_are_on_unless_the_backbone_is_frozen():
 
 
 def test_region_counts_follow_the_grid_unless_typed():
-    assert build().model.regions.counts == (2,)
-    assert build(model={"regions": {"grid": "joined"}}).model.regions.counts == (8,)
-    typed = build(model={"regions": {"grid": "joined", "counts": [4, 8]}})
-    assert typed.model.regions.counts == (4, 8)
+    assert build().model.regions.regions_per_side == (2,)
+    assert build(model={"regions": {"grid": "joined"}}).model.regions.regions_per_side == (8,)
+    typed = build(model={"regions": {"grid": "joined", "regions_per_side": [4, 8]}})
+    assert typed.model.regions.regions_per_side == (4, 8)
 
 
-@pytest.mark.parametrize("key", ["random_crop", "published"])
+@pytest.mark.parametrize("key", ["random_crop", "random_flip"])
 def test_what_changes_images_is_refused_behind_a_frozen_backbone(key):
     frozen = {"backbone": {"frozen": True}}
     with pytest.raises(ValidationError) as caught:
@@ -51,18 +51,22 @@ def test_what_changes_images_is_refused_behind_a_frozen_backbone(key):
 
 
 def test_the_published_recipe_flips_and_crops_since_its_backbone_learns():
-    data = build(data={"prepared": "data/x", "published": True}).data
+    data = build(data={"prepared": "data/x", "random_flip": True}).data
     assert data.random_crop
-    assert data.published
+    assert data.random_flip
 
 
 @pytest.mark.parametrize(
     ("preset", "published"),
-    [("iu", (5, 40, 100)), ("mimic", (3, 80, 120)), ("chexpert_plus", (3, 80, 120))],
+    [
+        ("mambaxray_iu", (5, 40, 100)),
+        ("mambaxray_mimic", (3, 80, 120)),
+        ("mambaxray_chexpert_plus", (3, 80, 120)),
+    ],
 )
 def test_presets_are_the_published_settings_and_typed_keys_win(preset, published):
     decode = Decode.model_validate({"preset": preset})
-    assert (decode.beam_size, decode.min_words, decode.max_words) == published
+    assert (decode.beam_size, decode.min_new_tokens, decode.max_new_tokens) == published
     assert decode.repetition_penalty == decode.length_penalty == 2.0
     assert Decode.model_validate({"preset": preset, "beam_size": 1}).beam_size == 1
 

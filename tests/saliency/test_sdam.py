@@ -46,7 +46,7 @@ DISCRIMINATOR: dict[str, Any] = {
 
 def write_discriminator(folder: Path, prepared: Path, **model: Any) -> Path:
     """The recipe of a tiny discriminator."""
-    path = write_recipe(folder, prepared, train={"keep_best": "val/auroc"})
+    path = write_recipe(folder, prepared, train={"monitor": "val/auroc"})
     import yaml
 
     recipe = yaml.safe_load(path.read_text())
@@ -84,7 +84,7 @@ def masked(own_phantoms: Path, discriminator: Path) -> Path:
 
 
 def saliency_section(discriminator: Path, **changes: Any) -> dict[str, Any]:
-    return {"pair": "views_saliency", "saliency": {"discriminator": str(discriminator), **changes}}
+    return {"images": "views+mask", "saliency": {"discriminator": str(discriminator), **changes}}
 
 
 @pytest.fixture(scope="module")
@@ -351,9 +351,9 @@ def test_cached_features_know_whose_masks_they_are_of(
         train={"epochs": 1},
     )
     told = []
-    for number, pair in enumerate(("views_saliency", "views_saliency", "views")):
+    for number, pair in enumerate(("views+mask", "views+mask", "views")):
         for mask in ("hard", "soft"):
-            changes = [f"data.pair={pair}", f"data.saliency.mask={mask}"]
+            changes = [f"data.images={pair}", f"data.saliency.mask={mask}"]
             if pair == "views":
                 changes.pop()
             words = [word for change in changes for word in ("--set", change)]
@@ -385,12 +385,12 @@ def test_generate_and_eval_do_not_take_a_discriminator_for_a_report_model(
 
 def test_a_discriminator_takes_no_masked_images(tmp_path: Path, own_phantoms: Path) -> None:
     recipe = write_discriminator(tmp_path, own_phantoms)
-    words = ("--set", "data.pair=saliency", "--set", "data.saliency.discriminator=x")
+    words = ("--set", "data.images=frontal+mask", "--set", "data.saliency.discriminator=x")
     result = radrep("train", recipe, *words)
     assert result.exit_code == 2
     assert "is for models that write reports" in " ".join(result.stderr.split())
     vain = radrep("train", recipe, "--set", "data.saliency.discriminator=x")
-    assert "has no effect without data.pair" in " ".join(vain.stderr.split())
+    assert "has no effect without data.images" in " ".join(vain.stderr.split())
 
 
 def test_labels_that_cannot_be_scored_are_refused_at_once(
@@ -406,9 +406,11 @@ def test_a_pair_without_its_discriminator_is_a_mistake_of_the_recipe(
     tmp_path: Path, own_phantoms: Path
 ) -> None:
     recipe = write_recipe(tmp_path, own_phantoms)
-    result = radrep("train", recipe, "--set", "data.pair=saliency")
+    result = radrep("train", recipe, "--set", "data.images=frontal+mask")
     assert result.exit_code == 2
-    assert "must name a discriminator for data.pair saliency" in " ".join(result.stderr.split())
+    assert "must name a discriminator for data.images frontal+mask" in " ".join(
+        result.stderr.split()
+    )
 
 
 def test_a_set_without_a_table_of_labels_is_told_so(tmp_path: Path, own_phantoms: Path) -> None:

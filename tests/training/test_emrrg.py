@@ -20,7 +20,7 @@ MODEL: dict[str, Any] = {
     "lora": {"target": "X", "rank": 2},
     "visual_tokens": "pooled",
     "language_model": {"name": "tiny:llama", "precision": "fp32"},
-    "hybrid": {"every": 2},
+    "hybrid": {"every_n_layers": 2},
 }
 
 
@@ -31,7 +31,7 @@ def write(folder: Path, prepared: Path, **model: Any) -> Path:
     recipe["model"] = MODEL | model
     recipe["data"] |= {"random_crop": False, "max_tokens": 30}
     recipe["train"] |= {"epochs": 1, "save_every_steps": 2}
-    recipe["decode"] = {"method": "greedy", "max_words": 8}
+    recipe["decode"] = {"method": "greedy", "max_new_tokens": 8}
     path.write_text(yaml.safe_dump(recipe))
     return path
 
@@ -90,10 +90,10 @@ def test_sampling_is_refused_and_a_preset_is_taken(emrrg_run: Path, films: list[
     assert "emrrg writes by beam or greedy" in sampled.stderr
     plain, preset = (
         ReportGenerator(emrrg_run).loaded.recipe,
-        radrep(*words, "--preset", "iu", "--beam-size", 2),
+        radrep(*words, "--preset", "mambaxray_iu", "--beam-size", 2),
     )
     assert preset.exit_code == 0, preset.output
-    settings = Decode(preset="iu", beam_size=2, batch_size=plain.decode.batch_size)
+    settings = Decode(preset="mambaxray_iu", beam_size=2, batch_size=plain.decode.batch_size)
     assert ReportGenerator(emrrg_run, decode=settings).write(films[0]).text == preset.stdout.strip()
     unknown = radrep(*words, "--preset", "padchest")
     assert unknown.exit_code == 2

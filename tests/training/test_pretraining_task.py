@@ -17,7 +17,7 @@ ENCODER = {"size": "tiny", "patch_size": 16, "drop_path": 0.0}
 STAGE_ONE: dict[str, Any] = {
     "name": "autoregressive",
     "encoder": ENCODER,
-    "cluster": 2,
+    "cluster_size": 2,
     "decoder_dim": 64,
 }
 STAGE_TWO: dict[str, Any] = {
@@ -42,7 +42,11 @@ def write(folder: Path, prepared: Path, model: dict[str, Any], **sections: Any) 
 @pytest.fixture(scope="module")
 def stage_one(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Path:
     folder = tmp_path_factory.mktemp("stage_one")
-    data = TINY["data"] | {"random_resized_crop": True, "prepared": str(phantoms)}
+    data = TINY["data"] | {
+        "random_resized_crop": True,
+        "random_flip": True,
+        "prepared": str(phantoms),
+    }
     recipe = write(folder, phantoms, STAGE_ONE, data=data)
     result = radrep("pretrain", recipe)
     assert result.exit_code == 0, result.output
@@ -105,7 +109,7 @@ def test_stage_three_starts_from_either(
     }
     typed["data"] |= {"random_crop": False, "max_tokens": 20}
     typed["train"] |= {"epochs": 1}
-    typed["decode"] = {"method": "greedy", "max_words": 4}
+    typed["decode"] = {"method": "greedy", "max_new_tokens": 4}
     recipe.write_text(yaml.safe_dump(typed))
     result = radrep("train", recipe)
     assert result.exit_code == 0, result.output
@@ -166,20 +170,20 @@ def test_weights_that_are_not_there_are_told(phantoms: Path, tmp_path: Path) -> 
 def test_test_studies_are_refused(phantoms: Path, tmp_path: Path) -> None:
     held_out = draw_prepared(tmp_path / "held_out", num=120)
     data = TINY["data"] | {"random_crop": True, "prepared": str(held_out)}
-    recipe = write(tmp_path, held_out, STAGE_ONE, data=data | {"held_out": [str(held_out)]})
+    recipe = write(tmp_path, held_out, STAGE_ONE, data=data | {"exclude_test_of": [str(held_out)]})
     result = radrep("pretrain", recipe)
     assert result.exit_code == 0, "its own test studies are not in train"
     assert f"the 20 test studies of {held_out} are not read" in result.stderr
-    assert "data.held_out is empty" not in result.stderr
+    assert "data.exclude_test_of is empty" not in result.stderr
     # The first phantoms are the same in a short set and a long one: its train holds others' test.
-    recipe = write(tmp_path, held_out, STAGE_ONE, data=data | {"held_out": [str(phantoms)]})
+    recipe = write(tmp_path, held_out, STAGE_ONE, data=data | {"exclude_test_of": [str(phantoms)]})
     result = radrep("pretrain", recipe)
     assert result.exit_code == 2
     assert "share 8 studies, 8 patients and 8 images with the test split" in result.stderr
     small = prepare(
         PhantomSource(48, image_size=64, splits=(0, 0, 1)), tmp_path / "s", image_size=32
     )
-    recipe = write(tmp_path, phantoms, STAGE_ONE, data=data | {"held_out": [str(small.out)]})
+    recipe = write(tmp_path, phantoms, STAGE_ONE, data=data | {"exclude_test_of": [str(small.out)]})
     recipe.write_text(recipe.read_text().replace(f"prepared: {held_out}", f"prepared: {phantoms}"))
     result = radrep("pretrain", recipe)
     assert result.exit_code == 2
@@ -187,8 +191,10 @@ def test_test_studies_are_refused(phantoms: Path, tmp_path: Path) -> None:
     assert "of one size they compare exactly" in result.stderr
 
 
-def test_without_held_out_it_is_told_what_was_not_checked(phantoms: Path, tmp_path: Path) -> None:
+def test_without_exclude_test_of_it_is_told_what_was_not_checked(
+    phantoms: Path, tmp_path: Path
+) -> None:
     result = radrep("pretrain", write(tmp_path, phantoms, STAGE_ONE))
     assert result.exit_code == 0, result.output
     assert f"the 8 test studies of {phantoms} are not read" in result.stderr
-    assert "data.held_out is empty" in result.stderr
+    assert "data.exclude_test_of is empty" in result.stderr

@@ -178,7 +178,7 @@ def test_the_cache_key_holds_weights_preprocessing_and_data(
 
     assert count() == 1
     assert count() == 1
-    assert count(preprocess=replace(preprocess, published=True)) == 2
+    assert count(preprocess=replace(preprocess, random_flip=True)) == 2
     assert count(studies=others) == 3
     with torch.no_grad():
         next(backbone.parameters()).add_(0.1)
@@ -190,7 +190,7 @@ def test_patience_ends_a_run_that_no_longer_gains(tmp_path: Path, phantoms: Path
     recipe = write_recipe(
         tmp_path,
         phantoms,
-        train={"epochs": 9, "patience": 2, "keep_best": "val/bleu1"},
+        train={"epochs": 9, "patience": 2, "monitor": "val/bleu1"},
         optim=still,
         model=_without_randomness(),
     )
@@ -219,7 +219,7 @@ def test_training_never_opens_the_test_split(tmp_path: Path, phantoms: Path) -> 
 def test_tensorboard_gets_the_curve(tmp_path: Path, phantoms: Path) -> None:
     pytest.importorskip("tensorboard")
     recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1})
-    assert radrep("train", recipe, "--track", "tensorboard").exit_code == 0
+    assert radrep("train", recipe, "--logger", "tensorboard").exit_code == 0
     assert list(tmp_path.glob("run/**/events.out.tfevents*"))
 
 

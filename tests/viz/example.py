@@ -90,7 +90,7 @@ def make_scores(
         "num_without_text": 1,
         "ids_sha256": "9f2c1d7b" * 8,
         "target": "findings",
-        "decode": {"method": "beam", "beam_size": 3, "max_words": 60},
+        "decode": {"method": "beam", "beam_size": 3, "max_new_tokens": 60},
         "model": main,
         "num_seen": 55,
         "protocols": {

@@ -145,7 +145,7 @@ def test_adapters_of_the_base_size_are_as_many_as_published(target: str, count: 
 
 
 def test_all_that_was_learned_comes_with_the_adapters(phantoms: Path, tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path, phantoms, hybrid={"every": 2})
+    checkpoint = write_checkpoint(tmp_path, phantoms, hybrid={"every_n_layers": 2})
     export_adapters(checkpoint, tmp_path / "all.safetensors", all_learned=True)
     export_adapters(checkpoint, tmp_path / "adapters.safetensors")
     state = load_file(tmp_path / "all.safetensors")

@@ -48,7 +48,7 @@ EMRRG_MODEL: dict[str, Any] = {
     "name": "emrrg",
     "encoder": {"size": "tiny", "drop_path": 0.0},
     "language_model": {"name": "tiny:llama", "precision": "fp32"},
-    "hybrid": {"every": 2},
+    "hybrid": {"every_n_layers": 2},
 }
 
 
@@ -445,15 +445,15 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
     content = stage_three(public)
     path = save(tmp_path / "x.pth", content)
     changes = [f"model.language_model.name=tiny:{family}", "model.language_model.precision=fp32"]
-    changes += ["decode.min_words=0", "decode.max_words=4"]
+    changes += ["decode.min_new_tokens=0", "decode.max_new_tokens=4"]
     words = [word for change in changes for word in ("--set", change)]
     chosen = [] if recipe == "emrrg_iu" else ["--recipe", recipe]
     told = radrep("import", path, "--as", "emrrg", "--out", "out", *chosen, *words)
     assert told.exit_code == 0, told.output
     expected = SHIPPED[recipe] | {"model.encoder.size": "tiny"}
     if family == "qwen2":
-        expected |= {"model.language_model.begin": "0"}
-        expected |= {"model.language_model.stop": "</s>"}
+        expected |= {"model.language_model.bos_token_id": "0"}
+        expected |= {"model.language_model.eos_text": "</s>"}
     for key, value in expected.items():
         assert f"  {key}: {value}\n" in told.stdout
     assert told.stdout.count("  model.") == len(expected)
@@ -541,7 +541,7 @@ def test_stage_three_files_that_do_not_fit_are_refused(phantoms: Path, tmp_path:
 POOLED: dict[str, Any] = {
     "backbone": {"name": "test_resnet.r160_in1k", "weights": "none"},
     "enhancer": {"mode": "pooled", "dim": 16, "num_layers": 2, "state_dim": 4, "pool_dim": 8},
-    "memory": {"size": 16, "topk": 4},
+    "memory": {"size": 16, "top_k": 4},
 }
 
 
