@@ -9,6 +9,11 @@ import numpy as np
 
 PROJECTIONS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _FRONTAL = {"frontal", "front", "pa", "ap", "posteroanterior", "anteroposterior"}
 _LATERAL = {"lateral", "lat", "ll", "rl", "l"}
 

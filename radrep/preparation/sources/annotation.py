@@ -42,7 +42,7 @@ def stream_annotation(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 class _Json:
-    """A JSON text of which only a part is in memory at a time."""
+    """A JSON text, part by part."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -59,7 +59,7 @@ class _Json:
                 return self._text[self._at : self._at + 1]
 
     def skip(self, expected: str) -> str:
-        """Go past one of the expected characters, and say which it was."""
+        """Skip one of the expected characters and return it."""
         found = self.peek()
         if not found or found not in expected:
             raise ValueError(f"expected one of {' '.join(expected)} and found {found or 'the end'}")
@@ -67,7 +67,7 @@ class _Json:
         return found
 
     def value(self) -> object:
-        """Read the next value, which must not be a number: one may go on in the next part."""
+        """Read the next value, which must not be a number: one may continue in the next part."""
         self.peek()
         while True:
             try:
@@ -120,7 +120,7 @@ def _read_list(text: _Json, where: str) -> Iterator[dict[str, Any]]:
 
 
 def _row_problem(row: dict[str, Any]) -> str | None:
-    """What is wrong with one row of an annotation, or None."""
+    """The fault of a row, or None."""
     for key in ("id", "report", "image_path"):
         if key not in row:
             return f".{key} is missing; found {', '.join(row) or 'nothing'}"

@@ -1,13 +1,13 @@
 """CheXpert Plus (Chambon et al., 2024): one table of images and reports, and a tree of images.
 
-    df_chexpert_plus_240401.csv                         a row an image: its path, report, sections
+    df_chexpert_plus_240401.csv                         one row per image: path, report, sections
     train/patient00001/study1/view1_frontal.png         also below PNG or PNGs, also JPEG or DICOM
     valid/patient64541/study1/view1_frontal.png
     annotation.json                                     optional: the splits of CXPMRG-Bench
 
-The table calls every image .jpg; what lies there is found under any ending. It is over 1 GB, and
-the rows of a study need not follow one another, so it is read twice: once for what is small, and
-once, row by row, for the texts.
+The table calls every image .jpg; images are found under any ending. The table is over 1 GB, and the
+rows of a study need not follow one another, so it is read twice: first all but the texts, then, row
+by row, the texts.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from radrep.data.study import PROJECTIONS, SPLITS, SourceStudy, projection_of
+from radrep.data.study import PROJECTIONS, SPLITS, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import check_folder
@@ -30,6 +30,7 @@ from radrep.preparation.sources.tables import (
     Index,
     hash_file,
     one_of,
+    parse_projection,
     read_columns,
     stream_rows,
 )
@@ -40,7 +41,7 @@ _SPLIT_CHOICES = ("official", "cxpmrg")
 _TREES = (".", "PNG", "PNGs", "PNG/PNG", "JPG", "DICOM")
 _PATH = re.compile(r"(?:[^/]+/)*(patient\d{1,9}/study\d{1,4})/[^/]{1,99}", re.ASCII)
 _STUDY = re.compile(r"(patient\d{1,9})[/_-](study\d{1,4})(?!\d)", re.ASCII)
-# The column of a section, and what the section is called here.
+# Section by column.
 _SECTIONS = {
     "section_findings": "findings",
     "section_impression": "impression",
@@ -49,7 +50,7 @@ _SECTIONS = {
     "section_comparison": "comparison",
     "section_technique": "technique",
 }
-# Splits are kept as bits, so that a study may be seen to be in several.
+# Splits as bits, so that a study in several of them is noticed.
 _BITS = {split: 1 << k for k, split in enumerate(SPLITS)}
 _OFFICIAL_BITS = {"train": _BITS["train"], "valid": _BITS["val"]}
 
@@ -65,22 +66,18 @@ DOWNLOAD = Download(
 
 
 class ChexpertPlusSource:
-    """The studies of CheXpert Plus, in the order in which the table comes to their reports.
+    """The studies of CheXpert Plus, in the order of their reports in the table.
 
-    A study is called by its folder, "patient64492/study1", and its patient "patient64492".
+    A study is named by its folder, "patient64492/study1", and its patient "patient64492".
 
     Args:
         raw: The folder of df_chexpert_plus_240401.csv and of the images.
         split: "official": its training studies for training, its "valid" ones for validation,
-            none for testing. "cxpmrg": the studies of CXPMRG-Bench's annotation.json in its
-            splits; texts and images are the table's all the same.
-
-    Attributes:
-        layout: What was recognised, in words.
-        notes: What the split lacks or crosses, and what of the table does not fit.
+            none for testing. "cxpmrg": the studies and splits of CXPMRG-Bench's annotation.json;
+            texts and images are the table's all the same.
 
     Raises:
-        DataError: If the split is neither, the table, the images or the annotation are missing,
+        DataError: If the split is unknown, the table, the images or the annotation are missing,
             or the table or the annotation cannot be read.
     """
 
@@ -99,9 +96,7 @@ class ChexpertPlusSource:
             {
                 "path_to_image": Column(_parse_path, "S"),
                 "split": Column(one_of(_OFFICIAL_BITS), np.uint8),
-                "frontal_lateral": Column(
-                    lambda text: PROJECTIONS.index(projection_of(text)), np.int8
-                ),
+                "frontal_lateral": Column(parse_projection, np.int8),
                 "report": Column(_checksum, np.uint32),
             },
         )
@@ -119,7 +114,7 @@ class ChexpertPlusSource:
         notes = []
         if num_contradicting:
             notes.append(
-                f"studies with several reports, the first of which is taken: {num_contradicting}"
+                f"studies with several reports, of which the first is used: {num_contradicting}"
             )
         if split == "cxpmrg":
             self._bits, crossing = _read_cxpmrg(raw / ANNOTATION, self._ids, self._bits)
@@ -131,7 +126,7 @@ class ChexpertPlusSource:
         self.layout = f"CheXpert Plus, split: {split}, images in {self._images}, {_TABLE}"
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
-        """A hash of the table, the annotation if it is used, and of names and sizes of images."""
+        """A hash of the table, the annotation if used, and of names and sizes of images."""
         digest = hashlib.sha256(self._split.encode())
         digest.update(hash_file(self._table))
         if self._split == "cxpmrg":
@@ -145,7 +140,7 @@ class ChexpertPlusSource:
         return digest.hexdigest()
 
     def expected_counts(self) -> dict[str, int] | None:
-        """Studies by split of CXPMRG-Bench; of the official split the total alone is published."""
+        """Studies of CXPMRG-Bench; of the official split only the total is published."""
         if self._split == "cxpmrg":
             return {"train": 40_463, "val": 5_780, "test": 11_562}
         return {"all": 187_711}
@@ -155,7 +150,7 @@ class ChexpertPlusSource:
         return None if self._split == "cxpmrg" else {"all": 223_228}
 
     def splits(self) -> frozenset[str]:
-        """Those that have a study: of the official one, no test."""
+        """Those that have a study: the official split has no test."""
         return frozenset(split for split, bit in _BITS.items() if (self._bits & bit).any())
 
     def __len__(self) -> int:
@@ -197,9 +192,9 @@ class ChexpertPlusSource:
         )
 
     def _choose_texts(self, checksums: np.ndarray) -> tuple[np.ndarray, int]:
-        """The row of each study that its texts are taken from, and how many have several texts.
+        """The row of each study's texts, and how many studies have several texts.
 
-        It is the first one with a report, or the first one where none has.
+        It is the first row with a report, or the first one if none has.
         """
         # In the order of rows within each study, those without a report after the others.
         order = np.lexsort((checksums == 0, self._study_of_row))
@@ -253,11 +248,7 @@ def _checksum(text: str) -> int:
 def _read_cxpmrg(
     annotation: Path, ids: np.ndarray, official: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """The splits of CXPMRG-Bench for the studies of these names, as bits, and what to know of them.
-
-    Raises:
-        DataError: If the annotation is missing or broken, or names none of the studies.
-    """
+    """The splits of CXPMRG-Bench for studies of these names, as bits, and notes on them."""
     if not annotation.is_file():
         raise DataError(
             f"{annotation} not found; the split 'cxpmrg' is CXPMRG-Bench's "
@@ -281,7 +272,7 @@ def _read_cxpmrg(
     num_crossing = np.count_nonzero(in_test & ((official & _BITS["train"]) > 0))
     notes = [
         f"{num_crossing} of the {np.count_nonzero(in_test)} studies for testing are training "
-        "studies of the official split: what was trained on that has seen them"
+        "studies of the official split: models trained on the official split have seen them"
     ]
     if num_repeated:
         notes.append(f"rows of {ANNOTATION} for a study that has one already: {num_repeated}")

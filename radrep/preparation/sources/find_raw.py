@@ -44,7 +44,7 @@ def find_raw(download: Download, command: str, out: Path) -> list[Path]:
     Never `out` or anything else that radrep made.
 
     Raises:
-        DataError: If there is none; it lists where it looked.
+        DataError: If there is none; it lists the searched folders.
     """
     roots = [root for root in map(Path, _ROOTS) if root.is_dir()]
     found: dict[str, Path] = {}

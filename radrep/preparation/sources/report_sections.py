@@ -56,8 +56,7 @@ _FILMS = re.compile(
     "|frontal semi-upright|ribs|pa and lat"
 )
 
-# What a study keeps of its report: its name here, the parser's names of it, and whether the last
-# one counts or all of them do.
+# The sections that are kept: the last one of a name, or all of several names.
 _LAST = ("findings", "impression", "comparison", "last_paragraph")
 _ALL = {
     "indication": ("indication", "history"),
@@ -79,7 +78,7 @@ _CONCLUSION_UNDER = {
     "s56482935": "recommendations", "s58375018": "recommendations", "s54654948": "indication",
     "s55157853": "examination", "s51491012": "history",
 }  # fmt: skip
-# Studies of MIMIC-CXR whose conclusion no heading tells: its first character and the one after it.
+# Studies of MIMIC-CXR whose conclusion has no heading: its first character and the one after it.
 _CONCLUSION_AT = {
     "s50525523": (201, 349), "s57564132": (233, 554), "s59982525": (313, 717),
     "s53488209": (149, 475), "s54875119": (234, 988), "s50196495": (59, 399),
@@ -90,7 +89,7 @@ _CONCLUSION_AT = {
     "s59562049": (158, 348), "s52674888": (145, 296), "s55258338": (192, 568),
     "s59330497": (140, 655), "s52119491": (179, 454),
 }  # fmt: skip
-# Studies of MIMIC-CXR whose reports say nothing of what was seen.
+# Studies of MIMIC-CXR whose reports describe no image.
 _WITHOUT_CONCLUSION = frozenset(
     ("s58235663", "s50798377", "s54168089", "s53071062")
     + ("s56724958", "s54231141", "s53607029", "s52035334")
@@ -102,8 +101,8 @@ def parse_sections(report: str, mimic_study: str | None = None) -> dict[str, str
 
     Args:
         report: The whole raw text.
-        mimic_study: The study's name in MIMIC-CXR ("s50414267"), for the few whose conclusion
-            no heading tells: it becomes the impression.
+        mimic_study: The study's name in MIMIC-CXR ("s50414267"): a few have their conclusion
+            under another heading or none; it becomes the impression.
 
     Returns:
         Raw text without outer spaces by section, those that are empty left out: "findings",
@@ -125,7 +124,7 @@ def parse_sections(report: str, mimic_study: str | None = None) -> dict[str, str
 
 
 def _split(report: str) -> list[tuple[str, str]]:
-    """The (name, text) pairs of a report in its order, by the parser's names."""
+    """The (name, text) pairs of a report in its order."""
     headings = list(_HEADING.finditer(report)) or list(_HEADING_AT_MARGIN.finditer(report))
     if not headings:
         pairs = [("full report", report)]
@@ -160,7 +159,6 @@ def _name(heading: str) -> str:
 
 
 def _collect(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """What a study keeps, by the names that it has there."""
     sections = {name: text for name, text in pairs if name in _LAST and text}
     for name, names in _ALL.items():
         text = "\n".join(text for found, text in pairs if found in names and text)

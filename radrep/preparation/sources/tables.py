@@ -1,7 +1,7 @@
 """The tables of raw downloads: CSV or TSV, plain or gzip, of any length, row by row.
 
-What a table is, is told by its content: a browser may unpack a .csv.gz and keep its name, and a
-spreadsheet may save one with a byte order mark and semicolons.
+The content decides what a table is, not its name: a browser may unpack a .csv.gz and keep its name,
+and a spreadsheet may save one with a byte order mark and semicolons.
 """
 
 import csv
@@ -18,9 +18,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
+from radrep.data.study import PROJECTIONS, projection_of
 from radrep.errors import DataError
 
-_DELIMITERS = ",\t;|"
+DELIMITERS = ",\t;|"
 _GZIP = b"\x1f\x8b"
 _CHUNK = 65_536
 csv.field_size_limit(100_000_000)  # a report may be longer than the 131,072 that Python takes
@@ -31,8 +32,8 @@ class Column:
     """How a column is kept in memory.
 
     Attributes:
-        parse: Text of a cell to what is kept of it; raises ValueError saying what was expected.
-        dtype: numpy's type of it; "S" takes the length of the longest.
+        parse: Turns a cell's text into a value; its ValueError names what was expected.
+        dtype: numpy's type of the values; "S" takes the length of the longest.
     """
 
     parse: Callable[[str], object]
@@ -45,31 +46,43 @@ def stream_rows(
     """Read the named columns of a table, one row after the other; blank lines are skipped.
 
     Yields:
-        The line on which the row begins, counted from 1, and its values in the order of `columns`,
-        then `optional`. An optional column that the table does not have is "" in every row.
+        The line on which the row begins, from 1, and its values in the order of `columns`, then
+        `optional`. A missing optional column is "" in every row.
 
     Raises:
         DataError: If the file cannot be opened, is cut off, is not UTF-8, lacks a column, or has a
-            row with more or fewer values than the header, or a quote that is never closed. It
-            names the file and the line.
+            row with more or fewer values than the header, or an open quote. It names the line.
     """
+    rows = _stream(path, (*columns, *optional))
+    _, header = next(rows, (1, []))
+    for name in columns:
+        if name not in header:
+            found = ", ".join(header) or "none"
+            raise DataError(f"{path} has no column '{name}'; its columns are {found}")
+    places = [header.index(name) if name in header else None for name in (*columns, *optional)]
+    for line, row in rows:
+        yield line, ["" if place is None else row[place] for place in places]
+
+
+def stream_cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Read a table row by row: its line and its cells by column."""
+    rows = _stream(path)
+    _, header = next(rows, (1, []))
+    for line, row in rows:
+        yield line, dict(zip(header, row, strict=True))
+
+
+def _stream(path: Path, wanted: Sequence[str] = ()) -> Iterator[tuple[int, list[str]]]:
+    """Yield the header, then every row, each after its line."""
     line = 1
     try:
         with _open(path) as file:
             lines = _decode(file, path)
             first = next(lines, "")
-            delimiter = _tell_delimiter(first, (*columns, *optional))
+            delimiter = _sniff_delimiter(first, wanted)
             reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(reader, [])]
-            for name in columns:
-                if name not in header:
-                    raise DataError(
-                        f"{path} has no column '{name}'; its columns are "
-                        f"{', '.join(header) or 'none'}"
-                    )
-            places = [
-                header.index(name) if name in header else None for name in (*columns, *optional)
-            ]
+            yield line, header
             while True:
                 line = reader.line_num + 1
                 row = next(reader, None)
@@ -81,7 +94,7 @@ def stream_rows(
                         f"{len(header)} columns"
                     )
                 if row:
-                    yield line, ["" if place is None else row[place] for place in places]
+                    yield line, row
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: not a row of a table ({error})") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -93,11 +106,10 @@ def stream_rows(
 
 
 def read_columns(path: Path, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
-    """Read the named columns of a table into arrays, one entry a row, in the table's order.
+    """Read the named columns of a table into arrays, one entry per row.
 
     Raises:
-        DataError: As `stream_rows` does, and if a value does not parse; it names the file, the
-            line, the column and the value.
+        DataError: As `stream_rows` does, and for a value that does not parse.
     """
     chunks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     rows = stream_rows(path, tuple(columns))
@@ -116,13 +128,13 @@ def read_columns(path: Path, columns: Mapping[str, Column]) -> dict[str, np.ndar
 
 
 def bad_value(path: Path, line: int, column: str, value: str, expected: str) -> DataError:
-    """The error that names a cell of a table, what it holds, and what was expected of it."""
+    """An error that names a cell, its value and what was expected."""
     shown = value if len(value) <= 60 else value[:57] + "..."
     return DataError(f"{path}, line {line}: {column} is {shown!r}; {expected}")
 
 
 def one_of(names: Mapping[str, int]) -> Callable[[str], int]:
-    """A parser of cells that hold one of a few names, to the number that stands for each."""
+    """A parser of cells that hold one of a few names, to the number of each."""
 
     def parse(text: str) -> int:
         try:
@@ -133,12 +145,21 @@ def one_of(names: Mapping[str, int]) -> Callable[[str], int]:
     return parse
 
 
-class Index:
-    """The rows of a table by a key.
+def parse_number(text: str) -> int:
+    """Parse a number of at most 15 digits, such as a patient's."""
+    text = text.strip()
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise ValueError("expected a number")
+    return int(text)
 
-    Args:
-        keys: One a row, (n,); where several are the same, the first is found.
-    """
+
+def parse_projection(text: str) -> int:
+    """Parse a view position to its place in `PROJECTIONS`."""
+    return PROJECTIONS.index(projection_of(text))
+
+
+class Index:
+    """Finds the rows of a table by a key, (n,); of equal keys, the first row."""
 
     def __init__(self, keys: np.ndarray) -> None:
         self._order = np.argsort(keys, kind="stable")
@@ -153,20 +174,8 @@ class Index:
         return np.where(self._sorted[places] == wanted, self._order[places], -1)
 
 
-def parse_number(text: str) -> int:
-    """A parser of cells that hold a number of at most 15 digits, such as a patient's."""
-    text = text.strip()
-    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-        raise ValueError("expected a number")
-    return int(text)
-
-
 def hash_file(path: Path) -> bytes:
-    """SHA-256 of a file's content.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
+    """SHA-256 of a file's content; DataError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -194,11 +203,11 @@ def _decode(file: BinaryIO, path: Path) -> Iterator[str]:
             ) from error
 
 
-def _tell_delimiter(header: str, wanted: Sequence[str]) -> str:
-    """The delimiter by which the header has the most of the wanted columns."""
+def _sniff_delimiter(header: str, wanted: Sequence[str]) -> str:
+    """The delimiter that gives the header most of the wanted columns, or most columns."""
 
     def count(delimiter: str) -> int:
-        names = {name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])}
-        return len(names & set(wanted))
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        return len(set(names) & set(wanted)) if wanted else len(names)
 
-    return max(_DELIMITERS, key=count)
+    return max(DELIMITERS, key=count)

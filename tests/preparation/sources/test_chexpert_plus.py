@@ -127,7 +127,7 @@ def test_a_study_that_contradicts_itself_or_says_nothing_is_refused(raw):
         C: None,
         "patient00002/study1": "no report",
     }
-    assert source.notes[0] == "studies with several reports, the first of which is taken: 1"
+    assert source.notes[0] == "studies with several reports, of which the first is used: 1"
 
 
 def test_cxpmrg_takes_its_studies_and_says_what_it_puts_into_test(raw):

@@ -410,7 +410,7 @@ def test_r2gens_annotation_goes_with_images_of_open_i(tmp_path):
     assert np.array_equal(study.images[1].read(256), pixels)
     for file in (raw / "ecgen-radiology").iterdir():
         file.unlink()
-    with pytest.raises(DataError, match="which is which is told by NLMCXR_reports.tgz"):
+    with pytest.raises(DataError, match="to match them, add NLMCXR_reports.tgz"):
         IuXraySource(raw)
 
 

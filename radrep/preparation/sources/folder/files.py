@@ -1,4 +1,4 @@
-"""The files of a folder source: found, told apart, and matched with the names in a table."""
+"""The files of a folder source: listed, classified, and matched with the names in a table."""
 
 import os
 import re
@@ -19,24 +19,18 @@ if TYPE_CHECKING:
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 
 _DIGITS = re.compile(r"0*(\d+)", re.ASCII)
-# What lies at a path, told apart by a letter.
-FILE, FOLDER, LINK, SPECIAL = "f", "d", "l", "s"
-_CHUNK = 65_536
-
+FILE, FOLDER, LINK, SPECIAL = "f", "d", "l", "s"  # kinds of entries of a folder
 _PREPARED = tuple(FILE + name for name in PREPARED_MARKS)
 
 
 def list_files(root: Path) -> Iterator[tuple[str, str]]:
     """Every file below a folder, by its path from there, in natural order: a2 before a10.
 
-    Hidden files are passed over. Links, and pipes, sockets and devices, are told of but never
-    followed or read, so that nothing outside is read, nothing twice, and nothing without an end.
+    Hidden files are skipped. Links, pipes, sockets and devices are listed, but never followed or
+    read, so that nothing outside is read, nothing twice, and nothing without an end.
 
     Yields:
-        The path and what it is: FILE, LINK, SPECIAL, or a FOLDER that has the name of an image.
-
-    Raises:
-        DataError: If a folder cannot be read.
+        The path and its kind: FILE, LINK, SPECIAL, or a FOLDER that has the name of an image.
     """
     waiting = [("", iter(_scan(root, "")))]
     while waiting:
@@ -52,47 +46,26 @@ def list_files(root: Path) -> Iterator[tuple[str, str]]:
             yield path, kind
 
 
-def tell_kind(path: Path) -> str | None:
-    """Tell "dicom" and "picture" by a file's first bytes or its name; None if it is neither."""
+def sniff_format(path: Path) -> str | None:
+    """Whether a file is "dicom" or "picture", by its first bytes or its name; None if neither."""
     try:
         with path.open("rb") as file:
             head = file.read(132)
     except OSError:
-        head = b""  # reading it as an image will say why
+        head = b""  # reading it as an image gives the reason
     if is_dicom(head):
         return "dicom"
     is_picture = head.startswith(PICTURE_HEADS) or path.name.lower().endswith(IMAGE_ENDINGS)
     return "picture" if is_picture else None
 
 
-class CompactStrings:
-    """Texts of any number and any characters, put into one Arrow array as they come."""
+def pack(texts: Iterable[str]) -> "pyarrow.Array":
+    """Texts as one compact Arrow array."""
+    import pyarrow
 
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._chunks: list[pyarrow.Array] = []
-        self._texts: list[bytes] = []
-        for text in texts:
-            self.append(text)
-
-    def append(self, text: str) -> None:
-        """Put a text at the end."""
-        # Names of files need not be UTF-8; Python stands in for other bytes with surrogates.
-        self._texts.append(text.encode("utf-8", "surrogatepass"))
-        if len(self._texts) == _CHUNK:
-            self._flush()
-
-    def pack(self) -> "pyarrow.Array":
-        """All of them, in UTF-8."""
-        import pyarrow
-
-        self._flush()
-        return pyarrow.concat_arrays(self._chunks)
-
-    def _flush(self) -> None:
-        import pyarrow
-
-        self._chunks.append(pyarrow.array(self._texts, pyarrow.large_binary()))
-        self._texts = []
+    # Names of files need not be UTF-8; Python represents other bytes by surrogates.
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return pyarrow.array(encoded, pyarrow.large_binary())
 
 
 def unpack(texts: "pyarrow.Array", place: int) -> str:
@@ -101,27 +74,19 @@ def unpack(texts: "pyarrow.Array", place: int) -> str:
 
 
 def count_groups(keys: "pyarrow.Array") -> tuple[np.ndarray, np.ndarray]:
-    """Number the different keys in the order in which they come first.
-
-    Returns:
-        The number of each key, int32 (n,), and how often each number is there, int64.
-    """
+    """The number of each key in the order of first appearance, (n,), and how often each appears."""
     codes = keys.dictionary_encode().indices.to_numpy()
     return codes, np.bincount(codes)
 
 
 def match_files(names: "pyarrow.Array", files: "pyarrow.Array") -> np.ndarray:
-    """Find the files that are meant by names in a table.
+    """Find the files that names in a table mean.
 
-    A name may be the path from the folder, or end in the name of a file that is there once; either
-    may have another ending.
-
-    Args:
-        names: n names.
-        files: Paths from the folder.
+    A name may be the path from the folder, or end in a file name that is unique; either may have
+    another ending.
 
     Returns:
-        Places in `files`, int32 (n,), -1 where there is none, or several.
+        For each name its place in `files`, int32 (n,), -1 where there is none, or several.
     """
     import pyarrow
     import pyarrow.compute
@@ -142,11 +107,11 @@ def match_files(names: "pyarrow.Array", files: "pyarrow.Array") -> np.ndarray:
 
 
 def _map(key: Callable[[str], str], paths: "pyarrow.Array") -> "pyarrow.Array":
-    return CompactStrings(key(unpack(paths, place)) for place in range(len(paths))).pack()
+    return pack(key(unpack(paths, place)) for place in range(len(paths)))
 
 
 def _scan(root: Path, path: str) -> list[str]:
-    """The names in a folder below the root, in natural order, each after a letter for its kind."""
+    """The names in a folder, in natural order, each after the letter of its kind."""
     found = []
     try:
         with os.scandir(root / path) as entries:
@@ -161,7 +126,7 @@ def _scan(root: Path, path: str) -> list[str]:
                     found.append((FILE if entry.is_file() else SPECIAL) + entry.name)
     except OSError as error:
         raise DataError(f"{root / path} cannot be read: {error}") from error
-    # What radrep prepared, or is preparing, below the raw images is none of them.
+    # A prepared folder below the raw images is none of them.
     if path and any(mark in found for mark in _PREPARED):
         return []
     return sorted(found, key=_natural)

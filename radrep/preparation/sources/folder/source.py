@@ -1,4 +1,4 @@
-"""A folder of images of one's own, with or without a table of reports.
+"""A folder of your own images, with or without a table of reports.
 
     ROOT/**/*                                         images, under any name
     ROOT/reports.csv, .tsv, .jsonl or labels.csv      optional, see table.py
@@ -26,11 +26,11 @@ from radrep.preparation.sources.folder.files import (
     IMAGE_ENDINGS,
     LINK,
     SPECIAL,
-    CompactStrings,
     count_groups,
     list_files,
     match_files,
-    tell_kind,
+    pack,
+    sniff_format,
     unpack,
 )
 from radrep.preparation.sources.folder.table import Row, Table
@@ -39,28 +39,23 @@ from radrep.preparation.sources.report_sections import parse_sections
 from radrep.preparation.sources.tables import hash_file
 
 _TABLES = ("reports.csv", "reports.tsv", "reports.jsonl", "labels.csv")
-# By their place among the files, or by name where they are not found: each is there once.
+# By place among the files, or by name where they are not found, so that each is there once.
 _Images = dict[int | str, SourceImage]
 
 _TRAIN, _VAL = 0.8, 0.1
-# What one image shows is in the study, whatever is said of another.
-_WEIGHTS = (0, -1, 1)
+_WEIGHTS = (0, -1, 1)  # what one image shows is in the study: of several labels the last counts
 
 
 class FolderSource:
     """The studies of a folder of images, in the order of its table or of its files' names.
 
-    Where no split is given it is drawn by a hash of the patient, or of the study where no patient
-    is known: 80, 10 and 10 in a hundred. A study of several rows takes each text from the first
-    row that has it, and comes when its last row has been read.
+    A missing split is drawn by a hash of the patient, or of the study where no patient is known:
+    80, 10 and 10 in a hundred. A study of several rows takes each text from the first row that has
+    it, and is complete when its last row has been read.
 
     Args:
         raw: The folder.
-        reports: The table, if it is not the only one in `raw` with one of the usual names.
-
-    Attributes:
-        layout: What was recognised, in words.
-        notes: What to know of the splits, and of files that are not used.
+        reports: The table, unless it is the only one in `raw` with one of the usual names.
 
     Raises:
         DataError: If the folder or the table is missing or cannot be read, or there is no image.
@@ -72,27 +67,18 @@ class FolderSource:
         self._raw = check_folder(Path(raw), "a folder of images")
         table = Path(reports) if reports else _find_table(self._raw)
         self._table = Table(table) if table else None
-        files, self._dicom, self._skipped = CompactStrings(), bytearray(), Counter[str]()
+        self._skipped = Counter[str]()
+        self._dicom = bytearray()
         self._first_folder = ""
-        for path, what in list_files(self._raw):
-            if what == FOLDER:
-                self._first_folder = self._first_folder or path
-            # With a table it is known which files are meant; there is no need to open them all.
-            kind = "any" if self._table or what != FILE else tell_kind(self._raw / path)
-            if what != FILE or kind is None:
-                self._skipped[what if what != FILE else "others"] += 1
-            else:
-                files.append(path)
-                self._dicom.append(kind == "dicom")
-        self._files = files.pack()
-        studies, names = CompactStrings(), CompactStrings()
+        self._files = pack(self._list_images())
+        names: list[str] = []
+        studies = []
         for row in self._rows():
             studies.append(row.study or row.images[0])
-            for name in row.images:
-                names.append(name)
-        self._studies, self._num_rows = count_groups(studies.pack())
+            names += row.images
+        self._studies, self._num_rows = count_groups(pack(studies))
         self._places = (
-            match_files(names.pack(), self._files)
+            match_files(pack(names), self._files)
             if self._table
             else np.arange(len(self._files), dtype=np.int32)
         )
@@ -110,24 +96,19 @@ class FolderSource:
         return digest.hexdigest()
 
     def expected_counts(self) -> None:
-        """None, since nobody has published any."""
+        """None."""
 
     def expected_images(self) -> None:
-        """None, since nobody has published any."""
+        """None."""
 
     def splits(self) -> frozenset[str]:
-        """Any."""
+        """All."""
         return frozenset(SPLITS)
 
     def __len__(self) -> int:
         return len(self._num_rows)
 
     def __iter__(self) -> Iterator[SourceStudy]:
-        """Yield every study.
-
-        Raises:
-            DataError: If the table cannot be read any more.
-        """
         left = self._num_rows.copy()
         waiting: dict[int, list[tuple[Row, _Images]]] = defaultdict(list)
         start = 0
@@ -143,6 +124,19 @@ class FolderSource:
             left[study] -= 1
             if not left[study]:
                 yield self._study(waiting.pop(study))
+
+    def _list_images(self) -> Iterator[str]:
+        """Paths of the files to use; counts the others."""
+        for path, kind in list_files(self._raw):
+            if kind == FOLDER:
+                self._first_folder = self._first_folder or path
+            # A table names the files to use: they need not all be opened.
+            format = "any" if self._table or kind != FILE else sniff_format(self._raw / path)
+            if kind != FILE or format is None:
+                self._skipped[kind if kind != FILE else "others"] += 1
+            else:
+                self._dicom.append(format == "dicom")
+                yield path
 
     def _rows(self) -> Iterator[Row]:
         if self._table:
@@ -214,9 +208,7 @@ class FolderSource:
         if not (self._table and self._table.has_splits):
             yield "The splits are drawn by a hash of the patient, 80/10/10."
             if not any(self._dicom) and not (self._table and self._table.has_patients):
-                yield (
-                    "No patients are known, so that one patient's studies may be in several splits."
-                )
+                yield "No patients are known: one patient's studies may be in several splits."
         missing = int((self._places < 0).sum())
         if missing:
             yield f"{missing} of {len(self._places)} images of the table are not in the folder."
@@ -234,25 +226,25 @@ class FolderSource:
         if self._skipped[FOLDER]:
             yield (
                 f"{self._skipped[FOLDER]} folders are named as images are, the first "
-                f"{_shown(self._first_folder)}; what lies in them is used."
+                f"{_shown(self._first_folder)}; the files in them are used."
             )
         if self._skipped["others"]:
             yield f"{self._skipped['others']} files are no images."
 
 
 def _find_table(raw: Path) -> Path | None:
-    """The table that lies in the folder under one of the usual names, if one does."""
+    """The table in the folder with one of the usual names, if there is one."""
     found = [raw / name for name in _TABLES if (raw / name).is_file()]
     if len(found) > 1:
         raise DataError(
             f"{raw} has several tables ({', '.join(path.name for path in found)}); "
-            "say which one has the reports"
+            "give the one that has the reports"
         )
     return found[0] if found else None
 
 
 def _sections(texts: Mapping[str, str]) -> dict[str, str]:
-    """The sections of a study, from the report where no column has them."""
+    """The sections of a study: its columns, else those of its report."""
     given = {name: text for name, text in texts.items() if name != "report"}
     if "findings" in given or "impression" in given:
         return given
@@ -264,7 +256,7 @@ def _sections(texts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _shown(name: str) -> str:
-    """A name without the characters that stand for bytes which are not UTF-8."""
+    """A name with escapes for bytes that are not UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The table of a folder source: CSV, TSV or JSONL, its columns known by their names.
+"""The table of a folder source: CSV, TSV or JSONL, its columns recognised by their names.
 
 image, path, filename, ...    required: the path from the folder, or a name that is there once; in
                               JSONL also a list of them
@@ -7,22 +7,21 @@ Finding Labels                names of findings, "Effusion|Mass", as in NIH Ches
 any other of 1, 0, -1, blank  a finding: present, absent, uncertain, not mentioned
 """
 
-import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from radrep.data.study import projection_of
+from radrep.data.study import SPLIT_NAMES, projection_of
 from radrep.errors import DataError
-from radrep.preparation.sources.tables import bad_value, stream_rows
+from radrep.preparation.sources.tables import bad_value, stream_cells
 
 TEXTS = ("report", "findings", "impression", "indication", "comparison")
 
-# Names of a column without marks and capitals; the first that is there is taken.
+# Names of a column without marks and capitals, the preferred one first.
 _COLUMNS = {
     "image": ("imagepath", "path", "image", "filename", "file", "imageindex", "images"),
     "study": ("studyid", "study", "id"),
@@ -32,30 +31,23 @@ _COLUMNS = {
     "label list": ("findinglabels",),
     **{name: (name,) for name in TEXTS},
 }
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _LABELS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
-# What pandas calls the column of row numbers that it adds.
+# Names of the column of row numbers that pandas adds.
 _ROW_NUMBERS = re.compile(r"|Unnamed: \d+")
-_DELIMITERS = ",\t;|"
-_LONGEST_HEADER = 1 << 20
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one row of a table, or one file where there is no table, says of a study.
+    """One row of a table, or one file where there is no table.
 
     Attributes:
-        images: Names of image files, as they are given.
+        images: Names of image files.
         study: The study, or "" for one of its own.
         patient: The patient, or "".
         split: "train", "val", "test" or "".
-        projection: "frontal", "lateral" or "unknown", of all the images.
+        projection: Of all the images.
         texts: Text by section, and "report".
-        labels: 1, 0 or -1 by the name of the finding.
+        labels: 1, 0 or -1 by finding.
     """
 
     images: tuple[str, ...]
@@ -68,17 +60,13 @@ class Row:
 
 
 class Table:
-    """The rows of a table, read from the file each time that they are asked for.
+    """The rows of a table, read from the file each time.
 
     Attributes:
-        columns: Names of the columns that were recognised.
+        columns: Names of the recognised columns.
         labels: Names of the columns that hold labels.
         has_splits: Whether there is a column of splits.
         has_patients: Whether there is a column of patients.
-
-    Raises:
-        DataError: If the file cannot be read, has no column of images or no row, or a value is not
-            what its column holds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,24 +90,22 @@ class Table:
         self.labels = tuple(sorted(name for name, is_label in numeric.items() if is_label))
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield every row.
-
-        Raises:
-            DataError: If a value is not what its column holds; it names the line.
-        """
+        """Yield every row; DataError names a bad value and its line."""
         for line, cells in self._cells():
             known = {role: cells[name] for role, name in _roles(tuple(cells)).items()}
             images = known.pop("image", "")
             names = images if isinstance(images, list) else [images]
             values = {role: self._plain(line, role, value) for role, value in known.items()}
             split = values.get("split", "").strip().casefold()
-            if split and split not in _SPLITS:
+            if split and split not in SPLIT_NAMES:
                 raise bad_value(self.path, line, "split", split, "expected train, val or test")
             row = Row(
-                images=tuple(name for name in map(self._image(line), names) if name),
+                images=tuple(
+                    name for each in names if (name := self._plain(line, "image", each).strip())
+                ),
                 study=values.get("study", "").strip(),
                 patient=values.get("patient", "").strip(),
-                split=_SPLITS.get(split, ""),
+                split=SPLIT_NAMES.get(split, ""),
                 projection=projection_of(values.get("projection", "")),
                 texts={name: values[name] for name in TEXTS if values.get(name, "").strip()},
                 labels=self._labels(cells, values.get("label list", "")),
@@ -129,10 +115,7 @@ class Table:
             yield row
 
     def _cells(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        return _read_objects(self.path) if _is_jsonl(self.path) else _read_cells(self.path)
-
-    def _image(self, line: int) -> Callable[[object], str]:
-        return lambda value: self._plain(line, "image", value).strip()
+        return _read_objects(self.path) if _is_jsonl(self.path) else stream_cells(self.path)
 
     def _plain(self, line: int, role: str, value: object) -> str:
         text = _text(value)
@@ -151,7 +134,7 @@ class Table:
 
 @lru_cache(maxsize=64)
 def _roles(names: tuple[str, ...]) -> dict[str, str]:
-    """The column that was meant for each thing that is known."""
+    """The column of each role."""
     plain = {re.sub(r"[\W_]+", "", name.casefold()): name for name in reversed(names)}
     found = {
         role: next((plain[alias] for alias in aliases if alias in plain), None)
@@ -187,18 +170,3 @@ def _read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, row
     except (OSError, ValueError, RecursionError) as error:  # ValueError: broken JSON or UTF-8
         raise DataError(f"{path}, line {number}: no JSON object ({error})") from error
-
-
-def _read_cells(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    header = [name.strip() for name in _read_header(path)]
-    for line, values in stream_rows(path, header):
-        yield line, dict(zip(header, values, strict=True))
-
-
-def _read_header(path: Path) -> list[str]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            line = file.readline(_LONGEST_HEADER)
-        return max((next(csv.reader([line], delimiter=d), []) for d in _DELIMITERS), key=len)
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} is no table of text in UTF-8: {error}") from error

@@ -4,7 +4,7 @@
     images/images_normalized/1000_IM-0003-1001.dcm.png    Kaggle
     NLMCXR_dcm/1000/1000_IM-0003-1001.dcm                 Open-i's DICOM
 
-All of them are one image, which the rest of radrep calls by Open-i's name: CXR1000_IM-0003-1001.
+All of them are one image; the rest of radrep uses Open-i's name, CXR1000_IM-0003-1001.
 """
 
 import lzma
@@ -19,7 +19,7 @@ from typing import IO
 
 from radrep.errors import DataError
 
-# In order of preference, as they are quicker to read.
+# The quicker to read is first.
 IMAGE_ARCHIVES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
 
 OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES = "Open-i's PNG", "Kaggle's images", "Open-i's DICOM"
@@ -35,17 +35,17 @@ def open_i_name(file_name: str) -> str | None:
     if not match:
         return None
     number, image, _ = match.groups()
-    # The images of report 1, and those alone, say its number twice at Open-i and once at Kaggle.
+    # Only the images of report 1 have its number twice at Open-i and once at Kaggle.
     return f"CXR{number}_1_{image}" if number == "1" else f"CXR{number}_{image}"
 
 
 def report_number(image: str) -> str:
-    """The number of the report that an image of this Open-i name belongs to."""
+    """The number of the report of an image with this Open-i name."""
     return image[len("CXR") :].partition("_")[0]
 
 
 def kind_of_file(path: Path) -> str:
-    """Whose file an image seems to be, by its name: OPEN_I_IMAGES, ..."""
+    """The distribution of an image by its file name: OPEN_I_IMAGES, ..."""
     if ".dcm." in path.name:
         return KAGGLE_IMAGES
     return DICOM_IMAGES if path.suffix == ".dcm" else OPEN_I_IMAGES
@@ -54,9 +54,9 @@ def kind_of_file(path: Path) -> str:
 def find_images(raw: Path) -> dict[str, Path]:
     """Every image below a folder that is named as IU X-Ray's are, by Open-i's name.
 
-    Links to files, and to folders from the top, are followed, since people link large downloads; a
-    folder further in that leads elsewhere is not, and none is entered twice. Where one image is
-    there several times, Open-i's PNG is taken before Kaggle's, and that before DICOM.
+    Follows links to files, and links to folders at the top, since people link large downloads, but
+    no folder further in that leads elsewhere, and enters none twice. Of several files of one image
+    Open-i's PNG is preferred to Kaggle's, and that to DICOM.
     """
     ranks = (OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES)
     found: dict[str, tuple[int, Path]] = {}
@@ -81,7 +81,7 @@ def find_images(raw: Path) -> dict[str, Path]:
 
 
 def leads_within(path: Path, folder: Path) -> bool:
-    """Whether a path, its links followed, lies in a folder, or is no link itself."""
+    """Whether a path is no link, or one that leads into a folder."""
     return not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
 
 
@@ -91,16 +91,16 @@ def unpack_images(
     advance: Callable[[], None] = lambda: None,
     only: Collection[str] | None = None,
 ) -> dict[str, Path]:
-    """Write the images of an archive below `scratch`, once; after a kill it goes on.
+    """Write the images of an archive below `scratch`, once; a killed run is resumed.
 
-    Files get Open-i's name and nothing else of the path that the archive gives them, so that
-    none can land elsewhere; links and devices are passed over.
+    Files get Open-i's name and nothing else of their path in the archive, so that none can land
+    elsewhere; links and devices are skipped.
 
     Args:
         archive: The archive.
-        scratch: Where to.
-        advance: Called for each image.
-        only: Open-i's names of those that are wanted: reading ends with the last of them.
+        scratch: The folder to write into.
+        advance: Called after each image.
+        only: Open-i's names of the wanted images: reading ends with the last of them.
 
     Raises:
         DataError: If the archive is broken, has no image of IU X-Ray, or cannot be written out.
@@ -133,12 +133,10 @@ def unpack_images(
 
 
 def read_members(archive: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-    """The regular files of a tar archive, compressed or not: name, size in bytes, content.
-
-    A file's content has to be read before the next one is asked for.
+    """The regular files of a tar archive: name, size in bytes, content to read before the next.
 
     Raises:
-        DataError: If the archive is broken or cut short, also when that shows only at its end.
+        DataError: If the archive is broken or cut short, also if that shows only at its end.
     """
     with _reading(archive), tarfile.open(archive) as tar:
         for member in tar:
@@ -163,7 +161,7 @@ def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, OSError) as error:
-        # Of an archive that it does not know, tarfile says on several lines what it is not.
+        # Of an unknown format, tarfile's message lists on several lines what it is not.
         reason = str(error).partition(":\n")[0]
         raise DataError(
             f"{archive} is broken or cut short ({reason}); download it again, or unpack it by hand "

@@ -1,4 +1,4 @@
-"""IU X-Ray's reports, as Open-i's XML and Kaggle's tables tell them.
+"""IU X-Ray's reports, in Open-i's XML and Kaggle's tables.
 
 ecgen-radiology/<number>.xml, or in NLMCXR_reports.tgz   sections, MeSH terms, names of images
 indiana_reports.csv                                      sections, MeSH terms
@@ -22,8 +22,7 @@ XML_ARCHIVE = "NLMCXR_reports.tgz"
 KAGGLE_REPORTS = "indiana_reports.csv"
 KAGGLE_PROJECTIONS = "indiana_projections.csv"
 
-# All that Open-i has and Kaggle has not. Three studies have fewer images there, and in two of them
-# the k-th is another one.
+# The images that Kaggle lacks. In two of their three studies the k-th image differs therefore.
 NOT_AT_KAGGLE = (
     "CXR2084_IM-0715-1001-0002",
     "CXR2084_IM-0715-2001-0001",
@@ -33,21 +32,21 @@ NOT_AT_KAGGLE = (
 
 _SECTIONS = ("findings", "impression", "indication", "comparison")
 _PROJECTION_COLUMNS = ("uid", "filename", "projection")
-_NOT_INDEXED = "No Indexing"  # nobody looked for terms, which is not a finding
+_NOT_INDEXED = "No Indexing"  # of the terms, which is no finding
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of one report, which is also one study and one patient.
+    """One report, which is also one study and one patient.
 
     Attributes:
         images: Open-i's names, in the order of the XML.
         projections: "frontal", "lateral" or "unknown" by Open-i's name.
-        sections: Raw text by section name; only those that have text.
-        text: The whole of the report as the XML has it.
+        sections: Raw text by section; no empty ones.
+        text: The whole report of the XML.
         labels: 1 for each MeSH term, without its qualifiers; "normal" is one.
-        problem: Why nothing else is known, or None.
+        problem: Why the rest is missing, or None.
     """
 
     images: tuple[str, ...] = ()
@@ -59,7 +58,7 @@ class Report:
 
 
 def report_files(raw: Path) -> list[Path]:
-    """The files and folders of reports that there are: XML, then Kaggle's tables."""
+    """The files and folders of reports in a folder: XML, then Kaggle's tables."""
     xml = [folder for name in XML_FOLDERS if any((folder := raw / name).glob("*.xml"))]
     xml += [archive] if (archive := raw / XML_ARCHIVE).is_file() else []
     tables = [raw / name for name in (KAGGLE_REPORTS, KAGGLE_PROJECTIONS)]
@@ -67,12 +66,10 @@ def report_files(raw: Path) -> list[Path]:
 
 
 def read_reports(files: Iterable[Path]) -> dict[str, Report]:
-    """Everything that `report_files` tell, by number of the report, in order of the numbers.
+    """The reports of `report_files` by number, in the order of the numbers.
 
-    Where they differ the XML is believed: Kaggle's tables have been through a spreadsheet.
-
-    Raises:
-        DataError: If a table or an archive cannot be read. A broken XML file is a `problem`.
+    Where they differ the XML counts: Kaggle's tables have been through a spreadsheet. A broken XML
+    file is a `problem`; a broken table or archive is a DataError.
     """
     xml: dict[str, Report] = {}
     texts: dict[str, Report] = {}
@@ -100,11 +97,7 @@ def read_reports(files: Iterable[Path]) -> dict[str, Report]:
 
 
 def xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Number and content of every report's XML in a folder or an archive.
-
-    Raises:
-        DataError: If the folder or the archive cannot be read.
-    """
+    """Number and content of every report's XML in a folder or an archive."""
     if path.is_dir():
         for file in sorted(path.glob("*.xml")):
             if _NUMBER.fullmatch(file.stem):
@@ -120,7 +113,6 @@ def xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _parse(number: str, content: bytes) -> Report:
-    """The report in one XML file."""
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: odd encodings

@@ -1,12 +1,12 @@
-"""IU X-Ray (Open-i, Demner-Fushman et al., JAMIA 2016) in the layouts that people have it in.
+"""IU X-Ray (Open-i, Demner-Fushman et al., JAMIA 2016) in each of its layouts.
 
 R2Gen      annotation.json, and images/<study>/<k>.png: the k-th image of the XML
 Open-i     NLMCXR_png/*.png or NLMCXR_png.tgz, ecgen-radiology/*.xml or NLMCXR_reports.tgz
 DICOM      NLMCXR_dcm/**/*.dcm or NLMCXR_dcm.tgz, with the same reports
 Kaggle     images/images_normalized/*.dcm.png, indiana_reports.csv, indiana_projections.csv
 
-Several may lie in one folder. R2Gen's annotation, where it is there, then says which studies there
-are, their splits, images and findings, and the others add to it.
+Several may be in one folder. R2Gen's annotation, if there, then defines the studies, their splits,
+images and findings, and the others add to it.
 """
 
 import hashlib
@@ -72,16 +72,11 @@ class IuXraySource:
     """The studies of an IU X-Ray folder.
 
     With R2Gen's annotation: its studies, in its order and splits. Without: every report in the
-    order of the numbers, its split drawn by a hash of the number, since R2Gen's cannot be told.
+    order of the numbers, its split drawn by a hash of the number, since R2Gen's is unknown.
     A report is one study and one patient.
 
-    Args:
-        raw: The folder that holds the download.
-
     Attributes:
-        layout: What was recognised, in words.
         archive: The archive that holds the images, if one does; see `unpack`.
-        notes: What to know of the splits, and of images that no report names.
 
     Raises:
         DataError: If the folder is missing or has no reports or no images, or if one of its tables
@@ -115,7 +110,7 @@ class IuXraySource:
         self.notes = tuple(self._notes())
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
-        """A hash of what the tables say and of the names and sizes of the images."""
+        """A hash of the tables and of the names and sizes of the images."""
         digest = hashlib.sha256()
         for table in self._tables:
             files = sorted(table.glob("*.xml")) if table.is_dir() else [table]
@@ -132,18 +127,17 @@ class IuXraySource:
         return {"train": 2069, "val": 296, "test": 590}
 
     def expected_images(self) -> dict[str, int] | None:
-        """Open-i's images in all; of R2Gen's choice among them no number is published."""
+        """Open-i's images in all; of R2Gen's no number is published."""
         return {"all": NUM_IMAGES} if self._rows is None else None
 
     def splits(self) -> frozenset[str]:
-        """Those of the annotation; without it, all of them."""
+        """Those of the annotation; without it, all."""
         return frozenset(SPLITS if self._rows is None else (split for split, _ in self._rows))
 
     def __len__(self) -> int:
         return len(self._reports if self._rows is None else self._rows)
 
     def __iter__(self) -> Iterator[SourceStudy]:
-        """Yield every study."""
         if self._rows is None:
             return (self._study(number) for number in self._reports)
         return (self._annotated(split, row) for split, row in self._rows)
@@ -151,22 +145,19 @@ class IuXraySource:
     def unpack(
         self, scratch: Path, advance: Callable[[], None], studies: Collection[str] | None = None
     ) -> None:
-        """Unpack the archive of images, which cannot be read one by one in it.
+        """Unpack the archive of images, which allows no access to single ones.
 
         Args:
-            scratch: Where to. The caller removes it when all is done.
-            advance: Called for each of the `NUM_IMAGES` images, or of those that are wanted.
-            studies: Ids of the studies whose images are wanted; all of them, if not given.
-
-        Raises:
-            DataError: If it is broken or cannot be written out.
+            scratch: The folder to unpack into; the caller removes it in the end.
+            advance: Called after each image.
+            studies: Ids of the studies whose images are wanted, or None for all.
         """
         assert self.archive is not None, "there is an archive to unpack"
         only = None if studies is None else self._views_of(studies)
         self._unpacked = unpack_images(self.archive, scratch, advance, only)
 
     def count_images(self, studies: Collection[str]) -> int:
-        """Images of studies in the archive, so far as their names in it are known."""
+        """Number of images of studies in the archive, as far as their names are known."""
         return len(self._views_of(studies))
 
     def _views_of(self, studies: Collection[str]) -> set[str]:
@@ -179,7 +170,7 @@ class IuXraySource:
         return {image for report in chosen for image in report.images}
 
     def _named_views(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """The annotation's names of a study's images, each with Open-i's, "" if that is unknown."""
+        """The annotation's names of a study's images, each with Open-i's, "" if unknown."""
         report = self._reports.get(_report_number(row) or "", Report())
         # A report's id in R2Gen is the first image's name without its last part.
         views = report.images if row["id"] == _study_id(report.images) else ()
@@ -208,7 +199,7 @@ class IuXraySource:
         )
 
     def _image(self, name: str, found: Callable[[], Path], projection: str) -> SourceImage:
-        # What is in an archive is not known before it is unpacked.
+        # The content of an archive is unknown before it is unpacked.
         is_packed = self.archive is not None and not self._unpacked
         return SourceImage(name, partial(_read, found), projection, None if is_packed else found)
 
@@ -252,8 +243,8 @@ class IuXraySource:
         archives = [path for name in IMAGE_ARCHIVES if (path := self._raw / name).is_file()]
         if (self._files or archives) and not self._tables:
             raise DataError(
-                f"{self._raw} has R2Gen's {ANNOTATION} but images of Open-i or Kaggle; which is "
-                f"which is told by {_REPORTS_WANTED}"
+                f"{self._raw} has R2Gen's {ANNOTATION} but images of Open-i or Kaggle; to match "
+                f"them, add {_REPORTS_WANTED}"
             )
         if self._files:
             return
@@ -262,7 +253,7 @@ class IuXraySource:
         elif self._rows is None:
             raise DataError(f"{self._raw} has reports but no images; add {_IMAGES_WANTED}")
         elif (self._raw / _IMAGES_FOLDER).is_dir():
-            self._has_r2gen_images = True  # or none at all, as will be said of each
+            self._has_r2gen_images = True  # or none: each is then left out
         else:
             raise DataError(
                 f"{self._raw} has {ANNOTATION} but no folder '{_IMAGES_FOLDER}' beside it, nor "
@@ -292,7 +283,7 @@ class IuXraySource:
             yield f"{unknown} images belong to no report and are not used."
 
     def _describe_images(self) -> Iterator[str]:
-        """What tells the images from others without opening them."""
+        """Names and sizes of the images."""
         if self.archive:
             dicom = f" {DICOM_VERSION}" if "dcm" in self.archive.name else ""
             yield describe_image(self._raw, self.archive.name) + dicom

@@ -7,18 +7,23 @@ mimic-cxr-2.0.0-<kind>.csv.gz                 tables, also unpacked
 
 import os
 import re
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from radrep.data.study import PROJECTIONS, projection_of
+from radrep.data.study import PROJECTIONS
 from radrep.errors import DataError
-from radrep.preparation.sources.tables import Column, Index, one_of, parse_number, read_columns
+from radrep.preparation.sources.tables import (
+    Column,
+    Index,
+    one_of,
+    parse_number,
+    parse_projection,
+    read_columns,
+)
 
 JPG_HOME = "physionet.org/content/mimic-cxr-jpg/2.1.0/"
 REPORTS_HOME = "physionet.org/content/mimic-cxr/2.1.0/"
@@ -28,36 +33,19 @@ REPORTS_ZIP = "mimic-cxr-reports.zip"
 _TREES = ("files", "images", "mimic-cxr-reports/files", "mimic-cxr-reports", ".")
 _DICOM_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}", re.ASCII)
 _REPORT_NAME = re.compile(r"(?:.*/)?s(\d{1,15})\.txt", re.ASCII)
-# The longest report of MIMIC-CXR has some ten thousand characters.
-_MAX_REPORT = 1_000_000
+_MAX_REPORT = 1_000_000  # bytes; the longest report of MIMIC-CXR has some ten thousand characters
 
 _LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Enlarged Cardiomediastinum",
-    "Fracture",
-    "Lung Lesion",
-    "Lung Opacity",
-    "No Finding",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Pneumonia",
-    "Pneumothorax",
-    "Support Devices",
-)
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
+    "Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other",
+    "Pneumonia", "Pneumothorax", "Support Devices",
+)  # fmt: skip
 _NOT_MENTIONED = 2
-_LABEL_VALUES = {
-    **dict.fromkeys(("1.0", "1"), 1),
-    **dict.fromkeys(("0.0", "0"), 0),
-    **dict.fromkeys(("-1.0", "-1"), -1),
-    "": _NOT_MENTIONED,
-}
+_LABEL_VALUES = {"1.0": 1, "1": 1, "0.0": 0, "0": 0, "-1.0": -1, "-1": -1, "": _NOT_MENTIONED}
 
 
 def study_folder(subject: int, study: int) -> str:
-    """Where a study lies in a tree: "p10/p10000032/s50414267"."""
+    """Path of a study in a tree: "p10/p10000032/s50414267"."""
     return f"p{str(subject)[:2]}/p{subject}/s{study}"
 
 
@@ -74,7 +62,7 @@ def find_table(folders: Iterable[Path], kind: str) -> Path | None:
 
 
 def find_tree(folder: Path, names: Iterable[str]) -> Path | None:
-    """The tree in or at a folder in which at least one of the names is there."""
+    """The tree in or at a folder that has at least one of the names."""
     trees = [folder / name for name in _TREES]
     trees = [tree for tree in trees if next(tree.glob("p[0-9][0-9]"), None)]
     if not trees:
@@ -83,27 +71,25 @@ def find_tree(folder: Path, names: Iterable[str]) -> Path | None:
 
 
 def parse_dicom_id(text: str) -> bytes:
-    """A parser of the names of images, which become parts of a path."""
+    """Parse the name of an image, which becomes part of a path."""
     if not _DICOM_ID.fullmatch(text):
         raise ValueError("expected the name of an image, such as 02aa804e-bde0afdd-...")
     return text.encode()
 
 
 class ImageTable:
-    """The metadata of images, or the list of records: their order, and what is known of them."""
+    """The metadata table or the record list: the order of the images and their projections."""
 
     def __init__(self, path: Path) -> None:
         columns = {"dicom_id": Column(parse_dicom_id, "S")}
         if not path.name.startswith(RECORD_LIST):
-            columns["ViewPosition"] = Column(
-                lambda text: PROJECTIONS.index(projection_of(text)), np.int8
-            )
+            columns["ViewPosition"] = Column(parse_projection, np.int8)
         rows = read_columns(path, columns)
         self._index = Index(rows["dicom_id"])
         self._projections = rows.get("ViewPosition")
 
     def find(self, dicoms: np.ndarray) -> np.ndarray:
-        """The row of each image, by which images are ordered, -1 of one that is not there."""
+        """The row of each image, -1 for one that is not in the table."""
         return self._index.find(dicoms)
 
     def projection(self, row: int) -> str:
@@ -114,7 +100,7 @@ class ImageTable:
 
 
 class LabelTable:
-    """The findings that a labeller read from the reports."""
+    """The findings that a labeller extracted from the reports."""
 
     def __init__(self, path: Path) -> None:
         parse = one_of(_LABEL_VALUES)
@@ -133,22 +119,6 @@ class LabelTable:
         return {name: value for name, value in pairs if value != _NOT_MENTIONED}
 
 
-class Reports(Protocol):
-    """The raw reports of a download.
-
-    Attributes:
-        where: The folder or file that they are in.
-    """
-
-    where: Path
-
-    def read(self, subject: int, study: int) -> str:
-        """The report of a study; raises DataError with a reason if it has none."""
-
-    def describe(self, subject: int, study: int) -> str:
-        """What tells this report from another one, without reading it."""
-
-
 class ReportTree:
     """Reports as files in PhysioNet's folders."""
 
@@ -156,11 +126,7 @@ class ReportTree:
         self.where = where
 
     def read(self, subject: int, study: int) -> str:
-        """The report of a study.
-
-        Raises:
-            DataError: If there is none, or it is not a text.
-        """
+        """The report of a study; DataError if it is missing or no text."""
         path = self._path(subject, study)
         try:
             with path.open("rb") as file:
@@ -171,7 +137,7 @@ class ReportTree:
             raise DataError(f"its report cannot be read: {error}") from error
 
     def describe(self, subject: int, study: int) -> str:
-        """Its size in bytes."""
+        """Its size in bytes, for a fingerprint."""
         try:
             return str(self._path(subject, study).stat().st_size)
         except OSError:
@@ -184,65 +150,51 @@ class ReportTree:
 class ReportZip:
     """Reports in PhysioNet's mimic-cxr-reports.zip, which stays packed.
 
-    What `zipfile` knows of its 227,835 files takes 150 MB, so only where they begin is kept.
+    `zipfile` keeps 150 MB for its 227,835 files.
     """
 
     def __init__(self, where: Path) -> None:
         self.where = where
         try:
-            with zipfile.ZipFile(where) as archive:
-                if any(info.flag_bits & 1 for info in archive.infolist()):
-                    raise DataError(f"{where} is encrypted; unpack it and give the folder")
-                members = (
-                    (int(match[1]), info.header_offset, info.compress_size, info.CRC)
-                    for info in archive.infolist()
-                    if (match := _REPORT_NAME.fullmatch(info.filename))
-                )
-                table = np.fromiter(members, dtype=(np.int64, 4))
+            self._archive = zipfile.ZipFile(where)
         # NotImplementedError: a version that no zip has; ValueError: names that are no UTF-8.
         except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
             raise DataError(
                 f"{where} is broken or cut off ({error}); download it again from {REPORTS_HOME}"
             ) from error
-        self._index = Index(table[:, 0])
-        self._members = table[:, 1:]
+        files = self._archive.infolist()
+        if any(file.flag_bits & 1 for file in files):
+            raise DataError(f"{where} is encrypted; unpack it and give the folder")
+        self._files = {
+            int(match[1]): file
+            for file in reversed(files)  # of several, the first
+            if (match := _REPORT_NAME.fullmatch(file.filename))
+        }
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._files)
 
     def read(self, subject: int, study: int) -> str:
-        """The report of a study.
-
-        Raises:
-            DataError: If there is none, or it is broken or not a text.
-        """
-        row = self._row(study)
-        if row < 0:
+        """The report of a study; DataError if it is missing, broken or no text."""
+        if study not in self._files:
             raise DataError(f"no report: s{study}.txt is not in {self.where}")
         try:
-            with self.where.open("rb") as file:
-                return _decode(_read_member(file, *self._members[row].tolist()))
-        except (OSError, ValueError, struct.error, zlib.error) as error:
+            with self._archive.open(self._files[study]) as file:
+                return _decode(file.read(_MAX_REPORT + 1))
+        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, zlib.error) as error:
             raise DataError(f"its report in {self.where} cannot be unpacked: {error}") from error
 
     def describe(self, subject: int, study: int) -> str:
-        """Its checksum."""
-        row = self._row(study)
-        return "absent" if row < 0 else str(self._members[row, 2])
-
-    def _row(self, study: int) -> int:
-        return int(self._index.find(np.array([study]))[0])
+        """Its checksum, for a fingerprint."""
+        return str(self._files[study].CRC) if study in self._files else "absent"
 
 
-def find_reports(folder: Path, studies: Iterable[tuple[int, int]]) -> Reports | None:
-    """The reports in a folder, packed or not, or None if there are none.
+def find_reports(folder: Path, studies: Iterable[tuple[int, int]]) -> ReportTree | ReportZip | None:
+    """The reports in a folder or archive, or None if there are none.
 
     Args:
         folder: PhysioNet's mimic-cxr, or the archive of the reports itself.
         studies: Numbers of patient and study.
-
-    Raises:
-        DataError: If the archive is broken.
     """
     packed = folder if folder.is_file() else folder / REPORTS_ZIP
     if packed.is_file():
@@ -250,22 +202,6 @@ def find_reports(folder: Path, studies: Iterable[tuple[int, int]]) -> Reports | 
         return archive if len(archive) else None
     tree = find_tree(folder, (f"{study_folder(*pair)}.txt" for pair in studies))
     return ReportTree(tree) if tree else None
-
-
-def _read_member(file: BinaryIO, offset: int, size: int, checksum: int) -> bytes:
-    """Unpack the file that begins at an offset of a zip archive and has `size` bytes there."""
-    file.seek(offset)
-    header = struct.unpack("<4s2xHH16xHH", file.read(30))
-    signature, flags, method, name_length, extra_length = header
-    if signature != b"PK\x03\x04" or flags & 1 or method not in (0, 8):
-        raise ValueError("it is encrypted, or packed neither as it is nor by deflate")
-    file.seek(name_length + extra_length, os.SEEK_CUR)
-    content = file.read(min(size, _MAX_REPORT + 1))
-    if method == 8:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, _MAX_REPORT + 1)
-    if len(content) <= _MAX_REPORT and zlib.crc32(content) != checksum:
-        raise ValueError("its checksum differs")
-    return content
 
 
 def _decode(content: bytes) -> str:

@@ -8,21 +8,20 @@ PhysioNet's MIMIC-CXR-JPG with the reports of MIMIC-CXR, in one folder or two, n
 
 and takes projections and the order of images from mimic-cxr-2.0.0-metadata.csv.gz (the order alone
 from cxr-record-list.csv.gz), and labels from mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio. All of
-them may be unpacked. Other tables are not read: sections are made from the reports.
+them may be unpacked. Other tables are not read: report_sections.py parses the reports.
 
-R2Gen's annotation.json, where it is there and the official split is not asked for, says instead
-which images there are, with their split and findings, each of them a study of its own, as in the
-scores that were published on it.
+R2Gen's annotation.json, unless the official split is wanted, defines the images, their split and
+findings instead; each image is a study of its own, as in the scores published on it.
 """
 
 import hashlib
+import itertools
 import os
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -84,22 +83,18 @@ def describe_download(split: str | None) -> Download:
 class MimicCxrSource:
     """The studies of MIMIC-CXR.
 
-    A study is called as its folder is, "s50414267", and its patient by the number alone,
-    "10000032". A row of R2Gen's annotation is called by its study and its image,
+    A study has the name of its folder, "s50414267", and its patient the number, "10000032". A row
+    of R2Gen's annotation has the name of its study and its image,
     "s50414267_02aa804e-bde0afdd-112c0b34-7bc16630-4e384014".
 
     Args:
         raw: The folder of MIMIC-CXR-JPG or MIMIC-CXR, or R2Gen's.
         reports: The folder of MIMIC-CXR, or its mimic-cxr-reports.zip; without it, `raw` or the
             folders beside it.
-        split: "official" or "r2gen"; without it, R2Gen's where its annotation.json is there.
-
-    Attributes:
-        layout: What was recognised, in words.
-        notes: What is not there and what that costs, and where R2Gen's rows repeat a report.
+        split: "official" or "r2gen"; without it, R2Gen's if its annotation.json is in `raw`.
 
     Raises:
-        DataError: If the split is neither, or it, the images or the reports are missing (R2Gen's
+        DataError: If the split is unknown, or it, the images or the reports are missing (R2Gen's
             annotation needs the images alone), or a table cannot be read.
     """
 
@@ -154,7 +149,7 @@ class MimicCxrSource:
                 f"{REPORTS_HOME}. Give their folder with --reports"
             )
         if self._reports is None:
-            notes.append(f"the reports are not there ({REPORTS_HOME}): findings are all there is")
+            notes.append(f"the reports are missing ({REPORTS_HOME}): findings are all there is")
         self.notes = tuple(notes)
         parts = [
             self._rows.layout,
@@ -165,7 +160,7 @@ class MimicCxrSource:
         self.layout = ", ".join(parts)
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
-        """A hash of the tables, and of the names and sizes of images and reports."""
+        """A hash of the tables and of the names and sizes of images and reports."""
         digest = hashlib.sha256(f"{_VERSION} {self._rows.layout}".encode())
         for table in self._tables:
             digest.update(hash_file(table))
@@ -178,15 +173,15 @@ class MimicCxrSource:
         return digest.hexdigest()
 
     def expected_counts(self) -> dict[str, int]:
-        """Studies by split in the complete MIMIC-CXR-JPG, or rows in R2Gen's annotation."""
+        """Studies of the complete MIMIC-CXR-JPG, or rows of R2Gen's annotation."""
         return dict(self._rows.expected)
 
     def expected_images(self) -> dict[str, int]:
-        """Images by split, of which each of R2Gen's rows has one."""
+        """Images by split; each of R2Gen's rows has one."""
         return dict(self._rows.expected_images)
 
     def splits(self) -> frozenset[str]:
-        """Those that the table or the annotation puts a study into."""
+        """The splits of the table or the annotation."""
         return self._rows.splits
 
     def __len__(self) -> int:
@@ -222,39 +217,34 @@ class MimicCxrSource:
         )
 
     def _find_images(self, raw: Path) -> Path:
-        tree = find_tree(raw, self._image_folders())
+        folders = (os.path.dirname(name) for row in self._rows for name in row.images[:1])
+        first = next(folders, "")
+        tree = find_tree(raw, itertools.chain([first], folders))
         if tree is None:
             raise DataError(
                 f"{raw} has none of the images that {self._rows.table.name} names; expected "
-                f"folders such as files/{next(self._image_folders())} ({JPG_HOME})"
+                f"folders such as files/{first} ({JPG_HOME})"
             )
         return tree
-
-    def _image_folders(self) -> Iterator[str]:
-        return (os.path.dirname(name) for row in self._rows for name in row.images[:1])
 
     def _numbers(self) -> Iterator[tuple[int, int]]:
         return (row.numbers for row in self._rows if row.numbers)
 
     def _order(self, names: tuple[str, ...]) -> tuple[SourceImage, ...]:
-        """The images of a study in the order of the metadata, those that it lacks at the end."""
+        """The images of a study in the order of the metadata, unknown ones at the end."""
         places = [-1] * len(names)
         projections = ["unknown"] * len(names)
         if self._image_table:
-            stems = [os.path.splitext(os.path.basename(name))[0].encode() for name in names]
+            stems = [Path(name).stem.encode() for name in names]
             places = self._image_table.find(np.array(stems, "S")).tolist()
             projections = [self._image_table.projection(place) for place in places]
-        images = [
-            tree_image(self._images, name, projection)
-            for name, projection in zip(names, projections, strict=True)
-        ]
         order = sorted(range(len(names)), key=lambda k: (places[k] < 0, places[k]))
-        return tuple(images[k] for k in order)
+        return tuple(tree_image(self._images, names[k], projections[k]) for k in order)
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What becomes a study: its numbers of patient and study, and paths below the tree."""
+    """A study to be: its numbers of patient and study, and image paths below the tree."""
 
     id: str
     numbers: tuple[int, int] | None
@@ -265,7 +255,7 @@ class _Row:
 
 
 class _OfficialRows:
-    """The studies of the official split, in the order in which its table comes to them."""
+    """The studies of the official split, in the order of its table."""
 
     layout = "MIMIC-CXR with its official split"
     expected: Mapping[str, int] = {"train": 222_758, "val": 1_808, "test": 3_269}
@@ -295,14 +285,14 @@ class _OfficialRows:
         return len(self._starts) - 1
 
     def __iter__(self) -> Iterator[_Row]:
-        for start, end in pairwise(self._starts.tolist()):
+        for start, end in itertools.pairwise(self._starts.tolist()):
             dicoms, studies, subjects, splits = (
                 values[start:end].tolist() for values in self._rows.values()
             )
             subject, study = subjects[0], studies[0]
             refusal = None
             if len(set(subjects)) > 1:
-                refusal = f"{self.table.name} says that its images are of several patients"
+                refusal = f"in {self.table.name} its images are of several patients"
             elif len(set(splits)) > 1:
                 refusal = f"{self.table.name} puts its images into several splits"
             elif len(set(dicoms)) < len(dicoms):
@@ -363,16 +353,15 @@ class _AnnotatedRows:
 
 
 def _refuse(raw: Path) -> NoReturn:
-    """Say that there is no split, and where it is."""
     for pattern in _INNER:
         for inner in sorted(raw.glob(pattern)):
             if find_table((inner,), "split"):
                 raise DataError(f"{raw} has no {table_name('split')}, but {inner} has: give that")
     raise DataError(
-        f"{raw} has no {table_name('split')}, which says what is for training and what for "
-        f"testing, and no {ANNOTATION} of R2Gen. It is part of MIMIC-CXR-JPG: {JPG_HOME}"
+        f"{raw} has no {table_name('split')}, the table of the splits, and no {ANNOTATION} of "
+        f"R2Gen. The table is part of MIMIC-CXR-JPG: {JPG_HOME}"
     )
 
 
 def _absent(kind: str) -> str:
-    return f"{table_name(kind)} is not there ({JPG_HOME})"
+    return f"{table_name(kind)} is missing ({JPG_HOME})"

@@ -82,13 +82,13 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Body:
-    """A healthy chest: what is seen of it and what findings have to know.
+    """A healthy chest.
 
     Attributes:
         attenuation: The whole, aerated lung about 0.3, soft tissue 0.5, heart 0.7.
         outlines: Each lung's outline by side, pixel positions (k, 2).
         lungs: The lung that neither heart nor diaphragm covers, by side, layers of 0 to 1.
-        markings: What vessels within the lungs add to the attenuation.
+        markings: The attenuation of vessels within the lungs.
     """
 
     attenuation: np.ndarray

@@ -1,7 +1,7 @@
-"""Draws phantoms: schematic frontal chest films from random numbers and findings.
+"""Draws phantoms: schematic frontal chest radiographs from random numbers and findings.
 
-A film is the sum of a healthy body and of its findings, put through an exposure that does not
-look at the sum: a finding changes pixels at its own place and nowhere else.
+An image is the sum of a healthy body and its findings, put through an exposure that does not depend
+on the sum: a finding changes pixels at its own place and nowhere else.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from radrep.preparation.sources.phantom.body import Body, Canvas, mirror, sample_body, smooth
 
-VERSION = 2  # goes up when a pixel, a finding or a word changes; see PhantomSource.fingerprint
+VERSION = 2  # raised when a pixel, a finding or a word changes; see PhantomSource.fingerprint
 KINDS = ("consolidation", "nodule", "atelectasis", "effusion", "pneumothorax")
 SIZES = ("small", "moderate", "large")
 # Extent of each size, with gaps between the words. Areas are shares of the visible lung on that
@@ -32,8 +32,8 @@ _CONTRASTS = {
     "effusion": (0.24, 0.38),
     "pneumothorax": (0.10, 0.16),
 }
-# The share of its contrast from which on a finding is said to be at a pixel: less than the darkest
-# patch within a consolidation has, which is 0.3.
+# A finding's region: at least this share of its contrast. The darkest patch of a consolidation
+# has 0.3.
 _NOTICEABLE = 0.25
 
 
@@ -45,9 +45,9 @@ class Finding:
         kind: One of `KINDS`.
         side: The patient's side, one of `SIDES`.
         size: One of `SIZES`.
-        extent: How large, in the unit of its kind, see `EXTENTS`.
+        extent: Its size in the unit of its kind, see `EXTENTS`.
         place: Where in the visible lung, 0 to 1 each: from the midline outwards and from the top
-            down. Effusion and pneumothorax have their own place.
+            down; not used by effusion and pneumothorax.
         seed: Of its contrast and its shape.
     """
 
@@ -62,15 +62,9 @@ class Finding:
 def draw_phantom(
     rng: np.random.Generator, findings: Sequence[Finding], image_size: int
 ) -> np.ndarray:
-    """Draw one frontal film.
+    """Draw one frontal image, uint8 (image_size, image_size), air black.
 
-    Args:
-        rng: Of body, pose and exposure; as many numbers are taken whatever the findings.
-        findings: What to add to the healthy body.
-        image_size: Height and width in pixels.
-
-    Returns:
-        The film, uint8 (image_size, image_size), air black.
+    Takes as many random numbers for body, pose and exposure whatever the findings.
     """
     canvas = Canvas(rng, image_size)
     body = sample_body(rng, canvas)
@@ -83,16 +77,10 @@ def draw_phantom(
 def find_regions(
     rng: np.random.Generator, findings: Sequence[Finding], image_size: int
 ) -> list[np.ndarray]:
-    """Find where the findings of a film are, before exposure and whatever hides them.
+    """The region of each finding, bool (image_size, image_size), before exposure and overlap.
 
-    Args:
-        rng: As for `draw_phantom`: equal ones give equal bodies.
-        findings: What is drawn.
-        image_size: Height and width in pixels.
-
-    Returns:
-        A region a finding, bool (image_size, image_size): where it adds, or takes away, at least a
-        quarter of its contrast.
+    Equal generators give the body of `draw_phantom`. A region has at least a quarter of the
+    finding's contrast.
     """
     canvas = Canvas(rng, image_size)
     layers = _draw_layers(findings, canvas, sample_body(rng, canvas))
@@ -102,7 +90,7 @@ def find_regions(
 def _draw_layers(
     findings: Sequence[Finding], canvas: Canvas, body: Body
 ) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield what each finding adds to the attenuation, and its contrast."""
+    """Yield each finding's change of the attenuation, and its contrast."""
     for finding in findings:
         own = np.random.default_rng(finding.seed)
         contrast = own.uniform(*_CONTRASTS[finding.kind])
@@ -110,7 +98,7 @@ def _draw_layers(
 
 
 def _develop(rng: np.random.Generator, attenuation: np.ndarray) -> np.ndarray:
-    """Expose a film: curve, sharpness and grain at random, uint8 of the same shape."""
+    """Expose an image with random curve, sharpness and grain, uint8 of the same shape."""
     black, white = rng.uniform(-0.05, 0.15), rng.uniform(0.85, 1.10)
     gamma, blur = rng.uniform(0.75, 1.35), rng.uniform(0.001, 0.006)
     grain = rng.uniform(3, 18)  # gray levels from trough to crest

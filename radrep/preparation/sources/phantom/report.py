@@ -1,4 +1,4 @@
-"""Words the findings of a phantom as a report does: who is there with side and size, who is not."""
+"""The report of a phantom: findings with side and size, and the absence of the others."""
 
 from collections.abc import Sequence
 
@@ -19,8 +19,8 @@ _PRESENT = {
     "effusion": ("There is a {size} {side} pleural effusion.", "{Size} {side} pleural effusion."),
     "pneumothorax": ("There is a {size} {side} pneumothorax.", "{Size} {side} pneumothorax."),
 }
-# Every kind is spoken of, present or not, in the order of KINDS: a structured report, as many
-# departments write them. So a model is told of every absence too and need not guess it.
+# A structured report names every kind, present or not, in the order of KINDS, as many departments
+# do: a model need not guess which absences are mentioned.
 _ABSENT = {
     "consolidation": ("No focal consolidation.", "There is no consolidation."),
     "nodule": ("No lung nodule.", "There is no nodule."),

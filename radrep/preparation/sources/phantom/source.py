@@ -1,8 +1,8 @@
-"""Phantoms: synthetic chest films and reports that need neither licence nor download.
+"""Phantoms: synthetic chest radiographs and reports that need neither licence nor download.
 
-A study has its own three streams of random numbers: the scene (body, pose, exposure), the
-findings, and the wording. So nothing but a drawn finding tells what the report says, and any
-study can be drawn alone, in any order and process.
+A study has three streams of random numbers: scene (body, pose, exposure), findings, and wording. So
+only the drawn findings predict the report, and any study can be drawn alone, in any order and
+process.
 """
 
 import hashlib
@@ -31,17 +31,14 @@ _SCENE, _FINDINGS, _WORDING = range(3)
 
 
 class PhantomSource:
-    """Phantom studies: one frontal film and a findings section each.
+    """Phantom studies: one frontal image and a findings section each.
 
     Args:
-        num_studies: How many, at least 1. With one seed the first studies of a long source are
-            those of a short one, but for their split.
+        num_studies: At least 1. With one seed the first studies of a long source are those of a
+            short one, but for their split.
         seed: Not negative.
-        image_size: Height and width of a film in pixels, at least 64.
+        image_size: Height and width in pixels, at least 64.
         splits: Shares of train, val and test.
-
-    Raises:
-        DataError: If one of these is out of range.
     """
 
     name = "phantom"
@@ -74,11 +71,11 @@ class PhantomSource:
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
     def expected_counts(self) -> dict[str, int]:
-        """Studies a split."""
+        """Studies per split."""
         return dict(self._counts)
 
     def expected_images(self) -> dict[str, int]:
-        """Images a split: one a study."""
+        """Images per split: one per study."""
         return dict(self._counts)
 
     def splits(self) -> frozenset[str]:
@@ -86,11 +83,10 @@ class PhantomSource:
         return frozenset(split for split, count in self._counts.items() if count)
 
     def __len__(self) -> int:
-        """Number of studies."""
         return sum(self._counts.values())
 
     def __iter__(self) -> Iterator[SourceStudy]:
-        """Yield the studies, train first; a film is drawn when it is read."""
+        """Yield the studies, train first; an image is drawn when it is read."""
         splits = (split for split, count in self._counts.items() for _ in range(count))
         for index, split in enumerate(splits):
             name = f"phantom-{index:06d}"
@@ -111,25 +107,20 @@ def _read(seed: int, index: int, image_size: int, short_side: int) -> np.ndarray
 
 
 def draw_study(seed: int, index: int, image_size: int) -> np.ndarray:
-    """Draw the film of a study, uint8 (image_size, image_size)."""
+    """Draw the image of a study, uint8 (image_size, image_size)."""
     scene = _stream(seed, index, _SCENE)
     return draw_phantom(scene, study_findings(seed, index), image_size)
 
 
 def study_regions(seed: int, index: int, image_size: int) -> dict[str, np.ndarray]:
-    """Find where the findings of a study are in its film.
-
-    Returns:
-        By kind, bool (image_size, image_size): where the finding adds to the film's attenuation, or
-        takes away, at least a quarter of its contrast.
-    """
+    """The regions of a study's findings by kind, bool (image_size, image_size)."""
     findings = study_findings(seed, index)
     regions = find_regions(_stream(seed, index, _SCENE), findings, image_size)
     return {finding.kind: region for finding, region in zip(findings, regions, strict=True)}
 
 
 def study_findings(seed: int, index: int) -> tuple[Finding, ...]:
-    """What is drawn in a study, at most one finding of a kind."""
+    """The findings of a study, at most one of each kind."""
     rng = _stream(seed, index, _FINDINGS)
     kinds = [kind for kind in KINDS if rng.random() < PREVALENCE]
     sides = {kind: SIDES[rng.integers(2)] for kind in kinds}
