@@ -1,8 +1,8 @@
 """EMRRG and MambaXray-VL: a vision encoder writes reports through a language model.
 
 Source: MambaXray-VL (arXiv 2410.00379) and EMRRG (arXiv 2510.16776). On purpose unlike the released
-code: reports end with the tokenizer's own end token, what is learned is told by length and not by
-id, and what is frozen is frozen after everything is in its place.
+code: reports end with the tokenizer's own end token, the loss takes tokens by length and not by
+id, and parameters are frozen after every part is in its place.
 
 Letters: b studies, v views of all studies, n encoder tokens of a view, c encoder width, m visual
 tokens in the sequence, d width of the language model, p prompt positions, l report tokens.
@@ -42,22 +42,21 @@ class Emrrg(nn.Module):
     Batches have as tokens the report's ids and the end id, from `LanguageModel.encode_report`.
 
     Args:
-        encoder: The vision encoder, with its low-rank adapters if it is to have some.
-        language: The language model, which becomes a part of this one. Its weights may be bfloat16;
-            whatever is trained is float32.
+        encoder: The vision encoder, with its low-rank adapters if any.
+        language: The language model, which becomes a part of this one. Its weights may have half
+            precision; what is trained is float32.
         encoder_training: "frozen", "adapters" (the low-rank updates alone) or "trained".
         language_training: "frozen", "lora" (of queries and values) or "trained".
-        visual_tokens: What stands in the sequence: "all" tokens of the encoder, or "pooled", every
-            2 x 2 patches averaged and no class token.
-        hybrid_every: Every how many layers of the language model one looks at all tokens of the
-            encoder, or 0 for none; published is 8.
+        visual_tokens: In the sequence: "all" tokens of the encoder, or "pooled", the averages of
+            2 x 2 patches without the class token.
+        hybrid_every: Every n-th layer of the language model attends to all tokens of the encoder;
+            0 for none, published is 8.
         lora_rank: Rank of the language model's LoRA.
-        lora_alpha: Its alpha; the updates are scaled by alpha over rank.
+        lora_alpha: Updates are scaled by alpha over rank.
         lora_dropout: Dropout in front of it.
 
     Raises:
         ValueError: If a choice is not one of those, or "adapters" finds none in the encoder.
-        CheckpointError: If the language model cannot have hybrid layers.
     """
 
     def __init__(
@@ -85,12 +84,13 @@ class Emrrg(nn.Module):
         self.visual_tokens = visual_tokens
         dim: int = self.language_model.config.hidden_size
         self.projector = nn.Sequential(nn.Linear(encoder.dim, dim), nn.LayerNorm(dim))
-        self._attention = self.language_model.config._attn_implementation
         self._context = (
             add_hybrid_layers(self.language_model, hybrid_every) if hybrid_every else None
         )
+        self._attention = self.language_model.config._attn_implementation
+        self._half: list[tuple[nn.Parameter, torch.dtype]] = []  # in float32 for the moment
         if language_training == "lora":
-            # Takes seconds to import, and most models do without.
+            # Takes seconds to import, and most models need none.
             from peft import LoraConfig, inject_adapter_in_model
 
             config = LoraConfig(
@@ -110,7 +110,7 @@ class Emrrg(nn.Module):
         self.train()
 
     def _freeze(self) -> None:
-        """Say of every parameter whether it learns; the last word on it."""
+        """Decide for every parameter whether it learns."""
         self.encoder.requires_grad_(self.encoder_training == "trained")
         if self.encoder_training == "adapters":
             updates = [part for part in self.encoder.modules() if isinstance(part, LowRankUpdate)]
@@ -128,6 +128,8 @@ class Emrrg(nn.Module):
     def train(self, mode: bool = True) -> "Emrrg":
         """Training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
+        if mode:
+            self._set_float32(False)
         if self.encoder_training == "frozen":
             self.encoder.eval()
         if self.language_training == "frozen":
@@ -136,7 +138,8 @@ class Emrrg(nn.Module):
                 if isinstance(part, VisualCrossAttention):
                     part.train(mode)
         # On CPUs the backward of the fused attention takes as long as all the rest of a layer, but
-        # its forward is the faster one. Models that come with another one need it.
+        # its forward is the faster one. Models that come with another one, such as the scaled
+        # scores of Gemma 2 or the attention of hybrid layers, need it.
         if self._attention == "sdpa":
             eager = mode and not torch.accelerator.is_available()
             self.language_model.set_attn_implementation("eager" if eager else "sdpa")
@@ -204,7 +207,7 @@ class Emrrg(nn.Module):
 
     @contextmanager
     def _shown(self, tokens: Tensor, num_beams: int = 1) -> Iterator[Tensor]:
-        """The prompt around visual tokens, (b, p, d), while hybrid layers see (b, n, c) too."""
+        """The prompt around visual tokens, (b, p, d); hybrid layers attend to (b, n, c) too."""
         inline = tokens if self.visual_tokens == "all" else self._pooled(tokens)
         visual = self.projector(inline)
         prompt = self._prompt(visual)
@@ -241,14 +244,8 @@ class Emrrg(nn.Module):
         return words
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Negative log-likelihood of a report's tokens, its end included, and of nothing else.
-
-        Args:
-            batch: Studies with tokens and lengths.
-
-        Returns:
-            "loss", the mean over the real report tokens of the batch, a scalar.
-        """
+        """Mean negative log-likelihood of the real report tokens, ends included, as "loss"."""
+        self._set_float32(False)
         assert batch.tokens is not None, "a batch to learn from has tokens"
         assert batch.lengths is not None, "a batch to learn from has lengths"
         count = batch.tokens.shape[1]
@@ -280,24 +277,23 @@ class Emrrg(nn.Module):
         length_penalty: float = 1.0,
         in_float32: bool = True,
     ) -> list[list[int]]:
-        """Write a report for each study by beam search.
+        """Generate a report for each study by beam search.
 
         In half precision the rounding of a product depends on the rows beside it, and penalties
-        and beams make another report of it: only in float32 is a study's report the same in a
-        batch of any size.
+        and beams amplify it: only in float32 is a study's report the same in a batch of any size.
 
         Args:
             batch: The studies; their tokens are not read.
-            num_beams: Beams a study; with 1 the likeliest token is taken each time.
+            num_beams: Beams per study; 1 is greedy.
             min_new_tokens: Tokens before a report may end.
             max_new_tokens: Tokens at which it is cut.
-            repetition_penalty: Scores of tokens written before are worsened by this factor.
+            repetition_penalty: Factor that worsens the scores of tokens written before.
             length_penalty: The sum of the log-probabilities is divided by the length to this power.
-            in_float32: Compute in float32 whatever the weights and autocast are; meanwhile the
-                weights take 4 bytes each.
+            in_float32: Compute in float32 whatever the weights and autocast are. Weights of half
+                precision then take 4 bytes each, until training or `loss` goes on.
 
         Returns:
-            The token ids of each report, without its end, for `LanguageModel.decode`.
+            The token ids of each report, without its end.
         """
         settings = GenerationConfig(
             do_sample=False,
@@ -310,8 +306,10 @@ class Emrrg(nn.Module):
             eos_token_id=self.language.end,
             pad_token_id=self.language.pad,
         )
+        self._set_float32(in_float32)
+        device = self._before.device.type
         with (
-            self._all_float32() if in_float32 else nullcontext(),
+            torch.autocast(device, enabled=False) if in_float32 else nullcontext(),
             self._shown(self.encode(batch), num_beams) as prompt,
             warnings.catch_warnings(),
         ):
@@ -324,19 +322,20 @@ class Emrrg(nn.Module):
             )
         return [self._until_end(report) for report in reports.tolist()]
 
-    @contextmanager
-    def _all_float32(self) -> Iterator[None]:
-        """Float32 without autocast; weights of half precision go there and back without a loss."""
-        halves = (torch.bfloat16, torch.float16)
-        half = [(p, p.dtype) for p in self.parameters() if p.dtype in halves]
-        try:
-            for parameter, _ in half:
-                parameter.data = parameter.data.float()
-            with torch.autocast(self._before.device.type, enabled=False):
-                yield
-        finally:
-            for parameter, dtype in half:
-                parameter.data = parameter.data.to(dtype)
+    def _set_float32(self, on: bool) -> None:
+        """Cast weights of half precision to float32, once for a whole evaluation, or back.
+
+        Nothing is lost on the way. A 7B takes 27 GB in float32 and seconds to cast.
+        """
+        if on == bool(self._half):
+            return
+        if on:
+            halves = (torch.bfloat16, torch.float16)
+            self._half = [(p, p.dtype) for p in self.parameters() if p.dtype in halves]
+        for parameter, dtype in self._half:
+            parameter.data = parameter.data.to(torch.float32 if on else dtype)
+        if not on:
+            self._half = []
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         end = self.language.end

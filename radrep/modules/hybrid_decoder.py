@@ -1,12 +1,15 @@
-"""Hybrid decoder layers: layers of a language model that also look at visual tokens.
+"""Hybrid decoder layers: layers of a language model with gated attention to visual tokens.
 
 Source: Shi et al., "Slow-Fast Architecture for Video Multi-Modal Large Language Models", arXiv
-2504.01328, which EMRRG (arXiv 2510.16776) takes over. On purpose unlike the released code: whether
-a study has an image is told once and not by the tokens of the current step, which would switch the
+2504.01328, which EMRRG (arXiv 2510.16776) adopts. On purpose unlike the released code: whether a
+study has an image does not depend on the tokens of the current step, which would switch the
 cross-attention off in cached decoding; all keys lie before all values.
 
-Letters: b studies, k beams a study, n positions of the current call, p positions whose kind was
-told, m visual tokens, d width of the language model, h heads, e width of a head.
+The layers stay those of transformers: their attention is one registered under the name ATTENTION,
+which gets rotated queries and returns what goes into the output projection.
+
+Letters: b studies, k beams per study, n positions of the current call, p positions of the prompt,
+m visual tokens, d width of the language model, h heads, e width of a head.
 """
 
 from dataclasses import dataclass, field
@@ -15,21 +18,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import (
-    LlamaDecoderLayer,
-    apply_rotary_pos_emb,
-    eager_attention_forward,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from radrep.errors import CheckpointError
 
+ATTENTION = "radrep_visual"
+
 
 @dataclass
 class _Seen:
-    """What the layers see until the next reset; all but num_beams by study."""
+    """What the layers attend to until the next reset; all but num_beams by study."""
 
     tokens: Tensor
     mask: Tensor
@@ -44,22 +46,21 @@ class _Seen:
 
 
 class VisualContext:
-    """Holds what hybrid layers look at, outside the sequence; one for all layers of a model.
+    """Holds the visual tokens outside the sequence, one copy per study, for all hybrid layers.
 
-    Beams of a study see the same, so it holds one copy a study, and nothing is reordered when
-    beams are.
+    Beams of a study share it, so nothing is reordered when beams are.
     """
 
     def __init__(self) -> None:
         self._seen: _Seen | None = None
 
     def set(self, tokens: Tensor, mask: Tensor, text: Tensor) -> None:
-        """Show visual tokens to the calls that follow, the first of which starts the sequence.
+        """Set the visual tokens of the following calls, the first of which starts the sequence.
 
         Args:
             tokens: Visual tokens, (b, m, d).
-            mask: True where one is real, (b, m); a study without any has no image.
-            text: True where the sequence has text, (b, p); all positions behind p are text.
+            mask: True for real ones, (b, m); a study without any has no image.
+            text: True where the prompt has text, (b, p); all later positions are text.
 
         Raises:
             ValueError: If the shapes do not fit one another.
@@ -72,50 +73,42 @@ class VisualContext:
         self._seen = _Seen(tokens, mask, text)
 
     def expand(self, num_beams: int) -> None:
-        """Take each study to be followed by num_beams rows, side by side."""
+        """Expect num_beams rows per study, side by side."""
         assert self._seen is not None, "visual tokens are set before they are expanded"
         self._seen.num_beams = num_beams
 
     def reset(self) -> None:
-        """Show nothing any more: the layers are what they were without visual tokens."""
+        """Remove the visual tokens: the layers do what they did without."""
         self._seen = None
 
     @property
     def seen(self) -> _Seen | None:
-        """What there is to see now."""
+        """The visual tokens, if any are set."""
         return self._seen
 
 
 class VisualCrossAttention(nn.Module):
-    """The added part of a hybrid layer: keys and values of visual tokens, and a gate.
-
-    Weights are float32, whatever those of the language model are.
+    """The added part of a hybrid layer: keys and values of visual tokens, and a gate, in float32.
 
     Args:
         attention: Self-attention of the layer, whose key and value projections these start from.
-        layer_index: Number of the layer.
-        context: What there is to see.
+        context: The visual tokens.
 
     Attributes:
         keys_values: Linear from width d to all keys and then all values.
-        gate: Linear from the self-attention output to one number a position.
-        warm_up: The alpha of the gate, at first 0.
+        gate: Linear from the self-attention output to one number per position.
+        warm_up: The alpha of the gate, initially 0.
     """
 
-    def __init__(self, attention: nn.Module, *, layer_index: int, context: VisualContext) -> None:
+    def __init__(self, attention: nn.Module, *, context: VisualContext) -> None:
         super().__init__()
-        key, value, query, config = (
-            attention.get_submodule("k_proj"),
-            attention.get_submodule("v_proj"),
-            attention.get_submodule("q_proj"),
-            attention.config,
-        )
+        key, value, query = (attention.get_submodule(f"{name}_proj") for name in "kvq")
         assert isinstance(key, nn.Linear)
         assert isinstance(value, nn.Linear)
         assert isinstance(query, nn.Linear)
         self._head_dim = int(attention.head_dim)  # type: ignore[arg-type]
-        self._dropout = float(config.attention_dropout)  # type: ignore[union-attr, arg-type]
-        self._layer_index = layer_index
+        self._layer_index = int(attention.layer_idx)  # type: ignore[arg-type]
+        self._dropout = float(attention.attention_dropout)  # type: ignore[arg-type]
         self._context = context
         place: dict[str, Any] = {"device": key.weight.device, "dtype": torch.float32}
         self.keys_values = nn.Linear(key.in_features, 2 * key.out_features, **place)
@@ -128,17 +121,19 @@ class VisualCrossAttention(nn.Module):
             else:
                 self.keys_values.bias.copy_(torch.cat([key.bias, value.bias]))
 
-    def forward(self, attended: Tensor, query: Tensor, norm: nn.Module, start: int) -> Tensor:
-        """Add what the text positions see to the output of the self-attention.
+    def forward(
+        self, attended: Tensor, query: Tensor, norm: nn.Module, positions: Tensor
+    ) -> Tensor:
+        """Add what the text positions gain from the visual tokens.
 
         Args:
-            attended: Output of the self-attention before its projection, (b k, n, h e).
+            attended: Output of the self-attention before its projection, (b k, n, h, e).
             query: Its queries, rotated, (b k, h, n, e).
             norm: The norm in front of the layer.
-            start: Position of the first of the n.
+            positions: Places of the n in the sequence, (n,).
 
         Returns:
-            (b k, n, h e).
+            (b k, n, h, e).
 
         Raises:
             ValueError: If the rows are not those of the studies, times the beams.
@@ -156,22 +151,22 @@ class VisualCrossAttention(nn.Module):
         groups = num_heads // key.shape[1]
         # Without a causal order, the beams of a study are as good as more positions of one row.
         query = query.unflatten(0, (studies, -1)).transpose(1, 2).flatten(2, 3)  # (b, h, k n, e)
-        looked = F.scaled_dot_product_attention(
+        visual = F.scaled_dot_product_attention(
             query,
             key.repeat_interleave(groups, dim=1).to(query.dtype),
             value.repeat_interleave(groups, dim=1).to(query.dtype),
-            # All keys are open where there is no image: what comes out is not used, yet is finite.
+            # All keys are open where there is no image: the result is not used, yet finite.
             attn_mask=(seen.mask | ~seen.has_image[:, None])[:, None, None],
             dropout_p=self._dropout if self.training else 0.0,
         )
-        looked = looked.unflatten(2, (seen.num_beams, count)).permute(0, 2, 3, 1, 4)
-        looked = looked.reshape(attended.shape)
-        gate = torch.tanh(self.gate(attended.to(self.gate.weight.dtype)))  # (b k, n, 1)
-        gate = gate * torch.tanh(self.warm_up)
-        open_to = (_text(seen, start, count) & seen.has_image[:, None])[..., None]
-        open_to = open_to.repeat_interleave(seen.num_beams, dim=0)  # (b k, n, 1)
-        added = gate * looked.to(gate.dtype)
-        return attended + torch.where(open_to, added, 0.0).to(attended.dtype)
+        visual = visual.unflatten(2, (seen.num_beams, count)).permute(0, 2, 3, 1, 4)
+        visual = visual.reshape(attended.shape)
+        gate = torch.tanh(self.gate(attended.flatten(2).to(self.gate.weight.dtype)))  # (b k, n, 1)
+        gate = (gate * torch.tanh(self.warm_up))[..., None]
+        text = F.pad(seen.text, (0, 1), value=True)[:, positions.clamp(max=seen.text.shape[1])]
+        open_to = (text & seen.has_image[:, None])[..., None, None]
+        open_to = open_to.repeat_interleave(seen.num_beams, dim=0)  # (b k, n, 1, 1)
+        return attended + torch.where(open_to, gate * visual.to(gate.dtype), 0.0).to(attended.dtype)
 
     def _keys_and_values(self, seen: _Seen, norm: nn.Module) -> tuple[Tensor, Tensor]:
         """Keys and values of the visual tokens; kept while decoding, where they do not change."""
@@ -186,103 +181,67 @@ class VisualCrossAttention(nn.Module):
         return key, value
 
 
-def _text(seen: _Seen, start: int, count: int) -> Tensor:
-    """Which of the positions from start on are text, (b, count)."""
-    told = seen.text[:, start : start + count]
-    return F.pad(told, (0, count - told.shape[1]), value=True)
-
-
-class HybridDecoderLayer(nn.Module):
-    """A decoder layer of Llama or Qwen2 with a gated look at the visual tokens.
-
-    The weights of the layer keep their names; those that come new are under `cross`. With its
-    warm-up at 0, as at first, the layer does what it did before.
-
-    Args:
-        layer: The layer to take over.
-        layer_index: Its number.
-        context: What there is to see.
-    """
-
-    def __init__(
-        self,
-        layer: LlamaDecoderLayer | Qwen2DecoderLayer,
-        *,
-        layer_index: int,
-        context: VisualContext,
-    ) -> None:
-        super().__init__()
-        self.self_attn: Any = layer.self_attn
-        self.mlp = layer.mlp
-        self.input_layernorm = layer.input_layernorm
-        self.post_attention_layernorm = layer.post_attention_layernorm
-        self.cross = VisualCrossAttention(layer.self_attn, layer_index=layer_index, context=context)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: Cache | None = None,
-        use_cache: bool | None = False,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """As the layer taken over: (b k, n, d) to the same.
-
-        Raises:
-            CheckpointError: If a cache is in use and does not come under the name known here.
-        """
-        if use_cache and cache is None:
-            # Without its cache a layer would decode each token as if it were the first.
-            raise CheckpointError(
-                "transformers hands its cache to layers in a way that hybrid layers do not know "
-                f"(got {', '.join(kwargs) or 'nothing'}); install transformers 5.24"
-            )
-        assert position_embeddings is not None
-        attention = self.self_attn
-        index = attention.layer_idx
-        start = 0 if cache is None else cache.get_seq_length(index)
-        normed = self.input_layernorm(hidden_states)
-        query, key, value = (
-            project(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-            for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    position_ids: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention, (b k, n, h, e), and in a hybrid layer attention to the visual tokens."""
+    if query.requires_grad and query.device.type == "cpu":
+        attended = _explicit_attention(query, key, value, attention_mask, scaling, dropout)
+    else:
+        attended, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        if cache is not None:
-            key, value = cache.update(key, value, index)
-        if hasattr(attention, "sliding_window"):
-            kwargs["sliding_window"] = attention.sliding_window
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
-            attention.config._attn_implementation, eager_attention_forward
-        )
-        attended, _ = attend(
-            attention,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=attention.attention_dropout if attention.training else 0.0,
-            scaling=attention.scaling,
-            position_ids=position_ids,
-            use_cache=use_cache,
-            **kwargs,
-        )
-        attended = self.cross(attended.flatten(2), query, self.input_layernorm, start)
-        hidden_states = hidden_states + attention.o_proj(attended)
-        hidden: Tensor = self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states + hidden
+    if hasattr(module, "radrep_cross"):
+        cross, norm = module.radrep_cross
+        if position_ids is None:  # a whole sequence
+            position_ids = torch.arange(query.shape[2], device=query.device)[None]
+        # Prompts have one length and padding comes last: all rows have the same positions.
+        attended = cross(attended, query, norm, position_ids[0])
+    return attended, None
+
+
+def _explicit_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float,
+) -> Tensor:
+    """For training on CPUs, where the backward of the fused one takes as long as a whole layer."""
+    groups = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(groups, dim=1).transpose(2, 3) * scaling
+    if mask is None:
+        mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+    scores = scores.masked_fill(~mask, float("-inf"))
+    weights = F.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype), dropout)
+    return (weights @ value.repeat_interleave(groups, dim=1)).transpose(1, 2).contiguous()
+
+
+AttentionInterface.register(ATTENTION, _attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def add_hybrid_layers(language_model: PreTrainedModel, every_n: int) -> VisualContext:
-    """Replace layers 0, n, 2n, ... of a language model by hybrid ones.
+    """Give layers 0, n, 2n, ... of a language model a cross-attention, under the name `cross`.
+
+    With their warm-up at 0, as at first, the layers do what they did before.
 
     Args:
         language_model: A Llama or Qwen2 for causal language modelling; changed in place.
         every_n: The n; published is 8.
 
     Returns:
-        What the new layers look at, empty at first.
+        What the layers attend to, empty at first.
 
     Raises:
         CheckpointError: If the layers are of another family.
@@ -297,6 +256,9 @@ def add_hybrid_layers(language_model: PreTrainedModel, every_n: int) -> VisualCo
             f"for {type(language_model).__name__}"
         )
     context = VisualContext()
-    for index in range(0, len(layers), every_n):
-        layers[index] = HybridDecoderLayer(layers[index], layer_index=index, context=context)
+    for layer in layers[::every_n]:
+        layer.cross = VisualCrossAttention(layer.self_attn, context=context)
+        # In a tuple, since a module would be one of the attention's own and change tensor names.
+        layer.self_attn.radrep_cross = (layer.cross, layer.input_layernorm)
+    language_model.set_attn_implementation(ATTENTION)
     return context

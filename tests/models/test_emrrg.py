@@ -412,20 +412,36 @@ def test_half_precision_writes_the_reports_of_the_same_weights_in_float32(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.autocast("cpu", torch.bfloat16):
         reports = model.generate(batch, **short)
+    model.train().eval()
     for name, tensor in model.state_dict().items():
         assert tensor.dtype == before[name].dtype, name
         assert torch.equal(tensor, before[name]), name
     assert reports == model.float().generate(batch, **short)
 
 
-def test_weights_come_back_to_half_precision_when_generation_fails() -> None:
+def test_weights_are_cast_to_float32_once_an_evaluation_and_back_for_training() -> None:
     model = tiny_model(dtype=torch.bfloat16)
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert torch.bfloat16 in dtypes.values()
     batch = tiny_batch([1], model)
     assert batch.images is not None
+
+    def places() -> dict[str, int]:
+        return {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+
+    with torch.no_grad():
+        loss = model.eval().loss(batch)["loss"]
+    model.generate(batch, **LONG)
+    cast = places()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     with pytest.raises(RuntimeError):
         model.generate(replace(batch, images=batch.images[:, :1]))
+    model.generate(batch, **LONG)
+    assert places() == cast
+    with torch.no_grad():
+        assert torch.equal(model.loss(batch)["loss"], loss)
+    model.generate(batch, **LONG)
+    model.train()
     assert dtypes == {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
