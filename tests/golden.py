@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
+
+from radrep.weights.public_names import Rules, load_public
 
 OUTPUTS = "max|d| <= 1e-4 * max(1, max|y|)"
 GRADIENTS = "max|d| <= 1e-3 * max|g|"
@@ -35,6 +37,12 @@ def golden_files(folder: Path, kind: str) -> list[Golden]:
     paths = sorted(folder.glob(f"{kind}*.safetensors"))
     assert paths, f"{folder} has no golden file of the kind {kind}"
     return [Golden(path) for path in paths]
+
+
+def load_published(module: nn.Module, weights: dict[str, Tensor], rules: Rules) -> None:
+    """Load public weights, which must be all that the module has."""
+    report = load_public(module, weights, rules)
+    assert (report.missing, report.unexpected) == ((), ())
 
 
 def assert_output(actual: Tensor, expected: Tensor) -> None:

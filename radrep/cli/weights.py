@@ -1,4 +1,4 @@
-"""radrep import, export and merge: weights in from elsewhere, out again, and folded together."""
+"""radrep import, export and merge: public weights in, weights out, adapters merged."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from radrep.cli.console import say
 if TYPE_CHECKING:
     from radrep.weights.import_public import ImportResult
 
-SHOWN = 3  # names of a group, unless --all is typed
+SHOWN = 3  # names per group without --verbose
 
 Out = Annotated[Path, typer.Option(help="A new folder.")]
 Checkpoint = Annotated[Path, typer.Argument(help="A run or a checkpoint.")]
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A file that PyTorch or safetensors wrote.")],
+    file: Annotated[Path, typer.Argument(help="A PyTorch or safetensors file.")],
     kind: Annotated[
         str,
         typer.Option(
-            "--as",
-            metavar="KIND",
+            "--format",
+            metavar="FORMAT",
             help="xray-mamba-base, xray-mamba-large, xray-mamba-tiny, emrrg or csr-lmca.",
         ),
     ],
@@ -41,58 +41,57 @@ def import_(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe."),
     ] = None,
-    all_names: Annotated[bool, typer.Option("--all", help="Name every tensor.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List every tensor.")] = False,
 ) -> None:
-    """Bring in published weights; nothing of the file is run.
+    """Import published weights without running code from the file.
 
-    Example:  radrep import MambaXrayCLIP-B.pth --as xray-mamba-base --out runs/mambaxray_clip_b
+    Example:  radrep import MambaXrayCLIP-B.pth --format xray-mamba-base --out runs/clip_b
     """
-    from radrep.weights.import_public import import_published
+    from radrep.weights.import_public import import_public
 
-    result = import_published(file, kind, out=out, recipe=recipe, overrides=overrides or ())
-    _show_import(result, all_names)
+    result = import_public(file, kind, out=out, recipe=recipe, overrides=overrides or ())
+    _show_import(result, verbose)
     if recipe is None and kind.startswith("xray-mamba"):
         say(f"{out}\nTrain on it with:  --set model.encoder.weights={out}")
-    elif result.lacks is not None:
+    elif result.unprepared is not None:
         say(
-            f"{out}\nThere is no {result.lacks}, so it knows no training words to be scored by: "
-            "import it again once that is prepared.\n"
+            f"{out}\n{result.unprepared} is not prepared, so the model has no training vocabulary "
+            "to be scored with: prepare it and import again.\n"
             f"Use it with:       radrep generate IMAGE --checkpoint {out}"
         )
     else:
         say(f"{out}\nScore it with:     radrep eval {out}")
 
 
-def _show_import(result: "ImportResult", all_names: bool) -> None:
-    """Tell of every tensor, by number and first names, or by all names."""
-    renamed = [f"{theirs} -> {ours}" for theirs, ours in result.mapped.items()]
-    _show_group("mapped", renamed, "", all_names)
-    _show_group("missing", result.missing, "not in the file, they begin anew", all_names)
-    _show_group("unexpected", result.unexpected, "unknown, not used", all_names)
+def _show_import(result: "ImportResult", verbose: bool) -> None:
+    keys = result.keys
+    renamed = [f"{theirs} -> {ours}" for theirs, ours in keys.mapped.items()]
+    _show_group("mapped", renamed, "", verbose)
+    _show_group("missing", keys.missing, "not in the file, initialised", verbose)
+    _show_group("unexpected", keys.unexpected, "unknown, not used", verbose)
     if result.changed:
-        say("the recipe is changed to what the file was trained with:")
+        say("recipe keys set to what the file was trained with:")
         for key, value in result.changed.items():
             say(f"  {key}: {value}")
-    for reason in Counter(result.left_out.values()):
-        names = [name for name, why in result.left_out.items() if why == reason]
-        _show_group("left out", names, reason, all_names)
+    for reason in Counter(keys.ignored.values()):
+        names = [name for name, why in keys.ignored.items() if why == reason]
+        _show_group("ignored", names, reason, verbose)
 
 
-def _show_group(label: str, names: Sequence[str], note: str, all_names: bool) -> None:
-    told = f": {note}" if note and names else ""
-    say(f"{label:<11} {len(names)} tensors{told}")
-    shown = names if all_names else names[:SHOWN]
+def _show_group(label: str, names: Sequence[str], note: str, verbose: bool) -> None:
+    say(f"{label:<11} {len(names)} tensors{f': {note}' if note and names else ''}")
+    shown = names if verbose else names[:SHOWN]
     for name in shown:
         say(f"  {name}")
     if len(names) > len(shown):
-        say(f"  ... and {len(names) - len(shown)} more (--all)")
+        say(f"  ... and {len(names) - len(shown)} more (--verbose)")
 
 
 def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option(help="A new .safetensors file.")],
     adapters: Annotated[
-        bool, typer.Option("--adapters", help="The low-rank adapters alone.")
+        bool, typer.Option("--adapters", help="Only the low-rank adapters.")
     ] = False,
     all_learned: Annotated[
         bool,
@@ -101,7 +100,7 @@ def export(
         ),
     ] = False,
 ) -> None:
-    """Write an encoder under its public names, or its adapters.
+    """Export an encoder under its public names, or its adapters.
 
     Example:  radrep export runs/emrrg_iu --out adapters.safetensors --adapters
     """
@@ -115,22 +114,22 @@ def export(
         result = export_adapters(checkpoint, out, all_learned=all_learned)
     else:
         result = export_encoder(checkpoint, out)
-    say(f"{result.out}: {result.num_tensors} tensors, {result.num_elements:,} numbers")
+    say(f"{result.out}: {result.num_tensors} tensors, {result.num_elements:,} elements")
 
 
 def merge(
     checkpoint: Annotated[
         Path,
-        typer.Argument(help="A run or a checkpoint; with --adapters what they were trained on."),
+        typer.Argument(help="A run or a checkpoint; with --adapters their encoder."),
     ],
     out: Out,
     adapters: Annotated[
-        Path | None, typer.Option(help="A file of radrep export --adapters to fold in.")
+        Path | None, typer.Option(help="A file of radrep export --adapters to merge.")
     ] = None,
 ) -> None:
-    """Fold low-rank adapters into the encoder.
+    """Merge low-rank adapters into the encoder.
 
-    The reports stay what they were. With --adapters, an encoder comes out that one can train on.
+    Reports do not change. With --adapters, the result is an encoder to start training from.
 
     Example:  radrep merge runs/emrrg_iu --out runs/emrrg_iu_merged
     """

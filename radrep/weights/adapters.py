@@ -1,10 +1,8 @@
-"""What comes out of a checkpoint: adapters folded in, adapters alone, an encoder for others."""
+"""Adapters merged or exported, and an encoder exported under its public names."""
 
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -13,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from radrep.atomic import atomic_dir
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.presets import make_xray_mamba
@@ -28,15 +25,15 @@ from radrep.weights.checkpoint import (
     save_checkpoint,
 )
 from radrep.weights.pretrained import (
-    ABOUT,
     ADAPTERS,
     WEIGHTS,
+    check_base,
     check_state_dict,
     hash_base,
     load_encoder,
     read_about,
     read_weights,
-    refuse_other_base,
+    save_encoder,
 )
 from radrep.weights.public_names import XRAY_MAMBA_EXPORT, rename
 
@@ -45,13 +42,7 @@ _ENCODER = "encoder."
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written.
-
-    Attributes:
-        out: The file.
-        num_tensors: Tensors in it.
-        num_elements: Numbers in all of them.
-    """
+    """A file that was written, with the number of its tensors and of their elements."""
 
     out: Path
     num_tensors: int
@@ -59,16 +50,12 @@ class Exported:
 
 
 def merge_checkpoint(checkpoint: Path, out: Path) -> None:
-    """Fold the encoder's adapters into its weights; the reports stay what they were.
+    """Merge the adapters of a run or checkpoint into its encoder; its reports do not change.
 
-    The new checkpoint is of a model whose encoder is trained whole, if it is trained on.
-
-    Args:
-        checkpoint: A checkpoint of EMRRG with adapters, or a run.
-        out: The folder of the new one.
+    If the new checkpoint is trained further, the whole encoder is.
 
     Raises:
-        CheckpointError: If the checkpoint has none, or `out` exists.
+        CheckpointError: If the checkpoint has no adapters, or `out` exists.
     """
     check_not_exists(out)
     loaded, model = _load_with_adapters(checkpoint)
@@ -87,11 +74,11 @@ def merge_checkpoint(checkpoint: Path, out: Path) -> None:
 
 
 def merge_adapters(file: Path, base: Path, out: Path) -> None:
-    """Fold exported adapters into the encoder that they were trained on.
+    """Merge exported adapters into the encoder that they were trained on.
 
     Args:
         file: What `radrep export --adapters` wrote.
-        base: That encoder: a run, a checkpoint, or a folder that `radrep import` wrote.
+        base: The encoder: a run, a checkpoint, or a folder that `radrep import` wrote.
         out: The folder to make, for model.encoder.weights.
 
     Raises:
@@ -104,7 +91,7 @@ def merge_adapters(file: Path, base: Path, out: Path) -> None:
         about["size"], image_size=int(about["image_size"]), patch_size=int(about["patch_size"])
     )
     load_encoder(encoder, base)
-    refuse_other_base(encoder, about, file)
+    check_base(encoder, about, file)
     add_partial_lora(
         encoder,
         about["target"],
@@ -114,28 +101,24 @@ def merge_adapters(file: Path, base: Path, out: Path) -> None:
     )
     own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
     ours = {name: tensor for name, tensor in encoder.state_dict().items() if ADAPTERS in name}
-    check_state_dict(own, ours, f"{file} does not hold the adapters that it tells of")
+    check_state_dict(own, ours, f"{file} does not hold the adapters that its metadata describes")
     encoder.load_state_dict(own, strict=False)
     merge_lora(encoder)
-    told = {"kind": "merged", "adapters": file.name, "base": str(base)}
-    with atomic_dir(out) as partial:
-        whole = {f"{_ENCODER}{name}": t for name, t in encoder.state_dict().items()}
-        save_file(whole, partial / WEIGHTS)
-        (partial / ABOUT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    save_encoder(encoder, out, {"kind": "merged", "adapters": file.name, "base": str(base)})
 
 
 def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -> Exported:
-    """Write the adapters of the encoder alone, with what it takes to use them.
+    """Write the adapters of a run's or checkpoint's encoder, with the metadata to use them.
 
     Args:
-        checkpoint: A checkpoint of EMRRG with adapters, or a run.
+        checkpoint: A run or checkpoint of EMRRG with adapters.
         out: The .safetensors file to make.
         all_learned: Write the projector, the hybrid layers and the language model's LoRA as well.
 
     Raises:
-        CheckpointError: If the checkpoint has none, or `out` exists.
+        CheckpointError: If the checkpoint has no adapters, or `out` exists.
     """
-    _refuse_other_names(out)
+    _check_out(out)
     loaded, model = _load_with_adapters(checkpoint)
     section = cast(schema.Emrrg, loaded.recipe.model)
     about = {
@@ -171,9 +154,9 @@ def export_encoder(checkpoint: Path, out: Path) -> Exported:
 
     Raises:
         CheckpointError: If it has no X-ray Mamba of four directions, or adapters that are not
-            folded in, or `out` exists.
+            merged, or `out` exists.
     """
-    _refuse_other_names(out)
+    _check_out(out)
     folder = find_checkpoint(checkpoint)
     state = read_weights(folder / WEIGHTS)
     own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
@@ -181,7 +164,7 @@ def export_encoder(checkpoint: Path, out: Path) -> Exported:
         raise CheckpointError(f"{folder} has no X-ray Mamba with a class token to export")
     if any(ADAPTERS in name for name in own):
         raise CheckpointError(
-            f"{folder} has low-rank adapters; fold them in first: radrep merge {checkpoint} "
+            f"{folder} has low-rank adapters; merge them first: radrep merge {checkpoint} "
             "--out FOLDER, or export them alone with --adapters"
         )
     public, report = rename(own, XRAY_MAMBA_EXPORT)
@@ -197,33 +180,26 @@ def _load_with_adapters(checkpoint: Path) -> tuple[Loaded, Emrrg]:
     model = loaded.model
     if not any(ADAPTERS in name for name in model.checkpoint_state()):
         raise CheckpointError(
-            f"{loaded.folder} has no low-rank adapters: its recipe does not say name: emrrg and "
+            f"{loaded.folder} has no low-rank adapters: its recipe has not name: emrrg with "
             "train_encoder: adapters"
         )
     return loaded, cast(Emrrg, model)  # the only one with adapters
 
 
-def _refuse_other_names(out: Path) -> None:
+def _check_out(out: Path) -> None:
     check_not_exists(out)
     if out.suffix != ".safetensors":
         raise CheckpointError(f"--out must end in .safetensors, got {out}")
 
 
 def _write(state: Mapping[str, Tensor], out: Path, about: dict[str, str]) -> Exported:
-    with _whole_file(out) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, about)
-    return Exported(out, len(state), sum(tensor.numel() for tensor in state.values()))
-
-
-@contextmanager
-def _whole_file(out: Path) -> Iterator[Path]:
-    """Fill a file under another name; it takes its own name only when all went well."""
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, about)
         os.replace(partial, out)
     except SafetensorError as error:
         raise CheckpointError(f"{out} could not be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+    return Exported(out, len(state), sum(tensor.numel() for tensor in state.values()))

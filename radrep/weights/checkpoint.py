@@ -1,10 +1,11 @@
 """Checkpoints that load on their own, and the run folders that hold them.
 
 A run has recipe.yaml, environment.json, metrics.jsonl, checkpoints/step-NNNNNNN/ and a link
-`best`. A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json and, to go on training
-from, training.pt.
+`best`. A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json and, if training can be
+resumed from it, training.pt.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from radrep.atomic import atomic_dir
 from radrep.build import build_codec, build_model
 from radrep.data.tokenizer import ReportCodec, Tokenizer
-from radrep.errors import CheckpointError, RadrepError
+from radrep.errors import CheckpointError, RadrepError, RecipeError
 from radrep.models.base import TrainableModel
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.schema import Recipe
@@ -44,7 +45,7 @@ class Loaded:
         codec: How the model reads and writes reports.
         model: The model in evaluation mode.
         prepared_size: Short side in pixels to which its images were prepared.
-        saliency: Fingerprint of what made its masked images; empty if it had none.
+        saliency: Fingerprint of its masked images; empty without any.
     """
 
     folder: Path
@@ -57,13 +58,9 @@ class Loaded:
 
 
 def check_not_exists(out: Path) -> None:
-    """Keep what is there already.
-
-    Raises:
-        CheckpointError: If it exists.
-    """
+    """Raise CheckpointError rather than overwrite."""
     if out.exists() or out.is_symlink():
-        raise CheckpointError(f"{out} exists already. It is left as it is: give another --out")
+        raise CheckpointError(f"{out} exists already and is left as it is: give another --out")
 
 
 def save_checkpoint(
@@ -84,10 +81,10 @@ def save_checkpoint(
         recipe: The resolved recipe.
         tokenizer: The vocabulary.
         prepared_size: Short side in pixels of the prepared images.
-        training: What going on takes: optimizer, progress, loss scale; None if nobody can.
-        saliency: Fingerprint of what made its masked images; empty if it had none.
+        training: Optimizer, progress and loss scale; None if training cannot be resumed.
+        saliency: Fingerprint of the masked images; empty without any.
     """
-    with atomic_dir(folder) as partial, _wrap_write_errors(folder):
+    with _wrap_write_errors(folder), atomic_dir(folder) as partial:
         weights = {name: tensor.contiguous() for name, tensor in model.checkpoint_state().items()}
         about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
         save_file(weights, partial / WEIGHTS, about)
@@ -99,14 +96,37 @@ def save_checkpoint(
 
 @contextmanager
 def _wrap_write_errors(folder: Path) -> Iterator[None]:
-    """Tell the writers' own errors, a full disk mostly, like one of ours."""
+    """Raise failed writes as errors for the user, and all else as it is."""
     try:
         yield
-    except (SafetensorError, RuntimeError) as error:
-        free = shutil.disk_usage(folder.parent).free
+    except (SafetensorError, OSError, RuntimeError) as error:
+        # torch.save and safetensors hide the system's error in the text of their own.
+        text, number = str(error), getattr(error, "errno", None)
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in text:
+            raise
+        parent = next(path for path in folder.absolute().parents if path.exists())
+        free = shutil.disk_usage(parent).free
+        is_full = number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or free < 1e6
+        hint = f"; its disk has {free / 1e9:.1f} GB free. Free some, then resume with --resume"
         raise CheckpointError(
-            f"{folder} could not be written ({error}); its disk has {free / 1e9:.1f} GB free. "
-            "Free some, then go on with --resume"
+            f"{folder} could not be written: {error}{hint if is_full else ''}"
+        ) from error
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe of a checkpoint.
+
+    Raises:
+        CheckpointError: If it has none, or an older radrep with other keys wrote it.
+    """
+    if not (folder / RECIPE).is_file():
+        raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {RECIPE}")
+    try:
+        return load_recipe(str(folder / RECIPE))
+    except RecipeError as error:
+        raise CheckpointError(
+            f"{folder} was made by an older radrep, whose recipes had other keys: rename them in "
+            f"its {RECIPE}, or train again. {error}"
         ) from error
 
 
@@ -120,7 +140,7 @@ def load_checkpoint(folder: Path) -> Loaded:
     for name in (WEIGHTS, RECIPE, VOCABULARY):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {name}")
-    recipe = load_recipe(str(folder / RECIPE))
+    recipe = read_recipe(folder)
     tokenizer = Tokenizer.load(folder / VOCABULARY)
     model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
     about = _load_weights(model, folder, tokenizer)
@@ -130,7 +150,7 @@ def load_checkpoint(folder: Path) -> Loaded:
 
 
 def _load_weights(model: TrainableModel, folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
-    """Load the weights strictly; what stands in their file beside them."""
+    """Load the weights strictly and return the metadata of their file."""
     path = folder / WEIGHTS
     try:
         with safe_open(path, "pt") as file:
@@ -146,14 +166,14 @@ def _load_weights(model: TrainableModel, folder: Path, tokenizer: Tokenizer) -> 
             f"it were made for {state[name].shape[0] - 1}: the two are not of one run"
         )
     if "prepared_size" not in about:
-        raise CheckpointError(f"{path} was not written by radrep: it names no prepared_size")
+        raise CheckpointError(f"{path} was not written by radrep: it has no prepared_size")
     check_state_dict(state, ours, f"{path} is of another model than {folder / RECIPE} describes")
     model.load_state_dict(state, strict=False)  # frozen parts are not in a checkpoint
     return about
 
 
 def load_training(folder: Path) -> dict[str, Any]:
-    """What going on takes, as `save_checkpoint` was given it.
+    """The training state that `save_checkpoint` was given.
 
     Raises:
         CheckpointError: If it is missing or broken.
@@ -168,14 +188,19 @@ def load_training(folder: Path) -> dict[str, Any]:
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Where the checkpoint after a step lies."""
+    """The folder of the checkpoint after a step."""
     return run / CHECKPOINTS / f"step-{step:07d}"
+
+
+def _step_folders(run: Path) -> list[Path]:
+    """The checkpoints of a run by step; names of different lengths do not sort by number."""
+    steps = ((path.name.removeprefix("step-"), path) for path in (run / CHECKPOINTS).glob("step-*"))
+    return [path for _, path in sorted((int(n), path) for n, path in steps if n.isdecimal())]
 
 
 def last_checkpoint(run: Path) -> Path | None:
     """The newest checkpoint of a run, if it has one."""
-    folders = sorted((run / CHECKPOINTS).glob("step-*"))
-    return folders[-1] if folders else None
+    return next(reversed(_step_folders(run)), None)
 
 
 def link_best(run: Path, folder: Path) -> None:
@@ -186,10 +211,22 @@ def link_best(run: Path, folder: Path) -> None:
     os.replace(link, run / BEST)
 
 
+def restore_best(run: Path, best_step: int) -> None:
+    """Repair the link `best` on resume: a crash may fall between a checkpoint and its link.
+
+    Args:
+        run: The run.
+        best_step: The step of its best checkpoint, as its newest checkpoint remembers.
+    """
+    folder = step_folder(run, best_step)
+    if folder.is_dir() and (run / BEST).resolve() != folder.resolve():
+        link_best(run, folder)
+
+
 def drop_old_checkpoints(run: Path) -> None:
     """Keep the newest checkpoint and the best one."""
     best = (run / BEST).resolve()
-    for folder in sorted((run / CHECKPOINTS).glob("step-*"))[:-1]:
+    for folder in _step_folders(run)[:-1]:
         if folder.resolve() != best:
             shutil.rmtree(folder)
 
@@ -200,14 +237,14 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
     Args:
         name: A checkpoint, a run (its best one is taken), or None for the newest run of a model
             that writes reports.
-        runs: Where runs lie.
+        runs: The folder of runs.
 
     Raises:
         CheckpointError: If there is none.
     """
     if name is None:
         best = [path for path in runs.glob(f"*/{BEST}") if path.is_dir()]
-        found = [path.parent for path in best if _writes_reports(path / RECIPE)]
+        found = [path.parent for path in best if _has_output(path, "reports")]
         if not found:
             raise CheckpointError(
                 f"{runs.resolve()} holds no trained report model. Train one with: radrep train "
@@ -228,18 +265,16 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
 
 
 def is_discriminator(name: Path) -> bool:
-    """Whether a run or checkpoint is one of SDAM's discriminator; what cannot be read is not."""
+    """Whether a run or checkpoint is of SDAM's discriminator; False if it cannot be read."""
     try:
-        recipe = load_recipe(str(find_checkpoint(name) / RECIPE))
+        return _has_output(find_checkpoint(name), "labels")
     except RadrepError:
         return False
-    return recipe.model.output == "labels"
 
 
-def _writes_reports(recipe: Path) -> bool:
-    """Whether a recipe is of a model that writes reports; one that cannot be read is of none."""
+def _has_output(folder: Path, output: str) -> bool:
     try:
-        return load_recipe(str(recipe)).model.output == "reports"
+        return read_recipe(folder).model.output == output
     except RadrepError:
         return False
 

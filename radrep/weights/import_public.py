@@ -1,18 +1,17 @@
-"""Public checkpoints as weights and checkpoints of ours."""
+"""Public checkpoints, imported as weights or checkpoints of radrep."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import cast
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from radrep.atomic import atomic_dir
 from radrep.build import build_language_model, build_model, build_tokenizer
 from radrep.data.manifest import read_image_size
 from radrep.data.store import PreparedStudies
@@ -24,7 +23,7 @@ from radrep.recipe import schema
 from radrep.recipe.load import load_recipe
 from radrep.recipe.schema import Recipe
 from radrep.weights.checkpoint import check_not_exists, save_checkpoint
-from radrep.weights.pretrained import ABOUT, WEIGHTS, load_pretrained
+from radrep.weights.pretrained import ADAPTERS, load_pretrained, save_encoder
 from radrep.weights.public_names import (
     CSR_LMCA,
     EMRRG,
@@ -35,38 +34,32 @@ from radrep.weights.public_names import (
 )
 from radrep.weights.safe_load import BrokenFileError, read_torch_file
 
-STATES = ("model", "state_dict")
+_STATES = ("model", "state_dict")  # where the weights may lie in a file
 _ENCODERS = {f"xray-mamba-{size}": size for size in XRAY_MAMBA_SIZES}
 _RECIPES = {"emrrg": "emrrg_iu", "csr-lmca": "csr_lmca_iu"}
 KINDS = (*_ENCODERS, *_RECIPES)
-_END = "</s>"  # closed every report in the released code, whatever the tokenizer
-_PREPARED_SIZE = 256  # of radrep prepare, where no folder says another
+_END = "</s>"  # ended every report in the released code, whatever the tokenizer
+_PREPARED_SIZE = 256  # the default of radrep prepare
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import did with every tensor, and where it wrote.
+    """What an import did.
 
     Attributes:
-        mapped: Public name to our name.
-        missing: Names of ours that the file does not have; they start as the recipe says.
-        unexpected: Public names that nothing is known of.
-        left_out: Public name to why it has no place with us.
-        changed: Keys of the recipe that the file decides, to their new values.
-        lacks: The prepared folder that a whole model was imported without, if it was.
         out: What was written.
+        keys: What became of every tensor. Missing ones are initialised as by the recipe.
+        changed: Keys of the recipe that the file decides, to their new values.
+        unprepared: The prepared folder that a whole model was imported without, if it was.
     """
 
-    mapped: Mapping[str, str]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    left_out: Mapping[str, str]
-    changed: Mapping[str, str]
-    lacks: Path | None
     out: Path
+    keys: KeyReport
+    changed: Mapping[str, str] = field(default_factory=dict)
+    unprepared: Path | None = None
 
 
-def import_published(
+def import_public(
     path: Path,
     kind: str,
     *,
@@ -74,15 +67,15 @@ def import_published(
     recipe: str | None = None,
     overrides: Sequence[str] = (),
 ) -> ImportResult:
-    """Turn a public checkpoint into one of ours.
+    """Import a public checkpoint.
 
     An X-ray Mamba, of stage 1, 2 or 3, becomes a folder for model.encoder.weights; the others
     become whole checkpoints of the recipe's model, with the vocabulary of the recipe's prepared
-    data, without which EMRRG can do.
+    data, which EMRRG does not need.
 
     Published EMRRG files were trained with all visual tokens in line and neither hybrid layers nor
-    LoRA in the language model, so that is what they get, whatever the recipe says; with the
-    encoder's size and, for Qwen, the begin id and the text "</s>" that ended reports.
+    LoRA in the language model, so that is what they get, whatever the recipe has; with the
+    encoder's size and, for Qwen, the BOS id and the text "</s>" that ended reports.
 
     Args:
         path: The file.
@@ -99,20 +92,17 @@ def import_published(
         DataError: If the prepared folder of a CSR-LMCA recipe is missing.
     """
     if kind not in KINDS:
-        raise CheckpointError(f"--as must be one of {', '.join(KINDS)}, got '{kind}'")
+        raise CheckpointError(f"--format must be one of {', '.join(KINDS)}, got '{kind}'")
     check_not_exists(out)
-    if kind in _ENCODERS:
-        if recipe is not None or overrides:
-            raise CheckpointError(f"--recipe and --set do not go with --as {kind}")
-        report, changed, lacks = _import_encoder(path, kind, out), dict[str, str](), None
-    else:
-        chosen = recipe or _RECIPES[kind]
-        report, changed, lacks = _import_model(path, kind, chosen, overrides, out)
-    return ImportResult(out=out, changed=changed, lacks=lacks, **vars(report))
+    if kind not in _ENCODERS:
+        return _import_model(path, kind, recipe or _RECIPES[kind], overrides, out)
+    if recipe is not None or overrides:
+        raise CheckpointError(f"--recipe and --set do not go with --format {kind}")
+    return _import_encoder(path, kind, out)
 
 
-def _import_encoder(path: Path, kind: str, out: Path) -> KeyReport:
-    state = read_published(path)
+def _import_encoder(path: Path, kind: str, out: Path) -> ImportResult:
+    state = read_public(path)
     size = XRAY_MAMBA_SIZES[_ENCODERS[kind]]
     # In stage 1 the encoder is all of the model, and has no class token.
     first_stage = "ar_token" in state
@@ -121,13 +111,13 @@ def _import_encoder(path: Path, kind: str, out: Path) -> KeyReport:
     patches = state.get(f"{prefix}patch_embed.proj.weight")
     if positions is None or patches is None or positions.dim() != 3 or patches.dim() != 4:
         raise CheckpointError(
-            f"{path} is no {kind}: it has no {prefix}pos_embed and {prefix}patch_embed.proj.weight"
+            f"{path} is not {kind}: it has no {prefix}pos_embed and {prefix}patch_embed.proj.weight"
         )
     num_patches, patch_size = positions.shape[1] - (not first_stage), patches.shape[-1]
     found = (positions.shape[2], _count_blocks(state, prefix))
     if found != (size.dim, size.depth):
         raise CheckpointError(
-            f"{path} is no {kind}, which is {size.dim} wide and {size.depth} blocks deep: it is "
+            f"{path} is not {kind}, which is {size.dim} wide and {size.depth} blocks deep: it is "
             f"{found[0]} wide and {found[1]} deep"
         )
     make = make_stage_one_encoder if first_stage else make_xray_mamba
@@ -137,17 +127,13 @@ def _import_encoder(path: Path, kind: str, out: Path) -> KeyReport:
         patch_size=patch_size,
     )
     rules = XRAY_MAMBA_OF_AUTOREGRESSIVE if first_stage else XRAY_MAMBA_OF_CONTRASTIVE
-    report = load_public(encoder, state, rules)
-    _refuse_missing(path, kind, report.missing, report.unexpected)
+    keys = load_public(encoder, state, rules)
+    _check_complete(path, kind, keys.missing, keys.unexpected)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {"kind": kind, "file": path.name, "sha256": sha256}
-    with atomic_dir(out) as partial_out:
-        own = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-        save_file(own, partial_out / WEIGHTS)
-        (partial_out / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    mapped = {name: f"encoder.{ours}" for name, ours in report.mapped.items()}
-    return KeyReport(mapped, report.missing, report.unexpected, report.left_out)
+    save_encoder(encoder, out, {"kind": kind, "file": path.name, "sha256": sha256})
+    mapped = {name: f"encoder.{ours}" for name, ours in keys.mapped.items()}
+    return ImportResult(out, replace(keys, mapped=mapped))
 
 
 def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
@@ -157,29 +143,27 @@ def _count_blocks(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def _import_model(
     path: Path, kind: str, title: str, overrides: Sequence[str], out: Path
-) -> tuple[KeyReport, dict[str, str], Path | None]:
-    recipe, name = load_recipe(title, overrides), kind.replace("-", "_")
-    recipe.require_model(name, f"for --as {kind}")
-    state = read_published(path)
-    data, changed = recipe.data, dict[str, str]()
+) -> ImportResult:
+    recipe = load_recipe(title, overrides)
+    recipe.require_model(kind.replace("-", "_"), f"for --format {kind}")
+    state = read_public(path)
+    changed = dict[str, str]()
     encoder_elsewhere = False
     if kind == "emrrg":
         encoder_elsewhere = _lacks_encoder(path, state, recipe)
         changed = _as_trained(recipe, state)
         forced = [f"{key}={value}" for key, value in changed.items()]
         recipe = load_recipe(title, [*overrides, *forced])
-    lacks = None
-    if kind == "emrrg" and not data.prepared.exists():  # its words are the language model's
-        lacks = data.prepared
-        tokenizer = Tokenizer.build(
-            (), min_count=data.tokenizer.min_count, cleaner=data.tokenizer.cleaner
-        )
+    data = recipe.data
+    # The words of EMRRG are those of its language model, so it needs no prepared data.
+    unprepared = data.prepared if kind == "emrrg" and not data.prepared.exists() else None
+    if unprepared is not None:
+        settings = data.tokenizer
+        tokenizer = Tokenizer.build((), min_count=settings.min_count, cleaner=settings.cleaner)
         prepared_size = _PREPARED_SIZE
     else:
-        tokenizer = build_tokenizer(
-            data, PreparedStudies(data.prepared, "train", target=data.target)
-        )
-        prepared_size = read_image_size(data.prepared)
+        studies = PreparedStudies(data.prepared, "train", target=data.target)
+        tokenizer, prepared_size = build_tokenizer(data, studies), read_image_size(data.prepared)
     num_words = len(tokenizer.vocabulary)
     words = state.get("encoder_decoder.model.tgt_embed.0.lut.weight")
     if words is not None and len(words) != num_words + 1:
@@ -192,14 +176,14 @@ def _import_model(
     if encoder_elsewhere:
         load_pretrained(model, recipe)
     if kind == "emrrg":
-        report = _take_emrrg(cast(Emrrg, model), state)
-        # Adapters begin without effect.
-        must_come = ("projector.",) if encoder_elsewhere else ("projector.", "encoder.")
-        missing = [n for n in report.missing if n.startswith(must_come) and ".adapters." not in n]
+        keys = _load_emrrg(cast(Emrrg, model), state)
+        # New adapters start without effect.
+        required = ("projector.",) if encoder_elsewhere else ("projector.", "encoder.")
+        missing = [n for n in keys.missing if n.startswith(required) and ADAPTERS not in n]
     else:
-        report = load_public(cast(nn.Module, model), state, CSR_LMCA)
-        missing = list(report.missing)
-    _refuse_missing(path, kind, missing, report.unexpected)
+        keys = load_public(cast(nn.Module, model), state, CSR_LMCA)
+        missing = list(keys.missing)
+    _check_complete(path, kind, missing, keys.unexpected)
     save_checkpoint(
         out,
         model=model,
@@ -208,16 +192,16 @@ def _import_model(
         prepared_size=prepared_size,
         training=None,
     )
-    return report, changed, lacks
+    return ImportResult(out, keys, changed, unprepared)
 
 
 def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Keys of a recipe that are otherwise in the network a stage-3 file was trained in."""
+    """Keys of a recipe that differ from the network of a stage-3 file, with its values."""
     section = cast(schema.Emrrg, recipe.model)
     has = build_language_model(section.language_model, weights=False)
     keys = {"visual_tokens": "all", "hybrid": "null", "language_model.train": "frozen"}
     if has.begin is None:
-        keys["language_model.bos_token_id"] = "0"  # "!" for Qwen, which has no begin token
+        keys["language_model.bos_token_id"] = "0"  # "!" for Qwen, which has no BOS token
     if has.encode(_END) != [has.end]:
         keys["language_model.eos_text"] = _END
     positions = state.get("visual_encoder.pos_embed")
@@ -234,7 +218,7 @@ def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
     }
 
 
-def _take_emrrg(model: Emrrg, state: Mapping[str, Tensor]) -> KeyReport:
+def _load_emrrg(model: Emrrg, state: Mapping[str, Tensor]) -> KeyReport:
     try:
         return load_public(model, state, EMRRG, model.checkpoint_state())
     except CheckpointError as error:
@@ -249,7 +233,7 @@ def _lacks_encoder(path: Path, state: Mapping[str, Tensor], recipe: Recipe) -> b
     """Whether the encoder of a stage-3 file, which must have a projector, was frozen."""
     for name in ("llama_proj.weight", "layer_norm.weight"):
         if name not in state:
-            raise CheckpointError(f"{path} is no emrrg: it has no {name}")
+            raise CheckpointError(f"{path} is not emrrg: it has no {name}")
     without = "visual_encoder.pos_embed" not in state
     if without and cast(schema.Emrrg, recipe.model).encoder.weights == "none":
         raise CheckpointError(
@@ -259,27 +243,24 @@ def _lacks_encoder(path: Path, state: Mapping[str, Tensor], recipe: Recipe) -> b
     return without
 
 
-def _refuse_missing(
+def _check_complete(
     path: Path, kind: str, missing: Sequence[str], unexpected: Sequence[str]
 ) -> None:
     if missing:
-        also = (
-            f"; {len(unexpected)} are not known, the first: {unexpected[0]}" if unexpected else ""
-        )
+        also = f"; {len(unexpected)} are unexpected: {unexpected[0]} ..." if unexpected else ""
         raise CheckpointError(
             f"{path} is not the {kind} asked for: {len(missing)} tensors are missing, the first: "
             f"{missing[0]}{also}"
         )
 
 
-def read_published(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a file that PyTorch or safetensors wrote, and run nothing of it.
+def read_public(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a file that PyTorch or safetensors wrote, without running its code.
 
-    Args:
-        path: The file; its weights lie under "model" or "state_dict", or are all of it.
+    The weights lie under "model" or "state_dict", or are the whole content.
 
     Raises:
-        CheckpointError: If it is missing, broken or no checkpoint.
+        CheckpointError: If the file is missing, broken or not a checkpoint.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -291,14 +272,20 @@ def read_published(path: Path) -> dict[str, Tensor]:
         content = read_torch_file(path)
     except (SafetensorError, BrokenFileError) as error:
         raise CheckpointError(f"{path} is broken or cut off: {error}") from error
-    except Exception as error:  # unpickling raises every kind, all mean that it is none of ours
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read safely: {error}"
+        ) from error
+    except Exception as error:  # unpickling raises many kinds, all mean a foreign file
         raise CheckpointError(
             f"{path} is not a checkpoint that PyTorch wrote ({type(error).__name__}: {error})"
         ) from error
     state = _find_state(content)
     if not state:
-        raise CheckpointError(f"{path} holds no weights, neither on top nor under {_or(STATES)}")
-    if all(name.startswith("module.") for name in state):  # of several devices
+        raise CheckpointError(
+            f"{path} holds no weights, neither on top nor under {' or '.join(_STATES)}"
+        )
+    if all(name.startswith("module.") for name in state):  # DataParallel's prefix
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
 
@@ -306,13 +293,9 @@ def read_published(path: Path) -> dict[str, Tensor]:
 def _find_state(content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
-    for part in (*(content.get(name) for name in STATES), content):
+    for part in (*(content.get(name) for name in _STATES), content):
         if isinstance(part, Mapping):
             found = {k: v for k, v in part.items() if isinstance(k, str) and isinstance(v, Tensor)}
             if found:
                 return found
     return {}
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(f'"{name}"' for name in names)

@@ -1,15 +1,17 @@
-"""Weights to start from: an X-ray Mamba of an earlier stage or an imported one, adapters."""
+"""Initial weights: an X-ray Mamba of an earlier stage or an imported one, adapters."""
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from radrep.atomic import atomic_dir
 from radrep.build import starting_weights
 from radrep.errors import CheckpointError
 from radrep.models.autoregressive import start_from_stage_one
@@ -21,7 +23,7 @@ from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe.schema import Recipe
 
 WEIGHTS = "weights.safetensors"
-ABOUT = "about.json"  # where weights that no run of ours made are from
+ABOUT = "about.json"  # the source of weights that were imported or merged
 ADAPTERS = ".adapters."
 _PREFIX = "encoder."
 
@@ -29,16 +31,16 @@ _PREFIX = "encoder."
 def check_state_dict(
     state: Mapping[str, Tensor],
     ours: Mapping[str, Tensor],
-    told: str,
+    title: str,
     *,
     needed: Collection[str] | None = None,
 ) -> None:
-    """Refuse weights that are not those of a model.
+    """Check the names and shapes of weights.
 
     Args:
         state: The weights.
         ours: The state of the model.
-        told: What is wrong if they are not, the start of the error.
+        title: The start of the error.
         needed: Names that must be there, by default all of the model's.
 
     Raises:
@@ -49,17 +51,13 @@ def check_state_dict(
     wrong = sorted(n for n in ours.keys() & state.keys() if ours[n].shape != state[n].shape)
     if missing or unknown or wrong:
         raise CheckpointError(
-            f"{told}: {len(missing)} tensors are missing, {len(unknown)} not known, {len(wrong)} "
+            f"{title}: {len(missing)} tensors are missing, {len(unknown)} unexpected, {len(wrong)} "
             f"of another shape; the first: {(missing + unknown + wrong)[0]}"
         )
 
 
 def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
-    """Fill a new model with the encoder and the adapters that its recipe starts from.
-
-    Raises:
-        CheckpointError: If there are no such weights or they do not fit.
-    """
+    """Fill a new model with the encoder and the adapters that its recipe starts from."""
     encoder, adapters = starting_weights(recipe.model)
     if encoder is not None:
         load_encoder(cast(Emrrg | ContrastivePretraining, model).encoder, encoder)
@@ -68,13 +66,9 @@ def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
 
 
 def load_encoder(encoder: XrayMamba, source: Path) -> None:
-    """Start an encoder from a run of pretraining or of EMRRG, or from imported weights.
+    """Fill an encoder from a run, a checkpoint, or a folder that `radrep import` wrote.
 
     Weights of stage 1, which scan in one direction, are expanded; positions are interpolated.
-
-    Args:
-        encoder: The encoder, which is changed.
-        source: A run, a checkpoint folder, or a folder that `radrep import` wrote.
 
     Raises:
         CheckpointError: If there are no such weights or they do not fit.
@@ -86,7 +80,7 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
         raise CheckpointError(f"{file} has no X-ray Mamba in it")
     if any(ADAPTERS in name for name in own):
         raise CheckpointError(
-            f"{file} has low-rank adapters; fold them in first: radrep merge {source} --out FOLDER"
+            f"{file} has low-rank adapters; merge them first: radrep merge {source} --out FOLDER"
         )
     if "class_token" not in own:
         num_patches = own["positions"].shape[1]
@@ -96,11 +90,7 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
 
 
 def load_adapters(model: Emrrg, file: Path) -> None:
-    """Start from exported adapters, and from whatever else that was learned lies in their file.
-
-    Args:
-        model: The model, with adapters of the same target and rank, which is changed.
-        file: What `radrep export --adapters` wrote.
+    """Fill a model with exported adapters and whatever else was trained and lies in their file.
 
     Raises:
         CheckpointError: If the file cannot be read, its tensors have no place in the model, or
@@ -120,16 +110,12 @@ def load_adapters(model: Emrrg, file: Path) -> None:
             f"model.lora.weights: the adapters of {file} were trained with the scale "
             f"{about['scale']} and model.lora.scale is {scale}; set it to that"
         )
-    refuse_other_base(model.encoder, about, file)
+    check_base(model.encoder, about, file)
     model.load_state_dict(state, strict=False)
 
 
-def refuse_other_base(encoder: XrayMamba, about: Mapping[str, str], file: Path) -> None:
-    """Keep adapters to the encoder that they were trained on.
-
-    Raises:
-        CheckpointError: If it is another one.
-    """
+def check_base(encoder: XrayMamba, about: Mapping[str, str], file: Path) -> None:
+    """Raise CheckpointError if adapters were trained on another encoder than this one."""
     if about["base_sha256"] != hash_base(encoder):
         raise CheckpointError(
             f"the adapters of {file} were trained on another encoder than this one: theirs was "
@@ -152,11 +138,7 @@ def hash_base(encoder: XrayMamba) -> str:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read a file of ours.
-
-    Raises:
-        CheckpointError: If it is missing or broken.
-    """
+    """Read a .safetensors file, or raise CheckpointError."""
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
@@ -164,16 +146,20 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 
 def read_about(file: Path) -> dict[str, str]:
-    """What `radrep export --adapters` says of the adapters in its file.
-
-    Raises:
-        CheckpointError: If it is no such file.
-    """
+    """The metadata of a file that `radrep export --adapters` wrote."""
     with safe_open(file, "pt") as opened:
         about = opened.metadata() or {}
     if "base_sha256" not in about:
         raise CheckpointError(f"{file} was not written by radrep export --adapters")
     return about
+
+
+def save_encoder(encoder: XrayMamba, out: Path, about: Mapping[str, str]) -> None:
+    """Write a folder for model.encoder.weights; `about` names its source."""
+    with atomic_dir(out) as partial:
+        state = {f"{_PREFIX}{name}": tensor for name, tensor in encoder.state_dict().items()}
+        save_file(state, partial / WEIGHTS)
+        (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _weights_file(source: Path) -> Path:

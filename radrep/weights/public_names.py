@@ -1,8 +1,9 @@
-"""Weights of the public reference code, brought to our parameter names.
+"""Parameter names of the public reference code and of radrep, side by side.
 
-Each table lists (pattern of the public name, our name or why it is left out); patterns must match
-whole names and the first that fits counts. Every name is told of, and two names that map to one
-parameter and differ are an error: nothing is dropped in silence.
+Each table lists (public name, our name or why it is ignored). `*` stands for one part of a dotted
+name, `**` for the rest of it and `#` for a number that our name lacks; the first row that fits
+counts. Every tensor of a file is reported, and two that map to one parameter and differ are an
+error: none is dropped in silence.
 """
 
 import re
@@ -17,11 +18,7 @@ from radrep.errors import CheckpointError
 
 @dataclass(frozen=True)
 class IgnoredKeys:
-    """That a public tensor has no place in a model of ours.
-
-    Attributes:
-        reason: Why not.
-    """
+    """Public tensors that our models have no place for, and why."""
 
     reason: str
 
@@ -29,223 +26,177 @@ class IgnoredKeys:
 Names = Sequence[tuple[str, str]]
 Rules = Sequence[tuple[str, str | IgnoredKeys]]
 
+_SCAN_PARTS = ("conv1d", "x_proj", "dt_proj")
+_LINEARS = {"linears.0": "query", "linears.1": "key", "linears.2": "value", "linears.3": "out"}
 
-def _inside(theirs: str, ours: str, rules: Rules) -> Rules:
-    """The rules of a part for a file that holds more; theirs is a pattern without groups."""
-    return [
-        (rf"{theirs}(?:{pattern})", name if isinstance(name, IgnoredKeys) else ours + name)
-        for pattern, name in rules
-    ]
+
+def _inside(theirs: str, ours: str, rules: Names) -> Names:
+    """The rules of a part for a file that holds more."""
+    return tuple((theirs + name, ours + own) for name, own in rules)
 
 
 SR_MAMBA_MIXER: Names = (
-    (r"A_log", "in_order.A_log"),
-    (r"A_b_log", "strided.A_log"),
-    (r"D", "in_order.D"),
-    (r"D_b", "strided.D"),
-    (r"(conv1d|x_proj|dt_proj)\.(weight|bias)", r"in_order.\1.\2"),
-    (r"(conv1d|x_proj|dt_proj)_b\.(weight|bias)", r"strided.\1.\2"),
-    (r"(in_proj|out_proj)\.weight", r"\1.weight"),
+    ("A_log", "in_order.A_log"),
+    ("A_b_log", "strided.A_log"),
+    ("D", "in_order.D"),
+    ("D_b", "strided.D"),
+    *((f"{part}.*", f"in_order.{part}.*") for part in _SCAN_PARTS),
+    *((f"{part}_b.*", f"strided.{part}.*") for part in _SCAN_PARTS),
+    ("in_proj.weight", "in_proj.weight"),
+    ("out_proj.weight", "out_proj.weight"),
 )
 POOLED_ENHANCER: Names = (
-    (r"_fc1\.0\.(.+)", r"stack.project.0.\1"),
-    (r"layers\.(\d+)\.0\.(.+)", r"stack.norms.\1.\2"),
-    *((rf"layers\.(\d+)\.1\.{theirs}", _shifted) for theirs, _shifted in (
-        (theirs, "stack.mixers.\\1." + re.sub(r"\\(\d)", lambda m: f"\\{int(m[1]) + 1}", ours))
-        for theirs, ours in SR_MAMBA_MIXER
-    )),
-    (r"norm\.(.+)", r"stack.norm.\1"),
-    (r"attention\.(.+)", r"attention.\1"),
-    (r"fc_to_\d+\.(.+)", r"expand.\1"),
-)  # fmt: skip
-MEMORY_LINEARS = {"0": "query", "1": "key", "2": "value", "3": "out"}
-MEMORY: Names = tuple((rf"linears\.{i}\.(.+)", rf"{name}.\1") for i, name in MEMORY_LINEARS.items())
+    ("_fc1.0.*", "stack.project.0.*"),
+    ("layers.*.0.*", "stack.norms.*.*"),
+    *_inside("layers.*.1.", "stack.mixers.*.", SR_MAMBA_MIXER),
+    ("norm.*", "stack.norm.*"),
+    ("attention.**", "attention.**"),
+    ("fc_to_#.*", "expand.*"),
+)
+MEMORY: Names = tuple((f"{theirs}.*", f"{ours}.*") for theirs, ours in _LINEARS.items())
 REGION_ENCODER: Names = (
-    (r"layers\.0\.norm\.(.+)", r"norm_within.\1"),
-    (r"layers\.0\.attn\.attn\.qkv\.(.+)", r"within.qkv.\1"),
-    (r"layers\.0\.attn\.attn\.proj\.(.+)", r"within.out.\1"),
-    (r"layers\.0\.attn\.attn\.pe\.(.+)", r"within.epeg.\1"),
-    (r"cr_msa\.norm\.(.+)", r"norm_across.\1"),
-    (r"cr_msa\.attn\.phi", "across.phi"),
-    (r"cr_msa\.attn\.attn\.qkv\.(.+)", r"across.qkv.\1"),
-    (r"cr_msa\.attn\.attn\.proj\.(.+)", r"across.out.\1"),
-    (r"norm\.(.+)", r"norm.\1"),
+    ("layers.0.norm.*", "norm_within.*"),
+    ("layers.0.attn.attn.qkv.*", "within.qkv.*"),
+    ("layers.0.attn.attn.proj.*", "within.out.*"),
+    ("layers.0.attn.attn.pe.*", "within.epeg.*"),
+    ("cr_msa.norm.*", "norm_across.*"),
+    ("cr_msa.attn.phi", "across.phi"),
+    ("cr_msa.attn.attn.qkv.*", "across.qkv.*"),
+    ("cr_msa.attn.attn.proj.*", "across.out.*"),
+    ("norm.*", "norm.*"),
 )
 
 
-def _transformer_rules() -> list[tuple[str, str]]:
-    rules = []
-    for stack, parts in (
-        ("encoder", {"0": "self_norm", "1": "ff_norm"}),
-        ("decoder", {"0": "self_norm", "1": "cross_norm", "2": "ff_norm"}),
+def _transformer_rules() -> Names:
+    rules: list[tuple[str, str]] = []
+    for stack, norms in (
+        ("encoder", ("self_norm", "ff_norm")),
+        ("decoder", ("self_norm", "cross_norm", "ff_norm")),
     ):
-        layer = rf"model\.{stack}\.layers\.(\d+)\."
-        ours = rf"{stack}.layers.\1."
-        for i, norm in parts.items():
-            rules.append((rf"{layer}sublayer\.{i}\.norm\.a_2", f"{ours}{norm}.weight"))
-            rules.append((rf"{layer}sublayer\.{i}\.norm\.b_2", f"{ours}{norm}.bias"))
-        for theirs, attention in (("self_attn", "self_attention"), ("src_attn", "cross_attention")):
-            for i, linear in MEMORY_LINEARS.items():
-                rules.append(
-                    (rf"{layer}{theirs}\.linears\.{i}\.(.+)", rf"{ours}{attention}.{linear}.\2")
-                )
-        rules.append((rf"{layer}feed_forward\.w_1\.(.+)", rf"{ours}feed_forward.0.\2"))
-        rules.append((rf"{layer}feed_forward\.w_2\.(.+)", rf"{ours}feed_forward.3.\2"))
-        rules.append((rf"model\.{stack}\.norm\.a_2", f"{stack}.norm.weight"))
-        rules.append((rf"model\.{stack}\.norm\.b_2", f"{stack}.norm.bias"))
+        layer, own = f"model.{stack}.layers.*.", f"{stack}.layers.*."
+        named = [(f"{layer}sublayer.{i}.norm.", f"{own}{norm}.") for i, norm in enumerate(norms)]
+        for theirs, ours in (*named, (f"model.{stack}.norm.", f"{stack}.norm.")):
+            rules += [(f"{theirs}a_2", f"{ours}weight"), (f"{theirs}b_2", f"{ours}bias")]
+        rules += _inside(f"{layer}self_attn.", f"{own}self_attention.", MEMORY)
+        rules += _inside(f"{layer}src_attn.", f"{own}cross_attention.", MEMORY)
+        rules.append((f"{layer}feed_forward.w_1.*", f"{own}feed_forward.0.*"))
+        rules.append((f"{layer}feed_forward.w_2.*", f"{own}feed_forward.3.*"))
     return rules
 
 
-ENCODER_DECODER: Rules = (
-    (r"att_embed\.0\.(.+)", r"project.0.\1"),
-    (r"memory_matrix", "memory.memory"),
-    # One module that the public code lists twice.
-    *(
-        (rf"(?:model\.)?cmn\.linears\.{i}\.(.+)", rf"memory.{name}.\1")
-        for i, name in MEMORY_LINEARS.items()
-    ),
-    *((rf"rrt\.{theirs}", f"regions.{ours}") for theirs, ours in REGION_ENCODER),
+_ENCODER_DECODER: Names = (
+    ("att_embed.0.*", "project.0.*"),
+    ("memory_matrix", "memory.memory"),
+    *_inside("cmn.", "memory.", MEMORY),
+    *_inside("model.cmn.", "memory.", MEMORY),  # the same module, registered twice
+    *_inside("rrt.", "regions.", REGION_ENCODER),
     *_transformer_rules(),
-    (r"model\.tgt_embed\.0\.lut\.weight", "words.weight"),
-    (
-        r"model\.(?:src_embed\.0|tgt_embed\.1)\.pe",
-        IgnoredKeys("a fixed table of sines and cosines"),
-    ),
-    (r"logit\.(.+)", r"to_words.\1"),
+    ("model.tgt_embed.0.lut.weight", "words.weight"),
+    ("logit.*", "to_words.*"),
 )
+_SINES = IgnoredKeys("a fixed table of sines and cosines")
+_POSITIONS = ("model.src_embed.0.pe", "model.tgt_embed.1.pe")
+ENCODER_DECODER: Rules = (*_ENCODER_DECODER, *((name, _SINES) for name in _POSITIONS))
 # The children of a torchvision ResNet in order, of which some have no weights; timm names them.
-_RESNET_CHILDREN = {
-    "0": "conv1",
-    "1": "bn1",
-    "4": "layer1",
-    "5": "layer2",
-    "6": "layer3",
-    "7": "layer4",
-}
+_RESNET_CHILDREN = {0: "conv1", 1: "bn1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
+_ENHANCERS = ("feature_enhancer.", "enhanced_feats.")  # the same module, registered twice
 _UNUSED = IgnoredKeys("the released code never calls it")
 CSR_LMCA: Rules = (
     *(
-        (rf"visual_extractor\.model\.{i}\.(.+)", rf"backbone.model.{name}.\1")
+        (f"visual_extractor.model.{i}.**", f"backbone.model.{name}.**")
         for i, name in _RESNET_CHILDREN.items()
     ),
-    # One module that the public code lists twice.
-    (r"(?:feature_enhancer|enhanced_feats)\.classifier\..+", _UNUSED),
-    *_inside(r"(?:feature_enhancer|enhanced_feats)\.", "enhancer.", POOLED_ENHANCER),
-    *_inside(r"encoder_decoder\.", "encoder_decoder.", ENCODER_DECODER),
-    (r"linear_[12]\..+", _UNUSED),
+    *((f"{enhancer}classifier.**", _UNUSED) for enhancer in _ENHANCERS),
+    *(rule for name in _ENHANCERS for rule in _inside(name, "enhancer.", POOLED_ENHANCER)),
+    *_inside("encoder_decoder.", "encoder_decoder.", _ENCODER_DECODER),
+    *((f"encoder_decoder.{name}", _SINES) for name in _POSITIONS),
+    ("linear_1.*", _UNUSED),
+    ("linear_2.*", _UNUSED),
 )
 
-_XRAY_BRANCHES = {
-    "": "rows",
-    "_b": "rows_reversed",
-    "_c": "columns",
-    "_c_b": "columns_reversed",
-}
+_DIRECTIONS = {"": "rows", "_b": "rows_reversed", "_c": "columns", "_c_b": "columns_reversed"}
+_BLOCK = "layers.*."
 _XRAY_BLOCK: Names = (
     *(
-        rule
-        for theirs, direction in _XRAY_BRANCHES.items()
-        for rule in (
-            (
-                rf"layers\.(\d+)\.mixer\.A{theirs}_log",
-                rf"layers.\1.mixer.branches.{direction}.A_log",
-            ),
-            (rf"layers\.(\d+)\.mixer\.D{theirs}", rf"layers.\1.mixer.branches.{direction}.D"),
-            (
-                rf"layers\.(\d+)\.mixer\.(conv1d|x_proj|dt_proj){theirs}\.(weight|bias)",
-                rf"layers.\1.mixer.branches.{direction}.\2.\3",
-            ),
+        (f"{_BLOCK}mixer.{theirs}", f"{_BLOCK}mixer.branches.{direction}.{ours}")
+        for end, direction in _DIRECTIONS.items()
+        for theirs, ours in (
+            (f"A{end}_log", "A_log"),
+            (f"D{end}", "D"),
+            *((f"{part}{end}.*", f"{part}.*") for part in _SCAN_PARTS),
         )
     ),
-    (r"(layers\.\d+\.mixer\.(?:in_proj|out_proj)\.weight)", r"\1"),
-    (r"(layers\.\d+\.(?:norm1|norm2|mlp\.w[123])\.(?:weight|bias))", r"\1"),
-    (r"patch_embed\.proj\.(.+)", r"patch_embed.\1"),
-    (r"pos_embed", "positions"),
-)
-XRAY_MAMBA: Names = (
-    *_XRAY_BLOCK,
-    (r"cls_token", "class_token"),
-    (r"norm_f\.(.+)", r"norm_f.\1"),
-)
-# The other way, for who exports: our name to the public one.
-XRAY_MAMBA_EXPORT: Names = (
     *(
-        rule
-        for theirs, direction in _XRAY_BRANCHES.items()
-        for rule in (
-            (
-                rf"(layers\.\d+\.mixer)\.branches\.{direction}\.A_log",
-                rf"\1.A{theirs}_log",
-            ),
-            (rf"(layers\.\d+\.mixer)\.branches\.{direction}\.D", rf"\1.D{theirs}"),
-            (
-                rf"(layers\.\d+\.mixer)\.branches\.{direction}\.(\w+)\.(weight|bias)",
-                rf"\1.\2{theirs}.\3",
-            ),
-        )
+        (f"{_BLOCK}{part}.*", f"{_BLOCK}{part}.*")
+        for part in ("mixer.in_proj", "mixer.out_proj", "norm1", "norm2")
     ),
-    (r"(layers\.\d+\.(?:mixer\.(?:in_proj|out_proj)|norm1|norm2|mlp\.w[123])\.\w+)", r"\1"),
-    (r"patch_embed\.(.+)", r"patch_embed.proj.\1"),
-    (r"positions", "pos_embed"),
-    (r"class_token", "cls_token"),
-    (r"(norm_f\..+)", r"\1"),
+    *((f"{_BLOCK}mlp.w{i}.*", f"{_BLOCK}mlp.w{i}.*") for i in (1, 2, 3)),
+    ("patch_embed.proj.*", "patch_embed.*"),
+    ("pos_embed", "positions"),
 )
-_WRONG_ADAPTERS = (
-    r"visual_encoder\.layers\.\d+\.mixer\.lora_\w+\.adapter_(?:down|up)\..+",
-    IgnoredKeys(
-        "the released code adds it to the output of the mixer by mistake, where no low-rank "
-        "update of the weights can be"
-    ),
+XRAY_MAMBA: Names = (*_XRAY_BLOCK, ("cls_token", "class_token"), ("norm_f.*", "norm_f.*"))
+XRAY_MAMBA_EXPORT: Names = tuple((ours, theirs) for theirs, ours in XRAY_MAMBA)
+_WRONG_ADAPTERS = tuple(
+    (
+        f"visual_encoder.layers.*.mixer.lora_*.adapter_{way}.**",
+        IgnoredKeys(
+            "the released code adds it to the output of the mixer by mistake, where no low-rank "
+            "update of the weights can be"
+        ),
+    )
+    for way in ("down", "up")
 )
+_HEAD = IgnoredKeys("of the head that compares the towers")
+_OF_REPORT_MODEL = IgnoredKeys("of a report model, which --format emrrg imports whole")
 # The encoder out of a file that holds both towers of contrastive pretraining, or a report model.
 XRAY_MAMBA_OF_CONTRASTIVE: Rules = (
-    *_inside(r"visual_encoder\.", "", XRAY_MAMBA),
-    _WRONG_ADAPTERS,
-    (r"text_encoder\..+", IgnoredKeys("of the text tower")),
-    (
-        r"(?:vision_proj|text_proj)\..+|logit_scale",
-        IgnoredKeys("of the head that compares the towers"),
-    ),
-    (
-        r"(?:llama_proj|layer_norm)\..+",
-        IgnoredKeys("of a report model, which --as emrrg takes whole"),
-    ),
+    *_inside("visual_encoder.", "", XRAY_MAMBA),
+    *_WRONG_ADAPTERS,
+    ("text_encoder.**", IgnoredKeys("of the text tower")),
+    ("vision_proj.*", _HEAD),
+    ("text_proj.*", _HEAD),
+    ("logit_scale", _HEAD),
+    ("llama_proj.*", _OF_REPORT_MODEL),
+    ("layer_norm.*", _OF_REPORT_MODEL),
 )
 EMRRG: Rules = (
-    *_inside(r"visual_encoder\.", "encoder.", XRAY_MAMBA),
-    (r"llama_proj\.(.+)", r"projector.0.\1"),
-    (r"layer_norm\.(.+)", r"projector.1.\1"),
-    _WRONG_ADAPTERS,
+    *_inside("visual_encoder.", "encoder.", XRAY_MAMBA),
+    ("llama_proj.*", "projector.0.*"),
+    ("layer_norm.*", "projector.1.*"),
+    *_WRONG_ADAPTERS,
 )
+_DECODER_PARTS = {
+    "norm2_1": "query_norm",
+    "norm2_2": "token_norm",
+    "norm2": "mlp_norm",
+    "attn2.q": "attention.query",
+    "attn2.kv": "attention.key_value",
+    "attn2.proj": "attention.out",
+    "mlp.fc1": "mlp.0",
+    "mlp.fc2": "mlp.2",
+}
 AUTOREGRESSIVE_PRETRAINING: Rules = (
-    *((theirs, f"encoder.{ours}") for theirs, ours in _XRAY_BLOCK),
-    *((rf"norm_{i + 1}\.(.+)", rf"tap_norms.{i}.\1") for i in range(4)),
-    (r"enc2dec\.(.+)", r"to_decoder.\1"),
-    (r"ar_token", "query"),
+    *_inside("", "encoder.", _XRAY_BLOCK),
+    *((f"norm_{i + 1}.*", f"tap_norms.{i}.*") for i in range(4)),
+    ("enc2dec.*", "to_decoder.*"),
+    ("ar_token", "query"),
     *(
-        (rf"dec_block\.(\d+)\.{theirs}\.(.+)", rf"decoder.\1.{ours}.\2")
-        for theirs, ours in (
-            ("norm2_1", "query_norm"),
-            ("norm2_2", "token_norm"),
-            ("norm2", "mlp_norm"),
-            (r"attn2\.q", "attention.query"),
-            (r"attn2\.kv", "attention.key_value"),
-            (r"attn2\.proj", "attention.out"),
-            (r"mlp\.fc1", "mlp.0"),
-            (r"mlp\.fc2", "mlp.2"),
-        )
+        (f"dec_block.*.{theirs}.*", f"decoder.*.{ours}.*")
+        for theirs, ours in _DECODER_PARTS.items()
     ),
-    (r"ar_norm\.(.+)", r"norm.\1"),
-    (r"ar_pred\.(.+)", r"to_pixels.\1"),
-    (r"dec_pos_embed|mask", IgnoredKeys("a fixed table")),
+    ("ar_norm.*", "norm.*"),
+    ("ar_pred.*", "to_pixels.*"),
+    ("dec_pos_embed", IgnoredKeys("a fixed table")),
+    ("mask", IgnoredKeys("a fixed table")),
 )
-# The encoder alone: stage 2 begins with a decoder of nobody's.
+_STAGE_ONE_DECODER = (
+    *("norm_*.*", "enc2dec.*", "dec_block.**", "ar_norm.*", "ar_pred.*"),
+    *("ar_token", "dec_pos_embed", "mask"),
+)
+# The encoder alone: stage 2 starts without the decoder of stage 1.
 XRAY_MAMBA_OF_AUTOREGRESSIVE: Rules = (
     *_XRAY_BLOCK,
-    (
-        r"(?:norm_\d|enc2dec|dec_block|ar_norm|ar_pred)\..+|ar_token|dec_pos_embed|mask",
-        IgnoredKeys("of the decoder of stage 1"),
-    ),
+    *((name, IgnoredKeys("of the decoder of stage 1")) for name in _STAGE_ONE_DECODER),
 )
 
 
@@ -257,37 +208,35 @@ class KeyReport:
         mapped: Public name to our name.
         missing: Names of ours that the file does not have.
         unexpected: Public names that fit no rule, or nothing in this model.
-        left_out: Public name to why it has no place with us.
+        ignored: Public name to the reason why our model has no place for it.
     """
 
     mapped: Mapping[str, str]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    left_out: Mapping[str, str]
+    ignored: Mapping[str, str]
 
 
 def rename(
     state: Mapping[str, Tensor], rules: Rules, wanted: Collection[str] | None = None
 ) -> tuple[dict[str, Tensor], KeyReport]:
-    """Bring parameter names of one side to those of the other.
+    """Rename the tensors of a file by one of this module's tables.
 
     Args:
         state: Tensors by name.
-        rules: One of this module's tables.
+        rules: The table.
         wanted: The new names that there is a place for; by default all.
-
-    Returns:
-        Tensors by new name, and what became of every name.
 
     Raises:
         CheckpointError: If two tensors that map to one parameter differ.
     """
+    patterns = [(_pattern(theirs), ours) for theirs, ours in rules]
     renamed: dict[str, Tensor] = {}
-    mapped, unexpected, left_out = {}, [], {}
+    mapped, unexpected, ignored = {}, [], {}
     for name, tensor in state.items():
-        target = _target(name, rules)
+        target = _target(name, patterns)
         if isinstance(target, IgnoredKeys):
-            left_out[name] = target.reason
+            ignored[name] = target.reason
         elif target is None or (wanted is not None and target not in wanted):
             unexpected.append(name)
         elif target in renamed and not torch.equal(renamed[target], tensor):
@@ -296,14 +245,24 @@ def rename(
             renamed[target] = tensor
             mapped[name] = target
     missing = tuple(name for name in wanted or () if name not in renamed)
-    return renamed, KeyReport(mapped, missing, tuple(unexpected), left_out)
+    return renamed, KeyReport(mapped, missing, tuple(unexpected), ignored)
 
 
-def _target(name: str, rules: Rules) -> str | IgnoredKeys | None:
-    for pattern, ours in rules:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return ours if isinstance(ours, IgnoredKeys) else match.expand(ours)
+def _pattern(name: str) -> re.Pattern[str]:
+    pattern = re.escape(name).replace(r"\*\*", "(.+)").replace(r"\*", "([^.]+)")
+    return re.compile(pattern.replace(r"\#", r"\d+"))
+
+
+def _target(
+    name: str, patterns: Sequence[tuple[re.Pattern[str], str | IgnoredKeys]]
+) -> str | IgnoredKeys | None:
+    for pattern, ours in patterns:
+        if match := pattern.fullmatch(name):
+            if isinstance(ours, IgnoredKeys):
+                return ours
+            for part in match.groups():
+                ours = re.sub(r"\*+", part, ours, count=1)
+            return ours
     return None
 
 
@@ -315,7 +274,7 @@ def load_public(
 ) -> KeyReport:
     """Load those public weights into a module of ours that it has a place for.
 
-    A convolution that is a matrix of ours, its patches not overlapping, is laid out as one.
+    A convolution whose patches do not overlap is a matrix in ours, and is reshaped to it.
 
     Args:
         module: The module, which is changed.
@@ -323,11 +282,8 @@ def load_public(
         rules: One of this module's tables.
         wanted: Our names that the file may bring; by default all of the module's state.
 
-    Returns:
-        What became of every name, of theirs and of ours.
-
     Raises:
-        CheckpointError: If a tensor has another shape than ours, or two that are to be one differ.
+        CheckpointError: If a tensor has another shape than ours, or two that map to one differ.
     """
     ours = module.state_dict()
     renamed, report = rename(state, rules, ours if wanted is None else wanted)
@@ -344,17 +300,3 @@ def load_public(
         )
     module.load_state_dict(renamed, strict=False)
     return report
-
-
-def load_published(module: nn.Module, state: Mapping[str, Tensor], rules: Rules) -> None:
-    """Load public weights into a module of ours, every parameter, strictly.
-
-    Raises:
-        CheckpointError: If a name is unknown or missing, or for a reason of `load_public`.
-    """
-    report = load_public(module, state, rules)
-    for names, text in ((report.unexpected, "not known"), (report.missing, "missing")):
-        if names:
-            raise CheckpointError(
-                f"{len(names)} tensors are {text}, the first: {', '.join(names[:5])}"
-            )

@@ -26,23 +26,23 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_import_tells_of_every_tensor(published: Path, tmp_path: Path) -> None:
-    result = radrep("import", published, "--as", "xray-mamba-tiny", "--out", tmp_path / "out")
+def test_import_reports_every_tensor(published: Path, tmp_path: Path) -> None:
+    result = radrep("import", published, "--format", "xray-mamba-tiny", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert "mapped      486 tensors" in lines
-    assert "  ... and 483 more (--all)" in lines
+    assert "  ... and 483 more (--verbose)" in lines
     assert "missing     0 tensors" in lines
     assert "unexpected  1 tensors: unknown, not used" in lines
     assert "  visual_encoder.gamma" in lines
-    assert "left out    5 tensors: of the text tower" in lines
-    assert "left out    1 tensors: of the head that compares the towers" in lines
+    assert "ignored     5 tensors: of the text tower" in lines
+    assert "ignored     1 tensors: of the head that compares the towers" in lines
     assert f"Train on it with:  --set model.encoder.weights={tmp_path / 'out'}" in lines
 
 
 def test_import_names_every_tensor_when_asked(published: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = radrep("import", published, "--as", "xray-mamba-tiny", "--out", out, "--all")
+    result = radrep("import", published, "--format", "xray-mamba-tiny", "--out", out, "--verbose")
     names = [line for line in result.stdout.splitlines() if line.startswith("  ")]
     assert len(names) == 486 + 1 + 5 + 1
     assert "  visual_encoder.cls_token -> encoder.class_token" in names
@@ -50,18 +50,21 @@ def test_import_names_every_tensor_when_asked(published: Path, tmp_path: Path) -
 
 
 def test_export_gives_back_what_was_imported(published: Path, tmp_path: Path) -> None:
-    radrep("import", published, "--as", "xray-mamba-tiny", "--out", tmp_path / "out")
+    radrep("import", published, "--format", "xray-mamba-tiny", "--out", tmp_path / "out")
     file = tmp_path / "encoder.safetensors"
     result = radrep("export", tmp_path / "out", "--out", file)
     assert result.exit_code == 0, result.output
-    assert re.fullmatch(rf"{file}: 486 tensors, [\d,]+ numbers\n", result.stdout)
+    assert re.fullmatch(rf"{file}: 486 tensors, [\d,]+ elements\n", result.stdout)
 
 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("import", "nothing.pth", "--as", "emrrg2", "--out", "new"), "--as must be one of"),
-        (("import", "nothing.pth", "--as", "xray-mamba-base", "--out", "new"), "not found"),
+        (
+            ("import", "nothing.pth", "--format", "emrrg2", "--out", "new"),
+            "--format must be one of",
+        ),
+        (("import", "nothing.pth", "--format", "xray-mamba-base", "--out", "new"), "not found"),
         (("export", "nothing", "--out", "x.safetensors"), "neither a run nor a checkpoint"),
         (("export", "nothing", "--out", "x.safetensors", "--all-learned"), "goes with --adapters"),
         (("merge", "nothing", "--out", "new"), "neither a run nor a checkpoint"),

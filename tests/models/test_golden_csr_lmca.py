@@ -16,9 +16,8 @@ from radrep.weights.public_names import (
     POOLED_ENHANCER,
     REGION_ENCODER,
     SR_MAMBA_MIXER,
-    load_published,
 )
-from tests.golden import Golden, assert_gradient, assert_output, golden_files
+from tests.golden import Golden, assert_gradient, assert_output, golden_files, load_published
 
 
 def test_golden_sr_mamba_mixer(golden_dir: Path) -> None:

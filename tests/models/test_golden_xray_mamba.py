@@ -11,9 +11,8 @@ from radrep.weights.public_names import (
     AUTOREGRESSIVE_PRETRAINING,
     XRAY_MAMBA,
     XRAY_MAMBA_OF_CONTRASTIVE,
-    load_published,
 )
-from tests.golden import Golden, assert_gradient, assert_output, golden_files
+from tests.golden import Golden, assert_gradient, assert_output, golden_files, load_published
 
 
 def encoder(golden: Golden) -> XrayMamba:

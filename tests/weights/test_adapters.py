@@ -243,7 +243,7 @@ def test_an_encoder_exported_and_imported_is_the_same(phantoms: Path, tmp_path: 
 
 
 def test_exports_that_cannot_be_are_refused(adapted: Path, phantoms: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="fold them in first: radrep merge"):
+    with pytest.raises(CheckpointError, match="merge them first: radrep merge"):
         export_encoder(adapted, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"must end in \.safetensors"):
         export_adapters(adapted, tmp_path / "x.pth")

@@ -37,7 +37,7 @@ from radrep.modules.language_model import load_language_model
 from radrep.recipe.load import load_recipe
 from radrep.saliency.read_split import read_split
 from radrep.weights.checkpoint import load_checkpoint
-from radrep.weights.import_public import import_published, read_published
+from radrep.weights.import_public import import_public, read_public
 from radrep.weights.pretrained import WEIGHTS, load_encoder
 from radrep.weights.public_names import CSR_LMCA, XRAY_MAMBA_EXPORT, rename
 from tests.golden import Golden, assert_output, golden_files
@@ -84,7 +84,7 @@ def test_tensors_are_read_as_torch_reads_them(zipped: bool, tmp_path: Path) -> N
         "mask": torch.tensor([True, False]),
         "empty": torch.empty(0, 3),
     }
-    read = read_published(save(tmp_path / "x.pth", {"model": state}, zipped=zipped))
+    read = read_public(save(tmp_path / "x.pth", {"model": state}, zipped=zipped))
     assert list(read) == list(state)
     for name, tensor in state.items():
         assert read[name].dtype == tensor.dtype
@@ -111,7 +111,7 @@ def test_what_a_file_would_run_is_not_run(tmp_path: Path, monkeypatch: pytest.Mo
     path = save(tmp_path / "x.pth", content)
     trace.unlink()
     del sys.modules[name]
-    assert torch.equal(read_published(path)["x"], torch.ones(2))
+    assert torch.equal(read_public(path)["x"], torch.ones(2))
     assert not trace.exists()
     assert name not in sys.modules
     torch.load(path, weights_only=False)
@@ -123,14 +123,14 @@ def test_a_file_that_calls_the_system_is_refused(zipped: bool, tmp_path: Path) -
     trace = tmp_path / "trace"
     content = {"model": {"x": torch.ones(2)}, "a": Reduced(os.system, (f"touch {trace}",))}
     with pytest.raises(CheckpointError, match=r"posix\.system" if zipped else "before PyTorch 1.6"):
-        read_published(save(tmp_path / "x.pth", content, zipped=zipped))
+        read_public(save(tmp_path / "x.pth", content, zipped=zipped))
     assert not trace.exists()
 
 
 def test_a_stand_in_in_place_of_weights_is_no_checkpoint(tmp_path: Path) -> None:
     path = save(tmp_path / "x.pth", Reduced(platform.node, ()))
     with pytest.raises(CheckpointError, match="holds no weights"):
-        read_published(path)
+        read_public(path)
 
 
 def test_settings_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
@@ -142,35 +142,35 @@ def test_settings_beside_the_weights_do_no_harm(tmp_path: Path) -> None:
         "random": np.random.default_rng(0).integers(0, 9, 3),
         "epoch": 3,
     }
-    assert list(read_published(save(tmp_path / "x.pth", content))) == ["x"]
+    assert list(read_public(save(tmp_path / "x.pth", content))) == ["x"]
 
 
 def test_an_old_file_with_settings_is_converted_by_the_command_in_its_error(tmp_path: Path) -> None:
     content = {"model": {"x": torch.ones(2)}, "config": argparse.Namespace(lr=1e-4)}
     path = save(tmp_path / "it's old.pth", content, zipped=False)
     with pytest.raises(CheckpointError, match="format from before PyTorch 1.6") as refused:
-        read_published(path)
+        read_public(path)
     code = shlex.split(str(refused.value).partition("convert it with: ")[2].rstrip(")"))[2]
     with contextlib.chdir(tmp_path):
         exec(code)  # no second process: the import of torch takes seconds
-    assert list(read_published(tmp_path / "converted.pth")) == ["x"]
+    assert list(read_public(tmp_path / "converted.pth")) == ["x"]
 
 
 @pytest.mark.parametrize("under", ["model", "state_dict", None])
 def test_weights_are_found_where_they_lie(under: str | None, tmp_path: Path) -> None:
     state = nn.Linear(2, 2).state_dict()
     content = state if under is None else {"epoch": 1, under: state, "optimizer": {"lr": 1.0}}
-    assert list(read_published(save(tmp_path / "x.pth", content))) == ["weight", "bias"]
+    assert list(read_public(save(tmp_path / "x.pth", content))) == ["weight", "bias"]
 
 
 def test_weights_of_several_devices_lose_their_prefix(tmp_path: Path) -> None:
     path = save(tmp_path / "x.pth", {"module.a": torch.ones(1), "module.b": torch.ones(1)})
-    assert list(read_published(path)) == ["a", "b"]
+    assert list(read_public(path)) == ["a", "b"]
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
     save_file({"x": torch.ones(2)}, tmp_path / "x.safetensors")
-    assert list(read_published(tmp_path / "x.safetensors")) == ["x"]
+    assert list(read_public(tmp_path / "x.safetensors")) == ["x"]
 
 
 @FORMATS
@@ -180,7 +180,7 @@ def test_a_file_that_is_cut_off_is_told(zipped: bool, share: float, tmp_path: Pa
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(CheckpointError, match=r"x\.pth is broken or cut off"):
-        read_published(path)
+        read_public(path)
 
 
 def test_a_zip_file_with_changed_numbers_is_told(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_zip_file_with_changed_numbers_is_told(tmp_path: Path) -> None:
     whole[whole.index(b"\0\0\0\x40" * 100) + 40] ^= 1
     path.write_bytes(whole)
     with pytest.raises(CheckpointError, match="broken"):
-        read_published(path)
+        read_public(path)
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.zip", "x.safetensors"])
@@ -201,14 +201,14 @@ def test_what_is_no_checkpoint_is_told(name: str, tmp_path: Path) -> None:
     else:
         path.write_text("some text, long enough to have a header of eight bytes")
     with pytest.raises(CheckpointError, match=rf"{name} is (not a checkpoint|broken)"):
-        read_published(path)
+        read_public(path)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing not found"):
-        read_published(tmp_path / "nothing")
+        read_public(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="is a folder, not a file"):
-        read_published(tmp_path)
+        read_public(tmp_path)
 
 
 # The X-ray Mamba
@@ -246,11 +246,11 @@ def test_published_encoder_starts_ours_with_equal_outputs(
         monkeypatch.setitem(XRAY_MAMBA_SIZES, "base", size)
         path = save(tmp_path / f"{number}.pth", both_towers(golden.weights))
         out = tmp_path / f"out-{number}"
-        result = import_published(path, "xray-mamba-base", out=out)
-        assert len(result.mapped) == len(golden.weights)
-        assert result.mapped["visual_encoder.pos_embed"] == "encoder.positions"
-        assert (result.missing, result.unexpected) == ((), ())
-        assert set(result.left_out) == {
+        result = import_public(path, "xray-mamba-base", out=out)
+        assert len(result.keys.mapped) == len(golden.weights)
+        assert result.keys.mapped["visual_encoder.pos_embed"] == "encoder.positions"
+        assert (result.keys.missing, result.keys.unexpected) == ((), ())
+        assert set(result.keys.ignored) == {
             name for name in both_towers({})["model"] if not name.startswith("visual_encoder")
         }
         encoder = make_xray_mamba(
@@ -263,7 +263,7 @@ def test_published_encoder_starts_ours_with_equal_outputs(
 def test_an_imported_encoder_says_where_it_is_from(tmp_path: Path) -> None:
     _, public = public_encoder()
     path = save(tmp_path / "x.pth", both_towers(public))
-    import_published(path, "xray-mamba-tiny", out=tmp_path / "out")
+    import_public(path, "xray-mamba-tiny", out=tmp_path / "out")
     about = json.loads((tmp_path / "out/about.json").read_text())
     assert about["kind"] == "xray-mamba-tiny"
     assert about["file"] == "x.pth"
@@ -278,8 +278,8 @@ def test_an_unknown_tensor_is_reported(tmp_path: Path) -> None:
     _, public = public_encoder()
     public["layers.3.mixer.gamma"] = torch.ones(1)
     path = save(tmp_path / "x.pth", both_towers(public))
-    result = import_published(path, "xray-mamba-tiny", out=tmp_path / "out")
-    assert result.unexpected == ("visual_encoder.layers.3.mixer.gamma",)
+    result = import_public(path, "xray-mamba-tiny", out=tmp_path / "out")
+    assert result.keys.unexpected == ("visual_encoder.layers.3.mixer.gamma",)
 
 
 def test_an_encoder_with_a_hole_is_refused(tmp_path: Path) -> None:
@@ -288,16 +288,16 @@ def test_an_encoder_with_a_hole_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "x.pth", both_towers(public))
     name = "layers.3.mixer.branches.columns_reversed.D"
     with pytest.raises(CheckpointError, match=f"1 tensors are missing, the first: {name}"):
-        import_published(path, "xray-mamba-tiny", out=tmp_path / "out")
+        import_public(path, "xray-mamba-tiny", out=tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
 
 
 def test_an_encoder_of_another_size_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "x.pth", both_towers(public_encoder()[1]))
     with pytest.raises(CheckpointError, match="768 wide and 12 blocks deep: it is 192 wide and 12"):
-        import_published(path, "xray-mamba-base", out=tmp_path / "out")
+        import_public(path, "xray-mamba-base", out=tmp_path / "out")
     with pytest.raises(CheckpointError, match="it has no visual_encoder"):
-        import_published(
+        import_public(
             save(tmp_path / "y.pth", {"x": torch.ones(1)}),
             "xray-mamba-base",
             out=tmp_path / "out",
@@ -308,11 +308,11 @@ def test_an_import_overwrites_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(CheckpointError, match="out exists already"):
-        import_published(tmp_path / "x.pth", "xray-mamba-tiny", out=out)
+        import_public(tmp_path / "x.pth", "xray-mamba-tiny", out=out)
     with pytest.raises(CheckpointError, match="must be one of xray-mamba-tiny"):
-        import_published(tmp_path / "x.pth", "vim", out=tmp_path / "new")
+        import_public(tmp_path / "x.pth", "vim", out=tmp_path / "new")
     with pytest.raises(CheckpointError, match="--recipe and --set do not go with"):
-        import_published(tmp_path / "x", "xray-mamba-tiny", out=tmp_path / "new", recipe="demo")
+        import_public(tmp_path / "x", "xray-mamba-tiny", out=tmp_path / "new", recipe="demo")
 
 
 def test_a_file_of_stage_one_starts_four_directions(
@@ -324,11 +324,11 @@ def test_a_file_of_stage_one_starts_four_directions(
         monkeypatch.setitem(XRAY_MAMBA_SIZES, "base", size)
         path = save(tmp_path / f"{number}.pth", {"model": golden.weights})
         out = tmp_path / f"out-{number}"
-        result = import_published(path, "xray-mamba-base", out=out)
-        assert (result.missing, result.unexpected) == ((), ())
-        assert set(result.left_out.values()) == {"of the decoder of stage 1"}
-        assert {"ar_token", "enc2dec.weight"} < result.left_out.keys()
-        assert len(result.mapped) + len(result.left_out) == len(golden.weights)
+        result = import_public(path, "xray-mamba-base", out=out)
+        assert (result.keys.missing, result.keys.unexpected) == ((), ())
+        assert set(result.keys.ignored.values()) == {"of the decoder of stage 1"}
+        assert {"ar_token", "enc2dec.weight"} < result.keys.ignored.keys()
+        assert len(result.keys.mapped) + len(result.keys.ignored) == len(golden.weights)
         stage_one = make_stage_one_encoder(
             "base", image_size=sizes["image"], patch_size=sizes["patch"]
         ).eval()
@@ -341,15 +341,17 @@ def test_a_file_of_stage_one_starts_four_directions(
             ours = encoder.layers[0].mixer.branches[direction].A_log  # type: ignore[index]
             assert torch.equal(ours, golden.weights["layers.0.mixer.A_log"])
         with pytest.raises(CheckpointError, match="it is .* wide and .* deep"):
-            import_published(path, "xray-mamba-tiny", out=tmp_path / "other")
+            import_public(path, "xray-mamba-tiny", out=tmp_path / "other")
 
 
 def test_an_encoder_of_a_report_model_says_why_its_adapters_stay_out(tmp_path: Path) -> None:
     path = save(tmp_path / "x.pth", stage_three(public_encoder()[1]))
-    result = import_published(path, "xray-mamba-tiny", out=tmp_path / "out")
-    assert result.unexpected == ()
+    result = import_public(path, "xray-mamba-tiny", out=tmp_path / "out")
+    assert result.keys.unexpected == ()
     reasons = {
-        name.split(".")[-3]: reason for name, reason in result.left_out.items() if "lora" in name
+        name.split(".")[-3]: reason
+        for name, reason in result.keys.ignored.items()
+        if "lora" in name
     }
     assert "to the output of the mixer by mistake" in reasons["lora_X"]
 
@@ -396,16 +398,16 @@ def test_a_stage_three_file_becomes_a_checkpoint_that_writes_reports(
     path = save(tmp_path / "x.pth", stage_three(public))
     recipe = write_emrrg(tmp_path, phantoms)
     out = tmp_path / "out"
-    result = import_published(path, "emrrg", recipe=str(recipe), out=out)
-    assert set(result.left_out.values()) == {
+    result = import_public(path, "emrrg", recipe=str(recipe), out=out)
+    assert set(result.keys.ignored.values()) == {
         "the released code adds it to the output of the mixer by mistake, where no low-rank "
         "update of the weights can be"
     }
-    assert len(result.left_out) == 4
-    assert result.unexpected == ()
-    assert all(".adapters." in name for name in result.missing)
+    assert len(result.keys.ignored) == 4
+    assert result.keys.unexpected == ()
+    assert all(".adapters." in name for name in result.keys.missing)
     assert result.changed == {"model.hybrid": "null"}
-    assert result.lacks is None
+    assert result.unprepared is None
     loaded = load_checkpoint(out)
     assert isinstance(loaded.model, Emrrg)
     images = torch.randn(1, 3, 64, 64)
@@ -448,7 +450,7 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
     changes += ["decode.min_new_tokens=0", "decode.max_new_tokens=4"]
     words = [word for change in changes for word in ("--set", change)]
     chosen = [] if recipe == "emrrg_iu" else ["--recipe", recipe]
-    told = radrep("import", path, "--as", "emrrg", "--out", "out", *chosen, *words)
+    told = radrep("import", path, "--format", "emrrg", "--out", "out", *chosen, *words)
     assert told.exit_code == 0, told.output
     expected = SHIPPED[recipe] | {"model.encoder.size": "tiny"}
     if family == "qwen2":
@@ -457,7 +459,7 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
     for key, value in expected.items():
         assert f"  {key}: {value}\n" in told.stdout
     assert told.stdout.count("  model.") == len(expected)
-    assert "There is no data/" in told.stdout
+    assert "is not prepared" in told.stdout
     assert f"radrep generate IMAGE --checkpoint {Path('out')}" in told.stdout
     loaded = load_checkpoint(tmp_path / "out")
     model = loaded.model
@@ -500,20 +502,20 @@ def test_the_recipe_of_another_language_model_is_told(tmp_path: Path) -> None:
         content["model"][name] = content["model"][name][:64]
     changes = ["model.language_model.name=tiny:llama"]
     with pytest.raises(CheckpointError, match=r"is \(64, 192\) and should be.*mambaxray_mimic"):
-        import_published(save(path, content), "emrrg", overrides=changes, out=tmp_path / "out")
+        import_public(save(path, content), "emrrg", overrides=changes, out=tmp_path / "out")
 
 
 def test_a_frozen_encoder_comes_from_the_recipe(phantoms: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "x.pth", stage_three({}))
     recipe = str(write_emrrg(tmp_path, phantoms))
     with pytest.raises(CheckpointError, match="trained with a frozen encoder, which it does not"):
-        import_published(path, "emrrg", recipe=recipe, out=tmp_path / "out")
+        import_public(path, "emrrg", recipe=recipe, out=tmp_path / "out")
     encoder, public = public_encoder(image_size=64)
     towers = save(tmp_path / "towers.pth", both_towers(public))
-    import_published(towers, "xray-mamba-tiny", out=tmp_path / "towers")
+    import_public(towers, "xray-mamba-tiny", out=tmp_path / "towers")
     changes = [f"model.encoder.weights={tmp_path / 'towers'}"]
-    result = import_published(path, "emrrg", recipe=recipe, overrides=changes, out=tmp_path / "out")
-    assert "encoder.positions" in result.missing
+    result = import_public(path, "emrrg", recipe=recipe, overrides=changes, out=tmp_path / "out")
+    assert "encoder.positions" in result.keys.missing
     loaded = load_checkpoint(tmp_path / "out")
     assert isinstance(loaded.model, Emrrg)
     images = torch.randn(1, 3, 64, 64)
@@ -527,7 +529,7 @@ def test_stage_three_files_that_do_not_fit_are_refused(phantoms: Path, tmp_path:
     def refused(content: dict[str, Any], match: str) -> None:
         path = save(tmp_path / "x.pth", content)
         with pytest.raises(CheckpointError, match=match):
-            import_published(path, "emrrg", recipe=recipe, out=tmp_path / "out")
+            import_public(path, "emrrg", recipe=recipe, out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     refused(both_towers(public), "it has no llama_proj.weight")
@@ -572,7 +574,7 @@ def public_csr_lmca(model: CsrLmca, golden_dir: Path) -> dict[str, Tensor]:
     _, report = rename(dummies, CSR_LMCA)
     state = {}
     for name in names:
-        fixed = name in report.left_out
+        fixed = name in report.ignored
         target = report.mapped.get(name, "")
         state[name] = torch.zeros(3) if fixed else ours[target].clone()
     children = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
@@ -619,10 +621,10 @@ def test_a_csr_lmca_file_becomes_a_checkpoint_that_writes_reports(
     recipe = write_csr_lmca(tmp_path, phantoms, golden_dir)
     model, content = published_csr_lmca(recipe, golden_dir, count_words(phantoms, recipe))
     path, out = save(tmp_path / "x.pth", content), tmp_path / "out"
-    result = import_published(path, "csr-lmca", recipe=str(recipe), out=out)
-    assert (result.missing, result.unexpected) == ((), ())
-    assert "linear_1.weight" in result.left_out
-    assert "enhanced_feats.classifier.0.weight" in result.left_out
+    result = import_public(path, "csr-lmca", recipe=str(recipe), out=out)
+    assert (result.keys.missing, result.keys.unexpected) == ((), ())
+    assert "linear_1.weight" in result.keys.ignored
+    assert "enhanced_feats.classifier.0.weight" in result.keys.ignored
     loaded = load_file(out / "weights.safetensors")
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded[name], tensor), name
@@ -639,7 +641,7 @@ def test_csr_lmca_files_that_do_not_fit_are_refused(
     def refused(content: dict[str, Any], match: str) -> None:
         path = save(tmp_path / "x.pth", content)
         with pytest.raises(CheckpointError, match=match):
-            import_published(path, "csr-lmca", recipe=str(recipe), out=tmp_path / "out")
+            import_public(path, "csr-lmca", recipe=str(recipe), out=tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     _, content = published_csr_lmca(recipe, golden_dir, 11)
@@ -653,8 +655,8 @@ def test_csr_lmca_files_that_do_not_fit_are_refused(
 
 
 def test_a_recipe_of_another_model_is_refused(phantoms: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="must be emrrg for --as emrrg, got csr_lmca"):
-        import_published(
+    with pytest.raises(RecipeError, match="must be emrrg for --format emrrg, got csr_lmca"):
+        import_public(
             tmp_path / "x",
             "emrrg",
             recipe=str(write_recipe(tmp_path, phantoms)),
@@ -669,7 +671,7 @@ def test_data_that_is_not_prepared_is_told(
     _, content = published_csr_lmca(recipe, golden_dir, 5)
     changes = [f"data.prepared={tmp_path / 'nowhere'}"]
     with pytest.raises(DataError, match="nowhere"):
-        import_published(
+        import_public(
             save(tmp_path / "x.pth", content),
             "csr-lmca",
             recipe=str(recipe),

@@ -14,10 +14,10 @@ def test_weights_of_another_model_are_counted_and_the_first_is_named() -> None:
     state = {"b": torch.zeros(3), "c": torch.zeros(2), "d": torch.zeros(2)}
     check_state_dict(ours, ours, "x")
     check_state_dict({"b": ours["b"]}, ours, "x", needed={"b"})
-    text = "x is another: 1 tensors are missing, 1 not known, 1 of another shape; the first: a"
+    text = "x is another: 1 tensors are missing, 1 unexpected, 1 of another shape; the first: a"
     with pytest.raises(CheckpointError, match=text):
         check_state_dict(state, ours, "x is another")
-    with pytest.raises(CheckpointError, match="1 tensors are missing, 0 not known"):
+    with pytest.raises(CheckpointError, match="1 tensors are missing, 0 unexpected"):
         check_state_dict({}, ours, "x", needed={"b"})
 
 

@@ -1,0 +1,107 @@
+"""Checkpoints: order by step, the link to the best, failed writes, recipes of older versions."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from radrep.errors import CheckpointError
+from radrep.weights import checkpoint
+from radrep.weights.checkpoint import (
+    drop_old_checkpoints,
+    last_checkpoint,
+    link_best,
+    load_checkpoint,
+    restore_best,
+    save_checkpoint,
+    step_folder,
+)
+
+
+def make_run(run: Path, *steps: int) -> Path:
+    for step in steps:
+        step_folder(run, step).mkdir(parents=True)
+    return run
+
+
+def test_checkpoints_are_ordered_by_step_beyond_seven_digits(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 9_999_999, 10_000_000)
+    (tmp_path / "checkpoints/step-old").mkdir()
+    assert last_checkpoint(run) == step_folder(run, 10_000_000)
+    drop_old_checkpoints(run)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step-10000000", "step-old"}
+
+
+def test_a_crash_before_the_link_to_the_best_is_repaired(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 10, 20)
+    link_best(run, step_folder(run, 10))
+    restore_best(run, 20)
+    assert (run / "best").resolve() == step_folder(run, 20).resolve()
+    restore_best(run, 30)  # of a checkpoint that is gone
+    assert (run / "best").resolve() == step_folder(run, 20).resolve()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), True),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0"), False),
+    ],
+    ids=["full", "full, by safetensors", "not permitted", "torch.save"],
+)
+def test_a_failed_write_names_its_cause_and_blames_the_disk_only_if_full(
+    error: Exception,
+    is_full: bool,
+    trained_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(CheckpointError) as raised:
+        save_again(trained_run, tmp_path / "new")
+    assert str(error) in str(raised.value)
+    assert ("GB free" in str(raised.value)) == is_full
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_that_is_no_failed_write_is_raised_as_it_is(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        save_again(trained_run, tmp_path / "new")
+
+
+def save_again(run: Path, out: Path) -> None:
+    loaded = load_checkpoint(run / "best")
+    save_checkpoint(
+        out,
+        model=loaded.model,
+        recipe=loaded.recipe,
+        tokenizer=loaded.tokenizer,
+        prepared_size=loaded.prepared_size,
+        training=None,
+    )
+
+
+def test_a_recipe_with_other_keys_is_of_an_older_radrep(trained_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    for name in ("weights.safetensors", "vocabulary.json", "recipe.yaml"):
+        (folder / name).write_bytes((trained_run / "best" / name).read_bytes())
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("image_size:", "side:"))
+    with pytest.raises(CheckpointError, match="old was made by an older radrep") as raised:
+        load_checkpoint(folder)
+    assert "data.side" in str(raised.value)
