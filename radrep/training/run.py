@@ -177,6 +177,8 @@ class Training(ABC):
         if self.last is not None:
             state = checkpoint.load_training(self.last)
             progress = Progress(**state["progress"])
+            if is_main_process():
+                checkpoint.restore_best(self.folder, progress.best_step)
             if progress.num_processes != accelerator.num_processes:
                 raise CheckpointError(
                     f"{self.last} was trained by {progress.num_processes} processes and this is "

@@ -95,13 +95,13 @@ def save_again(run: Path, out: Path) -> None:
     )
 
 
-def test_a_recipe_with_other_keys_is_of_an_older_radrep(trained_run: Path, tmp_path: Path) -> None:
+def test_the_recipe_of_an_older_radrep_names_the_new_key(trained_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "old"
     folder.mkdir()
     for name in ("weights.safetensors", "vocabulary.json", "recipe.yaml"):
         (folder / name).write_bytes((trained_run / "best" / name).read_bytes())
     recipe = folder / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("image_size:", "side:"))
+    recipe.write_text(recipe.read_text().replace(" images: ", " pair: "))
     with pytest.raises(CheckpointError, match="old was made by an older radrep") as raised:
         load_checkpoint(folder)
-    assert "data.side" in str(raised.value)
+    assert "data.images" in str(raised.value)
