@@ -1,5 +1,6 @@
-"""radrep data: look at a prepared folder, and check it."""
+"""radrep data: inspect and check a prepared folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ Prepared = Annotated[Path, typer.Argument(help="A folder made by radrep prepare.
 
 @app.callback()
 def data() -> None:
-    """Look at prepared data, and check it.
+    """Inspect and check prepared data.
 
     Example:  radrep data show data/iu
     """
@@ -28,20 +29,20 @@ def data() -> None:
 @app.command()
 def show(
     prepared: Prepared,
-    sheet: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option(help="Where the contact sheet goes.", show_default="in the folder"),
+        typer.Option(help="File of the contact sheet.", show_default="in the folder"),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="Which split the sheet shows.", show_default="the first that has any"),
+        typer.Option(help="Split on the sheet.", show_default="the first with studies"),
     ] = None,
-    num: Annotated[int, typer.Option(min=1, max=100, help="Studies on the sheet.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of studies.")] = 0,
+    num_studies: Annotated[int, typer.Option(min=1, max=100, help="Studies on the sheet.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Sampling seed.")] = 0,
 ) -> None:
-    """Show what is in it, and write a contact sheet of random studies with their reports.
+    """Show its contents, and draw a contact sheet of random studies with their reports.
 
-    Example:  radrep data show data/iu --sheet iu.png
+    Example:  radrep data show data/iu --out iu.png
     """
     from radrep.preparation.inspection import contact_sheet, describe
 
@@ -59,19 +60,19 @@ def show(
         ],
     )
     say(f"source      {facts.recipe['source']} ({facts.layout}), {facts.num_left_out} left out")
-    told = ("image_size", "views", "section", "limit")
-    say("prepared    " + ", ".join(f"{key} {facts.recipe[key]}" for key in told))
+    keys = ("image_size", "views", "section", "limit")
+    say("prepared    " + ", ".join(f"{key} {facts.recipe[key]}" for key in keys))
     for note in facts.notes:
         say(f"note        {note}")
     show_leaks(facts.leaks)
-    path = sheet or prepared / "contact_sheet.png"
+    path = out or prepared / "contact_sheet.png"
     shown = split or next(name for name, found in facts.splits.items() if found.studies)
-    picture = contact_sheet(prepared, split=shown, num_studies=num, seed=seed)
+    picture = contact_sheet(prepared, split=shown, num_studies=num_studies, seed=seed)
     try:
         picture.save(path)
     except (OSError, ValueError) as error:  # ValueError: an ending that is no picture's
         raise DataError(f"the contact sheet cannot be written to {path}: {error}") from error
-    say(f"{path}: {min(num, facts.splits[shown].studies)} random studies of {shown}")
+    say(f"{path}: {min(num_studies, facts.splits[shown].studies)} random studies of {shown}")
 
 
 @app.command()
@@ -79,43 +80,44 @@ def check(
     prepared: Prepared,
     against: Annotated[
         Path | None,
-        typer.Option(help="Another prepared folder: its test studies must not be in train here."),
+        typer.Option(help="Another prepared folder, whose test studies must not be in train here."),
     ] = None,
-    near_duplicates: Annotated[
+    max_hash_distance: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=64,
             metavar="BITS",
-            help="Count images that look alike: their difference hashes differ in at most so many "
-            "bits of 256. On IU X-Ray one film twice differs in 6 at most, others in 14 at least.",
+            help="Count near-duplicate images: perceptual hashes (dHash, 256 bits) at most this "
+            "far apart. On IU X-Ray the same image twice differs in 6 bits at most, others in 14 "
+            "at least.",
         ),
     ] = None,
 ) -> None:
-    """Verify all that it holds, and count what splits share.
+    """Verify checksums and counts, and count what splits share.
 
-    Exit code 1: a file was changed, or patients or images are in two splits.
+    Exit code 1: a file was changed, or patients or images are in two splits (with --against: in
+    train here and in test there), near-duplicates included.
 
-    With --against: or in train here and in test there. Look-alikes count too.
+    Shared report texts are counted too, and are no error.
 
-    Reports that are word for word the same are told, and are no fault.
-
-    Example:  radrep data check data/iu --near-duplicates 10
+    Example:  radrep data check data/iu --max-hash-distance 10
     """
     from radrep.preparation.inspection import check as run
 
     with TerminalReporter() as reporter:
-        found = run(prepared, against=against, max_bits=near_duplicates, reporter=reporter)
+        found = run(prepared, against=against, max_bits=max_hash_distance, reporter=reporter)
     for problem in found.problems:
         show_error(problem)
     show_leaks(found.leaks)
     for pair, number in found.near.items():
         first, second = pair.split("/")
-        say(f"{number} images of {second} look like one of {first} (at {near_duplicates} bits)")
+        distance = f"(hash distance at most {max_hash_distance})"
+        say(f"{number} images of {second} are near-duplicates of one in {first} {distance}")
     if found.overlap is not None:
         _show_overlap(found.overlap, against)
     if not found.problems:
-        say(f"{prepared}: {found.num_shards} shards, all as they were prepared.")
+        say(f"{prepared}: {found.num_shards} shards, all checksums match.")
     if found.problems or found.has_leak:
         raise typer.Exit(1)
 
@@ -125,35 +127,42 @@ def _show_overlap(overlap: "Overlap", against: Path | None) -> None:
     images = "" if overlap.images is None else f", {overlap.images} images"
     near = ""
     if overlap.near is not None:
-        near = f", {overlap.near} look-alike images (at {overlap.max_bits} bits)"
+        near = f", {overlap.near} near-duplicate images (hash distance at most {overlap.max_bits})"
     say(
         f"train here and test of {against} share {overlap.studies} studies, "
         f"{overlap.patients} patients{images}{near}"
     )
     if overlap.images is None:
-        say(
-            f"images here have {here} pixels and there {there}: by their pixels they cannot be "
-            "compared, only by their looks"
-        )
-    if overlap.texts:
-        say(
-            f"reports     {overlap.text_share:.0%} of that test ({overlap.texts}) are word for "
-            "word in train"
-        )
+        say(f"images have {here} pixels here and {there} there: compared by perceptual hash only")
+    whole = overlap.texts, overlap.text_share
+    _show_texts(whole, overlap.target_texts, "that test", "train")
 
 
 def show_leaks(leaks: "Leaks") -> None:
-    """Say what splits share, nothing where they share nothing."""
+    """Print what splits share; nothing where they share nothing."""
     for pair, number in leaks.patients.items():
         first, second = pair.split("/")
         if number:
             say(f"leak        {number} patients are in {first} and in {second}")
         if leaks.images[pair]:
             say(f"leak        {leaks.images[pair]} images are in {first} and in {second}")
-        if leaks.texts[pair]:
-            share = f"{leaks.text_shares[pair]:.0%} of {second} ({leaks.texts[pair]})"
-            say(f"reports     {share} are word for word in {first}")
+        targets = {
+            name: (counts[pair], leaks.target_shares[name][pair])
+            for name, counts in leaks.target_texts.items()
+        }
+        _show_texts((leaks.texts[pair], leaks.text_shares[pair]), targets, second, first)
     for split, number in leaks.repeated.items():
         if number:
-            again = f"{number} images of {split} are in an earlier study of it too; all are kept"
+            again = f"{number} images of {split} are also in an earlier study of it; all are kept"
             say(f"repeated    {again}")
+
+
+def _show_texts(
+    whole: tuple[int, float], targets: Mapping[str, tuple[int, float]], second: str, first: str
+) -> None:
+    """Whole reports by their words, and the texts that models are trained and scored on."""
+    if whole[0]:
+        say(f"reports     {whole[1]:.0%} of {second} ({whole[0]}) also occur verbatim in {first}")
+    shown = [f"{name} {share:.0%} ({count})" for name, (count, share) in targets.items() if count]
+    if shown:
+        say(f"targets     cleaned, of {second} also in {first}: {', '.join(shown)}")

@@ -13,7 +13,8 @@ from radrep.cli.data import show_leaks
 from radrep.cli.saliency import saliency
 
 if TYPE_CHECKING:
-    from radrep.preparation.pipeline import Choice, PrepareResult
+    from radrep.preparation.pipeline import PrepareResult
+    from radrep.preparation.plan import Choice
     from radrep.preparation.sources.base import Source
     from radrep.preparation.sources.find_raw import Download
     from radrep.preparation.sources.iu_xray.source import IuXraySource
@@ -62,7 +63,7 @@ class _Options:
 
     @property
     def choice(self) -> "Choice":
-        from radrep.preparation.pipeline import Choice
+        from radrep.preparation.plan import Choice
 
         return Choice(self.limit, self.views, self.section)
 
@@ -238,7 +239,7 @@ def _reading(raw: Path) -> Path:
 
 def _unpack(source: "IuXraySource", archive: Path, scratch: Path, options: _Options) -> None:
     """Unpack the images of an archive: all of them, or up to the last of those that are chosen."""
-    from radrep.preparation.pipeline import chosen_studies
+    from radrep.preparation.plan import chosen_studies
     from radrep.preparation.sources.iu_xray.source import NUM_IMAGES
 
     wanted = chosen_studies(source, options.choice) if options.limit else None
@@ -256,8 +257,8 @@ def _beside(out: Path, ending: str) -> Path:
 
 
 def _run(source: "Source", options: _Options) -> None:
-    from radrep.preparation.pipeline import Choice, count_studies
     from radrep.preparation.pipeline import prepare as run
+    from radrep.preparation.plan import Choice, count_studies
 
     choice, out = options.choice, options.out
     say(f"{source.name}: {source.layout}")

@@ -1,4 +1,4 @@
-"""radrep prepare saliency: what a discriminator looks at, for every study of a prepared folder."""
+"""radrep prepare saliency: Grad-CAM maps and masked images for a prepared folder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,17 +15,17 @@ def saliency(
     data: Annotated[Path, typer.Option(help="The prepared folder.")],
     checkpoint: Annotated[Path, typer.Option(help="A discriminator: a run or a checkpoint.")],
     aggregate: Annotated[
-        str, typer.Option(help="max or mean: one map of those of all labels that fire.")
+        str, typer.Option(help="Combine the maps of all positive labels: max or mean.")
     ] = "max",
     mask: Annotated[
-        str, typer.Option(help="hard (kept or black) or soft (as bright as the map).")
+        str, typer.Option(help="hard (a pixel is kept or black) or soft (scaled by the map).")
     ] = "hard",
-    threshold: Annotated[float, typer.Option(help="Of the map, for --mask hard.")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="Mask threshold (with --mask hard).")] = 0.5,
     label_maps: Annotated[
-        bool, typer.Option("--label-maps", help="Keep the map of each label that fires too.")
+        bool, typer.Option("--label-maps", help="Keep the map of each positive label too.")
     ] = False,
 ) -> None:
-    """SDAM: maps and masked images of every study, for data.images frontal+mask and views+mask.
+    """SDAM: Grad-CAM maps and masked images of every study, for recipes that take masked images.
 
     Example:  radrep prepare saliency --data data/iu --checkpoint runs/sdam_discriminator_cpu
     """
@@ -41,8 +41,8 @@ def saliency(
         try:
             result = prepare_saliency(data, section, label_maps=label_maps, reporter=reporter)
         except KeyboardInterrupt:
-            told = "stopped; shards that are done are kept, and the same command goes on from them"
-            show_error(told, prefix="")
+            kept = "stopped; finished shards are kept, and the same command resumes from them"
+            show_error(kept, prefix="")
             raise typer.Exit(130) from None
     _show(result)
 
@@ -62,7 +62,7 @@ def _show(result: "SaliencyResult") -> None:
     if result.num_empty_map:
         say(f"{result.num_empty_map} images left unmasked: empty Grad-CAM map.")
     if result.already_done:
-        say(f"{result.folder} was made before in the same way; nothing was done.")
+        say(f"{result.folder} is up to date; nothing was done.")
     else:
         say(f"{result.folder} is ready.")
-    say(f"Look at: {result.sheet}")
+    say(f"Contact sheet: {result.sheet}")

@@ -4,20 +4,22 @@ OUT/train-00000.arrow ...   the studies (radrep.data.store)
 OUT/left_out.jsonl          what was left out, and why
 OUT/prepared.json           the recipe that made it and its hash, counts, the shards' hashes, leaks
 
-Work in progress lies in OUT.partial, marked by its process and its recipe, and is renamed when it
-is complete: OUT is whole or not there. A shard that is done has its summary beside it, so that a
-killed run goes on behind it.
+Work in progress lies in OUT.partial with its recipe, locked by OUT.partial.lock, and is renamed
+when it is complete: OUT is whole or not there. A finished shard has its summary beside it, so that
+a killed run resumes after it.
 """
 
 import json
 import os
 import shutil
-import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from radrep.atomic import atomic_write_text, sync_folder
 from radrep.data.manifest import (
@@ -27,17 +29,18 @@ from radrep.data.manifest import (
     hash_recipe,
     hash_record,
     read_record,
+    read_shards,
 )
 from radrep.errors import DataError
 
 LEFT_OUT = "left_out.jsonl"
-_MARKER, _RECIPE = "in_progress.json", "recipe.json"
+_RECIPE = "recipe.json"
 _SUMMARY = ".summary.json"
 
 
 @dataclass
 class Shard:
-    """What one shard holds; there is no file of one that holds no study.
+    """Counts of one shard; one without studies has no file.
 
     Attributes:
         split: Its split.
@@ -48,7 +51,7 @@ class Shard:
         left_out: (what, reason) pairs of images and studies that would have been in it.
         sha256: Of the file, in hexadecimal; empty until it is written.
         num_bytes: Size of the file.
-        planned: Studies of the source that fell to it, those left out too.
+        planned: Studies of the source assigned to it, those left out too.
     """
 
     split: str
@@ -67,13 +70,13 @@ class Shard:
         return f"{self.split}-{self.index:05d}.arrow"
 
     def record(self) -> ShardRecord:
-        """What prepared.json holds of it."""
+        """Its entry in prepared.json."""
         return ShardRecord(
             self.name, self.split, self.studies, self.images, self.sha256, self.num_bytes
         )
 
     def finish(self, partial: Path) -> None:
-        """Note that the shard is done: nothing of it is to be done again."""
+        """Mark the shard as finished, so that a resumed run skips it."""
         if self.studies:
             file = partial / self.name
             self.sha256, self.num_bytes = hash_file(file), file.stat().st_size
@@ -81,9 +84,9 @@ class Shard:
 
 
 def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
-    """The shards of a partial folder that are done, by split and number.
+    """The finished shards of a partial folder, by split and number.
 
-    One whose summary cannot be read, as a crash of the machine may leave it, is not done.
+    A shard whose summary cannot be read, as after a crash of the machine, is not finished.
     """
     done = {}
     for path in sorted(partial.glob(f"*{_SUMMARY}")):
@@ -103,8 +106,7 @@ def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | N
     """The record of an earlier run of the same recipe; None if `out` is missing or empty.
 
     Raises:
-        DataError: If `out` is anything else: a file, somebody's folder, prepared by another
-            recipe, or no longer what its record says.
+        DataError: If `out` is a file, another folder, of another recipe, or damaged.
     """
     if not out.exists():
         return None
@@ -118,24 +120,20 @@ def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | N
     changes = _changes(record["recipe"], recipe)
     if changes:
         raise DataError(
-            f"{out} was prepared by another recipe ({changes}). It is left as it is: "
-            "give another --out, or remove it first"
+            f"{out} was prepared by another recipe ({changes}) and is left unchanged: give another "
+            "--out, or remove it first"
         )
     _clear_marks(out)
-    for shard in record["shards"]:
-        file = out / shard["name"]
-        if not file.is_file() or file.stat().st_size != shard["num_bytes"]:
-            wrong = "is not as long as it was" if file.is_file() else "is missing"
+    for shard in read_shards(out):
+        file = out / shard.name
+        if not file.is_file() or file.stat().st_size != shard.num_bytes:
+            wrong = "has another size than recorded" if file.is_file() else "is missing"
             raise DataError(f"{file} {wrong}; remove the folder and prepare it again")
     return record
 
 
 def read_left_out(out: Path) -> tuple[tuple[str, str], ...]:
-    """The (what, reason) pairs that were left out of a prepared folder.
-
-    Raises:
-        DataError: If the list is missing or broken.
-    """
+    """The (what, reason) pairs that were left out of a prepared folder."""
     path = out / LEFT_OUT
     try:
         with path.open(encoding="utf-8") as lines:
@@ -161,9 +159,9 @@ def finish(partial: Path, record: Mapping[str, object], shards: list[Shard]) -> 
 
 
 def find_changes(out: Path, record: Mapping[str, Any]) -> list[str]:
-    """What of a prepared folder's record and list is not as it was written, in words.
+    """Changes to a prepared folder's record and list since it was written, in words.
 
-    A folder of an older radrep has fewer hashes; what it has none of is compared with the shards.
+    A folder of an older radrep has fewer hashes; without one, counts are compared.
     """
     problems = []
     path = out / PREPARED
@@ -172,12 +170,12 @@ def find_changes(out: Path, record: Mapping[str, Any]) -> list[str]:
     if record.get("sha256", hash_record(record)) != hash_record(record):
         problems.append(f"{path} was changed after it was prepared")
     for counts, what in (("counts", "studies"), ("image_counts", "images")):
-        shards: dict[str, int] = {}
+        sums = Counter[str]()
         for shard in record["shards"]:
-            shards[shard["split"]] = shards.get(shard["split"], 0) + shard[what]
-        told = {split: count for split, count in record.get(counts, {}).items() if count}
-        if told != shards:
-            problems.append(f"{path}: it tells of {told} {what}, and its shards of {shards}")
+            sums[shard["split"]] += shard[what]
+        recorded = {split: count for split, count in record.get(counts, {}).items() if count}
+        if recorded != sums:
+            problems.append(f"{path} records {recorded} {what}, and its shards hold {dict(sums)}")
     try:
         num_left_out = len(read_left_out(out))
         known = record.get("left_out_sha256")
@@ -191,52 +189,73 @@ def find_changes(out: Path, record: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
-    """A folder beside `out` to work in, with what a stopped run of this recipe had done.
+    """A folder beside `out` to work in, with what a stopped run of this recipe had finished.
 
-    It becomes `out` unless an exception ends the work; then it stays, for the next run to go on,
-    if any shard in it is done and has a study.
+    It becomes `out` unless an exception ends the work; then it stays for the next run to resume,
+    if any of its shards holds a study. A lock, which ends with its process, keeps others away.
 
     Raises:
         DataError: If another run is writing there, or one of another recipe left it.
     """
     partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        _check_abandoned(partial, recipe)
-        for path in partial.glob("*.partial"):  # hidden ones too
-            path.unlink()
-    partial.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(partial / _RECIPE, json.dumps(recipe))
-    marker = {"host": socket.gethostname(), "pid": os.getpid()}
-    atomic_write_text(partial / _MARKER, json.dumps(marker))
+    with _locked(partial):
+        if partial.exists():
+            _check_abandoned(partial, recipe)
+            for path in partial.glob("*.partial"):  # hidden ones too
+                path.unlink()
+        if out.exists() and any(out.iterdir()):
+            raise DataError(f"{out} was made by another radrep meanwhile; run the command again")
+        partial.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(partial / _RECIPE, json.dumps(recipe))
+        try:
+            yield partial
+            if out.exists():
+                out.rmdir()  # it is empty, and not every system renames onto an empty folder
+            partial.rename(out)
+            sync_folder(out.parent)
+            _clear_marks(out)
+        except BaseException:
+            if not any(shard.studies for shard in read_done(partial).values()):
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(partial.with_name(partial.name + ".lock"))
     try:
-        yield partial
-        if out.exists():
-            out.rmdir()  # it is empty, and not every system renames onto an empty folder
-        partial.rename(out)
-        sync_folder(out.parent)
-        _clear_marks(out)
-    except BaseException:
-        if not any(shard.studies for shard in read_done(partial).values()):
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise DataError(
+            f"{partial} is being written by another radrep prepare. Wait until it ends, or stop "
+            f"it and run the command again. (If none is running, the disk knows no locks: remove "
+            f"{lock.lock_file})"
+        ) from error
+    try:
+        yield
+    finally:
+        if os.name == "posix":  # elsewhere an open file cannot be removed
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _clear_marks(out: Path) -> None:
     """Remove what only work in progress needs: last, so that a kill before it costs nothing."""
-    for path in [*out.glob(f"*{_SUMMARY}"), out / _RECIPE, out / _MARKER]:
+    for path in [*out.glob(f"*{_SUMMARY}"), out / _RECIPE]:
         path.unlink(missing_ok=True)
 
 
 def _changes(made_by: Mapping[str, object], recipe: Mapping[str, object]) -> str:
-    """What two recipes differ in, in words; empty if in nothing."""
+    """The differences between two recipes in words; empty without any."""
     return "; ".join(
-        f"{key} {_short(made_by.get(key))}, now {_short(value)}"
+        f"{key} {_abridge(made_by.get(key))}, now {_abridge(value)}"
         for key, value in recipe.items()
         if made_by.get(key) != value
     )
 
 
-def _short(value: object) -> str:
+def _abridge(value: object) -> str:
     text = str(value)
     return text if len(text) <= 16 else text[:12] + "..."
 
@@ -244,38 +263,17 @@ def _short(value: object) -> str:
 def _check_abandoned(partial: Path, recipe: Mapping[str, object]) -> None:
     """Return if a stopped run of this recipe left the folder, raise if it is anything else."""
     if not any(partial.iterdir()):
-        return  # killed before it could leave a mark
+        return  # killed before it wrote its recipe
     try:
         made_by = dict(json.loads((partial / _RECIPE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
-            f"{partial} is in the way and has no mark of radrep; move it or give another --out"
+            f"{partial} is in the way and was not left by radrep (it has no {_RECIPE}); move it or "
+            "give another --out"
         ) from error
-    try:
-        marker = json.loads((partial / _MARKER).read_text(encoding="utf-8"))
-        host, pid = marker["host"], marker["pid"]
-    except (OSError, ValueError, KeyError, TypeError):
-        host, pid = socket.gethostname(), os.getpid()  # removed by hand, as told below
-    if (host, pid) != (socket.gethostname(), os.getpid()) and _may_run(host, pid):
-        raise DataError(
-            f"{partial} is being written by another radrep prepare (process {pid} on {host}). "
-            f"If that has ended, remove {partial / _MARKER} and give the same command to go on"
-        )
     changes = _changes(made_by, recipe)
     if changes:
         raise DataError(
-            f"{partial} holds what a stopped run of another recipe had done ({changes}). Give that "
-            "recipe again to go on, or another --out, or remove the folder"
+            f"{partial} holds the finished shards of a stopped run of another recipe ({changes}). "
+            "Run that recipe again to resume, give another --out, or remove the folder"
         )
-
-
-def _may_run(host: str, pid: int) -> bool:
-    if host != socket.gethostname() or os.name != "posix":
-        return True  # it cannot be known from here
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it runs, as another user
-    return True

@@ -1,7 +1,9 @@
-"""A prepared folder looked at: what is in it, whether it is whole, what it shares with another."""
+"""Inspect a prepared folder: what it holds, whether it is whole, what it shares with another."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,16 @@ from radrep.data.manifest import PREPARED, hash_file, read_image_size, read_reco
 from radrep.data.saliency_store import FOLDER
 from radrep.data.store import PreparedStudies
 from radrep.data.study import SPLITS
+from radrep.data.text import TARGETS
 from radrep.errors import DataError
 from radrep.preparation.folder import find_changes
 from radrep.preparation.overlap import (
-    SAME_FILM_BITS,
+    SAME_IMAGE_BITS,
     Leaks,
     compare_splits,
     count_near_duplicates,
-    read_split_prints,
+    count_shared,
+    read_split_fingerprints,
 )
 from radrep.progress import Reporter
 from radrep.viz.figures.contact_sheet import SheetStudy, draw_sheet
@@ -27,17 +31,7 @@ from radrep.viz.figures.contact_sheet import SheetStudy, draw_sheet
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """What one split holds.
-
-    Attributes:
-        studies: Studies.
-        images: Images.
-        patients: Patients that the source names, each once.
-        frontal: Frontal images.
-        lateral: Lateral images.
-        sections: Studies that have each section, by its name.
-        megabytes: Size on disk.
-    """
+    """Counts of one split: patients each once, studies that have each section by its name."""
 
     studies: int
     images: int
@@ -50,14 +44,14 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a prepared folder holds.
+    """Contents of a prepared folder.
 
     Attributes:
-        recipe: What made it.
-        layout: What the source was recognised as.
-        splits: Facts by split.
+        recipe: The recipe that made it.
+        layout: The recognised layout of the source.
+        splits: Counts by split.
         num_left_out: Images and studies that were left out.
-        notes: What the source warned of.
+        notes: The source's warnings.
         leaks: What splits share.
     """
 
@@ -70,32 +64,23 @@ class DataFacts:
 
 
 def describe(prepared: Path) -> DataFacts:
-    """Read what a prepared folder holds; its images stay unread.
-
-    Raises:
-        DataError: If it is none, or broken.
-    """
+    """Count what a prepared folder holds; its images stay unread."""
     record = read_record(prepared)
     splits = {}
     for split in SPLITS:
         shards = read_shards(prepared, split)
-        sections: dict[str, int] = {}
-        projections: dict[str, int] = {}
+        sections, projections = Counter[str](), Counter[str]()
         if shards:
             data = open_shards([prepared / shard.name for shard in shards])
             for rows in data.select_columns(["sections", "projections"]).iter(1000):
-                for row in rows["sections"]:
-                    for pair in row:
-                        sections[pair["name"]] = sections.get(pair["name"], 0) + 1
-                for row in rows["projections"]:
-                    for projection in row:
-                        projections[projection] = projections.get(projection, 0) + 1
+                sections.update(pair["name"] for row in rows["sections"] for pair in row)
+                projections.update(chain.from_iterable(rows["projections"]))
         splits[split] = SplitFacts(
             studies=sum(shard.studies for shard in shards),
             images=sum(shard.images for shard in shards),
-            patients=len(np.unique(read_split_prints(prepared, split).patients)),
-            frontal=projections.get("frontal", 0),
-            lateral=projections.get("lateral", 0),
+            patients=len(np.unique(read_split_fingerprints(prepared, split).patients)),
+            frontal=projections["frontal"],
+            lateral=projections["lateral"],
             sections=sections,
             megabytes=sum(shard.num_bytes for shard in shards) / 1e6,
         )
@@ -110,11 +95,7 @@ def describe(prepared: Path) -> DataFacts:
 
 
 def contact_sheet(prepared: Path, *, split: str, num_studies: int, seed: int = 0) -> Image.Image:
-    """Draw random studies of a split with their reports and labels.
-
-    Raises:
-        DataError: If the folder is broken or the split has no study.
-    """
+    """Draw random studies of a split with their reports and labels."""
     studies = PreparedStudies(prepared, split)
     count = min(num_studies, len(studies))
     chosen = np.sort(np.random.default_rng(seed).choice(len(studies), count, replace=False))
@@ -138,11 +119,12 @@ class Overlap:
         patients: Patients of the same source and id.
         images: Images with the same prepared pixels; None where the folders are of two image
             sizes, so that no pixels are the same.
-        texts: Test reports whose words are those of a training report: common short reports, not a
-            fault.
+        texts: Test reports whose words are also those of a training report: common short reports,
+            not a fault.
         text_share: Their share of the test reports, 0 to 1.
-        near: Test images that look like a training image, None where that was not asked for.
-        max_bits: The bits of 256 in which the difference hashes of two such images may differ.
+        target_texts: The same of the cleaned "findings", "impression" and "both", with its share.
+        near: Test images within `max_bits` of a training image, None where not counted.
+        max_bits: Largest distance of the difference hashes of near-duplicates, of 256 bits.
         image_sizes: Short sides in pixels, here and there.
     """
 
@@ -151,6 +133,7 @@ class Overlap:
     images: int | None
     texts: int
     text_share: float
+    target_texts: Mapping[str, tuple[int, float]]
     near: int | None
     max_bits: int | None
     image_sizes: tuple[int, int]
@@ -163,14 +146,14 @@ class Overlap:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found.
+    """Result of `check`.
 
     Attributes:
-        num_shards: Shards looked at.
-        problems: What is wrong with them, empty if nothing.
+        num_shards: Shards checked.
+        problems: What is wrong with the folder, empty if nothing.
         leaks: What the splits share.
-        near: Images of the second split that look like one of the first, by pair of splits; empty
-            where that was not asked for.
+        near: Near-duplicates of the first split in the second, by pair of splits; empty where they
+            were not to be counted.
         overlap: What train shares with the test split of the other folder, if one was given.
     """
 
@@ -182,7 +165,7 @@ class CheckResult:
 
     @property
     def has_leak(self) -> bool:
-        """Whether splits share patients or images, look-alikes included where they are counted."""
+        """Whether splits share patients or images, near-duplicates included where counted."""
         shared = (*self.leaks.patients.values(), *self.leaks.images.values(), *self.near.values())
         return any(shared) or (self.overlap is not None and self.overlap.is_leak)
 
@@ -196,16 +179,16 @@ def check(
 ) -> CheckResult:
     """Verify everything that a prepared folder holds, and count what its splits share.
 
-    The hashes of shards, recipe, record and list of what was left out are computed anew, and so is
-    what splits share: that the record says it is not relied on.
+    The hashes of shards, recipe, record and left-out list, and what splits share, are computed
+    anew and compared with the record.
 
     Args:
         prepared: The folder.
         against: Another one, whose test studies must not be among the training studies here.
-        max_bits: Look for near-duplicate images too: the bits of 256 in which their difference
-            hashes may differ. Among 4,726 films of IU X-Ray the same film twice differs in 6 at
-            most, and different films in 14 at least.
-        reporter: Who is told how it goes.
+        max_bits: Count near-duplicate images too: largest distance of their difference hashes, of
+            256 bits. Among 4,726 images of IU X-Ray the same image twice differs in 6 at most, and
+            different images in 14 at least.
+        reporter: Receives progress messages.
 
     Raises:
         DataError: If a folder is not a prepared one, or a shard cannot be opened.
@@ -217,36 +200,34 @@ def check(
             f"{prepared.parent.parent}"
         )
     # SDAM's maps and masked images lie in it and are checked with it.
-    masked = {path.parent: read_record(path.parent) for path in _masked_records(prepared)}
-    records = {prepared: record, **masked}
-    num_shards = sum(len(each["shards"]) for each in records.values())
+    folders = [prepared, *(path.parent for path in _masked_records(prepared))]
+    shards = {folder: read_shards(folder) for folder in folders}
     problems = []
+    num_shards = sum(map(len, shards.values()))
     with (reporter or Reporter()).progress("check", num_shards, "shards") as advance:
-        for folder, each in records.items():
-            for shard in each["shards"]:
-                path = folder / shard["name"]
+        for folder in folders:
+            for shard in shards[folder]:
+                path = folder / shard.name
                 if not path.is_file():
                     problems.append(f"{path} is missing")
-                elif hash_file(path) != shard["sha256"]:
+                elif hash_file(path) != shard.sha256:
                     problems.append(f"{path} was changed after it was prepared")
                 advance()
-            problems += find_changes(folder, each)
+            problems += find_changes(folder, read_record(folder))
     near: dict[str, int] = {}
     overlap = None
     leaks = Leaks(**record["leaks"])
     if not problems:
-        prints = {split: read_split_prints(prepared, split) for split in SPLITS}
-        leaks = compare_splits(prints)
-        # What an older radrep counted, it may have counted in another way.
-        for name, told in record["leaks"].items() if "sha256" in record else ():
-            if told != getattr(leaks, name):
-                problems.append(f"{prepared}: it tells of other shared {name} than its splits have")
+        splits = {split: read_split_fingerprints(prepared, split) for split in SPLITS}
+        leaks = compare_splits(splits)
+        # An older radrep counted less, and some of it in another way.
+        for name, recorded in record["leaks"].items() if "sha256" in record else ():
+            if recorded != getattr(leaks, name):
+                problems.append(f"{prepared} records other shared {name} than its splits have")
         if max_bits is not None:
             for pair in leaks.images:
-                first, second = pair.split("/")
-                near[pair] = count_near_duplicates(
-                    prints[second].looks, prints[first].looks, max_bits
-                )
+                first, second = (splits[name].difference_hashes for name in pair.split("/"))
+                near[pair] = count_near_duplicates(second, first, max_bits)
         if against is not None:
             overlap = find_overlap(prepared, against, max_bits=max_bits)
     return CheckResult(
@@ -275,31 +256,34 @@ def find_overlap(
 ) -> Overlap:
     """Compare the training studies of a folder with the test studies of another.
 
-    Where the two are of different image sizes, in which one film has other pixels, images are told
-    by their difference hashes, in `SAME_FILM_BITS` if nothing else is asked for.
+    Between two image sizes, at which one image has other pixels, images are compared by their
+    difference hashes, within `SAME_IMAGE_BITS` if `max_bits` is not given.
 
     Args:
         prepared: The folder.
         against: The other one.
-        splits: What of the first counts as training.
+        splits: Splits of the first that count as training.
         max_bits: As in `check`.
-
-    Raises:
-        DataError: If one is not a prepared folder.
     """
-    train, test = read_split_prints(prepared, *splits), read_split_prints(against, "test")
+    train = read_split_fingerprints(prepared, *splits)
+    test = read_split_fingerprints(against, "test")
     sizes = read_image_size(prepared), read_image_size(against)
     same_size = sizes[0] == sizes[1]
     if max_bits is None and not same_size:
-        max_bits = SAME_FILM_BITS
-    texts = int(np.isin(test.texts, train.texts).sum())
+        max_bits = SAME_IMAGE_BITS
+    texts, text_share = count_shared(test.texts, train.texts)
     return Overlap(
         studies=len(np.intersect1d(train.studies, test.studies)),
         patients=len(np.intersect1d(train.patients, test.patients)),
         images=len(np.intersect1d(train.images, test.images)) if same_size else None,
         texts=texts,
-        text_share=texts / max(len(test.texts), 1),
-        near=None if max_bits is None else count_near_duplicates(test.looks, train.looks, max_bits),
+        text_share=text_share,
+        target_texts={
+            target: count_shared(test.targets[target], train.targets[target]) for target in TARGETS
+        },
+        near=None
+        if max_bits is None
+        else count_near_duplicates(test.difference_hashes, train.difference_hashes, max_bits),
         max_bits=max_bits,
         image_sizes=sizes,
     )

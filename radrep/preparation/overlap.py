@@ -11,14 +11,14 @@ import numpy as np
 from radrep.data.arrow import open_shards
 from radrep.data.manifest import read_shards
 from radrep.data.study import SPLITS
-from radrep.data.text import target_text
+from radrep.data.text import TARGETS, get_cleaner, target_text
 from radrep.preparation.folder import Shard
 
 _PAIRS = (("train", "val"), ("train", "test"), ("val", "test"))
-# Bits of 256 in which the difference hashes of one film may differ that was prepared at two sizes:
-# of 296 films of IU X-Ray at 64 to 224 pixels, none differs from itself at 256 in more than 6;
-# different films differ in 14 at least.
-SAME_FILM_BITS = 12
+# Bits of 256 in which the difference hashes of one image may differ that was prepared at two
+# sizes: of 296 images of IU X-Ray at 64 to 224 pixels, none differs from itself at 256 in more
+# than 6; different images differ in 14 at least.
+SAME_IMAGE_BITS = 12
 # Rows of hashes that are compared at once: 32 MiB.
 _BLOCK_CELLS = 2**22
 
@@ -27,20 +27,27 @@ _BLOCK_CELLS = 2**22
 class Leaks:
     """What pairs of splits share; the keys are "train/val", "train/test" and "val/test".
 
+    Shared texts are common short reports, not a fault, but they can be learned by heart.
+
     Attributes:
         patients: Patients that are in both.
         images: Images whose prepared pixels are in both.
-        texts: Reports of the second split whose words are those of one in the first.
-        text_shares: Their share of the second split's reports, 0 to 1: common short reports, not
-            a fault, but what makes a report easy to know by heart.
-        repeated: By split, images that a study of it has which an earlier one has already. Their
-            studies stay, since published splits have them and their reports may differ.
+        texts: Whole reports (findings and impression) of the second split whose words are also
+            those of one in the first.
+        text_shares: Their share of the second split's reports, 0 to 1.
+        target_texts: The same of the texts that models are trained and scored on, "findings",
+            "impression" and "both": compared after the cleaner `plain`.
+        target_shares: Their share of the second split's texts.
+        repeated: By split, images that an earlier study of it has already. Their studies stay,
+            since published splits have them and their reports may differ.
     """
 
     patients: dict[str, int] = field(default_factory=dict)
     images: dict[str, int] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)
     text_shares: dict[str, float] = field(default_factory=dict)
+    target_texts: dict[str, dict[str, int]] = field(default_factory=dict)
+    target_shares: dict[str, dict[str, float]] = field(default_factory=dict)
     repeated: dict[str, int] = field(default_factory=dict)
 
 
@@ -52,101 +59,114 @@ class Fingerprints:
         studies: Of source and id of every study.
         patients: Of source and patient of every study whose patient is known.
         images: Of the images' files.
-        looks: Difference hashes of the images, in the same order, 256 bits each: (k, 4).
-        texts: Of the words of the reports, findings and impression.
+        difference_hashes: Of the images, in the same order, 256 bits each: (k, 4).
+        texts: Of the words of whole reports, findings and impression.
+        targets: Of the cleaned texts by target.
     """
 
     studies: np.ndarray
     patients: np.ndarray
     images: np.ndarray
-    looks: np.ndarray
+    difference_hashes: np.ndarray
     texts: np.ndarray
+    targets: Mapping[str, np.ndarray]
 
 
-def read_prints(paths: Sequence[Path]) -> Fingerprints:
-    """Read what tells studies apart from shards; the images stay unread."""
+def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
+    """Read the fingerprints of studies from shards; the images stay unread."""
     columns = ["id", "source", "patient_id", "sections", "sha256", "difference_hashes"]
-    studies, patients, images, looks, texts = (array("Q") for _ in range(5))
+    studies, patients, images, hashes, texts = (array("Q") for _ in range(5))
+    targets = {target: array("Q") for target in TARGETS}
+    clean = get_cleaner("plain")
     for rows in open_shards(paths).select_columns(columns).iter(1000) if paths else ():
         for number, study in enumerate(rows["id"]):
             source, patient = rows["source"][number], rows["patient_id"][number]
-            studies.append(_print(f"{source} {study}"))
+            studies.append(_hash(f"{source} {study}"))
             if patient is not None:
-                patients.append(_print(f"{source} {patient}"))
+                patients.append(_hash(f"{source} {patient}"))
             images.extend(int(digest[:16], 16) for digest in rows["sha256"][number])
-            looks.frombytes(b"".join(rows["difference_hashes"][number]))
+            hashes.frombytes(b"".join(rows["difference_hashes"][number]))
             sections = {pair["name"]: pair["text"] for pair in rows["sections"][number]}
-            words = target_text(sections, "both").lower().split()
-            if words:
-                texts.append(_print(" ".join(words)))
-    arrays = [np.array(values, np.uint64) for values in (studies, patients, images, looks, texts)]
-    arrays[3] = arrays[3].reshape(-1, 4)
-    return Fingerprints(*arrays)
+            if words := target_text(sections, "both").lower().split():
+                texts.append(_hash(" ".join(words)))
+            for target, found in targets.items():
+                if text := clean(target_text(sections, target)):
+                    found.append(_hash(text))
+
+    def of(values: "array[int]") -> np.ndarray:
+        return np.array(values, np.uint64)
+
+    return Fingerprints(
+        studies=of(studies),
+        patients=of(patients),
+        images=of(images),
+        difference_hashes=of(hashes).reshape(-1, 4),
+        texts=of(texts),
+        targets={target: of(found) for target, found in targets.items()},
+    )
 
 
-def read_split_prints(prepared: Path, *splits: str) -> Fingerprints:
-    """Read what tells the studies of splits of a prepared folder apart.
-
-    Raises:
-        DataError: If the folder is missing or broken.
-    """
+def read_split_fingerprints(prepared: Path, *splits: str) -> Fingerprints:
+    """Read the fingerprints of splits of a prepared folder."""
     shards = [shard for shard in read_shards(prepared) if shard.split in splits]
-    return read_prints([prepared / shard.name for shard in shards])
+    return read_fingerprints([prepared / shard.name for shard in shards])
 
 
 def find_leaks(folder: Path, shards: Iterable[Shard]) -> Leaks:
-    """Compare the splits of one data set with one another.
-
-    Args:
-        folder: Where its shards lie.
-        shards: The shards.
-    """
+    """Compare the splits of one data set, given its shards and their folder."""
     paths: dict[str, list[Path]] = {split: [] for split in SPLITS}
     for shard in shards:
         if shard.studies:
             paths[shard.split].append(folder / shard.name)
-    return compare_splits({split: read_prints(paths[split]) for split in SPLITS})
+    return compare_splits({split: read_fingerprints(paths[split]) for split in SPLITS})
 
 
-def compare_splits(prints: Mapping[str, Fingerprints]) -> Leaks:
+def compare_splits(splits: Mapping[str, Fingerprints]) -> Leaks:
     """Compare the splits of one data set with one another."""
-    # Of one study the same image is kept once, so that every other one is of another study.
+    # Within a study an image is kept once, so that every repeated one is of another study.
     leaks = Leaks(
         repeated={
             split: len(found.images) - len(np.unique(found.images))
-            for split, found in prints.items()
-        }
+            for split, found in splits.items()
+        },
+        target_texts={target: {} for target in TARGETS},
+        target_shares={target: {} for target in TARGETS},
     )
     for first, second in _PAIRS:
-        name, a, b = f"{first}/{second}", prints[first], prints[second]
+        name, a, b = f"{first}/{second}", splits[first], splits[second]
         leaks.patients[name] = len(np.intersect1d(a.patients, b.patients))
         leaks.images[name] = len(np.intersect1d(a.images, b.images))
-        leaks.texts[name] = int(np.isin(b.texts, a.texts).sum())
-        leaks.text_shares[name] = leaks.texts[name] / max(len(b.texts), 1)
+        leaks.texts[name], leaks.text_shares[name] = count_shared(b.texts, a.texts)
+        for target in TARGETS:
+            count, share = count_shared(b.targets[target], a.targets[target])
+            leaks.target_texts[target][name], leaks.target_shares[target][name] = count, share
     return leaks
 
 
-def count_near_duplicates(looks: np.ndarray, others: np.ndarray, max_bits: int) -> int:
-    """How many images look like one of the others.
+def count_shared(texts: np.ndarray, others: np.ndarray) -> tuple[int, float]:
+    """How many fingerprints are among the others, and their share."""
+    count = int(np.isin(texts, others).sum())
+    return count, count / max(len(texts), 1)
+
+
+def count_near_duplicates(hashes: np.ndarray, others: np.ndarray, max_bits: int) -> int:
+    """How many difference hashes have another within a Hamming distance.
 
     Args:
-        looks: Difference hashes, (k, 4) uint64.
-        others: Those of the others, (m, 4) uint64.
+        hashes: (k, 4) uint64.
+        others: (m, 4) uint64.
         max_bits: Bits of 256 in which two hashes may differ.
-
-    Returns:
-        How many of the first have such a twin among the others.
     """
     block = max(1, _BLOCK_CELLS // max(len(others), 1))
     near = 0
-    for start in range(0, len(looks), block):
-        differing = np.zeros((len(looks[start : start + block]), len(others)), np.uint16)
+    for start in range(0, len(hashes), block):
+        rows = hashes[start : start + block]
+        differing = np.zeros((len(rows), len(others)), np.uint16)
         for part in range(4):
-            bits = looks[start : start + block, None, part] ^ others[None, :, part]
-            differing += np.bitwise_count(bits)
+            differing += np.bitwise_count(rows[:, None, part] ^ others[None, :, part])
         near += int((differing <= max_bits).any(axis=1).sum())
     return near
 
 
-def _print(text: str) -> int:
+def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")

@@ -1,7 +1,7 @@
-"""One study's images: read, resized, encoded and hashed, in whatever process does it."""
+"""One study's images: read, resized, encoded and hashed, in any process."""
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from radrep.data.arrow import encode_png
 from radrep.data.image_io import difference_hash, fit_short_side
@@ -9,8 +9,7 @@ from radrep.data.study import Image, SourceImage, SourceStudy
 from radrep.errors import DataError
 
 
-@dataclass(frozen=True)
-class StudyTask:
+class PlannedStudy(NamedTuple):
     """A study, the shard it belongs to, and why it is left out unopened, if it is."""
 
     study: SourceStudy
@@ -18,30 +17,29 @@ class StudyTask:
     refusal: str | None
 
 
-@dataclass(frozen=True)
-class PreparedViews:
+class StudyImages(NamedTuple):
     """What a worker made of one study's images."""
 
-    images: tuple[Image, ...] = ()
-    files: tuple[bytes, ...] = ()
-    hashes: tuple[bytes, ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
-    num_square: int = 0
-    num_wanted: int = 0
+    images: tuple[Image, ...]
+    files: tuple[bytes, ...]
+    hashes: tuple[bytes, ...]
+    left_out: tuple[tuple[str, str], ...]
+    num_square: int
+    num_wanted: int
 
 
 def wanted_images(study: SourceStudy, views: str) -> list[SourceImage]:
-    """The images of a study that have the projection asked for, or every one for "all"."""
+    """The images of a study that have the wanted projection, or every one for "all"."""
     return [image for image in study.images if views in ("all", image.projection)]
 
 
-def make_views(task: StudyTask, image_size: int, views: str) -> PreparedViews:
+def make_images(planned: PlannedStudy, image_size: int, views: str) -> StudyImages:
     """Read, resize and encode the images of one study."""
     prepared: list[Image] = []
     files, hashes, left_out = [], [], []
     num_square = 0
-    wanted = wanted_images(task.study, views)
-    for image in () if task.refusal else wanted:
+    wanted = wanted_images(planned.study, views)
+    for image in () if planned.refusal else wanted:
         try:
             pixels = image.read(image_size)
         except DataError as error:
@@ -57,6 +55,6 @@ def make_views(task: StudyTask, image_size: int, views: str) -> PreparedViews:
         hashes.append(difference_hash(fitted, side=16).to_bytes(32))
         num_square += pixels.shape[0] == pixels.shape[1]
         prepared.append(Image(image.name, image.projection, digest))
-    return PreparedViews(
+    return StudyImages(
         tuple(prepared), tuple(files), tuple(hashes), tuple(left_out), num_square, len(wanted)
     )

@@ -12,7 +12,7 @@ from radrep.errors import DataError, RecipeError
 from radrep.models.base import EmbeddingModel
 from radrep.models.contrastive import retrieval_recall
 from radrep.preparation.inspection import Overlap, find_overlap
-from radrep.preparation.overlap import read_split_prints
+from radrep.preparation.overlap import read_split_fingerprints
 from radrep.progress import Reporter
 from radrep.recipe.schema import Data, Recipe
 from radrep.training.run import Training, TrainResult, is_main_process, newest_run
@@ -97,7 +97,7 @@ def _refuse_test_studies(data: Data, reporter: Reporter) -> None:
         DataError: If studies for training or validation, their patients or images, are in the test
             split of a folder that is held out.
     """
-    num_test = len(read_split_prints(data.prepared, "test").studies)
+    num_test = len(read_split_fingerprints(data.prepared, "test").studies)
     reporter.info("test", f"the {num_test} test studies of {data.prepared} are not read")
     own = find_overlap(data.prepared, data.prepared, splits=("train", "val"))
     if own.is_leak:

@@ -23,7 +23,7 @@ from radrep.data.arrow import ShardWriter, encode_png
 from radrep.data.image_io import read_image
 from radrep.data.store import study_features, study_row
 from radrep.data.study import SourceImage, SourceStudy, Study
-from radrep.preparation.study_images import StudyTask, make_views
+from radrep.preparation.study_images import PlannedStudy, make_images
 
 QUALITY = 92
 GRAIN = 4.0  # standard deviation of a film's noise, in grey levels
@@ -55,7 +55,7 @@ def whole_way(paths: list[Path], short_side: int) -> None:
     for path in paths:
         image = SourceImage(path.name, partial(read_image, path))
         study = SourceStudy(path.stem, None, "train", (image,), {"findings": "Clear."})
-        made = make_views(StudyTask(study, 0, None), image_size=short_side, views="all")
+        made = make_images(PlannedStudy(study, 0, None), image_size=short_side, views="all")
         row = Study(study.id, None, study.split, made.images, study.sections, "drawn")
         writer.write(study_row(row, made.files, made.hashes))
     writer.close()

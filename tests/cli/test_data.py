@@ -16,7 +16,7 @@ from tests.whole_way import draw_prepared, radrep, without_split
 
 def test_show_tells_what_is_in_it_and_draws_a_sheet(phantoms: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
-    result = radrep("data", "show", phantoms, "--sheet", sheet, "--num", "5")
+    result = radrep("data", "show", phantoms, "--out", sheet, "--num-studies", "5")
     assert result.exit_code == 0, result.output
     train = next(line for line in result.stdout.splitlines() if line.startswith("train"))
     assert train.split()[1:7] == ["32", "32", "32", "32", "0", "32"]
@@ -27,32 +27,32 @@ def test_show_tells_what_is_in_it_and_draws_a_sheet(phantoms: Path, tmp_path: Pa
     assert pixels.shape[0] > 3 * 224  # three rows of two studies
     assert 0.05 < (pixels < 128).mean() < 0.6, "films and text on white"
     again = tmp_path / "again.png"
-    radrep("data", "show", phantoms, "--sheet", again, "--num", "5")
+    radrep("data", "show", phantoms, "--out", again, "--num-studies", "5")
     assert again.read_bytes() == sheet.read_bytes()
     other = tmp_path / "other.png"
-    radrep("data", "show", phantoms, "--sheet", other, "--num", "5", "--seed", "1")
+    radrep("data", "show", phantoms, "--out", other, "--num-studies", "5", "--seed", "1")
     assert other.read_bytes() != sheet.read_bytes()
 
 
 def test_a_sheet_that_cannot_be_written_is_told(phantoms: Path, tmp_path: Path) -> None:
     for sheet in (tmp_path / "nowhere" / "sheet.png", tmp_path / "sheet.xyz"):
-        result = radrep("data", "show", phantoms, "--sheet", sheet)
+        result = radrep("data", "show", phantoms, "--out", sheet)
         assert result.exit_code == 2
         assert "contact sheet cannot be written" in result.stderr
     only_test = without_split(
         without_split(phantoms, tmp_path / "a", "train"), tmp_path / "b", "val"
     )
-    shown = radrep("data", "show", only_test, "--sheet", tmp_path / "sheet.png")
+    shown = radrep("data", "show", only_test, "--out", tmp_path / "sheet.png")
     assert "sheet.png: 8 random studies of test" in shown.stdout
 
 
 def test_check_finds_a_changed_byte(phantoms: Path, tmp_path: Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(phantoms, copy)
-    whole = radrep("data", "check", copy, "--near-duplicates", "10")
+    whole = radrep("data", "check", copy, "--max-hash-distance", "10")
     assert whole.exit_code == 0, whole.output
-    assert "3 shards, all as they were prepared" in whole.stdout
-    assert "0 images of val look like one of train" in whole.stdout
+    assert "3 shards, all checksums match" in whole.stdout
+    assert "0 images of val are near-duplicates of one in train" in whole.stdout
     shard = copy / "val-00000.arrow"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -72,8 +72,10 @@ def test_check_compares_with_another_sets_test(phantoms: Path, tmp_path: Path) -
     assert radrep("data", "check", phantoms, "--against", phantoms).exit_code == 0
 
 
-def test_sets_of_two_image_sizes_are_compared_by_looks(phantoms: Path, tmp_path: Path) -> None:
-    # The same films under ids of another source, so that nothing but looks can tell.
+def test_sets_of_two_image_sizes_are_compared_by_perceptual_hash(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    # The same films under ids of another source, so that only their pixels are alike.
     films = tmp_path / "films"
     test = PreparedStudies(phantoms, "test")
     films.mkdir()
@@ -82,7 +84,10 @@ def test_sets_of_two_image_sizes_are_compared_by_looks(phantoms: Path, tmp_path:
         (films / f"{index}.png").write_bytes(encode_png(test.read_images(index)[0]))
         rows.append(f"{index}.png,train,{test[index].sections['findings']}")
     (films / "reports.csv").write_text("\n".join(rows))
-    for size, shared in ((64, "8 images"), (48, "8 look-alike images (at 12 bits)")):
+    for size, shared in (
+        (64, "8 images"),
+        (48, "8 near-duplicate images (hash distance at most 12)"),
+    ):
         out = tmp_path / str(size)
         made = radrep(
             "prepare", "folder", "--raw", films, "--out", out, "--image-size", str(size),
@@ -91,8 +96,8 @@ def test_sets_of_two_image_sizes_are_compared_by_looks(phantoms: Path, tmp_path:
         result = radrep("data", "check", out, "--against", phantoms)
         assert result.exit_code == 1, result.output
         assert f"share 0 studies, 0 patients, {shared}" in result.stdout
-        assert ("images here have 48 pixels and there 64" in result.stdout) == (size == 48)
-        assert "reports     100% of that test (8) are word for word in train" in result.stdout
+        assert ("images have 48 pixels here and 64 there" in result.stdout) == (size == 48)
+        assert "reports     100% of that test (8) also occur verbatim in train" in result.stdout
 
 
 def test_check_finds_a_changed_record_and_list(phantoms: Path, tmp_path: Path) -> None:
@@ -115,7 +120,7 @@ def test_check_finds_a_changed_record_and_list(phantoms: Path, tmp_path: Path) -
     row = '{"what": "x", "reason": "y"}\n'
     assert "left_out.jsonl was changed" in changed("left_out.jsonl", "", row)
     told = changed("prepared.json", '"train": 32', '"train": 33')
-    assert "it tells of {'train': 33" in told
+    assert "records {'train': 33" in told
 
 
 def test_a_folder_of_an_older_radrep_is_whole_without_the_newer_hashes(
@@ -126,7 +131,8 @@ def test_a_folder_of_an_older_radrep_is_whole_without_the_newer_hashes(
     record = json.loads((copy / "prepared.json").read_text())
     for key in ("sha256", "left_out_sha256", "expected_images"):
         del record[key]
-    del record["leaks"]["repeated"]
+    for name in ("repeated", "target_texts", "target_shares"):
+        del record["leaks"][name]
     (copy / "prepared.json").write_text(json.dumps(record))
     for command in ("check", "show"):
         result = radrep("data", command, copy)
@@ -152,7 +158,7 @@ def test_a_leak_between_splits_is_exit_code_1(phantoms: Path, tmp_path: Path) ->
         result = radrep("data", "check", out)
         assert result.exit_code == code, result.output
         assert ("leak        1 patients are in train and in test" in result.stdout) == bool(code)
-        assert "all as they were prepared" in result.stdout
+        assert "all checksums match" in result.stdout
 
 
 def test_what_is_no_prepared_folder_is_told(tmp_path: Path) -> None:
@@ -167,7 +173,7 @@ def test_what_is_no_prepared_folder_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("bits", "near"), [(0, 1), (1, 2), (4, 2), (5, 3)])
 def test_near_duplicates_are_counted_by_bits(bits: int, near: int) -> None:
     all_ones = 2**64 - 1
-    looks = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [0, 0, 0, 0]], dtype=np.uint64)
+    hashes = np.array([[1, 2, 3, 4], [1, 2, 3, 5], [0, 0, 0, 0]], dtype=np.uint64)
     others = np.array([[1, 2, 3, 4], [all_ones] * 4], dtype=np.uint64)
-    assert count_near_duplicates(looks, others, bits) == near
-    assert count_near_duplicates(looks, others[:0], bits) == 0
+    assert count_near_duplicates(hashes, others, bits) == near
+    assert count_near_duplicates(hashes, others[:0], bits) == 0

@@ -114,7 +114,7 @@ def progress_of(tmp_path: Path) -> int:
     names = [path.name for path in partial.glob("*")] if partial.exists() else []
     done = sum(name.endswith(".summary.json") for name in names)
     begun = sum(name.endswith(".arrow.partial") for name in names)
-    return 2 * done + begun + ("in_progress.json" in names)
+    return 2 * done + begun + ("recipe.json" in names)
 
 
 @pytest.mark.slow

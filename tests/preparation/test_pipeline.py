@@ -3,7 +3,6 @@ import hashlib
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +23,12 @@ from radrep.errors import DataError
 from radrep.preparation import folder as prepared_folder
 from radrep.preparation import pipeline as prepare_module
 from radrep.preparation.overlap import Leaks
-from radrep.preparation.pipeline import Choice, PrepareResult, count_studies, prepare
+from radrep.preparation.pipeline import PrepareResult, prepare
+from radrep.preparation.plan import Choice, count_studies
 from radrep.preparation.sources.base import LazyStudy
 from radrep.preparation.sources.iu_xray.source import IuXraySource
 from radrep.progress import Advance, Reporter
+from tests.whole_way import radrep
 
 
 class DrawnSource:
@@ -210,8 +211,42 @@ def test_what_splits_share_is_counted(source, tmp_path):
         images={"train/val": 0, "train/test": 1, "val/test": 0},
         texts={"train/val": 1, "train/test": 0, "val/test": 0},
         text_shares={"train/val": 1.0, "train/test": 0.0, "val/test": 0.0},
+        target_texts={
+            "findings": {"train/val": 1, "train/test": 0, "val/test": 0},
+            "impression": {"train/val": 0, "train/test": 0, "val/test": 0},
+            "both": {"train/val": 1, "train/test": 0, "val/test": 0},
+        },
+        target_shares={
+            "findings": {"train/val": 1.0, "train/test": 0.0, "val/test": 0.0},
+            "impression": {"train/val": 0.0, "train/test": 0.0, "val/test": 0.0},
+            "both": {"train/val": 1.0, "train/test": 0.0, "val/test": 0.0},
+        },
         repeated={"train": 0, "val": 0, "test": 0},
     )
+
+
+def test_shared_texts_are_counted_as_they_are_trained_and_scored(source, tmp_path):
+    """The same findings under another impression: no shared report, and yet a known target."""
+    films = [tmp_path / "raw" / f"{number}.png" for number in range(3)]
+    texts = {
+        "train": {"findings": "Heart size normal.", "impression": "No acute disease."},
+        "val": {"findings": "Heart size normal .", "impression": "Stable."},
+        "test": {"findings": "Large effusion.", "impression": "no acute disease"},
+    }
+    studies = [
+        replace(make_study(split, film, split=split), sections=sections)
+        for film, (split, sections) in zip(films, texts.items(), strict=True)
+    ]
+    leaks = prepare(DrawnSource(studies), tmp_path / "out", workers=1).leaks
+    assert leaks.texts == {"train/val": 0, "train/test": 0, "val/test": 0}
+    assert leaks.target_texts == {
+        "findings": {"train/val": 1, "train/test": 0, "val/test": 0},
+        "impression": {"train/val": 0, "train/test": 0, "val/test": 0},
+        "both": {"train/val": 0, "train/test": 0, "val/test": 0},
+    }
+    shown = radrep("data", "check", tmp_path / "out").stdout
+    assert "targets     cleaned, of val also in train: findings 100% (1)" in shown
+    assert "also occur verbatim" not in shown
 
 
 def test_everything_left_out_has_its_reason(source, tmp_path):
@@ -391,7 +426,7 @@ def test_a_folder_of_another_recipe_is_left_as_it_is(source, tmp_path, change, m
     before = list_files(out)
     other = DrawnSource(source.studies, change.get("fingerprint", "a"))
     other.name = change.get("name", "drawn")
-    with pytest.raises(DataError, match=f"another recipe .*{message}.*left as it is"):
+    with pytest.raises(DataError, match=f"another recipe .*{message}.*left unchanged"):
         prepare(other, out, image_size=change.get("image_size", 256), workers=1)
     assert list_files(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
@@ -417,7 +452,7 @@ def test_an_empty_folder_is_used(source, tmp_path):
     ("damage", "message"),
     [
         (lambda out: (out / "val-00000.arrow").unlink(), r"val-00000\.arrow is missing"),
-        (lambda out: (out / "val-00000.arrow").write_text("{}"), "is not as long as it was"),
+        (lambda out: (out / "val-00000.arrow").write_text("{}"), "has another size than recorded"),
         (lambda out: (out / "left_out.jsonl").unlink(), r"left_out\.jsonl cannot be read"),
         (lambda out: (out / "prepared.json").write_text('{"recipe": {}}'), "by an older radrep"),
         (lambda out: (out / "prepared.json").write_text("{"), r"prepared\.json cannot be read"),
@@ -528,31 +563,53 @@ def test_a_worker_that_dies_is_told(source, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def test_a_killed_runs_leftovers_are_replaced_but_not_a_running_ones(source, tmp_path):
+def test_a_folder_in_the_way_is_left_as_it_is(source, tmp_path):
     partial_out = tmp_path / "out.partial"
     partial_out.mkdir()
     (partial_out / "mine.txt").write_text("not radrep's")
-    with pytest.raises(DataError, match="has no mark of radrep"):
+    with pytest.raises(DataError, match="was not left by radrep"):
         prepare(source, tmp_path / "out", workers=1)
     assert (partial_out / "mine.txt").is_file()
 
-    (partial_out / "mine.txt").unlink()
-    marker = partial_out / "in_progress.json"
+
+LOCKED = """
+import sys
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_runs_lock_dies_with_it_and_nothing_is_removed_by_hand(source, tmp_path):
+    partial_out, lock = tmp_path / "out.partial", tmp_path / "out.partial.lock"
+    partial_out.mkdir()
     recipe = prepare_module.make_recipe(source, 256, Choice())
     (partial_out / "recipe.json").write_text(json.dumps(recipe))
-    running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    mark = {"host": socket.gethostname(), "pid": running.pid}
-    marker.write_text(json.dumps(mark))
-    with pytest.raises(DataError, match=f"being written by another .*process {running.pid}"):
-        prepare(source, tmp_path / "out", workers=1)
-    running.communicate(b"\n")
-    for elsewhere in ({"host": "elsewhere"}, {"host": "elsewhere", "pid": os.getpid()}):
-        marker.write_text(json.dumps(mark | elsewhere))
-        with pytest.raises(DataError, match=r"on elsewhere.*remove .*in_progress\.json"):
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKED, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout.readline() == b"locked\n"
+        with pytest.raises(DataError, match="being written by another radrep prepare"):
             prepare(source, tmp_path / "out", workers=1)
-    marker.unlink()
+        assert (partial_out / "recipe.json").is_file()
+        running.kill()
+    assert lock.is_file()
     assert prepare(source, tmp_path / "out", workers=1).num_images == 5
-    assert not partial_out.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_a_folder_that_another_run_finished_meanwhile_is_left_as_it_is(source, tmp_path):
+    recipe = prepare_module.make_recipe(source, 256, Choice())
+    prepare(source, tmp_path / "out", workers=1)
+    before = list_files(tmp_path / "out")
+    with (
+        pytest.raises(DataError, match="made by another radrep meanwhile"),
+        prepared_folder.partial_folder(tmp_path / "out", recipe),
+    ):
+        pytest.fail("nothing is to be written")
+    assert list_files(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("moment", ["before the mark", "before the rename", "after the rename"])

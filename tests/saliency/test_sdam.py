@@ -227,7 +227,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, discriminator: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in " ".join(told.split())
+    assert "the same command resumes" in " ".join(told.split())
     result = radrep(*words)
     assert result.exit_code == 0, result.output
     assert "shards are done already" in result.output

@@ -1,0 +1,160 @@
+"""Which studies of a source are prepared, and in which shard; no image is opened for that."""
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from radrep.data.arrow import SHARD_STUDIES
+from radrep.data.study import SPLITS
+from radrep.data.text import TARGETS, target_text
+from radrep.errors import DataError
+from radrep.preparation.sources.base import Source, outline_studies
+from radrep.preparation.study_images import PlannedStudy, wanted_images
+from radrep.progress import Reporter
+
+VIEWS = ("all", "frontal", "lateral")
+SECTIONS = (*TARGETS, "any")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which part of a source is prepared.
+
+    Attributes:
+        limit: Only the first so many studies of each split; all, if None.
+        views: "all", "frontal" or "lateral": the projections that are kept.
+        section: "findings", "impression" or "both" (one is enough, or the last paragraph of a
+            report with neither): studies without this text are left out; "any" leaves out none.
+
+    Raises:
+        DataError: If a value is not allowed.
+    """
+
+    limit: int | None = None
+    views: str = "all"
+    section: str = "both"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"limit must be at least 1, got {self.limit}")
+        if self.views not in VIEWS:
+            raise DataError(f"views must be one of {', '.join(VIEWS)}, got {self.views!r}")
+        if self.section not in SECTIONS:
+            raise DataError(f"section must be one of {', '.join(SECTIONS)}, got {self.section!r}")
+
+
+def plan_studies(
+    source: Source,
+    choice: Choice,
+    done: Collection[tuple[str, int]] = frozenset(),
+    shard_studies: int = SHARD_STUDIES,
+) -> Iterator[PlannedStudy]:
+    """Give each study its shard, by its place in the source alone, and refuse unusable ones.
+
+    Studies beyond the limit and of finished shards are skipped, unread where possible; once every
+    split has reached the limit, reading stops.
+
+    Args:
+        source: The source.
+        choice: The part of it.
+        done: Finished shards, by split and number.
+        shard_studies: Studies per shard.
+    """
+    seen: dict[int, str] = {}
+    planned = dict.fromkeys(SPLITS, 0)
+    kept = dict.fromkeys(SPLITS, 0)
+    unfilled = source.splits()
+    for outline in outline_studies(source):
+        if not unfilled:
+            return
+        # Eight bytes and not the id: a quarter of a million ids are many megabytes.
+        digest = hashlib.blake2b(outline.id.encode(errors="surrogatepass"), digest_size=8).digest()
+        key, split = int.from_bytes(digest, "big"), outline.split
+        earlier = seen.get(key)
+        seen.setdefault(key, split)
+        if split not in unfilled:
+            continue
+        shard = planned[split] // shard_studies
+        planned[split] += 1
+        is_done = (split, shard) in done
+        if is_done and choice.limit is None:
+            continue
+        study = outline.read()
+        refusal = study.refusal
+        if earlier is not None:
+            refusal = f"its id is already that of a study in {earlier}"
+        elif refusal is None and not (
+            choice.section == "any" or target_text(study.sections, choice.section)
+        ):
+            both = choice.section == "both"
+            refusal = "neither findings nor impression" if both else f"no {choice.section}"
+        kept[split] += refusal is None
+        if choice.limit is not None and kept[split] >= choice.limit:
+            unfilled -= {split}
+        if not is_done:
+            yield PlannedStudy(study, shard, refusal)
+
+
+def count_remaining(source: Source, choice: Choice, num_done: int = 0) -> int:
+    """Studies that are still to be prepared, at most."""
+    if choice.limit is not None:
+        return min(len(source), choice.limit * len(source.splits()))
+    return max(0, len(source) - num_done)
+
+
+def why_left_out(planned: PlannedStudy, num_wanted: int) -> str:
+    """Why a study without any prepared image is left out."""
+    none = "none of its images can be read" if num_wanted else "no such view"
+    return planned.refusal or none
+
+
+@dataclass(frozen=True)
+class CountResult:
+    """What `prepare` would find, as far as that is known without opening an image.
+
+    Attributes:
+        counts: By split: "studies" that have the wanted text and an image, their "images", and
+            "left_out", the studies that have not.
+        left_out: (what, reason) pairs of missing images and of studies.
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def count_studies(
+    source: Source, choice: Choice | None = None, *, reporter: Reporter | None = None
+) -> CountResult:
+    """Count what `prepare` would prepare: image files are searched for, none is opened."""
+    choice = choice or Choice()
+    counts = {split: {"studies": 0, "images": 0, "left_out": 0} for split in SPLITS}
+    left_out = []
+    total = count_remaining(source, choice)
+    with (reporter or Reporter()).progress("count", total, "studies") as advance:
+        for planned in plan_studies(source, choice):
+            row = counts[planned.study.split]
+            wanted = wanted_images(planned.study, choice.views)
+            found = 0
+            for image in () if planned.refusal else wanted:
+                try:
+                    if image.find is not None:
+                        image.find()
+                    found += 1
+                except DataError as error:
+                    left_out.append((image.name, str(error)))
+            if found:
+                row["studies"] += 1
+                row["images"] += found
+            else:
+                row["left_out"] += 1
+                reason = why_left_out(planned, len(wanted))
+                left_out.append((f"study {planned.study.id}", reason))
+            if choice.limit is None or planned.refusal is None:
+                advance()
+    return CountResult(counts, tuple(left_out))
+
+
+def chosen_studies(source: Source, choice: Choice) -> frozenset[str]:
+    """Ids of the studies of which `prepare` would open images."""
+    plan = plan_studies(source, choice)
+    return frozenset(planned.study.id for planned in plan if planned.refusal is None)
