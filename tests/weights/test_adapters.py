@@ -26,7 +26,7 @@ from radrep.weights.adapters import (
     merge_checkpoint,
 )
 from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
-from radrep.weights.import_public import import_published
+from radrep.weights.import_public import import_public
 from radrep.weights.pretrained import WEIGHTS, load_encoder, load_pretrained
 from tests.whole_way import radrep, write_recipe
 
@@ -230,8 +230,9 @@ def test_an_encoder_exported_and_imported_is_the_same(phantoms: Path, tmp_path: 
     assert public["visual_encoder.patch_embed.proj.weight"].shape == (192, 3, 16, 16)
     assert public["visual_encoder.layers.11.mixer.A_c_b_log"].shape == (192, 16)
     assert len(public) == 40 * 12 + 6
-    result = import_published(file, "xray-mamba-tiny", out=tmp_path / "imported")
-    assert (result.missing, result.unexpected, dict(result.left_out)) == ((), (), {})
+    result = import_public(file, "xray-mamba-tiny", out=tmp_path / "imported")
+    keys = result.keys
+    assert (keys.missing, keys.unexpected, dict(keys.ignored)) == ((), (), {})
     back = load_file(tmp_path / "imported/weights.safetensors")
     whole = load_file(checkpoint / "weights.safetensors")
     assert back.keys() == {name for name in whole if name.startswith("encoder.")}
