@@ -25,10 +25,7 @@ _MAX_REASONS = 6
 
 Raw = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder of the download, in any of its layouts.",
-        show_default="the first that is found in data/, downloads/ or here",
-    ),
+    typer.Option(help="Folder of the download.", show_default="searched in data/, downloads/, ."),
 ]
 Out = Annotated[Path, typer.Option(help="Folder to make.")]
 ImageSize = Annotated[int, typer.Option(min=32, help="Short side of the images, in pixels.")]
@@ -37,13 +34,11 @@ Workers = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N studies per split.")]
 Views = Annotated[str, typer.Option(help="Images to keep: all, frontal or lateral.")]
-Section = Annotated[
-    str,
-    typer.Option(
-        help="Leave out studies without: findings, impression, both (one of the two, or the last "
-        "paragraph); any keeps all studies."
-    ),
-]
+_SECTION_HELP = (
+    "Leave out studies without: findings, impression, both (one of the two, or the last paragraph);"
+    " any keeps all studies."
+)
+Section = Annotated[str, typer.Option(help=_SECTION_HELP)]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count studies and check files; write nothing.")
 ]
@@ -260,43 +255,42 @@ def _run(source: "Source", options: _Options) -> None:
     from radrep.preparation.pipeline import prepare as run
     from radrep.preparation.plan import Choice, count_studies
 
-    choice, out = options.choice, options.out
+    choice = options.choice
     say(f"{source.name}: {source.layout}")
     for note in source.notes:
         say(f"note: {note}")
-    with TerminalReporter() as reporter:
-        if options.dry_run:
-            found = count_studies(source, choice, reporter=reporter)
-            studies, images = (
-                {split: row[what] for split, row in found.counts.items()}
-                for what in ("studies", "images")
-            )
-        else:
-            try:
-                result = run(
-                    source,
-                    out,
-                    image_size=options.image_size,
-                    choice=choice,
-                    workers=options.workers,
-                    reporter=reporter,
-                )
-            except KeyboardInterrupt:
-                kept = _beside(out, ".partial")
-                if not kept.exists():
-                    raise
-                text = f"stopped; {kept} keeps what is done, and the same command resumes from it"
-                show_error(text, prefix="")
-                raise typer.Exit(130) from None
-    complete = choice == Choice()
-    expected = (source.expected_counts(), source.expected_images()) if complete else (None, None)
+    whole = choice == Choice()
+    expected = (source.expected_counts(), source.expected_images()) if whole else (None, None)
     if options.dry_run:
-        _show_counts(studies, images, *expected, found.left_out)
+        with TerminalReporter() as reporter:
+            found = count_studies(source, choice, reporter=reporter)
+        counts = {
+            what: {split: row[what] for split, row in found.counts.items()}
+            for what in ("studies", "images")
+        }
+        _show_counts(counts["studies"], counts["images"], *expected, found.left_out)
         _show_left_out(found.left_out)
         say("Counted without opening an image; nothing was written.")
-    else:
-        _show_counts(result.counts, result.image_counts, *expected, result.left_out)
-        _show_result(result)
+        return
+    try:
+        with TerminalReporter() as reporter:
+            result = run(
+                source,
+                options.out,
+                image_size=options.image_size,
+                choice=choice,
+                workers=options.workers,
+                reporter=reporter,
+            )
+    except KeyboardInterrupt:
+        kept = _beside(options.out, ".partial")
+        if not kept.exists():
+            raise
+        text = f"stopped; {kept} keeps what is done, and the same command resumes from it"
+        show_error(text, prefix="")
+        raise typer.Exit(130) from None
+    _show_counts(result.counts, result.image_counts, *expected, result.left_out)
+    _show_result(result)
 
 
 def _show_result(result: "PrepareResult") -> None:

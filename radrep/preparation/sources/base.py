@@ -1,6 +1,7 @@
 """What all sources share: their protocol, the lazy study, drawn splits."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -100,8 +101,12 @@ def split_by_hash(key: str, train: float, val: float) -> str:
 
 
 def check_folder(raw: Path, content: str) -> Path:
-    """`raw` as a path; DataError if it is no folder."""
+    """`raw`, which must be a folder that can be read."""
     if not raw.is_dir():
         problem = "is a file" if raw.exists() else "not found"
         raise DataError(f"{raw} {problem}; give {content}")
+    try:
+        os.listdir(raw)
+    except OSError as error:
+        raise DataError(f"{raw} cannot be read: {error}") from error
     return raw

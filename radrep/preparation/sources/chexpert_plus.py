@@ -28,7 +28,7 @@ from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.tables import (
     Column,
     Index,
-    hash_file,
+    hash_table,
     one_of,
     parse_projection,
     read_columns,
@@ -128,9 +128,9 @@ class ChexpertPlusSource:
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the table, the annotation if used, and of names and sizes of images."""
         digest = hashlib.sha256(self._split.encode())
-        digest.update(hash_file(self._table))
+        digest.update(hash_table(self._table))
         if self._split == "cxpmrg":
-            digest.update(hash_file(self._table.parent / ANNOTATION))
+            digest.update(hash_table(self._table.parent / ANNOTATION))
         known = set()
         for path, study in zip(self._paths, self._study_of_row.tolist(), strict=True):
             digest.update(describe_image(self._images, path.decode()).encode())

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from radrep.data.manifest import PREPARED
 from radrep.errors import DataError
 
 _ROOTS = ("data", "data/raw", "downloads", ".")
 _WGET = "physionet.org/files"  # wget -r makes physionet.org/files/mimic-cxr-jpg/2.1.0
 # radrep makes folders with one of these: they are no downloads.
-PREPARED_MARKS = ("prepared.json", "in_progress.json")
+PREPARED_MARKS = (PREPARED, "in_progress.json")
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,18 @@ def named_folders(parent: Path, names: re.Pattern[str]) -> Iterator[Path]:
 
 def folders_beside(raw: Path, names: re.Pattern[str]) -> Iterator[Path]:
     """The parents of a download, and the matching folders beside it and beside its parent."""
-    parents = raw.resolve().parents
+    raw = raw.resolve()
     # Also beside the physionet.org that wget made.
-    places = [*parents[:2], *(path.parent for path in parents if path.name == "physionet.org")]
-    yield from places[:1] + places[2:]
+    wget = [path.parent for path in raw.parents if path.name == "physionet.org"]
+    places = [*raw.parents[:2], *wget]
+    yield from (raw.parent, *wget)
     for place in (each for parent in places for each in (parent, parent / _WGET)):
         for folder in named_folders(place, names):
-            inner = sorted(path for path in folder.glob("*") if path.is_dir())
-            yield from (folder, *inner[::-1])
+            if folder.resolve() != raw:
+                yield folder
+                yield from sorted(
+                    (path for path in folder.glob("*") if path.is_dir()), reverse=True
+                )
 
 
 def _is_prepared(folder: Path, out: Path) -> bool:

@@ -1,6 +1,7 @@
-"""Images by their paths below a folder, whatever their file endings on this disk."""
+"""Raw images by their paths below a folder, whatever their file endings on this disk."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +20,16 @@ _DICOM_ENDINGS = (".dcm", ".dicom")
 
 def tree_image(images: Path, name: str, projection: str) -> SourceImage:
     """The image of a path below `images`, unread."""
-    find = partial(locate, images, name)
-    return SourceImage(name, partial(read_located, images, name), projection, find)
+    return found_image(name, partial(locate, images, name), projection)
 
 
-def read_located(images: Path, name: str, short_side: int) -> np.ndarray:
-    """Read an image by its path below `images`."""
-    return read_image(locate(images, name), short_side)
+def found_image(name: str, find: Callable[[], Path], projection: str) -> SourceImage:
+    """An image whose file `find` returns; it raises DataError if there is none."""
+    return SourceImage(name, partial(_read, find), projection, find)
+
+
+def _read(find: Callable[[], Path], short_side: int) -> np.ndarray:
+    return read_image(find(), short_side)
 
 
 def locate(images: Path, name: str) -> Path:

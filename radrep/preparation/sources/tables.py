@@ -6,7 +6,6 @@ and a spreadsheet may save one with a byte order mark and semicolons.
 
 import csv
 import gzip
-import hashlib
 import io
 import itertools
 import zlib
@@ -18,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
+from radrep.data.manifest import hash_file
 from radrep.data.study import PROJECTIONS, projection_of
 from radrep.errors import DataError
 
@@ -174,11 +174,10 @@ class Index:
         return np.where(self._sorted[places] == wanted, self._order[places], -1)
 
 
-def hash_file(path: Path) -> bytes:
-    """SHA-256 of a file's content; DataError if it cannot be read."""
+def hash_table(path: Path) -> bytes:
+    """SHA-256 of a table; DataError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return bytes.fromhex(hash_file(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

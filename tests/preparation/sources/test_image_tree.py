@@ -3,13 +3,13 @@ import pytest
 from PIL import Image
 
 from radrep.errors import DataError
-from radrep.preparation.sources.image_tree import describe_image, locate, read_located
+from radrep.preparation.sources.image_tree import describe_image, locate, tree_image
 
 
 def test_an_image_is_found_under_any_ending_the_quickest_first(tmp_path):
     pixels = np.arange(1600, dtype=np.uint32).reshape(40, 40).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert np.array_equal(read_located(tmp_path, "a.jpg", 256), pixels)
+    assert np.array_equal(tree_image(tmp_path, "a.jpg", "frontal").read(256), pixels)
     for name in ("a.txt", "a.dcm", "ab.jpg"):
         (tmp_path / name).touch()
     assert locate(tmp_path, "a.tiff") == tmp_path / "a.png"

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from radrep.data.dicom import read_tags
-from radrep.data.image_io import read_image
 from radrep.data.study import SPLITS, SourceImage, SourceStudy, projection_of
 from radrep.errors import DataError
 from radrep.preparation.sources.base import check_folder, split_by_hash
@@ -34,9 +33,9 @@ from radrep.preparation.sources.folder.files import (
     unpack,
 )
 from radrep.preparation.sources.folder.table import Row, Table
-from radrep.preparation.sources.image_tree import describe_image
+from radrep.preparation.sources.image_tree import describe_image, found_image
 from radrep.preparation.sources.report_sections import parse_sections
-from radrep.preparation.sources.tables import hash_file
+from radrep.preparation.sources.tables import hash_table
 
 _TABLES = ("reports.csv", "reports.tsv", "reports.jsonl", "labels.csv")
 # By place among the files, or by name where they are not found, so that each is there once.
@@ -88,7 +87,7 @@ class FolderSource:
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the table and of the names and sizes of the images that are used."""
-        digest = hashlib.sha256(hash_file(self._table.path) if self._table else b"")
+        digest = hashlib.sha256(hash_table(self._table.path) if self._table else b"")
         for place in np.unique(self._places[self._places >= 0]):
             image = describe_image(self._raw, unpack(self._files, int(place)))
             digest.update(json.dumps(image).encode())
@@ -149,8 +148,7 @@ class FolderSource:
 
     def _image(self, name: str, place: int, projection: str) -> SourceImage:
         path = self._raw / unpack(self._files, place) if place >= 0 else None
-        found = partial(_find, path, name, self._raw)
-        return SourceImage(_shown(name), partial(_read, found), projection, found)
+        return found_image(_shown(name), partial(_find, path, name, self._raw), projection)
 
     def _study(self, rows: list[tuple[Row, _Images]]) -> SourceStudy:
         first = rows[0][0]
@@ -266,7 +264,3 @@ def _find(path: Path | None, name: str, raw: Path) -> Path:
             f"{name} not found in {raw}, or there are several files of this name; give the path"
         )
     return path
-
-
-def _read(found: Callable[[], Path], short_side: int) -> np.ndarray:
-    return read_image(found(), short_side)

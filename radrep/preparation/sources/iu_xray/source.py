@@ -14,19 +14,17 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from radrep.data.image_io import read_image
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import check_folder, split_by_hash
 from radrep.preparation.sources.find_raw import Download
-from radrep.preparation.sources.image_tree import DICOM_VERSION, describe_image, locate
+from radrep.preparation.sources.image_tree import DICOM_VERSION, describe_image, found_image, locate
 from radrep.preparation.sources.iu_xray.images import (
     IMAGE_ARCHIVES,
     KAGGLE_IMAGES,
@@ -42,7 +40,7 @@ from radrep.preparation.sources.iu_xray.reports import (
     read_reports,
     report_files,
 )
-from radrep.preparation.sources.tables import hash_file
+from radrep.preparation.sources.tables import hash_table
 
 _IMAGES_FOLDER = "images"
 # R2Gen's shares of the studies.
@@ -86,8 +84,7 @@ class IuXraySource:
     name = "iu_xray"
 
     def __init__(self, raw: Path) -> None:
-        self._raw = Path(raw)
-        _check_folder(self._raw)
+        self._raw = check_folder(Path(raw), "the folder that holds IU X-Ray")
         self._tables = report_files(self._raw)
         annotation = self._raw / ANNOTATION
         self._rows = _read_annotation(annotation) if annotation.is_file() else None
@@ -115,7 +112,7 @@ class IuXraySource:
         for table in self._tables:
             files = sorted(table.glob("*.xml")) if table.is_dir() else [table]
             for file in files:
-                digest.update(json.dumps([file.name, hash_file(file).hex()]).encode())
+                digest.update(json.dumps([file.name, hash_table(file).hex()]).encode())
         for description in self._describe_images():
             digest.update(json.dumps(description).encode())
         return digest.hexdigest()
@@ -201,7 +198,8 @@ class IuXraySource:
     def _image(self, name: str, found: Callable[[], Path], projection: str) -> SourceImage:
         # The content of an archive is unknown before it is unpacked.
         is_packed = self.archive is not None and not self._unpacked
-        return SourceImage(name, partial(_read, found), projection, None if is_packed else found)
+        image = found_image(name, found, projection)
+        return replace(image, find=None) if is_packed else image
 
     def _find(self, image: str) -> Path | None:
         return self._files.get(image) or self._unpacked.get(image)
@@ -300,14 +298,6 @@ def _read_annotation(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return sorted(stream_annotation(path), key=lambda pair: SPLITS.index(pair[0]))
 
 
-def _check_folder(raw: Path) -> None:
-    check_folder(raw, "the folder that holds IU X-Ray")
-    try:
-        os.listdir(raw)
-    except OSError as error:
-        raise DataError(f"{raw} cannot be read: {error}") from error
-
-
 def _unrecognised(raw: Path) -> DataError:
     for inner in sorted(raw.iterdir()):
         if (inner / ANNOTATION).is_file() or report_files(inner):
@@ -356,7 +346,3 @@ def _locate_within(images: Path, name: str) -> Path:
     if not path.parent.resolve().is_relative_to(images.resolve()):
         raise DataError(f"{path} is behind a link that leads out of {images}; not read")
     return path
-
-
-def _read(found: Callable[[], Path], short_side: int) -> np.ndarray:
-    return read_image(found(), short_side)

@@ -48,7 +48,7 @@ from radrep.preparation.sources.mimic_cxr.files import (
     table_name,
 )
 from radrep.preparation.sources.report_sections import parse_sections
-from radrep.preparation.sources.tables import Column, hash_file, one_of, parse_number, read_columns
+from radrep.preparation.sources.tables import Column, hash_table, one_of, parse_number, read_columns
 
 _SPLITS = {"train": 0, "validate": 1, "test": 2}
 _SPLIT_CHOICES = ("official", "r2gen")
@@ -163,7 +163,7 @@ class MimicCxrSource:
         """A hash of the tables and of the names and sizes of images and reports."""
         digest = hashlib.sha256(f"{_VERSION} {self._rows.layout}".encode())
         for table in self._tables:
-            digest.update(hash_file(table))
+            digest.update(hash_table(table))
         for row in self._rows:
             for name in row.images:
                 digest.update(describe_image(self._images, name).encode())
