@@ -11,8 +11,6 @@ from radrep.errors import DataError
 
 _ROOTS = ("data", "data/raw", "downloads", ".")
 _WGET = "physionet.org/files"  # wget -r makes physionet.org/files/mimic-cxr-jpg/2.1.0
-# radrep makes folders with one of these: they are no downloads.
-PREPARED_MARKS = (PREPARED, "in_progress.json")
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,4 @@ def folders_beside(raw: Path, names: re.Pattern[str]) -> Iterator[Path]:
 
 
 def _is_prepared(folder: Path, out: Path) -> bool:
-    return folder.resolve() == out.resolve() or any(
-        (folder / mark).exists() for mark in PREPARED_MARKS
-    )
+    return folder.resolve() == out.resolve() or (folder / PREPARED).exists()

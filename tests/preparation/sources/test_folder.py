@@ -127,6 +127,22 @@ def test_names_that_are_not_utf_8_can_be_read_and_shown(tmp_path):
     assert FolderSource(tmp_path).fingerprint()
 
 
+def test_what_prepare_left_below_the_images_is_skipped(tmp_path):
+    draw(tmp_path / "a.png")
+    notes = FolderSource(tmp_path).notes
+    for name in (
+        "out/prepared.json",
+        "out/sheet.png",
+        "new.partial/recipe.json",
+        "new.partial.lock",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    source = FolderSource(tmp_path)
+    assert ids(source) == ["a.png"]
+    assert source.notes == notes
+
+
 def test_dicom_files_of_one_study_are_together(tmp_path):
     one, two = ("1.2.3", "1.2.4")
     write_dicom(tmp_path / "im1", StudyInstanceUID=one, PatientID="p", ViewPosition="PA")

@@ -10,8 +10,8 @@ import numpy as np
 
 from radrep.data.dicom import is_dicom
 from radrep.data.image_io import PICTURE_HEADS
+from radrep.data.manifest import PREPARED
 from radrep.errors import DataError
-from radrep.preparation.sources.find_raw import PREPARED_MARKS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -20,7 +20,8 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dic
 
 _DIGITS = re.compile(r"0*(\d+)", re.ASCII)
 FILE, FOLDER, LINK, SPECIAL = "f", "d", "l", "s"  # kinds of entries of a folder
-_PREPARED = tuple(FILE + name for name in PREPARED_MARKS)
+# What prepare leaves beside an output folder below the images.
+_UNFINISHED = (".partial", ".partial.lock")
 
 
 def list_files(root: Path) -> Iterator[tuple[str, str]]:
@@ -116,7 +117,7 @@ def _scan(root: Path, path: str) -> list[str]:
     try:
         with os.scandir(root / path) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
                     continue
                 if entry.is_symlink():
                     found.append(LINK + entry.name)
@@ -127,7 +128,7 @@ def _scan(root: Path, path: str) -> list[str]:
     except OSError as error:
         raise DataError(f"{root / path} cannot be read: {error}") from error
     # A prepared folder below the raw images is none of them.
-    if path and any(mark in found for mark in _PREPARED):
+    if path and FILE + PREPARED in found:
         return []
     return sorted(found, key=_natural)
 
