@@ -1,0 +1,292 @@
+"""README and .github/docs: every link resolves, every command is one that radrep takes, and runs.
+
+Commands are checked twice: all of them by radrep's own parser, in milliseconds; and, as a slow test,
+page by page in a workspace where phantoms stand for data sets and small networks for large ones.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from radrep.cli import app
+from radrep.recipe.load import load_recipe, shipped_recipes
+from tests.cli.test_bad_data import make_chexpert, make_folder, make_iu, make_mimic
+from tests.whole_way import draw_prepared, radrep, write_films
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / ".github/docs").glob("*.md"))]
+USAGE_ERROR = typer.BadParameter.__mro__[1]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for name, text in FENCE.findall(page.read_text()) if name == language]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The commands of a page's shell blocks, as words."""
+    found = []
+    for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        while words:
+            end = words.index("&&") if "&&" in words else len(words)
+            found.append(words[:end])
+            words = words[end + 1 :]
+    return found
+
+
+def inline_code(page: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
+
+
+def parse(words: list[str]) -> None:
+    """Raise what radrep raises when it is called with these words, without running it."""
+    command = typer.main.get_command(app)
+    for name in words:
+        if not hasattr(command, "commands") or name.startswith("-"):
+            break
+        assert name in command.commands, f"radrep has no command {name}"
+        command, words = command.commands[name], words[1:]
+    if not hasattr(command, "commands"):
+        command.make_context("radrep", list(words))
+    else:
+        assert set(words) <= {name for option in command.params for name in option.opts}
+
+
+def check_recipe(words: list[str]) -> None:
+    """Whether the recipe of `train` or `pretrain` is shipped and has the keys of --set."""
+    if words[0] not in ("train", "pretrain") or words[1].isupper():
+        return
+    overrides = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    task = load_recipe(words[1], [each for each in overrides if "KEY" not in each]).task
+    assert task == words[0]
+
+
+def check_pip(words: list[str]) -> None:
+    """Whether the extras of this package are those that it has."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for word in words:
+        extras = re.fullmatch(r"(?:\.|radrep)\[(.+)\]", word)
+        assert not extras or set(extras[1].split(",")) <= set(project["optional-dependencies"])
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    text = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+    return text.replace(" ", "-")
+
+
+@by_page
+def test_every_link_resolves(page: Path) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text()))
+    assert links
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.is_file(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in map(slug, headings), link
+
+
+@by_page
+def test_every_block_says_what_it_holds(page: Path) -> None:
+    assert {name for name, _ in FENCE.findall(page.read_text())} <= {"bash", "python", "text"}
+
+
+@by_page
+def test_every_command_is_one_that_radrep_takes(page: Path) -> None:
+    for words in commands(page):
+        if "pip" in words:
+            check_pip(words)
+        if words[:2] == ["python", "-m"]:
+            assert importlib.util.find_spec(words[2]), words
+        if "radrep" in words:
+            words = words[words.index("radrep") + 1 :]
+            parse(words)
+            check_recipe(words)
+
+
+@by_page
+def test_every_command_named_in_a_sentence_exists(page: Path) -> None:
+    for code in inline_code(page):
+        if re.match(r"(accelerate launch -m )?radrep ", code):
+            words = code[code.index("radrep ") :].split()[1:]
+            try:
+                parse(words)
+            except USAGE_ERROR as error:
+                assert type(error).__name__ == "MissingParameter", (code, error)
+        if re.fullmatch(r"tests/\S+\.py", code):
+            assert (ROOT / code).is_file()
+        if re.fullmatch(r"bench_\w+\.py", code):
+            assert (ROOT / "tests/benchmarks" / code).is_file()
+
+
+def test_an_unknown_option_or_key_in_a_page_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```bash\nradrep eval --splits val  # why\nradrep train demo --set a.b=1\n```\n"
+    )
+    first, second = commands(page)
+    assert first == ["radrep", "eval", "--splits", "val"]
+    with pytest.raises(USAGE_ERROR, match="splits"):
+        parse(first[1:])
+    with pytest.raises(Exception, match=r"a\.b|unknown"):
+        check_recipe(second[1:])
+    with pytest.raises(AssertionError):
+        parse(["evaluate"])
+
+
+def test_the_readme_is_short_and_names_every_recipe() -> None:
+    text = PAGES[0].read_text()
+    assert len(text.splitlines()) <= 150
+    first = text.split("\n## ")[1]
+    assert "pip install . && radrep demo\npip install -e '.[dev]' && pytest\n" in first
+    named = set(re.findall(r"`([a-z_]+)`", text))
+    stems = re.findall(r"`([a-z]+)_iu`, `(_mimic)`, `(_chexpert_plus)`", text)
+    named |= {stem + rest for stem, *endings in stems for rest in ("_iu", *endings)}
+    assert {name for name, _ in shipped_recipes()} <= named
+
+
+@by_page
+def test_python_that_needs_no_model_runs(page: Path) -> None:
+    for code in blocks(page, "python"):
+        if "ReportGenerator" not in code:  # the slow test runs that one
+            exec(compile(code, page.name, "exec"), {})
+
+
+# What a workspace cannot run, and why.
+NOT_RUN = {
+    r"(\w+=\w+ )?pip .*": "installs; a fresh environment does it in .ci/run",
+    r"(pytest|ruff|mypy|lint-imports)\b.*": "checks the repository; .ci/run does it",
+    r"python -m tests\.benchmarks.*": "takes minutes",
+    r"radrep import .*": "needs a published file; tests/weights writes files like it",
+    r"radrep train emrrg_iu .*": "needs a GPU and Llama-2-7B",
+}
+SMALL_TRAINING = ("train.epochs=1", "train.precision=fp32", "data.num_workers=0")
+SMALL_BACKBONE = ("model.backbone.name=test_resnet.r160_in1k", "model.backbone.weights=none")
+SMALL_CSR_LMCA = (
+    *SMALL_BACKBONE,
+    "data.image_size=64",
+    "model.enhancer.dim=16",
+    "model.memory.size=16",
+    "model.memory.top_k=4",
+    "model.transformer.dim=16",
+    "model.transformer.num_heads=2",
+    "model.transformer.ff_dim=16",
+    "decode.max_new_tokens=8",
+    "decode.beam_size=2",
+    "data.tokenizer.min_count=1",
+)
+SMALL: dict[str, tuple[str, ...]] = {
+    "demo": (*SMALL_CSR_LMCA, "train.epochs=1"),
+    "csr_lmca_iu_cpu": SMALL_CSR_LMCA,
+    "csr_lmca_iu_saliency_cpu": SMALL_CSR_LMCA,
+    "sdam_discriminator_cpu": (*SMALL_BACKBONE, "data.image_size=64"),
+    "pretrain_autoregressive_cpu": (),
+    "pretrain_contrastive_cpu": (),
+    "emrrg_iu_cpu": (
+        "model.language_model.name=tiny:llama",
+        "model.language_model.precision=fp32",
+        "model.hybrid.every_n_layers=2",
+        "decode.max_new_tokens=8",
+    ),
+}
+
+
+def make_table(folder: Path) -> None:
+    """Predictions and references of another system."""
+    references: dict[str, list[dict[str, Any]]] = {
+        split: [{"id": f"{split}{i}", "report": "the lungs are clear .", "image_path": ["a.png"]}
+                for i in range(3)]
+        for split in ("train", "val", "test")
+    }  # fmt: skip
+    (folder / "annotation.json").write_text(json.dumps(references))
+    rows = [f"test{i},the heart is large ." for i in range(3)]
+    (folder / "theirs.csv").write_text("\n".join(["id,prediction", *rows]))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with downloads, prepared phantoms and images under the names that pages use."""
+    folder = tmp_path_factory.mktemp("workspace")
+    downloads = {
+        "downloads/iu_xray": make_iu,
+        "mimic-cxr-jpg": make_mimic,
+        "chexpert_plus": make_chexpert,
+        "scans": make_folder,
+    }
+    for name, make in downloads.items():
+        (folder / name).mkdir(parents=True)
+        make(folder / name)
+    shutil.copytree(folder / "mimic-cxr-jpg", folder / "mimic-cxr")
+    make_table(folder)
+    drawn = draw_prepared(folder / "drawn")
+    for name in ("iu", "mimic", "mine"):
+        shutil.copytree(drawn, folder / "data" / name)
+    films = write_films(drawn, folder / "films")
+    for film, name in zip(films, ("frontal.png", "lateral.png", "phantom.png"), strict=False):
+        shutil.copy(film, folder / name)
+    here = Path.cwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(here)
+
+
+def adapt(words: list[str]) -> list[str]:
+    """The same command with small networks, and with its own output where data stands already."""
+    words = list(words)
+    if words[0] == "prepare" and words[1] != "saliency" and "--dry-run" not in words:
+        words += ["--out", f"prepared/{len(list(Path().glob('prepared/*')))}"]
+        if words[1] == "phantom":
+            words[words.index("--num-studies") + 1 :][:1] = ["6"]
+    name = words[0] if words[0] == "demo" else words[1] if len(words) > 1 else ""
+    if words[0] in ("train", "pretrain", "demo") and "--resume" not in words:
+        changes = SMALL[name] if words[0] == "demo" else (*SMALL_TRAINING, *SMALL[name])
+        words += [word for change in changes for word in ("--set", change)]
+    if words[0] == "demo":
+        words += ["--num-studies", "60"]
+    if words[0] == "eval":
+        words += [] if "--no-meteor" in words else ["--no-meteor"]
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_cache")
+@by_page
+def test_every_command_runs(page: Path, workspace: Path) -> None:
+    failed = []
+    for words in commands(page):
+        line = " ".join(words)
+        if any(re.fullmatch(pattern, line) for pattern in NOT_RUN):
+            continue
+        result = radrep(*adapt(words[1:]))
+        if words[0] != "radrep" or result.exit_code:
+            failed.append(f"{line}\n{result.output}\n{result.exception!r}")
+    assert not failed, "\n\n".join(failed)
+    for code in blocks(page, "python"):
+        exec(compile(code, page.name, "exec"), {})
+
+
+def test_every_exception_is_needed() -> None:
+    lines = [" ".join(words) for page in PAGES for words in commands(page)]
+    for pattern in NOT_RUN:
+        assert any(re.fullmatch(pattern, line) for line in lines), pattern
+
+
+def test_small_settings_are_for_recipes_that_exist() -> None:
+    assert set(SMALL) <= {name for name, _ in shipped_recipes()}
