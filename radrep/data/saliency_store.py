@@ -103,10 +103,7 @@ class SaliencyImages:
         paths = [folder / shard.name for shard in read_shards(folder, split)]
         self._data = open_shards(paths) if paths else None
         if self._data is not None and "unmasked" not in self._data.column_names:
-            raise DataError(
-                f"{folder} was made by an older radrep. Remove it and make it again with: "
-                "radrep prepare saliency"
-            )
+            raise older_masks(folder)
         ids = self._data["id"] if self._data is not None else []
         self._places = {study: place for place, study in enumerate(ids)}
 
@@ -146,3 +143,11 @@ class SaliencyImages:
             )
         row = self._data.data.fast_slice(self._places[study], 1)
         return [row.column(name)[0].as_py() for name in columns]
+
+
+def older_masks(folder: Path) -> DataError:
+    """The error about a folder whose columns an older radrep named otherwise."""
+    return DataError(
+        f"{folder} was made by an older radrep. Remove it and make it again with: "
+        "radrep prepare saliency"
+    )

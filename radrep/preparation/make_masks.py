@@ -14,6 +14,7 @@ from radrep.data.manifest import hash_recipe, read_record, read_shards
 from radrep.data.saliency_store import (
     SaliencyImage,
     SaliencyImages,
+    older_masks,
     saliency_features,
     saliency_row,
 )
@@ -44,10 +45,10 @@ class SaliencyResult:
     """What `prepare_saliency` made.
 
     Attributes:
-        folder: Where it lies.
+        folder: The folder of this discriminator and mask.
         counts: Studies by split.
-        num_no_positive: Those without a predicted label: their image is left unmasked.
-        num_empty_map: Those whose predicted labels have an empty map: left unmasked too.
+        num_no_positive: Images left unmasked because no label is predicted positive.
+        num_empty_map: Images left unmasked because the maps of the positive labels are empty.
         predicted_positive: Observation to the number of studies in which it is predicted.
         sheet: The contact sheet.
         already_done: It was there before and nothing was done.
@@ -71,50 +72,41 @@ def prepare_saliency(
 ) -> SaliencyResult:
     """Make the map and the masked image of every study of a prepared folder.
 
-    Of each study the first frontal image is masked, or else its first. A run that was stopped goes
-    on behind the last shard that it finished. Maps of several discriminators, and several settings
-    of the mask, lie side by side.
+    Of each study the first frontal image is masked, or else its first. A stopped run resumes after
+    its last finished shard. Maps of several discriminators and masks lie side by side.
 
     Args:
         prepared: The folder.
         section: Which discriminator, and how its maps become a mask.
-        label_maps: Keep the map of each label that fired too.
-        reporter: Who is told how it goes.
+        label_maps: Keep the map of each positive label too.
+        reporter: Receives progress messages.
 
     Raises:
-        DataError: If the folder is missing or broken, or another process is doing the same.
-        CheckpointError: If the discriminator cannot be had.
+        DataError: If a folder is missing, broken or of an older radrep, or another process is
+            doing the same.
+        CheckpointError: If the discriminator cannot be loaded.
     """
     reporter = reporter or Reporter()
     maker = SaliencyMaker(section)
     target = saliency_folder(prepared.resolve(), maker.fingerprint)
-    source = read_record(prepared)
     recipe = {
         "fingerprint": maker.fingerprint,
-        "prepared": source["recipe_sha256"],
+        "prepared": read_record(prepared)["recipe_sha256"],
         "label_maps": label_maps,
         **section.model_dump(mode="json", exclude={"discriminator"}),
     }
     if target.exists() and any(target.iterdir()):
-        made = read_record(target)["recipe"]
-        if label_maps and made.get("label_maps") is False:
-            raise DataError(
-                f"{target} was made without the maps of single labels. Remove it to make them too"
-            )
-        recipe["label_maps"] = made.get("label_maps")  # those that nobody asked for do no harm
-        record = read_finished(target, recipe)
-        assert record is not None, "it is not empty"
-        return _result(target, record, already_done=True)
+        return _result(target, _read_existing(target, recipe, label_maps), already_done=True)
     with partial_folder(target, recipe) as partial:
         done = read_done(partial)
         if done:
             reporter.info("resume", f"{len(done)} shards are done already ({partial})")
-        left = [row for row in source["shards"] if not _is_done(row["name"], done)]
-        num_left = sum(row["studies"] for row in left)
+        names = {shard.name for shard in done.values()}
+        source = read_shards(prepared)
+        num_left = sum(shard.studies for shard in source if shard.name not in names)
         with reporter.progress("saliency", num_left, "images") as advance:
-            for split in SPLITS:
-                if any(row["split"] == split for row in source["shards"]):
-                    _write_split(prepared, split, maker, partial, done, advance, label_maps)
+            for split in dict.fromkeys(shard.split for shard in source):
+                _write_split(prepared, split, maker, partial, done, advance, label_maps)
         shards = sorted(done.values(), key=lambda shard: (SPLITS.index(shard.split), shard.index))
         record = _describe(partial, shards, recipe, section)
         finish(partial, record, shards)
@@ -122,8 +114,20 @@ def prepare_saliency(
     return _result(target, record, already_done=False)
 
 
-def _is_done(name: str, done: Mapping[tuple[str, int], Shard]) -> bool:
-    return any(shard.name == name for shard in done.values())
+def _read_existing(
+    target: Path, recipe: Mapping[str, object], label_maps: bool
+) -> Mapping[str, Any]:
+    record = read_record(target)
+    if "num_no_positive" not in record:
+        raise older_masks(target)
+    had = record["recipe"].get("label_maps")
+    if label_maps and had is False:
+        raise DataError(
+            f"{target} was made without the maps of single labels. Remove it to make them too"
+        )
+    # Maps of single labels that are not asked for do no harm.
+    read_finished(target, {**recipe, "label_maps": had})
+    return record
 
 
 def _write_split(
@@ -135,7 +139,7 @@ def _write_split(
     advance: Advance,
     label_maps: bool,
 ) -> None:
-    """Write the shards of a split that are not done yet; each is noted as soon as it is whole."""
+    """Write the unfinished shards of a split."""
     studies = PreparedStudies(prepared, split)
     start, count, first = time.monotonic(), 0, 0
     for number, size in enumerate(studies.shard_sizes):
@@ -208,7 +212,7 @@ def _describe(
 
 
 def _draw_sheet(prepared: Path, folder: Path, fingerprint: str, section: Saliency) -> None:
-    """Draw some studies of the first split that has any."""
+    """Draw random studies of the first split that has any."""
     split = read_shards(folder)[0].split
     studies, made = PreparedStudies(prepared, split), SaliencyImages(folder, split, fingerprint)
     count = min(_SHEET_STUDIES, len(studies))
@@ -228,10 +232,10 @@ def _draw_sheet(prepared: Path, folder: Path, fingerprint: str, section: Salienc
                 note=_EMPTY_MAP if saliency.unmasked and saliency.labels else "",
             )
         )
-    told = f"{section.aggregate} of the labels' maps, {section.mask} mask"
+    mask = f"{section.aggregate} of the labels' maps, {section.mask} mask"
     if section.mask == "hard":
-        told += f" from {section.threshold:g}"
-    title = f"{prepared.resolve().name}, {split}: {count} of {len(studies)} studies; {told}"
+        mask += f" from {section.threshold:g}"
+    title = f"{prepared.resolve().name}, {split}: {count} of {len(studies)} studies; {mask}"
     draw_saliency_sheet(shown, title).save(folder / CONTACT_SHEET)
 
 

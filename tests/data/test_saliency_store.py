@@ -1,0 +1,49 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Features, Value
+
+from radrep.data.arrow import ShardWriter
+from radrep.data.manifest import PREPARED, ShardRecord
+from radrep.data.saliency_store import (
+    SaliencyImage,
+    SaliencyImages,
+    saliency_features,
+    saliency_row,
+)
+from radrep.errors import DataError
+
+
+def write(folder: Path, features: Features, *rows: dict) -> SaliencyImages:
+    shard = ShardRecord("val-00000.arrow", "val", len(rows), len(rows), "", 0)
+    writer = ShardWriter(folder / shard.name, features)
+    for row in rows:
+        writer.write(row)
+    writer.close()
+    (folder / PREPARED).write_text(json.dumps({"recipe": {}, "shards": [asdict(shard)]}))
+    return SaliencyImages(folder, "val", "ab")
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    pixels = np.arange(72, dtype=np.uint8).reshape(8, 9)
+    made = SaliencyImage(
+        "s", 1, pixels, pixels // 2, {"Edema": 0.75}, False, {"Edema": pixels[::-1]}
+    )
+    images = write(tmp_path, saliency_features(), saliency_row(made))
+    assert len(images) == 1
+    assert np.array_equal(images.masked("s"), made.masked)
+    read = images.read("s")
+    assert (read.study, read.number, read.labels, read.unmasked) == ("s", 1, {"Edema": 0.75}, False)
+    assert np.array_equal(read.map, made.map)
+    assert np.array_equal(read.label_maps["Edema"], made.label_maps["Edema"])
+    with pytest.raises(DataError, match="no masked image of study t; remove it and make it again"):
+        images.masked("t")
+
+
+def test_masks_of_an_older_radrep_are_refused(tmp_path: Path) -> None:
+    features = Features({"id": Value("string"), "kept_whole": Value("bool")})
+    with pytest.raises(DataError, match="an older radrep. Remove it .* radrep prepare saliency"):
+        write(tmp_path, features, {"id": "s", "kept_whole": True})
