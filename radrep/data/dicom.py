@@ -1,8 +1,8 @@
 """DICOM files to grey pixels as a viewer shows them: uint8 (h, w).
 
 The stored pixels pass, in the order of PS3.3 and PS3.4, the rescale slope and intercept or the
-modality LUT, then the VOI LUT or window. All of that depends on one pixel alone, so it is done once
-for each grey level, and the pixels look their level up. Who reads them inverts MONOCHROME1.
+modality LUT, then the VOI LUT or window. This is computed once for each grey level and applied as a
+table. The caller inverts MONOCHROME1.
 
 pydicom is imported by the functions: it takes half a second, which PNG and JPEG need not wait for.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 
 from radrep.errors import DataError
 
-# More than this, header and all, no film inflates to.
+# No radiograph, header included, inflates to more bytes.
 _MAX_INFLATED = 2**28
 _TAGS = ("StudyInstanceUID", "PatientID", "ViewPosition")
 _NEEDED = ("Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
@@ -29,14 +29,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def read_header(file: BinaryIO, name: str) -> Any:
-    """Read what stands before the pixels.
-
-    Args:
-        file: The file; it is read from its beginning.
-        name: What it is called in messages.
-
-    Returns:
-        The data set without the pixels; Rows and Columns are there.
+    """Read the data set without the pixels; Rows and Columns are in it. `name` is for messages.
 
     Raises:
         DataError: If the file does not hold one picture that can be decoded here: no picture,
@@ -69,11 +62,11 @@ def read_header(file: BinaryIO, name: str) -> Any:
 
 
 def read_pixels(file: BinaryIO, name: str) -> tuple[np.ndarray, bool]:
-    """Read the picture of a file whose header `read_header` has found good.
+    """Read the picture of a file that `read_header` has accepted.
 
     Returns:
-        Pixels, uint8 (h, w), and whether they are a negative, white 0: MONOCHROME1. It is to be
-        inverted after resizing, whose rounding up would make a film and its negative differ.
+        Pixels, uint8 (h, w), and whether they are MONOCHROME1, white 0: to be inverted after
+        resizing, which rounds up and would make an image and its negative differ.
 
     Raises:
         DataError: If the pixels are missing, cut off, all padding, or span more levels than 16
@@ -127,7 +120,7 @@ def _check_codec(header: Any, name: str) -> None:
 
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is None:
-        raise DataError(f"{name}: a DICOM file that does not say how it is encoded")
+        raise DataError(f"{name}: a DICOM file without a transfer syntax")
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:  # video, for example
@@ -143,7 +136,7 @@ def _check_codec(header: Any, name: str) -> None:
 
 
 def _check_end(dataset: Any, name: str) -> None:
-    """Refuse JPEG and JPEG-LS that is cut off: pylibjpeg makes up the rest and says nothing."""
+    """Refuse JPEG and JPEG-LS that is cut off: pylibjpeg fills the rest without a warning."""
     from pydicom.encaps import generate_frames
     from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
@@ -196,21 +189,12 @@ def _rescale(dataset: Any, levels: np.ndarray) -> np.ndarray:
 
 
 def _display(dataset: Any, values: np.ndarray, exposed: np.ndarray) -> np.ndarray:
-    """Map rescaled values to what a viewer shows, before any inversion.
-
-    Args:
-        dataset: The DICOM data set.
-        values: Rescaled values.
-        exposed: Those of the levels between the least and the greatest that is no padding.
-
-    Returns:
-        Grey, float, from 0 to 1 inside the window.
-    """
+    """Map rescaled values to grey, 0 to 1 inside the window; `exposed` are those of no padding."""
     if dataset.get("VOILUTSequence"):
         table = dataset.VOILUTSequence[0]
         return _look_up(dataset, table, np.rint(values)) / (2.0 ** table.LUTDescriptor[2] - 1)
     center, width = _first(dataset, "WindowCenter"), _first(dataset, "WindowWidth")
-    # Who writes a window of no width, which the standard forbids, has none to tell.
+    # A window without width, which the standard forbids, counts as none.
     if center is not None and width is not None and width > 0:
         return _window(values, center, width, (dataset.get("VOILUTFunction") or "LINEAR").upper())
     if dataset.BitsStored <= 8 and values.min() >= 0 and values.max() <= 255:
@@ -220,12 +204,9 @@ def _display(dataset: Any, values: np.ndarray, exposed: np.ndarray) -> np.ndarra
 
 
 def _look_up(dataset: Any, table: Any, values: np.ndarray) -> np.ndarray:
-    """Pass values through a table of DICOM's; beyond its ends they take its first and last entry.
-
-    pydicom's own takes the values in the type of the pixels or of the table, which wraps around.
-    """
+    """Apply a DICOM lookup table, clamped at its ends; pydicom's own wraps around."""
     num_entries, first, _ = table.LUTDescriptor
-    num_entries = num_entries or 2**16  # which the 16 bits of this element cannot say
+    num_entries = num_entries or 2**16  # which the 16 bits of this element cannot hold
     entries = table.LUTData
     if isinstance(entries, bytes):
         order = "<" if dataset.original_encoding[1] else ">"
@@ -246,8 +227,7 @@ def _first(dataset: Any, keyword: str) -> float | None:
 def _window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
     """The three windows of DICOM PS3.3 C.11.2, from 0 to 1.
 
-    pydicom's own returns them in the range of the stored values, which a negative rescale slope
-    turns over.
+    pydicom's own returns the range of the stored values, which a negative rescale slope inverts.
     """
     if function == "SIGMOID":
         # Beyond 50 the exponential only changes what rounds to 0 or 255 all the same.
@@ -259,12 +239,12 @@ def _window(values: np.ndarray, center: float, width: float, function: str) -> n
 
 
 def read_tags(path: Path) -> tuple[str, str, str]:
-    """StudyInstanceUID, PatientID and ViewPosition of a DICOM file, "" what it does not say."""
+    """StudyInstanceUID, PatientID and ViewPosition of a DICOM file, "" where absent."""
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
             header = read_header(file, str(path))
             study, patient, view = (str(header.get(tag) or "").strip() for tag in _TAGS)
-    except Exception:  # pydicom raises nearly anything; reading it as an image will say why
+    except Exception:  # pydicom raises nearly anything; reading it as an image gives the reason
         return "", "", ""
     return study, patient, view

@@ -1,7 +1,6 @@
-"""Image files to grey pixels: PNG, JPEG, TIFF, BMP and DICOM, told apart by content, not by ending.
+"""Image files to grey pixels: PNG, JPEG, TIFF, BMP and DICOM, recognised by content.
 
-One way in for every command: what `radrep prepare` stores and what `radrep generate` is given come
-through `read_image`, uint8 (h, w) with black 0.
+Every command reads images by `read_image`: uint8 (h, w) with black 0.
 """
 
 import io
@@ -16,9 +15,9 @@ from radrep.data.dicom import is_dicom, read_header, read_pixels
 from radrep.errors import DataError
 
 MIN_SIDE = 32
-# The largest digital radiographs have 20 million, a chest film scanned at 600 dpi has 86.
+# The largest digital radiographs have 20 million, a film scanned at 600 dpi has 86.
 MAX_PIXELS = 100_000_000
-# A blank film saved as JPEG is not quite constant.
+# A blank image saved as JPEG is not quite constant.
 _BLANK_RANGE = 2
 # How deep radiography detectors digitise; a 16-bit file often holds fewer bits.
 _DEPTHS = (8, 10, 12, 14, 16)
@@ -40,26 +39,23 @@ def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
     """Read one radiograph as grey pixels.
 
     PNG, JPEG, TIFF and BMP: EXIF rotation is undone, colour becomes luminance, transparent parts
-    become black (the background of a film), 16-bit grey is scaled from the least of 8, 10, 12, 14
-    and 16 bits that holds it. DICOM: rescale slope and intercept or modality LUT; then VOI LUT, or
-    window, or, for more than 8 bits without either, least to greatest pixel; MONOCHROME1 is
-    inverted; pixels that the file marks as padding become black.
+    become black, 16-bit grey is scaled from the least of 8, 10, 12, 14 and 16 bits that holds it.
+    DICOM: rescale slope and intercept or modality LUT; then VOI LUT, or window, or, for more than
+    8 bits without either, least to greatest pixel; MONOCHROME1 is inverted; padding becomes black.
 
     Args:
         path: The file.
         short_side: Length in pixels to which the short side is shrunk, as `fit_short_side` does.
-            Of a large JPEG it takes less than half the time: JPEG is decoded at an eighth, a
-            quarter or half of its size, whichever is the least that is not too small, which
-            changes the grey of a pixel by about 1 of 255.
+            Large JPEG are decoded at an eighth, a quarter or half of their size then, which takes
+            less than half the time and changes a pixel by about 1 of 255.
 
     Returns:
         Pixels, uint8 (h, w), black 0.
 
     Raises:
-        DataError: If the file is missing, of another kind, broken, cut off, blank (one grey all
-            over), smaller than 32 pixels or larger than 100 million, of floating point numbers, of
-            several pages or frames, or a DICOM file without a picture or in a compression that no
-            installed plug-in reads.
+        DataError: If the file is missing, of another kind, broken, cut off, blank, smaller than 32
+            pixels or larger than 100 million, of floating point numbers, of several pages or
+            frames, or DICOM without a picture or in a compression that no plug-in reads.
     """
     path = Path(path)
     if path.is_dir():
@@ -75,32 +71,12 @@ def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
 
 
 def decode_image(data: bytes, name: str, short_side: int | None = None) -> np.ndarray:
-    """Read one radiograph as `read_image` does, from bytes: of an archive, for example.
-
-    Args:
-        data: The content of an image file.
-        name: What it is called in messages.
-        short_side: As in `read_image`.
-
-    Returns:
-        Pixels, uint8 (h, w), black 0.
-
-    Raises:
-        DataError: As in `read_image`.
-    """
+    """Read one radiograph from a file's bytes, as `read_image` does; `name` is for messages."""
     return _decode(io.BytesIO(data), name, short_side)
 
 
 def fit_short_side(image: np.ndarray, size: int = 256) -> np.ndarray:
-    """Shrink an image so that its short side is `size`; a smaller image stays as it is.
-
-    Args:
-        image: Pixels, uint8 (h, w).
-        size: Length of the short side in pixels.
-
-    Returns:
-        Pixels, uint8 (h', w'), aspect kept.
-    """
+    """Shrink pixels, uint8 (h, w), to a short side of `size`; a smaller image stays unchanged."""
     return image if min(image.shape) <= size else resize(image, *short_side_shape(image, size))
 
 
@@ -118,22 +94,15 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def difference_hash(pixels: np.ndarray, side: int = 8) -> int:
-    """A hash that hardly changes when an image is resized, recompressed or brightened (dHash).
+    """A perceptual hash (dHash) that resizing, recompressing or brightening hardly changes.
 
-    The image is shrunk to `side` rows of `side` + 1 pixels, and each bit tells whether a pixel is
-    darker than its neighbour on the right: row by row, the first bit the highest.
+    The image is shrunk to `side` rows of `side` + 1 pixels; each of the `side` * `side` bits is 1
+    where a pixel is darker than its right neighbour, row by row, the first bit the highest.
 
-    Chest films are much alike: of 4,726 films of IU X-Ray, 66 pairs have the same 64 bits, one of
-    which is one film twice. With side 16 that pair and one more, a film at two exposures, differ
-    by 0 and 6 of 256 bits, any other two films by 14 or more. Halving or recompressing a film
-    changes 2 of 64 bits at most, or 12 of 256.
-
-    Args:
-        pixels: Uint8 (h, w).
-        side: Number of rows.
-
-    Returns:
-        `side` * `side` bits. `(a ^ b).bit_count()` is the distance of two.
+    Radiographs are much alike: of 4,726 images of IU X-Ray, 66 pairs have the same 64 bits, one of
+    which is one image twice. With side 16 that pair and one more, an image at two exposures, differ
+    by 0 and 6 of 256 bits, any other two by 14 or more. Halving or recompressing an image changes
+    2 of 64 bits at most, or 12 of 256.
     """
     levels = Image.fromarray(pixels).convert("F")
     small = np.asarray(levels.resize((side + 1, side), Image.Resampling.BILINEAR))

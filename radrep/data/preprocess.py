@@ -1,4 +1,4 @@
-"""Grey pixels to what the network sees; training, evaluation and `generate` share it."""
+"""Grey pixels to network input, the same in training, evaluation and `generate`."""
 
 import math
 from dataclasses import dataclass
@@ -42,13 +42,13 @@ class Preprocess:
     ) -> Tensor:
         """Scale the short side, then cut a square at random and flip it, if asked to.
 
-        The generator is drawn from equally often whatever the image, so two images that must be
-        cut at the same place are given generators in the same state.
+        Every image takes equally many random numbers, so two generators in the same state cut two
+        images at the same place.
 
         Args:
             image: Pixels, uint8 (h, w).
-            generator: Where the randomness comes from.
-            saliency: The image is masked by a saliency map; it is not equalised nor sharpened.
+            generator: Source of randomness.
+            saliency: The image is masked by a saliency map; it is neither equalised nor sharpened.
 
         Returns:
             Normalised pixels, float32 (3, size, size).
@@ -77,15 +77,7 @@ class Preprocess:
         return cut[:, ::-1] if self.random_flip and flip < 0.5 else cut
 
     def evaluate(self, image: np.ndarray, *, saliency: bool = False) -> Tensor:
-        """Squash the whole image to a square.
-
-        Args:
-            image: Pixels, uint8 (h, w).
-            saliency: The image is masked by a saliency map; it is not equalised nor sharpened.
-
-        Returns:
-            Normalised pixels, float32 (3, size, size).
-        """
+        """Squash the whole image to a square; arguments and result are those of `train`."""
         return self._normalise(resize(self._enhance(image, saliency), self.size, self.size))
 
     def _enhance(self, image: np.ndarray, saliency: bool) -> np.ndarray:

@@ -33,13 +33,12 @@ class SourceImage:
     """One image as a raw download has it.
 
     Attributes:
-        name: What the source calls it, used in messages and in the left-out list.
-        read: Reads the pixels as uint8 (h, w), black 0, given the short side in pixels that is
-            wanted of them: they may come smaller than the file has them, but not smaller than that.
-            Raises DataError with a reason. It can be pickled, so that worker processes may call it.
+        name: Its name in the source, for messages and the left-out list.
+        read: Reads the pixels as uint8 (h, w), black 0, given a short side in pixels below which
+            they must not be shrunk. Raises DataError with a reason. Can be pickled.
         projection: "frontal", "lateral" or "unknown".
-        find: Raises DataError with a reason if the file is not there, without opening it; None
-            where there is no file to look for.
+        find: Raises DataError with a reason if the file is missing, without opening it; None
+            where there is no file.
     """
 
     name: str
@@ -53,14 +52,14 @@ class SourceStudy:
     """One study as a raw download has it: images unread, sections as raw text.
 
     Attributes:
-        id: What the source calls it.
-        patient_id: The patient, or None when the source does not say.
+        id: Its id in the source.
+        patient_id: The patient, or None where unknown.
         split: "train", "val" or "test".
         images: Every view, in the source's order.
         sections: Raw text by section name ("findings", "impression", "indication", "comparison").
-        report: The whole raw report where the source has one, so that nothing of it is lost.
-        labels: Findings that a table of the source names: 1 present, 0 absent, -1 uncertain; those
-            it says nothing of are not there.
+        report: The whole raw report, where the source has one.
+        labels: Findings in a table of the source: 1 present, 0 absent, -1 uncertain; others are
+            left out.
         refusal: Why the study cannot be used, where the source itself knows (no report, ...).
     """
 
@@ -76,12 +75,9 @@ class SourceStudy:
 
 @dataclass(frozen=True)
 class Image:
-    """One prepared image; its pixels are read apart, see `radrep.data.store`.
+    """One prepared image: its name in the source, its projection, the SHA-256 of its PNG file.
 
-    Attributes:
-        name: What the source calls it.
-        projection: "frontal", "lateral" or "unknown".
-        sha256: Of its file's bytes, in hexadecimal: equal images have equal ones.
+    Its pixels are read by `radrep.data.store`.
     """
 
     name: str
@@ -95,7 +91,7 @@ class Study:
 
     Attributes:
         id: Unique in the data set.
-        patient_id: The patient, or None when the source does not say.
+        patient_id: The patient, or None where unknown.
         split: "train", "val" or "test".
         images: Every view, in the source's order.
         sections: Raw text by section name ("findings", "impression", "indication", "comparison").

@@ -76,14 +76,10 @@ CLEANERS: Mapping[str, Callable[[str], str]] = {
 
 
 def get_cleaner(name: str) -> Callable[[str], str]:
-    """The cleaner of that name.
+    """The cleaner of that name; each lower-cases and separates words by spaces.
 
-    Every cleaner lower-cases and separates words by spaces. `r2gen_iu` and `r2gen_mimic` are the
-    published ones, `r2gengpt_mimic` is the second with colons kept, a space before each; `plain`
-    keeps every number, unit and mark that a person would keep.
-
-    Raises:
-        DataError: If there is no such cleaner.
+    `r2gen_iu` and `r2gen_mimic` are the published ones, `r2gengpt_mimic` is the second with colons
+    kept, a space before each; `plain` keeps all numbers, units and marks.
     """
     if name not in CLEANERS:
         raise DataError(f"no report cleaner is called '{name}'; there are: {', '.join(CLEANERS)}")
@@ -91,19 +87,13 @@ def get_cleaner(name: str) -> Callable[[str], str]:
 
 
 def target_text(sections: Mapping[str, str], target: str) -> str:
-    """The raw text that a model is to write for a study.
+    """The raw text that a model is to write for a study, stripped; empty where it has none.
 
     Args:
         sections: Raw text by section name.
         target: "findings", "impression", or "both": findings, then impression, one of which may
-            be missing. Where "both" are, the last paragraph of the report stands for them, as it
-            does in the files by which MIMIC-CXR's sections and labels were made.
-
-    Returns:
-        The text without outer spaces, empty when the study does not have it.
-
-    Raises:
-        DataError: If the target is none of the three.
+            be missing; without either, the last paragraph of the report, as in the files by which
+            MIMIC-CXR's sections and labels were made.
     """
     if target not in TARGETS:
         raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")

@@ -18,7 +18,7 @@ class ReportCodec(Protocol):
     """How a model reads and writes report text: words of our own, or a language model's tokens."""
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
-        """Turn a raw text into the ids that the model is taught, at most `max_tokens`."""
+        """Turn a raw text into training ids, at most `max_tokens`."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn ids that the model wrote into text."""
@@ -44,8 +44,8 @@ class Tokenizer:
 
     Attributes:
         vocabulary: The sorted words, "<unk>" among them; the word of id i is `vocabulary[i - 1]`.
-        cleaner: Name of the cleaner that every text goes through first.
-        min_count: How often a word was seen in the training texts to be in the vocabulary.
+        cleaner: Name of the cleaner of every text.
+        min_count: Occurrences in the training texts that a word of the vocabulary has at least.
     """
 
     vocabulary: tuple[str, ...]
@@ -61,39 +61,24 @@ class Tokenizer:
 
     @classmethod
     def build(cls, texts: Iterable[str], *, min_count: int, cleaner: str) -> "Tokenizer":
-        """Collect the vocabulary of raw training texts.
-
-        Raises:
-            DataError: If there is no such cleaner.
-        """
+        """Collect the vocabulary of raw training texts."""
         clean = get_cleaner(cleaner)
         counts = Counter(word for text in texts for word in clean(text).split())
         words = {word for word, count in counts.items() if count >= min_count}
         return cls(tuple(sorted(words | {UNKNOWN})), cleaner, min_count)
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
-        """Turn a raw text into the ids that a decoder is taught.
+        """Clean a raw text and turn it into training ids: [0, words, 0], unknown ones as "<unk>".
 
-        Args:
-            text: The raw text; it is cleaned here.
-            max_tokens: Length at which the ids are cut. A text of `max_tokens - 1` words or more
-                keeps its opening 0 and loses its closing one, as the published code has it.
-
-        Returns:
-            [0, words, 0], at most `max_tokens` long; words that are not known are "<unk>".
+        A text of `max_tokens - 1` words or more is cut and loses its closing 0, as in the
+        published code.
         """
         unknown = self._ids[UNKNOWN]
         words = get_cleaner(self.cleaner)(text).split()
         return [0, *(self._ids.get(word, unknown) for word in words), 0][:max_tokens]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Turn ids into the words up to the first 0, not counting an opening 0.
-
-        So the ids of `encode` and those that a decoder wrote (no opening 0) may both be given.
-
-        Raises:
-            IndexError: If an id is beyond the vocabulary.
-        """
+        """Turn ids, with or without an opening 0, into the words up to the next 0."""
         words: list[str] = []
         for position, number in enumerate(ids):
             if number == 0 and position > 0:
@@ -123,11 +108,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read what `save` wrote.
-
-        Raises:
-            CheckpointError: If the file is missing or is not such a vocabulary.
-        """
+        """Read what `save` wrote."""
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -141,7 +122,7 @@ class Tokenizer:
 
 
 def _problem(row: object) -> str | None:
-    """What keeps a JSON value from being a saved tokenizer."""
+    """Why a JSON value is not a saved tokenizer."""
     if not isinstance(row, dict):
         return f"expected an object, found {type(row).__name__}"
     if row.get("kind") != _KIND:
