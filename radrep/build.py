@@ -39,8 +39,10 @@ from radrep.modules.text_encoder import (
     load_text_tokenizer,
     small_text_encoder,
 )
-from radrep.recipe import schema
-from radrep.recipe.schema import Data, Decode, Enhancer, Recipe
+from radrep.recipe import models as schema
+from radrep.recipe.data import Data
+from radrep.recipe.recipe import Recipe
+from radrep.recipe.training import Decode
 
 LabelSource = Literal["table", "reports"]
 Uncertain = Literal["ignore", "zero", "one"]
@@ -355,7 +357,7 @@ def _build_contrastive(
     )
 
 
-def _build_enhancer(section: Enhancer, in_dim: int) -> PooledEnhancer | TokenEnhancer | None:
+def _build_enhancer(section: schema.Enhancer, in_dim: int) -> PooledEnhancer | TokenEnhancer | None:
     if section.mode == "none":
         return None
     stack = SrMambaStack(

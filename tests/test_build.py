@@ -14,7 +14,7 @@ from radrep.data.tokenizer import Tokenizer
 from radrep.models.base import TrainableModel
 from radrep.modules.language_model import load_language_model
 from radrep.recipe.load import load_recipe
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 from radrep.training.run import parameter_table
 from tests.whole_way import TINY, write_recipe
 

@@ -28,12 +28,24 @@ TINY: dict[str, Any] = {
         "max_views": 1,
     },
     "model": {
+        "name": "csr_lmca",
         "backbone": {"name": "test_resnet.r160_in1k", "weights": "none"},
         "enhancer": {"dim": 16, "num_layers": 1, "state_dim": 4},
         "memory": {"size": 16, "top_k": 4},
         "transformer": {"dim": 16, "num_layers": 1, "num_heads": 2, "ff_dim": 16},
     },
-    "train": {"epochs": 2, "batch_size": 8, "log_every": 1, "monitor": "val/loss"},
+    "optim": {
+        "name": "adam",
+        "lr": 7e-4,
+        "encoder_lr": 5e-5,
+        "betas": [0.9, 0.98],
+        "eps": 1e-9,
+        "weight_decay": 5e-5,
+        "amsgrad": True,
+        "min_lr": 1e-6,
+        "clip_norm": 1.0,
+    },  # fmt: skip
+    "train": {"epochs": 2, "batch_size": 8, "log_every": 1, "seed": 9233, "monitor": "val/loss"},
     "decode": {"method": "greedy", "max_new_tokens": 12},
 }
 
@@ -74,6 +86,8 @@ def write_recipe(folder: Path, prepared: Path, **sections: dict[str, Any]) -> Pa
     recipe["data"]["prepared"] = str(prepared)
     for name, changes in sections.items():
         recipe[name] = recipe.get(name, {}) | changes
+    frozen = recipe["model"].get("backbone", {}).get("frozen", False)
+    recipe["data"].setdefault("random_crop", not frozen)
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path

@@ -11,7 +11,8 @@ from radrep.cli.console import TerminalReporter, say
 
 if TYPE_CHECKING:
     from radrep.inference.generator import GeneratedReport
-    from radrep.recipe.schema import Decode, Recipe
+    from radrep.recipe.recipe import Recipe
+    from radrep.recipe.training import Decode
 
 
 def generate(
@@ -118,7 +119,7 @@ def generate(
 def _decode(recipe: "Recipe", changes: Mapping[str, object]) -> "Decode":
     """The run's decoding with what was typed; checked like a recipe, with the run's model."""
     from radrep.recipe.load import change_section
-    from radrep.recipe.schema import DECODE_PRESETS
+    from radrep.recipe.training import DECODE_PRESETS
 
     given = {key: value for key, value in changes.items() if value is not None}
     if not given:

@@ -31,7 +31,7 @@ from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import check_clinical_metrics
 from radrep.metrics.scorecard import Corpus, score_card
 from radrep.progress import Reporter
-from radrep.recipe.schema import Decode
+from radrep.recipe.training import Decode
 from radrep.weights.checkpoint import WEIGHTS, Loaded, find_checkpoint, load_checkpoint, run_dir
 
 OUT = Path("evaluations")

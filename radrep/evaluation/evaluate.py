@@ -21,7 +21,7 @@ from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score
 from radrep.metrics.scorecard import Scorecard, score_card
 from radrep.parallel import count_cores
 from radrep.progress import Reporter
-from radrep.recipe.schema import Decode
+from radrep.recipe.training import Decode
 from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_dir
 
 WITHOUT_METEOR = "METEOR was left out on request (--no-meteor)"

@@ -11,7 +11,7 @@ from radrep.data.tokenizer import ReportCodec
 from radrep.device import autocast
 from radrep.errors import CheckpointError
 from radrep.models.base import ReportModel
-from radrep.recipe.schema import Decode
+from radrep.recipe.training import Decode
 from radrep.weights.checkpoint import Loaded
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from radrep.errors import RadrepError
 from radrep.recipe.load import load_recipe
-from radrep.recipe.schema import DECODE_PRESETS, Decode
+from radrep.recipe.training import DECODE_PRESETS, Decode
 from radrep.weights.checkpoint import RECIPE
 
 _SECTION = "decode"

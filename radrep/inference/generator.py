@@ -17,7 +17,8 @@ from radrep.device import best_device
 from radrep.errors import DataError
 from radrep.inference.decode import report_model, write_report
 from radrep.inference.finding_maps import find_looks
-from radrep.recipe.schema import Decode, Saliency
+from radrep.recipe.data import Saliency
+from radrep.recipe.training import Decode
 from radrep.saliency.sdam import MaskSummary, SaliencyMaker, check_mask_fingerprint
 from radrep.viz.figures.heatmap import FindingAttention
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint

@@ -31,7 +31,7 @@ from radrep.preparation.folder import (
     read_finished,
 )
 from radrep.progress import Advance, Reporter
-from radrep.recipe.schema import Saliency
+from radrep.recipe.data import Saliency
 from radrep.saliency.sdam import SaliencyMaker, saliency_folder
 from radrep.viz.figures.saliency_sheet import SaliencyStudy, draw_saliency_sheet
 

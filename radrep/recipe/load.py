@@ -1,9 +1,11 @@
-"""From YAML, a shipped name and --set to one checked recipe, all problems told at once."""
+"""From YAML, a shipped name and --set to one checked recipe; all problems in one error."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from difflib import get_close_matches
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +13,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from radrep.errors import RadrepError, RecipeError
+from radrep.recipe.data import Saliency
 from radrep.recipe.problems import describe_problems, show
-from radrep.recipe.schema import Recipe, Saliency, without_effect
+from radrep.recipe.recipe import Recipe
 
 Problems = list[tuple[str, str]]
 SectionT = TypeVar("SectionT", bound=BaseModel)
@@ -22,31 +25,40 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a file, or a shipped one by its name.
 
     Args:
-        path_or_name: "recipes/mine.yaml", or "demo" or "demo.yaml"; a file wins over a name.
-        overrides: What was typed after --set, for example "optim.lr=1e-4"; values are YAML.
-
-    Returns:
-        The recipe with every default filled in.
+        path_or_name: "recipes/mine.yaml", or "demo", "demo.yaml" or "recipes/demo.yaml" for a
+            shipped one; a file wins over a name.
+        overrides: Values of --set, for example "optim.lr=1e-4"; values are YAML.
 
     Raises:
         RecipeError: If YAML, keys or values are wrong; holds every problem found.
         RadrepError: If there is no such recipe, or it is no text file.
     """
-    typed, problems = _parse(_read(path_or_name), path_or_name)
-    problems += _override(typed, overrides)
+    written, problems = _parse(_read(path_or_name), path_or_name)
+    alone = deepcopy(written)
+    problems += _override(written, overrides)
     try:
-        recipe = Recipe.model_validate(typed)
+        recipe = Recipe.model_validate(written)
     except ValidationError as error:
         raise RecipeError(path_or_name, [*problems, *describe_problems(error)]) from None
-    problems += _typed_in_vain(recipe, overrides)
+    problems += _idle_keys(alone, recipe, overrides)
     if problems:
         raise RecipeError(path_or_name, problems)
     return recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults included; it loads to an equal recipe."""
-    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=100)
+    """The whole recipe as YAML, defaults included; it loads to a recipe of equal effect.
+
+    Changed keys that others switch off are left out, since a file may not hold them.
+    """
+    dumped = recipe.model_dump(mode="json")
+    for key in _idle(recipe):
+        *sections, name = key.split(".")
+        section = dumped
+        for part in sections:
+            section = section[part]
+        del section[name]
+    return yaml.dump(dumped, Dumper=_Dumper, sort_keys=False, width=100)
 
 
 def shipped_recipes() -> list[tuple[str, str]]:
@@ -67,6 +79,14 @@ def shipped_recipe_text(name: str) -> str:
     if plain not in _shipped_names():
         raise RadrepError(f"no shipped recipe is named '{name}'. {_shipped_hint(name)}")
     return (_shipped_folder() / f"{plain}.yaml").read_text(encoding="utf-8")
+
+
+def shipped_name(path_or_name: str) -> str | None:
+    """The shipped recipe that a name means where no such file is; None if it means none."""
+    path = Path(path_or_name)
+    name = path.name.removesuffix(".yaml")
+    in_recipes = path.parts in ((path.name,), ("recipes", path.name))
+    return name if in_recipes and name in _shipped_names() and not path.is_file() else None
 
 
 def _shipped_folder() -> Traversable:
@@ -92,8 +112,8 @@ def _read(path_or_name: str) -> str:
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        if path_or_name.removesuffix(".yaml") in _shipped_names():
-            return shipped_recipe_text(path_or_name)
+        if name := shipped_name(path_or_name):
+            return shipped_recipe_text(name)
         if not isinstance(error, IsADirectoryError):
             raise RadrepError(f"{path_or_name} not found. {_shipped_hint(path_or_name)}") from error
         inside = path / "recipe.yaml"
@@ -157,7 +177,7 @@ def _describe_yaml_error(error: Exception, text: str) -> tuple[str, str]:
 
 
 def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
-    """Write --set values into what the file said, in the order typed."""
+    """Write --set values over those of the file, in their order."""
     problems: Problems = []
     for override in overrides:
         dotted, equals, value = override.partition("=")
@@ -185,15 +205,31 @@ def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
     return problems
 
 
-def _typed_in_vain(recipe: Recipe, overrides: Sequence[str]) -> Problems:
-    """--set of keys that others switch off; in a file they wait for the day they are on."""
-    keys = [override.partition("=")[0].strip() for override in overrides]
-    return [
+def _idle_keys(written: Mapping[Any, Any], recipe: Recipe, overrides: Sequence[str]) -> Problems:
+    """Keys that other keys switch off: those of --set, and those of the file without it."""
+    keys = dict.fromkeys(override.partition("=")[0].strip() for override in overrides)
+    off = recipe.without_effect()
+    problems = [
         (key, f"has no effect without {needed}")
-        for key in dict.fromkeys(keys)
-        for section, needed in without_effect(recipe).items()
-        if f"{key}.".startswith(f"{section}.")
+        for key in keys
+        for switched, needed in off.items()
+        if f"{key}.".startswith(f"{switched}.")
     ]
+    try:
+        alone = Recipe.model_validate(written) if overrides else recipe
+    except ValidationError:  # the file is complete with --set alone
+        return problems
+    off = alone.without_effect()
+    return problems + [(key, f"has no effect without {off[key]}") for key in _idle(alone)]
+
+
+def _idle(recipe: Recipe) -> Iterator[str]:
+    """Keys that others switch off and that differ from their default all the same."""
+    for key in recipe.without_effect():
+        parent, _, name = key.rpartition(".")
+        section = attrgetter(parent)(recipe)
+        if getattr(section, name) != type(section).model_fields[name].default:
+            yield key
 
 
 class _Dumper(yaml.SafeDumper):
@@ -205,30 +241,26 @@ _Dumper.add_representer(
 )
 
 
-def make_saliency(typed: Mapping[str, object]) -> Saliency:
-    """The section of SDAM's masks from what was typed on the command line.
+def make_saliency(values: Mapping[str, object]) -> Saliency:
+    """The section of SDAM's masks from options of the command line.
 
     Raises:
         RecipeError: If a value is wrong.
     """
-    try:
-        return Saliency.model_validate(typed)
-    except ValidationError as error:
-        raise RecipeError("the command line", list(describe_problems(error))) from None
+    return _validate(Saliency, values, "the command line")
 
 
 def change_section(section: SectionT, changes: Mapping[str, object], *, title: str) -> SectionT:
-    """A section with some keys changed, checked like a recipe.
-
-    Args:
-        section: The section.
-        changes: Keys to new values.
-        title: Where the changes were typed, for the error.
+    """A section with some keys changed, checked like a recipe; title names their origin.
 
     Raises:
         RecipeError: If a value is wrong.
     """
+    return _validate(type(section), {**section.model_dump(), **changes}, title)
+
+
+def _validate(kind: type[SectionT], values: Mapping[str, object], title: str) -> SectionT:
     try:
-        return type(section).model_validate({**section.model_dump(), **changes})
+        return kind.model_validate(values)
     except ValidationError as error:
         raise RecipeError(title, list(describe_problems(error))) from None

@@ -1,4 +1,4 @@
-"""What pydantic found wrong with a recipe, in words a recipe's author can act on."""
+"""Validation errors of a recipe in words its author can act on."""
 
 import re
 import reprlib
@@ -9,9 +9,8 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from radrep.recipe.schema import PRETRAINING_MODELS, REPORT_MODELS, Recipe
-
-MODELS: Mapping[str, type[BaseModel]] = REPORT_MODELS | PRETRAINING_MODELS
+from radrep.recipe.models import MODELS
+from radrep.recipe.recipe import Recipe
 
 # Keys of older recipes (a file, --set, a checkpoint's recipe.yaml) and their present names.
 RENAMED: Mapping[str, str] = {
@@ -54,10 +53,12 @@ _WORDS = {
 
 
 def describe_problems(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """Yield one (dotted key, what is wrong) pair a problem, in the schema's order."""
+    """One (dotted key, what is wrong) pair per problem, in the schema's order."""
     for found in error.errors(include_url=False):
-        if found["type"] == "conflict":  # problems of several sections, told with their own keys
+        if found["type"] == "conflict":  # broken rules of a section bring their own keys
             yield from found["ctx"]["problems"]
+        elif found["type"] == "union_tag_not_found":
+            yield "model.name", f"required, but missing: one of {', '.join(MODELS)}"
         elif found["type"] == "union_tag_invalid":
             name = found["ctx"]["tag"]
             yield "model.name", f"must be one of {', '.join(MODELS)}, got {name!r}"
@@ -66,17 +67,14 @@ def describe_problems(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def _typed_path(loc: Sequence[int | str]) -> tuple[int | str, ...]:
-    """Where a recipe's author typed it: pydantic puts the model's name behind "model"."""
+    """The keys in the file: pydantic puts the model's name behind "model"."""
     if loc[:1] == ("model",) and len(loc) > 1 and loc[1] in MODELS:
         return ("model", *loc[2:])
     return tuple(loc)
 
 
 def suggest_key(path: Sequence[str]) -> str:
-    """Name the nearest key beside an unknown one, or else where a key of that very name is.
-
-    Args:
-        path: The sections down to the unknown key, and the key itself.
+    """The nearest key beside an unknown one, or where a key of that very name is.
 
     Returns:
         "; did you mean 'lr'?", or "" where nothing is near.
@@ -96,7 +94,7 @@ def suggest_key(path: Sequence[str]) -> str:
 
 
 def show(value: object) -> str:
-    """A value as a recipe's author would know it again, cut where it is long."""
+    """A value as YAML writes it, cut where it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
@@ -105,7 +103,6 @@ def show(value: object) -> str:
 
 
 def _dotted(loc: Sequence[int | str]) -> str:
-    """("model", "counts", 1) as model.counts[1]."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     return "".join(parts).removeprefix(".")
 
@@ -119,7 +116,7 @@ def _describe(found: ErrorDetails) -> str:
         return "unknown key" + suggest_key([str(part) for part in found["loc"]])
     if isinstance(value, str) and (key, value) in RENAMED_VALUES:
         return f"renamed: write {RENAMED_VALUES[key, value]}, got '{value}'"
-    if kind == "value_error":  # a check of our own, whose text is complete
+    if kind == "value_error":  # a check of section.py, whose text is complete
         return str(context["error"])
     if kind in ("missing", "invalid_key"):
         return _WORDS[kind]

@@ -2,7 +2,7 @@
 
 from radrep.data.dataset import ModelStudies
 from radrep.errors import DataError
-from radrep.recipe.schema import Data
+from radrep.recipe.data import Data
 from radrep.saliency.sdam import open_saliency
 
 

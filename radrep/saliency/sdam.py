@@ -17,8 +17,8 @@ from radrep.device import best_device
 from radrep.errors import CheckpointError, DataError
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.models.discriminator import Discriminator
+from radrep.recipe.data import Data, Saliency
 from radrep.recipe.load import load_recipe
-from radrep.recipe.schema import Data, Saliency
 from radrep.saliency.grad_cam import enlarge, grad_cam
 from radrep.saliency.masks import aggregate_maps, make_mask, mask_image
 from radrep.weights.checkpoint import RECIPE, find_checkpoint, load_checkpoint

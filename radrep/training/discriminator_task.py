@@ -8,7 +8,7 @@ from accelerate.utils import gather_object
 from radrep.inference.classify import classify, score_rows
 from radrep.models.base import LabelModel
 from radrep.progress import Reporter
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 from radrep.training.labels import check_labels
 from radrep.training.run import Training
 

@@ -32,7 +32,7 @@ from radrep.metrics.labeler.vocabulary import (
     PNEUMONIA,
     PNEUMOTHORAX,
 )
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 
 _UNCERTAIN = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
 _VALUES = {"positive": 1, "negative": 0, "uncertain": -1, "absent": 0}

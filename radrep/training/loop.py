@@ -24,7 +24,7 @@ from radrep.data.batch import Batch
 from radrep.data.dataset import EpochOrder
 from radrep.errors import RadrepError
 from radrep.progress import Reporter
-from radrep.recipe.schema import Optim, Train
+from radrep.recipe.training import Optim, Train
 from radrep.training.optim import set_learning_rates
 from radrep.training.run_log import MetricsLog
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from radrep.models.base import TrainableModel
-from radrep.recipe.schema import Optim
+from radrep.recipe.training import Optim
 
 
 def build_optimizer(model: TrainableModel, section: Optim) -> torch.optim.Optimizer:

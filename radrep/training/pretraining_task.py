@@ -14,7 +14,8 @@ from radrep.models.contrastive import retrieval_recall
 from radrep.preparation.inspection import Overlap, find_overlap
 from radrep.preparation.overlap import read_split_fingerprints
 from radrep.progress import Reporter
-from radrep.recipe.schema import Data, Recipe
+from radrep.recipe.data import Data
+from radrep.recipe.recipe import Recipe
 from radrep.training.run import Training, TrainResult, is_main_process, newest_run
 from radrep.weights import checkpoint
 

@@ -13,7 +13,7 @@ from radrep.metrics.nlg import score_nlg
 from radrep.metrics.protocol import published_references, scored_predictions
 from radrep.models.base import ReportModel
 from radrep.progress import Reporter
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 from radrep.training.discriminator_task import DiscriminatorTraining
 from radrep.training.run import Training, TrainResult, newest_run
 from radrep.weights import checkpoint

@@ -33,7 +33,7 @@ from radrep.models.emrrg import language_part
 from radrep.parallel import count_cores
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 from radrep.saliency.read_split import read_split
 from radrep.saliency.sdam import check_mask_fingerprint
 from radrep.training import run_log as track

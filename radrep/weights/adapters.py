@@ -15,7 +15,7 @@ from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.presets import make_xray_mamba
 from radrep.models.xray_mamba import add_partial_lora, merge_lora
-from radrep.recipe import schema
+from radrep.recipe import models as schema
 from radrep.recipe.load import change_section
 from radrep.weights.checkpoint import (
     Loaded,

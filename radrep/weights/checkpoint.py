@@ -24,7 +24,7 @@ from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import CheckpointError, RadrepError, RecipeError
 from radrep.models.base import TrainableModel
 from radrep.recipe.load import dump_recipe, load_recipe
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 from radrep.weights.pretrained import WEIGHTS, check_state_dict
 
 RECIPE = "recipe.yaml"

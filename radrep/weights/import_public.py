@@ -19,9 +19,9 @@ from radrep.data.tokenizer import Tokenizer
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.presets import XRAY_MAMBA_SIZES, make_stage_one_encoder, make_xray_mamba
-from radrep.recipe import schema
+from radrep.recipe import models as schema
 from radrep.recipe.load import load_recipe
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 from radrep.weights.checkpoint import check_not_exists, save_checkpoint
 from radrep.weights.pretrained import ADAPTERS, load_pretrained, save_encoder
 from radrep.weights.public_names import (

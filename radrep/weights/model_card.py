@@ -5,7 +5,7 @@ from typing import Any
 
 from radrep.build import label_source
 from radrep.metrics.names import FINDINGS_F1, METRICS
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 
 MODEL_CARD = "MODEL_CARD.md"
 _METRICS = ("bleu1", "bleu4", "meteor", "rouge_l", "cider")

@@ -20,7 +20,7 @@ from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import XrayMamba, resize_positions
 from radrep.modules.low_rank import LowRankUpdate
-from radrep.recipe.schema import Recipe
+from radrep.recipe.recipe import Recipe
 
 WEIGHTS = "weights.safetensors"
 ABOUT = "about.json"  # the source of weights that were imported or merged

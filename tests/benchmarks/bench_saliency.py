@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from radrep.data.store import PreparedStudies
-from radrep.recipe.schema import Saliency
+from radrep.recipe.data import Saliency
 from radrep.saliency.sdam import SaliencyMaker
 from tests.saliency.localisation import (
     MARGIN,

@@ -7,7 +7,7 @@ import pytest
 from radrep.errors import RadrepError, RecipeError
 from radrep.inference.decode_options import change_decode, check_overrides
 from radrep.recipe.load import dump_recipe, load_recipe
-from radrep.recipe.schema import DECODE_PRESETS
+from radrep.recipe.training import DECODE_PRESETS
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from radrep.recipe.load import (
     change_section,
     dump_recipe,
     load_recipe,
+    shipped_name,
     shipped_recipe_text,
     shipped_recipes,
 )
@@ -21,6 +22,9 @@ SMALLEST = """\
 task: train
 out: runs/x
 data: {prepared: data/x}
+model: {name: csr_lmca}
+optim: {name: adam, lr: 1.0e-3, encoder_lr: 1.0e-4, betas: [0.9, 0.999], eps: 1.0e-8,
+  weight_decay: 0.0, amsgrad: false, min_lr: 0.0}
 train: {epochs: 1, batch_size: 2}
 """
 
@@ -62,16 +66,18 @@ def test_every_header_says_what_it_needs_how_to_run_and_change_it(path):
         assert f"\n{word}" in header
 
 
-def test_six_mistakes_are_told_together_with_the_nearest_key(write):
+def test_seven_mistakes_are_named_together_with_the_nearest_key(write):
     path = write(
         """\
 task: train
 out: runs/bad
 data: {prepared: data/iu, target: finding}
 model:
+  name: csr_lmca
   memory: {size: 16, top_k: 32}
   transformer: {num_layer: 2}
-optim: {warmup_step: 5}
+optim: {name: adam, lr: 1, encoder_lr: 1, betas: [0, 0], eps: 1, weight_decay: 0, amsgrad: false,
+  warmup_step: 5}
 train: {batch_size: 0}
 """
     )
@@ -80,10 +86,11 @@ train: {batch_size: 0}
     assert (
         str(caught.value)
         == """\
-bad.yaml has 6 problems:
+bad.yaml has 7 problems:
   data.target                  must be 'findings', 'impression' or 'both', got 'finding'
   model.memory.top_k           must be at most model.memory.size (16), got 32
   model.transformer.num_layer  unknown key; did you mean 'num_layers'?
+  optim.min_lr                 required, but missing
   optim.warmup_step            unknown key; did you mean 'warmup_steps'?
   train.epochs                 required, but missing
   train.batch_size             must be greater than 0, got 0"""
@@ -106,7 +113,7 @@ bad.yaml has 6 problems:
         (
             "model.name=r2gen",
             "model.name",
-            "must be one of csr_lmca, emrrg, autoregressive, contrastive",
+            "must be one of csr_lmca, emrrg, discriminator, autoregressive, contrastive",
         ),
         ("model.backbone.name=''", "model.backbone.name", "must have at least 1 character, got ''"),
         (
@@ -151,7 +158,7 @@ bad.yaml has 6 problems:
     ],
 )
 def test_each_mistake_is_told_with_its_key_value_and_bound(write, override, key, text):
-    path = write(SMALLEST + "optim: {lr: 1.0e-3}\n")
+    path = write(SMALLEST)
     problems = problems_of(path, override)
     assert list(problems) == [key]
     assert text in problems[key]
@@ -205,7 +212,7 @@ def test_problems_of_the_file_and_of_set_are_told_together(write):
         write(SMALLEST + "modle: {}\ntask: train\n"), "nonsense", "train.seed=-1"
     )
     assert problems == {
-        "task": "written twice, in lines 1 and 6",
+        "task": "written twice, in lines 1 and 9",
         "--set nonsense": "must look like optim.lr=1e-4",
         "train.seed": "must be at least 0, got -1",
         "modle": "unknown key; did you mean 'model'?",
@@ -213,8 +220,8 @@ def test_problems_of_the_file_and_of_set_are_told_together(write):
 
 
 def test_repeated_keys_alone_are_refused(write):
-    text = SMALLEST + "optim:\n  lr: 1.0e-3\n  lr: 1.0e-4\n"
-    assert problems_of(write(text)) == {"optim.lr": "written twice, in lines 6 and 7"}
+    text = SMALLEST.replace("epochs: 1,", "epochs: 1,\n  epochs: 2,")
+    assert problems_of(write(text)) == {"train.epochs": "written twice, in lines 7 and 8"}
 
 
 def test_set_changes_values_in_the_order_typed(write):
@@ -245,13 +252,14 @@ def test_null_switches_clipping_and_patience_off(write):
 
 
 def test_a_section_with_every_key_commented_out_has_its_defaults(write):
-    bare, empty = load_recipe(write(SMALLEST)), load_recipe(write(SMALLEST + "optim:\n  # lr: 1\n"))
+    bare = load_recipe(write(SMALLEST))
+    empty = load_recipe(write(SMALLEST + "decode:\n  # beam_size: 1\n"))
     assert bare == empty
 
 
 def test_exponents_without_a_point_are_numbers(write):
     assert yaml.safe_load("1e-4") == "1e-4", "the trap that this guards against"
-    assert load_recipe(write(SMALLEST + "optim: {lr: 1e-4}\n")).optim.lr == 1e-4
+    assert load_recipe(write(SMALLEST.replace("1.0e-3", "1e-4"))).optim.lr == 1e-4
 
 
 def test_a_home_folder_is_expanded(write, monkeypatch):
@@ -318,6 +326,13 @@ def test_shipped_recipes_are_found_by_name_but_a_file_wins(tmp_path, monkeypatch
     shipped = load_recipe("demo")
     assert load_recipe("demo.yaml") == shipped
     assert load_recipe("csr_lmca_iu").train.epochs == 80, "a folder of that name does not hide it"
+    assert load_recipe("recipes/demo.yaml") == shipped, "nor a path into no checkout"
+    assert shipped_name("recipes/demo.yaml") == shipped_name("demo") == "demo"
+    assert shipped_name("other/demo.yaml") is None
+    Path("recipes").mkdir()
+    Path("recipes/demo.yaml").write_text(SMALLEST)
+    assert load_recipe("recipes/demo.yaml").out == Path("runs/x")
+    assert shipped_name("recipes/demo.yaml") is None
     Path("demo").write_text(SMALLEST)
     assert load_recipe("demo").out == Path("runs/x")
 
@@ -371,9 +386,28 @@ def test_a_key_typed_without_effect_is_refused(recipe, overrides, key, needed):
     assert problems_of(recipe, *overrides) == {key: f"has no effect without {needed}"}
 
 
-def test_a_key_without_effect_in_a_file_waits_for_its_day():
-    trained = load_recipe("emrrg_iu", ["model.train_encoder=trained"])
-    assert trained.model.lora.rank == 16
+def test_a_key_without_effect_in_a_file_is_refused(write):
+    text = SMALLEST.replace("csr_lmca}", "csr_lmca, enhancer: {gate: channel, pool_dim: 9}}")
+    assert problems_of(write(text)) == {
+        "model.enhancer.pool_dim": "has no effect without model.enhancer.mode: pooled"
+    }
+    flips = SMALLEST.replace("data/x}", "data/x, random_flip: true}")
+    assert "without data.random_crop" in problems_of(write(flips))["data.random_flip"]
+    # At its default it changes nothing: a run's whole recipe has it too.
+    load_recipe(write(text.replace("pool_dim: 9", "pool_dim: 128")))
+
+
+def test_set_may_switch_off_what_a_file_has(write):
+    masks = SMALLEST.replace("data/x}", "data/x, images: views+mask, saliency: {discriminator: d}}")
+    recipe = load_recipe(write(masks), ["data.images=views"])
+    assert recipe.data.saliency is not None
+    again = load_recipe(write(dump_recipe(recipe)))  # of a run, where it has no effect
+    assert again == recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"saliency": None})}
+    )
+
+
+def test_a_key_takes_effect_with_what_switches_it_on():
     lora = ["model.language_model.train=lora", "model.language_model.lora.rank=8"]
     assert load_recipe("emrrg_iu", lora).model.language_model.lora.rank == 8
     small = ["model.text_encoder.name=small", "model.text_encoder.dim=64"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from radrep.recipe.schema import Saliency
+from radrep.recipe.data import Saliency
 from radrep.saliency.sdam import SaliencyMaker
 from tests.saliency.localisation import (
     MARGIN,

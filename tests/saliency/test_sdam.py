@@ -23,7 +23,7 @@ from radrep.data.store import PreparedStudies
 from radrep.errors import DataError
 from radrep.inference.generator import ReportGenerator
 from radrep.metrics.labeler import OBSERVATIONS
-from radrep.recipe.schema import Saliency
+from radrep.recipe.data import Saliency
 from radrep.saliency.masks import aggregate_maps, make_mask, mask_image
 from radrep.saliency.sdam import SaliencyMaker, mask_fingerprint
 from radrep.training.labels import LabelReader, check_labels
@@ -51,6 +51,8 @@ def write_discriminator(folder: Path, prepared: Path, **model: Any) -> Path:
 
     recipe = yaml.safe_load(path.read_text())
     recipe["model"] = {k: v for k, v in (DISCRIMINATOR | model).items() if v is not None}
+    frozen = recipe["model"]["backbone"].get("frozen", False)
+    recipe["data"] |= {"target": "both", "random_crop": not frozen}
     del recipe["decode"]
     path.write_text(yaml.safe_dump(recipe))
     return path

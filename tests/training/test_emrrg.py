@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from radrep.inference.generator import ReportGenerator
-from radrep.recipe.schema import Decode
+from radrep.recipe.training import Decode
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 MODEL: dict[str, Any] = {

@@ -34,7 +34,7 @@ def write(folder: Path, prepared: Path, model: dict[str, Any], **sections: Any) 
     typed = yaml.safe_load(recipe.read_text())
     typed |= {"task": "pretrain", "model": model}
     typed["train"] |= {"epochs": 1, "save_every_steps": 2}
-    typed["optim"] = {"name": "adamw", "lr": 1e-3, "encoder_lr": 1e-3, "amsgrad": False}
+    typed["optim"] |= {"name": "adamw", "lr": 1e-3, "encoder_lr": 1e-3, "amsgrad": False}
     recipe.write_text(yaml.safe_dump(typed))
     return recipe
 

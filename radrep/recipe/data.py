@@ -1,0 +1,56 @@
+"""Recipe section `data`: which studies are read, and how images and reports enter a model."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from radrep.recipe.section import Count, Folder, Number, Rule, Section, Whole
+
+
+class Tokenizer(Section):
+    """How report text becomes words and ids."""
+
+    name: Literal["r2gen"] = "r2gen"
+    cleaner: Literal["r2gen_iu", "r2gen_mimic", "r2gengpt_mimic", "plain"] = "plain"
+    min_count: Count = 3  # words rarer in train become <unk>
+
+
+class Saliency(Section):
+    """SDAM: which masked images data.images takes, made by radrep prepare saliency."""
+
+    discriminator: Folder  # a run or a checkpoint
+    aggregate: Literal["max", "mean"] = "max"  # of the maps of all positive labels
+    mask: Literal["hard", "soft"] = "hard"  # hard: 0 or 1; soft: the map itself
+    threshold: Annotated[Number, Field(gt=0, le=1)] = 0.5  # mask hard only
+
+
+class Data(Section):
+    """Which prepared studies are read, and how images and reports enter the model."""
+
+    prepared: Folder  # made by radrep prepare
+    # Prepared folders: pretraining refuses studies, patients or images of their test splits. The
+    # test split of `prepared` itself it never reads.
+    exclude_test_of: Annotated[tuple[Folder, ...], Field(strict=False)] = ()
+    target: Literal["findings", "impression", "both"] = "findings"
+    # frontal+mask: the frontal image, bare and masked; views+mask: the views and it masked
+    images: Literal["views", "frontal+mask", "views+mask"] = "views"
+    saliency: Saliency | None = None  # images frontal+mask and views+mask only
+    max_views: Count = 2  # bare ones
+    image_size: Annotated[int, Field(ge=32)] = 224
+    random_crop: bool = False  # in training only
+    random_resized_crop: bool = False  # in place of it: 20 to 100 % of the image
+    random_flip: bool = False  # of such crops; swaps left and right, while the report does not
+    equalize_and_sharpen: bool = False  # in training and evaluation, but no masked image
+    tokenizer: Tokenizer = Tokenizer()
+    max_tokens: Annotated[int, Field(ge=3)] = 60  # of a training target, the opening 0 included
+    num_workers: Whole = 2
+
+    def rules(self) -> Iterable[Rule]:
+        """Masked images need a discriminator."""
+        yield (
+            self.images != "views" and self.saliency is None,
+            "data.saliency",
+            f"must name a discriminator for data.images {self.images}, for example "
+            "data.saliency.discriminator=runs/sdam_discriminator",
+        )

