@@ -134,8 +134,7 @@ def _show_overlap(overlap: "Overlap", against: Path | None) -> None:
     )
     if overlap.images is None:
         say(f"images have {here} pixels here and {there} there: compared by perceptual hash only")
-    whole = overlap.texts, overlap.text_share
-    _show_texts(whole, overlap.target_texts, "that test", "train")
+    _show_texts(overlap.texts, "that test", "train")
 
 
 def show_leaks(leaks: "Leaks") -> None:
@@ -146,23 +145,21 @@ def show_leaks(leaks: "Leaks") -> None:
             say(f"leak        {number} patients are in {first} and in {second}")
         if leaks.images[pair]:
             say(f"leak        {leaks.images[pair]} images are in {first} and in {second}")
-        targets = {
-            name: (counts[pair], leaks.target_shares[name][pair])
-            for name, counts in leaks.target_texts.items()
-        }
-        _show_texts((leaks.texts[pair], leaks.text_shares[pair]), targets, second, first)
+        texts = {"whole": (leaks.texts[pair], leaks.text_shares[pair])}
+        for name, counts in leaks.target_texts.items():
+            texts[name] = counts[pair], leaks.target_shares[name][pair]
+        _show_texts(texts, second, first)
     for split, number in leaks.repeated.items():
         if number:
             again = f"{number} images of {split} are also in an earlier study of it; all are kept"
             say(f"repeated    {again}")
 
 
-def _show_texts(
-    whole: tuple[int, float], targets: Mapping[str, tuple[int, float]], second: str, first: str
-) -> None:
+def _show_texts(texts: Mapping[str, tuple[int, float]], second: str, first: str) -> None:
     """Whole reports by their words, and the texts that models are trained and scored on."""
-    if whole[0]:
-        say(f"reports     {whole[1]:.0%} of {second} ({whole[0]}) also occur verbatim in {first}")
-    shown = [f"{name} {share:.0%} ({count})" for name, (count, share) in targets.items() if count]
+    shown = {name: f"{share:.0%} ({count})" for name, (count, share) in texts.items() if count}
+    if whole := shown.pop("whole", None):
+        say(f"reports     {whole} of {second} also occur verbatim in {first}")
     if shown:
-        say(f"targets     cleaned, of {second} also in {first}: {', '.join(shown)}")
+        targets = ", ".join(f"{name} {share}" for name, share in shown.items())
+        say(f"targets     cleaned, of {second} also in {first}: {targets}")

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from radrep.data.manifest import (
     read_record,
     read_shards,
 )
+from radrep.data.study import SPLITS
 from radrep.errors import DataError
 
 LEFT_OUT = "left_out.jsonl"
@@ -130,6 +131,19 @@ def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | N
             wrong = "has another size than recorded" if file.is_file() else "is missing"
             raise DataError(f"{file} {wrong}; remove the folder and prepare it again")
     return record
+
+
+def in_order(done: Mapping[tuple[str, int], Shard]) -> list[Shard]:
+    """The finished shards, split by split."""
+    return [done[key] for key in sorted(done, key=lambda key: (SPLITS.index(key[0]), key[1]))]
+
+
+def count_by_split(shards: Iterable[Shard], what: str) -> dict[str, int]:
+    """The "studies" or "images" of shards, by split; every split is there."""
+    sums = dict.fromkeys(SPLITS, 0)
+    for shard in shards:
+        sums[shard.split] += getattr(shard, what)
+    return sums
 
 
 def read_left_out(out: Path) -> tuple[tuple[str, str], ...]:

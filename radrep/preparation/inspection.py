@@ -14,7 +14,6 @@ from radrep.data.manifest import PREPARED, hash_file, read_image_size, read_reco
 from radrep.data.saliency_store import FOLDER
 from radrep.data.store import PreparedStudies
 from radrep.data.study import SPLITS
-from radrep.data.text import TARGETS
 from radrep.errors import DataError
 from radrep.preparation.folder import find_changes
 from radrep.preparation.overlap import (
@@ -22,7 +21,7 @@ from radrep.preparation.overlap import (
     Leaks,
     compare_splits,
     count_near_duplicates,
-    count_shared,
+    count_shared_texts,
     read_split_fingerprints,
 )
 from radrep.progress import Reporter
@@ -119,10 +118,8 @@ class Overlap:
         patients: Patients of the same source and id.
         images: Images with the same prepared pixels; None where the folders are of two image
             sizes, so that no pixels are the same.
-        texts: Test reports whose words are also those of a training report: common short reports,
-            not a fault.
-        text_share: Their share of the test reports, 0 to 1.
-        target_texts: The same of the cleaned "findings", "impression" and "both", with its share.
+        texts: Test texts that are also training texts, and their share: common short reports, not
+            a fault. Of "whole" reports, and of the cleaned "findings", "impression" and "both".
         near: Test images within `max_bits` of a training image, None where not counted.
         max_bits: Largest distance of the difference hashes of near-duplicates, of 256 bits.
         image_sizes: Short sides in pixels, here and there.
@@ -131,9 +128,7 @@ class Overlap:
     studies: int
     patients: int
     images: int | None
-    texts: int
-    text_share: float
-    target_texts: Mapping[str, tuple[int, float]]
+    texts: Mapping[str, tuple[int, float]]
     near: int | None
     max_bits: int | None
     image_sizes: tuple[int, int]
@@ -271,16 +266,11 @@ def find_overlap(
     same_size = sizes[0] == sizes[1]
     if max_bits is None and not same_size:
         max_bits = SAME_IMAGE_BITS
-    texts, text_share = count_shared(test.texts, train.texts)
     return Overlap(
         studies=len(np.intersect1d(train.studies, test.studies)),
         patients=len(np.intersect1d(train.patients, test.patients)),
         images=len(np.intersect1d(train.images, test.images)) if same_size else None,
-        texts=texts,
-        text_share=text_share,
-        target_texts={
-            target: count_shared(test.targets[target], train.targets[target]) for target in TARGETS
-        },
+        texts=count_shared_texts(test, train),
         near=None
         if max_bits is None
         else count_near_duplicates(test.difference_hashes, train.difference_hashes, max_bits),

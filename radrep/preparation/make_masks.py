@@ -20,12 +20,13 @@ from radrep.data.saliency_store import (
 )
 from radrep.data.selection import masked_view
 from radrep.data.store import PreparedStudies
-from radrep.data.study import SPLITS
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.preparation.folder import (
     Shard,
+    count_by_split,
     finish,
+    in_order,
     partial_folder,
     read_done,
     read_finished,
@@ -107,7 +108,7 @@ def prepare_saliency(
         with reporter.progress("saliency", num_left, "images") as advance:
             for split in dict.fromkeys(shard.split for shard in source):
                 _write_split(prepared, split, maker, partial, done, advance, label_maps)
-        shards = sorted(done.values(), key=lambda shard: (SPLITS.index(shard.split), shard.index))
+        shards = in_order(done)
         record = _describe(partial, shards, recipe, section)
         finish(partial, record, shards)
         _draw_sheet(prepared, partial, maker.fingerprint, section)
@@ -191,7 +192,7 @@ def _describe(
 ) -> dict[str, object]:
     """The record of a complete folder."""
     no_positive, empty_map, positive = 0, 0, dict.fromkeys(OBSERVATIONS, 0)
-    counts = {split: sum(s.studies for s in shards if s.split == split) for split in SPLITS}
+    counts = count_by_split(shards, "studies")
     rows = open_shards([partial / shard.name for shard in shards])
     for row in rows.select_columns(["labels", "unmasked"]):  # shards of an earlier run too
         no_positive += not row["labels"]

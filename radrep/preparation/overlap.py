@@ -60,23 +60,21 @@ class Fingerprints:
         patients: Of source and patient of every study whose patient is known.
         images: Of the images' files.
         difference_hashes: Of the images, in the same order, 256 bits each: (k, 4).
-        texts: Of the words of whole reports, findings and impression.
-        targets: Of the cleaned texts by target.
+        texts: Of the words of whole reports ("whole"), and of the cleaned texts by target.
     """
 
     studies: np.ndarray
     patients: np.ndarray
     images: np.ndarray
     difference_hashes: np.ndarray
-    texts: np.ndarray
-    targets: Mapping[str, np.ndarray]
+    texts: Mapping[str, np.ndarray]
 
 
 def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
     """Read the fingerprints of studies from shards; the images stay unread."""
     columns = ["id", "source", "patient_id", "sections", "sha256", "difference_hashes"]
-    studies, patients, images, hashes, texts = (array("Q") for _ in range(5))
-    targets = {target: array("Q") for target in TARGETS}
+    studies, patients, images, hashes = (array("Q") for _ in range(4))
+    texts = {name: array("Q") for name in ("whole", *TARGETS)}
     clean = get_cleaner("plain")
     for rows in open_shards(paths).select_columns(columns).iter(1000) if paths else ():
         for number, study in enumerate(rows["id"]):
@@ -88,10 +86,10 @@ def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
             hashes.frombytes(b"".join(rows["difference_hashes"][number]))
             sections = {pair["name"]: pair["text"] for pair in rows["sections"][number]}
             if words := target_text(sections, "both").lower().split():
-                texts.append(_hash(" ".join(words)))
-            for target, found in targets.items():
+                texts["whole"].append(_hash(" ".join(words)))
+            for target in TARGETS:
                 if text := clean(target_text(sections, target)):
-                    found.append(_hash(text))
+                    texts[target].append(_hash(text))
 
     def of(values: "array[int]") -> np.ndarray:
         return np.array(values, np.uint64)
@@ -101,8 +99,7 @@ def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
         patients=of(patients),
         images=of(images),
         difference_hashes=of(hashes).reshape(-1, 4),
-        texts=of(texts),
-        targets={target: of(found) for target, found in targets.items()},
+        texts={name: of(found) for name, found in texts.items()},
     )
 
 
@@ -136,17 +133,19 @@ def compare_splits(splits: Mapping[str, Fingerprints]) -> Leaks:
         name, a, b = f"{first}/{second}", splits[first], splits[second]
         leaks.patients[name] = len(np.intersect1d(a.patients, b.patients))
         leaks.images[name] = len(np.intersect1d(a.images, b.images))
-        leaks.texts[name], leaks.text_shares[name] = count_shared(b.texts, a.texts)
-        for target in TARGETS:
-            count, share = count_shared(b.targets[target], a.targets[target])
+        texts = count_shared_texts(b, a)
+        leaks.texts[name], leaks.text_shares[name] = texts.pop("whole")
+        for target, (count, share) in texts.items():
             leaks.target_texts[target][name], leaks.target_shares[target][name] = count, share
     return leaks
 
 
-def count_shared(texts: np.ndarray, others: np.ndarray) -> tuple[int, float]:
-    """How many fingerprints are among the others, and their share."""
-    count = int(np.isin(texts, others).sum())
-    return count, count / max(len(texts), 1)
+def count_shared_texts(second: Fingerprints, first: Fingerprints) -> dict[str, tuple[int, float]]:
+    """How many texts of the second are also in the first, and their share, by kind of text."""
+    counts = {
+        name: int(np.isin(texts, first.texts[name]).sum()) for name, texts in second.texts.items()
+    }
+    return {name: (n, n / max(len(second.texts[name]), 1)) for name, n in counts.items()}
 
 
 def count_near_duplicates(hashes: np.ndarray, others: np.ndarray, max_bits: int) -> int:

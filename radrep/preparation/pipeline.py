@@ -15,12 +15,14 @@ from pathlib import Path
 from radrep.data.arrow import SHARD_STUDIES, ShardWriter
 from radrep.data.manifest import hash_recipe
 from radrep.data.store import study_features, study_row
-from radrep.data.study import SPLITS, Image, SourceStudy, Study
+from radrep.data.study import Image, SourceStudy, Study
 from radrep.errors import DataError
 from radrep.parallel import count_cores, map_in_order
 from radrep.preparation.folder import (
     Shard,
+    count_by_split,
     finish,
+    in_order,
     partial_folder,
     read_done,
     read_finished,
@@ -46,12 +48,10 @@ class PrepareResult:
         out: The folder.
         counts: Studies by split; every split is there, with 0 where it has none.
         image_counts: Images by split.
-        expected: Studies by split in a complete download, or of "all"; None where no number is
-            published.
-        expected_images: The same of images.
+        expected: Studies of a complete download by split, or of "all"; None if not published.
+        expected_images: Its images.
         left_out: (what, reason) pairs of images and studies that could not be used.
-        num_square: Images that were squares in the source; if all were, aspect ratio was lost
-            upstream.
+        num_square: Images that are squares in the source; if all are, it lost the aspect ratio.
         leaks: What splits share.
         already_done: Whether the folder was there before and nothing was done.
     """
@@ -145,16 +145,12 @@ def prepare(
                 with closing(map_in_order(work, plan, workers)) as made:
                     _write_shards(made, source.name, partial, advance, tally, choice)
             reporter.info("images", f"{tally.num_images} prepared, {tally.rate:.0f} a second")
-            shards = sorted(
-                tally.shards.values(), key=lambda shard: (SPLITS.index(shard.split), shard.index)
-            )
-            leaks = find_leaks(partial, shards)
-            record = _describe(source, recipe, shards, leaks)
+            shards = in_order(tally.shards)
+            record = _describe(source, recipe, shards, find_leaks(partial, shards))
             finish(partial, record, shards)
     except OSError as error:
         raise DataError(_describe_failure(error, target, tally, len(source))) from error
-    left_out = tuple(pair for shard in shards for pair in shard.left_out)
-    return _result(Path(out), record, left_out, already_done=False)
+    return _result(Path(out), record, read_left_out(target), already_done=False)
 
 
 def make_recipe(
@@ -208,19 +204,12 @@ def _describe(
     if not any(shard.studies for shard in shards):
         what, reason = left_out[0] if left_out else ("nothing", "the source is empty")
         raise DataError(f"no study of {source.name} can be used. First left out: {what}: {reason}")
-
-    def count(what: str) -> dict[str, int]:
-        return {
-            split: sum(getattr(shard, what) for shard in shards if shard.split == split)
-            for split in SPLITS
-        }
-
     return {
         "recipe": recipe,
         "recipe_sha256": hash_recipe(recipe),
         "layout": source.layout,
-        "counts": count("studies"),
-        "image_counts": count("images"),
+        "counts": count_by_split(shards, "studies"),
+        "image_counts": count_by_split(shards, "images"),
         "expected": source.expected_counts(),
         "expected_images": source.expected_images(),
         "num_left_out": len(left_out),

@@ -97,7 +97,7 @@ def test_sets_of_two_image_sizes_are_compared_by_perceptual_hash(
         assert result.exit_code == 1, result.output
         assert f"share 0 studies, 0 patients, {shared}" in result.stdout
         assert ("images have 48 pixels here and 64 there" in result.stdout) == (size == 48)
-        assert "reports     100% of that test (8) also occur verbatim in train" in result.stdout
+        assert "reports     100% (8) of that test also occur verbatim in train" in result.stdout
 
 
 def test_check_finds_a_changed_record_and_list(phantoms: Path, tmp_path: Path) -> None:
