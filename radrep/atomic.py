@@ -46,11 +46,18 @@ def sync_files(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_dir(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """Fill a folder under another name; it takes its own name only when all went well.
+
+    Args:
+        folder: The folder.
+        replace: Remove an older one. Without it even a folder that appears meanwhile is kept.
 
     Yields:
         An empty folder beside the target. It is removed on any error.
+
+    Raises:
+        FileExistsError: If the folder exists and is not to be replaced.
     """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -59,6 +66,8 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
         yield partial
         sync_files(partial)
         if folder.exists():
+            if not replace:
+                raise FileExistsError(f"{folder} exists: something else made it meanwhile")
             shutil.rmtree(folder)
         partial.rename(folder)
         sync_folder(folder.parent)

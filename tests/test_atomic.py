@@ -1,7 +1,7 @@
 """Files and folders that are there whole or not at all."""
 
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,20 @@ def test_content_reaches_the_disk_before_its_name_does(order: list[str], tmp_pat
         (folder / "deep" / "b.bin").write_bytes(b"b")
     assert order.index("sync b.bin") < order.index("name folder") < len(order) - 1
     assert (tmp_path / "folder" / "deep" / "b.bin").read_bytes() == b"b"
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_that_appears_meanwhile_is_replaced_only_on_request(
+    tmp_path: Path, replace: bool
+) -> None:
+    target = tmp_path / "folder"
+    refused = nullcontext() if replace else pytest.raises(FileExistsError, match="folder exists")
+    with refused, atomic_dir(target, replace=replace) as folder:
+        (folder / "new").touch()
+        target.mkdir()
+        (target / "old").touch()
+    assert [path.name for path in target.iterdir()] == ["new" if replace else "old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_what_fails_leaves_the_old_one(tmp_path: Path) -> None:

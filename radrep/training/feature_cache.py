@@ -177,7 +177,7 @@ def _compute(
             f"{free / 1e9:.1f} GB free. Clear old entries with: radrep cache clear, or set "
             "RADREP_CACHE to a folder on another disk"
         )
-    with atomic_dir(folder) as partial:
+    with atomic_dir(folder, replace=True) as partial:
         features = np.lib.format.open_memmap(
             partial / FEATURES, mode="w+", dtype=np.float32, shape=shape
         )

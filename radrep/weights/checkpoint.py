@@ -84,7 +84,7 @@ def save_checkpoint(
         training: Optimizer, progress and loss scale; None if training cannot be resumed.
         saliency: Fingerprint of the masked images; empty without any.
     """
-    with _wrap_write_errors(folder), atomic_dir(folder) as partial:
+    with _wrap_write_errors(folder), atomic_dir(folder, replace=training is not None) as partial:
         weights = {name: tensor.contiguous() for name, tensor in model.checkpoint_state().items()}
         about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
         save_file(weights, partial / WEIGHTS, about)
