@@ -266,7 +266,7 @@ def _build_csr_lmca(
         regions=RegionEncoder(
             dim=transformer.dim,
             num_heads=transformer.num_heads,
-            counts=section.regions.regions_per_side,
+            regions_per_side=section.regions.regions_per_side,
             joined=section.regions.grid == "joined",
             num_slots=section.regions.num_slots,
             epeg_kernel=section.regions.epeg_kernel,
@@ -368,7 +368,7 @@ def _build_enhancer(section: schema.Enhancer, in_dim: int) -> PooledEnhancer | T
         state_dim=section.state_dim,
         conv_width=section.conv_width,
         expand=section.expand,
-        rate=section.stride,
+        stride=section.stride,
     )
     if section.mode == "tokens":
         return TokenEnhancer(
@@ -379,6 +379,6 @@ def _build_enhancer(section: schema.Enhancer, in_dim: int) -> PooledEnhancer | T
         in_dim=in_dim,
         dim=section.dim,
         pool_dim=section.pool_dim,
-        blend=section.pooled_weight,
+        pooled_weight=section.pooled_weight,
         dropout=section.dropout,
     )

@@ -14,14 +14,9 @@ from radrep.modules.dropout import Dropout
 
 
 class LowRankUpdate(nn.Module):
-    """scale U(dropout(V x)) on some output rows; zero at the start, since U is.
+    """scale U(dropout(V x)) on the output rows [first, behind); zero at the start, since U is.
 
-    Args:
-        in_dim: Inputs i.
-        rows: The output rows it is added to, first and behind the last.
-        rank: Rank r.
-        scale: The scale; there is no alpha over r.
-        dropout: Dropout of V x.
+    There is no alpha over r.
     """
 
     def __init__(
@@ -54,11 +49,6 @@ class LowRankLinear(nn.Linear):
     """nn.Linear, with the same names in its state, that takes any number of `LowRankUpdate`.
 
     The parameters of an update lie under ``adapters.<name>.down`` and ``adapters.<name>.up``.
-
-    Args:
-        in_features: Inputs i.
-        out_features: Outputs o.
-        bias: Whether there is a bias.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
@@ -76,20 +66,9 @@ class LowRankLinear(nn.Linear):
         scale: float = 1.0,
         dropout: float = 0.0,
     ) -> list[nn.Parameter]:
-        """Add a low-rank update, which changes nothing until it has learned.
+        """Add a low-rank update of some output rows, or of all; returns its parameters.
 
-        Args:
-            name: A name for it.
-            rank: Rank r.
-            rows: The output rows it is added to, or None for all.
-            scale: See `LowRankUpdate`.
-            dropout: See `LowRankUpdate`.
-
-        Returns:
-            Its parameters.
-
-        Raises:
-            ValueError: If the name is taken, the rank below 1 or the rows none or with gaps.
+        It changes nothing until it has learned.
         """
         self._refuse_taken(name)
         first, behind, step = (slice(None) if rows is None else rows).indices(self.out_features)
@@ -111,11 +90,7 @@ class LowRankLinear(nn.Linear):
         return list(update.parameters())
 
     def borrow_adapter(self, name: str, owner: "LowRankLinear") -> None:
-        """Apply another layer's update here too; its parameters stay in the owner's state.
-
-        Raises:
-            ValueError: If the name is taken or the two layers differ in size.
-        """
+        """Apply another layer's update here too; its parameters stay in the owner's state."""
         self._refuse_taken(name)
         if owner.weight.shape != self.weight.shape:
             raise ValueError(
@@ -148,10 +123,7 @@ class LowRankLinear(nn.Linear):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Fold the updates into the weight and remove them.
-
-        A borrowed update is folded in here and stays with its owner.
-        """
+        """Fold the updates into the weight and remove them; borrowed ones stay with their owner."""
         for update in self._updates():
             self.weight[update.first : update.behind] += update.delta()
         self.adapters.clear()

@@ -61,15 +61,7 @@ class MambaBranch(nn.Module):
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # softplus inverse
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Scan one sequence.
-
-        Args:
-            x: Inputs, (b, l, e).
-            z: Gates, (b, l, e).
-
-        Returns:
-            Gated outputs, (b, l, e).
-        """
+        """Inputs and gates, (b, l, e), to gated outputs, (b, l, e)."""
         length = x.shape[1]
         x = F.silu(self.conv1d(x.transpose(1, 2))[..., :length]).transpose(1, 2)  # (b, l, e)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.state_dim, self.state_dim], dim=-1)

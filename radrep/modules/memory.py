@@ -18,9 +18,6 @@ class CrossModalMemory(nn.Module):
         top_k: Rows that each query and head keeps.
         num_heads: Heads h.
         dropout: Dropout of the weights of the kept rows.
-
-    Raises:
-        ValueError: If dim is not divisible by num_heads or top_k exceeds size.
     """
 
     def __init__(
@@ -42,14 +39,9 @@ class CrossModalMemory(nn.Module):
         return self._heads(self.key(self.memory)), self._heads(self.value(self.memory))
 
     def forward(self, query: Tensor, projected: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Respond to each query with a weighted sum of memory rows.
+        """Respond to each query with a weighted sum of memory rows: (b, n, d) -> (b, n, d).
 
-        Args:
-            query: (b, n, d).
-            projected: What `keys_and_values` gave, when several queries share it.
-
-        Returns:
-            Responses, (b, n, d).
+        `projected` comes from `keys_and_values`, when several queries share it.
         """
         key, value = projected or self.keys_and_values()
         response = top_k_attention(

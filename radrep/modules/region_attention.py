@@ -8,6 +8,7 @@ Letters: b studies, n patches, d width, r regions a side, R regions of a study, 
 region, h heads, k summary slots.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class RegionLayout:
     Attributes:
         index: Patch of each place, (R, P); n where the place is padding.
         home: Place of each patch among all R * P places, (n,).
-        masked: Whether padding is kept out of attention and summaries.
+        masked: Whether padding is excluded from attention and summaries.
     """
 
     index: Tensor
@@ -44,24 +45,23 @@ class RegionLayout:
         return self.index < self.home.shape[0]
 
 
+@functools.lru_cache(maxsize=64)  # a forward pass neither builds nor copies it
 def region_layout(
     *, num_views: int, grid: tuple[int, int], regions: int, joined: bool, device: torch.device
 ) -> RegionLayout:
     """Lay the patches of a study out in regions.
 
     Joined, all patches of all views form one square of side ceil(sqrt(n)), rounded up to a
-    multiple of ``regions``, and its padding takes part (the released way). Otherwise each view
-    keeps its own grid, rounded up likewise, and padding is masked.
+    multiple of ``regions``, and its padding takes part, as in the released code; R is r * r.
+    Otherwise each view keeps its own grid, rounded up likewise, and padding is masked; R is
+    num_views * r * r.
 
     Args:
         num_views: Views of the study.
         grid: Rows and columns of the patches of one view.
-        regions: Regions r a side.
+        regions: Regions r per side.
         joined: One square for all views.
-        device: Where the index tensors shall lie.
-
-    Returns:
-        The layout; R is r * r when joined, else num_views * r * r.
+        device: Device of the index tensors.
     """
     rows, columns = grid
     num_patches = num_views * rows * columns
@@ -94,13 +94,8 @@ def _scatter_to_regions(tokens: Tensor, layout: RegionLayout) -> Tensor:
 class RegionSelfAttention(nn.Module):
     """R-MSA: multi-head attention inside each region, with EPEG.
 
-    EPEG adds to the scores their own depthwise convolution over the query axis.
-
-    Args:
-        dim: Width d.
-        num_heads: Heads h.
-        epeg_kernel: Taps of the EPEG convolution, odd.
-        dropout: Dropout of the output projection.
+    EPEG adds to the scores their own depthwise convolution over the query axis, of an odd number
+    of taps.
     """
 
     def __init__(self, *, dim: int, num_heads: int, epeg_kernel: int, dropout: float) -> None:
@@ -133,14 +128,7 @@ class RegionSelfAttention(nn.Module):
 
 
 class CrossRegionAttention(nn.Module):
-    """CR-MSA: summaries of each region attend to those of the study's other regions.
-
-    Args:
-        dim: Width d.
-        num_heads: Heads h.
-        num_slots: Summaries k of a region.
-        dropout: Dropout of the output projection.
-    """
+    """CR-MSA: the k summaries of each region attend to those of the study's other regions."""
 
     def __init__(self, *, dim: int, num_heads: int, num_slots: int, dropout: float) -> None:
         super().__init__()
@@ -191,15 +179,12 @@ class RegionEncoder(nn.Module):
     Args:
         dim: Width d.
         num_heads: Heads h.
-        counts: Regions a side; R-MSA runs once for each with shared weights and is averaged,
-            CR-MSA takes the first.
+        regions_per_side: R-MSA runs once for each, with shared weights, and is averaged; CR-MSA
+            takes the first.
         joined: See `region_layout`.
-        num_slots: Summaries of a region.
+        num_slots: Summaries per region.
         epeg_kernel: Taps of EPEG.
         dropout: Dropout of the output projections.
-
-    Raises:
-        ValueError: If dim is not divisible by num_heads or counts is empty.
     """
 
     def __init__(
@@ -207,7 +192,7 @@ class RegionEncoder(nn.Module):
         *,
         dim: int,
         num_heads: int = 8,
-        counts: Sequence[int] = (2,),
+        regions_per_side: Sequence[int] = (2,),
         joined: bool = False,
         num_slots: int = 3,
         epeg_kernel: int = 15,
@@ -216,9 +201,9 @@ class RegionEncoder(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim ({dim}) must be divisible by num_heads ({num_heads})")
-        if not counts:
-            raise ValueError("counts must name at least one number of regions")
-        self.counts = tuple(counts)
+        if not regions_per_side:
+            raise ValueError("regions_per_side must name at least one number of regions")
+        self.regions_per_side = tuple(regions_per_side)
         self.joined = joined
         self.norm_within = nn.LayerNorm(dim)
         self.within = RegionSelfAttention(
@@ -231,25 +216,19 @@ class RegionEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, patches: Tensor, *, num_views: int, grid: tuple[int, int]) -> Tensor:
-        """Encode studies that all have the same number of views.
+        """Encode studies that all have the same number of views: (b, n, d) -> (b, n, d).
 
-        Args:
-            patches: The views joined along n, (b, num_views * rows * columns, d).
-            num_views: Views of each study.
-            grid: Rows and columns of one view.
-
-        Returns:
-            (b, n, d).
+        The views are joined along n = num_views * rows * columns; grid is that of one view.
         """
         layouts = [
             region_layout(
                 num_views=num_views,
                 grid=grid,
-                regions=count,
+                regions=regions,
                 joined=self.joined,
                 device=patches.device,
             )
-            for count in self.counts
+            for regions in self.regions_per_side
         ]
         normed = self.norm_within(patches)
         within = [self.within(normed, layout) for layout in layouts]

@@ -21,8 +21,8 @@ class SrMambaMixer(nn.Module):
         dim: Width d.
         state_dim: States per inner channel.
         conv_width: Taps of the causal convolutions.
-        expand: Inner width over width.
-        rate: Stride of the second order.
+        expand: Inner width e over d.
+        stride: Of the second order.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class SrMambaMixer(nn.Module):
         state_dim: int = 16,
         conv_width: int = 4,
         expand: int = 2,
-        rate: int = 10,
+        stride: int = 10,
     ) -> None:
         super().__init__()
         inner_dim = expand * dim
-        self.rate = rate
+        self.stride = stride
         self.in_proj = nn.Linear(dim, 2 * inner_dim, bias=False)
         self.in_order, self.strided = (
             MambaBranch(
@@ -50,33 +50,15 @@ class SrMambaMixer(nn.Module):
         self.out_proj = nn.Linear(inner_dim, dim, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Mix the patches of each image.
-
-        Args:
-            tokens: Patches, (b, n, d).
-
-        Returns:
-            Mixed patches, (b, n, d).
-        """
+        """Mix the patches of each image: (b, n, d) -> (b, n, d)."""
         xz = self.in_proj(tokens)  # (b, n, 2 e)
         in_order = self.in_order(*xz.chunk(2, dim=-1))
-        rearranged = self.strided(*stride_rearrange(xz, self.rate).chunk(2, dim=-1))
-        return self.out_proj(in_order + stride_restore(rearranged, self.rate, tokens.shape[1]))
+        rearranged = self.strided(*stride_rearrange(xz, self.stride).chunk(2, dim=-1))
+        return self.out_proj(in_order + stride_restore(rearranged, self.stride, tokens.shape[1]))
 
 
 class SrMambaStack(nn.Module):
-    """Projection to the width d, residual mixers and a closing LayerNorm.
-
-    Args:
-        in_dim: Backbone width c.
-        dim: Width d.
-        num_layers: Number of mixers.
-        dropout: Dropout behind the projection.
-        state_dim: See `SrMambaMixer`.
-        conv_width: See `SrMambaMixer`.
-        expand: See `SrMambaMixer`.
-        rate: See `SrMambaMixer`.
-    """
+    """Projection from c to d, with dropout, residual `SrMambaMixer`s and a closing LayerNorm."""
 
     def __init__(
         self,
@@ -88,14 +70,14 @@ class SrMambaStack(nn.Module):
         state_dim: int = 16,
         conv_width: int = 4,
         expand: int = 2,
-        rate: int = 10,
+        stride: int = 10,
     ) -> None:
         super().__init__()
         self.project = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(), Dropout(dropout))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_layers))
         self.mixers = nn.ModuleList(
             SrMambaMixer(
-                dim=dim, state_dim=state_dim, conv_width=conv_width, expand=expand, rate=rate
+                dim=dim, state_dim=state_dim, conv_width=conv_width, expand=expand, stride=stride
             )
             for _ in range(num_layers)
         )
@@ -110,14 +92,14 @@ class SrMambaStack(nn.Module):
 
 
 class PooledEnhancer(nn.Module):
-    """The enhancer of the released CSR-LMCA code: one vector an image, blended in by 0.001.
+    """The enhancer of the released CSR-LMCA code: one vector per image, mixed in by 0.001.
 
     Args:
         stack: The SR-Mamba stack, c -> d.
         in_dim: Backbone width c.
         dim: Width d.
         pool_dim: Hidden width of the attention pool.
-        blend: Share of the pooled vector in the result.
+        pooled_weight: Weight of the pooled vector in the result.
         dropout: Dropout before the closing ReLU.
     """
 
@@ -128,36 +110,36 @@ class PooledEnhancer(nn.Module):
         in_dim: int,
         dim: int,
         pool_dim: int = 128,
-        blend: float = 0.001,
+        pooled_weight: float = 0.001,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
         self.stack = stack
         self.attention = nn.Sequential(nn.Linear(dim, pool_dim), nn.Tanh(), nn.Linear(pool_dim, 1))
         self.expand = nn.Linear(dim, in_dim)
-        self.blend = blend
+        self.pooled_weight = pooled_weight
         self.dropout = Dropout(dropout)
 
     def pool(self, patches: Tensor) -> Tensor:
-        """One vector an image by softmax attention over its patches: (b, n, c) -> (b, c)."""
+        """One vector per image by softmax attention over its patches: (b, n, c) -> (b, c)."""
         tokens = self.stack(patches)
         weights = self.attention(tokens).softmax(dim=1)  # (b, n, 1)
         return self.expand((weights * tokens).sum(dim=1))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Blend the pooled vector into every patch: (b, n, c) -> (b, n, c)."""
+        """Mix the pooled vector into every patch: (b, n, c) -> (b, n, c)."""
         pooled = self.pool(patches).unsqueeze(1)  # (b, 1, c)
-        return self.dropout(patches + self.blend * (pooled - patches)).relu()
+        return self.dropout(patches + self.pooled_weight * (pooled - patches)).relu()
 
 
 class TokenEnhancer(nn.Module):
-    """The enhancer that the paper's figure shows: every patch keeps a vector of its own.
+    """The enhancer of the paper's figure: every patch keeps a vector of its own.
 
     Args:
         stack: The SR-Mamba stack, c -> d.
         in_dim: Backbone width c.
         dim: Width d.
-        channel_gate: One learned gate a channel in place of one for all.
+        channel_gate: One learned gate per channel in place of one for all.
     """
 
     def __init__(

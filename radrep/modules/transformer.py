@@ -1,6 +1,6 @@
 """Pre-norm transformer of the R2Gen family (Chen et al. 2020, arXiv 2010.16056).
 
-Letters: b studies, k beams a study, n patches, l report tokens, d width, h heads.
+Letters: b studies, k beams per study, n patches, l report tokens, d width, h heads.
 """
 
 import math
@@ -63,16 +63,7 @@ class SinusoidalPositions(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Scaled dot-product attention with separate projections.
-
-    Args:
-        dim: Width d.
-        num_heads: Heads h.
-        dropout: Dropout of the attention weights.
-
-    Raises:
-        ValueError: If dim is not divisible by num_heads.
-    """
+    """Scaled dot-product attention with separate projections and dropout of its weights."""
 
     def __init__(self, *, dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -92,14 +83,17 @@ class MultiHeadAttention(nn.Module):
         """Attend from x, (b, l, d), to projected keys; True in mask (b, 1, l or 1, n) is seen."""
         key, value = keys_and_values
         query = self._heads(self.query(x))
-        if self.training and self.dropout:
-            attended = dropout(_weights(query, key, mask), self.dropout) @ value
+        p = self.dropout if self.training else 0.0
+        if p and x.device.type == "cpu":  # where the fused one draws its dropout slowly
+            attended = dropout(_weights(query, key, mask), p) @ value
         else:
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            attended = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, dropout_p=p
+            )
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention weights averaged over heads, (b, l, n), for looking at them."""
+        """Attention weights averaged over heads, (b, l, n)."""
         return _weights(self._heads(self.query(x)), key, mask).mean(dim=1)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -115,13 +109,7 @@ def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class FeedForward(nn.Sequential):
-    """Linear, ReLU, dropout, Linear.
-
-    Args:
-        dim: Width d.
-        hidden_dim: Width between the two.
-        dropout: Dropout between the two.
-    """
+    """Linear, ReLU, dropout, Linear."""
 
     def __init__(self, *, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__(
@@ -130,14 +118,7 @@ class FeedForward(nn.Sequential):
 
 
 class EncoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x)).
-
-    Args:
-        dim: Width d.
-        num_heads: Heads h.
-        ff_dim: Hidden width of the feed-forward part.
-        dropout: Dropout everywhere.
-    """
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), each with dropout."""
 
     def __init__(self, *, dim: int, num_heads: int, ff_dim: int, dropout: float) -> None:
         super().__init__()
@@ -155,15 +136,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of encoder layers and a closing norm.
-
-    Args:
-        num_layers: Number of layers.
-        dim: Width d.
-        num_heads: Heads h.
-        ff_dim: Hidden width of the feed-forward parts.
-        dropout: Dropout everywhere.
-    """
+    """A stack of encoder layers and a closing norm."""
 
     def __init__(
         self, *, num_layers: int, dim: int, num_heads: int, ff_dim: int, dropout: float
@@ -184,13 +157,13 @@ class Encoder(nn.Module):
 
 @dataclass
 class DecoderCache:
-    """What the decoder keeps between steps, a list entry a layer.
+    """What the decoder keeps between steps, one list entry per layer.
 
     Attributes:
         cross: Keys and values of the patches, (b, h, n, d / h), shared by the beams of a study.
         own: Keys and values of the words so far, (b k, h, l, d / h).
         patch_mask: Real patches, (b, 1, 1, n), or None when all are.
-        num_beams: Beams k a study.
+        num_beams: Beams k per study.
     """
 
     cross: list[tuple[Tensor, Tensor]]
@@ -205,6 +178,8 @@ class DecoderCache:
 
     def select(self, rows: Tensor) -> "DecoderCache":
         """Keep the given rows, (studies kept, beams): each line holds rows of one old study."""
+        if self.own and rows.shape == (self.own[0][0].shape[0], 1):
+            return self  # one report per study, none has ended: rows are in order already
         studies = torch.div(rows[:, 0], self.num_beams, rounding_mode="floor")
         cross, mask = self.cross, self.patch_mask
         if studies.shape[0] != cross[0][0].shape[0]:  # studies only ever drop out, in order
@@ -216,14 +191,7 @@ class DecoderCache:
 
 
 class DecoderLayer(nn.Module):
-    """Attention to earlier words, to the patches, then feed-forward, each x + f(norm(x)).
-
-    Args:
-        dim: Width d.
-        num_heads: Heads h.
-        ff_dim: Hidden width of the feed-forward part.
-        dropout: Dropout everywhere.
-    """
+    """Attention to earlier words, to the patches, then feed-forward, each x + f(norm(x))."""
 
     def __init__(self, *, dim: int, num_heads: int, ff_dim: int, dropout: float) -> None:
         super().__init__()
@@ -240,7 +208,7 @@ class DecoderLayer(nn.Module):
         word_mask: Tensor | None,
         cross: tuple[Tensor, Tensor],
         patch_mask: Tensor | None,
-        looks: list[Tensor] | None,
+        attentions: list[Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Decode words x, (b k, l, d), after the words whose keys and values are in own.
 
@@ -256,22 +224,14 @@ class DecoderLayer(nn.Module):
         # The beams of a study attend as so many words to one copy of its patches.
         by_study = normed.reshape(cross[0].shape[0], -1, normed.shape[-1])  # (b, k l, d)
         attended = self.cross_attention(by_study, cross, patch_mask).view_as(x)
-        if looks is not None:
-            looks.append(self.cross_attention.weights(by_study, cross[0], patch_mask))
+        if attentions is not None:
+            attentions.append(self.cross_attention.weights(by_study, cross[0], patch_mask))
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.ff_norm(x))), (key, value)
 
 
 class Decoder(nn.Module):
-    """A stack of decoder layers and a closing norm.
-
-    Args:
-        num_layers: Number of layers.
-        dim: Width d.
-        num_heads: Heads h.
-        ff_dim: Hidden width of the feed-forward parts.
-        dropout: Dropout everywhere.
-    """
+    """A stack of decoder layers and a closing norm."""
 
     def __init__(
         self, *, num_layers: int, dim: int, num_heads: int, ff_dim: int, dropout: float
@@ -284,7 +244,7 @@ class Decoder(nn.Module):
         self.norm = StdLayerNorm(dim)
 
     def start(self, patches: Tensor, patch_mask: Tensor | None, num_beams: int) -> DecoderCache:
-        """Project the encoded patches (b, n, d) for every layer, once a report."""
+        """Project the encoded patches (b, n, d) for every layer, once per report."""
         cross = []
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
@@ -296,15 +256,15 @@ class Decoder(nn.Module):
         x: Tensor,
         cache: DecoderCache,
         word_mask: Tensor | None,
-        looks: list[Tensor] | None = None,
+        attentions: list[Tensor] | None = None,
     ) -> tuple[Tensor, DecoderCache]:
-        """Decode words x, (b k, l, d), after those in the cache.
+        """Decode embedded words x, (b k, l, d), after those in the cache.
 
         Args:
-            x: Embedded words.
+            x: The words.
             cache: From `start` or an earlier call.
-            word_mask: True where a word sees a word, (b k, 1, l, words so far + l), or None.
-            looks: A list that gets each layer's attention to the patches, (b, k l, n).
+            word_mask: True where a word attends to a word, (b k, 1, l, words so far + l), or None.
+            attentions: A list that gets each layer's attention to the patches, (b, k l, n).
 
         Returns:
             The normed words, (b k, l, d), and the cache with these words added.
@@ -313,7 +273,7 @@ class Decoder(nn.Module):
         for i, layer in enumerate(self.layers):
             earlier = cache.own[i] if cache.own else None
             x, keys_and_values = layer(
-                x, earlier, word_mask, cache.cross[i], cache.patch_mask, looks
+                x, earlier, word_mask, cache.cross[i], cache.patch_mask, attentions
             )
             own.append(keys_and_values)
         return self.norm(x), DecoderCache(cache.cross, own, cache.patch_mask, cache.num_beams)

@@ -10,16 +10,9 @@ _LEVELS = 1 << 16
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero each element with probability p and scale the rest so that the mean stays.
 
-    On CPUs torch draws one Bernoulli number after the other, which made up a tenth of a training
-    step. Here one 64-bit draw decides on four elements. The probability is rounded to 1/65536 and
-    the scale fits the rounded one, so the mean is exact.
-
-    Args:
-        x: Any shape.
-        p: Probability, at least 0 and below 1.
-
-    Returns:
-        The same shape.
+    On CPUs torch draws one Bernoulli number after the other, a tenth of a training step. Here one
+    64-bit draw decides on four elements. The probability, at least 0 and below 1, is rounded to
+    1/65536 and the scale fits the rounded one, so the mean is exact.
     """
     if p == 0.0:
         return x

@@ -46,15 +46,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 def run_kernel(kernel: Callable[..., None], tasks: int, inputs: Arrays, *others: Any) -> None:
     """Run kernel(start, stop, inputs, *others) over all tasks, on as many threads as torch uses.
 
-    A kernel writes what its tasks give to places of their own, so that the result has the same
-    bits however many threads run.
-
-    Args:
-        kernel: A plain function for Numba, which takes the numbers of its first task and of the
-            one behind its last.
-        tasks: Number of tasks.
-        inputs: Arrays it reads, C-contiguous, all of one type.
-        others: What else it takes.
+    Each task writes to places of its own, so that the result has the same bits however many
+    threads run. `inputs` are C-contiguous arrays of one type.
     """
     key = kernel, inputs[0].dtype  # all else about the types of the arguments is always the same
     if key not in _COMPILED:

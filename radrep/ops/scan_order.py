@@ -8,51 +8,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def stride_rearrange(sequence: Tensor, rate: int) -> Tensor:
-    """Bring tokens that lie a stride of ``rate`` apart next to one another (MambaMIL, SR-Mamba).
+def stride_rearrange(sequence: Tensor, stride: int) -> Tensor:
+    """Bring tokens that lie ``stride`` apart next to one another (MambaMIL, SR-Mamba).
 
-    The sequence is padded with zeros to a multiple of ``rate``, seen as rows of ``rate`` tokens
-    and read column by column: 0, rate, 2 rate, ..., 1, rate + 1, ...
-
-    Args:
-        sequence: Tokens, (b, l, c).
-        rate: The stride, at least 1.
-
-    Returns:
-        Tokens in the new order, (b, l rounded up to a multiple of rate, c).
-
-    Raises:
-        ValueError: If rate is below 1.
+    (b, l, c), padded with zeros to a multiple of ``stride``, as rows of ``stride`` tokens that are
+    read column by column: 0, stride, 2 stride, ..., 1, stride + 1, ...
     """
-    if rate < 1:
-        raise ValueError(f"rate must be at least 1, got {rate}")
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1, got {stride}")
     b, length, c = sequence.shape
-    padded = F.pad(sequence, (0, 0, 0, -length % rate))
-    rows = padded.view(b, -1, rate, c)  # (b, l / rate, rate, c)
+    padded = F.pad(sequence, (0, 0, 0, -length % stride))
+    rows = padded.view(b, -1, stride, c)  # (b, l / stride, stride, c)
     return rows.transpose(1, 2).reshape(b, -1, c)
 
 
-def stride_restore(sequence: Tensor, rate: int, length: int) -> Tensor:
-    """Undo `stride_rearrange` and cut its padding.
-
-    Args:
-        sequence: Tokens in the rearranged order, (b, l rounded up to a multiple of rate, c).
-        rate: The stride that was used.
-        length: The l of the original sequence.
-
-    Returns:
-        Tokens in the original order, (b, length, c).
-
-    Raises:
-        ValueError: If the sequence is not as long as a rearranged one of that length.
-    """
+def stride_restore(sequence: Tensor, stride: int, length: int) -> Tensor:
+    """Undo `stride_rearrange` and cut its padding, to (b, length, c)."""
     b, padded_length, c = sequence.shape
-    if padded_length != length + (-length % rate):
+    if padded_length != length + (-length % stride):
         raise ValueError(
-            f"a sequence of {length} rearranged at rate {rate} has {length + (-length % rate)} "
-            f"tokens, got {padded_length}"
+            f"a sequence of {length} rearranged at stride {stride} has "
+            f"{length + (-length % stride)} tokens, got {padded_length}"
         )
-    columns = sequence.view(b, rate, -1, c)  # (b, rate, l / rate, c)
+    columns = sequence.view(b, stride, -1, c)  # (b, stride, l / stride, c)
     return columns.transpose(1, 2).reshape(b, -1, c)[:, :length]
 
 
@@ -65,9 +43,6 @@ def column_order(grid: tuple[int, int], class_index: int | None = None) -> Tenso
 
     Returns:
         Indices, (rows * columns,), one more with a class token.
-
-    Raises:
-        ValueError: If the grid has no patch or the class token no place in it.
     """
     rows, columns = grid
     if rows < 1 or columns < 1:
@@ -85,17 +60,7 @@ def column_order(grid: tuple[int, int], class_index: int | None = None) -> Tenso
 def cluster_order(grid: tuple[int, int], size: int) -> Tensor:
     """Order of the patches of a grid square by square, for ``sequence[:, order]``.
 
-    The squares come row by row, and so do the patches within each.
-
-    Args:
-        grid: Rows and columns of the patches, which stand row by row.
-        size: Patches of a square, one side.
-
-    Returns:
-        Indices, (rows * columns,).
-
-    Raises:
-        ValueError: If the squares do not fill the grid.
+    Squares of ``size`` x ``size`` patches come row by row, and so do the patches within each.
     """
     rows, columns = grid
     if size < 1 or rows % size or columns % size:

@@ -1,9 +1,10 @@
 """Attention of each query to its best keys alone.
 
 The released R2GenCMN code gathers (b, heads, n, k, d) keys and values, and its backward pass fills
-gigabytes. Here the scores are computed without autograd, the k best are kept, and a sum over them
-is an embedding bag: a weighted sum of table rows. On CPUs Numba kernels find the k best and take
-the gradients of the bags, several times faster than PyTorch; everything else is PyTorch's own.
+gigabytes. On CPUs the scores are computed without autograd, Numba kernels find the k best and take
+the gradients, and a sum over kept rows is an embedding bag: several times faster than PyTorch.
+Elsewhere the kept weights fill a matrix that is 0 in all other places: two matrix products, whose
+backward pass repeats to the bit.
 
 Letters: h heads, n queries of the whole batch, d width of a head, m keys, k keys kept.
 """
@@ -25,9 +26,6 @@ def _has_kernels(x: Tensor) -> bool:
 
 def _find_best(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The k highest of scores (h, n, m), falling, and where they are: two of (h, n, k)."""
-    if not _has_kernels(scores):
-        best, rows = scores.topk(top_k, dim=-1)
-        return best, rows
     from radrep.ops import kernel_threads, top_k_kernels  # with Numba, so not at the top
 
     best = scores.new_empty(*scores.shape[:2], top_k)
@@ -54,11 +52,6 @@ def _sum_of_rows(rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
 def _added_to_rows(rows: Tensor, weights: Tensor, addends: Tensor, m: int) -> Tensor:
     """What the queries' addends (h, n, d), weighted, add up to in each table row: (h, m, d)."""
     table = addends.new_zeros(addends.shape[0], m, addends.shape[2])
-    if not _has_kernels(addends):
-        for row, weight in zip(rows.unbind(-1), weights.unbind(-1), strict=True):
-            index = row.unsqueeze(-1).expand_as(addends)
-            table.scatter_add_(1, index, weight.unsqueeze(-1) * addends)
-        return table
     from radrep.ops import kernel_threads, top_k_kernels
 
     given = (weights.contiguous().numpy(), addends.contiguous().numpy())
@@ -69,8 +62,6 @@ def _added_to_rows(rows: Tensor, weights: Tensor, addends: Tensor, m: int) -> Te
 
 def _dots_with_rows(rows: Tensor, queries: Tensor, table: Tensor) -> Tensor:
     """Products of queries (h, n, d) with the table rows (h, m, d) that they kept: (h, n, k)."""
-    if not _has_kernels(queries):
-        return (queries @ table.transpose(1, 2)).gather(-1, rows)
     from radrep.ops import kernel_threads, top_k_kernels
 
     dots = queries.new_empty(rows.shape)
@@ -102,7 +93,7 @@ class _BestScores(torch.autograd.Function):
 
 
 class _SumOfRows(torch.autograd.Function):
-    """Weighted sums of table rows, as `_sum_of_rows` says."""
+    """`_sum_of_rows` under autograd."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
@@ -128,13 +119,21 @@ def top_k_attention(
         query: (h, n, d).
         key: (h, m, d).
         value: (h, m, d).
-        top_k: Number of keys k that a query sees, at most m.
+        top_k: Number of keys k per query, at most m.
         dropout: Probability with which a weight is dropped.
 
     Returns:
         (h, n, d), in the dtype of value.
     """
-    best, rows = _BestScores.apply(query * query.shape[-1] ** -0.5, key, top_k)
+    query = query * query.shape[-1] ** -0.5
+    if not _has_kernels(query):
+        scores = query @ key.transpose(1, 2)
+        best, rows = scores.to(_wide(scores.dtype)).topk(top_k, dim=-1)
+        weights = drop(best.softmax(dim=-1), dropout)
+        dense = weights.new_zeros(scores.shape).scatter(-1, rows, weights)
+        with torch.autocast(dense.device.type, enabled=False):
+            return (dense @ value.to(dense.dtype)).to(value.dtype)
+    best, rows = _BestScores.apply(query, key, top_k)
     weights = drop(best.softmax(dim=-1), dropout)
     return _SumOfRows.apply(rows, weights, value.to(weights.dtype)).to(value.dtype)
 

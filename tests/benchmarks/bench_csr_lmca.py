@@ -57,7 +57,7 @@ def ours() -> EncoderDecoder:
         vocabulary_size=WORDS,
         grid=GRID,
         memory=CrossModalMemory(dim=DIM, size=2048, top_k=32),
-        regions=RegionEncoder(dim=DIM, counts=[8], joined=True),
+        regions=RegionEncoder(dim=DIM, regions_per_side=[8], joined=True),
     )
 
 

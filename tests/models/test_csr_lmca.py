@@ -12,7 +12,7 @@ def tiny_model(enhancer: str = "tokens", *, joined: bool = False) -> CsrLmca:
     torch.manual_seed(0)
     backbone = Backbone(name="test_convnext.r160_in1k", weights="none", image_size=64)
     channels = backbone.out_dim
-    stack = SrMambaStack(in_dim=channels, dim=16, num_layers=1, state_dim=4, rate=2)
+    stack = SrMambaStack(in_dim=channels, dim=16, num_layers=1, state_dim=4, stride=2)
     kinds = {
         "tokens": TokenEnhancer(stack, in_dim=channels, dim=16),
         "pooled": PooledEnhancer(stack, in_dim=channels, dim=16, pool_dim=8),
@@ -22,7 +22,7 @@ def tiny_model(enhancer: str = "tokens", *, joined: bool = False) -> CsrLmca:
         vocabulary_size=20,
         grid=backbone.grid,
         memory=CrossModalMemory(dim=16, size=12, top_k=4, num_heads=2),
-        regions=RegionEncoder(dim=16, num_heads=2, counts=[2], joined=joined),
+        regions=RegionEncoder(dim=16, num_heads=2, regions_per_side=[2], joined=joined),
         dim=16,
         num_layers=2,
         num_heads=2,

@@ -28,7 +28,7 @@ def test_golden_sr_mamba_mixer(golden_dir: Path) -> None:
             state_dim=sizes["d_state"],
             conv_width=sizes["d_conv"],
             expand=sizes["expand"],
-            rate=sizes["rate"],
+            stride=sizes["rate"],
         )
         load_published(mixer, golden.weights, SR_MAMBA_MIXER)
         x = golden["x"].requires_grad_()
@@ -50,14 +50,14 @@ def test_golden_enhancer_pooled(golden_dir: Path) -> None:
             state_dim=state,
             conv_width=golden.weights[mixer + "conv1d.weight"].shape[-1],
             expand=inner // sizes["width"],
-            rate=sizes["rate"],
+            stride=sizes["rate"],
         )
         enhancer = PooledEnhancer(
             stack,
             in_dim=sizes["in_dim"],
             dim=sizes["width"],
             pool_dim=sizes["attention_hidden"],
-            blend=sizes["blend"],
+            pooled_weight=sizes["blend"],
         ).eval()
         load_published(enhancer, golden.weights, POOLED_ENHANCER)
         assert_output(enhancer.pool(golden["x"]), golden["pooled"])
@@ -84,7 +84,7 @@ def test_golden_region_encoder(golden_dir: Path) -> None:
         encoder = RegionEncoder(
             dim=sizes["dim"],
             num_heads=sizes["heads"],
-            counts=[sizes["regions"]],
+            regions_per_side=[sizes["regions"]],
             joined=True,
             num_slots=sizes["slots"],
             epeg_kernel=sizes["epeg_k"],
@@ -109,7 +109,7 @@ def encoder_decoder(golden: Golden) -> EncoderDecoder:
         regions=RegionEncoder(
             dim=dim,
             num_heads=golden.weights["rrt.layers.0.attn.attn.pe.weight"].shape[0],
-            counts=[sizes["regions"]],
+            regions_per_side=[sizes["regions"]],
             joined=True,
             num_slots=sizes["slots"],
             epeg_kernel=sizes["epeg_k"],

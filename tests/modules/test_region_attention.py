@@ -13,7 +13,7 @@ def test_a_study_does_not_depend_on_its_batch(
     joined: bool, counts: list[int], views: int, grid: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
-    encoder = RegionEncoder(dim=16, num_heads=2, counts=counts, joined=joined).eval()
+    encoder = RegionEncoder(dim=16, num_heads=2, regions_per_side=counts, joined=joined).eval()
     patches = torch.randn(4, views * grid[0] * grid[1], 16)
     together = encoder(patches, num_views=views, grid=grid)
     assert together.isfinite().all()
@@ -39,7 +39,7 @@ def test_per_view_regions_hold_neighbours_of_one_view() -> None:
 def test_masked_padding_changes_nothing() -> None:
     """A 3x5 grid in 2x2 regions has padding; what the padding holds must not matter."""
     torch.manual_seed(0)
-    encoder = RegionEncoder(dim=16, num_heads=2, counts=[2]).eval()
+    encoder = RegionEncoder(dim=16, num_heads=2, regions_per_side=[2]).eval()
     patches = torch.randn(2, 15, 16)
     before = encoder(patches, num_views=1, grid=(3, 5))
     layout = region_layout(num_views=1, grid=(3, 5), regions=2, joined=False, device=CPU)
@@ -61,7 +61,7 @@ def test_masked_padding_changes_nothing() -> None:
 
 
 def test_gradients_stay_finite_where_regions_are_padding_alone() -> None:
-    encoder = RegionEncoder(dim=16, num_heads=2, counts=[8])
+    encoder = RegionEncoder(dim=16, num_heads=2, regions_per_side=[8])
     patches = torch.randn(2, 49, 16, requires_grad=True)
     encoder(patches, num_views=1, grid=(7, 7)).square().sum().backward()
     assert patches.grad is not None
@@ -73,8 +73,8 @@ def test_gradients_stay_finite_where_regions_are_padding_alone() -> None:
 
 def test_equal_scales_average_to_one_of_them() -> None:
     torch.manual_seed(0)
-    one = RegionEncoder(dim=16, num_heads=2, counts=[2]).eval()
-    twice = RegionEncoder(dim=16, num_heads=2, counts=[2, 2]).eval()
+    one = RegionEncoder(dim=16, num_heads=2, regions_per_side=[2]).eval()
+    twice = RegionEncoder(dim=16, num_heads=2, regions_per_side=[2, 2]).eval()
     twice.load_state_dict(one.state_dict())
     patches = torch.randn(2, 49, 16)
     torch.testing.assert_close(
@@ -85,3 +85,10 @@ def test_equal_scales_average_to_one_of_them() -> None:
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ValueError, match=r"dim \(16\) must be divisible by num_heads \(3\)"):
         RegionEncoder(dim=16, num_heads=3)
+
+
+def test_a_layout_is_made_once_for_a_device() -> None:
+    settings = {"num_views": 2, "grid": (7, 7), "regions": 3, "joined": True}
+    assert region_layout(**settings, device=CPU) is region_layout(**settings, device=CPU)
+    other = region_layout(**settings, device=torch.device("meta"))
+    assert {other.index.device.type, other.home.device.type} == {"meta"}

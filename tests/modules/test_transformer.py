@@ -1,7 +1,13 @@
 import pytest
 import torch
+from torch import Tensor
 
-from radrep.modules.transformer import MultiHeadAttention, SinusoidalPositions, StdLayerNorm
+from radrep.modules.transformer import (
+    DecoderCache,
+    MultiHeadAttention,
+    SinusoidalPositions,
+    StdLayerNorm,
+)
 
 
 @pytest.mark.parametrize("scale", [0.1, 1.0, 100.0])
@@ -50,3 +56,30 @@ def test_positions_start_where_decoding_stands() -> None:
     positions = SinusoidalPositions(8, dropout=0.0)
     whole = positions(torch.zeros(1, 6, 8))
     torch.testing.assert_close(positions(torch.zeros(1, 2, 8), start=4), whole[:, 4:])
+
+
+@pytest.mark.parametrize(("training", "expected"), [(True, 0.3), (False, 0.0)])
+def test_attention_off_the_cpu_is_fused_in_training_too(
+    training: bool, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attention = MultiHeadAttention(dim=8, num_heads=2, dropout=0.3).to("meta").train(training)
+    rates = []
+
+    def fused(query: Tensor, *others: Tensor, dropout_p: float, **settings: object) -> Tensor:
+        rates.append(dropout_p)
+        return query
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
+    x = torch.zeros(1, 3, 8, device="meta")
+    attention(x, attention.keys_and_values(x), None)
+    assert rates == [expected]
+
+
+def test_greedy_decoding_copies_no_cache_until_a_study_ends() -> None:
+    own = torch.randn(3, 2, 4, 5)
+    cross = torch.randn(3, 2, 6, 5)
+    cache = DecoderCache([(cross, cross)], [(own, own)])
+    assert cache.select(torch.arange(3)[:, None]) is cache
+    shorter = cache.select(torch.tensor([[0], [2]]))
+    assert torch.equal(shorter.own[0][0], own[[0, 2]])
+    assert torch.equal(shorter.cross[0][0], cross[[0, 2]])

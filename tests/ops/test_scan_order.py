@@ -12,12 +12,12 @@ from radrep.ops.scan_order import (
 )
 
 
-@given(length=st.integers(1, 60), rate=st.integers(1, 15))
-def test_rearranging_and_back_is_identity(length: int, rate: int) -> None:
+@given(length=st.integers(1, 60), stride=st.integers(1, 15))
+def test_rearranging_and_back_is_identity(length: int, stride: int) -> None:
     sequence = torch.arange(2 * length * 3, dtype=torch.float32).view(2, length, 3)
-    there = stride_rearrange(sequence, rate)
-    assert there.shape[1] % rate == 0
-    torch.testing.assert_close(stride_restore(there, rate, length), sequence)
+    there = stride_rearrange(sequence, stride)
+    assert there.shape[1] % stride == 0
+    torch.testing.assert_close(stride_restore(there, stride, length), sequence)
 
 
 def test_patches_a_stride_apart_become_neighbours() -> None:
@@ -26,7 +26,7 @@ def test_patches_a_stride_apart_become_neighbours() -> None:
 
 
 def test_wrong_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="rate must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         stride_rearrange(torch.zeros(1, 4, 2), 0)
     with pytest.raises(ValueError, match="has 6 tokens, got 5"):
         stride_restore(torch.zeros(1, 5, 2), 3, 5)

@@ -84,11 +84,7 @@ def scan(
     dt_bias: Tensor | None,
     softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The selective scan on any device, all tensors of one type, float32 or float64.
-
-    Returns:
-        Outputs (b, l, e) and last states (b, e, s).
-    """
+    """Outputs (b, l, e) and last states (b, e, s); all tensors are float32, or all float64."""
     if dt_bias is not None:
         dt = dt + dt_bias
     if softplus:

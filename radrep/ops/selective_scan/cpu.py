@@ -103,11 +103,7 @@ def scan(
     dt_bias: Tensor | None,
     softplus: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The selective scan on the CPU, all tensors of one type, float32 or float64.
-
-    Returns:
-        Outputs (b, l, e) and last states (b, e, s).
-    """
+    """Outputs (b, l, e) and last states (b, e, s); all tensors are float32, or all float64."""
     tensors = (u, dt, A, B, C, D, z, dt_bias)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     return _Scan.apply(*tensors, softplus, keep)
