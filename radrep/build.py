@@ -333,8 +333,8 @@ def build_language_model(section: schema.LanguageModel, *, weights: bool = True)
         section.name,
         cache_folder=cache_folder(),
         dtype=DTYPES[section.precision],
-        begin=section.bos_token_id,
-        stop=section.eos_text,
+        bos_id=section.bos_token_id,
+        eos_text=section.eos_text,
         weights=weights,
     )
 

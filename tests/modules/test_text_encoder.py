@@ -76,12 +76,12 @@ def test_every_family_is_a_tower_that_learns_whole_and_in_float32(
     )
 
 
-def test_what_cannot_be_had_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_had_is_message_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    told = r"text encoder '.*' cannot be had: \w.*'small'"
-    with pytest.raises(CheckpointError, match=told):
+    message = r"text encoder '.*' cannot be loaded: \w.*'small'"
+    with pytest.raises(CheckpointError, match=message):
         load_text_encoder(str(tmp_path))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         load_text_tokenizer(str(tmp_path / "nothing"))
 
 

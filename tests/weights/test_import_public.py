@@ -468,11 +468,11 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
     language = model.language
     report = "lungs are clear ."
     if family == "qwen2":
-        assert language.begin == 0
+        assert language.bos_id == 0
         assert language.encode_report(report, 99) == language.encode(f"{report}</s>")
         assert loaded.codec.decode(language.encode(f"{report}</s> and so on")) == report
     else:
-        assert (language.begin, language.stop) == (1, "")
+        assert (language.bos_id, language.eos_text) == (1, "")
     # The prompt by hand, of what is in the file.
     state, images = content["model"], torch.randn(1, 3, 224, 224)
     tokens = nn.functional.linear(
@@ -482,7 +482,7 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
         tokens, tokens.shape[-1:], state["layer_norm.weight"], state["layer_norm.bias"]
     )
     words_of = model.language_model.get_input_embeddings()
-    before = words_of(torch.tensor([language.begin, *language.encode(PROMPT[0])]))
+    before = words_of(torch.tensor([language.bos_id, *language.encode(PROMPT[0])]))
     after = words_of(torch.tensor(language.encode(PROMPT[1])))
     batch = Batch(ids=("a",), num_views=torch.tensor([1]), images=images)
     with torch.no_grad(), model._shown(model.encode(batch)) as prompt:
