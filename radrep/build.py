@@ -26,8 +26,12 @@ from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
 from radrep.models.discriminator import Discriminator
 from radrep.models.emrrg import Emrrg
-from radrep.models.presets import make_stage_one_encoder, make_xray_mamba
-from radrep.models.xray_mamba import XrayMamba, add_partial_lora
+from radrep.models.xray_mamba import (
+    XrayMamba,
+    add_partial_lora,
+    make_stage_one_encoder,
+    make_xray_mamba,
+)
 from radrep.modules.backbone import Backbone
 from radrep.modules.language_model import LanguageModel, load_language_model
 from radrep.modules.memory import CrossModalMemory

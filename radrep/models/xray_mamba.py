@@ -1,149 +1,30 @@
-"""The vision encoder of MambaXray-VL and EMRRG, and its low-rank adapters.
+"""The vision encoder of MambaXray-VL and EMRRG, its named sizes and its low-rank adapters.
 
 Source: ARM (arXiv 2406.07537), MambaXray-VL (arXiv 2410.00379), EMRRG (arXiv 2510.16776). On
 purpose unlike the released code: the class token is at num_patches // 2 everywhere, the step
 projections of all directions start alike, grids need not be square, and adapters act where the
 papers put them.
 
-Letters: v images, p pixels of a patch, one side, n tokens, d width, e inner width, equal to d.
+Letters: v images, p pixels per side of a patch, n tokens, d width, e inner width, equal to d.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import DropPath, lecun_normal_, trunc_normal_
+from timm.layers import lecun_normal_, trunc_normal_
 from torch import Tensor, nn
 
 from radrep.modules.low_rank import LowRankLinear
 from radrep.modules.mamba import MambaBranch
-from radrep.ops.scan_order import column_order, inverse_order
+from radrep.modules.mamba_block import DIRECTIONS, MambaBlock, MambaMixer
 
-DIRECTIONS = ("rows", "rows_reversed", "columns", "columns_reversed")
 MIXER_TARGETS = ("X", "Z", "in_proj", "x_proj", "dt", "B", "C", "dt_proj", "out_proj")
 LORA_TARGETS = (*MIXER_TARGETS, "patch_embed")
-
-
-class MambaMixer(nn.Module):
-    """Mamba branches over several orders of the tokens, averaged between shared projections.
-
-    Args:
-        dim: Width d.
-        grid: Rows and columns of the patches; only orders other than "rows" look at it, and only
-            "rows" alone takes sequences of any length.
-        class_index: Where the class token stands, or None without one.
-        directions: Some of `DIRECTIONS`.
-        state_dim: States per channel.
-        conv_width: Taps of the causal convolutions.
-
-    Raises:
-        ValueError: If the directions are none, unknown or repeated.
-    """
-
-    def __init__(
-        self,
-        *,
-        dim: int,
-        grid: tuple[int, int],
-        class_index: int | None = None,
-        directions: Sequence[str] = DIRECTIONS,
-        state_dim: int = 16,
-        conv_width: int = 4,
-    ) -> None:
-        super().__init__()
-        unknown = set(directions) - set(DIRECTIONS)
-        if unknown or not directions or len(set(directions)) != len(directions):
-            raise ValueError(
-                f"directions must be different ones of {', '.join(DIRECTIONS)}, got "
-                f"{tuple(directions)}"
-            )
-        self.dim = dim
-        self.state_dim = state_dim
-        self.dt_rank = math.ceil(dim / 16)
-        self.in_proj = LowRankLinear(dim, 2 * dim, bias=False)
-        self.branches = nn.ModuleDict(
-            {
-                direction: MambaBranch(
-                    inner_dim=dim,
-                    state_dim=state_dim,
-                    conv_width=conv_width,
-                    dt_rank=self.dt_rank,
-                )
-                for direction in directions
-            }
-        )
-        self.out_proj = LowRankLinear(dim, dim, bias=False)
-        for direction in directions:
-            if direction != "rows":
-                order = _scan_order(direction, grid, class_index)
-                self.register_buffer(f"{direction}_order", order, persistent=False)
-                self.register_buffer(f"{direction}_back", inverse_order(order), persistent=False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Mix the tokens of each image: (v, n, d) -> (v, n, d)."""
-        xz = self.in_proj(tokens)  # (v, n, 2 e)
-        scanned = [self._scan(direction, xz) for direction in self.branches]
-        mean = scanned[0] if len(scanned) == 1 else sum(scanned[1:], scanned[0]) / len(scanned)
-        return self.out_proj(mean)
-
-    def _scan(self, direction: str, xz: Tensor) -> Tensor:
-        branch = self.branches[direction]
-        if direction == "rows":
-            return branch(*xz.chunk(2, dim=-1))
-        ordered = xz.index_select(1, self.get_buffer(f"{direction}_order"))
-        y: Tensor = branch(*ordered.chunk(2, dim=-1))
-        return y.index_select(1, self.get_buffer(f"{direction}_back"))
-
-
-def _scan_order(direction: str, grid: tuple[int, int], class_index: int | None) -> Tensor:
-    if direction.startswith("columns"):
-        order = column_order(grid, class_index)
-    else:
-        order = torch.arange(grid[0] * grid[1] + (class_index is not None))
-    return order.flip(0) if direction.endswith("reversed") else order
-
-
-class SwiGlu(nn.Module):
-    """w3(silu(w1 x) * w2 x), all with bias.
-
-    Args:
-        dim: Width d.
-        hidden_dim: Width between.
-    """
-
-    def __init__(self, *, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.w1, self.w2 = (nn.Linear(dim, hidden_dim) for _ in range(2))
-        self.w3 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(v, n, d) -> (v, n, d)."""
-        return self.w3(F.silu(self.w1(x)) * self.w2(x))
-
-
-class MambaBlock(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)).
-
-    Args:
-        mixer: The mixer, of width d.
-        drop_path: Probability with which an image leaves a part of the block out.
-    """
-
-    def __init__(self, mixer: MambaMixer, *, drop_path: float) -> None:
-        super().__init__()
-        dim = mixer.dim
-        self.norm1, self.norm2 = (nn.LayerNorm(dim) for _ in range(2))
-        self.mixer = mixer
-        self.mlp = SwiGlu(dim=dim, hidden_dim=dim * 8 // 3)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(v, n, d) -> (v, n, d)."""
-        tokens = tokens + self.drop_path(self.mixer(self.norm1(tokens)))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
 
 class XrayMamba(nn.Module):
@@ -153,7 +34,7 @@ class XrayMamba(nn.Module):
         dim: Width d.
         depth: Number of blocks.
         image_size: Pixels of an image: both sides, or rows and columns.
-        patch_size: Pixels of a patch, one side.
+        patch_size: Pixels per side of a patch.
         directions: Orders of the scans, see `DIRECTIONS`.
         class_token: Whether there is a class token.
         positions: "learned", or "fixed" sines and cosines.
@@ -163,16 +44,12 @@ class XrayMamba(nn.Module):
         conv_width: Taps of the causal convolutions.
 
     Attributes:
-        dim: Width d.
-        image_size: Rows and columns of pixels.
-        patch_size: Pixels of a patch, one side.
-        directions: Orders of the scans.
         grid: Rows and columns of patches.
         num_tokens: Tokens n of an image, the class token included.
-        class_index: Where the class token stands, or None.
+        class_index: Place of the class token, or None.
         positions: Positions of the tokens, (1, n, d); a parameter when learned.
-        mean: Pixel mean of the normalisation, one a channel.
-        std: Its standard deviation.
+        mean: Pixel mean of each channel.
+        std: Pixel standard deviation of each channel.
 
     Raises:
         ValueError: If the patches do not fill the image, or there is no block.
@@ -241,7 +118,7 @@ class XrayMamba(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start as published; what is not named here starts as PyTorch or `MambaBranch` does it."""
+        """Start as published; the rest starts as in PyTorch or `MambaBranch`."""
         lecun_normal_(self.patch_embed.weight)
         nn.init.zeros_(self.patch_embed.bias)
         if self.class_token is not None:
@@ -256,13 +133,7 @@ class XrayMamba(nn.Module):
                 block.mixer.out_proj.weight /= math.sqrt(len(self.layers))
 
     def to_patches(self, images: Tensor) -> Tensor:
-        """Cut images into flat patches, row by row; within each: channel, row, column.
-
-        Args:
-            images: Normalised pixels, (v, 3, h, w).
-
-        Returns:
-            (v, patches, 3 p p).
+        """Cut images (v, 3, h, w) into patches (v, patches, 3 p p): channel, row, column.
 
         Raises:
             ValueError: If the images are not of the size the encoder is made for.
@@ -286,17 +157,7 @@ class XrayMamba(nn.Module):
         return tokens + self.positions
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode every image by itself.
-
-        Args:
-            images: Normalised pixels, (v, 3, h, w).
-
-        Returns:
-            All tokens, the class token among them, (v, n, d).
-
-        Raises:
-            ValueError: If the images are not of the size the encoder is made for.
-        """
+        """Encode normalised images (v, 3, h, w) one by one: all tokens, (v, n, d)."""
         tokens = self.embed(images)
         for block in self.layers:
             tokens = block(tokens)
@@ -308,18 +169,7 @@ def _insert(sequence: Tensor, token: Tensor, index: int) -> Tensor:
 
 
 def sin_cos_positions(dim: int, grid: tuple[int, int]) -> Tensor:
-    """Fixed positions as MAE has them: half the width tells the column, half the row.
-
-    Args:
-        dim: Width d.
-        grid: Rows and columns of the patches.
-
-    Returns:
-        (1, rows * columns, d), row by row.
-
-    Raises:
-        ValueError: If the width is no multiple of 4.
-    """
+    """Fixed positions as in MAE, (1, rows * columns, d): half the width is for columns."""
     if dim % 4:
         raise ValueError(f"fixed positions need a width that is a multiple of 4, got {dim}")
     rates = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
@@ -335,18 +185,9 @@ def sin_cos_positions(dim: int, grid: tuple[int, int]) -> Tensor:
 def resize_positions(
     positions: Tensor, *, grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> Tensor:
-    """Interpolate positions of one grid for another, bicubically; the class slot is kept apart.
+    """Interpolate positions (1, n, d) of one grid for another, bicubically: (1, new n, d).
 
-    Args:
-        positions: (1, n, d), with or without the slot of a class token in the middle.
-        grid: Rows and columns they are for.
-        new_grid: Rows and columns wanted.
-
-    Returns:
-        (1, new n, d), with a class slot if there was one.
-
-    Raises:
-        ValueError: If n does not fit the grid.
+    The slot of a class token, if there is one in the middle, is kept apart.
     """
     num_patches, num_tokens = grid[0] * grid[1], positions.shape[1]
     if num_tokens not in (num_patches, num_patches + 1):
@@ -365,15 +206,7 @@ def resize_positions(
 
 
 def average_views(tokens: Tensor, num_views: Tensor) -> Tensor:
-    """Average the views of each study, token by token.
-
-    Args:
-        tokens: Tokens of all views, study after study, (v, n, d).
-        num_views: Views of each study, (b,).
-
-    Returns:
-        (b, n, d).
-    """
+    """Average the views of each study, token by token: (v, n, d), (b,) -> (b, n, d)."""
     return torch.stack([views.mean(dim=0) for views in tokens.split(num_views.tolist())])
 
 
@@ -388,7 +221,7 @@ def add_partial_lora(
 ) -> list[nn.Parameter]:
     """Add a low-rank update to a part of every mixer, or to the patch embedding.
 
-    X and Z are the halves of in_proj's rows, d, B and C the parts of x_proj's. Nothing is frozen
+    X and Z are the halves of in_proj's rows, dt, B and C the parts of x_proj's. Nothing is frozen
     here.
 
     Args:
@@ -397,14 +230,11 @@ def add_partial_lora(
         rank: Rank of the update.
         scale: Factor in front of it.
         dropout: Dropout between its two matrices.
-        per_direction: Whether x_proj, d, B, C and dt_proj get an update for each direction, or one
-            that all directions of a block share; the other targets are shared anyhow.
+        per_direction: Whether x_proj, dt, B, C and dt_proj get an update for each direction, or one
+            that all directions of a block share; the other targets are shared in any case.
 
     Returns:
         The new parameters, which start without effect.
-
-    Raises:
-        ValueError: If there is no such target, it is adapted already or the rank is below 1.
     """
     if target not in LORA_TARGETS:
         raise ValueError(f"target must be one of {', '.join(LORA_TARGETS)}, got {target!r}")
@@ -452,3 +282,40 @@ def merge_lora(encoder: nn.Module) -> None:
     for module in encoder.modules():
         if isinstance(module, LowRankLinear):
             module.merge()
+
+
+@dataclass(frozen=True)
+class XrayMambaSize:
+    """Width and depth of a named size of the encoder, and where it is from."""
+
+    dim: int
+    depth: int
+    paper: str
+
+
+XRAY_MAMBA_SIZES = {
+    "tiny": XrayMambaSize(192, 12, "ours, 5.8 M, for a CPU"),
+    "base": XrayMambaSize(768, 12, "MambaXray-VL, arXiv 2410.00379, 84 M"),
+    "large": XrayMambaSize(1024, 24, "MambaXray-VL, arXiv 2410.00379, 296 M"),
+}
+
+
+def make_xray_mamba(size: str, **options: Any) -> XrayMamba:
+    """Make an untrained encoder of one of `XRAY_MAMBA_SIZES`, with further arguments."""
+    if size not in XRAY_MAMBA_SIZES:
+        raise ValueError(f"size must be one of {', '.join(XRAY_MAMBA_SIZES)}, got {size!r}")
+    chosen = XRAY_MAMBA_SIZES[size]
+    return XrayMamba(dim=chosen.dim, depth=chosen.depth, **options)
+
+
+def make_stage_one_encoder(size: str, **options: Any) -> XrayMamba:
+    """The encoder of autoregressive pretraining: one direction, no class token, no last norm."""
+    stage_one: dict[str, Any] = {
+        "image_size": 192,
+        "directions": ("rows",),
+        "class_token": False,
+        "positions": "fixed",
+        "final_norm": False,
+        "drop_path": 0.0,
+    }
+    return make_xray_mamba(size, **(stage_one | options))

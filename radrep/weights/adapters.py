@@ -13,8 +13,7 @@ from torch import Tensor
 
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
-from radrep.models.presets import make_xray_mamba
-from radrep.models.xray_mamba import add_partial_lora, merge_lora
+from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba, merge_lora
 from radrep.recipe import models as schema
 from radrep.recipe.load import change_section
 from radrep.weights.checkpoint import (

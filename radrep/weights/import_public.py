@@ -18,7 +18,7 @@ from radrep.data.store import PreparedStudies
 from radrep.data.tokenizer import Tokenizer
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
-from radrep.models.presets import XRAY_MAMBA_SIZES, make_stage_one_encoder, make_xray_mamba
+from radrep.models.xray_mamba import XRAY_MAMBA_SIZES, make_stage_one_encoder, make_xray_mamba
 from radrep.recipe import models as schema
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe

@@ -18,8 +18,7 @@ from transformers import GenerationConfig
 from radrep.atomic import cache_folder
 from radrep.data.batch import Batch
 from radrep.models.emrrg import Emrrg
-from radrep.models.presets import make_xray_mamba
-from radrep.models.xray_mamba import add_partial_lora
+from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba
 from radrep.modules.language_model import load_language_model
 
 STUDIES, LENGTH = 8, 60  # of a training step

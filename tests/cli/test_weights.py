@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from radrep.models.presets import make_xray_mamba
+from radrep.models.xray_mamba import make_xray_mamba
 from radrep.weights.import_public import KINDS
 from radrep.weights.public_names import XRAY_MAMBA_EXPORT, rename
 from tests.whole_way import radrep

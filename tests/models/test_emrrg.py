@@ -20,7 +20,7 @@ from transformers import (
 
 from radrep.data.batch import Batch
 from radrep.models.emrrg import PROMPT, Emrrg
-from radrep.models.presets import make_xray_mamba
+from radrep.models.xray_mamba import make_xray_mamba
 from radrep.modules.hybrid_decoder import VisualCrossAttention
 from radrep.modules.language_model import load_language_model
 from radrep.modules.low_rank import LowRankLinear

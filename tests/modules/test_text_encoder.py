@@ -20,7 +20,7 @@ from transformers import (
 
 from radrep.errors import CheckpointError
 from radrep.models.contrastive import ContrastivePretraining
-from radrep.models.presets import make_xray_mamba
+from radrep.models.xray_mamba import make_xray_mamba
 from radrep.modules.language_model import load_language_model
 from radrep.modules.text_encoder import load_text_encoder, load_text_tokenizer
 

@@ -13,8 +13,7 @@ from radrep.build import build_model, build_tokenizer
 from radrep.errors import CheckpointError
 from radrep.inference.generator import ReportGenerator
 from radrep.models.emrrg import Emrrg
-from radrep.models.presets import make_xray_mamba
-from radrep.models.xray_mamba import add_partial_lora
+from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba
 from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe.load import change_section, load_recipe
 from radrep.saliency.read_split import read_split

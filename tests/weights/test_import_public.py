@@ -27,7 +27,7 @@ from radrep.data.batch import Batch
 from radrep.errors import CheckpointError, DataError, RecipeError
 from radrep.models.csr_lmca import CsrLmca
 from radrep.models.emrrg import PROMPT, Emrrg
-from radrep.models.presets import (
+from radrep.models.xray_mamba import (
     XRAY_MAMBA_SIZES,
     XrayMambaSize,
     make_stage_one_encoder,

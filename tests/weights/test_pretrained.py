@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from radrep.errors import CheckpointError
-from radrep.models.presets import make_xray_mamba
-from radrep.models.xray_mamba import add_partial_lora
+from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba
 from radrep.weights.pretrained import check_state_dict, hash_base
 
 
