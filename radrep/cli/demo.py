@@ -11,7 +11,7 @@ from radrep.cli.eval import show_result
 
 def demo(
     out: Annotated[Path, typer.Option(help="A folder to make.")] = Path("radrep-demo"),
-    num_studies: Annotated[int, typer.Option("--num", min=60, help="Phantoms to draw.")] = 1600,
+    num_studies: Annotated[int, typer.Option(min=60, help="Number of phantoms to draw.")] = 1600,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the phantoms.")] = 0,
     overrides: Annotated[
         list[str] | None,

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from radrep.preparation.plan import Choice
     from radrep.preparation.sources.base import Source
     from radrep.preparation.sources.find_raw import Download
-    from radrep.preparation.sources.iu_xray.source import IuXraySource
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -67,7 +66,9 @@ class _Options:
 def prepare() -> None:
     """Turn a raw data set into a checked, prepared folder.
 
-    Example:  radrep prepare iu --raw downloads/iu_xray --out data/iu
+    Without --raw, mimic, iu and chexpert-plus search data/, downloads/ and the working folder.
+
+    Example:  radrep prepare mimic
     """
 
 
@@ -82,10 +83,11 @@ def iu(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """IU X-Ray: R2Gen's folder, Open-i's own files (PNG or DICOM), or Kaggle's.
+    """IU X-Ray: R2Gen's folder (data/iu_xray, ...), Open-i's own files (PNG or DICOM), or Kaggle's.
 
     Example:  radrep prepare iu --raw downloads/iu_xray --out data/iu
     """
+    from radrep.preparation.plan import chosen_studies
     from radrep.preparation.sources.iu_xray.source import DOWNLOAD, IuXraySource
 
     options = _Options(out, image_size, limit, views, section, workers, dry_run)
@@ -94,7 +96,10 @@ def iu(
     if source.archive and dry_run:
         say(f"note: {source.archive.name} is not opened; its images are assumed to be complete.")
     elif source.archive and not (out / "prepared.json").exists():
-        _unpack(source, source.archive, scratch, options)
+        # Of a few studies only their images are unpacked, and nothing behind the last of them.
+        wanted = chosen_studies(source, options.choice) if limit else None
+        with TerminalReporter() as reporter:
+            source.unpack(scratch, wanted, reporter)
     _run(source, options)
     if source.archive and not dry_run and scratch.is_dir():
         # Only what `unpack` made, and the folder if that leaves it empty.
@@ -128,7 +133,7 @@ def mimic(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """MIMIC-CXR: images of MIMIC-CXR-JPG or MIMIC-CXR, reports and tables from PhysioNet.
+    """MIMIC-CXR: PhysioNet's folders (data/MIMIC-CXR-JPG, ...), or R2Gen's (data/mimic_cxr, ...).
 
     Example:  radrep prepare mimic --raw mimic-cxr-jpg --reports mimic-cxr --limit 100
     """
@@ -153,7 +158,7 @@ def chexpert_plus(
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
-    """CheXpert Plus, with its own split or CXPMRG-Bench's.
+    """CheXpert Plus (data/chexpert_plus, ...), with its own split or CXPMRG-Bench's.
 
     Example:  radrep prepare chexpert-plus --raw chexpert_plus --split cxpmrg
     """
@@ -230,20 +235,6 @@ def _reading(raw: Path) -> Path:
     with TerminalReporter() as reporter:
         reporter.info("raw", f"reading the tables of {raw}")
     return raw
-
-
-def _unpack(source: "IuXraySource", archive: Path, scratch: Path, options: _Options) -> None:
-    """Unpack the images of an archive: all of them, or up to the last of those that are chosen."""
-    from radrep.preparation.plan import chosen_studies
-    from radrep.preparation.sources.iu_xray.source import NUM_IMAGES
-
-    wanted = chosen_studies(source, options.choice) if options.limit else None
-    total = NUM_IMAGES if wanted is None else source.count_images(wanted)
-    with (
-        TerminalReporter() as reporter,
-        reporter.progress(f"unpack {archive.name}", total, "images") as advance,
-    ):
-        source.unpack(scratch, advance, wanted)
 
 
 def _beside(out: Path, ending: str) -> Path:

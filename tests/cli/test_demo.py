@@ -19,7 +19,7 @@ def test_demo_goes_the_whole_way_and_says_what_is_next(tmp_path: Path) -> None:
         f"model.memory={model['memory']}",
     ]
     words = [word for change in small for word in ("--set", change)]
-    result = radrep("demo", "--out", tmp_path / "demo", "--num", 60, *words)
+    result = radrep("demo", "--out", tmp_path / "demo", "--num-studies", 60, *words)
     assert result.exit_code == 0, result.output
     for text in ("named rightly, with side", "shuffled control", "nearest neighbour",
                  "radrep generate", "radrep prepare iu", "protocol published"):  # fmt: skip

@@ -23,7 +23,7 @@ from radrep.data.study import PROJECTIONS, SPLITS, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import check_folder
-from radrep.preparation.sources.find_raw import Download
+from radrep.preparation.sources.find_raw import Download, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.tables import (
     Column,
@@ -220,8 +220,7 @@ def _find_table(raw: Path) -> Path:
     check_folder(raw, f"the folder that holds CheXpert Plus ({_HOME})")
     if (raw / _TABLE).is_file():
         return raw / _TABLE
-    for inner in sorted(raw.glob(f"*/{_TABLE}")):
-        raise DataError(f"{raw} has no {_TABLE}, but {inner.parent} has: give that folder")
+    refuse_outer(raw, DOWNLOAD)
     raise DataError(f"{raw} has no {_TABLE}, the table of reports of CheXpert Plus ({_HOME})")
 
 

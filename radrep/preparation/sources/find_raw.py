@@ -52,8 +52,7 @@ def find_raw(download: Download, command: str, out: Path) -> list[Path]:
     for folder in (named for place in parents for named in named_folders(place, download.names)):
         if _is_prepared(folder, out):
             continue
-        inner = (path for glob in download.inner for path in sorted(folder.glob(glob))[::-1])
-        hit = next((path for path in (folder, *inner) if download.holds(path)), None)
+        hit = folder if download.holds(folder) else _find_inside(folder, download)
         if hit is None:
             incomplete.append(str(folder))
         else:
@@ -97,6 +96,18 @@ def folders_beside(raw: Path, names: re.Pattern[str]) -> Iterator[Path]:
                 yield from sorted(
                     (path for path in folder.glob("*") if path.is_dir()), reverse=True
                 )
+
+
+def refuse_outer(raw: Path, download: Download) -> None:
+    """DataError if not `raw` but a folder in it holds a download."""
+    inner = _find_inside(raw, download)
+    if inner:
+        raise DataError(f"{raw} has no {download.content}, but {inner} has: give that folder")
+
+
+def _find_inside(folder: Path, download: Download) -> Path | None:
+    inner = (path for glob in download.inner for path in sorted(folder.glob(glob))[::-1])
+    return next((path for path in inner if download.holds(path)), None)
 
 
 def _is_prepared(folder: Path, out: Path) -> bool:

@@ -5,6 +5,7 @@ import pickle
 import shutil
 import tarfile
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -18,6 +19,7 @@ from radrep.errors import DataError
 from radrep.preparation.sources.iu_xray import images as iu_images
 from radrep.preparation.sources.iu_xray.images import open_i_name
 from radrep.preparation.sources.iu_xray.source import IuXraySource
+from radrep.progress import Reporter
 
 ROWS = {
     "train": [
@@ -430,10 +432,22 @@ def test_kaggle_stands_in_for_a_broken_xml_and_adds_projections(tmp_path):
     assert twelve.refusal is None
 
 
+class CountingReporter(Reporter):
+    total = done = 0
+
+    @contextmanager
+    def progress(self, label, total, unit):
+        def advance(n=1, note=""):
+            self.done += n
+
+        self.total = total
+        yield advance
+
+
 def unpacked(raw: Path, scratch: Path) -> IuXraySource:
     source = IuXraySource(raw)
     if source.archive:
-        source.unpack(scratch, lambda: None)
+        source.unpack(scratch)
     return source
 
 
@@ -447,9 +461,9 @@ def test_an_archive_of_images_needs_room_to_be_unpacked(tmp_path):
     assert len(others) == 3, "to count needs no unpacking"
     with pytest.raises(DataError, match=r"NLMCXR_png\.tgz has to be unpacked first"):
         first.images[0].read(256)
-    told = []
-    source.unpack(tmp_path / "scratch", lambda: told.append(1))
-    assert len(told) == len(IMAGES)
+    reporter = CountingReporter()
+    source.unpack(tmp_path / "scratch", reporter=reporter)
+    assert (reporter.done, reporter.total) == (len(IMAGES), 7470)
     assert next(iter(source)).images[0].read(256).shape == (40, 50)
     assert source.fingerprint() == before
 
@@ -461,16 +475,16 @@ def test_of_a_few_studies_no_more_is_unpacked(tmp_path):
     first, *others = source
     assert first.images[0].find is None, "what is in an archive is not known"
     content = (raw / "NLMCXR_png.tgz").read_bytes()
-    told = []
-    source.unpack(tmp_path / "scratch", lambda: told.append(1), [first.id])
-    assert source.count_images([first.id]) == len(first.images) == len(told)
+    reporter = CountingReporter()
+    source.unpack(tmp_path / "scratch", [first.id], reporter)
+    assert reporter.total == reporter.done == len(first.images)
     first, *others = source
     for image in first.images:
         image.find()
         assert image.read(256).shape == (40, 50)
     # A whole one is not taken for done, and has the rest.
     again = IuXraySource(raw)
-    again.unpack(tmp_path / "scratch", lambda: told.append(1))
+    again.unpack(tmp_path / "scratch")
     assert [image.read(256).shape for study in again for image in study.images[:1]]
     assert (raw / "NLMCXR_png.tgz").read_bytes() == content
 

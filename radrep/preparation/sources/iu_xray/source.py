@@ -23,7 +23,7 @@ from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import check_folder, split_by_hash
-from radrep.preparation.sources.find_raw import Download
+from radrep.preparation.sources.find_raw import Download, refuse_outer
 from radrep.preparation.sources.image_tree import DICOM_VERSION, describe_image, found_image, locate
 from radrep.preparation.sources.iu_xray.images import (
     IMAGE_ARCHIVES,
@@ -41,6 +41,7 @@ from radrep.preparation.sources.iu_xray.reports import (
     report_files,
 )
 from radrep.preparation.sources.tables import hash_table
+from radrep.progress import Reporter
 
 _IMAGES_FOLDER = "images"
 # R2Gen's shares of the studies.
@@ -140,22 +141,24 @@ class IuXraySource:
         return (self._annotated(split, row) for split, row in self._rows)
 
     def unpack(
-        self, scratch: Path, advance: Callable[[], None], studies: Collection[str] | None = None
+        self,
+        scratch: Path,
+        studies: Collection[str] | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         """Unpack the archive of images, which allows no access to single ones.
 
         Args:
             scratch: The folder to unpack into; the caller removes it in the end.
-            advance: Called after each image.
             studies: Ids of the studies whose images are wanted, or None for all.
+            reporter: Shows the progress.
         """
         assert self.archive is not None, "there is an archive to unpack"
         only = None if studies is None else self._views_of(studies)
-        self._unpacked = unpack_images(self.archive, scratch, advance, only)
-
-    def count_images(self, studies: Collection[str]) -> int:
-        """Number of images of studies in the archive, as far as their names are known."""
-        return len(self._views_of(studies))
+        total = NUM_IMAGES if only is None else len(only)
+        label = f"unpack {self.archive.name}"
+        with (reporter or Reporter()).progress(label, total, "images") as advance:
+            self._unpacked = unpack_images(self.archive, scratch, advance, only)
 
     def _views_of(self, studies: Collection[str]) -> set[str]:
         """Open-i's names of the images of studies."""
@@ -299,9 +302,7 @@ def _read_annotation(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _unrecognised(raw: Path) -> DataError:
-    for inner in sorted(raw.iterdir()):
-        if (inner / ANNOTATION).is_file() or report_files(inner):
-            return DataError(f"{raw} has no reports of IU X-Ray, but {inner} has: give that folder")
+    refuse_outer(raw, DOWNLOAD)
     archives = [name for name in IMAGE_ARCHIVES if (raw / name).is_file()]
     if archives or find_images(raw):
         return DataError(f"{raw} has images of IU X-Ray but no reports; add {_REPORTS_WANTED}")

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -31,7 +30,7 @@ from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import LazyStudy, check_folder
-from radrep.preparation.sources.find_raw import Download, folders_beside
+from radrep.preparation.sources.find_raw import Download, folders_beside, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.mimic_cxr.files import (
     JPG_HOME,
@@ -119,7 +118,14 @@ class MimicCxrSource:
         if split != "official" and annotation.is_file():
             self._rows = _AnnotatedRows(annotation)
         else:
-            self._rows = _OfficialRows(find_table(folders, "split") or _refuse(raw))
+            table = find_table(folders, "split")
+            if table is None:
+                refuse_outer(raw, describe_download(split))
+                raise DataError(
+                    f"{raw} has no {table_name('split')}, the table of the splits, and no "
+                    f"{ANNOTATION} of R2Gen. The table is part of MIMIC-CXR-JPG: {JPG_HOME}"
+                )
+            self._rows = _OfficialRows(table)
         notes = list(self._rows.notes)
         self._reports = None
         for place in places:
@@ -350,17 +356,6 @@ class _AnnotatedRows:
                 images=tuple(row["image_path"]),
                 findings=row["report"],
             )
-
-
-def _refuse(raw: Path) -> NoReturn:
-    for pattern in _INNER:
-        for inner in sorted(raw.glob(pattern)):
-            if find_table((inner,), "split"):
-                raise DataError(f"{raw} has no {table_name('split')}, but {inner} has: give that")
-    raise DataError(
-        f"{raw} has no {table_name('split')}, the table of the splits, and no {ANNOTATION} of "
-        f"R2Gen. The table is part of MIMIC-CXR-JPG: {JPG_HOME}"
-    )
 
 
 def _absent(kind: str) -> str:
