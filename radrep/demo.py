@@ -8,7 +8,8 @@ from pathlib import Path
 from radrep.data.arrow import encode_png
 from radrep.data.store import PreparedStudies
 from radrep.errors import DataError
-from radrep.evaluation.evaluate import EvalResult, evaluate
+from radrep.evaluation.evaluate import evaluate
+from radrep.evaluation.result import EvalResult
 from radrep.inference.generator import GeneratedReport, ReportGenerator
 from radrep.metrics.labeler.scores import WITH_SIDE
 from radrep.preparation.pipeline import PrepareResult, prepare

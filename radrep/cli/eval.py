@@ -1,7 +1,6 @@
-"""radrep eval: score a trained model beside baselines, or several systems beside one another."""
+"""radrep eval: score a trained model beside its controls, or several systems side by side."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,26 +9,24 @@ import typer
 
 from radrep.cli.console import TerminalReporter, say, table
 from radrep.cli.labels import show_labels
-from radrep.evaluation.conclusion import is_baseline, judge
-from radrep.metrics.names import NEAREST, SHUFFLED
+from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, NEAREST, SHUFFLED
 
 if TYPE_CHECKING:
-    from radrep.evaluation.evaluate import EvalResult
+    from radrep.evaluation.result import EvalResult
     from radrep.metrics.bootstrap import Difference, Interval
-    from radrep.metrics.scorecard import Comparison, FindingsCard, ProtocolScores, SystemScores
+    from radrep.metrics.scorecard import Comparison, FindingsCard, ProtocolScores, ScoreTable
 
-# Heads of columns, to what the scores call them: a table fits a terminal of 80 columns.
-FINDINGS = {
-    "micro": "14 micro f1",
-    "macro": "14 macro f1",
-    "by report": "14 by report f1",
-    "5 micro": "5 micro f1",
-    "with side": "13 with side micro f1",
-    "sides": "side accuracy",
-}
-COMPARED = {name: name for name in ("bleu4", "meteor", "rouge_l", "cider")}
-COMPARED_FINDINGS = {name: FINDINGS[name] for name in ("micro", "macro", "by report", "with side")}
-BASELINES = (SHUFFLED.name, NEAREST.name)  # whose difference the terminal shows
+# Columns of the tables, which fit a terminal of 80 columns.
+FINDINGS = (
+    "14 micro f1",
+    "14 macro f1",
+    "14 by report f1",
+    "5 micro f1",
+    "13 with side micro f1",
+    "side accuracy",
+)
+COMPARED = ("bleu4", "meteor", "rouge_l", "cider")
+COMPARED_FINDINGS = ("14 micro f1", "14 macro f1", "14 by report f1", "13 with side micro f1")
 
 
 Runs = Annotated[
@@ -95,7 +92,7 @@ def evaluate(
 
     Compare:  radrep eval runs/csr_lmca_iu_cpu runs/emrrg_iu_cpu
 
-    Outside:  radrep eval --predictions theirs.csv --references annotation.json --split test
+    Others:   radrep eval --predictions theirs.csv --references annotation.json --split test
     """
     from radrep.data.study import SPLITS
     from radrep.errors import RadrepError
@@ -109,6 +106,7 @@ def evaluate(
 
     from radrep.evaluation.compare import DATASETS, compare
     from radrep.evaluation.evaluate import evaluate as run_evaluate
+    from radrep.evaluation.result import EvalOptions
     from radrep.weights.checkpoint import is_discriminator
 
     if dataset is not None and dataset not in DATASETS:
@@ -131,9 +129,7 @@ def evaluate(
             split=split,
             out=out,
             overrides=overrides or (),
-            clean_predictions=clean_predictions,
-            clinical=clinical or (),
-            meteor="skip" if no_meteor else "auto",
+            options=EvalOptions(clean_predictions, clinical or (), meteor=not no_meteor),
             reporter=reporter,
         )
     show_result(result)
@@ -144,8 +140,8 @@ def show_result(result: "EvalResult") -> None:
     studies, card = result.studies, result.card
     if result.checkpoint is not None:
         say(f"checkpoint  {result.checkpoint}")
-    told = f"{studies.split or 'references'}, {card.num_studies} studies"
-    say(f"split       {told} (ids {studies.ids_sha256[:12]})")
+    counted = f"{studies.split or 'references'}, {card.num_studies} studies"
+    say(f"split       {counted} (ids {studies.ids_sha256[:12]})")
     for scored in card.protocols:
         say("")
         _show_protocol(scored, result)
@@ -164,83 +160,78 @@ def show_result(result: "EvalResult") -> None:
         say(note)
     say(f"Scores:  {result.scores_file}\nReports: {result.predictions_file}")
     say(f"Page:    {result.page_file}")
-    scores = json.loads(result.scores_file.read_text(encoding="utf-8"))
-    say(f"\n{judge(scores).answer}")
+    say(f"\n{result.conclusion.answer}")
 
 
 def _show_protocol(scored: "ProtocolScores", result: "EvalResult") -> None:
+    card = result.card
     title = f"protocol {scored.protocol}"
     if scored.num_cut:
         by = f" by the tokenizer of {scored.tokenizer}" if scored.tokenizer else ""
-        title += f" ({scored.num_cut} of {result.card.num_studies} references cut{by})"
-    columns = {name: name for name in scored.systems[0].scores}
-    rows = _rows(scored.systems, columns)
-    if scored.on_seen and scored.on_unseen:
-        num_seen = result.card.num_seen or 0
-        for told, part in (
-            (f"{num_seen} seen in training", scored.on_seen),
-            (f"{result.card.num_studies - num_seen} others", scored.on_unseen),
+        title += f" ({scored.num_cut} of {card.num_studies} references cut{by})"
+    columns = tuple(scored.systems[0].scores)
+    rows = _rows(scored, columns)
+    if scored.on_seen and scored.on_unseen and card.num_seen is not None:
+        for part, values in (
+            (f"{card.num_seen} seen in training", scored.on_seen),
+            (f"{card.num_studies - card.num_seen} others", scored.on_unseen),
         ):
-            scores = part[result.main]
-            rows.append((f"  on {told}", *(scores.get(metric) for metric in columns)))
-    table(("", *columns), rows, title=title)
-    _show_differences(scored.systems, scored.comparisons, COMPARED, result.main)
+            rows.append((f"  on {part}", *map(values[result.main].get, columns)))
+    table(("", *_titles(columns)), rows, title=title)
+    _show_differences(scored, COMPARED, result.main)
 
 
 def _show_findings(card: "FindingsCard", main: str) -> None:
-    title = f"findings F1 (rules), uncertain as absent; sides of {card.num_sides[main]} compared"
-    table(("", *FINDINGS), _rows(card.systems, FINDINGS), title=title)
-    _show_differences(card.systems, card.comparisons, COMPARED_FINDINGS, main)
+    title = (
+        f"{FINDINGS_F1}, uncertain as absent; side accuracy over {card.num_sides[main]} findings"
+    )
+    table(("", *_titles(FINDINGS)), _rows(card, FINDINGS), title=title)
+    _show_differences(card, COMPARED_FINDINGS, main)
     counted = [row for row in card.tables[main] if row.in_references or row.in_generated]
     say("")
     table(
-        ("finding", "references", "generated", "right", "F1"),
+        ("finding", "references", "generated", "both", "F1"),
         [(r.observation, r.in_references, r.in_generated, r.right, r.f1) for r in counted],
     )
 
 
-def _rows(
-    systems: "tuple[SystemScores, ...]", columns: Mapping[str, str]
-) -> list[tuple[object, ...]]:
-    return [
-        (system.name, *(system.scores[metric] for metric in columns.values())) for system in systems
-    ]
+def _titles(metrics: Sequence[str]) -> list[str]:
+    return [METRICS[metric].title for metric in metrics]
 
 
-def _show_differences(
-    systems: "tuple[SystemScores, ...]",
-    comparisons: "tuple[Comparison, ...]",
-    columns: Mapping[str, str],
-    main: str,
-) -> None:
-    """Intervals of the main system, and its difference to controls and rivals."""
-    own = next(system for system in systems if system.name == main)
-    pairs = {pair.second: pair for pair in comparisons if pair.first == main}
-    shown = [pairs[name] for name in BASELINES if name in pairs]
-    heads = ["", "95 % interval", *(f"- {pair.second}" for pair in shown)]
+def _rows(scored: "ScoreTable", metrics: Sequence[str]) -> list[tuple[object, ...]]:
+    return [(system.name, *map(system.scores.get, metrics)) for system in scored.systems]
+
+
+def _show_differences(scored: "ScoreTable", metrics: Sequence[str], main: str) -> None:
+    """Intervals of the main system, and its differences to two controls and to its rivals."""
+    pairs = {pair.second: pair for pair in scored.comparisons if pair.first == main}
+    shown = [pairs[control.name] for control in (SHUFFLED, NEAREST) if control.name in pairs]
     rows = []
-    for head, metric in columns.items():
+    for metric in metrics:
         found = [pair.differences.get(metric) for pair in shown]
-        rows.append((head, _interval(own.intervals.get(metric)), *map(_difference, found)))
+        own = _interval(scored.interval(main, metric))
+        rows.append((METRICS[metric].title, own, *map(_difference, found)))
     say("")
-    table(heads, rows)
+    table(["", "95 % interval", *(f"- {pair.second}" for pair in shown)], rows)
     for pair in shown:
-        told = ", ".join(
-            f"{head} {pair.differences[metric].p_value:.3f}"
-            for head, metric in columns.items()
+        values = [
+            f"{METRICS[metric].title} {pair.differences[metric].p_value:.3f}"
+            for metric in metrics
             if metric in pair.differences
-        )
-        say(f"p, {pair.second}: {told}")
-    for pair in comparisons:
-        if not is_baseline(pair.second):
-            _show_rivals(pair, columns)
+        ]
+        say(f"p, {pair.second}: {', '.join(values)}")
+    for pair in scored.comparisons:
+        if pair.second not in CONTROLS:
+            _show_rivals(pair, metrics)
 
 
-def _show_rivals(pair: "Comparison", columns: Mapping[str, str]) -> None:
-    rows = []
-    for head, metric in columns.items():
-        if found := pair.differences.get(metric):
-            rows.append((head, _difference(found), found.p_value))
+def _show_rivals(pair: "Comparison", metrics: Sequence[str]) -> None:
+    rows = [
+        (METRICS[metric].title, _difference(found), found.p_value)
+        for metric in metrics
+        if (found := pair.differences.get(metric))
+    ]
     say(f"\n{pair.first} - {pair.second}")  # as a title it would wrap to the table's width
     table(("", "difference", "p-value"), rows)
 

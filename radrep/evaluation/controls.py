@@ -1,7 +1,10 @@
-"""The nearest-neighbour baseline: the report of the training study whose images look most alike.
+"""The controls that a model is compared with, see `radrep.metrics.names`.
 
-Alike is told by a fixed extractor, the EfficientNet-Lite0 of ImageNet that comes with radrep, so
-that the baseline is the same for every system that is scored on a prepared folder.
+- shuffled: the same reports, permuted over the studies;
+- blank-image: the reports that the model writes for black images;
+- nearest neighbour: the report of the training study with the most similar images, by a fixed
+  extractor (the packaged EfficientNet-Lite0 of ImageNet), so that it is the same for all systems;
+- constants: one training report for every study, chosen on validation.
 """
 
 from collections.abc import Sequence
@@ -10,18 +13,90 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from radrep.build import build_preprocess, build_selection
+from radrep.data.batch import Batch
 from radrep.data.dataset import ModelStudies
 from radrep.data.preprocess import Preprocess
 from radrep.data.selection import ImageSelection
 from radrep.device import best_device
+from radrep.evaluation.eval_set import EvalSet
+from radrep.inference.decode import report_model, write_reports
+from radrep.metrics.baselines import best_constants
+from radrep.metrics.names import CONSTANTS, NEAREST, SHUFFLED
+from radrep.metrics.protocol import published_references
 from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
+from radrep.recipe.schema import Decode
 from radrep.training.feature_cache import FeatureStore, cached_features
+from radrep.weights.checkpoint import Loaded
 
 EXTRACTOR = "tf_efficientnet_lite0"
+SHUFFLE_SEED = 0
 _IMAGE_SIZE = 224
 _SELECTION = ImageSelection("views", max_views=2)
 _BLOCK = 1024  # studies compared with all of training at once
+
+
+def shuffled_control(reports: Sequence[str]) -> dict[str, list[str]]:
+    """Give every study the report of another one; none where there is one study.
+
+    A report depends on its own images alone, so this is what shuffling the images would give. A
+    random cycle leaves no study with its own.
+    """
+    if len(reports) < 2:
+        return {}
+    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(reports))
+    permuted = list(reports)
+    for here, there in zip(order, np.roll(order, 1), strict=True):
+        permuted[here] = reports[there]
+    return {SHUFFLED.name: permuted}
+
+
+def write_blank(loaded: Loaded, studies: EvalSet, decode: Decode) -> list[str]:
+    """Reports for black images: one for each number of views, shared by its studies."""
+    data = loaded.recipe.data
+    assert studies.prepared is not None, "the studies of a run are prepared"
+    model = report_model(loaded)
+    side = loaded.prepared_size
+    black = build_preprocess(data, model).evaluate(np.zeros((side, side), np.uint8))
+    selection = build_selection(data)
+    views = [len(selection.of(study)) for study in studies.prepared]
+    counts = sorted(set(views))
+    batches = [Batch.of_study(str(n), [black] * n) for n in counts]
+    precision, seed = loaded.recipe.train.precision, loaded.recipe.train.seed
+    written = write_reports(model, batches, loaded.codec, decode, precision=precision, seed=seed)
+    report = dict(zip(counts, (text for _, text in written), strict=True))
+    return [report[n] for n in views]
+
+
+def constant_reports(studies: EvalSet, reporter: Reporter) -> dict[str, str]:
+    """The best constant reports by the name of their control; none without training reports.
+
+    They are training reports, chosen on validation under the published protocol.
+    """
+    corpus = studies.corpus
+    if corpus.vocabulary is None or not studies.val:
+        return {}
+    chosen_on = published_references(
+        studies.val,
+        clean=corpus.clean,
+        vocabulary=corpus.vocabulary,
+        max_tokens=corpus.max_tokens,
+    ).texts
+    with reporter.progress("constant baselines", 1, "searches") as advance:
+        found = best_constants(corpus.cleaned_train, chosen_on)
+        advance()
+    reports = {f"constant, best {metric}": constant.report for metric, constant in found.items()}
+    return {control.name: reports[control.name] for control in CONSTANTS}
+
+
+def nearest_control(studies: EvalSet, reporter: Reporter) -> dict[str, list[str]]:
+    """The cleaned report of each study's nearest training study; none without images."""
+    if studies.prepared is None or studies.train is None:
+        return {}
+    texts = studies.corpus.cleaned_train
+    nearest = nearest_studies(studies.train, studies.prepared, reporter)
+    return {NEAREST.name: [texts[i] for i in nearest]}
 
 
 class _Pooled(nn.Module):
@@ -39,12 +114,8 @@ class _Pooled(nn.Module):
 def nearest_studies(train: ModelStudies, studies: ModelStudies, reporter: Reporter) -> np.ndarray:
     """Find for each study the training study with the largest cosine of image features.
 
-    Features are averaged over the first two views of a study; they are kept in the cache.
-
-    Args:
-        train: The training studies.
-        studies: The studies to find neighbours for; none is its own neighbour.
-        reporter: Who is told how it goes.
+    Features are averaged over the first two views of a study; they are kept in the cache. No study
+    is its own neighbour.
 
     Returns:
         Indices into the training studies, (n,).
@@ -64,14 +135,14 @@ def nearest_studies(train: ModelStudies, studies: ModelStudies, reporter: Report
         reporter=reporter,
     )
     known, asked = _embed(train, features), _embed(studies, features)
-    places = {study.id: i for i, study in enumerate(train)}
+    places = {id_: i for i, id_ in enumerate(train.ids)}
+    ids = studies.ids
     nearest = []
     for start in range(0, len(asked), _BLOCK):
         cosines = asked[start : start + _BLOCK] @ known.T
-        for row in range(len(cosines)):
-            itself = places.get(studies[start + row].id)
-            if itself is not None:
-                cosines[row, itself] = -torch.inf
+        for row, id_ in enumerate(ids[start : start + _BLOCK]):
+            if id_ in places:
+                cosines[row, places[id_]] = -torch.inf
         nearest.append(cosines.argmax(dim=1))
     return torch.cat(nearest).numpy()
 
@@ -80,8 +151,6 @@ def _embed(studies: ModelStudies, features: FeatureStore) -> Tensor:
     """Vectors of length 1, (n, c)."""
     rows = []
     for study in studies:
-        views: Sequence[Tensor] = [
-            features(study.images[view.number], view) for view in _SELECTION.of(study)
-        ]
-        rows.append(torch.cat(list(views)).mean(dim=0))
+        patches = [features(study.images[view.number], view) for view in _SELECTION.of(study)]
+        rows.append(torch.cat(patches).mean(dim=0))
     return nn.functional.normalize(torch.stack(rows), dim=1)

@@ -24,21 +24,33 @@ from radrep.weights.model_card import MODEL_CARD, describe_model
 
 @dataclass(frozen=True)
 class DiscriminatorScores:
-    """What an evaluation of a discriminator found.
+    """Scores of a discriminator by label, over images.
 
     Attributes:
-        checkpoint: The checkpoint.
-        split: The split.
-        num_studies: Its studies, those of which no label is known too.
-        scores: By label, an image a row.
+        num_studies: Studies of the split, also those without a known label.
+        num_images: Their images.
+        loss: Mean loss.
         scores_file: scores-<split>.json.
     """
 
     checkpoint: Path
     split: str
     num_studies: int
+    num_images: int
+    loss: float
     scores: LabelScores
     scores_file: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the scores file."""
+        return {
+            "split": self.split,
+            "num_studies": self.num_studies,
+            "num_images": self.num_images,
+            "loss": self.loss,
+            **{f"macro {metric}": self.scores.macro(metric) for metric in MEASURES},
+            "labels": [asdict(row) for row in self.scores.rows],
+        }
 
 
 def evaluate_discriminator(
@@ -49,8 +61,8 @@ def evaluate_discriminator(
     Args:
         loaded: Its checkpoint.
         split: "train", "val" or "test"; by default test, or val where the data has no test study.
-        out: Where the scores go; the run's folder, if not given.
-        reporter: Who is told how it goes.
+        out: Folder of the scores; the run's folder by default.
+        reporter: Receives progress messages.
 
     Raises:
         DataError: If the prepared folder is missing, the split is empty or has no labels.
@@ -61,7 +73,7 @@ def evaluate_discriminator(
     name = split or default_split(recipe.data.prepared, reporter)
     need_text = recipe.model.needs_text
     studies = read_split(recipe.data, name, need_text=need_text)
-    # Which words mean what is a matter of the training studies, also for others.
+    # What a word means is learned from the training studies, also for other splits.
     known_by = read_split(recipe.data, "train", need_text=need_text)
     labels = build_labels(recipe, known_by)
     assert labels is not None, "a discriminator has labels"
@@ -80,15 +92,11 @@ def evaluate_discriminator(
         rows = classify(model, batches, best_device(), advance)
     scores, loss = score_rows(rows, model.label_thresholds().cpu().numpy())
     file = (out or run_dir(loaded.folder)) / f"scores-{name}.json"
-    told: dict[str, Any] = {
-        "split": name,
-        "num_studies": len(studies),
-        "num_images": len(rows),
-        "loss": loss,
-        **{f"macro {metric}": scores.macro(metric) for metric in MEASURES},
-        "labels": [asdict(row) for row in scores.rows],
-    }
+    result = DiscriminatorScores(
+        loaded.folder, name, len(studies), len(rows), loss, scores, scores_file=file
+    )
+    written = result.to_json()
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(file, json.dumps(told, indent=1) + "\n")
-    atomic_write_text(file.with_name(MODEL_CARD), describe_model(recipe, told))
-    return DiscriminatorScores(loaded.folder, name, len(studies), scores, file)
+    atomic_write_text(file, json.dumps(written, indent=1) + "\n")
+    atomic_write_text(file.with_name(MODEL_CARD), describe_model(recipe, written))
+    return result

@@ -1,12 +1,10 @@
-"""What an evaluation scores against: the studies of a split and the baselines that go with them."""
+"""The studies of a split that an evaluation scores reports on."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-
-import numpy as np
 
 from radrep.build import build_tokenizer
 from radrep.data.dataset import ModelStudies
@@ -15,28 +13,23 @@ from radrep.data.store import PreparedStudies
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import UNKNOWN
 from radrep.errors import DataError
-from radrep.evaluation.controls import nearest_studies
-from radrep.metrics.baselines import best_constants
-from radrep.metrics.protocol import published_references
 from radrep.metrics.scorecard import Corpus
 from radrep.progress import Reporter
 from radrep.saliency.read_split import read_split
 from radrep.weights.checkpoint import Loaded
 
-SHUFFLE_SEED = 0
-
 
 @dataclass(frozen=True)
-class ScoredStudies:
+class EvalSet:
     """The studies that systems are scored on.
 
     Attributes:
         split: Name of the split, empty where references have none.
         ids: Their ids, in order.
-        corpus: Their references, and what the protocols need.
-        val: Raw reports of validation, on which constants are chosen; may be none.
-        target: Which text of a study is the reference.
-        num_without_text: Studies of the split that are left out for want of it.
+        corpus: References and training reports.
+        val: Raw reports of validation, on which constants are chosen; may be empty.
+        target: Section that is the reference.
+        num_without_text: Studies of the split left out because they lack it.
         prepared: The studies in a prepared folder, else None.
         train: Its training studies, else None.
     """
@@ -55,44 +48,18 @@ class ScoredStudies:
         """Hash of the ids in order: equal hashes, equal studies."""
         return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
 
-    def constants(self, reporter: Reporter) -> dict[str, str]:
-        """The best constant reports by the name of the baseline; none without training reports.
 
-        They are training reports, chosen on validation under the published protocol.
-        """
-        corpus = self.corpus
-        if corpus.vocabulary is None or not self.val:
-            return {}
-        chosen_on = published_references(
-            self.val,
-            clean=corpus.clean,
-            vocabulary=corpus.vocabulary,
-            max_tokens=corpus.max_tokens,
-        ).texts
-        with reporter.progress("constant baselines", 1, "searches") as advance:
-            found = best_constants(corpus.cleaned_train, chosen_on)
-            advance()
-        return {f"constant, best {metric}": constant.report for metric, constant in found.items()}
-
-    def nearest(self, reporter: Reporter) -> list[str] | None:
-        """The cleaned report of each study's nearest training study, None without images."""
-        if self.prepared is None or self.train is None:
-            return None
-        texts = self.corpus.cleaned_train
-        return [texts[i] for i in nearest_studies(self.train, self.prepared, reporter)]
-
-
-def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> ScoredStudies:
+def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> EvalSet:
     """The studies of a split of the data that a run was trained on.
 
     Args:
         loaded: The run's checkpoint.
         split: "train", "val" or "test"; by default test, or val where the data has no test study.
-        reporter: Who is told of that.
+        reporter: Warns of the latter.
 
     Raises:
         DataError: If the prepared folder is missing or the split is empty.
-        CheckpointError: If the discriminator of its masked images is asked for and cannot be had.
+        CheckpointError: If the discriminator of its masked images is needed and not available.
     """
     data = loaded.recipe.data
     name = split or default_split(data.prepared, reporter)
@@ -110,7 +77,7 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Sco
         shorten=shorten if codec.language_model else None,
         tokenizer=codec.language_model,
     )
-    return ScoredStudies(
+    return EvalSet(
         split=name,
         ids=tuple(studies.ids),
         corpus=corpus,
@@ -123,17 +90,13 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Sco
 
 
 def _vocabulary(loaded: Loaded, train: PreparedStudies) -> tuple[str, ...]:
-    """The words of a run; those of the training reports where it was imported without data."""
+    """The words of a run; those of the training reports for one imported without data."""
     words = loaded.tokenizer.vocabulary
     return words if words != (UNKNOWN,) else build_tokenizer(loaded.recipe.data, train).vocabulary
 
 
 def default_split(prepared: Path, reporter: Reporter) -> str:
-    """Test, or val where a data set came without its test studies.
-
-    Raises:
-        DataError: If there is no such folder.
-    """
+    """Test, or val where a data set has no test study."""
     if not prepared.is_dir():
         raise DataError(
             f"{prepared} not found: the run was trained on it. Prepare the data again there"
@@ -142,16 +105,3 @@ def default_split(prepared: Path, reporter: Reporter) -> str:
         return "test"
     reporter.warn(f"{prepared} has no test study, so the validation split is scored")
     return "val"
-
-
-def shuffled(reports: Sequence[str]) -> list[str]:
-    """Give every study the report that was written for another study's images.
-
-    A report depends on its own images alone, so this is what shuffling the images would give. A
-    random cycle leaves no study with its own.
-    """
-    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(reports))
-    dealt = list(reports)
-    for here, there in zip(order, np.roll(order, 1), strict=True):
-        dealt[here] = reports[there]
-    return dealt

@@ -1,65 +1,49 @@
-"""Score a trained model on a split, under every protocol, beside what needs no model."""
+"""Score a trained model on a split under every protocol, beside its controls."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from radrep.build import build_dataset, build_preprocess, build_selection
-from radrep.data.batch import Batch
+from radrep.build import build_dataset, build_preprocess
 from radrep.data.dataset import in_order
 from radrep.device import best_device
 from radrep.evaluation.artifacts import check_out, write_evaluation
-from radrep.evaluation.eval_set import ScoredStudies, shuffled, studies_of_run
+from radrep.evaluation.controls import (
+    constant_reports,
+    nearest_control,
+    shuffled_control,
+    write_blank,
+)
+from radrep.evaluation.eval_set import EvalSet, studies_of_run
+from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.decode_options import change_decode, check_overrides
-from radrep.metrics.names import BLANK, MODEL, NEAREST, SHUFFLED
+from radrep.metrics.names import BLANK, MODEL
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
-from radrep.metrics.scorecard import Scorecard, score_card
+from radrep.metrics.scorecard import score_card
 from radrep.parallel import count_cores
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
 from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_dir
 
-WITHOUT_METEOR = "METEOR was left out on request (--no-meteor)"
+_WITHOUT_METEOR = "METEOR was left out on request (--no-meteor)"
 
 
-@dataclass(frozen=True)
-class EvalResult:
-    """What an evaluation found and where it wrote it.
+@dataclass
+class Systems:
+    """Systems to score: their studies, and by name the reports and decoding of each.
 
     Attributes:
-        checkpoint: The checkpoint that wrote the reports, None for systems from outside.
-        studies: The studies scored.
-        main: Name of the system that the evaluation is of, the first of several.
-        systems: Name to reports as scored, the main one first.
-        card: Their scores.
-        constants: The constant reports by the name of the baseline.
-        clinical: Scores of the optional package, by our names.
-        decodes: How each system decoded that is a run.
-        notes: Lines for the reader.
-        predictions: Generated reports of the main system, as written.
-        scores_file: scores-<split>.json.
-        predictions_file: predictions-<split>.jsonl.
-        page_file: report.html.
+        blank: Reports of the one system for black images, if it is a run.
     """
 
-    checkpoint: Path | None
-    studies: ScoredStudies
-    main: str
-    systems: Mapping[str, Sequence[str]]
-    card: Scorecard
-    constants: Mapping[str, str]
-    clinical: Mapping[str, float]
-    decodes: Mapping[str, Decode]
-    notes: tuple[str, ...]
-    predictions: tuple[str, ...]
-    scores_file: Path
-    predictions_file: Path
-    page_file: Path
+    studies: EvalSet
+    reports: dict[str, list[str]] = field(default_factory=dict)
+    decodes: dict[str, Decode] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    blank: list[str] | None = None
 
 
 def evaluate(
@@ -68,9 +52,7 @@ def evaluate(
     split: str | None = None,
     out: Path | None = None,
     overrides: Sequence[str] = (),
-    clean_predictions: bool = False,
-    clinical: Sequence[str] = (),
-    meteor: Literal["auto", "skip"] = "auto",
+    options: EvalOptions | None = None,
     reporter: Reporter | None = None,
 ) -> EvalResult:
     """Write the reports of a split and score them.
@@ -78,12 +60,10 @@ def evaluate(
     Args:
         checkpoint: A checkpoint, a run, or None for the newest run under runs/.
         split: "train", "val" or "test"; by default test, or val where the data has no test study.
-        out: Where the scores go; the run's folder, if not given.
+        out: Folder of the scores; the run's folder by default.
         overrides: Changes to the run's decoding, as after --set: "decode.beam_size=1".
-        clean_predictions: Put the generated reports through the cleaner too.
-        clinical: Names of metrics of `radrep.metrics.radeval`.
-        meteor: "auto" computes METEOR if Java runs, "skip" leaves it out.
-        reporter: Who is told how it goes.
+        options: How to score.
+        reporter: Receives progress messages.
 
     Raises:
         CheckpointError: If there is no such checkpoint.
@@ -92,81 +72,27 @@ def evaluate(
         RadrepError: If an override is not of the decoding.
         RecipeError: If an override has a wrong key or value.
     """
-    reporter = reporter or Reporter()
-    check_clinical_metrics(clinical)
-    check_overrides(overrides)
-    check_out(out)
+    reporter, options = reporter or Reporter(), options or EvalOptions()
+    check_request(options, overrides, out)
     loaded = load_checkpoint(find_checkpoint(checkpoint))
     decode, changed = change_decode(loaded.folder, overrides)
     studies = studies_of_run(loaded, split, reporter)
-    predictions = predict(loaded, studies, decode, reporter)
-    clean = studies.corpus.clean if clean_predictions else None
-    scored = scored_predictions(predictions, clean=clean)
-    blank = scored_predictions(_predict_blank(loaded, studies, decode), clean=clean)
-    systems = {MODEL: scored, **shuffled_image_control(scored), BLANK.name: blank}
-    constants = studies.constants(reporter)
-    systems |= baselines(studies, constants, reporter)
-    others = [(MODEL, name) for name in systems if name != MODEL]
-    with reporter.progress("scoring", 1, "evaluations") as advance:
-        card = score_card(studies.corpus, systems, others, meteor=meteor)
-        advance()
-    found = clinical_scores(studies, scored, clinical, reporter)
-    notes = [*changed, *card.notes, *found.notes]
-    if meteor == "skip":
-        notes.append(WITHOUT_METEOR)
+    written = predict(loaded, studies, decode, reporter)
+    systems = Systems(studies, {MODEL: written}, {MODEL: decode}, changed)
+    systems.blank = write_blank(loaded, studies, decode)
     if loaded.codec.note:
-        notes.append(f"language model: {loaded.codec.note}")
-    folder = out or run_dir(loaded.folder)
-    result = EvalResult(
-        checkpoint=loaded.folder,
-        studies=studies,
-        main=MODEL,
-        systems=systems,
-        card=card,
-        constants=constants,
-        clinical=found.values,
-        decodes={MODEL: decode},
-        notes=tuple(dict.fromkeys(notes)),
-        predictions=tuple(predictions),
-        scores_file=folder / f"scores-{studies.split}.json",
-        predictions_file=folder / f"predictions-{studies.split}.jsonl",
-        page_file=folder / "report.html",
-    )
-    write_evaluation(result, loaded)
-    return result
+        systems.notes.append(f"language model: {loaded.codec.note}")
+    return finish(systems, out or run_dir(loaded.folder), options, loaded, reporter)
 
 
-def shuffled_image_control(reports: Sequence[str]) -> dict[str, list[str]]:
-    """The system of the same reports dealt to other studies; none where there is one study."""
-    return {SHUFFLED.name: shuffled(reports)} if len(reports) > 1 else {}
+def check_request(options: EvalOptions, overrides: Sequence[str], out: Path | None) -> None:
+    """Refuse what cannot be done before minutes of work."""
+    check_clinical_metrics(options.clinical)
+    check_overrides(overrides)
+    check_out(out)
 
 
-def baselines(
-    studies: ScoredStudies, constants: Mapping[str, str], reporter: Reporter
-) -> dict[str, list[str]]:
-    """The systems that need no report model: name to reports."""
-    systems = {}
-    nearest = studies.nearest(reporter)
-    if nearest is not None:
-        systems[NEAREST.name] = nearest
-    return systems | {name: [text] * len(studies.ids) for name, text in constants.items()}
-
-
-def clinical_scores(
-    studies: ScoredStudies, scored: Sequence[str], names: Sequence[str], reporter: Reporter
-) -> ClinicalScores:
-    """Scores of the optional package for the main system, against raw references."""
-    if not names:
-        return ClinicalScores({}, {}, ())
-    with reporter.progress("clinical metrics", 1, "evaluations") as advance:
-        found = score_clinical(studies.corpus.references, scored, names)
-        advance()
-    return found
-
-
-def predict(
-    loaded: Loaded, studies: ScoredStudies, decode: Decode, reporter: Reporter
-) -> list[str]:
+def predict(loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter) -> list[str]:
     """Write the report of every study from its pixels, never from cached features."""
     recipe = loaded.recipe
     assert studies.prepared is not None, "the studies of a run are prepared"
@@ -193,18 +119,59 @@ def predict(
     return [text for _, text in written]
 
 
-def _predict_blank(loaded: Loaded, studies: ScoredStudies, decode: Decode) -> list[str]:
-    """What the model writes of black images: one report for each number of views."""
-    data = loaded.recipe.data
-    assert studies.prepared is not None, "the studies of a run are prepared"
-    model = report_model(loaded)
-    side = loaded.prepared_size
-    black = build_preprocess(data, model).evaluate(np.zeros((side, side), np.uint8))
-    selection = build_selection(data)
-    views = [len(selection.of(study)) for study in studies.prepared]
-    counts = sorted(set(views))
-    batches = [Batch.of_study(str(n), [black] * n) for n in counts]
-    precision, seed = loaded.recipe.train.precision, loaded.recipe.train.seed
-    written = write_reports(model, batches, loaded.codec, decode, precision=precision, seed=seed)
-    report = dict(zip(counts, (text for _, text in written), strict=True))
-    return [report[n] for n in views]
+def finish(
+    systems: Systems, out: Path, options: EvalOptions, loaded: Loaded | None, reporter: Reporter
+) -> EvalResult:
+    """Score systems beside their controls, paired, and write the files of the evaluation.
+
+    Args:
+        systems: One system or several; the first is the main one.
+        out: Folder of the files.
+        options: How to score.
+        loaded: The checkpoint that wrote the reports, where there is one system and it is a run.
+        reporter: Receives progress messages.
+    """
+    studies, notes = systems.studies, systems.notes
+    clean = studies.corpus.clean if options.clean else None
+    scored = {name: scored_predictions(r, clean=clean) for name, r in systems.reports.items()}
+    main = next(iter(scored))
+    constants = constant_reports(studies, reporter)
+    controls = shuffled_control(scored[main]) if len(scored) == 1 else {}
+    if systems.blank is not None:
+        controls[BLANK.name] = scored_predictions(systems.blank, clean=clean)
+    controls |= nearest_control(studies, reporter)
+    controls |= {name: [text] * len(studies.ids) for name, text in constants.items()}
+    every = {**scored, **controls}
+    pairs = [*combinations(scored, 2), *((main, name) for name in controls)]
+    with reporter.progress("scoring", 1, "evaluations") as advance:
+        card = score_card(studies.corpus, every, pairs, meteor="auto" if options.meteor else "skip")
+        advance()
+    clinical = _score_clinical(studies, scored[main], options.clinical, reporter)
+    notes = [*notes, *card.notes, *clinical.notes, *([] if options.meteor else [_WITHOUT_METEOR])]
+    result = EvalResult(
+        checkpoint=None if loaded is None else loaded.folder,
+        studies=studies,
+        main=main,
+        systems=every,
+        card=card,
+        constants=constants,
+        clinical=clinical.values,
+        decodes=systems.decodes,
+        notes=tuple(dict.fromkeys(notes)),
+        predictions=tuple(systems.reports[main]),
+        out=out,
+    )
+    write_evaluation(result, loaded)
+    return result
+
+
+def _score_clinical(
+    studies: EvalSet, scored: Sequence[str], names: Sequence[str], reporter: Reporter
+) -> ClinicalScores:
+    """Scores of the optional package for the main system, against raw references."""
+    if not names:
+        return ClinicalScores({}, {}, ())
+    with reporter.progress("clinical metrics", 1, "evaluations") as advance:
+        found = score_clinical(studies.corpus.references, scored, names)
+        advance()
+    return found

@@ -1,29 +1,34 @@
-"""The studies of an evaluation's page: the best, middle and worst, with where the model looked."""
+"""The studies of an evaluation's page: best, median and worst, with attention heatmaps."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
+from radrep.evaluation.result import EvalResult
 from radrep.inference.decode import report_model, write_report
 from radrep.metrics.labeler import Findings, label_report
 from radrep.viz.figures.heatmap import overlay
-from radrep.viz.html.page import WRONG_SIDE, PageStudy, Passage
+from radrep.viz.html.page import (
+    AGREE,
+    MISSED,
+    NOT_IN_REFERENCE,
+    RANKS,
+    WRONG_SIDE,
+    PageStudy,
+    Passage,
+)
 from radrep.weights.checkpoint import Loaded
-
-if TYPE_CHECKING:
-    from radrep.evaluation.evaluate import EvalResult
 
 _OF_EACH_RANK = 3
 
 
-def page_studies(result: "EvalResult", loaded: Loaded | None) -> list[PageStudy]:
+def page_studies(result: EvalResult, loaded: Loaded | None) -> list[PageStudy]:
     """Three studies of each rank by the CIDEr of the single report, none of them twice.
 
     Args:
-        result: What was found.
+        result: The result.
         loaded: The checkpoint that wrote the reports, for heatmaps; None for none.
     """
     values = result.card.per_report[result.main]
@@ -41,11 +46,11 @@ def page_studies(result: "EvalResult", loaded: Loaded | None) -> list[PageStudy]
     studies = [
         _study(result, index, rank, float(values[index]), loaded) for index, rank in shown.items()
     ]
-    return sorted(studies, key=lambda study: ("best", "median", "worst").index(study.rank))
+    return sorted(studies, key=lambda study: RANKS.index(study.rank))
 
 
 def _study(
-    result: "EvalResult", index: int, rank: str, score: float, loaded: Loaded | None
+    result: EvalResult, index: int, rank: str, score: float, loaded: Loaded | None
 ) -> PageStudy:
     prepared = result.studies.prepared
     reference, generated = result.studies.corpus.references[index], result.predictions[index]
@@ -68,10 +73,10 @@ def _study(
             ]
             given = [preprocess.evaluate(image, saliency=view.masked) for view, image in views]
             batch = Batch.of_study(study.id, given)
-            _, looks = write_report(loaded, batch, result.decodes[result.main])
-            if len(looks):  # words of a language model look at no map
-                means = looks.mean(axis=0)
-                heatmaps = [overlay(i, look) for i, look in zip(images, means, strict=True)]
+            _, maps = write_report(loaded, batch, result.decodes[result.main])
+            if len(maps):  # a language model has none
+                means = maps.mean(axis=0)
+                heatmaps = [overlay(i, mean) for i, mean in zip(images, means, strict=True)]
     return PageStudy(
         id=result.studies.ids[index],
         rank=rank,
@@ -79,21 +84,21 @@ def _study(
         images=images,
         projections=projections,
         heatmaps=heatmaps,
-        reference=passages(reference, theirs, ours, otherwise="missed"),
-        generated=passages(generated, ours, theirs, otherwise="invented"),
+        reference=passages(reference, theirs, ours, otherwise=MISSED),
+        generated=passages(generated, ours, theirs, otherwise=NOT_IN_REFERENCE),
     )
 
 
 def passages(text: str, own: Findings, other: Findings, *, otherwise: str) -> list[Passage]:
-    """Cut a report at the findings that it names as positive.
+    """Cut a report at its positive findings.
 
-    A finding of both reports is on the wrong side where both tell the side and not the same one.
+    A finding of both reports is on the wrong side where both name a side and not the same one.
 
     Args:
         text: The report.
         own: Its findings.
         other: Findings of the report beside it.
-        otherwise: Kind of what the other does not name as positive.
+        otherwise: Kind of a finding that is not positive in the other report.
     """
     found: list[Passage] = []
     end = 0
@@ -102,15 +107,13 @@ def passages(text: str, own: Findings, other: Findings, *, otherwise: str) -> li
             continue  # of mentions that overlap the first stands for all
         name = mention.observation
         here, there = own.sides.get(name), other.sides.get(name)
-        side = mention.side
+        kind, side, note = AGREE, mention.side, ""
         if other.states[name] != "positive":
-            kind, told = otherwise, ""
+            kind = otherwise
         elif here and there and here != there:
-            kind, side, told = WRONG_SIDE, here, f"; {there} in the other report"
-        else:
-            kind, told = "agree", ""
+            kind, side, note = WRONG_SIDE, here, f"; {there} in the other report"
         found.append(Passage(text[end : mention.start], "plain"))
-        note = f"{name}{f', {side}' if side else ''}{told}"
+        note = f"{name}{f', {side}' if side else ''}{note}"
         found.append(Passage(text[mention.start : mention.end], kind, note))
         end = mention.end
     found.append(Passage(text[end:], "plain"))

@@ -1,6 +1,6 @@
-"""Everything that is said of some systems on the same studies, under every protocol.
+"""Scores of several systems on the same studies, under every protocol.
 
-A system is one way to write the reports: a model, the same model with other images, a constant.
+A system is one way to write the reports: a model, the same model on other images, a constant.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,9 +37,9 @@ class Corpus:
     Attributes:
         references: Raw reference reports, n.
         clean: The cleaner of the data set.
-        train: Raw training reports; none where they are not at hand.
+        train: Raw training reports; empty where not available.
         vocabulary: Words of the training vocabulary, for the published protocol; None without
-            training reports, and then there is no published protocol.
+            training reports: then there is no published protocol.
         max_tokens: Length of the training targets in ids.
         shorten: Cuts a cleaned report to that many sub-words of a language model; None where no
             language model wrote the reports.
@@ -78,7 +78,7 @@ class Corpus:
         return full_references(self.train, clean=self.clean).texts
 
     def seen(self) -> np.ndarray | None:
-        """Which cleaned references are word for word in training, (n,) of bool; None: no train."""
+        """Which cleaned references also occur verbatim in training, (n,) of bool, or None."""
         if not self.train:
             return None
         known = set(self.cleaned_train)
@@ -88,13 +88,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class SystemScores:
-    """Scores of one system.
-
-    Attributes:
-        name: What it is.
-        scores: Metric to value, None where it was not computed.
-        intervals: Metric to its 95 % bootstrap interval over studies.
-    """
+    """Scores of one system, None where one was not computed, and 95 % bootstrap intervals."""
 
     name: str
     scores: Mapping[str, float | None]
@@ -103,13 +97,7 @@ class SystemScores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same studies.
-
-    Attributes:
-        first: Name of one system.
-        second: Name of the other.
-        differences: Metric to first minus second.
-    """
+    """Metric to the difference of two systems on the same studies, first minus second."""
 
     first: str
     second: str
@@ -117,43 +105,79 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class ProtocolScores:
+class ScoreTable:
+    """Systems scored in one way, in the order given, and their comparisons."""
+
+    systems: tuple[SystemScores, ...]
+    comparisons: tuple[Comparison, ...]
+
+    def value(self, system: str, metric: str) -> float | None:
+        """The score of a system; None where it has none."""
+        return next((s.scores.get(metric) for s in self.systems if s.name == system), None)
+
+    def interval(self, system: str, metric: str) -> Interval | None:
+        """The interval of a score."""
+        return next((s.intervals.get(metric) for s in self.systems if s.name == system), None)
+
+    def difference(self, first: str, second: str, metric: str) -> Difference | None:
+        """First minus second, paired by study; None where the two were not compared."""
+        for pair in self.comparisons:
+            found = pair.differences.get(metric)
+            if found is not None and (pair.first, pair.second) == (first, second):
+                return found
+            if found is not None and (pair.first, pair.second) == (second, first):
+                return Difference(-found.value, -found.high, -found.low, found.p_value)
+        return None
+
+    def relation(self, first: str, second: str, metric: str) -> str | None:
+        """How the first score stands to the second.
+
+        Returns:
+            "higher", "lower", or "level" where the difference is not significant: its 95 %
+            interval holds zero. Systems that were not compared differ where their own intervals do
+            not meet; None without intervals.
+        """
+        difference = self.difference(first, second, metric)
+        if difference is not None:
+            low, high = difference.low, difference.high
+        else:
+            ours, theirs = self.interval(first, metric), self.interval(second, metric)
+            if ours is None or theirs is None:
+                return None
+            low, high = ours.low - theirs.high, ours.high - theirs.low
+        return "higher" if low > 0 else "lower" if high < 0 else "level"
+
+
+@dataclass(frozen=True)
+class ProtocolScores(ScoreTable):
     """All systems under one protocol.
 
     Attributes:
         protocol: "published", "published_llm" or "full".
         tokenizer: What cuts the references under published_llm, else empty.
         num_cut: References that the protocol cuts.
-        systems: In the order given.
-        comparisons: Those asked for.
-        on_seen: System to metric to value, on references seen verbatim in training; empty where
-            there are none.
+        on_seen: System to metric to value, on references that also occur verbatim in training;
+            empty where there are none.
         on_unseen: The same on all other references.
     """
 
     protocol: str
     tokenizer: str
     num_cut: int
-    systems: tuple[SystemScores, ...]
-    comparisons: tuple[Comparison, ...]
     on_seen: Mapping[str, Mapping[str, float]]
     on_unseen: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class FindingsCard:
-    """Agreement on clinical findings, by our rules.
+class FindingsCard(ScoreTable):
+    """Agreement on clinical findings by the rule labeller, uncertain findings as absent.
 
     Attributes:
-        systems: Every figure of each system, uncertain findings taken for none.
-        comparisons: Those asked for.
-        uncertain_is_positive: System to figure to value, uncertain findings taken for positive.
+        uncertain_is_positive: System to figure to value with uncertain findings as positive.
         tables: System to the counts of each observation.
         num_sides: System to the number of findings whose side was compared.
     """
 
-    systems: tuple[SystemScores, ...]
-    comparisons: tuple[Comparison, ...]
     uncertain_is_positive: Mapping[str, Mapping[str, float | None]]
     tables: Mapping[str, Sequence[LabelCounts]]
     num_sides: Mapping[str, int]
@@ -161,14 +185,14 @@ class FindingsCard:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """What was found.
+    """Scores of some systems on the same studies.
 
     Attributes:
         num_studies: Studies scored.
-        num_seen: References seen verbatim in training, None where training is not at hand.
-        protocols: Under each protocol.
+        num_seen: References that also occur verbatim in training; None without training reports.
+        protocols: Scores under each protocol, `full` last.
         findings: Clinical findings.
-        diversity: System to the variety and lengths of its reports.
+        diversity: System to the diversity and lengths of its reports.
         per_report: System to CIDEr of each report under `full`, (n,).
         notes: Lines for the reader.
     """
@@ -181,6 +205,11 @@ class Scorecard:
     per_report: Mapping[str, np.ndarray]
     notes: tuple[str, ...]
 
+    @property
+    def full(self) -> ProtocolScores:
+        """Scores against complete references."""
+        return self.protocols[-1]
+
 
 def score_card(
     corpus: Corpus,
@@ -192,9 +221,8 @@ def score_card(
     """Score systems on the same studies.
 
     Args:
-        corpus: What they are scored against.
-        systems: Name to the reports as they are scored, see `scored_predictions`, in the order of
-            the references.
+        corpus: References and training reports.
+        systems: Name to the reports of `scored_predictions`, in the order of the references.
         comparisons: Pairs of names to compare.
         meteor: "auto" computes METEOR if Java runs; "skip" leaves it out.
 

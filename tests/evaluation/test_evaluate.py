@@ -146,7 +146,7 @@ def test_without_java_meteor_is_skipped_in_one_line(
     monkeypatch.setenv("PATH", str(tmp_path))
     result = radrep("eval", trained_run, "--split", "val", "--out", tmp_path / "scores")
     assert result.exit_code == 0, result.output
-    told = [line for line in result.stdout.splitlines() if "METEOR" in line]
+    told = [line for line in result.stdout.splitlines() if "METEOR skipped" in line]
     assert len(told) == 1
     scores = json.loads((tmp_path / "scores/scores-val.json").read_text())
     model = scores["protocols"]["full"]["systems"][0]["scores"]
@@ -196,7 +196,7 @@ def test_scores_never_stand_beside_other_reports_than_theirs(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever stops between the two files leaves no scores, not those of before."""
-    import radrep.evaluation.artifacts as files
+    from radrep.evaluation.result import EvalResult
 
     def stop(_: object) -> None:
         raise KeyboardInterrupt
@@ -205,7 +205,7 @@ def test_scores_never_stand_beside_other_reports_than_theirs(
     words = ("eval", trained_run, "--split", "test", "--out", out)
     assert radrep(*words).exit_code == 0
     assert (out / "scores-test.json").is_file()
-    monkeypatch.setattr(files, "scores_as_json", stop)
+    monkeypatch.setattr(EvalResult, "to_json", stop)
     stopped = radrep(*words, "--set", "decode.max_new_tokens=2")
     assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (130, "stopped")
     assert not (out / "scores-test.json").exists()

@@ -11,7 +11,7 @@ def marked(reference: str, generated: str) -> tuple[list[tuple[str, str]], list[
     theirs, ours = label_report(reference), label_report(generated)
     cut = [
         passages(reference, theirs, ours, otherwise="missed"),
-        passages(generated, ours, theirs, otherwise="invented"),
+        passages(generated, ours, theirs, otherwise="not-in-reference"),
     ]
     for text, found in zip((reference, generated), cut, strict=True):
         assert "".join(passage.text for passage in found) == text
@@ -39,10 +39,10 @@ def test_a_finding_of_both_is_on_the_wrong_side_where_two_sides_differ(
     assert {found for _, found in theirs + ours} == {kind}
 
 
-def test_what_only_one_names_is_missed_or_invented() -> None:
+def test_what_only_one_names_is_missed_or_not_in_the_reference() -> None:
     theirs, ours = marked("Left pneumothorax. No effusion.", "right rib fracture . no effusion .")
     assert [kind for _, kind in theirs] == ["missed"]
-    assert [kind for _, kind in ours] == ["invented"]
+    assert [kind for _, kind in ours] == ["not-in-reference"]
 
 
 def test_the_note_of_a_wrong_side_tells_both() -> None:
@@ -52,7 +52,7 @@ def test_the_note_of_a_wrong_side_tells_both() -> None:
         next(p.note for p in found if p.kind == "wrong-side")
         for found in (
             passages(texts[0], theirs, ours, otherwise="missed"),
-            passages(texts[1], ours, theirs, otherwise="invented"),
+            passages(texts[1], ours, theirs, otherwise="not-in-reference"),
         )
     ]
     assert notes == [

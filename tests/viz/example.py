@@ -4,6 +4,17 @@ from typing import Any
 
 import numpy as np
 
+from radrep.evaluation.conclusion import conclude
+from radrep.metrics.bootstrap import Difference, Interval
+from radrep.metrics.diversity import Diversity
+from radrep.metrics.labeler.scores import LabelCounts
+from radrep.metrics.scorecard import (
+    Comparison,
+    FindingsCard,
+    ProtocolScores,
+    Scorecard,
+    SystemScores,
+)
 from radrep.viz.html.page import Page, PageStudy, Passage
 
 CONSTANTS = ("constant, best bleu4", "constant, best cider", "constant, best rouge_l")
@@ -45,14 +56,14 @@ OBSERVATIONS = {
 NORMAL = "the heart is normal in size . the mediastinum is unremarkable . the lungs are clear ."
 
 
-def make_scores(
+def make_card(
     systems: dict[str, tuple[float, float]] = SYSTEMS,
     *,
     main: str = "model",
     half_width: float = 0.09,
     compared: bool = True,
-) -> dict[str, Any]:
-    """The content of a scores file; intervals and differences reach half_width to both sides."""
+) -> Scorecard:
+    """A scorecard; intervals and differences reach half_width to both sides."""
     averages = ("micro", "macro", "macro of those that occur", "by report")
     parts = {"micro": 1.0, "macro": 0.34, "macro of those that occur": 0.34, "by report": 0.95}
     words, findings = {}, {}
@@ -64,96 +75,95 @@ def make_scores(
             for average in averages
             for figure in ("precision", "recall", "f1")
         }
+        findings[name]["13 with side micro f1"] = 0.8 * f1
         findings[name]["side accuracy"] = None if name.startswith("constant") else 0.61
     others = [name for name in systems if name != main] if compared else []
-    words_block = _block(words, main, others, half_width)
-    parted = {name: {m: v * 1.6 for m, v in values.items()} for name, values in words.items()}
-    unseen = {name: {m: v * 0.8 for m, v in values.items()} for name, values in words.items()}
-    protocol = {"tokenizer": "", "on_seen": parted, "on_unseen": unseen, **words_block}
     table = [
-        {
-            "observation": name,
-            "in_references": ours,
-            "in_generated": theirs,
-            "right": right,
-            "uncertain": uncertain,
-            "precision": right / theirs if theirs else None,
-            "recall": right / ours if ours else None,
-            "f1": 2 * right / (ours + theirs) if ours + theirs else None,
-        }
+        LabelCounts(
+            observation=name,
+            in_references=ours,
+            in_generated=theirs,
+            right=right,
+            uncertain=uncertain,
+            precision=right / theirs if theirs else None,
+            recall=right / ours if ours else None,
+            f1=2 * right / (ours + theirs) if ours + theirs else None,
+        )
         for name, (ours, theirs, right, uncertain) in OBSERVATIONS.items()
     ]
-    return {
-        "checkpoint": "runs/csr_lmca_iu_cpu/checkpoints/step-0003870",
-        "split": "val",
-        "num_studies": 295,
-        "num_without_text": 1,
-        "ids_sha256": "9f2c1d7b" * 8,
-        "target": "findings",
-        "decode": {"method": "beam", "beam_size": 3, "max_new_tokens": 60},
-        "model": main,
-        "num_seen": 55,
-        "protocols": {
-            "published": {**protocol, "references_cut": 24},
-            "full": {**protocol, "references_cut": 0},
-        },
-        "findings": {
-            **_block(findings, main, others, half_width),
-            "uncertain_is_positive": findings,
-            "tables": dict.fromkeys(systems, table),
-            "num_sides": dict.fromkeys(systems, 31),
-        },
-        "diversity": {
-            name: {
-                "num_reports": 295,
-                "num_distinct": 1 if name.startswith("constant") else 112,
-                "most_frequent": NORMAL,
-                "most_frequent_share": 1.0 if name.startswith("constant") else 0.122,
-                "length_ratio": 0.93,
-                "mean_length": 31.4,
-                "min_length": 14,
-                "max_length": 59,
-                "mean_reference_length": 33.8,
-            }
+    protocols = [
+        ProtocolScores(
+            **_table(words, main, others, half_width),
+            protocol=protocol,
+            tokenizer="",
+            num_cut=num_cut,
+            on_seen={n: {m: v * 1.6 for m, v in values.items()} for n, values in words.items()},
+            on_unseen={n: {m: v * 0.8 for m, v in values.items()} for n, values in words.items()},
+        )
+        for protocol, num_cut in (("published", 24), ("full", 0))
+    ]
+    return Scorecard(
+        num_studies=295,
+        num_seen=55,
+        protocols=tuple(protocols),
+        findings=FindingsCard(
+            **_table(findings, main, others, half_width),
+            uncertain_is_positive=findings,
+            tables=dict.fromkeys(systems, table),
+            num_sides=dict.fromkeys(systems, 31),
+        ),
+        diversity={
+            name: Diversity(
+                num_reports=295,
+                num_distinct=1 if name.startswith("constant") else 112,
+                most_frequent=NORMAL,
+                most_frequent_share=1.0 if name.startswith("constant") else 0.122,
+                length_ratio=0.93,
+                mean_length=31.4,
+                min_length=14,
+                max_length=59,
+                mean_reference_length=33.8,
+            )
             for name in systems
         },
-        "constants": {name: NORMAL for name in systems if name.startswith("constant")},
-        "notes": ["METEOR was computed without stemming of the numbers."],
-    }
+        per_report={},
+        notes=(),
+    )
 
 
-def _block(
+def _table(
     values: dict[str, dict[str, float | None]], main: str, others: list[str], half_width: float
 ) -> dict[str, Any]:
-    def reach(value: float) -> list[float]:
-        return [value - half_width, value + half_width]
-
-    def compare(ours: float, theirs: float) -> dict[str, float]:
-        low, high = reach(ours - theirs)
-        p_value = 0.002 if low > 0 or high < 0 else 0.31
-        return {"value": ours - theirs, "low": low, "high": high, "p_value": p_value}
+    def compare(ours: float, theirs: float) -> Difference:
+        value = ours - theirs
+        low, high = value - half_width, value + half_width
+        return Difference(value, low, high, 0.002 if low > 0 or high < 0 else 0.31)
 
     return {
-        "systems": [
-            {
-                "name": name,
-                "scores": scores,
-                "intervals": {k: reach(v) for k, v in scores.items() if v is not None},
-            }
+        "systems": tuple(
+            SystemScores(
+                name,
+                scores,
+                {
+                    key: Interval(value - half_width, value + half_width)
+                    for key, value in scores.items()
+                    if value is not None
+                },
+            )
             for name, scores in values.items()
-        ],
-        "comparisons": [
-            {
-                "first": main,
-                "second": other,
-                "differences": {
+        ),
+        "comparisons": tuple(
+            Comparison(
+                main,
+                other,
+                {
                     key: compare(value, values[other][key])
                     for key, value in values[main].items()
                     if value is not None and values[other][key] is not None
                 },
-            }
+            )
             for other in others
-        ],
+        ),
     }
 
 
@@ -191,7 +201,7 @@ def make_study(rank: str, number: int = 0, *, heatmaps: bool = True) -> PageStud
         generated=[
             Passage("heart size is enlarged ", "agree", "Cardiomegaly: positive"),
             Passage(". there is ", "plain"),
-            Passage("bibasilar atelectasis", "invented", "Atelectasis: positive"),
+            Passage("bibasilar atelectasis", "not-in-reference", "Atelectasis: positive"),
             Passage(" . ", "plain"),
             Passage("right opacity", "wrong-side", "Lung Opacity, right; left in the other report"),
             Passage(" .", "plain"),
@@ -199,11 +209,27 @@ def make_study(rank: str, number: int = 0, *, heatmaps: bool = True) -> PageStud
     )
 
 
-def make_page(**changes: Any) -> Page:
+def make_page(*, card: Scorecard | None = None, main: str = "model", **changes: Any) -> Page:
     """A page of everything."""
+    card = card or make_card()
+    conclusion = conclude(card, main)
     page = {
         "title": "runs/csr_lmca_iu_cpu",
-        "scores": make_scores(),
+        "split": "val",
+        "target": "findings",
+        "num_without_text": 1,
+        "card": card,
+        "main": main,
+        "answer": conclusion.answer,
+        "evidence": [(item.about, item.sentences) for item in conclusion.evidence],
+        "constants": {name: NORMAL for name in SYSTEMS if name.startswith("constant")},
+        "clinical": {},
+        "notes": ["METEOR was computed without stemming of the numbers."],
+        "provenance": {
+            "checkpoint": "runs/csr_lmca_iu_cpu/checkpoints/step-0003870",
+            "study ids, SHA-256": "9f2c1d7b" * 8,
+            "decode": {"method": "beam", "beam_size": 3, "max_new_tokens": 60},
+        },
         "studies": [make_study(rank, 10 * i) for i, rank in enumerate(("best", "median", "worst"))],
         "recipe": "task: train\nmodel:\n  name: csr_lmca\n",
         "environment": {"python": "3.12.1", "versions": {"torch": "2.6.0", "mamba-ssm": None}},

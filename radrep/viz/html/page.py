@@ -1,7 +1,6 @@
-"""The page of an evaluation: one HTML file that asks nothing of a network or of JavaScript.
+"""The page of an evaluation: one HTML file without scripts that loads nothing from a network.
 
-What is drawn is laid out as plain values, here and in plots.py; page.html only sets it, with
-page_style.html inside it.
+page.html lays out the typed scores, page_macros.html and page_style.html inside it.
 """
 
 import base64
@@ -15,37 +14,22 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
-from radrep.evaluation.conclusion import MINUS, MISSING, interval, judge, number, p_value
-from radrep.viz.html.plots import (
-    LABEL_SETS,
-    METRICS,
-    plot_lengths,
-    plot_observations,
-    plot_scores,
-    readable,
-)
+from radrep.metrics import format as text
+from radrep.metrics.labeler.scores import AVERAGES, FIGURES
+from radrep.metrics.names import FINDINGS, METRICS, metric_names
+from radrep.metrics.scorecard import ProtocolScores, Scorecard
+from radrep.viz.html.plots import LABEL_SETS, plot_lengths, plot_scores, readable
 
-WRONG_SIDE = "wrong-side"
-KINDS = ("plain", "agree", WRONG_SIDE, "missed", "invented")
+AGREE, WRONG_SIDE, MISSED, NOT_IN_REFERENCE = "agree", "wrong-side", "missed", "not-in-reference"
+KINDS = ("plain", AGREE, WRONG_SIDE, MISSED, NOT_IN_REFERENCE)
 RANKS = ("best", "median", "worst")
 _MAX_SIDE = 384  # pixels
-_PROTOCOLS = {  # in the order shown: name, and what it does to the references
+_PROTOCOLS = {  # in the order shown
     "full": "Complete references, cleaned; no word is replaced.",
     "published": "As the R2Gen family scores: rare words of the references become <unk>, and "
     "references are cut to the length of the training targets.",
     "published_llm": "As the R2Gen family scores language models: references are cut to the "
     "length of the training targets in sub-words.",
-}
-_AVERAGES = ("micro", "macro", "macro of those that occur", "by report")
-_FIGURES = ("precision", "recall", "f1")
-_FINDINGS_COLUMNS = {
-    "14 micro f1": "14, micro",
-    "14 macro f1": "14, macro",
-    "13 micro f1": "13, micro",
-    "13 macro f1": "13, macro",
-    "5 micro f1": "5, micro",
-    "5 macro f1": "5, macro",
-    "side accuracy": "side accuracy",
 }
 
 
@@ -55,9 +39,9 @@ class Passage:
 
     Attributes:
         text: The stretch, white space included.
-        kind: "plain", "agree", "wrong-side" (in both, on another side), "missed" (in references
-            only) or "invented" (in generated reports only).
-        note: What it is taken for, such as "Cardiomegaly: positive (cue: ...)".
+        kind: One of KINDS: AGREE in both reports, WRONG_SIDE in both on different sides, MISSED in
+            references only, NOT_IN_REFERENCE in generated reports only.
+        note: The finding, such as "Cardiomegaly".
     """
 
     text: str
@@ -71,7 +55,7 @@ class PageStudy:
 
     Attributes:
         id: Its id.
-        rank: "best", "median" or "worst".
+        rank: One of RANKS.
         score: CIDEr of its report under the full protocol.
         images: Its views, uint8 (h, w) each.
         projections: Their projections.
@@ -92,18 +76,38 @@ class PageStudy:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page tells.
+    """The content of a page.
 
     Attributes:
         title: Such as the name of the run.
-        scores: The content of scores-<split>.json.
+        split: The split, empty where there is none.
+        target: Section that was scored.
+        num_without_text: Studies left out because they lack it.
+        card: The scores.
+        main: The system that the evaluation is of.
+        answer: The conclusion.
+        evidence: Heading and sentences of what the conclusion rests on.
+        constants: The constant reports by the name of their control.
+        clinical: Model-based clinical metrics.
+        notes: Lines for the reader.
+        provenance: Name and value of what produced the scores; may be nested.
         studies: Some of each rank.
         recipe: The recipe as YAML, may be empty.
-        environment: What the run ran on, may be empty.
+        environment: Versions and devices of the run, may be empty.
     """
 
     title: str
-    scores: Mapping[str, Any]
+    split: str
+    target: str
+    num_without_text: int
+    card: Scorecard
+    main: str
+    answer: str
+    evidence: Sequence[tuple[str, Sequence[str]]]
+    constants: Mapping[str, str]
+    clinical: Mapping[str, float]
+    notes: Sequence[str]
+    provenance: Mapping[str, Any]
     studies: Sequence[PageStudy]
     recipe: str
     environment: Mapping[str, Any]
@@ -112,37 +116,35 @@ class Page:
 def render_page(page: Page) -> str:
     """The page as one HTML file with its images inside.
 
-    Args:
-        page: What it tells.
-
     Returns:
         Text that UTF-8 can hold.
 
     Raises:
-        ValueError: If a study has a rank, a passage a kind or an image a dtype that is none, or
-            images do not match their projections or heatmaps.
+        ValueError: If a study has an unknown rank, a passage an unknown kind, an image is not
+            uint8, or images do not match their projections or heatmaps.
     """
-    scores = page.scores
-    main = scores["model"]
-    diversity = scores["diversity"]
-    protocols = _protocols(scores)
+    card = page.card
+    order = list(_PROTOCOLS)
+    protocols = sorted(card.protocols, key=lambda scored: order.index(scored.protocol))
+    plots, switches = plot_scores(card, page.main, protocols)
+    table = card.findings.tables[page.main]
     html = _template().render(
         page=page,
-        scores=scores,
-        main=main,
-        verdict=judge(scores),
-        plots=plot_scores(scores, protocols),
-        protocols=[_protocol(name, scores) for name in protocols],
-        findings=_findings(scores),
-        lengths=plot_lengths(diversity, main),
-        variety=_variety(diversity),
-        clinical=[(name, number(value)) for name, value in scores.get("clinical", {}).items()],
-        ranks=[
-            (rank, [_study(study) for study in page.studies if study.rank == rank])
-            for rank in _ranks(page.studies)
-        ],
+        card=card,
+        main=page.main,
+        protocols=[(each, _describe(each, card.num_studies)) for each in protocols],
+        plots=plots,
+        switches=switches,
+        chosen=("m-cider", f"p-{protocols[0].protocol}"),
+        lengths=plot_lengths(card, page.main),
+        findings_columns=metric_names(FINDINGS),
+        label_sets=LABEL_SETS,
+        averages=AVERAGES,
+        figures=FIGURES,
+        most=max(1, *(max(row.in_references, row.in_generated) for row in table)),
+        ranks=_by_rank(page.studies),
+        provenance=list(_flatten(page.provenance)),
         environment=list(_flatten(page.environment)),
-        decode=list(_flatten(scores["decode"])),
     )
     # A lone surrogate, which JSON can hold and UTF-8 cannot, becomes a character reference.
     return html.encode("utf-8", "xmlcharrefreplace").decode("utf-8")
@@ -157,122 +159,35 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {
+        "number": text.number,
+        "signed": lambda value: text.number(value, signed=True),
+        "interval": text.interval,
+        "p_value": text.p_value,
+        "share": text.share,
+        "readable": readable,
+        "title_of": lambda metric: METRICS[metric].title if metric in METRICS else metric,
+        "place": lambda fraction: f"{100 * fraction:.2f}%",
+    }
     return environment.get_template("page.html")
 
 
-def _protocols(scores: Mapping[str, Any]) -> list[str]:
-    return [name for name in _PROTOCOLS if name in scores["protocols"]]
+def _describe(scored: ProtocolScores, num_studies: int) -> str:
+    about = _PROTOCOLS[scored.protocol]
+    if scored.tokenizer:
+        about += f" Sub-words of {scored.tokenizer}."
+    if scored.num_cut or scored.protocol != "full":
+        part = text.share(scored.num_cut / num_studies)
+        about += f" It cuts {scored.num_cut} of {num_studies} references ({part})."
+    return about
 
 
-def _protocol(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables of one protocol."""
-    block = scores["protocols"][name]
-    keys = list(block["systems"][0]["scores"])
-    num, cut = scores["num_studies"], block["references_cut"]
-    about = _PROTOCOLS[name]
-    if block["tokenizer"]:
-        about += f" Sub-words of {block['tokenizer']}."
-    if cut or name != "full":
-        about += f" It cuts {cut} of {num} references ({_share(cut / num)})."
-    parts = {"seen": block["on_seen"], "unseen": block["on_unseen"]}
-    return {
-        "name": readable(name),
-        "about": about,
-        "metrics": [METRICS.get(key, key) for key in keys],
-        "systems": [_cells(row, keys) for row in block["systems"]],
-        "comparisons": [_compared(row, keys) for row in block["comparisons"]],
-        "parts": [
-            (system, found)
-            for system in (row["name"] for row in block["systems"])
-            if (
-                found := [
-                    (part, [number(values[system].get(key)) for key in keys])
-                    for part, values in parts.items()
-                    if system in values
-                ]
-            )
-        ],
-    }
-
-
-def _cells(row: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
-    """A system and its figures, each with its interval."""
-    return row["name"], [
-        (number(row["scores"].get(key)), interval(row["intervals"].get(key))) for key in keys
-    ]
-
-
-def _compared(
-    row: Mapping[str, Any], keys: Sequence[str]
-) -> tuple[str, list[tuple[str, str, str]]]:
-    cells = []
-    for key in keys:
-        found = row["differences"].get(key)
-        if found is None:
-            cells.append((MISSING, "", ""))
-            continue
-        ends = interval((found["low"], found["high"]))
-        cells.append((number(found["value"], signed=True), ends, p_value(found["p_value"])))
-    return f"{row['first']} {MINUS} {row['second']}", cells
-
-
-def _findings(scores: Mapping[str, Any]) -> dict[str, Any]:
-    block, main = scores["findings"], scores["model"]
-    keys = list(_FINDINGS_COLUMNS)
-    own = next(row for row in block["systems"] if row["name"] == main)
-    other = block["uncertain_is_positive"].get(main, {})
-    averages = []
-    for labels, meaning in LABEL_SETS.items():
-        for average in _AVERAGES:
-            names = [f"{labels} {average} {figure}" for figure in _FIGURES]
-            cells = _cells(own, names)[1]
-            averages.append((labels, meaning, average, cells, number(other.get(names[-1]))))
-    return {
-        "columns": list(_FINDINGS_COLUMNS.values()),
-        "systems": [_cells(row, keys) for row in block["systems"]],
-        "comparisons": [_compared(row, keys) for row in block["comparisons"]],
-        "num_sides": block["num_sides"].get(main, 0),
-        "averages": averages,
-        "bars": plot_observations(block["tables"][main]),
-        "table": _observations(block["tables"][main]),
-        "other_tables": [
-            (system, _observations(rows))
-            for system, rows in block["tables"].items()
-            if system != main
-        ],
-    }
-
-
-def _observations(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[int], list[str]]]:
-    """Of each observation its counts and its figures."""
-    counts = ("in_references", "in_generated", "right", "uncertain")
-    return [
-        (row["observation"], [row[key] for key in counts], [number(row[key]) for key in _FIGURES])
-        for row in rows
-    ]
-
-
-def _variety(diversity: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
-    return [
-        (
-            name,
-            f"{row['num_distinct']} of {row['num_reports']}",
-            _share(row["most_frequent_share"]),
-            row["most_frequent"],
-        )
-        for name, row in diversity.items()
-    ]
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _ranks(studies: Sequence[PageStudy]) -> list[str]:
+def _by_rank(studies: Sequence[PageStudy]) -> list[tuple[str, list[dict[str, Any]]]]:
     for study in studies:
         if study.rank not in RANKS:
             raise ValueError(f"rank must be one of {', '.join(RANKS)}, got {study.rank!r}")
-    return [rank for rank in RANKS if any(study.rank == rank for study in studies)]
+    found = [(rank, [_study(study) for study in studies if study.rank == rank]) for rank in RANKS]
+    return [(rank, shown) for rank, shown in found if shown]
 
 
 def _study(study: PageStudy) -> dict[str, Any]:
@@ -282,18 +197,18 @@ def _study(study: PageStudy) -> dict[str, Any]:
             f"study {study.id}: {num} images, but {len(study.projections)} projections and "
             f"{len(study.heatmaps)} heatmaps"
         )
-    films = []
+    pictures = []
     for i, (image, projection) in enumerate(zip(study.images, study.projections, strict=True)):
-        films.append((f"{projection} view", _embed(image)))
+        pictures.append((f"{projection} view", _embed(image)))
         if study.heatmaps:
-            films.append((f"{projection} view, heatmap", _embed(study.heatmaps[i])))
+            pictures.append((f"{projection} view, heatmap", _embed(study.heatmaps[i])))
     return {
         "id": study.id,
-        "score": number(study.score),
-        "films": films,
+        "score": study.score,
+        "pictures": pictures,
         "texts": [
-            ("Reference", list(_passages(study.reference, never="invented"))),
-            ("Generated", list(_passages(study.generated, never="missed"))),
+            ("Reference", list(_passages(study.reference, never=NOT_IN_REFERENCE))),
+            ("Generated", list(_passages(study.generated, never=MISSED))),
         ],
     }
 
@@ -307,15 +222,12 @@ def _embed(pixels: np.ndarray) -> dict[str, Any]:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return {
-        "uri": f"data:image/jpeg;base64,{data}",
-        "width": picture.width,
-        "height": picture.height,
-    }
+    uri = f"data:image/jpeg;base64,{data}"
+    return {"uri": uri, "width": picture.width, "height": picture.height}
 
 
 def _passages(passages: Sequence[Passage], *, never: str) -> Iterator[dict[str, str]]:
-    """Passages with the white space at their ends taken out of the marking."""
+    """Passages with the white space at their ends outside the marking."""
     for passage in passages:
         if passage.kind not in KINDS or passage.kind == never:
             raise ValueError(
@@ -334,4 +246,4 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", MISSING if value is None else str(value)
+            yield f"{prefix}{key}", text.MISSING if value is None else str(value)

@@ -1,153 +1,148 @@
-"""The plots of an evaluation's page as plain values: where dots, lines, bars and labels stand."""
+"""The plots of an evaluation's page: places on their axes, as fractions of the width."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from radrep.evaluation.conclusion import (
-    Measure,
-    difference_text,
-    interval,
-    number,
-)
-from radrep.metrics.names import CONTROLS, FINDINGS_F1, TEXT, metric_names
-from radrep.metrics.names import METRICS as METRICS_TABLE
+from radrep.metrics import format as text
+from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, TEXT, metric_names
+from radrep.metrics.scorecard import ProtocolScores, Scorecard, ScoreTable
 
-METRICS = {name: METRICS_TABLE[name].title for name in metric_names(TEXT)}
 LABEL_SETS = {
     "14": "all 14 observations",
     "13": "without No Finding",
     "5": "cardiomegaly, edema, consolidation, atelectasis, pleural effusion",
 }
-_PLOTTED_FINDINGS = {
-    "14 micro f1": "14 observations",
-    "13 micro f1": "without No Finding",
-    "5 micro f1": "five",
-}
-_MAX_INTERVALS = 5  # of an axis
+_PLOTTED_FINDINGS = {"14": "14 observations", "13": "without No Finding", "5": "five"}
+_MAX_TICKS = 5  # intervals between ticks
 
 
-def plot_scores(scores: Mapping[str, Any], protocols: Sequence[str]) -> dict[str, Any]:
-    """The plots to choose from, and the switches that choose.
+@dataclass(frozen=True)
+class PlotRow:
+    """One system: a dot at x, a line from low to high, and their values as text."""
 
-    A plot is shown while every radio button that it needs is chosen; the switches are
-    (title, name of the radio buttons, (id, label) of each).
+    name: str
+    kind: str  # "main", "same" (the model on other images), "other" (no model), "rival"
+    x: float
+    low: float | None
+    high: float | None
+    value: str
+    interval: str
+    difference: str = ""
+    relation: str | None = None
 
-    Args:
-        scores: The content of a scores file, see `radrep.viz.html.page.Page`.
-        protocols: Those to show, in order.
+
+@dataclass(frozen=True)
+class Plot:
+    """A dot plot over systems.
+
+    Attributes:
+        id: Of its element.
+        needs: The radio buttons that must be chosen to show it.
+        title: The metric.
+        how: How it was scored.
+        rows: One per system.
+        guide: Where the dashed line stands, if anywhere.
+        ticks: Place and label of each.
     """
-    main = scores["model"]
+
+    id: str
+    needs: Sequence[str]
+    title: str
+    how: str
+    rows: Sequence[PlotRow]
+    guide: float | None
+    ticks: Sequence[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A group of radio buttons: its title, their common name, and (id, label) of each."""
+
+    title: str
+    name: str
+    choices: Sequence[tuple[str, str]]
+
+
+def plot_scores(
+    card: Scorecard, main: str, protocols: Sequence[ProtocolScores]
+) -> tuple[list[Plot], list[Switch]]:
+    """The plots of all metrics, and the switches that choose one of them."""
     plots, words, findings = [], [], []
-    for key, name in METRICS.items():
-        measures = {each: Measure(name, key, scores["protocols"][each]) for each in protocols}
-        measures = {each: m for each, m in measures.items() if m.value(main) is not None}
-        for protocol, measure in measures.items():
-            needs = [f"m-{key}", f"p-{protocol}"]
-            plots.append(_plot(measure, main, f"{readable(protocol)} protocol", needs))
-        if measures:
-            words.append((f"m-{key}", name))
-    for key, name in _PLOTTED_FINDINGS.items():
-        ident, labels = f"f-{key.split()[0]}", LABEL_SETS[key.split()[0]]
-        measure = Measure(FINDINGS_F1, key, scores["findings"])
-        findings.append((ident, name))
-        plots.append(_plot(measure, main, f"micro average, {labels}", [ident]))
+    for key in metric_names(TEXT):
+        scored = [each for each in protocols if each.value(main, key) is not None]
+        title = METRICS[key].title
+        for each in scored:
+            how, needs = f"{readable(each.protocol)} protocol", [f"m-{key}", f"p-{each.protocol}"]
+            plots.append(_plot(each, main, key, title, how, needs))
+        if scored:
+            words.append((f"m-{key}", title))
+    for labels, name in _PLOTTED_FINDINGS.items():
+        how, key = f"micro average, {LABEL_SETS[labels]}", f"{labels} micro f1"
+        plots.append(_plot(card.findings, main, key, FINDINGS_F1, how, [f"f-{labels}"]))
+        findings.append((f"f-{labels}", name))
     switches = [
-        ("Words", "metric", words),
-        ("Findings F1 (rules)", "metric", findings),
-        ("Protocol", "protocol", [(f"p-{name}", readable(name)) for name in protocols]),
+        Switch("Words", "metric", words),
+        Switch("Findings F1 (rules)", "metric", findings),
+        Switch(
+            "Protocol", "protocol", [(f"p-{p.protocol}", readable(p.protocol)) for p in protocols]
+        ),
     ]
-    return {"switches": switches, "chosen": ("m-cider", f"p-{protocols[0]}"), "plots": plots}
+    return plots, switches
 
 
-def plot_lengths(diversity: Mapping[str, Mapping[str, Any]], main: str) -> dict[str, Any]:
-    """The plot of the lengths.
-
-    Args:
-        diversity: Of each system, see "diversity" in a scores file.
-        main: The system that the page is of.
-    """
-    reference = next(iter(diversity.values()))["mean_reference_length"]
-    top, ticks = _axis(max(reference, *(row["max_length"] for row in diversity.values())))
+def plot_lengths(card: Scorecard, main: str) -> Plot:
+    """Lengths of the reports of each system, in words."""
+    seen = card.diversity
+    reference = next(iter(seen.values())).mean_reference_length
+    top, ticks = _axis(max(reference, *(row.max_length for row in seen.values())))
     rows = [
-        {
-            "name": name,
-            "kind": _kind(name, main),
-            "value": f"{row['mean_length']:.1f}",
-            "interval": f"{row['min_length']} to {row['max_length']}",
-            "x": _place(row["mean_length"], top),
-            "low": _place(row["min_length"], top),
-            "high": _place(row["max_length"], top),
-            "difference": f"{row['length_ratio']:.2f} of the references’ length",
-            "relation": None,
-        }
-        for name, row in diversity.items()
+        PlotRow(
+            name=name,
+            kind=_kind(name, main),
+            x=row.mean_length / top,
+            low=row.min_length / top,
+            high=row.max_length / top,
+            value=f"{row.mean_length:.1f}",
+            interval=f"{row.min_length} to {row.max_length}",
+            difference=f"{row.length_ratio:.2f} of the references’ length",
+        )
+        for name, row in seen.items()
     ]
-    return {
-        "rows": rows,
-        "guide": _place(reference, top),
-        "ticks": ticks,
-        "reference": f"{reference:.1f}",
-    }
-
-
-def plot_observations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each observation how wide its bars are, against the most frequent.
-
-    Args:
-        rows: A system's table in a scores file.
-    """
-    most = max(1, *(max(row["in_references"], row["in_generated"]) for row in rows))
-    return [
-        {
-            **row,
-            "right_width": _place(row["right"], most),
-            "missed_width": _place(row["in_references"] - row["right"], most),
-            "invented_width": _place(row["in_generated"] - row["right"], most),
-            "f1_text": number(row["f1"]),
-        }
-        for row in rows
-    ]
+    return Plot("lengths", (), "Length", f"{reference:.1f}", rows, reference / top, ticks)
 
 
 def readable(protocol: str) -> str:
-    """A protocol's name as a reader has it."""
+    """A protocol's name in words."""
     return protocol.replace("_", " ")
 
 
-def _plot(measure: Measure, main: str, how: str, needs: Sequence[str]) -> dict[str, Any]:
-    systems = [
-        (row["name"], value, measure.interval(row["name"]))
-        for row in measure.block["systems"]
-        if (value := measure.value(row["name"])) is not None
-    ]
-    top, ticks = _axis(max(max(value, ends[1] if ends else 0.0) for _, value, ends in systems))
+def _plot(
+    table: ScoreTable, main: str, key: str, title: str, how: str, needs: Sequence[str]
+) -> Plot:
+    values = {s.name: v for s in table.systems if (v := s.scores.get(key)) is not None}
+    ends = {name: table.interval(name, key) for name in values}
+    top, ticks = _axis(max(*values.values(), *(found.high for found in ends.values() if found), 0))
     rows = []
-    for name, value, ends in systems:
-        difference = None if name == main else measure.difference(main, name)
+    for name, value in values.items():
+        found, difference = ends[name], None
+        if name != main:
+            difference = table.difference(main, name, key)
         rows.append(
-            {
-                "name": name,
-                "kind": _kind(name, main),
-                "value": number(value),
-                "interval": interval(ends),
-                "x": _place(value, top),
-                "low": _place(ends[0], top) if ends else None,
-                "high": _place(ends[1], top) if ends else None,
-                "difference": difference_text(difference) if difference else "",
-                "relation": None if difference is None else measure.relation(main, name),
-            }
+            PlotRow(
+                name=name,
+                kind=_kind(name, main),
+                x=value / top,
+                low=found.low / top if found else None,
+                high=found.high / top if found else None,
+                value=text.number(value),
+                interval=text.interval(found),
+                difference=text.difference(difference) if difference else "",
+                relation=table.relation(main, name, key) if difference else None,
+            )
         )
-    own = measure.value(main)
-    return {
-        "id": "-".join(["plot", *needs]),
-        "needs": needs,
-        "title": measure.name,
-        "how": how,
-        "rows": rows,
-        "guide": None if own is None else _place(own, top),
-        "ticks": ticks,
-    }
+    guide = values[main] / top if main in values else None
+    return Plot("-".join(["plot", *needs]), needs, title, how, rows, guide, ticks)
 
 
 def _kind(system: str, main: str) -> str:
@@ -158,16 +153,11 @@ def _kind(system: str, main: str) -> str:
     return "rival"
 
 
-def _axis(highest: float) -> tuple[float, list[tuple[str, str]]]:
-    """An axis from 0 to just above a value: its end, and where its labels stand."""
+def _axis(highest: float) -> tuple[float, list[tuple[float, str]]]:
+    """An axis from 0 to just above a value: its end, and its ticks."""
     highest = max(highest, 1e-3)
     scale = 10.0 ** math.floor(math.log10(highest))
     steps = (scale * part for part in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 2.5))
-    step = next(step for step in steps if math.ceil(highest / step - 1e-9) <= _MAX_INTERVALS)
+    step = next(step for step in steps if math.ceil(highest / step - 1e-9) <= _MAX_TICKS)
     count = math.ceil(highest / step - 1e-9)
-    top = count * step
-    return top, [(_place(i * step, top), f"{i * step:.4g}") for i in range(count + 1)]
-
-
-def _place(value: float, top: float) -> str:
-    return f"{100 * value / top:.2f}%"
+    return count * step, [(i / count, f"{i * step:.4g}") for i in range(count + 1)]

@@ -10,12 +10,11 @@ from PIL import Image
 
 from radrep.viz.html.page import Passage, render_page
 from tests.viz.example import (
-    CONSTANTS,
     OBSERVATIONS,
     SYSTEMS,
     draw_film,
+    make_card,
     make_page,
-    make_scores,
     make_study,
 )
 
@@ -111,7 +110,10 @@ def test_one_heading_captions_scopes_and_unique_ids(reader):
 def test_the_answer_comes_first_and_the_constant_is_not_hidden(reader):
     first = reader.find("section")[0]
     answer = reader.find("p", first, class_="answer")[0]["text"]
-    assert answer.startswith("This model sees the image, but one constant report and copying")
+    assert answer == (
+        "This model uses the image. Not significantly different in CIDEr over 295 studies: one "
+        "constant report and the nearest training study’s report."
+    )
     assert "Not for clinical use" in reader.find("footer")[0]["text"]
 
 
@@ -159,7 +161,7 @@ def test_all_scores_stand_in_tables_with_intervals(reader):
         assert numbers_of(cells[-1]["text"]) == pytest.approx([0.352, 0.262, 0.442])
     text = reader.find("section", id="scores")[0]["text"]
     assert "cuts 24 of 295 references (8.1 %)" in text
-    assert "55 of 295 references stand word for word in training (seen), 240 do not" in text
+    assert "55 of 295 references also occur verbatim in train (seen), 240 do not" in text
 
 
 def test_bars_of_the_findings_are_as_long_as_their_counts(reader):
@@ -167,17 +169,17 @@ def test_bars_of_the_findings_are_as_long_as_their_counts(reader):
     longest = max(max(row[:2]) for row in OBSERVATIONS.values())
     for row, (name, (ours, theirs, right, _)) in zip(rows, OBSERVATIONS.items(), strict=True):
         assert row["text"].split("\n")[0] == name
-        assert re.findall(r"(references|generated|right) (\d+)", row["text"]) == [
+        assert re.findall(r"(references|generated|both) (\d+)", row["text"]) == [
             ("references", str(ours)),
             ("generated", str(theirs)),
-            ("right", str(right)),
+            ("both", str(right)),
         ]
         widths = {}
         for bar in reader.find("rect", row):
             widths[bar["class"]] = float(bar["width"].rstrip("%")) * longest / 100
         assert widths["right"] == pytest.approx(right, abs=0.02)
         assert widths.get("missed-bar", 0) == pytest.approx(ours - right, abs=0.02)
-        assert widths.get("invented-bar", 0) == pytest.approx(theirs - right, abs=0.02)
+        assert widths.get("not-in-reference-bar", 0) == pytest.approx(theirs - right, abs=0.02)
     text = reader.find("section", id="findings")[0]["text"]
     assert "findings F1 (rules)" in text
     assert "no CheXbert scores" in text
@@ -193,7 +195,7 @@ def test_reports_are_whole_and_what_is_marked_is_told_in_words(reader):
         marks = reader.find("mark", report)
         assert [mark["class"] for mark in marks] == [p.kind for p in passages if p.kind != "plain"]
         for mark, passage in zip(marks, [p for p in passages if p.kind != "plain"], strict=True):
-            said = reader.find("span", mark, class_="said")[0]["text"]
+            said = reader.find("span", mark, class_="spoken")[0]["text"]
             assert said == f"[{passage.kind.replace('-', ' ')}: {passage.note}] "
             assert mark["title"] == passage.note
             assert mark["text"].removeprefix(said) == passage.text.strip()
@@ -204,7 +206,7 @@ def test_reports_are_whole_and_what_is_marked_is_told_in_words(reader):
 def test_each_kind_of_mark_has_its_legend_and_its_sign_without_colour(reader):
     legend = reader.find("p", reader.find("section", id="studies")[0], class_="note keys")[0]
     told = {mark["class"]: mark["text"] for mark in reader.find("mark", legend)}
-    kinds = {"agree", "wrong-side", "missed", "invented"}
+    kinds = {"agree", "wrong-side", "missed", "not-in-reference"}
     assert set(told) == kinds
     assert told["wrong-side"] == "wrong side"
     style = reader.find("style")[0]["text"]
@@ -237,13 +239,8 @@ def test_heatmaps_stand_beside_their_views(reader):
 
 def test_nothing_that_was_written_becomes_markup():
     evil = "</pre><script>alert('1')</script><img src=x onerror=alert(1)>\" onclick=\"alert(1)"
-    scores = make_scores()
-    scores["constants"][CONSTANTS[0]] = evil
-    scores["notes"] = [evil]
-    scores["checkpoint"] = scores["target"] = evil
-    scores["decode"] = {evil: evil}
-    scores["clinical"] = {evil: 0.5}
-    scores["diversity"]["model"]["most_frequent"] = evil
+    card = make_card()
+    seen = replace(card.diversity["model"], most_frequent=evil)
     passages = [Passage(evil, kind, evil) for kind in ("plain", "agree")]
     study = replace(
         make_study("worst"),
@@ -253,7 +250,18 @@ def test_nothing_that_was_written_becomes_markup():
         generated=passages,
     )
     page = make_page(
-        title=evil, scores=scores, studies=[study], recipe=evil, environment={evil: evil}
+        card=replace(card, diversity={**card.diversity, "model": seen}),
+        title=evil,
+        target=evil,
+        answer=evil,
+        evidence=[(evil, [evil])],
+        constants={"constant": evil},
+        notes=[evil],
+        clinical={evil: 0.5},
+        provenance={"checkpoint": evil, evil: evil},
+        studies=[study],
+        recipe=evil,
+        environment={evil: evil},
     )
     reader = read(page)
     assert not reader.find("script")
@@ -269,15 +277,20 @@ def test_text_that_utf8_cannot_hold_does_not_stop_the_page():
 
 
 def test_what_was_not_computed_is_left_out_or_told():
-    scores = make_scores({"model": (0.3, 0.4)})
-    scores |= {"checkpoint": None, "num_seen": None, "num_without_text": 0, "decode": {}}
-    scores["notes"] = ["METEOR was not computed: it needs Java"]
-    del scores["protocols"]["published"]
-    full = scores["protocols"]["full"]
-    full |= {"on_seen": {}, "on_unseen": {}}
-    full["systems"][0]["scores"]["meteor"] = None
-    full["systems"][0]["intervals"].pop("meteor")
-    reader = read(make_page(scores=scores, studies=[], recipe="", environment={}))
+    card = make_card({"model": (0.3, 0.4)})
+    system = card.full.systems[0]
+    intervals = {key: found for key, found in system.intervals.items() if key != "meteor"}
+    system = replace(system, scores={**system.scores, "meteor": None}, intervals=intervals)
+    full = replace(card.full, systems=(system,), on_seen={}, on_unseen={})
+    reader = read(
+        make_page(
+            card=replace(card, num_seen=None, protocols=(full,)),
+            notes=["METEOR was not computed: it needs Java"],
+            studies=[],
+            recipe="",
+            environment={},
+        )
+    )
     assert not reader.find("section", id="studies")
     assert not reader.find("a", href="#studies")
     assert not reader.find("input", id="m-meteor")
@@ -285,7 +298,7 @@ def test_what_was_not_computed_is_left_out_or_told():
     cells = reader.find("td", reader.find("div", **{"aria-label": "Scores, full protocol"})[0])
     assert [cell["text"] for cell in cells if not numbers_of(cell["text"])] == ["–"]
     text = reader.find("main")[0]["text"]
-    assert "the training reports were not at hand" in text
+    assert "training reports not available" in text
     assert "METEOR was not computed: it needs Java" in text
     summaries = [summary["text"] for summary in reader.find("summary")]
     assert "Recipe" not in summaries
@@ -293,13 +306,10 @@ def test_what_was_not_computed_is_left_out_or_told():
 
 
 def test_several_runs_stand_beside_each_other():
-    runs = {"runs/a": (0.4, 0.5), "runs/b": (0.2, 0.3)}
-    scores = make_scores(runs, main="runs/a")
-    scores["protocols"]["published_llm"] = scores["protocols"]["full"] | {
-        "tokenizer": "SmolLM2",
-        "references_cut": 7,
-    }
-    reader = read(make_page(scores=scores))
+    card = make_card({"runs/a": (0.4, 0.5), "runs/b": (0.2, 0.3)}, main="runs/a")
+    llm = replace(card.full, protocol="published_llm", tokenizer="SmolLM2", num_cut=7)
+    card = replace(card, protocols=(card.protocols[0], llm, card.full))
+    reader = read(make_page(card=card, main="runs/a"))
     answer = reader.find("p", class_="answer")[0]["text"]
     assert answer.startswith("runs/a scores higher than runs/b in CIDEr.")
     text = reader.find("section", id="scores")[0]["text"]
@@ -312,8 +322,11 @@ def test_several_runs_stand_beside_each_other():
         ({"rank": "good"}, "rank must be one of best, median, worst, got 'good'"),
         ({"projections": ["PA"]}, "2 images, but 1 projections and 2 heatmaps"),
         ({"heatmaps": [draw_film()]}, "2 images, but 2 projections and 1 heatmaps"),
-        ({"reference": [Passage("x", "invented")]}, "wrong-side, missed, got 'invented'"),
-        ({"generated": [Passage("x", "missed")]}, "wrong-side, invented, got 'missed'"),
+        (
+            {"reference": [Passage("x", "not-in-reference")]},
+            "wrong-side, missed, got 'not-in-reference'",
+        ),
+        ({"generated": [Passage("x", "missed")]}, "wrong-side, not-in-reference, got 'missed'"),
         ({"images": [np.zeros((4, 4)), np.zeros((4, 4))]}, "must be uint8, got float64"),
     ],
 )

@@ -1,0 +1,140 @@
+"""The result of an evaluation, which page, conclusion, model card and JSON are made from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from radrep.evaluation.conclusion import Conclusion, conclude
+from radrep.evaluation.eval_set import EvalSet
+from radrep.metrics.scorecard import Scorecard, ScoreTable
+from radrep.recipe.schema import Decode
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How reports are scored.
+
+    Attributes:
+        clean: Put the generated reports through the cleaner of the references too.
+        clinical: Names of metrics of `radrep.metrics.radeval`, for the main system.
+        meteor: Compute METEOR where Java runs.
+    """
+
+    clean: bool = False
+    clinical: Sequence[str] = ()
+    meteor: bool = True
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Scores of systems on the same studies.
+
+    Attributes:
+        checkpoint: The checkpoint that wrote the reports, None for several systems or others'.
+        studies: The studies scored.
+        main: Name of the system that the evaluation is of, the first of several.
+        systems: Name to reports as scored, the main one first.
+        card: Their scores.
+        constants: The constant reports by the name of their control.
+        clinical: Model-based clinical metrics of the main system.
+        decodes: How each run decoded.
+        notes: Lines for the reader.
+        predictions: Generated reports of the main system, as decoded.
+        out: Folder of the files.
+    """
+
+    checkpoint: Path | None
+    studies: EvalSet
+    main: str
+    systems: Mapping[str, Sequence[str]]
+    card: Scorecard
+    constants: Mapping[str, str]
+    clinical: Mapping[str, float]
+    decodes: Mapping[str, Decode]
+    notes: tuple[str, ...]
+    predictions: tuple[str, ...]
+    out: Path
+
+    @property
+    def scores_file(self) -> Path:
+        """scores-<split>.json."""
+        return self.out / f"scores-{self.studies.split or 'all'}.json"
+
+    @property
+    def predictions_file(self) -> Path:
+        """predictions-<split>.jsonl."""
+        return self.out / f"predictions-{self.studies.split or 'all'}.jsonl"
+
+    @property
+    def page_file(self) -> Path:
+        """report.html."""
+        return self.out / "report.html"
+
+    @cached_property
+    def conclusion(self) -> Conclusion:
+        """Whether the main system uses the image, and whether it beats its controls."""
+        return conclude(self.card, self.main)
+
+    @property
+    def decode(self) -> Mapping[str, Any]:
+        """Decoding of the one run, or of each by its name; empty for reports of other programs."""
+        decodes = {name: decode.model_dump() for name, decode in self.decodes.items()}
+        return decodes if self.checkpoint is None else decodes[self.main]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the scores file."""
+        studies, card, findings = self.studies, self.card, self.card.findings
+        return {
+            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+            "split": studies.split,
+            "num_studies": card.num_studies,
+            "num_without_text": studies.num_without_text,
+            "ids_sha256": studies.ids_sha256,
+            "target": studies.target,
+            "decode": self.decode,
+            "model": self.main,
+            "num_seen": card.num_seen,
+            "protocols": {
+                scored.protocol: {
+                    "tokenizer": scored.tokenizer,
+                    "references_cut": scored.num_cut,
+                    **_table_to_json(scored),
+                    "on_seen": dict(scored.on_seen),
+                    "on_unseen": dict(scored.on_unseen),
+                }
+                for scored in card.protocols
+            },
+            "findings": {
+                **_table_to_json(findings),
+                "uncertain_is_positive": dict(findings.uncertain_is_positive),
+                "tables": {n: [asdict(row) for row in rows] for n, rows in findings.tables.items()},
+                "num_sides": dict(findings.num_sides),
+            },
+            "diversity": {name: asdict(seen) for name, seen in card.diversity.items()},
+            "constants": dict(self.constants),
+            "clinical": dict(self.clinical),
+            "notes": list(self.notes),
+        }
+
+
+def _table_to_json(table: ScoreTable) -> dict[str, Any]:
+    return {
+        "systems": [
+            {
+                "name": system.name,
+                "scores": dict(system.scores),
+                "intervals": {m: [i.low, i.high] for m, i in system.intervals.items()},
+            }
+            for system in table.systems
+        ],
+        "comparisons": [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "differences": {m: asdict(found) for m, found in pair.differences.items()},
+            }
+            for pair in table.comparisons
+        ],
+    }
