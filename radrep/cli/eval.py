@@ -48,6 +48,12 @@ References = Annotated[
     Path | None,
     typer.Option(help="For --predictions: a prepared folder, annotation.json or a table."),
 ]
+IdColumn = Annotated[
+    str | None, typer.Option(help="For --predictions: the column of ids, if not recognised.")
+]
+TextColumn = Annotated[
+    str | None, typer.Option(help="For --predictions: the column of reports, if not recognised.")
+]
 Dataset = Annotated[
     str | None,
     typer.Option(
@@ -79,6 +85,8 @@ def evaluate(
     split: Split = None,
     predictions: Predictions = None,
     references: References = None,
+    id_column: IdColumn = None,
+    text_column: TextColumn = None,
     dataset: Dataset = None,
     clinical: Clinical = None,
     out: Out = None,
@@ -100,12 +108,18 @@ def evaluate(
     if split is not None and split not in SPLITS:
         raise RadrepError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
     runs, predictions = runs or [], predictions or []
-    for option, value in (("--references", references), ("--dataset", dataset)):
+    for option, value in (
+        ("--references", references),
+        ("--id-column", id_column),
+        ("--text-column", text_column),
+        ("--dataset", dataset),
+    ):
         if value is not None and not predictions:
             raise RadrepError(f"{option} goes with --predictions: name the reports to score")
 
     from radrep.evaluation.compare import DATASETS, compare
     from radrep.evaluation.evaluate import evaluate as run_evaluate
+    from radrep.evaluation.predictions import ColumnNames
     from radrep.evaluation.result import EvalOptions
     from radrep.weights.checkpoint import is_discriminator
 
@@ -121,7 +135,14 @@ def evaluate(
         return
     with TerminalReporter() as reporter:
         score = (
-            partial(compare, runs, predictions, references=references, dataset=dataset)
+            partial(
+                compare,
+                runs,
+                predictions,
+                references=references,
+                dataset=dataset,
+                columns=ColumnNames(id_column, text_column),
+            )
             if predictions or len(runs) > 1
             else partial(run_evaluate, runs[0] if runs else None)
         )

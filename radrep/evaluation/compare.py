@@ -11,10 +11,15 @@ from radrep.data.dataset import ModelStudies
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
 from radrep.errors import DataError
-from radrep.evaluation.align_ids import match
 from radrep.evaluation.eval_set import EvalSet, studies_of_run
 from radrep.evaluation.evaluate import Systems, check_request, finish, predict
-from radrep.evaluation.external_predictions import ReferenceSet, read_predictions, read_references
+from radrep.evaluation.predictions import (
+    ColumnNames,
+    References,
+    align,
+    read_predictions,
+    read_references,
+)
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.decode_options import change_decode
 from radrep.metrics.names import CONTROLS
@@ -63,6 +68,7 @@ def compare(
     dataset: str | None = None,
     out: Path | None = None,
     overrides: Sequence[str] = (),
+    columns: ColumnNames | None = None,
     options: EvalOptions | None = None,
     reporter: Reporter | None = None,
 ) -> EvalResult:
@@ -80,6 +86,7 @@ def compare(
         dataset: One of DATASETS: how references are cleaned; by default recognised by their ids.
         out: Folder of the scores; by default one under evaluations/ named by the systems.
         overrides: Changes to the decoding of every run, as after --set: "decode.beam_size=1".
+        columns: Columns of the files of predictions, where they have other names than usual.
         options: How to score.
         reporter: Receives progress messages.
 
@@ -98,10 +105,10 @@ def compare(
         wanted = _references_of(systems.studies) if predictions else None
     else:
         assert references is not None, "checked above"
-        wanted = read_references(references, split=split)
+        wanted = read_references(references, split=split, columns=columns)
         systems = _external_systems(wanted, dataset)
     if wanted is not None:
-        _add_predictions(systems, predictions, wanted)
+        _add_predictions(systems, predictions, wanted, columns)
     folder = out or OUT / _folder_name(systems.reports)
     return finish(systems, folder, options, None, reporter)
 
@@ -186,15 +193,15 @@ def _reports_of_run(
     return predict(loaded, studies, decode, reporter)
 
 
-def _add_predictions(systems: Systems, files: Sequence[Path], wanted: ReferenceSet) -> None:
+def _add_predictions(
+    systems: Systems, files: Sequence[Path], wanted: References, columns: ColumnNames | None
+) -> None:
     for file in files:
-        given = read_predictions(file, target=systems.studies.target)
-        matched = match(given, wanted)
+        given = read_predictions(file, target=systems.studies.target, columns=columns)
+        reports, notes = align(given, wanted)
         name = _free_name(systems, file.stem)
-        systems.reports[name] = list(matched.reports)
-        systems.notes += [
-            f"{name}: {note}" for note in (given.source, *given.notes, *matched.notes)
-        ]
+        systems.reports[name] = list(reports)
+        systems.notes += [f"{name}: {note}" for note in (given.source, *given.notes, *notes)]
 
 
 def _check_same(first: EvalSet, other: EvalSet, first_run: Path, run: Path) -> None:
@@ -222,13 +229,13 @@ def _check_same(first: EvalSet, other: EvalSet, first_run: Path, run: Path) -> N
         )
 
 
-def _references_of(studies: EvalSet) -> ReferenceSet:
+def _references_of(studies: EvalSet) -> References:
     """The references of a run's split, to match other programs' predictions with."""
     assert studies.prepared is not None, "the studies of a run are prepared"
     return read_references(studies.prepared.prepared, split=studies.split, target=studies.target)
 
 
-def _external_systems(wanted: ReferenceSet, dataset: str | None) -> Systems:
+def _external_systems(wanted: References, dataset: str | None) -> Systems:
     """The studies of some references, with no system yet."""
     if not any(re.search(r"\w", text) for text in wanted.reports):
         raise DataError(
@@ -276,7 +283,7 @@ def _external_systems(wanted: ReferenceSet, dataset: str | None) -> Systems:
     return Systems(studies, notes=notes)
 
 
-def _recognise(wanted: ReferenceSet, prepared: ModelStudies | None) -> str:
+def _recognise(wanted: References, prepared: ModelStudies | None) -> str:
     """The name of the data set that references are of."""
     for name, dataset in DATASETS.items():
         if prepared and prepared[0].source in dataset.sources:

@@ -1,18 +1,8 @@
-"""Files of reports that other programs write: JSON, JSONL, CSV or TSV, plain or gzip.
-
-    {"id": "report", ...}                          and {"id": {"report": ..., ...}, ...}
-    [{"id": ..., "report": ...}, ...]              and the same as {"predictions": [...]}
-    {"train": [...], "val": [...], "test": [...]}  R2Gen's annotation.json
-    {"id": ..., "report": ...} a line              JSONL
-    id,report                                      a table with a header
-
-The second is the form of ReXrank (https://rexrank.ai): the id of a study, then `section_findings`,
-`section_impression`, `report`, `context`, `image_path` and, once a model has run,
-`model_prediction`. What a file is, is told by its content and never by its name.
-"""
+"""Rows of a file of reports, whatever its form; see `radrep.evaluation.predictions`."""
 
 import csv
 import gzip
+import io
 import json
 import math
 import re
@@ -24,19 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from radrep.errors import DataError
-from radrep.preparation.sources.tables import stream_rows
 
-# Plain names of the columns that tell a row, the first preferred. KEY is JSON's own.
-KEY = "key"
-ID_COLUMNS = {
-    KEY: KEY,
-    "id": "id",
-    "studyid": "study_id",
-    "dicomid": "dicom_id",
-    "imageid": "image_id",
-    "uid": "uid",
-    "subjectid": "subject_id",
-}
+KEY = "key"  # stands for the keys of JSON
+ID_COLUMNS = (KEY, "id", "studyid", "dicomid", "imageid", "uid", "subjectid")  # plain names
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
@@ -49,6 +29,7 @@ _GZIP = b"\x1f\x8b"
 _DELIMITERS = ",\t;|"
 
 Row = Mapping[str, Any]
+_Parts = dict[str | None, list[Any]]
 
 
 @dataclass(frozen=True)
@@ -57,10 +38,9 @@ class ReportFile:
 
     Attributes:
         path: The file.
-        form: What was recognised, in words for the user.
-        columns: How the file writes its columns, by their plain names: small letters and digits
-            alone, so that "Study ID" and "study_id" are one. `KEY` stands for the keys of JSON.
-        parts: Rows by split, cells by plain names; all under None unless splits tell them apart.
+        form: The form that was recognised, in words.
+        columns: The columns as written, by their `plain` names.
+        parts: Rows by split, cells by plain names; all under None where there are no splits.
         by_key: Whether the splits are keys of the file, as in R2Gen's annotation.
     """
 
@@ -74,41 +54,41 @@ class ReportFile:
         """Columns as the file writes them."""
         return " and ".join(f"'{self.columns[name]}'" for name in names)
 
+    def where(self, split: str | None, place: int) -> str:
+        """The file and a row, for a message."""
+        return f"{self.path}, {f'{split} ' if split else ''}row {place + 1}"
+
     def together(self) -> "ReportFile":
         """The same rows in one part, whatever their splits."""
         return replace(self, parts={None: [row for part in self.parts.values() for row in part]})
 
     def by_split(self) -> "ReportFile":
-        """The same rows by the column of their split, if there is one.
-
-        Raises:
-            DataError: If only some rows have a split.
-        """
+        """The same rows by the column of their split, if there is one."""
         if self.by_key or "split" not in self.columns:
             return self
         parts: dict[str | None, list[Row]] = {}
-        for number, row in enumerate(self.parts[None], start=1):
+        for place, row in enumerate(self.parts[None]):
             split = cell_id(row.get("split")).casefold()
             if not split:
                 raise DataError(
-                    f"{self.path}, row {number}: it has no split, though the file has splits"
+                    f"{self.where(None, place)}: it has no split, though the file has splits"
                 )
             parts.setdefault(_SPLITS.get(split, split), []).append(row)
         return replace(self, parts=parts)
 
 
-def read_report_file(path: Path) -> ReportFile:
+def read_file(path: Path) -> ReportFile:
     """Read a file of reports.
 
     Raises:
-        DataError: If it cannot be opened, is cut off, is not UTF-8, is none of the forms, or has
-            two columns of one name or no row.
+        DataError: If it cannot be opened, is cut off, is not UTF-8, is in none of the forms, or
+            has two columns of one name or no row.
     """
     text = _read_text(path)
     if text.lstrip()[:1] in ("{", "["):
         form, raw = _read_json(text, path)
     else:
-        form, raw = "CSV table", {None: _read_table(text, path)}
+        form, raw = "CSV table", {None: list(_read_table(text, path))}
     columns: dict[str, str] = {}
     parts = {split: _plain_rows(rows, columns, path) for split, rows in raw.items()}
     if not any(parts.values()):
@@ -119,6 +99,12 @@ def read_report_file(path: Path) -> ReportFile:
     elif KEY in columns and columns.keys() & _REXRANK:
         form = "ReXrank JSON"
     return ReportFile(path, form, columns, parts, by_key)
+
+
+@lru_cache(maxsize=4096)
+def plain(name: str) -> str:
+    """A name in small letters and digits, so that "Study ID" and "study_id" are one."""
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def cell_id(value: object) -> str:
@@ -165,7 +151,7 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _read_json(text: str, path: Path) -> tuple[str, dict[str | None, list[Any]]]:
+def _read_json(text: str, path: Path) -> tuple[str, _Parts]:
     try:
         value = _load(text)
     except ValueError as error:
@@ -198,91 +184,89 @@ def _load(text: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are told apart; Python by itself keeps the last of equal ones."""
+    """An object without repeated keys, of which Python by itself keeps the last."""
     found = dict(pairs)
-    if len(found) < len(pairs):
-        for key, value in pairs:
-            if found[key] != value:
-                raise ValueError(f"{key!r} is there twice with different values")
+    for key, value in pairs if len(found) < len(pairs) else ():
+        if found[key] != value:
+            raise ValueError(f"{key!r} occurs twice with different values")
     return found
 
 
-def _find_rows(value: Any, path: Path) -> tuple[str, dict[str | None, list[Any]]]:
+def _find_rows(value: Any, path: Path) -> tuple[str, _Parts]:
     """The rows of a JSON value, by split where its keys are splits."""
     if isinstance(value, list):
         return "list of JSON objects", {None: value}
     known = {
         key: held
         for key, held in value.items()
-        if isinstance(held, (list, dict)) and _plain(key) in _WRAPPERS | _SPLITS.keys()
+        if isinstance(held, (list, dict)) and plain(key) in _WRAPPERS | _SPLITS.keys()
     }
-    if not known and any(_plain(key) in ID_COLUMNS and cell_id(value[key]) for key in value):
+    if not known and any(plain(key) in ID_COLUMNS and cell_id(value[key]) for key in value):
         return "JSONL", {None: [value]}  # of one line
     if not known:
         return "JSON by id", {None: [_keyed(key, held, path) for key, held in value.items()]}
-    if all(_plain(key) in _SPLITS for key in known):
-        parts: dict[str | None, list[Any]] = {}
+    if all(plain(key) in _SPLITS for key in known):
+        parts: _Parts = {}
         for key, held in known.items():
-            parts.setdefault(_SPLITS[_plain(key)], []).extend(_one_part(held, key, path))
+            inner = _find_rows(held, path)[1]
+            if None not in inner:
+                raise DataError(f"{path}: '{key}' contains splits; expected a list of reports")
+            parts.setdefault(_SPLITS[plain(key)], []).extend(inner[None])
         return "JSON by split", parts
     if len(known) > 1:
-        raise DataError(
-            f"{path} has several lists of reports ({', '.join(known)}); leave the one that is meant"
-        )
+        raise DataError(f"{path} has several lists of reports ({', '.join(known)}); keep one")
     return _find_rows(next(iter(known.values())), path)
-
-
-def _one_part(value: Any, key: str, path: Path) -> list[Any]:
-    parts = _find_rows(value, path)[1]
-    if None not in parts:
-        raise DataError(f"{path}: '{key}' has splits within itself; expected a list of reports")
-    return parts[None]
 
 
 def _keyed(key: str, value: Any, path: Path) -> dict[str, Any]:
     if isinstance(value, dict):
-        return {KEY: key} | {name: cell for name, cell in value.items() if _plain(name) != KEY}
+        return {KEY: key} | {name: cell for name, cell in value.items() if plain(name) != KEY}
     if cell_text(value) is None:
         raise DataError(f"{path}: {key!r} holds {_short(value)}; expected a report or an object")
     return {KEY: key, "report": value}
 
 
-def _read_table(text: str, path: Path) -> list[dict[str, str]]:
-    lines = text.split("\n", 1)[:1]
+def _read_table(text: str, path: Path) -> Iterator[dict[str, str]]:
+    first = text.split("\n", 1)[0]
+    delimiter = max(_DELIMITERS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
     try:
-        headers = [next(csv.reader(lines, delimiter=d), []) for d in _DELIMITERS]
+        header = [name.strip() for name in next(reader, [])]
+        named = [name for name in header if name]
+        if twice := [name for name in named if named.count(name) > 1]:
+            raise DataError(f"{path} has two columns '{twice[0]}'; keep one")
+        while True:
+            line = reader.line_num + 1
+            row = next(reader, None)
+            if row is None:
+                return
+            if row and len(row) != len(header):
+                raise DataError(
+                    f"{path}, line {line}: {len(row)} values, but the header names "
+                    f"{len(header)} columns"
+                )
+            if row:
+                yield {name: cell for name, cell in zip(header, row, strict=True) if name}
     except csv.Error as error:
-        raise DataError(f"{path} has no header of a table ({error})") from error
-    header = [name.strip() for name in max(headers, key=len)]
-    named = [name for name in header if name]
-    if len(set(named)) < len(named):
-        twice = next(name for name in named if named.count(name) > 1)
-        raise DataError(f"{path} has two columns '{twice}'; leave the one that is meant")
-    rows = stream_rows(path, named)
-    return [dict(zip(named, values, strict=True)) for _, values in rows]
+        raise DataError(f"{path}, line {line}: not a row of a table ({error})") from error
 
 
 def _plain_rows(rows: list[Any], columns: dict[str, str], path: Path) -> list[Row]:
     """Rows by the plain names of their columns, which are added to `columns`."""
-    plain_rows: list[Row] = []
+    found: list[Row] = []
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise DataError(f"{path}, row {number}: {_short(row)}; expected an object")
-        plain = {_plain(name): cell for name, cell in row.items()}
-        if len(plain) < len(row):
+        cells = {plain(name): cell for name, cell in row.items()}
+        if len(cells) < len(row):
             raise DataError(
-                f"{path}, row {number}: two columns have one name ({', '.join(row)}); "
-                "leave the one that is meant"
+                f"{path}, row {number}: two columns have one name ({', '.join(row)}); keep one"
             )
         for name in row:
-            columns.setdefault(_plain(name), name)
-        plain_rows.append(plain)
-    return plain_rows
-
-
-@lru_cache(maxsize=4096)
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name.casefold())
+            columns.setdefault(plain(name), name)
+        found.append(cells)
+    return found
 
 
 def _short(value: object) -> str:

@@ -57,10 +57,11 @@ def test_blank_images_give_one_report_whatever_the_study(evaluated: tuple[Path, 
 def test_the_nearest_neighbour_of_a_training_study_is_another_one(phantoms: Path) -> None:
     import numpy as np
 
+    from radrep.data.dataset import ModelStudies
     from radrep.evaluation.controls import nearest_studies
     from radrep.progress import Reporter
 
-    train, val = (PreparedStudies(phantoms, split) for split in ("train", "val"))
+    train, val = (ModelStudies(phantoms, split) for split in ("train", "val"))
     to_itself = nearest_studies(train, train, Reporter())
     assert not np.any(to_itself == np.arange(len(train)))
     neighbours = nearest_studies(train, val, Reporter())

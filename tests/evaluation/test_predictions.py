@@ -15,8 +15,12 @@ from radrep.data.manifest import PREPARED, ShardRecord
 from radrep.data.store import PreparedStudies, study_features, study_row
 from radrep.data.study import Study
 from radrep.errors import DataError
-from radrep.evaluation.align_ids import match
-from radrep.evaluation.external_predictions import read_predictions, read_references
+from radrep.evaluation.predictions import (
+    ColumnNames,
+    align,
+    read_predictions,
+    read_references,
+)
 from tests.whole_way import without_split
 
 # Invented reports; the second has everything that a table must quote.
@@ -126,16 +130,21 @@ def test_a_column_of_predictions_is_preferred_to_one_of_reports_and_that_is_said
     rows = [{"id": "a", "report": "reference", "findings": "f", "prediction": "written"}]
     predictions = read_predictions(write(tmp_path / "p.json", rows))
     assert predictions.reports == {"a": "written"}
-    assert predictions.notes == ("p.json: 'prediction' is read, 'report', 'findings' is not",)
+    assert predictions.notes == ("p.json: 'prediction' is read, 'findings', 'report' is not",)
 
 
-def test_two_columns_that_may_be_meant_are_refused_only_if_they_differ(tmp_path):
-    rows = [{"id": "a", "report": "Clear.", "findings": "Clear."}]
-    path = write(tmp_path / "p.json", rows)
-    assert read_predictions(path).reports == {"a": "Clear."}
-    path = write(tmp_path / "p.json", [*rows, {"id": "b", "report": "Whole.", "findings": "Part."}])
-    with pytest.raises(DataError, match="either 'report' or 'findings' may be meant, and they dif"):
-        read_predictions(path)
+def test_columns_can_be_named(tmp_path):
+    rows = [{"Case": "a", "id": 0, "Their Text": "theirs", "report": "r"}]
+    path = write(tmp_path / "p.csv", table(rows))
+    columns = ColumnNames(id="case", text="their text")
+    assert read_predictions(path, columns=columns).reports == {"a": "theirs"}
+    assert read_predictions(path).reports == {"0": "r"}
+    assert read_references(path, columns=columns).ids == ("a",)
+    other = write(tmp_path / "r.csv", table([{"id": "a", "report": "r"}]))
+    assert read_references(other, columns=columns).ids == ("a",), "only where it is there"
+    for wrong, option in ((ColumnNames(id="x"), "--id-column"), (ColumnNames(text="x"), "--text")):
+        with pytest.raises(DataError, match=f"columns are Case, id, Their Text, report.*{option}"):
+            read_predictions(path, columns=wrong)
 
 
 def test_the_target_names_the_column_of_a_section(tmp_path):
@@ -157,7 +166,7 @@ def test_repeated_rows_count_once_and_different_reports_of_one_id_are_refused(tm
     with pytest.raises(DataError, match=r"p.csv: 2 id have different reports: b, a$"):
         read_predictions(write(tmp_path / "p.csv", table([*ROWS, *others])))
     twice = '{"a": "one", "b": "x", "a": "two"}'
-    with pytest.raises(DataError, match="'a' is there twice with different values"):
+    with pytest.raises(DataError, match="'a' occurs twice with different values"):
         read_predictions(write(tmp_path / "p.json", twice))
 
 
@@ -182,7 +191,7 @@ def test_empty_predictions_are_kept_and_counted(tmp_path):
         ("{}", "has no report"),
         ('{"test": []}', "has no report"),
         ("id,view\n1,x\n", r"\(CSV table\) has no column of reports; its columns are id, view"),
-        ("name,report\n1,x\n", "has no column of ids; its columns are name, report. Known are"),
+        ("name,report\n1,x\n", "has no column of ids .*; its columns are name, report. Choose"),
         ("id,report\n1,x\n,y\n", "row 2: it has no id"),
         ("id,report\n1,x,y\n", "line 2: 3 values, but the header names 2 columns"),
         ('id,report\n1,"x\n', "line 2: not a row of a table"),
@@ -247,9 +256,8 @@ def test_rexrank_holds_predictions_and_references(tmp_path):
     assert predictions.source == "ReXrank JSON"
     assert predictions.reports == {id_: row["model_prediction"] for id_, row in REXRANK.items()}
     assert predictions.notes == (
-        "r.json: 'model_prediction' is read, 'report', 'section_findings' is not",
-        "1 of 3 predictions have a heading such as 'Findings:' in them; they are scored as they "
-        "are",
+        "r.json: 'model_prediction' is read, 'section_findings', 'report' is not",
+        "1 of 3 predictions contain a heading such as 'Findings:'; they are scored as they are",
     )
     references = read_references(path)
     assert (references.source, references.split) == ("ReXrank JSON", "test")
@@ -260,9 +268,9 @@ def test_rexrank_holds_predictions_and_references(tmp_path):
         "r.json: 'section_findings' is read, 'report' is not",
         "1 of 3 studies have no findings and are left out",
     )
-    matched = match(predictions, references)
-    assert matched.reports == ("Findings:Lungs clear.Impression:Well.", "Small effusion.")
-    assert matched.notes == ("1 predictions are for studies without the target text: not used",)
+    reports, found = align(predictions, references)
+    assert reports == ("Findings:Lungs clear.Impression:Well.", "Small effusion.")
+    assert found == ("1 predictions are for studies without the target text",)
 
 
 def test_rexrank_has_other_targets_and_an_older_form(tmp_path):
@@ -285,7 +293,6 @@ def test_an_annotation_gives_the_split_and_what_vocabularies_need(tmp_path):
     assert (references.source, references.split) == ("R2Gen annotation.json", "test")
     assert references.ids == ("x", "y")
     assert references.reports == ("Report of x.", "Report of y.")
-    assert references.train_ids == ("t", "t", "u")
     assert references.train_reports == ("Report of t.", "Report of t.", "Report of u.")
     assert references.val_reports == ("Report of v.",)
     assert read_references(path, split="val").ids == ("v",)
@@ -296,7 +303,7 @@ def test_a_split_that_is_not_there_is_refused_and_without_test_studies_val_is_sc
     path = write(tmp_path / "a.json", annotation("t", split="train") | {"val": [], "test": []})
     with pytest.raises(DataError, match="'val' has no study; there are train .1., val .0., test"):
         read_references(path, split="val")
-    with pytest.raises(DataError, match="no test study; say which split is scored .train"):
+    with pytest.raises(DataError, match="no test study; choose with --split one of train"):
         read_references(path)
     path = write(tmp_path / "a.json", annotation("v", split="val"))
     references = read_references(path)
@@ -312,10 +319,10 @@ def test_empty_reports_of_an_annotation_are_scored(tmp_path):
     assert references.notes == ("1 of 2 references are empty; they are scored as such",)
 
 
-def test_an_annotation_does_not_say_its_section(tmp_path):
+def test_an_annotation_does_not_name_its_section(tmp_path):
     path = write(tmp_path / "a.json", annotation("x"))
     (note,) = read_references(path, target="impression").notes
-    assert note.startswith("a.json does not say which section 'report' is")
+    assert note.startswith("a.json does not name the section of 'report'")
 
 
 def test_the_real_annotation(data_dir, tmp_path):
@@ -334,9 +341,9 @@ def test_the_real_annotation(data_dir, tmp_path):
     ]
     random.Random(0).shuffle(rows)
     predictions = read_predictions(write(tmp_path / "p.csv", table(rows)))
-    matched = match(predictions, references)
-    assert matched.reports == tuple(text.lower() for text in references.reports)
-    assert matched.notes == ()
+    reports, found = align(predictions, references)
+    assert reports == tuple(text.lower() for text in references.reports)
+    assert found == ()
 
 
 def test_a_table_of_references_has_splits_and_sections(tmp_path):
@@ -384,9 +391,9 @@ def test_predictions_may_be_keyed_by_any_id_of_an_annotation(tmp_path):
         ((11, 10), ("the predictions are matched by the subject_id of the references",)),
     ):
         rows = [{"study_id": ids[0], "report": "of y"}, {"study_id": ids[1], "report": "of x"}]
-        matched = match(read_predictions(write(tmp_path / "p.csv", table(rows))), references)
-        assert matched.reports == ("of x", "of y")
-        assert matched.notes == notes
+        reports, found = align(read_predictions(write(tmp_path / "p.csv", table(rows))), references)
+        assert reports == ("of x", "of y")
+        assert found == notes
 
 
 def test_a_study_of_several_images_needs_a_prediction_for_each(tmp_path):
@@ -395,12 +402,12 @@ def test_a_study_of_several_images_needs_a_prediction_for_each(tmp_path):
         row["study_id"] = 50
     references = read_references(write(tmp_path / "a.json", content))
     predictions = read_predictions(write(tmp_path / "p.json", {"50": "clear"}))
-    with pytest.raises(DataError, match=r"2 references have 1 different study_id; give a predicti"):
-        match(predictions, references)
+    with pytest.raises(DataError, match=r"2 references have 1 different study_id"):
+        align(predictions, references)
     rows = [{"study_id": 50, "dicom_id": id_, "report": f"of {id_}"} for id_ in "yx"]
     predictions = read_predictions(write(tmp_path / "p.csv", table(rows)))
     assert predictions.reports == {"y": "of y", "x": "of x"}
-    assert match(predictions, references).reports == ("of x", "of y")
+    assert align(predictions, references)[0] == ("of x", "of y")
 
 
 def test_row_numbers_that_look_like_ids_do_not_mix_up_reports(tmp_path):
@@ -411,23 +418,18 @@ def test_row_numbers_that_look_like_ids_do_not_mix_up_reports(tmp_path):
     predictions = read_predictions(write(tmp_path / "p.csv", table(rows)))
     turned = [{**rows[1], "id": 0}, {**rows[0], "id": 1}]
     references = read_references(write(tmp_path / "r.csv", table(turned)))
-    with pytest.raises(DataError, match="its id are the id of the references, and its study_id ar"):
-        match(predictions, references)
-    only = read_references(
-        write(tmp_path / "r.csv", table([{"uid": r["study_id"], "report": "r"} for r in turned]))
-    )
-    assert match(predictions, only).reports == ("of y", "of x")
+    assert align(predictions, references)[0] == ("of y", "of x")
 
 
 @pytest.mark.parametrize(
     ("given", "wanted", "note"),
     [
-        (["50.0", "51.0"], ["50", "51"], "ids such as '123.0' are matched as '123'"),
-        (["50", "51"], ["50.0", "51.0"], "ids such as '123.0' are matched as '123'"),
-        (["50.0", "51"], ["50", "51"], "ids such as '123.0' are matched as '123'"),
+        (["50.0", "51.0"], ["50", "51"], "ids are matched as '123.0'"),
+        (["50", "51"], ["50.0", "51.0"], "ids are matched as '123.0'"),
+        (["50.0", "51"], ["50", "51"], "ids are matched as '123.0'"),
         (["50.0", "51.0"], ["50.0", "51.0"], None),
-        (["s50", "s51"], ["50", "51"], "ids are matched as 's123' = '123'"),
-        (["50.0", "51.0"], ["s50", "s51"], "ids are matched as 's123' = '123'"),
+        (["s50", "s51"], ["50", "51"], "ids are matched as"),
+        (["50.0", "51.0"], ["s50", "s51"], "ids are matched as"),
         (["p1_study1", "p1_study2"], ["p1/study1", "p1/study2"], "ids are matched as"),
         (["50.0", "51.0"], ["50", "52"], "differ"),
         (["050", "051"], ["50", "51"], "differ"),
@@ -439,17 +441,17 @@ def test_ids_are_mended_only_where_all_of_them_match_then(tmp_path, given, wante
     references = read_references(write(tmp_path / "r.json", dict(zip(wanted, "rs", strict=True))))
     if note == "differ":
         with pytest.raises(DataError, match="have no prediction"):
-            match(predictions, references)
+            align(predictions, references)
         return
-    matched = match(predictions, references)
-    assert matched.reports == ("p", "q")
-    assert [text.startswith(note or "?") for text in matched.notes] == [True] * bool(note)
+    reports, found = align(predictions, references)
+    assert reports == ("p", "q")
+    assert [text.startswith(note or "?") for text in found] == [True] * bool(note)
 
 
 def test_numbers_of_json_are_ids(tmp_path):
     predictions = read_predictions(write(tmp_path / "p.json", '[{"id": 50.0, "report": "clear"}]'))
     references = read_references(write(tmp_path / "r.json", '[{"id": 50, "report": "Clear."}]'))
-    assert match(predictions, references).reports == ("clear",)
+    assert align(predictions, references)[0] == ("clear",)
 
 
 def test_ids_that_differ_are_counted_and_listed(tmp_path):
@@ -457,10 +459,10 @@ def test_ids_that_differ_are_counted_and_listed(tmp_path):
     ids = [*range(12, 30), *"abc"]
     predictions = read_predictions(write(tmp_path / "p.json", dict.fromkeys(ids, "clear")))
     with pytest.raises(DataError) as error:
-        match(predictions, references)
+        align(predictions, references)
     assert str(error.value).splitlines() == [
         f"the ids of {tmp_path / 'p.json'} (key) are not those of {tmp_path / 'a.json'} "
-        "(R2Gen annotation.json, test, id):",
+        "(R2Gen annotation.json, test, id); choose another column with --id-column:",
         "  12 of 30 have no prediction: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, and 2 more",
         "  3 of 21 have no reference: a, b, c",
     ]
@@ -469,15 +471,15 @@ def test_ids_that_differ_are_counted_and_listed(tmp_path):
 def test_predictions_beyond_the_references_are_refused(tmp_path):
     references = read_references(write(tmp_path / "a.json", annotation("x", "y")))
     predictions = read_predictions(write(tmp_path / "p.json", dict.fromkeys("xyz", "clear")))
-    with pytest.raises(DataError, match=r"id\):\n  1 of 3 have no reference: z$"):
-        match(predictions, references)
+    with pytest.raises(DataError, match=r"--id-column:\n  1 of 3 have no reference: z$"):
+        align(predictions, references)
 
 
 def test_studies_without_the_target_are_not_told_as_beyond_the_references(tmp_path):
     references = read_references(write(tmp_path / "r.json", {"a": "Clear.", "b": None}))
     predictions = read_predictions(write(tmp_path / "p.json", dict.fromkeys("abc", "clear")))
-    with pytest.raises(DataError, match=r"key\):\n  1 of 3 have no reference: c$"):
-        match(predictions, references)
+    with pytest.raises(DataError, match=r"--id-column:\n  1 of 3 have no reference: c$"):
+        align(predictions, references)
 
 
 def test_a_difference_is_told_by_the_ids_that_agree_most(tmp_path):
@@ -486,8 +488,10 @@ def test_a_difference_is_told_by_the_ids_that_agree_most(tmp_path):
         row["study_id"] = number
     references = read_references(write(tmp_path / "a.json", content))
     predictions = read_predictions(write(tmp_path / "p.json", {"0": "a", "1.0": "b"}))
-    with pytest.raises(DataError, match=r"annotation.json, test, study_id\):\n  1 of 3 have no pr"):
-        match(predictions, references)
+    with pytest.raises(
+        DataError, match=r"annotation.json, test, study_id\); .*\n  1 of 3 have no pr"
+    ):
+        align(predictions, references)
 
 
 def test_a_prepared_folder_gives_the_references_of_its_studies(phantoms, tmp_path):
@@ -496,11 +500,11 @@ def test_a_prepared_folder_gives_the_references_of_its_studies(phantoms, tmp_pat
     assert (references.source, references.split) == ("prepared folder", "test")
     assert references.ids == tuple(study.id for study in studies)
     assert list(references.reports) == studies.texts("findings")
-    assert len(references.train_ids) == len(references.train_reports) == 32
+    assert len(references.train_reports) == 32
     assert list(references.val_reports) == PreparedStudies(phantoms, "val").texts("findings")
     predictions = dict(zip(references.ids, references.reports, strict=True))
     path = write(tmp_path / "p.json", dict(sorted(predictions.items(), reverse=True)))
-    assert match(read_predictions(path), references).reports == references.reports
+    assert align(read_predictions(path), references)[0] == references.reports
     without = without_split(phantoms, tmp_path / "copy", "test")
     assert read_references(without).split == "val"
     assert read_references(without).notes == (
@@ -523,7 +527,7 @@ def test_studies_of_a_prepared_folder_without_the_target_may_have_predictions(tm
     (tmp_path / PREPARED).write_text(json.dumps(record))
     references = read_references(tmp_path)
     assert references.ids == ("s50_x", "s51_z")
-    assert references.train_ids == references.val_reports == ()
+    assert references.train_reports == references.val_reports == ()
     assert references.notes == ("1 of 3 studies have no findings and are left out",)
     # R2Gen's MIMIC-CXR, prepared: by the whole id, by the image, by the study.
     for first, second, *others in (
@@ -531,12 +535,12 @@ def test_studies_of_a_prepared_folder_without_the_target_may_have_predictions(tm
     ):  # fmt: skip
         written = {id_: f"of {id_}" for id_ in (*others, second, first)}
         predictions = read_predictions(write(tmp_path / "p.json", written))
-        assert match(predictions, references).reports == (f"of {first}", f"of {second}")
+        assert align(predictions, references)[0] == (f"of {first}", f"of {second}")
 
 
 def test_reading_reports_imports_no_torch():
     code = (
-        "import sys, radrep.evaluation.align_ids\n"
+        "import sys, radrep.evaluation.predictions\n"
         "assert not {'torch', 'pydicom', 'datasets', 'pyarrow', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

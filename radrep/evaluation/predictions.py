@@ -1,0 +1,416 @@
+"""Reports of other programs and the references that they are scored against, matched by id.
+
+Files are JSON, JSONL, CSV or TSV, plain or gzip, recognised by their content:
+
+    {"id": "report", ...}                          and {"id": {"report": ..., ...}, ...}
+    [{"id": ..., "report": ...}, ...]              and the same as {"predictions": [...]}
+    {"train": [...], "val": [...], "test": [...]}  R2Gen's annotation.json
+    {"id": ..., "report": ...} per line            JSONL
+    id,report                                      a table with a header
+
+The second is the form of ReXrank (https://rexrank.ai): study ids, then `section_findings`,
+`section_impression`, `report` and, once a model has run, `model_prediction`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from radrep.data.manifest import read_shards
+from radrep.data.store import PreparedStudies
+from radrep.data.text import TARGETS, target_text
+from radrep.errors import DataError
+from radrep.evaluation.report_files import (
+    ID_COLUMNS,
+    KEY,
+    ReportFile,
+    cell_id,
+    cell_text,
+    plain,
+    read_file,
+)
+
+# Columns in the order of preference, by their plain names: small letters and digits.
+_PREDICTED_IDS = (KEY, "studyid", "dicomid", "imageid", "uid", "id", "subjectid")
+_PREDICTED = (
+    "prediction", "predictions", "predicted", "predictedreport", "modelprediction", "generated",
+    "generatedreport", "hypothesis", "candidate", "caption",
+)  # fmt: skip
+_REFERENCE = ("reference", "referencereport", "groundtruth")
+_WHOLE = ("report", "reports", "text")
+_HEADING = re.compile(r"\b(findings|impression)\s*:", re.IGNORECASE)
+# A study of R2Gen's MIMIC-CXR, prepared, has one image, and both in its id.
+_MIMIC_ROW = re.compile(r"s(\d+)_(.+)")
+_SHOWN = 10  # ids in a message
+
+_Ids = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Columns of report files as the user names them; None for the usual names.
+
+    Attributes:
+        id: Column of ids, in every file that has it.
+        text: Column of the reports in files of predictions.
+    """
+
+    id: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Reports of another program.
+
+    Attributes:
+        path: The file.
+        source: The form that was recognised: "CSV table", "ReXrank JSON", ...
+        kind: Column of the ids.
+        reports: Report by id in the order of the file, "" where there is none.
+        notes: Lines for the user.
+    """
+
+    path: Path
+    source: str
+    kind: str
+    reports: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class References:
+    """References of one split, and the texts of the others where the file has them.
+
+    Attributes:
+        path: The file or folder.
+        source: The form: "R2Gen annotation.json", "prepared folder", ...
+        split: The split, None where the file has none.
+        ids: The ids of the split in order.
+        reports: Its raw references.
+        train_reports: Raw reports of the training part, repeated ones too.
+        val_reports: Raw reports of the validation part.
+        ids_by_kind: Every kind of id of a reference, `ids` among them.
+        without_text: Ids by kind of the studies of the split that lack the target text.
+        notes: Lines for the user.
+    """
+
+    path: Path
+    source: str
+    split: str | None
+    ids: tuple[str, ...]
+    reports: tuple[str, ...]
+    train_reports: tuple[str, ...]
+    val_reports: tuple[str, ...]
+    ids_by_kind: Mapping[str, tuple[str, ...]]
+    without_text: Mapping[str, frozenset[str]]
+    notes: tuple[str, ...]
+
+
+def read_predictions(
+    path: Path, *, target: str = "findings", columns: ColumnNames | None = None
+) -> Predictions:
+    """Read the reports of another program.
+
+    Args:
+        path: The file.
+        target: The section that was to be written, for files with a column of that name.
+        columns: Which columns hold ids and reports.
+
+    Raises:
+        DataError: If the file cannot be read, has no column of ids or of reports, or gives one id
+            different reports.
+    """
+    _check_target(target)
+    columns = columns or ColumnNames()
+    file = read_file(path).together()
+    texts, notes = _read_texts(file, None, _PREDICTED, target, columns.text)
+    # "id" late: it may be the number of the row.
+    ids = _read_ids(file, None, (plain(columns.id),) if columns.id else _PREDICTED_IDS)
+    kind, kept = _distinct_rows(path, ids, texts)
+    if len(kept) < len(texts):
+        notes.append(f"{path.name}: {len(texts) - len(kept)} repeated rows are counted once")
+    texts = [texts[row] for row in kept]
+    if num := sum(not text.strip() for text in texts):
+        notes.append(f"{num} of {len(texts)} predictions are empty; they are scored as such")
+    if num := sum(bool(_HEADING.search(text)) for text in texts):
+        notes.append(
+            f"{num} of {len(texts)} predictions contain a heading such as 'Findings:'; "
+            "they are scored as they are"
+        )
+    reports = dict(zip(_take(ids, kept)[kind], texts, strict=True))
+    return Predictions(path, file.form, kind, reports, tuple(notes))
+
+
+def read_references(
+    path: Path,
+    *,
+    split: str | None = None,
+    target: str = "findings",
+    columns: ColumnNames | None = None,
+) -> References:
+    """Read references: a prepared folder, R2Gen's annotation.json or another file of reports.
+
+    A study without the target text is left out. Only of a file whose keys are splits, as R2Gen's
+    are, every row is scored: published scores count empty references too.
+
+    Args:
+        path: The folder or the file.
+        split: "train", "val" or "test"; by default test, or val where there is no test study.
+        target: The section to score, "findings", "impression" or "both".
+        columns: Which column holds the ids, if the file has it.
+
+    Raises:
+        DataError: If it cannot be read, has no such split, no column of ids or of reports, or
+            gives one id different reports.
+    """
+    _check_target(target)
+    if path.is_dir():
+        return _read_prepared(path, split, target)
+    file = read_file(path).by_split()
+    sizes = {part: len(rows) for part, rows in file.parts.items()}
+    name, notes = _choose_split(path, sizes, split)
+    texts, more = _read_texts(file, name, _REFERENCE, target, None)
+    named = plain(columns.id) if columns and columns.id else ""
+    ids = _read_ids(file, name, (named,) if named in file.columns else ID_COLUMNS)
+    kind, kept = _distinct_rows(path, ids, texts)
+    if len(kept) < len(texts):
+        more.append(f"{path.name}: {len(texts) - len(kept)} repeated references are counted once")
+    empty = {row for row in kept if not texts[row].strip()}
+    if file.by_key and empty:
+        more.append(f"{len(empty)} of {len(kept)} references are empty; they are scored as such")
+        empty = set()
+    scored = [row for row in kept if row not in empty]
+    more += _note_left_out(len(empty), len(kept), target)
+    if not scored:
+        raise DataError(f"{path}: no reference has a text for the target '{target}'")
+    # The other parts give vocabularies, for which repeated and empty reports count.
+    train, val = (
+        tuple(_read_texts(file, part, _REFERENCE, target, None)[0]) if sizes.get(part) else ()
+        for part in ("train", "val")
+    )
+    return References(
+        path=path,
+        source=file.form,
+        split=name,
+        ids=_take(ids, scored)[kind],
+        reports=tuple(texts[row] for row in scored),
+        train_reports=train,
+        val_reports=val,
+        ids_by_kind=_take(ids, scored),
+        without_text={k: frozenset(v) for k, v in _take(ids, sorted(empty)).items()},
+        notes=(*notes, *more),
+    )
+
+
+def align(
+    predictions: Predictions, references: References
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Put predictions into the order of their references.
+
+    Ids are compared with each kind of id of the references, as they are and then in their
+    `_common_spelling`. Predictions for studies without the target text are not used.
+
+    Returns:
+        A report for each reference, and notes on how they were matched.
+
+    Raises:
+        DataError: If the ids differ, with how many do and which.
+    """
+    given, best = predictions.reports, None
+    for spell in (str, _common_spelling):
+        texts = {spell(id_): text for id_, text in given.items()}
+        for kind, ids in references.ids_by_kind.items():
+            wanted = {spell(id_): id_ for id_ in ids}
+            known = {*wanted, *map(spell, references.without_text.get(kind, ()))}
+            missing = [id_ for spelled, id_ in wanted.items() if spelled not in texts]
+            extra = [id_ for id_ in given if spell(id_) not in known]
+            unique = len(wanted) == len(ids) and len(texts) == len(given)
+            if unique and not missing and not extra:
+                notes = []
+                if spell is not str:
+                    notes.append("ids are matched as '123.0' = 's123' = '123' and 'a/b' = 'a_b'")
+                if ids != references.ids:
+                    notes.append(f"the predictions are matched by the {kind} of the references")
+                if num := len(texts) - len(wanted):
+                    notes.append(f"{num} predictions are for studies without the target text")
+                return tuple(texts[spelled] for spelled in wanted), tuple(notes)
+            if best is None or len(wanted) - len(missing) > best[0]:
+                best = len(wanted) - len(missing), kind, len(wanted), missing, extra
+    assert best is not None, "references have ids"
+    _, kind, num_wanted, missing, extra = best
+    part = f", {references.split}" if references.split else ""
+    lines = [
+        f"the ids of {predictions.path} ({predictions.kind}) are not those of {references.path} "
+        f"({references.source}{part}, {kind}); choose another column with --id-column:"
+    ]
+    if missing:
+        lines.append(f"  {len(missing)} of {num_wanted} have no prediction: {_listed(missing)}")
+    if extra:
+        lines.append(f"  {len(extra)} of {len(given)} have no reference: {_listed(extra)}")
+    if num_wanted < len(references.ids):
+        lines.append(f"  the {len(references.ids)} references have {num_wanted} different {kind}")
+    raise DataError("\n".join(lines))
+
+
+def _common_spelling(id_: str) -> str:
+    """An id without pandas' ".0", MIMIC's "s", and the slashes of CheXpert Plus."""
+    return re.sub(r"^s?(\d+)(\.0)?$", r"\1", id_).replace("/", "_")
+
+
+def _read_texts(
+    file: ReportFile, split: str | None, preferred: Sequence[str], target: str, named: str | None
+) -> tuple[list[str], list[str]]:
+    """The text of each row, "" where it is missing, and notes."""
+    sections = ("findings", "impression") if target == "both" else (target,)
+    candidates = [
+        *((name,) for name in preferred),
+        sections,
+        tuple(f"section{name}" for name in sections),
+        *((name,) for name in _WHOLE),
+    ]
+    if named is not None:
+        candidates = [(plain(named),)]
+    present = [columns for columns in candidates if set(columns) <= file.columns.keys()]
+    if not present:
+        raise DataError(
+            f"{file.path} ({file.form}) has no column {named or 'of reports'}; "
+            f"its columns are {', '.join(file.columns.values())}. Choose one with --text-column"
+        )
+    chosen, *rest = present
+    texts = []
+    for place, row in enumerate(file.parts[split]):
+        cells: dict[str, str] = {}
+        for name in chosen:
+            text = cell_text(row.get(name))
+            if text is None:
+                raise DataError(
+                    f"{file.where(split, place)}: {file.written(name)} is {row[name]!r}; "
+                    "expected text"
+                )
+            cells[name.removeprefix("section")] = text
+        texts.append(target_text(cells, target) if len(cells) > 1 else cells.popitem()[1])
+    notes = []
+    if rest:
+        unused = ", ".join(file.written(*columns) for columns in rest)
+        notes.append(f"{file.path.name}: {file.written(*chosen)} is read, {unused} is not")
+    if chosen[0] in _WHOLE and target != "findings":
+        notes.append(
+            f"{file.path.name} does not name the section of {file.written(*chosen)}; it is scored "
+            f"as it is, for the target '{target}'"
+        )
+    return texts, notes
+
+
+def _read_ids(file: ReportFile, split: str | None, wanted: Sequence[str]) -> _Ids:
+    """The columns of ids that have one in every row, the preferred one first."""
+    rows = file.parts[split]
+    found = {
+        file.columns[name]: tuple(cell_id(row.get(name)) for row in rows)
+        for name in wanted
+        if name in file.columns
+    }
+    if not found:
+        raise DataError(
+            f"{file.path} ({file.form}) has no column of ids ({', '.join(wanted)}); its "
+            f"columns are {', '.join(file.columns.values())}. Choose one with --id-column"
+        )
+    filled = {kind: ids for kind, ids in found.items() if all(ids)}
+    if not filled:
+        kind, ids = next(iter(found.items()))
+        raise DataError(f"{file.where(split, ids.index(''))}: it has no {kind}")
+    return filled
+
+
+def _distinct_rows(path: Path, ids: _Ids, texts: Sequence[str]) -> tuple[str, list[int]]:
+    """The first kind of id that distinguishes the rows, and the rows, repeated ones once."""
+    places: dict[object, int] = {}
+    for place, row in enumerate(zip(*ids.values(), texts, strict=True)):
+        places.setdefault(row, place)
+    kept = list(places.values())
+    for kind, found in ids.items():
+        if len({found[row] for row in kept}) == len(kept):
+            return kind, kept
+    kind, found = next(iter(ids.items()))
+    counts = Counter(found[row] for row in kept)
+    several = [id_ for id_, count in counts.items() if count > 1]
+    raise DataError(f"{path}: {len(several)} {kind} have different reports: {_listed(several)}")
+
+
+def _listed(ids: Sequence[str]) -> str:
+    more = f", and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return ", ".join(ids[:_SHOWN]) + more
+
+
+def _take(ids: _Ids, rows: Sequence[int]) -> _Ids:
+    return {kind: tuple(found[row] for row in rows) for kind, found in ids.items()}
+
+
+def _check_target(target: str) -> None:
+    if target not in TARGETS:
+        raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")
+
+
+def _choose_split(
+    path: Path, sizes: Mapping[str | None, int], split: str | None
+) -> tuple[str | None, list[str]]:
+    """The split to score, and notes."""
+    if None in sizes:
+        note = f"{path.name} has no splits, so all its {sizes[None]} rows are the split '{split}'"
+        return None, [note] if split else []
+    found = ", ".join(f"{name} ({size})" for name, size in sizes.items())
+    if split is not None and not sizes.get(split):
+        raise DataError(f"{path}: the split '{split}' has no study; there are {found}")
+    if split is not None or sizes.get("test"):
+        return split or "test", []
+    if sizes.get("val"):
+        return "val", [f"{path.name} has no test study, so the validation split is scored"]
+    raise DataError(f"{path} has no test study; choose with --split one of {found}")
+
+
+def _note_left_out(num: int, total: int, target: str) -> list[str]:
+    return [f"{num} of {total} studies have no {target} and are left out"] if num else []
+
+
+def _read_prepared(path: Path, split: str | None, target: str) -> References:
+    sizes: Counter[str | None] = Counter()
+    for shard in read_shards(path):
+        sizes[shard.split] += shard.studies
+    if not sizes:
+        raise DataError(f"{path} has no study")
+    name, notes = _choose_split(path, sizes, split)
+    studies = PreparedStudies(path, str(name))
+    texts = dict(zip(studies.ids, studies.texts(target), strict=True))
+    ids = tuple(id_ for id_, text in texts.items() if text)
+    bare = tuple(id_ for id_, text in texts.items() if not text)
+    if not ids:
+        raise DataError(f"{path}: no study of the split '{name}' has the target '{target}'")
+    train, val = (
+        tuple(text for text in PreparedStudies(path, part).texts(target) if text)
+        if sizes[part]
+        else ()
+        for part in ("train", "val")
+    )
+    return References(
+        path=path,
+        source="prepared folder",
+        split=name,
+        ids=ids,
+        reports=tuple(texts[id_] for id_ in ids),
+        train_reports=train,
+        val_reports=val,
+        ids_by_kind=_kinds(ids),
+        without_text={kind: frozenset(found) for kind, found in _kinds(bare).items()},
+        notes=(*notes, *_note_left_out(len(bare), len(texts), target)),
+    )
+
+
+def _kinds(ids: tuple[str, ...]) -> _Ids:
+    """The ids of prepared studies, and those that the ids of R2Gen's MIMIC-CXR are made of."""
+    pairs = [row.groups() for id_ in ids if (row := _MIMIC_ROW.fullmatch(id_))]
+    if not pairs or len(pairs) < len(ids):
+        return {"id": ids}
+    studies, images = zip(*pairs, strict=True)
+    return {"id": ids, "study_id": studies, "dicom_id": images}
