@@ -23,8 +23,8 @@ _USES_IMAGE = {
 _CONTROLS = {
     "beats all": "It scores higher than every baseline.",
     "beats all in words": "It scores higher than every baseline in {words}, but not in {findings}.",
-    "lower": "Higher in {words}: {names}.",
-    "level": "Not significantly different in {words} over {num} studies: {names}.",
+    "lower": "It scores lower in {words} than {names}.",
+    "level": "No significant difference in {words} over {num} studies to {names}.",
 }
 _RIVALS = {
     "higher": "{main} scores higher than {rival} in {words}.",

@@ -50,21 +50,25 @@ def test_only_a_significant_loss_in_the_shuffled_control_counts(systems, expecte
         ),
         (
             {"constant, best cider": (0.35, 0.3)},
-            "Not significantly different in CIDEr over 295 studies: one constant report.",
+            "No significant difference in CIDEr over 295 studies to one constant report.",
         ),
-        ({"constant, best cider": (0.6, 0.3)}, "Higher in CIDEr: one constant report."),
+        (
+            {"constant, best cider": (0.6, 0.3)},
+            "It scores lower in CIDEr than one constant report.",
+        ),
         (
             {"constant, best bleu4": (0.1, 0.3), "constant, best cider": (0.6, 0.3)},
-            "Higher in CIDEr: one constant report.",
+            "It scores lower in CIDEr than one constant report.",
         ),
         (
             {"nearest neighbour": (0.6, 0.3), "constant, best cider": (0.6, 0.3)},
-            "Higher in CIDEr: one constant report and the nearest training study’s report.",
+            "It scores lower in CIDEr than one constant report and the nearest training study’s "
+            "report.",
         ),
         (
             {"nearest neighbour": (0.41, 0.3), "constant, best cider": (0.6, 0.3)},
-            "Higher in CIDEr: one constant report. Not significantly different in CIDEr over 295 "
-            "studies: the nearest training study’s report.",
+            "It scores lower in CIDEr than one constant report. No significant difference in CIDEr "
+            "over 295 studies to the nearest training study’s report.",
         ),
     ],
 )

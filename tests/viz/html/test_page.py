@@ -111,7 +111,7 @@ def test_the_answer_comes_first_and_the_constant_is_not_hidden(reader):
     first = reader.find("section")[0]
     answer = reader.find("p", first, class_="answer")[0]["text"]
     assert answer == (
-        "This model uses the image. Not significantly different in CIDEr over 295 studies: one "
+        "This model uses the image. No significant difference in CIDEr over 295 studies to one "
         "constant report and the nearest training study’s report."
     )
     assert "Not for clinical use" in reader.find("footer")[0]["text"]
