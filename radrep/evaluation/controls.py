@@ -26,7 +26,7 @@ from radrep.metrics.names import CONSTANTS, NEAREST, SHUFFLED
 from radrep.metrics.protocol import published_references
 from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
-from radrep.recipe.schema import Decode
+from radrep.recipe.training import Decode
 from radrep.training.feature_cache import FeatureStore, cached_features
 from radrep.weights.checkpoint import Loaded
 

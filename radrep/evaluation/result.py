@@ -9,7 +9,7 @@ from typing import Any
 from radrep.evaluation.conclusion import Conclusion, conclude
 from radrep.evaluation.eval_set import EvalSet
 from radrep.metrics.scorecard import Scorecard, ScoreTable
-from radrep.recipe.schema import Decode
+from radrep.recipe.training import Decode
 
 
 @dataclass(frozen=True)
