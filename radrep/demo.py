@@ -16,7 +16,7 @@ from radrep.preparation.pipeline import PrepareResult, prepare
 from radrep.preparation.sources.phantom.source import PhantomSource
 from radrep.progress import Reporter
 from radrep.recipe.load import load_recipe
-from radrep.training.report_task import TrainResult, train
+from radrep.training.run import TrainResult, train
 
 PREPARED, RUN, FILM = "data", "run", "film.png"
 

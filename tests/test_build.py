@@ -15,7 +15,7 @@ from radrep.models.base import TrainableModel
 from radrep.modules.language_model import load_language_model
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.training.run import parameter_table
+from radrep.training.run_log import parameter_table
 from tests.whole_way import TINY, write_recipe
 
 REPORT = "1. The Heart is normal.\n2. NO effusion?"

@@ -1,6 +1,6 @@
 """What a report model is given: the views of several studies and, in training, their words."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,16 +44,14 @@ class Batch:
         return views.device
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch with its tensors on a device."""
+        """The batch with its tensors on a device; from pinned memory the copy runs alongside."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory; a DataLoader with pin_memory=True calls this."""
+        return self._map(Tensor.pin_memory)
 
-        return replace(
-            self,
-            images=move(self.images),
-            features=move(self.features),
-            tokens=move(self.tokens),
-            lengths=move(self.lengths),
-            labels=move(self.labels),
-        )
+    def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
+        names = ("images", "features", "tokens", "lengths", "labels")
+        tensors = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: move(t) for name, t in tensors.items() if t is not None})

@@ -50,6 +50,8 @@ class MambaBranch(nn.Module):
         decay = torch.arange(1, state_dim + 1, dtype=torch.float32).repeat(inner_dim, 1)
         self.A_log = nn.Parameter(decay.log())  # (e, s)
         self.D = nn.Parameter(torch.ones(inner_dim))
+        for parameter in (self.A_log, self.D):  # as mamba-ssm marks them for optimizers
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
         self._initialise_steps(dt_min, dt_max)
 
     def _initialise_steps(self, dt_min: float, dt_max: float) -> None:

@@ -1,33 +1,24 @@
-"""Training of SDAM's discriminator."""
-
-from pathlib import Path
+"""Validation of a model that classifies images, label by label."""
 
 import torch
-from accelerate.utils import gather_object
 
 from radrep.inference.classify import classify, score_rows
 from radrep.models.base import LabelModel
-from radrep.progress import Reporter
-from radrep.recipe.recipe import Recipe
-from radrep.training.labels import check_labels
-from radrep.training.run import Training
+from radrep.training.accelerator import gather
+from radrep.training.validation import Validation
 
 
-class DiscriminatorTraining(Training):
-    """Training of the discriminator, validated label by label; it also sets the thresholds."""
+class LabelTask:
+    """Loss and mean scores of the labels, one row per image; it also sets the thresholds."""
 
-    def __init__(self, recipe: Recipe, last: Path | None, reporter: Reporter) -> None:
-        super().__init__(recipe, last, reporter)
-        assert self.labels is not None, "a discriminator has labels"
-        check_labels(self.labels, self.splits["val"])
-        self.reporter.info("labels", f"{self.labels.vocabulary}: {', '.join(self.labels.known)}")
+    def __init__(self, validation: Validation, model: LabelModel) -> None:
+        self.validation, self.model = validation, model
 
     def validate(self) -> dict[str, float]:
-        """Loss and mean scores of the labels on validation, an image a row."""
-        accelerator, model = self.accelerator, self.model
-        assert isinstance(model, LabelModel)
-        mine = classify(model, self.val_batches(), accelerator.device)
-        rows = gather_object(mine) if accelerator.num_processes > 1 else mine
+        """Loss, AUROC and average precision."""
+        on, model = self.validation, self.model
+        batches = on.batches(on.recipe.train.batch_size)
+        rows = gather(on.accelerator, classify(model, batches, on.accelerator.device))
         scores, loss = score_rows(rows)
         model.set_label_thresholds(torch.from_numpy(scores.thresholds()))
         model.train()

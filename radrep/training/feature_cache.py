@@ -1,4 +1,4 @@
-"""What a frozen encoder makes of each image, computed once and kept on disk."""
+"""Features that a frozen encoder makes of each image, computed once and kept on disk."""
 
 import hashlib
 import json
@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from radrep.atomic import atomic_dir, cache_folder
-from radrep.data.dataset import ModelStudies
+from radrep.data.dataset import ModelStudies, leave_stopping_to_parent
 from radrep.data.preprocess import Preprocess
 from radrep.data.selection import ImageSelection, View
 from radrep.data.study import Image
@@ -26,18 +29,13 @@ from radrep.progress import Reporter
 FEATURES = "features.npy"
 INDEX = "index.json"
 _BATCH = 16
-_IN_FLIGHT = 8  # parts a core that wait to be written: memory stays flat
+_IN_FLIGHT = 8  # parts per core that wait to be written: memory stays flat
+_WORKERS = 8
 
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """One entry of the cache, for showing.
-
-    Attributes:
-        folder: Where it lies.
-        about: Data and sizes as told when it was made.
-        num_bytes: Its size.
-    """
+    """One entry of the cache, for showing: its folder, data and sizes, bytes on disk."""
 
     folder: Path
     about: dict[str, object]
@@ -45,39 +43,54 @@ class CachedFeatures:
 
 
 def list_cache() -> list[CachedFeatures]:
-    """Every entry of the cache, oldest first."""
+    """Every entry of features, oldest first."""
     entries = []
     for index in sorted(cache_folder().glob(f"features/*/{INDEX}"), key=os.path.getmtime):
-        folder = index.parent
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        entries.append(CachedFeatures(folder, json.loads(index.read_text())["about"], size))
+        about = json.loads(index.read_text())["about"]
+        entries.append(CachedFeatures(index.parent, about, _num_bytes(index.parent)))
     return entries
 
 
+def list_language_models() -> list[tuple[Path, int]]:
+    """Every language model that was converted from a GGUF file, with its bytes on disk."""
+    folders = sorted(cache_folder().glob("language_models/*/"))
+    return [(folder, _num_bytes(folder)) for folder in folders]
+
+
 def clear_cache() -> int:
-    """Remove every entry; the number of bytes that this frees."""
-    freed = sum(entry.num_bytes for entry in list_cache())
-    shutil.rmtree(cache_folder() / "features", ignore_errors=True)
+    """Remove all features and converted language models; the number of bytes that this frees."""
+    freed = 0
+    for name in ("features", "language_models"):
+        freed += _num_bytes(cache_folder() / name)
+        shutil.rmtree(cache_folder() / name, ignore_errors=True)
     return freed
+
+
+def _num_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 class FeatureStore:
     """Reads cached patches by view.
 
     Args:
-        folder: An entry of the cache.
+        folders: Entries of the cache, one per split.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._rows: dict[str, int] = json.loads((folder / INDEX).read_text())["rows"]
-        self._features: np.ndarray | None = None
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(folders)
+        self._rows: dict[str, tuple[int, int]] = {}
+        for entry, folder in enumerate(folders):
+            rows = json.loads((folder / INDEX).read_text())["rows"]
+            self._rows |= {key: (entry, row) for key, row in rows.items()}
+        self._features: list[np.ndarray] = []
 
     def __call__(self, image: Image, view: View) -> Tensor:
         """Patches of an image, float32 (n, c)."""
-        if self._features is None:  # opened in the process that reads, not sent to it
-            self._features = np.load(self._folder / FEATURES, mmap_mode="r")
-        return torch.from_numpy(np.array(self._features[self._rows[_row_key(image, view)]]))
+        if not self._features:  # opened in the process that reads, not sent to it
+            self._features = [np.load(f / FEATURES, mmap_mode="r") for f in self._folders]
+        entry, row = self._rows[_row_key(image, view)]
+        return torch.from_numpy(np.array(self._features[entry][row]))
 
 
 def cached_features(
@@ -89,7 +102,11 @@ def cached_features(
     device: torch.device,
     reporter: Reporter,
 ) -> FeatureStore:
-    """The features of the images that training is given, from the cache or computed now.
+    """The features of the images that a model is given, from the cache or computed now.
+
+    Each split is an entry of its own, so that the evaluation of another one computes no split
+    again. Of several processes one computes while the others wait for its file lock; no
+    collective of torch.distributed is held up, whatever its timeout.
 
     Args:
         encoder: A frozen encoder, normalised pixels (v, 3, h, w) -> patches (v, n, c).
@@ -97,79 +114,98 @@ def cached_features(
         splits: The studies.
         selection: Which images of a study are given.
         device: Where the encoder computes.
-        reporter: Who is told how it goes.
+        reporter: Receives progress messages.
 
     Raises:
         DataError: If the disk has no room for them or an image cannot be read.
     """
-    wanted: dict[str, _Place] = {}  # equal images once
+    root = cache_folder() / "features"
+    encoder_hash = _hash_encoder(encoder, preprocess)
+    folders = []
     for studies in splits:
-        for index, study in enumerate(studies):
-            for view in selection.of(study):
-                wanted.setdefault(
-                    _row_key(study.images[view.number], view), _Place(studies, index, view)
-                )
-    wanted = dict(sorted(wanted.items()))
-    maskers = {
-        place.studies.masks.fingerprint
-        for place in wanted.values()
-        if place.view.masked and place.studies.masks is not None
-    }
-    folder = cache_folder() / "features" / _key(encoder, preprocess, [*maskers, *wanted])
-    if not (folder / INDEX).is_file():
-        _compute(encoder, preprocess, wanted, folder, device, reporter)
-    else:
-        reporter.info("features", f"from the cache, {len(wanted)} images ({folder})")
-    return FeatureStore(folder)
+        wanted = _wanted(studies, selection)
+        folder = root / _key(encoder_hash, studies, wanted)
+        folders.append(folder)
+        if not (folder / INDEX).is_file():
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{folder.name}.lock"):
+                if not (folder / INDEX).is_file():
+                    _compute(encoder, preprocess, studies, wanted, folder, device, reporter)
+                    continue
+        counted = f"from the cache, {len(wanted)} images of {studies.split}"
+        reporter.info("features", f"{counted} ({folder})")
+    return FeatureStore(folders)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where the pixels of a wanted image are read."""
+_Place = tuple[int, View]  # a study's index, and which of its images
 
-    studies: ModelStudies
-    index: int
-    view: View
 
-    def read(self, preprocess: Preprocess) -> Tensor:
-        pixels = self.studies.read_view(self.index, self.view)
-        return preprocess.evaluate(pixels, saliency=self.view.masked)
+def _wanted(studies: ModelStudies, selection: ImageSelection) -> dict[str, _Place]:
+    """Row keys to where the pixels are read, equal images once."""
+    wanted: dict[str, _Place] = {}
+    for index, study in enumerate(studies):
+        for view in selection.of(study):
+            wanted.setdefault(_row_key(study.images[view.number], view), (index, view))
+    return dict(sorted(wanted.items()))
 
 
 def _row_key(image: Image, view: View) -> str:
     return f"{image.sha256} masked" if view.masked else image.sha256
 
 
-def _key(encoder: nn.Module, preprocess: Preprocess, wanted: Iterable[str]) -> str:
-    """A hash of what decides the features: weights, preprocessing, masks and pixels."""
+def _hash_encoder(encoder: nn.Module, preprocess: Preprocess) -> str:
     digest = hashlib.sha256(repr(preprocess).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _key(encoder_hash: str, studies: ModelStudies, wanted: Mapping[str, _Place]) -> str:
+    """A hash of what decides the features: weights, preprocessing, masks and pixels."""
+    digest = hashlib.sha256(encoder_hash.encode())
+    if studies.masks is not None and any(view.masked for _, view in wanted.values()):
+        digest.update(studies.masks.fingerprint.encode())
     for image in wanted:
         digest.update(image.encode())
     return digest.hexdigest()[:24]
 
 
+class _Pixels(Dataset[Tensor]):
+    """The normalised pixels of the wanted images, (3, h, w) each."""
+
+    def __init__(
+        self, studies: ModelStudies, places: Sequence[_Place], preprocess: Preprocess
+    ) -> None:
+        self._studies, self._places, self._preprocess = studies, places, preprocess
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: int) -> Tensor:
+        index, view = self._places[number]
+        pixels = self._studies.read_view(index, view)
+        return self._preprocess.evaluate(pixels, saliency=view.masked)
+
+
 def _compute(
     encoder: nn.Module,
     preprocess: Preprocess,
+    studies: ModelStudies,
     wanted: Mapping[str, _Place],
     folder: Path,
     device: torch.device,
     reporter: Reporter,
 ) -> None:
     encoder.to(device).eval()
+    images = _Pixels(studies, list(wanted.values()), preprocess)
 
-    @torch.no_grad()  # here, for it holds for one thread
-    def encode(part: Sequence[_Place]) -> np.ndarray:
-        pixels = [place.read(preprocess) for place in part]
-        features: Tensor = encoder(torch.stack(pixels).to(device))
+    @torch.no_grad()  # here, since it holds for one thread
+    def encode(pixels: Tensor) -> np.ndarray:
+        features: Tensor = encoder(pixels.to(device))
         return features.float().cpu().numpy()
 
-    places = list(wanted.values())
-    shape = (len(places), *encode(places[:1]).shape[1:])
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    shape = (len(images), *encode(images[0][None]).shape[1:])
     needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder.parent).free
     if needed > free:
         raise DataError(
@@ -178,43 +214,62 @@ def _compute(
             "RADREP_CACHE to a folder on another disk"
         )
     with atomic_dir(folder, replace=True) as partial:
+        # float32, as computed: in half precision training would give other results.
         features = np.lib.format.open_memmap(
             partial / FEATURES, mode="w+", dtype=np.float32, shape=shape
         )
-        with reporter.progress("image features", len(places), "images") as advance:
-            parts = [places[i : i + _BATCH] for i in range(0, len(places), _BATCH)]
+        with reporter.progress(f"image features of {studies.split}", len(images), "images") as go:
             start = 0
-            with closing(_map_on(device, encode, parts)) as found:
+            blocks = _on_cpu(images, encode) if device.type == "cpu" else _on_gpu(images, encode)
+            with closing(blocks) as found:
                 for block in found:
                     features[start : start + len(block)] = block
                     start += len(block)
-                    advance(len(block))
+                    go(len(block))
         features.flush()
-        data = str(places[0].studies.prepared)
-        about = {"data": data, "images": len(places), "patches": list(shape[1:])}
+        about: dict[str, Any] = {
+            "data": f"{studies.prepared}, {studies.split}",
+            "images": len(images),
+            "patches": list(shape[1:]),
+        }
         rows = {key: row for row, key in enumerate(wanted)}
         (partial / INDEX).write_text(json.dumps({"about": about, "rows": rows}))
 
 
-def _map_on(
-    device: torch.device,
-    encode: Callable[[Sequence[_Place]], np.ndarray],
-    parts: Sequence[Sequence[_Place]],
+def _on_gpu(
+    images: _Pixels, encode: Callable[[Tensor], np.ndarray]
 ) -> Generator[np.ndarray, None, None]:
-    """Encode the parts in order; on a CPU each core has a part of its own, from PNG to features.
+    """Encode the images in order; worker processes decode them ahead."""
+    loader = DataLoader(
+        images,
+        batch_size=_BATCH,
+        num_workers=min(_WORKERS, count_cores() - 1),
+        worker_init_fn=leave_stopping_to_parent,
+        pin_memory=torch.cuda.is_available(),
+    )
+    yield from map(encode, loader)
+
+
+def _on_cpu(
+    images: _Pixels, encode: Callable[[Tensor], np.ndarray]
+) -> Generator[np.ndarray, None, None]:
+    """Encode the images in order; each core has a part of its own, from PNG to features.
 
     Small maps leave cores that share one image waiting for one another.
     """
-    if device.type != "cpu":
-        yield from map(encode, parts)
-        return
+    parts = [
+        range(start, min(start + _BATCH, len(images))) for start in range(0, len(images), _BATCH)
+    ]
     before = torch.get_num_threads()
     cores = count_cores()
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
     ahead = _IN_FLIGHT * cores
     try:
         for start in range(0, len(parts), ahead):
-            yield from pool.map(encode, parts[start : start + ahead])
+            yield from pool.map(
+                lambda part: encode(torch.stack([images[i] for i in part])),
+                parts[start : start + ahead],
+            )
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

@@ -1,32 +1,43 @@
 """The one training loop.
 
 Nothing random outlives a step: the order of the studies is a function of seed and epoch, and
-every step seeds torch from (seed, step, process). So a run that goes on from a checkpoint repeats
-to the bit what it would have done.
+every step seeds torch from (seed, step, process). So on CPUs a resumed run repeats to the bit
+what it would have done without the stop; on GPUs some sums depend on the order of threads.
 """
 
-import resource
+import math
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.data.dataset import EpochOrder
+from radrep.device import autocast
 from radrep.errors import RadrepError
+from radrep.models.base import TrainableModel
 from radrep.progress import Reporter
-from radrep.recipe.training import Optim, Train
+from radrep.recipe.recipe import Recipe
+from radrep.recipe.training import Train
+from radrep.training.accelerator import any_process, sum_over_processes
 from radrep.training.optim import set_learning_rates
-from radrep.training.run_log import MetricsLog
+from radrep.training.run_log import Meter, RunLog
+
+# Steps between the exchanges of several processes on whether one was asked to stop.
+_STOP_EVERY = 10
+
+
+class Task(Protocol):
+    """What a model is trained for."""
+
+    def validate(self) -> Mapping[str, float]:
+        """Score the model on validation, the work shared by all processes: names to values."""
 
 
 @dataclass
@@ -37,10 +48,12 @@ class Progress:
         step: Optimizer steps done.
         epoch: Epochs done.
         step_in_epoch: Steps done in the current one.
-        best: Best value of the metric that is kept, or None before the first validation.
+        best: Best value of the monitor, or None before the first validation.
         best_step: Step of that value.
         epochs_without_better: Epochs since then.
         num_processes: Processes that train together.
+        losses: Mean losses of the steps since the last line of the log.
+        norms: Their gradient norms.
     """
 
     step: int = 0
@@ -50,265 +63,254 @@ class Progress:
     best_step: int = 0
     epochs_without_better: int = 0
     num_processes: int = 1
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the loop drives.
-
-    Attributes:
-        accelerator: Devices, precision and processes.
-        model: The prepared model; calling it gives {"loss": ...}.
-        optimizer: The prepared optimizer.
-        order: Order of the training batches.
-        batches: The training batches in that order.
-        validate: Scores the model on validation: names to values.
-        num_loss_terms: How many terms the mean of a batch's loss is over.
-        save: Writes a checkpoint; told whether it is the best so far.
-        metrics: metrics.jsonl; only the main process has it.
-    """
-
-    accelerator: Accelerator
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    order: EpochOrder
-    batches: Iterable[Batch]
-    validate: Callable[[], Mapping[str, float]]
-    num_loss_terms: Callable[[Batch], int]
-    save: Callable[[Progress, bool], None]
-    metrics: MetricsLog | None
-
-
-class Interrupted(RadrepError):  # noqa: N818 -- not a mistake: the user asked for it
+class Interrupted(RadrepError):  # noqa: N818 -- no fault: the user asked for it
     """The user stopped the run; a checkpoint of its last step is there."""
 
 
-def steps_per_epoch(order: EpochOrder, train: Train) -> int:
-    """Optimizer steps of one epoch."""
-    return -(-order.num_batches // train.grad_accum_steps)
+@dataclass(frozen=True)
+class Run:
+    """All that the loop works on.
+
+    Attributes:
+        recipe: The recipe.
+        accelerator: Devices and processes.
+        model: The bare model.
+        wrapped: The model as several processes train it; calling it is `TrainableModel.loss`.
+        task: How it is validated.
+        optimizer: The optimizer.
+        scaler: Scales the loss in fp16, else None.
+        order: Order of the training batches.
+        batches: The training batches in that order.
+        save: Writes a checkpoint, the best so far or not.
+        log: metrics.jsonl and the trackers; only the main process has it.
+        reporter: Receives progress messages.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    model: TrainableModel
+    wrapped: nn.Module
+    task: Task
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None
+    order: EpochOrder
+    batches: Iterable[Batch]
+    save: Callable[[Progress, bool], None]
+    log: RunLog | None
+    reporter: Reporter
+
+    @property
+    def epoch_steps(self) -> int:
+        """Optimizer steps of one epoch."""
+        return -(-self.order.num_batches // self.recipe.train.grad_accum_steps)
 
 
-def run_loop(
-    parts: Parts, progress: Progress, train: Train, optim: Optim, reporter: Reporter
-) -> Progress:
+def fit(run: Run, progress: Progress) -> Progress:
     """Train from where ``progress`` stands to the last epoch, or until patience ends.
 
     Raises:
         Interrupted: If the user pressed Ctrl-C or the process was asked to end.
-        RadrepError: If the loss is no longer finite.
+        RadrepError: If the loss or a gradient is no longer finite.
     """
-    epoch_steps = steps_per_epoch(parts.order, train)
-    meter = _Meter(train.epochs * epoch_steps - progress.step)
+    train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
+    meter = Meter(train.epochs * epoch_steps - progress.step)
+    recent: list[Tensor] = []  # losses on the device that no line holds yet
     with _stop_requests() as stop_requested:
         while progress.epoch < train.epochs and not _out_of_patience(progress, train):
-            parts.order.set_start(progress.epoch, progress.step_in_epoch * train.grad_accum_steps)
-            batches = _accumulation_groups(parts.batches, train.grad_accum_steps, meter)
-            for round_of_batches in batches:
-                loss, norm, lr = _step(parts, progress, train, optim, round_of_batches)
+            run.order.set_start(progress.epoch, progress.step_in_epoch * train.grad_accum_steps)
+            for batches in _accumulation_groups(run.batches, train.grad_accum_steps, meter):
+                loss, norm = _step(run, progress, batches)
+                recent.append(loss)
+                progress.norms.append(norm)
                 progress.step += 1
                 progress.step_in_epoch += 1
-                images = sum(int(batch.num_views.sum()) for batch in round_of_batches)
-                meter.count(images * parts.accelerator.num_processes)
-                _log_step(parts, progress, train, reporter, meter, (loss, norm, lr), epoch_steps)
-                if _any_process(parts.accelerator, stop_requested()):
-                    if progress.step_in_epoch < epoch_steps:
-                        parts.save(progress, False)
-                        raise Interrupted(f"stopped after step {progress.step}")
-                    break  # the epoch is whole: validate and save it first
+                images = sum(int(batch.num_views.sum()) for batch in batches)
+                meter.count(images * accelerator.num_processes)
+                ends = progress.step_in_epoch == epoch_steps
+                if ends or progress.step % train.log_every == 0:
+                    _read_losses(run, progress, recent)
+                    _log_step(run, progress, meter)
+                if ends:
+                    continue  # the epoch is validated and saved below, also when asked to stop
                 every = train.save_every_steps
-                if every and progress.step % every == 0 and progress.step_in_epoch < epoch_steps:
-                    parts.save(progress, False)
-            _finish_epoch(parts, progress, train, reporter)
+                if _asks_to_stop(accelerator, progress.step, stop_requested):
+                    _read_losses(run, progress, recent)
+                    run.save(progress, False)
+                    raise Interrupted(f"stopped after step {progress.step}")
+                if every and progress.step % every == 0:
+                    _read_losses(run, progress, recent)
+                    run.save(progress, False)
+            validate(run, progress)
             meter.pause()
-            if _any_process(parts.accelerator, stop_requested()) and progress.epoch < train.epochs:
+            if any_process(accelerator, stop_requested()) and progress.epoch < train.epochs:
                 raise Interrupted(f"stopped after epoch {progress.epoch}")
     return progress
 
 
 def _out_of_patience(progress: Progress, train: Train) -> bool:
-    return train.patience is not None and progress.epochs_without_better >= train.patience
+    """As in R2Gen's trainer: after more than ``patience`` epochs that are worse than the best."""
+    return train.patience is not None and progress.epochs_without_better > train.patience
+
+
+def _asks_to_stop(accelerator: Accelerator, step: int, requested: Callable[[], bool]) -> bool:
+    if accelerator.num_processes > 1 and step % _STOP_EVERY:
+        return False
+    return any_process(accelerator, requested())
 
 
 def _accumulation_groups(
-    batches: Iterable[Batch], size: int, meter: "_Meter"
+    batches: Iterable[Batch], size: int, meter: Meter
 ) -> Iterator[list[Batch]]:
     """Groups of batches for one optimizer step each, with the wait for them measured."""
     iterator = iter(batches)
     while True:
-        start = time.perf_counter()
-        group = list(islice(iterator, size))
-        meter.waited(time.perf_counter() - start)
+        with meter.waiting():
+            group = list(islice(iterator, size))
         if not group:
             return
         yield group
 
 
-def _step(
-    parts: Parts, progress: Progress, train: Train, optim: Optim, batches: list[Batch]
-) -> tuple[float, float, float]:
-    """One optimizer step; the mean loss over all its batches, gradient norm, rate."""
-    accelerator = parts.accelerator
-    total = train.epochs * steps_per_epoch(parts.order, train)
-    lr = set_learning_rates(parts.optimizer, optim, progress.step, total)
-    seed = (train.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index
+def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[Tensor, float]:
+    """One optimizer step.
+
+    Returns:
+        This process's part of the mean loss over all batches of the step, a scalar on the device,
+        and the norm of the gradients, the one value that the device is waited for.
+    """
+    accelerator, section = run.accelerator, run.recipe.train
+    total = section.epochs * run.epoch_steps
+    set_learning_rates(run.optimizer, run.recipe.optim, progress.step, total)
+    seed = (section.seed * 1_000_003 + progress.step) * 1_009 + accelerator.process_index
     torch.manual_seed(seed)
     # Each batch weighs by the terms of its loss, tokens mostly, so that accumulation and several
     # processes give the gradient of one large batch and not of a mean of means.
-    terms = [float(parts.num_loss_terms(batch)) for batch in batches]
-    all_terms = _sum_over_processes(accelerator, sum(terms))
-    loss_sum = 0.0
+    terms = [float(run.model.num_loss_terms(batch)) for batch in batches]
+    device = accelerator.device
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    mine = torch.full((), sum(terms), dtype=wide, device=device)
+    all_terms = sum_over_processes(accelerator, mine)
+    mean_loss = torch.zeros((), dtype=wide, device=device)
     for i, (batch, count) in enumerate(zip(batches, terms, strict=True)):
         last = i == len(batches) - 1
-        with nullcontext() if last else accelerator.no_sync(parts.model):
-            loss = parts.model(batch.to(accelerator.device))["loss"]
-            loss_sum += loss.item() * count
-            accelerator.backward(loss * (count * accelerator.num_processes / all_terms))
-    mean_loss = _sum_over_processes(accelerator, loss_sum) / all_terms
-    if not torch.isfinite(torch.tensor(mean_loss)):
-        raise RadrepError(
-            f"the loss is {mean_loss} at step {progress.step + 1}. Lower optim.lr "
-            f"({optim.lr}) or set optim.clip_norm, then go on with --resume"
-        )
-    norm = accelerator.clip_grad_norm_(parts.model.parameters(), optim.clip_norm or float("inf"))
-    parts.optimizer.step()
-    parts.optimizer.zero_grad()
-    return mean_loss, float(norm) if norm is not None else float("nan"), lr
-
-
-def _sum_over_processes(accelerator: Accelerator, value: float) -> float:
-    if accelerator.num_processes == 1:
-        return value
-    together = reduce(torch.tensor([value], device=accelerator.device), reduction="sum")
-    assert isinstance(together, Tensor)
-    return float(together)
-
-
-def _any_process(accelerator: Accelerator, wanted: bool) -> bool:
-    """Whether any process wants it: all must leave a loop together."""
-    return _sum_over_processes(accelerator, float(wanted)) > 0
-
-
-def _finish_epoch(parts: Parts, progress: Progress, train: Train, reporter: Reporter) -> None:
-    progress.epoch += 1
-    progress.step_in_epoch = 0
-    scores = dict(parts.validate())
-    value = scores[train.monitor]
-    sign = -1.0 if train.monitor == "val/loss" else 1.0
-    better = progress.best is None or sign * value > sign * progress.best
-    if better:
-        progress.best, progress.best_step, progress.epochs_without_better = value, progress.step, 0
+        with nullcontext() if last else accelerator.no_sync(run.wrapped):
+            with autocast(device, section.precision):
+                loss = run.wrapped(batch.to(device))["loss"]
+            mean_loss += loss.detach() * count
+            weight = (count * accelerator.num_processes / all_terms).to(loss.dtype)
+            weighted = loss * weight
+            (weighted if run.scaler is None else run.scaler.scale(weighted)).backward()
+    mean_loss = mean_loss / all_terms
+    norm = _clip_gradients(run)
+    # In fp16 a step that overflowed is skipped by the scaler, which then lowers its scale.
+    if run.scaler is None and not math.isfinite(norm):
+        _refuse_not_finite(run, progress.step + 1, float(mean_loss), norm)
+    if run.scaler is None:
+        run.optimizer.step()
     else:
-        progress.epochs_without_better += 1
-    if parts.metrics is not None:
-        parts.metrics.write(progress.step, {"epoch": progress.epoch, **scores})
-    parts.accelerator.log(scores, step=progress.step)
-    shown = "  ".join(f"{name.removeprefix('val/')} {score:.3f}" for name, score in scores.items())
-    best = "best so far" if better else f"best {progress.best:.3f} at step {progress.best_step}"
-    reporter.info("val", f"epoch {progress.epoch}  {shown}  ({best} in {train.monitor})")
-    parts.save(progress, better)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    run.optimizer.zero_grad()
+    return mean_loss, norm
 
 
-def _log_step(
-    parts: Parts,
-    progress: Progress,
-    train: Train,
-    reporter: Reporter,
-    meter: "_Meter",
-    values: tuple[float, float, float],
-    epoch_steps: int,
-) -> None:
-    loss, norm, lr = values
-    if progress.step % train.log_every and progress.step_in_epoch < epoch_steps:
+def _clip_gradients(run: Run) -> float:
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimizer)
+    most = run.recipe.optim.clip_norm
+    parameters = list(run.model.parameters())
+    return float(nn.utils.clip_grad_norm_(parameters, math.inf if most is None else most))
+
+
+def _refuse_not_finite(run: Run, step: int, loss: float, norm: float) -> None:
+    raise RadrepError(
+        f"at step {step} the loss is {loss} and the norm of the gradients {norm}; nothing of this "
+        f"step was kept. Lower optim.lr ({run.recipe.optim.lr}) or set optim.clip_norm, and start "
+        "again; or go on from the last checkpoint with --resume"
+    )
+
+
+def _read_losses(run: Run, progress: Progress, recent: list[Tensor]) -> None:
+    """Move the losses of the last steps from the device into ``progress``."""
+    if not recent:
         return
-    row = {"loss": loss, "lr": lr, "grad_norm": norm}
-    if parts.metrics is not None:
-        parts.metrics.write(progress.step, row | {"epoch": progress.epoch})
-    parts.accelerator.log({f"train/{name}": v for name, v in row.items()}, step=progress.step)
-    reporter.log_metrics(
+    losses = sum_over_processes(run.accelerator, torch.stack(recent)).tolist()
+    recent.clear()
+    if not all(map(math.isfinite, losses)):
+        _refuse_not_finite(run, progress.step, losses[-1], progress.norms[-1])
+    progress.losses += losses
+
+
+def _log_step(run: Run, progress: Progress, meter: Meter) -> None:
+    """One line, means over the steps since the last one."""
+    train = run.recipe.train
+    row = {
+        "loss": math.fsum(progress.losses) / len(progress.losses),
+        "lr": max(group["lr"] for group in run.optimizer.param_groups),
+        "grad_norm": math.fsum(progress.norms) / len(progress.norms),
+    }
+    progress.losses.clear()
+    progress.norms.clear()
+    if run.log is not None:
+        run.log.write(progress.step, row | {"epoch": progress.epoch})
+    run.reporter.log_metrics(
         {
             "epoch": f"{progress.epoch + 1}/{train.epochs}",
-            "step": f"{progress.step_in_epoch}/{epoch_steps}",
-            "loss": f"{loss:.3f}",
-            "lr": f"{lr:.1e}",
-            **meter.fields(),
+            "step": f"{progress.step_in_epoch}/{run.epoch_steps}",
+            "loss": f"{row['loss']:.3f}",
+            "lr": f"{row['lr']:.1e}",
+            **meter.fields(run.accelerator),
         }
     )
 
 
-class _Meter:
-    """Speed, memory, share of time spent waiting for data, time left."""
-
-    def __init__(self, steps_left: int) -> None:
-        self._steps_left = steps_left
-        self._steps = 0
-        self._images = 0
-        self._waiting = 0.0
-        self._seconds = 0.0
-        self._since: float | None = None
-
-    def waited(self, seconds: float) -> None:
-        """Count time that training stood still for data."""
-        if self._since is None:  # the first batch of an epoch starts the clock
-            self._since = time.perf_counter()
-        else:
-            self._waiting += seconds
-
-    def count(self, images: int) -> None:
-        """Count one step."""
-        now = time.perf_counter()
-        self._seconds += now - (self._since or now)
-        self._since = now
-        self._steps += 1
-        self._steps_left -= 1
-        self._images += images
-
-    def pause(self) -> None:
-        """Stop the clock: validation is not training."""
-        self._since = None
-
-    def fields(self) -> dict[str, object]:
-        """The meter's part of a progress line."""
-        seconds = max(self._seconds, 1e-9)
-        left = int(self._steps_left * seconds / max(1, self._steps))
-        hours, minutes = divmod(left // 60, 60)
-        return {
-            "img/s": f"{self._images / seconds:.0f}",
-            "mem": f"{_memory_gib():.1f}G",
-            "data": f"{100 * self._waiting / seconds:.0f}%",
-            "eta": f"{hours}:{minutes:02d}:{left % 60:02d}",
-        }
-
-
-def _memory_gib() -> float:
-    """Peak memory: of the device where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+def validate(run: Run, progress: Progress) -> None:
+    """End an epoch: score, compare with the best so far, save."""
+    monitor = run.recipe.train.monitor
+    progress.epoch += 1
+    progress.step_in_epoch = 0
+    scores = dict(run.task.validate())
+    value = scores[monitor]
+    sign = -1.0 if monitor == "val/loss" else 1.0
+    better = progress.best is None or sign * value >= sign * progress.best  # ties too, as R2Gen
+    if better:
+        progress.best, progress.best_step, progress.epochs_without_better = value, progress.step, 0
+    else:
+        progress.epochs_without_better += 1
+    if run.log is not None:
+        run.log.write(progress.step, {"epoch": progress.epoch, **scores})
+    shown = "  ".join(f"{name.removeprefix('val/')} {score:.3f}" for name, score in scores.items())
+    best = "best so far" if better else f"best {progress.best:.3f} at step {progress.best_step}"
+    run.reporter.info("val", f"epoch {progress.epoch}  {shown}  ({best} in {monitor})")
+    run.save(progress, better)
 
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a wish; the second one ends at once."""
-    wishes: list[int] = []
+    """Turn the first Ctrl-C (or SIGTERM) into a request; the second one ends at once."""
+    requests: list[int] = []
 
     def note(number: int, _frame: object) -> None:
-        if wishes:
+        if requests:
             raise KeyboardInterrupt
-        wishes.append(number)
+        requests.append(number)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
         before = [signal.signal(number, note) for number in numbers]
-    except ValueError:  # not the main thread: the caller looks after signals
+    except ValueError:  # not the main thread: the caller handles signals
         yield lambda: False
         return
     try:
-        yield lambda: bool(wishes)
+        yield lambda: bool(requests)
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

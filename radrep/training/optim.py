@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,10 +12,12 @@ from radrep.recipe.training import Optim
 
 
 def build_optimizer(model: TrainableModel, section: Optim) -> torch.optim.Optimizer:
-    """Adam or AdamW with groups for the encoder (extractor and enhancer) and for the rest.
+    """Adam or AdamW with groups for the encoder and for the rest.
 
     Each group keeps its top learning rate as "top_lr"; `set_learning_rates` moves "lr". AdamW
-    spares biases, norms and whatever else has one axis from the decay.
+    decays all parameters but those of one axis (biases, norms) and those marked
+    `_no_weight_decay`, as mamba marks A_log and D; positions and embeddings do decay. Adam adds the
+    decay to every gradient.
     """
     encoder = [p for p in model.encoder_parameters() if p.requires_grad]
     in_encoder = {id(p) for p in encoder}
@@ -28,11 +30,11 @@ def build_optimizer(model: TrainableModel, section: Optim) -> torch.optim.Optimi
         )
         if params
     ]
-    check_groups(cast(nn.Module, model), (group["params"] for group in groups))
+    check_groups(model.named_parameters(), (group["params"] for group in groups))
     kind: type[torch.optim.Adam] = torch.optim.Adam
     if section.name == "adamw":
         kind = torch.optim.AdamW
-        groups = [part for group in groups for part in _by_axes(group)]
+        groups = [part for group in groups for part in _by_decay(group)]
     return kind(
         groups,
         betas=section.betas,
@@ -43,21 +45,27 @@ def build_optimizer(model: TrainableModel, section: Optim) -> torch.optim.Optimi
     )
 
 
-def _by_axes(group: dict[str, Any]) -> list[dict[str, Any]]:
+def _by_decay(group: dict[str, Any]) -> list[dict[str, Any]]:
     """A group as one whose parameters decay and one whose do not."""
-    decayed = [p for p in group["params"] if p.dim() > 1]
-    spared = [p for p in group["params"] if p.dim() <= 1]
+    decayed = [p for p in group["params"] if _decays(p)]
+    spared = [p for p in group["params"] if not _decays(p)]
     parts = [{**group, "params": decayed}, {**group, "params": spared, "weight_decay": 0.0}]
     return [part for part in parts if part["params"]]
 
 
-def check_groups(model: nn.Module, groups: Iterable[Iterable[nn.Parameter]]) -> None:
+def _decays(parameter: nn.Parameter) -> bool:
+    return parameter.dim() > 1 and not getattr(parameter, "_no_weight_decay", False)
+
+
+def check_groups(
+    named: Iterable[tuple[str, nn.Parameter]], groups: Iterable[Iterable[nn.Parameter]]
+) -> None:
     """Assert that every trainable parameter is in exactly one group."""
     counts: dict[int, int] = {}
     for group in groups:
         for parameter in group:
             counts[id(parameter)] = counts.get(id(parameter), 0) + 1
-    for name, parameter in model.named_parameters():
+    for name, parameter in named:
         expected = int(parameter.requires_grad)
         found = counts.pop(id(parameter), 0)
         assert found == expected, f"{name} is in {found} parameter groups, expected {expected}"
@@ -65,24 +73,24 @@ def check_groups(model: nn.Module, groups: Iterable[Iterable[nn.Parameter]]) -> 
 
 
 def rate_factor(step: int, *, warmup_steps: int, total_steps: int, floor: float) -> float:
-    """Share of the top learning rate at a step: linear warm-up, then a cosine to the floor.
+    """Share of the top learning rate: linear warm-up, then a cosine to the floor.
 
     Args:
         step: Steps done before this one.
         warmup_steps: Steps of the warm-up.
         total_steps: Steps of the whole run.
-        floor: Lowest share, reached at the last step.
+        floor: Lowest share, that of the last step, total_steps - 1.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    course = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    course = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, course)))
 
 
 def set_learning_rates(
     optimizer: torch.optim.Optimizer, section: Optim, step: int, total_steps: int
-) -> float:
-    """Set every group's rate for a step; the highest of them."""
+) -> None:
+    """Set every group's rate for a step."""
     for group in optimizer.param_groups:
         group["lr"] = group["top_lr"] * rate_factor(
             step,
@@ -90,4 +98,3 @@ def set_learning_rates(
             total_steps=total_steps,
             floor=min(1.0, section.min_lr / group["top_lr"]),
         )
-    return max(group["lr"] for group in optimizer.param_groups)

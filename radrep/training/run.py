@@ -1,17 +1,13 @@
-"""What training and pretraining share: the run's folder, going on, the loop, checkpoints."""
+"""A run from its recipe to its best checkpoint: resolve, data, model, loop."""
 
 import json
-import signal
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration, broadcast_object_list
+from accelerate import Accelerator
+from torch import nn
 from torch.utils.data import DataLoader
 
 from radrep.atomic import atomic_write_text
@@ -23,24 +19,40 @@ from radrep.build import (
     build_selection,
     build_tokenizer,
 )
-from radrep.data.batch import Batch
-from radrep.data.dataset import EpochOrder, ReportDataset, collate, in_order
-from radrep.data.manifest import read_image_size
-from radrep.device import autocast
-from radrep.errors import CheckpointError, RecipeError
-from radrep.models.base import TrainableModel
-from radrep.models.emrrg import language_part
-from radrep.parallel import count_cores
+from radrep.data.dataset import (
+    EpochOrder,
+    ModelStudies,
+    ReportDataset,
+    collate,
+    leave_stopping_to_parent,
+)
+from radrep.data.manifest import hash_recipe, read_image_size, read_shards
+from radrep.data.tokenizer import ReportCodec, Tokenizer
+from radrep.errors import CheckpointError
+from radrep.models.base import LabelModel, ReportModel, TrainableModel
 from radrep.progress import Reporter
-from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.read_split import read_split
 from radrep.saliency.sdam import check_mask_fingerprint
-from radrep.training import run_log as track
+from radrep.training.accelerator import broadcast, build_accelerator, count_workers
+from radrep.training.discriminator_task import LabelTask
 from radrep.training.feature_cache import FeatureStore, cached_features
-from radrep.training.labels import build_labels
-from radrep.training.loop import Parts, Progress, run_loop
+from radrep.training.labels import LabelReader, build_labels, check_labels
+from radrep.training.loop import Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer
+from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
+from radrep.training.report_task import ReportTask, check_meteor
+from radrep.training.run_log import (
+    ENVIRONMENT,
+    RunLog,
+    check_tracker,
+    claim_run,
+    describe_environment,
+    newest_run,
+    parameter_table,
+    scan_backend,
+)
+from radrep.training.validation import Validation
 from radrep.weights import checkpoint
 from radrep.weights.model_card import MODEL_CARD, describe_model
 from radrep.weights.pretrained import load_pretrained
@@ -48,16 +60,7 @@ from radrep.weights.pretrained import load_pretrained
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left.
-
-    Attributes:
-        run: The run's folder.
-        best: Its best checkpoint.
-        metric: The metric that chose it.
-        value: Its value.
-        step: The step it was made at.
-        epochs: Epochs done.
-    """
+    """What a run left: its folder, its best checkpoint, and the monitor's best value and step."""
 
     run: Path
     best: Path
@@ -67,342 +70,324 @@ class TrainResult:
     epochs: int
 
 
-class Training(ABC):
-    """One process's part of a run: model, data, optimizer, saving; how to validate is told below.
+@dataclass(frozen=True)
+class _Resolved:
+    """The recipe on this machine; `last` is the checkpoint to resume from, or None."""
+
+    recipe: Recipe
+    out: Path | None
+    last: Path | None
+    accelerator: Accelerator
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class _Data:
+    splits: dict[str, ModelStudies]
+    tokenizer: Tokenizer
+    labels: LabelReader | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The model, and the data sets that feed it; without `features` it is fed pixels."""
+
+    model: TrainableModel
+    codec: ReportCodec
+    features: FeatureStore | None
+    datasets: dict[str, ReportDataset]
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> TrainResult:
+    """Train or pretrain from the start in a new folder, or resume a run.
+
+    Several processes, started by `accelerate launch` or torchrun, train together.
 
     Args:
-        recipe: The recipe.
-        last: The checkpoint to go on from, or None to begin.
-        reporter: Who is told how it goes; the main process alone speaks.
+        recipe: The recipe; when resuming, the run's own.
+        out: The run's folder. Without it, the recipe's, with -2, -3, ... where a run is already.
+        resume: Resume the newest run in that folder.
+        reporter: Receives progress messages, in the main process alone.
 
     Raises:
         RecipeError: If the recipe asks for what this machine cannot do.
-        DataError: If the prepared folder is missing or a split is empty.
-        CheckpointError: If weights cannot be had, or the checkpoint is of other data.
+        DataError: If the prepared folder is missing, a split is empty, or pretraining would learn
+            from studies that are tested on.
+        CheckpointError: If `out` holds a run already, there is nothing to resume from, or weights
+            to start from cannot be had.
+        Interrupted: If the user stopped it; --resume goes on.
     """
+    resolved = _resolve(recipe, out, resume, reporter or Reporter())
+    data = _open_data(resolved)
+    made = _make_model(resolved, data)
+    return _loop(resolved, data, made)
 
-    def __init__(self, recipe: Recipe, last: Path | None, reporter: Reporter) -> None:
-        track.check_tracker(recipe.train.logger)
-        self.recipe = recipe
-        self.last = last
-        self.accelerator = _build_accelerator(recipe)
-        self.reporter = reporter if self.accelerator.is_main_process else Reporter()
-        torch.manual_seed(recipe.train.seed)  # the initial weights
-        # Reports are what is learned, or what labels are read from.
-        need_text = recipe.model.needs_text
-        self.splits = {
-            name: read_split(recipe.data, name, need_text=need_text) for name in ("train", "val")
-        }
-        self.tokenizer = build_tokenizer(recipe.data, self.splits["train"])
-        self.labels = build_labels(recipe, self.splits["train"])
-        self.model = self._model()
-        self.model.train()
-        self._log_summary()
-        self.codec = build_codec(recipe, self.tokenizer, self.model)
-        preprocess = build_preprocess(recipe.data, self.model)
-        encoder = self.model.frozen_encoder()
-        self.features = None if encoder is None else self._features(encoder, preprocess)
-        self.datasets = {
-            name: build_dataset(
-                recipe,
-                split,
-                preprocess=preprocess,
-                codec=self.codec,
-                training=name == "train",
-                features=self.features,
-                labels=self.labels,
-            )
-            for name, split in self.splits.items()
-        }
 
-    @abstractmethod
-    def validate(self) -> dict[str, float]:
-        """Score the model on validation, the work shared by all processes: names to values."""
+def _resolve(recipe: Recipe, out: Path | None, resume: bool, reporter: Reporter) -> _Resolved:
+    """Refuse what cannot work before anything takes time; start the processes."""
+    last = checkpoint.last_checkpoint(newest_run(out or recipe.out)) if resume else None
+    check_tracker(recipe.train.logger)
+    accelerator = build_accelerator(recipe.train)
+    if accelerator.is_main_process:
+        check_meteor(recipe.train)
+    else:
+        reporter = Reporter()
+    torch.set_float32_matmul_precision("high" if recipe.train.tf32 else "highest")
+    return _Resolved(recipe, out, last, accelerator, reporter)
 
-    def _model(self) -> TrainableModel:
-        if self.last is None:
-            model = build_model(self.recipe, len(self.tokenizer.vocabulary))
-            load_pretrained(model, self.recipe)
-            return model
-        loaded = checkpoint.load_checkpoint(self.last)
-        if loaded.tokenizer != self.tokenizer:
-            raise CheckpointError(
-                f"{self.last} has a vocabulary of {len(loaded.tokenizer.vocabulary)} words and "
-                f"{self.recipe.data.prepared} gives {len(self.tokenizer.vocabulary)}: the data "
-                "changed"
-            )
-        if (masks := self.splits["train"].masks) is not None:
-            check_mask_fingerprint(loaded.saliency, masks.fingerprint, self.last)
-        return loaded.model
 
-    def _features(self, encoder: Any, preprocess: Any) -> FeatureStore:
-        with self.accelerator.main_process_first():
-            return cached_features(
-                encoder,
-                preprocess,
-                self.splits.values(),
-                selection=build_selection(self.recipe.data),
-                device=self.accelerator.device,
-                reporter=self.reporter,
-            )
+def _open_data(resolved: _Resolved) -> _Data:
+    """The splits of training, their vocabulary and labels. The test split is never opened."""
+    recipe, reporter = resolved.recipe, resolved.reporter
+    data = recipe.data
+    if recipe.task == "pretrain":
+        refuse_test_studies(data, reporter)
+    need_text = recipe.model.needs_text
+    splits = {name: read_split(data, name, need_text=need_text) for name in ("train", "val")}
+    tokenizer = build_tokenizer(data, splits["train"])
+    labels = build_labels(recipe, splits["train"])
+    counts = " / ".join(f"{len(split)} {name}" for name, split in splits.items())
+    skipped = sum(split.num_without_text for split in splits.values())
+    without = f", {skipped} left out without {data.target}" if skipped else ""
+    reporter.info("data", f"{counts} studies{without}, {len(tokenizer.vocabulary)} words")
+    if labels is not None:
+        check_labels(labels, splits["val"])
+        reporter.info("labels", f"{labels.vocabulary}: {', '.join(labels.known)}")
+    shards = {s.name: s.sha256 for s in read_shards(data.prepared) if s.split in splits}
+    return _Data(splits, tokenizer, labels, hash_recipe(shards))
 
-    def run(self, out: Path | None) -> TrainResult:
-        """Run the loop from the checkpoint, or from the start, and keep its results in a folder.
 
-        Raises:
-            CheckpointError: If `out` holds a run already, or the checkpoint is of other processes.
-            Interrupted: If the user stopped it; going on from the last checkpoint is possible.
-        """
-        # Only now, when nothing of the input can be wrong any more, is a folder made.
-        claimed = _claim_run(self.recipe, out, self.last) if is_main_process() else None
-        self.folder = _share(self.accelerator, claimed)
-        self.reporter.info("run", str(self.folder))
-        progress = self._train()
-        assert progress.best is not None, "an epoch ends with a validation"
-        best = (self.folder / checkpoint.BEST).resolve()
-        metric = self.recipe.train.monitor
-        if is_main_process():
-            reached = f"Best {metric} {progress.best:.3f}, at step {progress.best_step}."
-            card = describe_model(self.recipe, None, reached)
-            atomic_write_text(self.folder / MODEL_CARD, card)
-        return TrainResult(
-            self.folder, best, metric, progress.best, progress.best_step, progress.epoch
+def _make_model(resolved: _Resolved, data: _Data) -> _Model:
+    """The model with the weights that it starts from, and the data sets in its form."""
+    recipe, accelerator = resolved.recipe, resolved.accelerator
+    torch.manual_seed(recipe.train.seed)  # the initial weights
+    if resolved.last is None:
+        model = build_model(recipe, len(data.tokenizer.vocabulary))
+        load_pretrained(model, recipe)
+    else:
+        model = _load_last(resolved.last, recipe, data)
+    model.train()
+    _log_model(resolved, model)
+    codec = build_codec(recipe, data.tokenizer, model)
+    preprocess = build_preprocess(recipe.data, model)
+    encoder, features = model.frozen_encoder(), None
+    if encoder is not None:
+        features = cached_features(
+            encoder,
+            preprocess,
+            data.splits.values(),
+            selection=build_selection(recipe.data),
+            device=accelerator.device,
+            reporter=resolved.reporter,
         )
-
-    def _train(self) -> Progress:
-        recipe, accelerator = self.recipe, self.accelerator
-        optimizer = build_optimizer(self.model, recipe.optim)
-        progress = Progress()
-        state: dict[str, Any] = {}
-        if self.last is not None:
-            state = checkpoint.load_training(self.last)
-            progress = Progress(**state["progress"])
-            if is_main_process():
-                checkpoint.restore_best(self.folder, progress.best_step)
-            if progress.num_processes != accelerator.num_processes:
-                raise CheckpointError(
-                    f"{self.last} was trained by {progress.num_processes} processes and this is "
-                    f"{accelerator.num_processes}: it would not go on as it began"
-                )
-        progress.num_processes = accelerator.num_processes
-        model, optimizer = accelerator.prepare(self.model, optimizer)
-        if state:
-            optimizer.load_state_dict(state["optimizer"])
-            if accelerator.scaler is not None:
-                accelerator.scaler.load_state_dict(state["scaler"])
-        self.optimizer = optimizer
-        order = EpochOrder(
-            self.splits["train"].shard_sizes,
-            recipe.train.batch_size,
-            seed=recipe.train.seed,
-            num_processes=accelerator.num_processes,
-            process=accelerator.process_index,
+    datasets = {
+        name: build_dataset(
+            recipe,
+            split,
+            preprocess=preprocess,
+            codec=codec,
+            training=name == "train",
+            features=features,
+            labels=data.labels,
         )
-        metrics = None
+        for name, split in data.splits.items()
+    }
+    return _Model(model, codec, features, datasets)
+
+
+def _load_last(last: Path, recipe: Recipe, data: _Data) -> TrainableModel:
+    loaded = checkpoint.load_checkpoint(last)
+    if loaded.tokenizer != data.tokenizer:
+        raise CheckpointError(
+            f"{last} has a vocabulary of {len(loaded.tokenizer.vocabulary)} words and "
+            f"{recipe.data.prepared} gives {len(data.tokenizer.vocabulary)}: the data changed"
+        )
+    if (masks := data.splits["train"].masks) is not None:
+        check_mask_fingerprint(loaded.saliency, masks.fingerprint, last)
+    return loaded.model
+
+
+def _log_model(resolved: _Resolved, model: TrainableModel) -> None:
+    section, accelerator = resolved.recipe.train, resolved.accelerator
+    for part, total, trained in parameter_table(model):
+        share = "all" if trained == total else f"{trained:,}" if trained else "none"
+        resolved.reporter.info("model", f"{part}: {total:,} parameters, {share} trained")
+    batch = section.batch_size * section.grad_accum_steps * accelerator.num_processes
+    resolved.reporter.info(
+        "device",
+        f"{accelerator.num_processes} x {accelerator.device.type}, {section.precision}, "
+        f"effective batch {batch}",
+    )
+    if (scan := scan_backend(model, accelerator.device)) is not None:
+        resolved.reporter.info("scan", str(scan))
+
+
+def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
+    """The folder, the optimizer, all epochs, the model card."""
+    recipe, accelerator = resolved.recipe, resolved.accelerator
+    progress, state = _resume_state(resolved, data)
+    wrapped: nn.Module = accelerator.prepare(made.model)
+    optimizer = build_optimizer(made.model, recipe.optim)
+    scaler = torch.amp.GradScaler(accelerator.device.type) if _is_fp16(recipe) else None
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
+    # Only now, when nothing of the input can be wrong any more, is a folder made.
+    folder, log = resolved.last and checkpoint.run_dir(resolved.last), None
+    if accelerator.is_main_process:
+        if folder is None:
+            folder = claim_run(recipe, resolved.out)
+        else:
+            checkpoint.restore_best(folder, progress.best_step)
+        log = RunLog(folder, recipe, progress.step)
+        environment = describe_environment(
+            accelerator, recipe, scan_backend(made.model, accelerator.device)
+        )
+        atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+    folder = broadcast(accelerator, folder)
+    assert folder is not None, "the main process has one"
+    resolved.reporter.info("run", str(folder))
+    order = EpochOrder(
+        data.splits["train"].shard_sizes,
+        recipe.train.batch_size,
+        seed=recipe.train.seed,
+        num_processes=accelerator.num_processes,
+        process=accelerator.process_index,
+    )
+    # Cached features are read faster than handed over by workers.
+    wanted = recipe.data.num_workers if made.features is None else 0
+    num_workers = count_workers(accelerator, wanted)
+
+    def save(progress: Progress, best: bool) -> None:
         if accelerator.is_main_process:
-            metrics = track.MetricsLog(self.folder / track.METRICS, progress.step)
-            environment = json.dumps(track.describe_environment(accelerator), indent=1)
-            atomic_write_text(self.folder / track.ENVIRONMENT, environment + "\n")
-        if recipe.train.logger != "none":
-            accelerator.init_trackers("radrep")
-        parts = Parts(
-            accelerator=accelerator,
-            model=model,
-            optimizer=optimizer,
-            order=order,
-            batches=_training_batches(self.datasets["train"], order, self.num_workers()),
-            validate=self.validate,
-            num_loss_terms=self.model.num_loss_terms,
-            save=self.save,
-            metrics=metrics,
-        )
-        progress = run_loop(parts, progress, recipe.train, recipe.optim, self.reporter)
-        accelerator.end_training()
-        return progress
-
-    def num_workers(self) -> int:
-        """Worker processes: none for cached features, which are read faster than handed over."""
-        wanted = 0 if self.features is not None else self.recipe.data.num_workers
-        return min(wanted, count_cores())
-
-    def val_batches(self) -> Iterable[Batch]:
-        """This process's part of validation, in training's batch size."""
-        return in_order(
-            self.datasets["val"],
-            self.recipe.train.batch_size,
-            num_workers=self.num_workers(),
-            part=slice(self.accelerator.process_index, None, self.accelerator.num_processes),
-        )
-
-    @torch.no_grad()
-    def val_loss(self, batches: Iterable[Batch]) -> tuple[float, int]:
-        """Sum of the losses of validation and the number of terms in it."""
-        self.model.eval()
-        total, count = 0.0, 0
-        with autocast(self.accelerator.device, self.recipe.train.precision):
-            for batch in batches:
-                num = self.model.num_loss_terms(batch)
-                loss = self.model.loss(batch.to(self.accelerator.device))["loss"]
-                total, count = total + float(loss) * num, count + num
-        return total, count
-
-    def save(self, progress: Progress, best: bool) -> None:
-        """Write a checkpoint; the main process does, the others wait."""
-        if self.accelerator.is_main_process:
-            folder = checkpoint.step_folder(self.folder, progress.step)
-            scaler = self.accelerator.scaler
             training = {
                 "progress": progress.state(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
+                "data": data.fingerprint,
             }
-            checkpoint.save_checkpoint(
-                folder,
-                model=self.model,
-                recipe=self.recipe,
-                tokenizer=self.tokenizer,
-                prepared_size=read_image_size(self.recipe.data.prepared),
-                saliency=masks.fingerprint if (masks := self.splits["train"].masks) else "",
-                training=training,
-            )
-            if best:
-                checkpoint.link_best(self.folder, folder)
-            checkpoint.drop_old_checkpoints(self.folder)
-        self.accelerator.wait_for_everyone()
+            _save(folder, progress.step, recipe, data, made.model, training, best)
+        accelerator.wait_for_everyone()
 
-    def _log_summary(self) -> None:
-        section, accelerator = self.recipe.train, self.accelerator
-        counts = " / ".join(f"{len(split)} {name}" for name, split in self.splits.items())
-        skipped = sum(split.num_without_text for split in self.splits.values())
-        without = f", {skipped} left out without {self.recipe.data.target}" if skipped else ""
-        num_words = len(self.tokenizer.vocabulary)
-        self.reporter.info("data", f"{counts} studies{without}, {num_words} words")
-        for part, total, trained in parameter_table(self.model):
-            told = "all" if trained == total else f"{trained:,}" if trained else "none"
-            self.reporter.info("model", f"{part}: {total:,} parameters, {told} trained")
-        batch = section.batch_size * section.grad_accum_steps * accelerator.num_processes
-        self.reporter.info(
-            "device",
-            f"{accelerator.num_processes} x {accelerator.device.type}, {section.precision}, "
-            f"effective batch {batch}",
+    run = Run(
+        recipe=recipe,
+        accelerator=accelerator,
+        model=made.model,
+        wrapped=wrapped,
+        task=_make_task(resolved, data, made, num_workers),
+        optimizer=optimizer,
+        scaler=scaler,
+        order=order,
+        batches=_training_batches(made.datasets["train"], order, num_workers),
+        save=save,
+        log=log,
+        reporter=resolved.reporter,
+    )
+    try:
+        progress = fit(run, progress)
+    finally:
+        if log is not None:
+            log.close()
+    accelerator.end_training()
+    return _finish(folder, recipe, progress, write=accelerator.is_main_process)
+
+
+def _is_fp16(recipe: Recipe) -> bool:
+    return recipe.train.precision == "fp16"
+
+
+def _resume_state(resolved: _Resolved, data: _Data) -> tuple[Progress, dict[str, Any]]:
+    """Where the run stands and, when it is resumed, what its checkpoint keeps of training."""
+    num_processes, last = resolved.accelerator.num_processes, resolved.last
+    if last is None:
+        return Progress(num_processes=num_processes), {}
+    state = checkpoint.load_training(last)
+    if state.get("data") != data.fingerprint:
+        raise CheckpointError(
+            f"{last} was trained on other data than {resolved.recipe.data.prepared} holds now, or "
+            "by an older radrep; train anew without --resume"
         )
+    progress = Progress(**state["progress"])
+    if progress.num_processes != num_processes:
+        raise CheckpointError(
+            f"{last} was trained by {progress.num_processes} processes and this is "
+            f"{num_processes}: it would not go on as it began"
+        )
+    return progress, state
 
 
-def parameter_table(model: TrainableModel) -> list[tuple[str, int, int]]:
-    """Each part of a model with all its parameters and those of them that are trained.
-
-    Each parameter is in exactly one row, shared ones once; the last row is the whole model.
-    """
-    rows: dict[str, tuple[int, int]] = {}
-    for name, parameter in model.named_parameters():
-        part, count = _part(name), parameter.numel()
-        total, trained = rows.get(part, (0, 0))
-        rows[part] = (total + count, trained + count * parameter.requires_grad)
-    rows["whole"] = (sum(row[0] for row in rows.values()), sum(row[1] for row in rows.values()))
-    return [(part, total, trained) for part, (total, trained) in rows.items()]
-
-
-def _part(name: str) -> str:
-    """The part that a parameter belongs to, in words."""
-    part, _, rest = name.partition(".")
-    if part == "language_model":
-        return language_part(rest)
-    if part == "encoder" and ".adapters." in rest:
-        return "encoder adapters"
-    if part == "encoder" and ".mixer." in rest:
-        return "encoder mixers"
-    return part.replace("_", "-" if part == "encoder_decoder" else " ")
+def _make_task(resolved: _Resolved, data: _Data, made: _Model, num_workers: int) -> Task:
+    """How the model is validated, by what it can do."""
+    model = made.model
+    validation = Validation(
+        recipe=resolved.recipe,
+        accelerator=resolved.accelerator,
+        model=model,
+        dataset=made.datasets["val"],
+        tokenizer=data.tokenizer,
+        codec=made.codec,
+        num_workers=num_workers,
+        reporter=resolved.reporter,
+    )
+    if isinstance(model, ReportModel):
+        return ReportTask(validation, model)
+    if isinstance(model, LabelModel):
+        return LabelTask(validation, model)
+    return PretrainingTask(validation)
 
 
 def _training_batches(
     dataset: ReportDataset, order: EpochOrder, num_workers: int
-) -> DataLoader[Any]:
+) -> "DataLoader[Any]":
     return DataLoader(
         dataset,
         batch_sampler=order,
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_ignore_stop_requests,
+        worker_init_fn=leave_stopping_to_parent,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _ignore_stop_requests(_worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM to the training process, which ends its workers itself.
-
-    Both reach the whole group: a worker that ends first would cost the checkpoint.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _build_accelerator(recipe: Recipe) -> Accelerator:
-    section = recipe.train
-    if section.precision == "fp16" and not torch.cuda.is_available():
-        text = "'fp16' needs CUDA, and this machine has none; use bf16 or fp32"
-        raise RecipeError("this run", [("train.precision", text)])
-    # Accelerate keeps the first precision of a process; another run in it may want another one.
-    AcceleratorState._reset_state()
-    config = ProjectConfiguration(project_dir=str(recipe.out), logging_dir=str(recipe.out))
-    return Accelerator(
-        mixed_precision="no" if section.precision == "fp32" else section.precision,
-        log_with=None if section.logger == "none" else section.logger,
-        project_config=config,
+def _save(
+    run: Path,
+    step: int,
+    recipe: Recipe,
+    data: _Data,
+    model: TrainableModel,
+    training: dict[str, Any],
+    best: bool,
+) -> None:
+    masks = data.splits["train"].masks
+    folder = checkpoint.step_folder(run, step)
+    checkpoint.save_checkpoint(
+        folder,
+        model=model,
+        recipe=recipe,
+        tokenizer=data.tokenizer,
+        prepared_size=read_image_size(recipe.data.prepared),
+        saliency="" if masks is None else masks.fingerprint,
+        training=training,
     )
+    if best:
+        checkpoint.link_best(run, folder)
+    checkpoint.drop_old_checkpoints(run)
 
 
-def is_main_process() -> bool:
-    """Whether this process tells the user how a run ended: of several the main one alone does."""
-    return bool(PartialState().is_main_process)
-
-
-def _share(accelerator: Accelerator, value: Path | None) -> Path:
-    """Give every process what the main one has."""
-    if accelerator.num_processes == 1:
-        assert value is not None
-        return value
-    return cast(Path, broadcast_object_list([value])[0])
-
-
-def _claim_run(recipe: Recipe, out: Path | None, last: Path | None) -> Path:
-    """The folder of a new run, made now with its recipe, or of the run to go on with."""
-    if last is not None:
-        return checkpoint.run_dir(last)
-    folder = _new_folder(recipe, out)
-    atomic_write_text(folder / checkpoint.RECIPE, dump_recipe(recipe))
-    return folder
-
-
-def _new_folder(recipe: Recipe, out: Path | None) -> Path:
-    wanted = out or recipe.out
-    for number in range(1, 10_000):
-        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-        if folder.is_dir() and not any(folder.iterdir()):
-            return folder
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError as error:
-            if out is not None:
-                raise CheckpointError(
-                    f"{out} exists already and is not overwritten; name another --out, or go on "
-                    "with --resume"
-                ) from error
-            continue
-        return folder
-    raise CheckpointError(f"{wanted} and its 9,999 successors exist; name another --out")
-
-
-def newest_run(out: Path) -> Path:
-    """The newest of the runs out, out-2, out-3, ... that has a checkpoint to go on from.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    numbered = [
-        p for p in out.parent.glob(f"{out.name}-*") if p.name[len(out.name) + 1 :].isdigit()
-    ]
-    runs = [p for p in (out, *numbered) if checkpoint.last_checkpoint(p) is not None]
-    if not runs:
-        raise CheckpointError(f"{out} has no checkpoint to go on from; start it without --resume")
-    return max(runs, key=lambda p: int(p.name[len(out.name) + 1 :] or 1))
+def _finish(folder: Path, recipe: Recipe, progress: Progress, *, write: bool) -> TrainResult:
+    assert progress.best is not None, "an epoch ends with a validation"
+    metric = recipe.train.monitor
+    if write:
+        reached = f"Best {metric} {progress.best:.3f}, at step {progress.best_step}."
+        atomic_write_text(folder / MODEL_CARD, describe_model(recipe, None, reached))
+    best = (folder / checkpoint.BEST).resolve()
+    return TrainResult(folder, best, metric, progress.best, progress.best_step, progress.epoch)

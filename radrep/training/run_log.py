@@ -1,29 +1,91 @@
-"""What a run writes down about itself: environment, metrics, trackers."""
+"""What a run shows and writes down about itself: folder, environment, metrics, trackers, speed."""
 
 import importlib.metadata
+import importlib.util
 import json
 import platform
+import resource
 import subprocess
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import is_tensorboard_available, is_wandb_available
+from accelerate.utils import gather
 
 from radrep.atomic import atomic_write_text
-from radrep.errors import RecipeError
+from radrep.errors import CheckpointError, RecipeError
+from radrep.models.base import TrainableModel
+from radrep.models.emrrg import language_part
+from radrep.ops.selective_scan.choose import BackendChoice, select_backend
+from radrep.recipe.load import dump_recipe
+from radrep.recipe.recipe import Recipe
+from radrep.weights import checkpoint
 
 METRICS = "metrics.jsonl"
 ENVIRONMENT = "environment.json"
+_TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name in recipes: package
+
+
+def claim_run(recipe: Recipe, out: Path | None) -> Path:
+    """Make the folder of a new run, with its recipe.
+
+    Args:
+        recipe: The recipe.
+        out: The folder. Without it, the recipe's, with -2, -3, ... where a run is already.
+
+    Raises:
+        CheckpointError: If `out` holds something already.
+    """
+    folder = _new_folder(recipe.out, out)
+    atomic_write_text(folder / checkpoint.RECIPE, dump_recipe(recipe))
+    return folder
+
+
+def _new_folder(default: Path, out: Path | None) -> Path:
+    wanted = out or default
+    for number in range(1, 10_000):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if folder.is_dir() and not any(folder.iterdir()):
+            return folder
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            if out is not None:
+                raise CheckpointError(
+                    f"{out} exists already and is not overwritten; name another --out, or go on "
+                    "with --resume"
+                ) from error
+            continue
+        return folder
+    raise CheckpointError(f"{wanted} and its 9,999 successors exist; name another --out")
+
+
+def newest_run(out: Path) -> Path:
+    """The newest of the runs out, out-2, out-3, ... that has a checkpoint to resume from.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    numbered = [
+        p for p in out.parent.glob(f"{out.name}-*") if p.name[len(out.name) + 1 :].isdigit()
+    ]
+    runs = [p for p in (out, *numbered) if checkpoint.last_checkpoint(p) is not None]
+    if not runs:
+        raise CheckpointError(f"{out} has no checkpoint to go on from; start it without --resume")
+    return max(runs, key=lambda p: int(p.name[len(out.name) + 1 :] or 1))
 
 
 class MetricsLog:
-    """The lines of metrics.jsonl: one JSON object a line, each with its step.
+    """The lines of metrics.jsonl: one JSON object per line, each with its step.
 
     Args:
         path: The file.
-        upto_step: Lines of later steps, which a resumed run will write again, are dropped.
+        upto_step: Lines of later steps, which a resumed run writes again, are dropped.
     """
 
     def __init__(self, path: Path, upto_step: int) -> None:
@@ -44,20 +106,73 @@ class MetricsLog:
             file.write(json.dumps({"step": step, **row}) + "\n")
 
 
+class RunLog:
+    """metrics.jsonl and, where the recipe names one, a tracker; both in the run's own folder.
+
+    Args:
+        folder: The run's folder.
+        recipe: Its recipe, which trackers show as the configuration.
+        upto_step: See `MetricsLog`.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, upto_step: int) -> None:
+        self._metrics = MetricsLog(folder / METRICS, upto_step)
+        self._tracker: Any = None
+        self._is_wandb = recipe.train.logger == "wandb"
+        if self._is_wandb:
+            import wandb
+
+            self._tracker = wandb.init(
+                project="radrep",
+                name=folder.name,
+                dir=folder,
+                config=recipe.model_dump(mode="json"),
+            )
+        elif recipe.train.logger == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tracker = SummaryWriter(folder / "tensorboard", purge_step=upto_step + 1)  # type: ignore[no-untyped-call]
+            self._tracker.add_text("recipe", f"```yaml\n{dump_recipe(recipe)}\n```", upto_step)
+
+    def write(self, step: int, row: Mapping[str, float]) -> None:
+        """Log one row of numbers."""
+        self._metrics.write(step, row)
+        if self._tracker is None:
+            return
+        named = {name if "/" in name else f"train/{name}": value for name, value in row.items()}
+        if self._is_wandb:
+            self._tracker.log(named, step=step)
+        else:
+            for name, value in named.items():
+                self._tracker.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """End the tracker's run."""
+        if self._tracker is not None:
+            self._tracker.finish() if self._is_wandb else self._tracker.close()
+
+
 def check_tracker(name: str) -> None:
-    """Check that a tracker's package is there.
+    """Check that a tracker's package is installed.
 
     Raises:
         RecipeError: If it is not.
     """
-    available = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-    if name != "none" and not available[name]():
+    if name != "none" and importlib.util.find_spec(_TRACKERS[name]) is None:
         text = f"{name} is not installed. Install it with: pip install 'radrep[loggers]'"
         raise RecipeError("this run", [("train.logger", text)])
 
 
-def describe_environment(accelerator: Accelerator) -> dict[str, object]:
-    """Versions, device and commit, as environment.json keeps them."""
+def scan_backend(model: TrainableModel, device: torch.device) -> BackendChoice | None:
+    """What computes the selective scans of a model, None where it has none."""
+    scans = any(name.endswith("A_log") for name, _ in model.named_parameters())
+    return select_backend(device) if scans else None
+
+
+def describe_environment(
+    accelerator: Accelerator, recipe: Recipe, scan: BackendChoice | None
+) -> dict[str, object]:
+    """Versions, device, commit and scan backend, as environment.json keeps them."""
     packages = (
         "radrep", "torch", "timm", "transformers", "peft", "accelerate", "numba", "numpy",
         "mamba-ssm",
@@ -78,13 +193,14 @@ def describe_environment(accelerator: Accelerator) -> dict[str, object]:
         "device_name": name or platform.machine(),
         "num_processes": accelerator.num_processes,
         "num_threads": torch.get_num_threads(),
-        "precision": accelerator.mixed_precision,
+        "precision": recipe.train.precision,
+        "scan_backend": None if scan is None else str(scan),
         "commit": _commit(),
     }
 
 
 def _commit() -> str | None:
-    """The git commit of radrep's own source, where it is run from a checkout."""
+    """The git commit of radrep's own source, where it runs from a checkout."""
     folder = Path(__file__).parent
     try:
         run = subprocess.run(
@@ -94,3 +210,90 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return run.stdout.strip()
+
+
+def parameter_table(model: TrainableModel) -> list[tuple[str, int, int]]:
+    """Each part of a model with all its parameters and those of them that are trained.
+
+    Each parameter is in exactly one row, shared ones once; the last row is the whole model.
+    """
+    rows: dict[str, tuple[int, int]] = {}
+    for name, parameter in model.named_parameters():
+        part, count = _part(name), parameter.numel()
+        total, trained = rows.get(part, (0, 0))
+        rows[part] = (total + count, trained + count * parameter.requires_grad)
+    rows["whole"] = (sum(row[0] for row in rows.values()), sum(row[1] for row in rows.values()))
+    return [(part, total, trained) for part, (total, trained) in rows.items()]
+
+
+def _part(name: str) -> str:
+    """The part that a parameter belongs to, in words."""
+    part, _, rest = name.partition(".")
+    if part == "language_model":
+        return language_part(rest)
+    if part == "encoder" and ".adapters." in rest:
+        return "encoder adapters"
+    if part == "encoder" and ".mixer." in rest:
+        return "encoder mixers"
+    return part.replace("_", "-" if part == "encoder_decoder" else " ")
+
+
+class Meter:
+    """Speed, memory, share of time spent waiting for data, time left."""
+
+    def __init__(self, steps_left: int) -> None:
+        self._steps_left = steps_left
+        self._steps = 0
+        self._images = 0
+        self._waited = 0.0
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data, but for an epoch's first batch."""
+        start = time.perf_counter()
+        yield
+        now = time.perf_counter()
+        if self._since is None:
+            self._since = now
+        else:
+            self._waited += now - start
+
+    def count(self, images: int) -> None:
+        """Count one step."""
+        now = time.perf_counter()
+        self._seconds += now - (self._since or now)
+        self._since = now
+        self._steps += 1
+        self._steps_left -= 1
+        self._images += images
+
+    def pause(self) -> None:
+        """Stop the clock: validation is not training."""
+        self._since = None
+
+    def fields(self, accelerator: Accelerator) -> dict[str, object]:
+        """The meter's part of a progress line; of several processes the slowest counts."""
+        mine = [self._seconds, self._waited, _memory_gib()]
+        if accelerator.num_processes > 1:
+            together = gather(torch.tensor([mine], device=accelerator.device))
+            mine = together.amax(dim=0).tolist()
+        seconds, waited, memory = mine
+        seconds = max(seconds, 1e-9)
+        left = int(self._steps_left * seconds / max(1, self._steps))
+        hours, minutes = divmod(left // 60, 60)
+        return {
+            "img/s": f"{self._images / seconds:.0f}",
+            "mem": f"{memory:.1f}G",
+            "data": f"{100 * waited / seconds:.0f}%",
+            "eta": f"{hours}:{minutes:02d}:{left % 60:02d}",
+        }
+
+
+def _memory_gib() -> float:
+    """Peak memory: of the device where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

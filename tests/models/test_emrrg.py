@@ -24,7 +24,7 @@ from radrep.models.xray_mamba import make_xray_mamba
 from radrep.modules.hybrid_decoder import VisualCrossAttention
 from radrep.modules.language_model import load_language_model
 from radrep.modules.low_rank import LowRankLinear
-from radrep.training.run import parameter_table
+from radrep.training.run_log import parameter_table
 from radrep.weights.pretrained import check_state_dict
 
 LONG: dict[str, Any] = {
