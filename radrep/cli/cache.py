@@ -1,4 +1,4 @@
-"""radrep cache: features of frozen backbones that are kept on disk."""
+"""radrep cache: image features and converted language models that are kept on disk."""
 
 import typer
 
@@ -9,32 +9,33 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def cache(ctx: typer.Context) -> None:
-    """Show the cached image features.
+    """Show the cached image features and converted language models.
 
     Example:  radrep cache
     """
     if ctx.invoked_subcommand is not None:
         return
     from radrep.atomic import cache_folder
-    from radrep.training.feature_cache import list_cache
+    from radrep.training.feature_cache import list_cache, list_language_models
 
-    entries = list_cache()
-    if not entries:
-        say(f"{cache_folder()} holds no features.")
+    features = [
+        (entry.about["data"], entry.about["images"], entry.num_bytes // 10**6, entry.folder)
+        for entry in list_cache()
+    ]
+    models = [
+        ("language model", "", num_bytes // 10**6, folder)
+        for folder, num_bytes in list_language_models()
+    ]
+    if not features and not models:
+        say(f"{cache_folder()} is empty.")
         return
-    table(
-        ("data", "images", "MB", "folder"),
-        [
-            (entry.about["data"], entry.about["images"], entry.num_bytes // 10**6, entry.folder)
-            for entry in entries
-        ],
-    )
+    table(("data", "images", "MB", "folder"), [*features, *models])
     say("Remove them with: radrep cache clear")
 
 
 @app.command()
 def clear() -> None:
-    """Remove all cached features; they are computed again when a run needs them."""
+    """Remove the whole cache; what a run needs of it is made again."""
     from radrep.training.feature_cache import clear_cache
 
     say(f"{clear_cache() / 1e6:.0f} MB freed.")

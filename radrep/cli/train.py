@@ -77,7 +77,7 @@ def run_training(
     logger: str | None,
 ) -> "TrainResult | None":
     """Run a recipe; the result, for the process that speaks to the user."""
-    from radrep.errors import RadrepError
+    from radrep.errors import RadrepError, RecipeError
     from radrep.recipe.load import load_recipe
 
     changes = list(overrides or []) + ([f"train.logger={logger}"] if logger else [])
@@ -92,18 +92,21 @@ def run_training(
         )
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
 
+    if loaded.task != task:
+        text = f"'{loaded.task}' is done by: radrep {loaded.task}"
+        raise RecipeError("this recipe", [("task", text)])
+
+    from radrep.training.accelerator import is_main_process
     from radrep.training.loop import Interrupted
-    from radrep.training.pretraining_task import pretrain as run_pretraining
-    from radrep.training.report_task import train as run_train
-    from radrep.training.run import is_main_process, newest_run
+    from radrep.training.run import train as run_task
+    from radrep.training.run_log import newest_run
 
     if resume:
         out = newest_run(out or loaded.out)
         loaded = load_recipe(str(out / RECIPE))
     with TerminalReporter() as reporter:
         try:
-            run = run_pretraining if task == "pretrain" else run_train
-            result = run(loaded, out=out, resume=resume, reporter=reporter)
+            result = run_task(loaded, out=out, resume=resume, reporter=reporter)
         except Interrupted as stopped:
             if is_main_process():
                 reporter.warn(f"{stopped}. Go on with: radrep {task} {recipe} --resume")

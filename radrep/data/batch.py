@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,5 +54,6 @@ class Batch:
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         names = ("images", "features", "tokens", "lengths", "labels")
-        tensors = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: move(t) for name, t in tensors.items() if t is not None})
+        given = {name: getattr(self, name) for name in names}
+        moved: dict[str, Any] = {name: move(t) for name, t in given.items() if t is not None}
+        return replace(self, **moved)

@@ -127,8 +127,9 @@ def cached_features(
         folder = root / _key(encoder_hash, studies, wanted)
         folders.append(folder)
         if not (folder / INDEX).is_file():
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{folder.name}.lock"):
+            locks = cache_folder() / "locks"
+            locks.mkdir(parents=True, exist_ok=True)
+            with FileLock(locks / f"{folder.name}.lock"):
                 if not (folder / INDEX).is_file():
                     _compute(encoder, preprocess, studies, wanted, folder, device, reporter)
                     continue

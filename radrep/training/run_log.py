@@ -131,7 +131,7 @@ class RunLog:
         elif recipe.train.logger == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tracker = SummaryWriter(folder / "tensorboard", purge_step=upto_step + 1)  # type: ignore[no-untyped-call]
+            self._tracker = SummaryWriter(folder / "tensorboard", purge_step=upto_step + 1)
             self._tracker.add_text("recipe", f"```yaml\n{dump_recipe(recipe)}\n```", upto_step)
 
     def write(self, step: int, row: Mapping[str, float]) -> None:

@@ -1,11 +1,20 @@
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from radrep.data.dataset import EpochOrder, ModelStudies, ReportDataset, Sample, collate
+from radrep.data.batch import Batch
+from radrep.data.dataset import (
+    EpochOrder,
+    ModelStudies,
+    ReportDataset,
+    Sample,
+    collate,
+    mix_seed,
+)
 from radrep.data.preprocess import Preprocess
 from radrep.data.selection import ImageSelection
 from radrep.data.tokenizer import Tokenizer
@@ -93,3 +102,20 @@ def test_the_order_and_the_crops_do_not_depend_on_the_number_of_workers(phantoms
     for (_, images, tokens), (_, others, other_tokens) in zip(*seen, strict=True):
         assert torch.equal(images, others)
         assert torch.equal(tokens, other_tokens)
+
+
+def test_seeds_of_crops_hang_on_no_hash_of_python() -> None:
+    assert mix_seed(9233, 0, 0) == 499497320
+    assert mix_seed(9233, 3, 17) == 1404792168
+
+
+def test_batches_can_be_pinned() -> None:
+    """A DataLoader pins only what has `pin_memory`; a plain dataclass it leaves as it is."""
+    from torch.utils.data._utils.pin_memory import pin_memory
+
+    batch = Batch(("a",), torch.tensor([1]), images=torch.zeros(1, 3, 2, 2))
+    pinned: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+        assert pin_memory(batch).ids == ("a",)
+    assert len(pinned) == 1  # the images; num_views stays where shapes are computed

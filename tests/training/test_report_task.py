@@ -2,14 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from radrep.training.optim import check_groups, rate_factor
-from radrep.training.run_log import MetricsLog
+from radrep.data.manifest import PREPARED
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 
@@ -125,80 +125,6 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path, phantoms: 
     assert curves[0] == pytest.approx(curves[1], rel=2e-3)
 
 
-def test_frozen_features_are_computed_once(
-    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
-    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1}, model=_without_randomness())
-    first = radrep("train", recipe)
-    assert "image features" in first.stderr
-    entries = list((tmp_path / "cache/features").iterdir())
-    assert len(entries) == 1
-    again = radrep("train", recipe)
-    assert "from the cache, 40 images" in again.stderr
-    assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "run-2")
-    assert "40" in radrep("cache").stdout
-    assert "MB freed" in radrep("cache", "clear").stdout
-    assert not (tmp_path / "cache/features").exists()
-
-
-def test_the_cache_key_holds_weights_preprocessing_and_data(
-    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dataclasses import replace
-
-    from radrep.data.dataset import ModelStudies
-    from radrep.data.preprocess import Preprocess
-    from radrep.data.selection import ImageSelection
-    from radrep.modules.backbone import Backbone
-    from radrep.progress import Reporter
-    from radrep.training.feature_cache import cached_features
-
-    monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
-    torch.manual_seed(0)
-    backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
-    preprocess = Preprocess(64, backbone.mean, backbone.std)
-    studies, others = ModelStudies(phantoms, "train"), ModelStudies(phantoms, "val")
-
-    def count(
-        *,
-        backbone: Backbone = backbone,
-        preprocess: Preprocess = preprocess,
-        studies: ModelStudies = studies,
-    ) -> int:
-        cached_features(
-            backbone,
-            preprocess,
-            [studies],
-            selection=ImageSelection("views", max_views=2),
-            device=torch.device("cpu"),
-            reporter=Reporter(),
-        )
-        return len(list((tmp_path / "cache/features").iterdir()))
-
-    assert count() == 1
-    assert count() == 1
-    assert count(preprocess=replace(preprocess, random_flip=True)) == 2
-    assert count(studies=others) == 3
-    with torch.no_grad():
-        next(backbone.parameters()).add_(0.1)
-    assert count(backbone=backbone) == 4
-
-
-def test_patience_ends_a_run_that_no_longer_gains(tmp_path: Path, phantoms: Path) -> None:
-    still = {"lr": 1e-12, "encoder_lr": 1e-12, "min_lr": 0.0}
-    recipe = write_recipe(
-        tmp_path,
-        phantoms,
-        train={"epochs": 9, "patience": 2, "monitor": "val/bleu1"},
-        optim=still,
-        model=_without_randomness(),
-    )
-    assert radrep("train", recipe).exit_code == 0
-    epochs = [row for row in read_metrics(tmp_path / "run") if "val/loss" in row]
-    assert len(epochs) == 3  # the first is the best, two more do not beat it
-
-
 def test_bf16_trains_on_a_cpu(tmp_path: Path, phantoms: Path) -> None:
     recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1, "precision": "bf16"})
     assert radrep("train", recipe).exit_code == 0
@@ -207,8 +133,6 @@ def test_bf16_trains_on_a_cpu(tmp_path: Path, phantoms: Path) -> None:
 
 
 def test_training_never_opens_the_test_split(tmp_path: Path, phantoms: Path) -> None:
-    import shutil
-
     copy = tmp_path / "data"
     shutil.copytree(phantoms, copy)
     for shard in copy.glob("test-*.arrow"):
@@ -216,36 +140,25 @@ def test_training_never_opens_the_test_split(tmp_path: Path, phantoms: Path) -> 
     assert radrep("train", write_recipe(tmp_path, copy, train={"epochs": 1})).exit_code == 0
 
 
-def test_tensorboard_gets_the_curve(tmp_path: Path, phantoms: Path) -> None:
-    pytest.importorskip("tensorboard")
-    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1})
-    assert radrep("train", recipe, "--logger", "tensorboard").exit_code == 0
-    assert list(tmp_path.glob("run/**/events.out.tfevents*"))
+def test_meteor_is_refused_as_the_monitor_where_java_is_missing(
+    tmp_path: Path, phantoms: Path, without_java: None
+) -> None:
+    recipe = write_recipe(tmp_path, phantoms, train={"monitor": "val/meteor"})
+    refused = radrep("train", recipe)
+    assert refused.exit_code == 2
+    assert "train.monitor" in refused.stderr
+    assert "java" in refused.stderr
+    assert not (tmp_path / "run").exists(), "refused before anything is made"
 
 
-def test_every_parameter_is_in_exactly_one_group() -> None:
-    model = torch.nn.Linear(2, 2)
-    check_groups(model, [[model.weight], [model.bias]])
-    with pytest.raises(AssertionError, match="bias is in 0 parameter groups, expected 1"):
-        check_groups(model, [[model.weight]])
-    with pytest.raises(AssertionError, match="weight is in 2 parameter groups"):
-        check_groups(model, [[model.weight, model.bias], [model.weight]])
-    with pytest.raises(AssertionError, match="1 grouped parameters are not the model's"):
-        check_groups(model, [[model.weight, model.bias, torch.nn.Parameter(torch.zeros(1))]])
-
-
-def test_rates_warm_up_then_fall_to_the_floor() -> None:
-    rates = [rate_factor(step, warmup_steps=4, total_steps=20, floor=0.1) for step in range(21)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert rates[20] == pytest.approx(0.1)
-
-
-def test_a_cut_metrics_line_does_not_stop_a_resume(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
-    log = MetricsLog(path, upto_step=1)
-    log.write(2, {"loss": 2.5})
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert rows == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}]
+def test_changed_data_are_not_trained_on_further(tmp_path: Path, phantoms: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(phantoms, copy)
+    recipe = write_recipe(tmp_path, copy, train={"epochs": 1})
+    assert radrep("train", recipe).exit_code == 0
+    record = json.loads((copy / PREPARED).read_text())
+    next(s for s in record["shards"] if s["split"] == "train")["sha256"] = "0" * 64
+    (copy / PREPARED).write_text(json.dumps(record))
+    resumed = radrep("train", recipe, "--resume")
+    assert resumed.exit_code == 2
+    assert "other data" in resumed.stderr

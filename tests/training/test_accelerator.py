@@ -1,0 +1,82 @@
+"""Processes and devices."""
+
+import pickle
+
+import pytest
+import torch
+
+from radrep.data.batch import Batch
+from radrep.errors import RecipeError
+from radrep.recipe.training import Train
+from radrep.training import pretraining_task
+from radrep.training.accelerator import build_accelerator, count_workers
+from radrep.training.pretraining_task import PretrainingTask
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_sharded_launches_are_refused_in_one_sentence(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(RecipeError, match="data parallelism alone"):
+        build_accelerator(Train(epochs=1, batch_size=1))
+
+
+def test_the_environment_does_not_change_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for precision in ("bf16", "fp32"):  # one run after another in this process
+        found = build_accelerator(Train(epochs=1, batch_size=1, precision=precision))
+        assert found.mixed_precision == "no"
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = build_accelerator(Train(epochs=1, batch_size=1))
+    monkeypatch.setattr("radrep.training.accelerator.count_cores", lambda: 16)
+    assert count_workers(accelerator, 8) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert count_workers(accelerator, 8) == 2
+    assert count_workers(accelerator, 0) == 0
+
+
+def test_gathered_rows_do_not_carry_their_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of a tensor is pickled with all rows: 48 times too much for a batch of 48."""
+
+    class Embeds(torch.nn.Module):
+        def embed_images(self, images: torch.Tensor, num_views: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(images.flatten(1), dim=-1)
+
+        def embed_texts(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.normalize(tokens.float(), dim=-1)
+
+        def logit_scale(self) -> torch.Tensor:
+            return torch.ones(())
+
+    b, dim = 48, 256
+    batch = Batch(
+        ids=tuple(map(str, range(b))),
+        num_views=torch.ones(b, dtype=torch.long),
+        images=torch.rand(b, dim),
+        tokens=torch.randint(9, (b, dim)),
+        lengths=torch.full((b,), dim),
+    )
+
+    class On:
+        accelerator = build_accelerator(Train(epochs=1, batch_size=1))
+
+        class recipe:  # noqa: N801
+            train = Train(epochs=1, batch_size=1)
+
+        def batches(self, _size: int) -> list[Batch]:
+            return [batch]
+
+    sizes: list[int] = []
+
+    def gather(_accelerator: object, rows: list[object]) -> list[object]:
+        sizes.append(len(pickle.dumps(rows)))
+        return rows
+
+    monkeypatch.setattr(pretraining_task, "gather", gather)
+    task = PretrainingTask(On())  # type: ignore[arg-type]
+    found = task._retrieval(Embeds())  # type: ignore[arg-type]
+    assert found["loss"] > 0
+    assert sizes[0] < 1.5 * 2 * b * dim * 4

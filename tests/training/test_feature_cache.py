@@ -1,0 +1,107 @@
+"""The cache of image features: keyed by what decides them, made once by one process."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from radrep.data.dataset import ModelStudies
+from radrep.data.preprocess import Preprocess
+from radrep.data.selection import ImageSelection, View
+from radrep.modules.backbone import Backbone
+from radrep.progress import Reporter
+from radrep.training.feature_cache import FeatureStore, cached_features
+from tests.whole_way import TINY, radrep, read_metrics, write_recipe
+
+
+def test_frozen_features_are_computed_once(tmp_path: Path, phantoms: Path) -> None:
+    model = TINY["model"] | {"backbone": TINY["model"]["backbone"] | {"frozen": True}}
+    data = TINY["data"] | {"random_crop": False, "prepared": str(phantoms)}
+    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1}, model=model, data=data)
+    first = radrep("train", recipe)
+    assert "image features" in first.stderr
+    entries = list((tmp_path / "cache/features").iterdir())
+    assert len(entries) == 2, "train and val"
+    again = radrep("train", recipe)
+    assert "from the cache, 32 images of train" in again.stderr
+    assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "run-2")
+    assert "32" in radrep("cache").stdout
+    (tmp_path / "cache/language_models/some-gguf").mkdir(parents=True)
+    (tmp_path / "cache/language_models/some-gguf/weights").write_bytes(bytes(10))
+    assert "some-gguf" in radrep("cache").stdout.replace("\n", "")
+    assert "MB freed" in radrep("cache", "clear").stdout
+    assert not list((tmp_path / "cache").glob("*/*-gguf"))
+    assert not (tmp_path / "cache/features").exists()
+
+
+def features_of(
+    phantoms: Path, *splits: str, reporter: Reporter | None = None, **changes: Any
+) -> FeatureStore:
+    torch.manual_seed(0)
+    backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
+    if changes.pop("other_weights", False):
+        with torch.no_grad():
+            next(backbone.parameters()).add_(0.1)
+    return cached_features(
+        backbone,
+        replace(Preprocess(64, backbone.mean, backbone.std), **changes),
+        [ModelStudies(phantoms, split) for split in splits],
+        selection=ImageSelection("views", max_views=2),
+        device=torch.device("cpu"),
+        reporter=reporter or Reporter(),
+    )
+
+
+def test_the_cache_key_holds_weights_preprocessing_and_split(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    def count(*splits: str, **changes: Any) -> int:
+        features_of(phantoms, *splits, **changes)
+        return len(list((tmp_path / "cache/features").iterdir()))
+
+    assert count("val") == 1
+    assert count("val") == 1
+    assert count("test") == 2
+    assert count("test", "val") == 2, "known splits are computed in no combination again"
+    assert count("val", random_flip=True) == 3
+    assert count("val", other_weights=True) == 4
+
+
+def test_features_are_those_of_the_encoder(phantoms: Path) -> None:
+    store = features_of(phantoms, "val", "test")
+    torch.manual_seed(0)
+    backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
+    preprocess = Preprocess(64, backbone.mean, backbone.std)
+    for split in ("val", "test"):
+        studies = ModelStudies(phantoms, split)
+        pixels = preprocess.evaluate(studies.read_view(1, View(0)))
+        with torch.no_grad():
+            expected = backbone.eval()(pixels[None])[0]
+        found = store(studies[1].images[0], View(0))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_of_two_processes_one_computes_and_the_other_waits(tmp_path: Path, phantoms: Path) -> None:
+    heard: list[str] = []
+
+    class Heard(Reporter):
+        def info(self, label: str, text: str) -> None:
+            heard.append(text)
+
+    features_of(phantoms, "val")  # to learn the name of the entry
+    (entry,) = (tmp_path / "cache/features").iterdir()
+    entry.rename(tmp_path / "made by the other")
+    lock = FileLock(tmp_path / f"cache/locks/{entry.name}.lock")
+    lock.acquire()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(features_of, phantoms, "val", reporter=Heard())
+        time.sleep(0.3)
+        assert not waiting.done()
+        (tmp_path / "made by the other").rename(entry)
+        lock.release()
+        waiting.result(timeout=60)
+    assert "from the cache, 8 images of val" in heard[0]

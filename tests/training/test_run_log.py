@@ -1,0 +1,48 @@
+"""What a run writes about itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from radrep.modules.mamba import MambaBranch
+from radrep.recipe.load import load_recipe
+from radrep.training.run_log import MetricsLog, RunLog, scan_backend
+from tests.whole_way import write_recipe
+
+
+def test_a_cut_metrics_line_does_not_stop_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "lo')
+    log = MetricsLog(path, upto_step=1)
+    log.write(2, {"loss": 2.5})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}]
+
+
+def test_tensorboard_writes_into_the_runs_own_folder_with_the_recipe(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipe = load_recipe(
+        str(write_recipe(tmp_path, phantoms)), ["train.logger=tensorboard", "optim.lr=0.125"]
+    )
+    folder = tmp_path / "run-2"  # not recipe.out
+    folder.mkdir()
+    log = RunLog(folder, recipe, 0)
+    log.write(3, {"loss": 2.0, "val/loss": 1.0})
+    log.close()
+    assert not recipe.out.exists()
+    found = events.EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert {"train/loss", "val/loss"} <= set(found.Tags()["scalars"])
+    (text,) = found.Tensors("recipe/text_summary")
+    assert b"lr: 0.125" in text.tensor_proto.string_val[0]
+    assert json.loads((folder / "metrics.jsonl").read_text())["loss"] == 2.0
+
+
+def test_the_scan_backend_is_named_where_a_model_scans() -> None:
+    cpu = torch.device("cpu")
+    scans = MambaBranch(inner_dim=4, state_dim=2, conv_width=2, dt_rank=1)
+    assert str(scan_backend(scans, cpu)).startswith("cpu: ")  # type: ignore[arg-type]
+    assert scan_backend(torch.nn.Linear(1, 1), cpu) is None  # type: ignore[arg-type]
