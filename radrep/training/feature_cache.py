@@ -128,7 +128,8 @@ def cached_features(
         folders.append(folder)
         if not (folder / INDEX).is_file():
             locks = cache_folder() / "locks"
-            locks.mkdir(parents=True, exist_ok=True)
+            for made in (root, locks):
+                made.mkdir(parents=True, exist_ok=True)
             with FileLock(locks / f"{folder.name}.lock"):
                 if not (folder / INDEX).is_file():
                     _compute(encoder, preprocess, studies, wanted, folder, device, reporter)
