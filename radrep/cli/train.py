@@ -78,7 +78,7 @@ def run_training(
 ) -> "TrainResult | None":
     """Run a recipe; the result, for the process that speaks to the user."""
     from radrep.errors import RadrepError, RecipeError
-    from radrep.recipe.load import load_recipe
+    from radrep.recipe.load import load_recipe, shipped_name
 
     changes = list(overrides or []) + ([f"train.logger={logger}"] if logger else [])
     folder = Path(recipe)
@@ -91,6 +91,7 @@ def run_training(
             "--set and --logger do not go with --resume: a run goes on with its own recipe"
         )
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
+    shipped = shipped_name(recipe)
 
     if loaded.task != task:
         text = f"'{loaded.task}' is done by: radrep {loaded.task}"
@@ -101,6 +102,8 @@ def run_training(
     from radrep.training.run import train as run_task
     from radrep.training.run_log import newest_run
 
+    if shipped and folder.name != recipe and is_main_process():
+        say(f"{recipe} is no file here: this is the shipped recipe {shipped}")
     if resume:
         out = newest_run(out or loaded.out)
         loaded = load_recipe(str(out / RECIPE))

@@ -75,3 +75,15 @@ def test_a_full_disk_leaves_no_half_copy(invoke, monkeypatch):
     assert result.exit_code == 2
     assert "no disk space left" in result.stderr
     assert not Path("demo.yaml").exists()
+
+
+def test_a_path_into_no_checkout_means_the_shipped_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = "recipes/demo.yaml is no file here: this is the shipped recipe demo\n"
+    named, path = (
+        CliRunner().invoke(app, ["train", name]) for name in ("demo", "recipes/demo.yaml")
+    )
+    assert named.exit_code == path.exit_code == 2, "there are no phantoms"
+    assert line in path.stdout
+    assert line not in named.stdout
+    assert "radrep-demo/data" in path.stderr
