@@ -120,9 +120,10 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: TrainableModel) -> 
         return _CleanedCodec(language, clean, language.name, language.note)
     if not isinstance(section, schema.Contrastive):
         return tokenizer
-    if section.text_encoder.name == SMALL_TEXT_ENCODER:
+    text = section.text_encoder
+    if text.name == SMALL_TEXT_ENCODER:
         return _ClosedCodec(tokenizer)
-    return _CleanedCodec(load_text_tokenizer(section.text_encoder.name), clean)
+    return _CleanedCodec(load_text_tokenizer(text.name, text.revision), clean)
 
 
 def build_selection(data: Data) -> ImageSelection:
@@ -248,6 +249,7 @@ def _build_backbone(section: schema.Backbone, image_size: int, pretrained: bool)
         image_size=image_size,
         frozen=section.frozen,
         stride=section.stride,
+        revision=section.revision,
     )
 
 
@@ -340,6 +342,7 @@ def build_language_model(section: schema.LanguageModel, *, weights: bool = True)
         bos_id=section.bos_token_id,
         eos_text=section.eos_text,
         weights=weights,
+        revision=section.revision,
     )
 
 
@@ -352,7 +355,7 @@ def _build_contrastive(
             vocabulary_size, dim=text.dim, num_layers=text.num_layers, num_heads=text.num_heads
         )
     else:
-        text_encoder = load_text_encoder(text.name)
+        text_encoder = load_text_encoder(text.name, text.revision)
     return ContrastivePretraining(
         encoder=_build_xray_mamba(section.encoder, image_size),
         text_encoder=text_encoder,

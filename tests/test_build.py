@@ -99,3 +99,34 @@ def test_a_cut_report_keeps_the_closing_id_that_the_small_tower_reads(tmp_path: 
     assert codec.encode(report, 99) == [0, 2, 3, 2, 3, 0]
     assert codec.encode(report, 4) == [0, 2, 3, 0]
     assert codec.decode([0, 2, 3, 0]) == "heart normal"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "loader"),
+    [
+        ("csr_lmca", {"backbone": TINY["model"]["backbone"] | {"revision": "v2"}}, "Backbone"),
+        (
+            "emrrg",
+            {"language_model": {"name": "tiny:llama", "revision": "v2"}},
+            "load_language_model",
+        ),
+        ("contrastive", {"text_encoder": {"name": "hub/x", "revision": "v2"}}, "load_text_encoder"),
+    ],
+)
+def test_weights_of_the_hub_are_loaded_at_the_revision_asked_for(
+    name: str,
+    changes: dict[str, Any],
+    loader: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+
+    def load(*args: Any, **options: Any) -> None:
+        asked.extend([*args, *options.values()])
+        raise LookupError
+
+    monkeypatch.setattr(f"radrep.build.{loader}", load)
+    with pytest.raises(LookupError):
+        build(tmp_path, name, **changes)
+    assert "v2" in asked
