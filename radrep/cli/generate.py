@@ -1,7 +1,7 @@
 """radrep generate: reports for image files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,40 +10,39 @@ import typer
 from radrep.cli.console import TerminalReporter, say
 
 if TYPE_CHECKING:
-    from radrep.inference.generator import GeneratedReport
-    from radrep.recipe.recipe import Recipe
+    from radrep.inference.generator import GeneratedReport, StudyFiles
     from radrep.recipe.training import Decode
 
 
 def generate(
     images: Annotated[
         list[Path],
-        typer.Argument(help="PNG, JPEG, TIFF, BMP or DICOM files, each a study of its own."),
+        typer.Argument(help="PNG, JPEG, TIFF, BMP or DICOM files, one study each."),
     ],
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A run or a checkpoint.", show_default="the newest run under runs/"),
     ] = None,
-    one_study: Annotated[
-        bool, typer.Option("--one-study", help="All files are views of one study.")
+    single_study: Annotated[
+        bool, typer.Option("--single-study", help="All files are views of one study.")
     ] = False,
     projection: Annotated[
         list[str] | None,
         typer.Option(
-            help="frontal or lateral, once a file: marks R and L, and the frontal one is masked.",
-            show_default="what DICOM files say",
+            help="frontal or lateral, once per file: marks R and L, and the frontal one is masked.",
+            show_default="of DICOM headers",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     heatmap: Annotated[
         Path | None,
-        typer.Option(help="A PNG of where words and discriminator looked, by finding (one study)."),
+        typer.Option(help="Save an attention / Grad-CAM heatmap (PNG) of one study."),
     ] = None,
     discriminator: Annotated[
         Path | None,
         typer.Option(
             help="A run of SDAM's discriminator, for --heatmap and for masked images.",
-            show_default="the recipe's, if the model is given masked images",
+            show_default="the recipe's, if the model takes masked images",
         ),
     ] = None,
     preset: Annotated[
@@ -67,18 +66,51 @@ def generate(
 ) -> None:
     """Write reports for new images. Not for clinical use.
 
-    Example:  radrep generate frontal.png lateral.png --one-study --heatmap looks.png
+    Example:  radrep generate frontal.png lateral.png --single-study --heatmap heatmap.png
     """
     from radrep.errors import RadrepError
-    from radrep.inference.generator import ReportGenerator, group_views
+    from radrep.inference.generator import ReportGenerator
 
-    studies = group_views([str(image) for image in images], one_study=one_study)
-    if heatmap is not None and len(studies) > 1:
-        raise RadrepError(
-            f"--heatmap draws one study and {len(studies)} were given; add --one-study if they "
-            "are views of one"
-        )
-    projections = projection or []
+    studies = _group(images, projection or [], single_study=single_study)
+    if heatmap is not None:
+        _check_heatmap(heatmap, len(studies))
+    changes = {
+        "preset": preset, "method": method, "beam_size": beam_size,
+        "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
+    }  # fmt: skip
+    with TerminalReporter() as reporter:
+        folder, decode = _decode(checkpoint, changes)
+        generator = ReportGenerator(folder, decode=decode, discriminator=discriminator)
+        reporter.info("checkpoint", str(folder))
+        if heatmap is not None:
+            (study,) = studies
+            report = generator.write(
+                *study.images, projections=study.projections, seed=seed, explain=True
+            )
+            reports = [report]
+        else:
+            reports = []
+            with reporter.progress("reports", len(studies), "studies") as advance:
+                for report in generator.write_all(studies, seed=seed):
+                    reports.append(report)
+                    advance()
+    for report in reports:
+        _show(report, as_json=as_json, alone=len(reports) == 1)
+    if heatmap is not None:
+        if not reports[0].attention and generator.discriminator is None:
+            raise RadrepError(
+                "--heatmap shows the attention of CSR-LMCA; this model's words come from a "
+                "language model, which has no attention maps. Add --discriminator RUN for Grad-CAM"
+            )
+        _draw(reports[0], heatmap)
+
+
+def _group(
+    images: Sequence[Path], projections: Sequence[str], *, single_study: bool
+) -> list["StudyFiles"]:
+    from radrep.errors import RadrepError
+    from radrep.inference.generator import StudyFiles
+
     if unknown := set(projections) - {"frontal", "lateral"}:
         raise RadrepError(f"--projection must be frontal or lateral, got '{unknown.pop()}'")
     if projections and len(projections) != len(images):
@@ -86,47 +118,31 @@ def generate(
             f"--projection was given {len(projections)} times for {len(images)} files; give one "
             "for each file, in their order, or none"
         )
-    if heatmap is not None and heatmap.exists():
+    if single_study:
+        return [StudyFiles(tuple(images), tuple(projections))]
+    return [StudyFiles((p,), tuple(projections[i : i + 1])) for i, p in enumerate(images)]
+
+
+def _check_heatmap(heatmap: Path, num_studies: int) -> None:
+    from radrep.errors import RadrepError
+
+    if num_studies > 1:
+        raise RadrepError(
+            f"--heatmap draws one study and {num_studies} were given; add --single-study if they "
+            "are views of one"
+        )
+    if heatmap.exists():
         raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
-    changes = {
-        "preset": preset, "method": method, "beam_size": beam_size,
-        "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
-    }  # fmt: skip
-    with TerminalReporter() as reporter:
-        writer = ReportGenerator(checkpoint, discriminator=discriminator)
-        reporter.info("checkpoint", str(writer.loaded.folder))
-        writer.decode = _decode(writer.loaded.recipe, changes)
-        reports = []
-        with reporter.progress("reports", len(studies), "studies") as advance:
-            for study in studies:
-                told = projections[: len(study)]
-                projections = projections[len(study) :]
-                explain = heatmap is not None
-                reports.append(writer.write(*study, projections=told, seed=seed, explain=explain))
-                advance()
-    for report in reports:
-        _show(report, as_json=as_json, alone=len(reports) == 1)
-    if heatmap is not None:
-        if not reports[0].looks and writer.discriminator is None:
-            raise RadrepError(
-                "--heatmap shows where the words of CSR-LMCA looked; this model's words come from "
-                "a language model, which looks at no map. With --discriminator RUN it shows where "
-                "that one looks"
-            )
-        _draw(reports[0], heatmap)
 
 
-def _decode(recipe: "Recipe", changes: Mapping[str, object]) -> "Decode":
-    """The run's decoding with what was typed; checked like a recipe, with the run's model."""
-    from radrep.recipe.load import change_section
-    from radrep.recipe.training import DECODE_PRESETS
+def _decode(checkpoint: Path | None, changes: Mapping[str, object]) -> tuple[Path, "Decode | None"]:
+    """The checkpoint's folder, and its decoding with what was typed, None for its own."""
+    from radrep.inference.decode_options import change_decode
+    from radrep.weights.checkpoint import find_checkpoint
 
-    given = {key: value for key, value in changes.items() if value is not None}
-    if not given:
-        return recipe.decode
-    preset = DECODE_PRESETS.get(str(given.get("preset")), {})
-    decode = recipe.decode.model_dump() | preset | given
-    return change_section(recipe, {"decode": decode}, title="the command line").decode
+    folder = find_checkpoint(checkpoint)
+    typed = [f"decode.{key}={value}" for key, value in changes.items() if value is not None]
+    return folder, change_decode(folder, typed)[0] if typed else None
 
 
 def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
@@ -140,19 +156,15 @@ def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
 
 
 def _draw(report: "GeneratedReport", path: Path) -> None:
-    from radrep.data.image_io import read_image
     from radrep.viz.figures.heatmap import draw_attention
 
-    films = [read_image(image, 512) for image in report.images]
     projections = list(report.projections)
     if report.masked is not None:
-        films.append(report.masked)
         projections.append("under its SDAM mask")
-    study = ", ".join("/".join(image.parts[-2:]) for image in report.images)
     draw_attention(
-        films,
-        report.looks,
-        study=study,
+        report.views,
+        report.attention,
+        study=", ".join("/".join(image.parts[-2:]) for image in report.images),
         projections=projections,
         report=report.text,
         findings=report.findings,

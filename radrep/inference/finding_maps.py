@@ -1,4 +1,4 @@
-"""Finding by finding: what a report says, where its words looked and where a discriminator does."""
+"""Attention and Grad-CAM of each finding that a report or a discriminator names."""
 
 from collections.abc import Sequence
 
@@ -10,36 +10,36 @@ from radrep.saliency.sdam import MaskSummary
 from radrep.viz.figures.heatmap import FindingAttention
 
 
-def find_looks(
-    text: str, word_looks: np.ndarray, saliency: Sequence[MaskSummary]
+def map_findings(
+    text: str, attention: np.ndarray, summaries: Sequence[MaskSummary]
 ) -> tuple[FindingAttention, ...]:
-    """Lay side by side what a report and a discriminator find in a study.
+    """Collect the maps of the findings of a study.
 
-    Told are the findings that the report calls present or possible, and those that fire in any
-    view; "No Finding" has no place of its own and is told only where it fires.
+    They are those that the report calls present or possible, and those that the discriminator
+    predicts in any view; "No Finding" has no place in an image and needs a prediction.
 
     Args:
         text: The report.
-        word_looks: Attention of each of its words, split at white space, to the patches of each
-            view, (words, views, rows, columns); no words for a model without maps.
-        saliency: What the discriminator finds in each view, unmasked; empty without one.
+        attention: Of each of its words, split at white space, to the patches of each view,
+            (words, views, rows, columns); no words for a model without maps.
+        summaries: The discriminator's, one per view; empty without one.
     """
     findings = label_report(text)
     shown = [
         name
         for name in OBSERVATIONS
-        if any(name in look.predicted_positive for look in saliency)
+        if any(name in summary.predicted_positive for summary in summaries)
         or (findings.states[name] in ("positive", "uncertain") and name != NO_FINDING)
     ]
-    return tuple(_look(name, text, findings, word_looks, saliency) for name in shown)
+    return tuple(_map_finding(name, text, findings, attention, summaries) for name in shown)
 
 
-def _look(
+def _map_finding(
     name: str,
     text: str,
     findings: Findings,
-    word_looks: np.ndarray,
-    saliency: Sequence[MaskSummary],
+    attention: np.ndarray,
+    summaries: Sequence[MaskSummary],
 ) -> FindingAttention:
     state = findings.states[name]
     sentences = [
@@ -48,17 +48,17 @@ def _look(
         if mention.observation == name and mention.state == state
     ]
     start, end = sentences[0] if sentences else (0, 0)
-    words: tuple[np.ndarray, ...] = ()
-    if sentences and len(word_looks):
+    of_sentence: tuple[np.ndarray, ...] = ()
+    if sentences and len(attention):
         first = len(text[:start].split())
         last = first + len(text[start:end].split())
-        words = tuple(word_looks[first:last].mean(axis=0))
+        of_sentence = tuple(attention[first:last].mean(axis=0))
     return FindingAttention(
         name=name,
         status="not mentioned" if state == "absent" else state,
         sentence=" ".join(text[start:end].split()),
-        attention=words,
-        grad_cam=tuple(look.maps[name] for look in saliency),
-        probability=max((look.probabilities[name] for look in saliency), default=None),
-        threshold=saliency[0].thresholds[name] if saliency else None,
+        attention=of_sentence,
+        grad_cam=tuple(summary.maps[name] for summary in summaries),
+        probability=max((summary.probabilities[name] for summary in summaries), default=None),
+        threshold=summaries[0].thresholds[name] if summaries else None,
     )

@@ -1,11 +1,13 @@
 """Reports for a user's own image files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
@@ -15,37 +17,65 @@ from radrep.data.selection import masked_view
 from radrep.data.study import Image, Study, projection_of
 from radrep.device import best_device
 from radrep.errors import DataError
-from radrep.inference.decode import report_model, write_report
-from radrep.inference.finding_maps import find_looks
+from radrep.inference.decode import report_model, write_report, write_reports
+from radrep.inference.finding_maps import map_findings
 from radrep.recipe.data import Saliency
 from radrep.recipe.training import Decode
-from radrep.saliency.sdam import MaskSummary, SaliencyMaker, check_mask_fingerprint
+from radrep.saliency.sdam import (
+    MaskSummary,
+    SaliencyMaker,
+    check_mask_fingerprint,
+    load_discriminator,
+)
 from radrep.viz.figures.heatmap import FindingAttention
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 
 
 @dataclass(frozen=True)
-class GeneratedReport:
-    """A report and where its words looked.
+class StudyFiles:
+    """The image files of one study.
 
     Attributes:
-        images: The files it was written for.
+        images: PNG, JPEG, TIFF, BMP or DICOM files, one per view. Where the model takes a masked
+            image, the first frontal one is masked, or the first of all.
+        projections: "frontal", "lateral" or "unknown" of each; by default those of DICOM headers.
+    """
+
+    images: tuple[Path, ...]
+    projections: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GeneratedReport:
+    """A report and, if asked for, its attention maps.
+
+    Attributes:
+        images: The files it was generated for.
         projections: "frontal", "lateral" or "unknown" of each.
         text: The report.
-        looks: Attention to each patch, averaged over words, layers and heads, one map
-            (rows, columns) a view; all maps together sum to 1. The masked image, where the model
-            is given one, is the last view. Empty for a language model.
-        masked: The image under its SDAM mask, uint8 (h, w), where the model is given one.
-        findings: What the report and the discriminator, if there is one, find; empty unless it
-            was to be explained.
+        views: The pixels that the model was given, uint8 (h, w); the masked image is the last.
+        masked: The image under its SDAM mask, uint8 (h, w), if the model takes one.
+        attention: To each patch, averaged over words, layers and heads, one map (rows, columns)
+            per view; all maps together sum to 1. Empty for a language model and without `explain`.
+        findings: The maps of each finding; empty without `explain`.
     """
 
     images: tuple[Path, ...]
     projections: tuple[str, ...]
     text: str
-    looks: tuple[np.ndarray, ...]
+    views: tuple[np.ndarray, ...]
     masked: np.ndarray | None
-    findings: tuple[FindingAttention, ...]
+    attention: tuple[np.ndarray, ...] = ()
+    findings: tuple[FindingAttention, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Input:
+    """A study that is read: its report without text, the model's pixels, and the bare views."""
+
+    report: GeneratedReport
+    pixels: list[Tensor]
+    bare: list[np.ndarray]
 
 
 class ReportGenerator:
@@ -53,16 +83,14 @@ class ReportGenerator:
 
     Args:
         checkpoint: A run, a checkpoint, or None for the newest run under runs/.
-        device: Where it computes; the best device of the machine, if not given.
-        decode: Other settings of the decoding than the checkpoint's own.
-        discriminator: A run or checkpoint of SDAM's discriminator that looks at the films beside
-            the model and, if the model is given masked images, makes them; that of the recipe, if
-            it names one.
+        device: Where it computes; by default the best device of the machine.
+        decode: By default that of the checkpoint.
+        discriminator: A run or checkpoint of SDAM's discriminator, for Grad-CAM and, if the model
+            takes masked images, for these; by default that of the recipe, if any.
 
     Attributes:
         loaded: The checkpoint.
-        decode: How it decodes.
-        discriminator: What looks beside it, or None.
+        discriminator: The discriminator, or None.
 
     Raises:
         CheckpointError: If there is no such checkpoint or it is broken, or the discriminator of
@@ -79,20 +107,22 @@ class ReportGenerator:
     ) -> None:
         folder = find_checkpoint(None if checkpoint is None else Path(checkpoint))
         self.loaded = load_checkpoint(folder)
-        self.decode = decode or self.loaded.recipe.decode
+        self._decode = decode or self.loaded.recipe.decode
         device = device or best_device()
         self._model = report_model(self.loaded).to(device)
         data = self.loaded.recipe.data
         self._preprocess = build_preprocess(data, self._model)
         self._selection = build_selection(data)
         section = data.saliency if self._selection.has_mask else None
-        self._masks = section is not None
         if discriminator is not None:
             named = {"discriminator": discriminator}
             section = (section or Saliency(discriminator=discriminator)).model_copy(update=named)
-        self.discriminator = SaliencyMaker(section, device) if section else None
-        if self._masks and self.discriminator is not None:
-            check_mask_fingerprint(self.loaded.saliency, self.discriminator.fingerprint, folder)
+        self.discriminator: SaliencyMaker | None = None
+        if section is not None:
+            self.discriminator = SaliencyMaker(load_discriminator(section), section, device)
+            if self._selection.has_mask:
+                fingerprint = self.discriminator.fingerprint
+                check_mask_fingerprint(self.loaded.saliency, fingerprint, folder)
 
     def write(
         self,
@@ -101,78 +131,98 @@ class ReportGenerator:
         seed: int = 0,
         explain: bool = False,
     ) -> GeneratedReport:
-        """Write the report of one study.
+        """Write the report of one study; see `StudyFiles`.
 
         Args:
-            images: Its views: PNG, JPEG, TIFF, BMP or DICOM files. Where the model is given a
-                masked image, it is the first frontal one, or the first where none is known to be.
-            projections: "frontal", "lateral" or "unknown" of each; what DICOM files say, if not
-                given.
-            seed: Of the draws, when sampling.
-            explain: Tell the findings one by one, for which the discriminator looks at each view.
+            images: Its views.
+            projections: Of each view.
+            seed: For sampling.
+            explain: Compute attention and the maps of findings, which encodes the images again.
 
         Raises:
             DataError: If a file cannot be read or there are more views than the model takes.
         """
-        if not images:
-            raise DataError("no image given; name one file for each view of the study")
-        most = self._selection.max_files
-        if len(images) > most:
-            raise DataError(
-                f"{len(images)} views of one study, but this model was trained with at most "
-                f"{most}; give fewer"
-            )
-        if projections and len(projections) != len(images):
-            raise DataError(
-                f"{len(projections)} projections were told of {len(images)} images; tell one of "
-                "each image, or none"
-            )
-        paths = tuple(Path(image) for image in images)
-        # What preparing a data set does to a file.
-        films = [read_image(path, self.loaded.prepared_size) for path in paths]
-        told = tuple(projections) or tuple(projection_of(read_tags(path)[2]) for path in paths)
-        facts = tuple(Image(p.name, view, "") for p, view in zip(paths, told, strict=True))
-        study = Study("study", None, "test", facts)
-        views = self._selection.of(study)
-        masked = None
-        if self._masks and self.discriminator is not None:
-            masked = self.discriminator.look(films[masked_view(study)]).masked
-        pixels = [
-            self._preprocess.evaluate(
-                masked if view.masked and masked is not None else films[view.number],
-                saliency=view.masked,
-            )
-            for view in views
-        ]
-        batch = Batch.of_study(study.id, pixels)
-        text, word_looks = write_report(self.loaded, batch, self.decode, seed=seed)
-        return GeneratedReport(
-            images=paths,
-            projections=told,
+        study = StudyFiles(tuple(map(Path, images)), tuple(projections))
+        if not explain:
+            return next(self.write_all([study], seed=seed))
+        given = self._read(study)
+        batch = Batch.of_study("study", given.pixels)
+        text, attention = write_report(self.loaded, batch, self._decode, seed=seed)
+        return replace(
+            given.report,
             text=text,
-            looks=tuple(word_looks.mean(axis=0)) if len(word_looks) else (),
-            masked=masked,
-            findings=find_looks(text, word_looks, self._look([films[v.number] for v in views]))
-            if explain
-            else (),
+            attention=tuple(attention.mean(axis=0)) if len(attention) else (),
+            findings=map_findings(text, attention, self._summaries(given.bare)),
         )
 
-    def _look(self, films: Sequence[np.ndarray]) -> list[MaskSummary]:
-        """What the discriminator, if there is one, finds in each view, a masked one bare.
+    def write_all(
+        self, studies: Sequence[StudyFiles], *, seed: int = 0
+    ) -> Iterator[GeneratedReport]:
+        """Write the reports of several studies, decode.batch_size at a time, in their order.
 
-        Its maps have the size of the film, since a cell need not look at its own middle.
+        Draws of sampling would depend on the batch, so that sampled studies go one by one.
         """
-        discriminator = self.discriminator
-        if discriminator is None:
+        size = 1 if self._decode.method == "sample" else self._decode.batch_size
+        rest = iter(studies)
+        while chunk := list(islice(rest, size)):
+            given = [self._read(study) for study in chunk]
+            batch = Batch(
+                ids=tuple(str(i) for i in range(len(given))),
+                num_views=torch.tensor([len(each.pixels) for each in given]),
+                images=torch.stack([pixels for each in given for pixels in each.pixels]),
+            )
+            written = write_reports(
+                self._model,
+                [batch],
+                self.loaded.codec,
+                self._decode,
+                precision=self.loaded.recipe.train.precision,
+                seed=seed,
+            )
+            for each, (_, text) in zip(given, written, strict=True):
+                yield replace(each.report, text=text)
+
+    def _read(self, files: StudyFiles) -> _Input:
+        """Read and preprocess a study as `radrep prepare` and training do."""
+        paths, most = files.images, self._selection.max_files
+        if not paths:
+            raise DataError("no image given; name one file for each view of the study")
+        if len(paths) > most:
+            raise DataError(
+                f"{len(paths)} views of one study, but this model was trained with at most "
+                f"{most}; give fewer"
+            )
+        if files.projections and len(files.projections) != len(paths):
+            raise DataError(
+                f"{len(files.projections)} projections for {len(paths)} images; give one for each "
+                "image, or none"
+            )
+        images = [read_image(path, self.loaded.prepared_size) for path in paths]
+        projections = files.projections or tuple(projection_of(read_tags(p)[2]) for p in paths)
+        rows = tuple(Image(p.name, view, "") for p, view in zip(paths, projections, strict=True))
+        study = Study("study", None, "test", rows)
+        views = self._selection.of(study)
+        masked = None
+        if self._selection.has_mask:
+            assert self.discriminator is not None, "the recipe names one"
+            masked = self.discriminator.summarize(images[masked_view(study)]).masked
+        given = [
+            masked if view.masked and masked is not None else images[view.number] for view in views
+        ]
+        pixels = [
+            self._preprocess.evaluate(image, saliency=view.masked)
+            for image, view in zip(given, views, strict=True)
+        ]
+        report = GeneratedReport(paths, projections, "", tuple(given), masked)
+        return _Input(report, pixels, [images[view.number] for view in views])
+
+    def _summaries(self, images: Sequence[np.ndarray]) -> list[MaskSummary]:
+        """The discriminator's summary of each view, with maps at the size of the image."""
+        if (discriminator := self.discriminator) is None:
             return []
-        looks = []
-        for film in films:
-            look = discriminator.look(film)
-            large = discriminator.enlarge(torch.from_numpy(np.stack([*look.maps.values()])), film)
-            looks.append(replace(look, maps=dict(zip(look.maps, large.numpy(), strict=True))))
-        return looks
-
-
-def group_views(images: Sequence[str], *, one_study: bool) -> list[list[str]]:
-    """Studies of a command line: all files are one study's views, or each file is a study."""
-    return [list(images)] if one_study else [[image] for image in images]
+        summaries = []
+        for image in images:
+            found = discriminator.summarize(image)
+            maps = discriminator.enlarge(torch.from_numpy(np.stack([*found.maps.values()])), image)
+            summaries.append(replace(found, maps=dict(zip(found.maps, maps.numpy(), strict=True))))
+        return summaries

@@ -33,7 +33,8 @@ from radrep.preparation.folder import (
 )
 from radrep.progress import Advance, Reporter
 from radrep.recipe.data import Saliency
-from radrep.saliency.sdam import SaliencyMaker, saliency_folder
+from radrep.saliency.read_split import saliency_folder
+from radrep.saliency.sdam import SaliencyMaker, load_discriminator
 from radrep.viz.figures.saliency_sheet import SaliencyStudy, draw_saliency_sheet
 
 CONTACT_SHEET = "contact_sheet.png"
@@ -88,7 +89,7 @@ def prepare_saliency(
         CheckpointError: If the discriminator cannot be loaded.
     """
     reporter = reporter or Reporter()
-    maker = SaliencyMaker(section)
+    maker = SaliencyMaker(load_discriminator(section), section)
     target = saliency_folder(prepared.resolve(), maker.fingerprint)
     recipe = {
         "fingerprint": maker.fingerprint,
@@ -170,19 +171,19 @@ def _make(
     stored = studies.open(index)
     number = masked_view(stored.study)
     pixels = stored.image(number)
-    look = maker.look(pixels)
+    summary = maker.summarize(pixels)
     kept = {}
     if label_maps:
-        for name in look.predicted_positive:
-            large = maker.enlarge(torch.from_numpy(look.maps[name])[None], pixels)[0]
+        for name in summary.predicted_positive:
+            large = maker.enlarge(torch.from_numpy(summary.maps[name])[None], pixels)[0]
             kept[name] = (large * 255).round().to(torch.uint8).numpy()
     return SaliencyImage(
         study=stored.study.id,
         number=number,
-        map=look.map,
-        masked=look.masked,
-        labels=look.predicted_positive,
-        unmasked=look.unmasked,
+        map=summary.map,
+        masked=summary.masked,
+        labels=summary.predicted_positive,
+        unmasked=summary.unmasked,
         label_maps=kept,
     )
 

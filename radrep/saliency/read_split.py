@@ -1,9 +1,14 @@
-"""The splits of a prepared folder as a recipe reads them, with the masked images it names."""
+"""The studies of a split as a recipe reads them, with the masked images that it names."""
+
+from pathlib import Path
 
 from radrep.data.dataset import ModelStudies
+from radrep.data.saliency_store import FOLDER, SaliencyImages
 from radrep.errors import DataError
-from radrep.recipe.data import Data
-from radrep.saliency.sdam import open_saliency
+from radrep.recipe.data import Data, Saliency
+from radrep.saliency.sdam import mask_fingerprint
+
+_HASH_LENGTH = 12  # in the names of folders
 
 
 def read_split(
@@ -15,18 +20,18 @@ def read_split(
         data: Which folder and which text.
         name: "train", "val" or "test".
         need_text: Leave out studies without the text.
-        masked_by: Fingerprint of what made their masked images, see `open_saliency`.
+        masked_by: See `open_masks`.
 
     Raises:
-        DataError: If the folder is missing, the split has no study with the text, or masked images
-            are asked for that nobody made.
-        CheckpointError: If the discriminator of the masked images cannot be had.
+        DataError: If the folder is missing, the split has no study with the text, or its masked
+            images are missing.
+        CheckpointError: If the discriminator of the masked images is needed and missing.
     """
     studies = ModelStudies(
         data.prepared,
         name,
         target=data.target if need_text else None,
-        masks=open_saliency(data, name, masked_by),
+        masks=open_masks(data, name, masked_by),
     )
     if not studies:
         raise DataError(
@@ -34,3 +39,45 @@ def read_split(
             f"'{name}' has {data.target}; choose another data.target"
         )
     return studies
+
+
+def open_masks(data: Data, split: str, masked_by: str = "") -> SaliencyImages | None:
+    """The masked images that a recipe names, None where it names none.
+
+    Args:
+        data: The recipe's data.
+        split: "train", "val" or "test".
+        masked_by: Fingerprint in a trained model's checkpoint; by default that of the
+            discriminator as it is now.
+
+    Raises:
+        DataError: If the masked images are missing or broken.
+        CheckpointError: If the discriminator is needed and missing.
+    """
+    if data.images == "views" or data.saliency is None:
+        return None
+    fingerprint = masked_by or mask_fingerprint(data.saliency)
+    folder = saliency_folder(data.prepared, fingerprint)
+    if masked_by and not folder.is_dir() and mask_fingerprint(data.saliency) != masked_by:
+        raise DataError(
+            f"{data.prepared} has no masked images by the discriminator {folder.name}, on whose "
+            f"masks the model was trained, and {data.saliency.discriminator} is another one now"
+        )
+    if not folder.is_dir():
+        section = data.saliency
+        options = "".join(
+            f" --{name} {getattr(section, name)}"
+            for name, field in Saliency.model_fields.items()
+            if name != "discriminator" and getattr(section, name) != field.default
+        )
+        raise DataError(
+            f"{data.prepared} has no masked images by {section.discriminator} as it is now. Make "
+            f"them with: radrep prepare saliency --data {data.prepared} --checkpoint "
+            f"{section.discriminator}{options}"
+        )
+    return SaliencyImages(folder, split, fingerprint)
+
+
+def saliency_folder(prepared: Path, fingerprint: str) -> Path:
+    """The folder of the masked images with a fingerprint, inside a prepared folder."""
+    return prepared / FOLDER / fingerprint[:_HASH_LENGTH]

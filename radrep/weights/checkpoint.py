@@ -243,7 +243,7 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
         CheckpointError: If there is none.
     """
     if name is None:
-        best = [path for path in runs.glob(f"*/{BEST}") if path.is_dir()]
+        best = [p for depth in ("*", "*/*") for p in runs.glob(f"{depth}/{BEST}") if p.is_dir()]
         found = [path.parent for path in best if _has_output(path, "reports")]
         if not found:
             raise CheckpointError(

@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from radrep.data.store import PreparedStudies
-from radrep.recipe.data import Saliency
-from radrep.saliency.sdam import SaliencyMaker
 from tests.saliency.localisation import (
     MARGIN,
     center_prior,
     find_maps,
     mass_inside,
     mean_region,
+    open_discriminator,
     phantom_regions,
     pointing_game,
     random_map,
@@ -36,12 +35,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("phantoms", type=Path, help="prepared with seed 0")
     words = parser.parse_args()
-    maker = SaliencyMaker(Saliency(discriminator=words.run))
+    maker = open_discriminator(words.run)
     studies = PreparedStudies(words.phantoms, "test")
     films = [studies.read_images(index)[0] for index in range(len(studies))]
     start = time.perf_counter()
     for film in films:
-        maker.look(film)
+        maker.summarize(film)
     rate = len(films) / (time.perf_counter() - start)
     size, rng = len(films[0]), np.random.default_rng(0)
     others = phantom_regions(1, range(500), size)

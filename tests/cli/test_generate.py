@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from radrep.inference.generator import ReportGenerator
+from radrep.data.batch import Batch
+from radrep.inference.generator import ReportGenerator, StudyFiles
+from radrep.models.csr_lmca import CsrLmca, Encoded
 from tests.whole_way import radrep, write_films
 
 
@@ -28,6 +31,39 @@ def test_python_gives_the_same_in_three_lines(trained_run: Path, film: Path) -> 
     writer = ReportGenerator(trained_run)
     text = writer.write(film).text
     assert radrep("generate", film, "--checkpoint", trained_run).stdout.strip() == text
+
+
+def test_the_newest_run_below_the_folder_is_the_default(
+    trained_run: Path, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs/iu").mkdir(parents=True)
+    shutil.copytree(trained_run, tmp_path / "runs/iu/mine", symlinks=True)
+    shutil.copyfile(film, tmp_path / "image.png")
+    expected = radrep("generate", film, "--checkpoint", trained_run).stdout
+    monkeypatch.chdir(tmp_path)
+    result = radrep("generate", "image.png")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == expected
+
+
+def test_images_are_encoded_once_and_attention_is_computed_only_if_asked(
+    trained_run: Path, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, calls, encode = ReportGenerator(trained_run), list[int](), CsrLmca.encode
+
+    def counted(model: CsrLmca, batch: Batch) -> Encoded:
+        calls.append(len(batch.ids))
+        return encode(model, batch)
+
+    monkeypatch.setattr(CsrLmca, "encode", counted)
+    reports = list(generator.write_all([StudyFiles((film,)) for film in films[:3]]))
+    assert calls == [3]
+    assert [report.images for report in reports] == [(film,) for film in films[:3]]
+    assert not any(report.attention or report.findings for report in reports)
+    explained = generator.write(films[1], explain=True)
+    assert calls == [3, 1, 1]
+    assert explained.attention
+    assert explained.text == reports[1].text
 
 
 def test_several_studies_and_json(trained_run: Path, films: list[Path]) -> None:
@@ -54,7 +90,7 @@ def test_generate_sees_what_evaluation_sees(
 
 
 def test_heatmap_is_drawn_over_the_film(trained_run: Path, film: Path, tmp_path: Path) -> None:
-    path = tmp_path / "looks.png"
+    path = tmp_path / "heatmap.png"
     result = radrep("generate", film, "--checkpoint", trained_run, "--heatmap", path)
     assert result.exit_code == 0, result.output
     drawn = np.asarray(Image.open(path))
@@ -66,10 +102,10 @@ def test_heatmap_is_drawn_over_the_film(trained_run: Path, film: Path, tmp_path:
     assert "exists already" in again.stderr
 
 
-def test_looks_sum_to_one_over_the_views(trained_run: Path, film: Path) -> None:
-    report = ReportGenerator(trained_run).write(film)
-    assert len(report.looks) == 1
-    assert float(np.sum(report.looks)) == pytest.approx(1.0, abs=1e-5)
+def test_attention_sums_to_one_over_the_views(trained_run: Path, film: Path) -> None:
+    report = ReportGenerator(trained_run).write(film, explain=True)
+    assert len(report.attention) == 1
+    assert float(np.sum(report.attention)) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_sampling_repeats_with_its_seed(trained_run: Path, film: Path) -> None:
@@ -133,6 +169,6 @@ def test_wrong_options_end_in_one_block(
 
 
 def test_more_views_than_the_model_takes_are_refused(trained_run: Path, film: Path) -> None:
-    result = radrep("generate", film, film, "--one-study", "--checkpoint", trained_run)
+    result = radrep("generate", film, film, "--single-study", "--checkpoint", trained_run)
     assert result.exit_code == 2
     assert "2 views of one study, but this model was trained with at most 1" in result.stderr

@@ -1,14 +1,14 @@
 import numpy as np
 
-from radrep.inference.finding_maps import find_looks
+from radrep.inference.finding_maps import map_findings
 
 TEXT = "no pleural effusion on the right . there is a left pleural effusion . heart is normal ."
 
 
-def test_the_sentence_that_decides_is_the_one_that_is_told() -> None:
+def test_the_sentence_that_decides_is_the_one_that_is_shown() -> None:
     words = TEXT.split()
-    looks = np.arange(len(words), dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 3, 4))
-    (found,) = find_looks(TEXT, looks, [])
+    attention = np.arange(len(words), dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 3, 4))
+    (found,) = map_findings(TEXT, attention, [])
     assert (found.name, found.status) == ("Pleural Effusion", "positive")
     assert found.sentence.startswith("there is a left pleural effusion")
     first = words.index("there")
@@ -20,6 +20,6 @@ def test_the_sentence_that_decides_is_the_one_that_is_told() -> None:
 
 
 def test_a_model_without_maps_has_sentences_alone() -> None:
-    (found,) = find_looks(TEXT, np.zeros((0, 0, 0, 0)), [])
+    (found,) = map_findings(TEXT, np.zeros((0, 0, 0, 0)), [])
     assert found.sentence
     assert not found.attention

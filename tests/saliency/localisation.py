@@ -23,7 +23,8 @@ import torch
 
 from radrep.data.store import PreparedStudies
 from radrep.preparation.sources.phantom.source import study_regions
-from radrep.saliency.sdam import SaliencyMaker
+from radrep.recipe.schema import Saliency
+from radrep.saliency.sdam import SaliencyMaker, load_discriminator
 
 # What the observations of phantoms' findings are called.
 OBSERVATIONS = {
@@ -34,6 +35,12 @@ OBSERVATIONS = {
     "pneumothorax": "Pneumothorax",
 }
 MARGIN = 15  # pixels by which the published pointing game may miss
+
+
+def open_discriminator(run: Path) -> SaliencyMaker:
+    """The maps and masks of a discriminator, with the defaults of a mask."""
+    section = Saliency(discriminator=run)
+    return SaliencyMaker(load_discriminator(section), section)
 
 
 def pointing_game(map: np.ndarray, region: np.ndarray, margin: int = 0) -> float:
@@ -112,7 +119,7 @@ def find_maps(
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {kind: [] for kind in OBSERVATIONS}
     for index, study in enumerate(studies):
         (film,) = studies.read_images(index)
-        maps = maker.look(film).maps
+        maps = maker.summarize(film).maps
         for kind, region in study_regions(seed, int(study.id.split("-")[1]), len(film)).items():
             small = torch.from_numpy(maps[OBSERVATIONS[kind]])[None]
             found[kind].append((maker.enlarge(small, film)[0].numpy(), region))

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from radrep.recipe.data import Saliency
-from radrep.saliency.sdam import SaliencyMaker
 from tests.saliency.localisation import (
     MARGIN,
     center_prior,
     find_maps,
     mass_inside,
+    open_discriminator,
     pointing_game,
     random_map,
 )
@@ -43,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 @pytest.mark.slow
 def test_maps_point_at_the_findings(run: Path, data: Path) -> None:
-    maker = SaliencyMaker(Saliency(discriminator=run))
+    maker = open_discriminator(run)
     looks = [pair for pairs in find_maps(maker, data).values() for pair in pairs]
     assert len(looks) > 150
     regions = [region for _, region in looks]
@@ -65,8 +64,8 @@ def test_maps_point_at_the_findings(run: Path, data: Path) -> None:
 @pytest.mark.slow
 def test_random_weights_give_other_maps_that_point_nowhere(run: Path, data: Path) -> None:
     """The sanity check of Adebayo et al., 2018, with all weights drawn anew."""
-    trained = SaliencyMaker(Saliency(discriminator=run))
-    drawn = SaliencyMaker(Saliency(discriminator=run))
+    trained = open_discriminator(run)
+    drawn = open_discriminator(run)
     torch.manual_seed(0)
     for module in drawn.model.modules():
         if hasattr(module, "reset_parameters"):

@@ -25,8 +25,9 @@ from radrep.inference.generator import ReportGenerator
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.recipe.data import Saliency
 from radrep.saliency.masks import aggregate_maps, make_mask, mask_image
-from radrep.saliency.sdam import SaliencyMaker, mask_fingerprint
+from radrep.saliency.sdam import mask_fingerprint
 from radrep.training.labels import LabelReader, check_labels
+from tests.saliency.localisation import open_discriminator
 from tests.whole_way import (
     draw_prepared,
     radrep,
@@ -112,15 +113,15 @@ def test_the_thresholds_are_those_of_the_best_f1_on_validation(
     drawn = {"Consolidation", "Lung Lesion", "Atelectasis", "Pleural Effusion", "Pneumothorax"}
     never = {name for name, t in zip(OBSERVATIONS, thresholds, strict=True) if t == 1}
     assert set(OBSERVATIONS) - drawn - {"No Finding"} <= never  # phantoms never have them
-    maker = SaliencyMaker(Saliency(discriminator=discriminator))
+    maker = open_discriminator(discriminator)
     studies = PreparedStudies(own_phantoms, "val")
     labels = LabelReader(studies, source="reports", uncertain="ignore")
     table = np.stack([labels(study) for study in studies])
-    looks = [maker.look(studies.read_images(index)[0]) for index in range(len(studies))]
+    summaries = [maker.summarize(studies.read_images(index)[0]) for index in range(len(studies))]
     for i, name in enumerate(OBSERVATIONS):
         if name in never:
             continue
-        found = np.array([look.probabilities[name] for look in looks])
+        found = np.array([summary.probabilities[name] for summary in summaries])
         ours = f1_score(table[:, i], found > float(thresholds[i]))
         others = [f1_score(table[:, i], found > t) for t in np.linspace(0, 1, 101)]
         assert ours >= max(others) - 1e-9, name
@@ -162,26 +163,26 @@ def test_its_scores_stand_by_label(discriminator: Path, tmp_path: Path) -> None:
 def test_a_masked_image_is_its_film_under_the_maps_of_what_fired(
     own_phantoms: Path, discriminator: Path, masked: Path
 ) -> None:
-    maker = SaliencyMaker(Saliency(discriminator=discriminator))
+    maker = open_discriminator(discriminator)
     studies = PreparedStudies(own_phantoms, "train")
     made = SaliencyImages(masked, "train", maker.fingerprint)
     assert len(made) == len(studies) == 32
     whole = 0
     for index, study in enumerate(studies):
         (film,), row = studies.read_images(index), made.read(study.id)
-        look = maker.look(film)
-        assert row.labels == pytest.approx(look.predicted_positive, abs=1e-6)
+        summary = maker.summarize(film)
+        assert row.labels == pytest.approx(summary.predicted_positive, abs=1e-6)
         assert set(row.label_maps) == set(row.labels)
         whole += row.unmasked
         if row.unmasked:
             assert (row.masked == film).all()
             assert (row.map == 255).all()
             continue
-        small = torch.stack([torch.from_numpy(look.maps[name]) for name in row.labels])
+        small = torch.stack([torch.from_numpy(summary.maps[name]) for name in row.labels])
         maps = maker.enlarge(small, film)
         expected = mask_image(film, make_mask(aggregate_maps(maps, "max"), "hard", 0.5))
         assert (row.masked == expected).all()
-        assert (row.masked == look.masked).all()
+        assert (row.masked == summary.masked).all()
         assert set(np.unique(row.masked[row.masked != film])) <= {0}
     record = json.loads((masked / PREPARED).read_text())
     assert record["counts"] == {"train": 32, "val": 8, "test": 8}
@@ -268,10 +269,10 @@ def test_generate_masks_a_new_film_as_prepare_did(
 def test_the_masked_view_reaches_the_model(looking_run: Path, own_phantoms: Path) -> None:
     film = write_films(own_phantoms, looking_run.parent / "films", "test", 1)[0]
     written = ReportGenerator(looking_run).write(film, explain=True)
-    assert len(written.looks) == 2  # the film and its masked twin
+    assert len(written.attention) == 2  # the film and its masked twin
     assert written.masked is not None
-    assert float(np.sum(written.looks)) == pytest.approx(1, abs=1e-5)
-    assert all(len(f.saliency) == 2 for f in written.findings)
+    assert float(np.sum(written.attention)) == pytest.approx(1, abs=1e-5)
+    assert all(len(f.grad_cam) == 2 for f in written.findings)
 
 
 @pytest.mark.slow
