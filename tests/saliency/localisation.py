@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from radrep.recipe.data import Saliency
 
 from radrep.data.store import PreparedStudies
 from radrep.preparation.sources.phantom.source import study_regions
+from radrep.recipe.data import Saliency
 from radrep.saliency.sdam import SaliencyMaker, load_discriminator
 
 # What the observations of phantoms' findings are called.
