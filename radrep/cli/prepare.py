@@ -309,7 +309,7 @@ def _show_counts(
 ) -> None:
     """Counts by split and in total, beside those of a complete download."""
     num_left_out = sum(what.startswith("study ") for what, _ in left_out)
-    # Totals that are published (Open-i's, CheXpert's) include what has no text.
+    # Published totals (Open-i's, CheXpert's) include studies without a text.
     rows = {
         "studies": (studies, expected_studies, num_left_out),
         "images": (images, expected_images, len(left_out) - num_left_out),

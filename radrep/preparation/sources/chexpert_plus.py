@@ -60,7 +60,6 @@ DOWNLOAD = Download(
     names=re.compile("chexpert"),
     examples=("chexpert_plus", "CheXpert-Plus", "chexpertplus"),
     holds=lambda folder: (folder / _TABLE).is_file(),
-    holds_unnamed=lambda folder: (folder / _TABLE).is_file(),
     content=_TABLE,
 )
 

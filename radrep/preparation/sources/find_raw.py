@@ -23,8 +23,9 @@ class Download:
             ("mimiccxrjpg210").
         examples: Such names, for messages.
         holds: Whether a folder of such a name has what is needed.
-        holds_unnamed: The same for a folder of any name, such as data/ itself.
         content: What is needed, for messages.
+        holds_unnamed: The same as `holds` for a folder of any name, such as data/ itself, where it
+            differs.
         inner: Globs of the folders below it that may hold it instead.
     """
 
@@ -32,8 +33,8 @@ class Download:
     names: re.Pattern[str]
     examples: tuple[str, ...]
     holds: Callable[[Path], bool]
-    holds_unnamed: Callable[[Path], bool]
     content: str
+    holds_unnamed: Callable[[Path], bool] | None = None
     inner: tuple[str, ...] = ("*",)
 
 
@@ -58,7 +59,7 @@ def find_raw(download: Download, command: str, out: Path) -> list[Path]:
         else:
             found.setdefault(os.path.realpath(hit), hit)
     for root in roots:
-        if download.holds_unnamed(root) and not _is_prepared(root, out):
+        if (download.holds_unnamed or download.holds)(root) and not _is_prepared(root, out):
             found.setdefault(os.path.realpath(root), root)
     if found:
         return list(found.values())
