@@ -20,6 +20,7 @@ import typer.main
 
 from radrep.cli import app
 from radrep.recipe.load import load_recipe, shipped_recipes
+from radrep.recipe.problems import RENAMED
 from tests.cli.test_bad_data import make_chexpert, make_folder, make_iu, make_mimic
 from tests.whole_way import draw_prepared, radrep, write_films
 
@@ -161,6 +162,13 @@ def test_the_readme_is_short_and_names_every_recipe() -> None:
     stems = re.findall(r"`([a-z]+)_iu`, `(_mimic)`, `(_chexpert_plus)`", text)
     named |= {stem + rest for stem, *endings in stems for rest in ("_iu", *endings)}
     assert {name for name, _ in shipped_recipes()} <= named
+
+
+def test_the_changelog_names_every_renamed_key() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    for old, new in RENAMED.items():
+        assert old.split(".")[-1] in text
+        assert re.split(r"[.\s:]", new)[-1] in text
 
 
 @by_page
