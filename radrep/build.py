@@ -133,7 +133,6 @@ def build_selection(data: Data) -> ImageSelection:
 
 def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
     """The decoding of a recipe; `decode.precision: train` is the arithmetic of training."""
-    in_float32 = decode.precision == "fp32"
     return DecodeOptions(
         method=decode.method,
         beam_size=decode.beam_size,
@@ -144,8 +143,8 @@ def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
         top_p=decode.top_p,
         temperature=decode.temperature,
         block_trigrams=decode.block_trigrams,
-        precision="fp32" if in_float32 else train_precision,
-        float32_weights=in_float32,
+        precision=train_precision if decode.precision == "train" else "fp32",
+        float32_weights={"auto": None, "fp32": True, "train": False}[decode.precision],
     )
 
 

@@ -24,7 +24,7 @@ class DecodeOptions:
         block_trigrams: Forbid a trigram that the report already has.
         precision: Arithmetic of autocast: fp32, bf16 or fp16.
         float32_weights: Weights of half precision compute in float32 too, so that a report does not
-            depend on its batch.
+            depend on its batch; None: except on GPUs, where they may not fit.
     """
 
     method: Literal["beam", "greedy", "sample"] = "beam"
@@ -37,7 +37,7 @@ class DecodeOptions:
     temperature: float = 1.0
     block_trigrams: bool = False
     precision: str = "fp32"
-    float32_weights: bool = True
+    float32_weights: bool | None = None
 
 
 class DecodingState(Protocol):

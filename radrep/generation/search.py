@@ -88,12 +88,11 @@ def _set_aside(
     end: int,
 ) -> None:
     """Note each ended beam that beats the study's best so far; of equals the first stands."""
-    for row, beam in ends.nonzero().tolist():
+    rows = ends.nonzero()[:, 0].tolist()  # three transfers from the device, whatever their number
+    for row, score, ids in zip(rows, scores[ends].tolist(), words[ends].tolist(), strict=True):
         study = int(open_studies[row])
-        score = float(scores[row, beam])
         if score > best_score[study]:
             best_score[study] = score
-            ids = words[row, beam].tolist()
             reports[study] = ids[:-1] if ids[-1] == end else ids
 
 

