@@ -1,10 +1,10 @@
-"""radrep eval of a discriminator: how well it tells each label."""
+"""radrep eval of a discriminator: scores by label."""
 
 from pathlib import Path
 
 from radrep.cli.console import TerminalReporter, say, table
 
-_COLUMNS = {
+_COLUMNS = {  # short titles, for a terminal of 80 columns
     "known": "num_known",
     "present": "num_present",
     "AUROC": "auroc",
@@ -17,26 +17,24 @@ _COLUMNS = {
 
 
 def show_labels(run: Path, split: str | None, out: Path | None) -> None:
-    """Score a discriminator and print a row a label."""
+    """Score a discriminator and print one row per label."""
     from radrep.evaluation.discriminator import evaluate_discriminator
+    from radrep.metrics.classification import MEASURES
     from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 
     with TerminalReporter() as reporter:
         loaded = load_checkpoint(find_checkpoint(run))
         result = evaluate_discriminator(loaded, split=split, out=out, reporter=reporter)
     say(f"checkpoint  {result.checkpoint}")
-    say(f"split       {result.split}, {result.num_studies} studies, an image a row")
+    say(f"split       {result.split}, {result.num_studies} studies, one row per image")
     rows: list[tuple[object, ...]] = [
         (row.name, *(getattr(row, name) for name in _COLUMNS.values()))
         for row in result.scores.rows
     ]
-    means = [
-        None if name in ("num_known", "num_present", "threshold") else result.scores.macro(name)
-        for name in _COLUMNS.values()
-    ]
+    means = [result.scores.macro(n) if n in MEASURES else None for n in _COLUMNS.values()]
     table(("", *_COLUMNS), [*rows, ("mean of labels", *means)])
     chosen = "validation chose the thresholds"
     if result.split == "val":
-        chosen += ", so that F1 is flattered here"
+        chosen += ", so F1 is optimistic here"
     say(f"AP average precision, ECE calibration error in 15 bins; {chosen}.")
     say(f"Scores:  {result.scores_file}")

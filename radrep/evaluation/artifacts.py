@@ -13,7 +13,7 @@ from radrep.recipe.load import dump_recipe
 from radrep.training.run_log import ENVIRONMENT
 from radrep.viz.html.page import Page, render_page
 from radrep.weights.checkpoint import Loaded, run_dir
-from radrep.weights.model_card import MODEL_CARD, describe_model
+from radrep.weights.model_card import MODEL_CARD, ReportEvaluation, describe_model
 
 
 def check_out(out: Path | None) -> None:
@@ -44,10 +44,14 @@ def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:
         for id_, reference, text in rows
     ]
     atomic_write_text(result.predictions_file, "".join(f"{line}\n" for line in lines))
-    scores = result.to_json()
-    atomic_write_text(result.scores_file, json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
+    atomic_write_text(result.scores_file, text)
     if loaded is not None:
-        atomic_write_text(result.out / MODEL_CARD, describe_model(loaded.recipe, scores))
+        studies = result.studies
+        evaluated = ReportEvaluation(
+            studies.split, studies.ids_sha256, result.decode, card=result.card
+        )
+        atomic_write_text(result.out / MODEL_CARD, describe_model(loaded.recipe, evaluated))
     atomic_write_text(result.page_file, render_page(make_page(result, loaded)))
 
 

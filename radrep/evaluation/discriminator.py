@@ -19,7 +19,7 @@ from radrep.progress import Reporter
 from radrep.saliency.read_split import read_split
 from radrep.training.labels import build_labels, check_labels
 from radrep.weights.checkpoint import Loaded, run_dir
-from radrep.weights.model_card import MODEL_CARD, describe_model
+from radrep.weights.model_card import MODEL_CARD, LabelEvaluation, describe_model
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def evaluate_discriminator(
     result = DiscriminatorScores(
         loaded.folder, name, len(studies), len(rows), loss, scores, scores_file=file
     )
-    written = result.to_json()
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(file, json.dumps(written, indent=1) + "\n")
-    atomic_write_text(file.with_name(MODEL_CARD), describe_model(recipe, written))
+    atomic_write_text(file, json.dumps(result.to_json(), indent=1) + "\n")
+    evaluated = LabelEvaluation(name, len(studies), len(rows), scores)
+    atomic_write_text(file.with_name(MODEL_CARD), describe_model(recipe, evaluated))
     return result

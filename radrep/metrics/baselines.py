@@ -1,9 +1,8 @@
 """Constant baselines: the one training report that scores best when it answers every study.
 
-A model that ignores its images can do no better than a constant, so a score means something
-only beside these. The search tries every distinct training report and gives the same values as
-pycocoevalcap, whose scorers would need hours: whatever depends on the references alone is
-computed once, and each candidate then meets all references in a few operations.
+A model that ignores its images can do no better than a constant. The search gives pycocoevalcap's
+values, whose scorers would need hours: what depends on the references alone is computed once, and
+each candidate then meets all references in a few operations.
 """
 
 from collections import Counter
@@ -22,13 +21,7 @@ SEARCHED_METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider")
 
 @dataclass(frozen=True)
 class Constant:
-    """The best constant report for one metric.
-
-    Attributes:
-        report: Its text.
-        value: What it scores on the references.
-        num_candidates: How many distinct training reports were tried.
-    """
+    """The best constant report for one metric, its score, and how many were tried."""
 
     report: str
     value: float
@@ -46,12 +39,10 @@ def best_constants(
     """Find the training report that scores best on validation when repeated for every study.
 
     Args:
-        train_reports: Cleaned training reports, one a study; they are the candidates.
-        val_references: Validation references as a protocol scores them.
-        metrics: Some of SEARCHED_METRICS. METEOR is not among them, since it would have to run
-            its Java program for hours; score the constants found with `nlg.score_nlg`.
-        max_candidates: Try this many distinct reports, the most frequent ones first (equally
-            frequent ones in their order).
+        train_reports: Cleaned training reports, the candidates.
+        val_references: Validation references of a protocol.
+        metrics: Some of SEARCHED_METRICS: METEOR's Java program would need hours.
+        max_candidates: Try this many distinct reports, the most frequent first.
         progress: Called after each candidate with the numbers done and to be done.
 
     Returns:

@@ -1,8 +1,8 @@
 """Uncertainty of the scores by resampling the studies (Koehn, 2004).
 
-Each sample draws as many studies as there are, with replacement. Scores come anew from what their
-reports add up to in the sample: BLEU and METEOR from counts, ROUGE-L and CIDEr as means over its
-reports, CIDEr with the document frequencies of the full set, F1 from right and wrong findings.
+Each sample draws as many studies as there are, with replacement. Its scores come from the sums of
+per-report statistics: BLEU and METEOR from counts, ROUGE-L and CIDEr as means (CIDEr with the
+document frequencies of the full set), F1 from right and wrong findings.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,20 +17,20 @@ _BLOCK_CELLS = 2**22  # samples x studies held at once: 32 MiB
 
 
 class Resampled(Protocol):
-    """Scores of n reports that can be had again for any sample of the studies."""
+    """Scores of n reports that can be computed for any sample of the studies."""
 
     @property
     def corpus(self) -> Mapping[str, float | None]:
-        """One figure a metric, None where it was not computed."""
+        """Score by metric, None where it was not computed."""
 
     def reference_facts(self) -> np.ndarray:
         """Equal arrays, (n, ...), where the references are equal."""
 
     def statistics(self) -> np.ndarray:
-        """Everything whose sum over a sample gives the figures: a row a study, (n, k)."""
+        """Statistics whose sum over a sample gives its scores, one row per study, (n, k)."""
 
     def figures(self, sums: np.ndarray, num_studies: int) -> Mapping[str, np.ndarray]:
-        """Figures of s samples of num_studies each from their summed statistics: (s,) each."""
+        """Scores of s samples of num_studies each from their summed statistics, (s,) each."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one system differs from another on the same studies.
+    """Score of one system minus that of another on the same studies, with its interval.
 
-    Attributes:
-        value: Score of the first minus score of the second.
-        low: Lower end of the interval of the difference.
-        high: Upper end.
-        p_value: Two-sided: how often resampling turns the difference round, twice; never below
-            2 / (number of samples + 1).
+    The p-value is two-sided: twice the share of samples that reverse the difference, at least
+    2 / (number of samples + 1).
     """
 
     value: float
@@ -61,13 +57,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Figures of one system in every sample of the studies.
-
-    Attributes:
-        scores: Its scores on the studies themselves.
-        figures: Every figure that was computed, (number of samples,) each.
-        seed: Of the draws; equal seeds draw equal studies.
-    """
+    """Scores of one system on the studies, and on each sample, (number of samples,) each."""
 
     scores: Resampled
     figures: Mapping[str, np.ndarray]
@@ -77,12 +67,7 @@ class Resamples:
 def resample(
     systems: Mapping[str, Resampled], *, num_samples: int = 1000, seed: int = 0
 ) -> dict[str, Resamples]:
-    """Draw the studies anew and score every system on each sample; all get the same samples.
-
-    Args:
-        systems: Scores by name, in one order of the studies.
-        num_samples: How often the studies are drawn.
-        seed: Of the draws.
+    """Score every system on the same samples of the studies, drawn from a seed.
 
     Raises:
         DataError: If the systems were scored on different numbers of studies.
@@ -109,28 +94,12 @@ def resample(
 
 
 def bootstrap_intervals(resamples: Resamples, *, level: float = 0.95) -> dict[str, Interval]:
-    """Find how far each score moves when the studies are drawn anew.
-
-    Args:
-        resamples: Of one system.
-        level: Share of the samples that the interval holds.
-
-    Returns:
-        An interval for each metric that was computed.
-    """
+    """The percentile interval of each score that holds `level` of the samples."""
     return {metric: _interval(values, level) for metric, values in resamples.figures.items()}
 
 
 def paired_bootstrap(a: Resamples, b: Resamples, *, level: float = 0.95) -> dict[str, Difference]:
-    """Compare two systems, or one system with itself under another input, on the same studies.
-
-    Args:
-        a: Of the first system.
-        b: Of the second, with the same samples.
-        level: Share of the samples that the interval of the difference holds.
-
-    Returns:
-        The difference in each metric that was computed for both.
+    """First minus second in each metric that was computed for both, on the same samples.
 
     Raises:
         DataError: If the two were not scored on the same studies.
@@ -157,7 +126,7 @@ def paired_bootstrap(a: Resamples, b: Resamples, *, level: float = 0.95) -> dict
 
 
 def _draw_studies(num_studies: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each study is in each sample, blocks of (samples, studies)."""
+    """Yield how often each study occurs in each sample, blocks of (samples, studies)."""
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK_CELLS // num_studies)
     for start in range(0, num_samples, block):

@@ -1,4 +1,4 @@
-"""How well probabilities of labels tell which labels a study has."""
+"""Scores of predicted label probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,31 +9,29 @@ from radrep.errors import DataError
 from radrep.metrics.names import LABELS, metric_names
 
 CALIBRATION_BINS = 15  # as in Guo et al., 2017
-NEVER = 1.0  # a threshold above which no probability lies
+NEVER = 1.0  # a threshold that no probability exceeds
 MEASURES = metric_names(LABELS)
 
 
 @dataclass(frozen=True)
 class LabelScore:
-    """How well one label is told, over the studies where it is known.
+    """Scores of one label over the images where it is known.
 
-    Everything but the counts is None where the label is not both present and absent in them.
+    Everything but the counts is None unless the label is both present and absent in them.
 
     Attributes:
         name: The label.
-        num_known: Studies where it is present or absent.
-        num_present: Studies where it is present.
+        num_known: Images where it is present or absent.
+        num_present: Images where it is present.
         auroc: Area under the receiver operating characteristic.
-        average_precision: Mean of the precision at every present study; by chance it is the share
-            of the present.
+        average_precision: By chance it is the share of the present.
         brier: Mean squared distance of the probability from 1 or 0 (Brier, 1950).
-        calibration_error: Expected calibration error (Naeini et al., 2015; Guo et al., 2017): in 15
-            bins of equal width over 0 to 1, how far the mean probability is from the share of the
-            present, averaged with the number of studies in the bin.
-        threshold: The label fires where its probability is greater than this.
-        f1: F1 of the studies where it fires.
-        precision: Share of these where it is present; 0 if it fires nowhere.
-        recall: Share of the present where it fires.
+        calibration_error: Expected calibration error in 15 bins of equal width (Naeini et al.,
+            2015; Guo et al., 2017).
+        threshold: The label is predicted where its probability is greater.
+        f1: F1 of the prediction.
+        precision: Its precision, 0 if it is never predicted.
+        recall: Its recall.
     """
 
     name: str
@@ -51,20 +49,12 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Scores of several labels.
-
-    Attributes:
-        rows: One a label, in the order of the columns.
-    """
+    """Scores of several labels, in order."""
 
     rows: tuple[LabelScore, ...]
 
     def macro(self, measure: str) -> float | None:
-        """The mean of a measure over the labels that have it, None if none has.
-
-        Raises:
-            DataError: If LabelScore has no such measure.
-        """
+        """The mean of a measure over the labels that have it, None if none has."""
         if measure not in MEASURES:
             raise DataError(
                 f"'{measure}' is no measure of a label; choose from {', '.join(MEASURES)}"
@@ -74,10 +64,7 @@ class LabelScores:
         return float(np.mean(had)) if had else None
 
     def thresholds(self) -> np.ndarray:
-        """What a probability is greater than where its label fires, float32 (labels,).
-
-        That of a label which is not both present and absent is 1: it never fires.
-        """
+        """Thresholds, float32 (labels,); 1, which is never exceeded, for unscored labels."""
         found = [NEVER if row.threshold is None else row.threshold for row in self.rows]
         return np.array(found, np.float32)
 
@@ -95,9 +82,9 @@ def score_labels(
         probabilities: From 0 to 1, (n, labels); compared as float32.
         labels: 1 present, 0 absent, NaN unknown, (n, labels).
         names: Of the labels.
-        thresholds: Where each label fires, (labels,), such as were chosen on other studies. Without
-            them each label has the one of its greatest F1 on these studies, which flatters it: half
-            way between two probabilities, and the highest of several that are as good.
+        thresholds: Chosen on other data, (labels,). Without them each label has that of its
+            greatest F1 here (which is optimistic): half way between two probabilities, and the
+            highest of several that are as good.
 
     Raises:
         DataError: If the shapes do not fit, a probability is not from 0 to 1, or a label is neither
@@ -106,7 +93,7 @@ def score_labels(
     if probabilities.shape != labels.shape or labels.shape[1:] != (len(names),):
         raise DataError(
             f"probabilities {probabilities.shape}, labels {labels.shape} and {len(names)} names do "
-            "not fit: expected one row a study and one column a name in both"
+            "not fit: expected one row per image and one column per name in both"
         )
     if thresholds is not None and thresholds.shape != (len(names),):
         raise DataError(f"expected {len(names)} thresholds, one a label, got {thresholds.shape}")
@@ -164,7 +151,7 @@ def _best_threshold(scores: np.ndarray, present: np.ndarray) -> float:
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, lowest = precision_recall_curve(present, scores)
-    # What a threshold of 0 or more can let fire: no probability of 0.
+    # A threshold of at least 0 never predicts a label at probability 0.
     possible = np.flatnonzero((lowest > 0) & (recall[:-1] > 0))
     if not len(possible):
         return NEVER
@@ -172,7 +159,7 @@ def _best_threshold(scores: np.ndarray, present: np.ndarray) -> float:
     best = possible[np.flatnonzero(f1 >= f1.max() - 1e-12)[-1]]
     above = np.float32(lowest[best])
     below = np.float32(lowest[best - 1] if best else 0)
-    # Neighbouring numbers have no half way: the half would be rounded to one of them.
+    # Between neighbouring floats the middle would be rounded to one of them.
     return float(min((below + above) / 2, np.nextafter(above, below)))
 
 

@@ -1,7 +1,7 @@
-"""How varied and how long generated reports are.
+"""Diversity and length of generated reports.
 
-Word overlap alone cannot tell a model from a constant: a released model with BLEU-4 .175 on
-IU X-Ray writes 4 distinct reports for 590 studies.
+Word overlap alone does not distinguish a model from a constant: a released model with BLEU-4 .175
+on IU X-Ray writes 4 distinct reports for 590 studies.
 """
 
 from collections import Counter
@@ -13,16 +13,15 @@ from radrep.errors import DataError
 
 @dataclass(frozen=True)
 class Diversity:
-    """Variety and length of the reports written for one split, lengths in whitespace tokens.
+    """Diversity and length of the reports of one split, lengths in whitespace tokens.
 
     Attributes:
-        num_reports: How many were written.
-        num_distinct: How many of them differ, white space aside.
-        most_frequent: The text written most often (of several, the one met first).
-        most_frequent_share: Share of the studies that got it, 0 to 1.
-        length_ratio: Mean length over mean reference length. It is the ratio of the sums, which
-            BLEU's brevity penalty looks at, and not the mean of ratios, which a few short
-            references would decide.
+        num_reports: Reports.
+        num_distinct: Distinct reports, white space aside.
+        most_frequent: The most frequent one (of several, the first).
+        most_frequent_share: Its share of the studies, 0 to 1.
+        length_ratio: Mean length over mean reference length: the ratio of the sums, as in BLEU's
+            brevity penalty, since a few short references would decide a mean of ratios.
         mean_length: Mean length of a generated report.
         min_length: Length of the shortest.
         max_length: Length of the longest.
@@ -42,10 +41,6 @@ class Diversity:
 
 def measure_diversity(references: Sequence[str], hypotheses: Sequence[str]) -> Diversity:
     """Count distinct reports and compare lengths with the references.
-
-    Args:
-        references: Reference reports as scored.
-        hypotheses: Generated reports as scored, in the same order.
 
     Raises:
         DataError: If there is no report, the numbers differ, or no reference has a word.

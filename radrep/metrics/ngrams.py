@@ -1,8 +1,7 @@
 """N-grams of texts counted once, and what BLEU and CIDEr find in common between them.
 
-All systems on the same references, and all protocols, share one table of counts, in which a text
-that occurs again has one row. Whatever depends on the references alone is computed once as well;
-after that a system costs a few array operations over the n-grams of its reports.
+All systems and protocols share one table of counts, in which equal texts have one row. What depends
+on the references alone is computed once; then a system costs a few array operations.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,9 +19,6 @@ class NgramTable:
 
     An entry is an n-gram of a text with its count; entries are sorted by text and then by n-gram.
     An n-gram is an integer below num_ngrams.
-
-    Args:
-        texts: Texts of whitespace tokens; those that occur again are left out.
 
     Attributes:
         lengths: Tokens of each text, (t,).
@@ -79,19 +75,12 @@ class NgramTable:
         return np.array([self._row[text] for text in texts], dtype=np.int64)
 
     def entries_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The entries of some texts.
-
-        Args:
-            rows: Rows of the texts, (n,).
-
-        Returns:
-            For each entry its place in `rows` and its number in the table, (k,) both.
-        """
+        """Entries of some rows: place in `rows` and number in the table of each, (k,) both."""
         starts = np.concatenate([[0], self.ends])[rows]
         return _spread(starts, self.ends[rows] - starts)
 
     def totals(self, rows: np.ndarray) -> np.ndarray:
-        """How many 1-grams to 4-grams texts have, repeated ones too: (n,) -> (n, 4)."""
+        """Numbers of 1-grams to 4-grams, repeated ones too: (n,) -> (n, 4)."""
         return np.maximum(0, self.lengths[rows][:, np.newaxis] - np.arange(MAX_N))
 
 
@@ -101,9 +90,7 @@ class ReferenceNgrams:
     CIDEr is the CIDEr-D form (Vedantam et al., 2015) with the inverse document frequencies of
     these references, as pycocoevalcap computes it.
 
-    Args:
-        table: Counts of the references and of all reports that will be scored on them.
-        references: The references, repeated ones too.
+    The table counts the references and all reports scored on them.
     """
 
     def __init__(self, table: NgramTable, references: Sequence[str]) -> None:
@@ -128,15 +115,7 @@ class ReferenceNgrams:
     def score_pairs(
         self, reference_rows: np.ndarray, hypothesis_rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compare reports with one reference each.
-
-        Args:
-            reference_rows: Rows of the references in the table, (n,).
-            hypothesis_rows: Rows of the reports, (n,).
-
-        Returns:
-            Clipped n-gram matches, (n, 4), and CIDEr, (n,).
-        """
+        """Clipped n-gram matches, (n, 4), and CIDEr, (n,), of reports with one reference each."""
         table = self._table
         pairs, own = table.entries_of(hypothesis_rows)
         wanted = reference_rows[pairs] * table.num_ngrams + table.ngrams[own]
@@ -159,9 +138,6 @@ class ReferenceNgrams:
 
         The length penalty depends on two lengths alone. So for all reports of one length, what an
         n-gram adds to CIDEr is summed over the references only once.
-
-        Args:
-            rows: Rows of the reports in the table, (m,).
 
         Returns:
             Clipped n-gram matches summed over the references, (m, 4), and mean CIDEr, (m,).
@@ -198,14 +174,10 @@ class ReferenceNgrams:
         return matches, 10 * cosines.mean(axis=1) / self._repeats.sum()
 
     def _holders(self, ngrams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Which distinct references hold some n-grams.
-
-        Args:
-            ngrams: N-grams, (m,).
+        """The distinct references that hold some n-grams.
 
         Returns:
-            For each reference that holds one: the place of the n-gram, the place of the reference
-            and the number of its entry, (k,) each.
+            For each: place of the n-gram, place of the reference and number of its entry, (k,).
         """
         entry_ngrams = self._table.ngrams[self._entries]
         order = np.argsort(entry_ngrams, kind="stable")

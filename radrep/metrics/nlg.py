@@ -1,11 +1,9 @@
 """BLEU, METEOR, ROUGE-L and CIDEr with pycocoevalcap's values, on whitespace tokens.
 
-pycocoevalcap's METEOR program is run; its other scorers are written anew, since they count every
-reference again for every system.
-
-Each score comes with what a bootstrap needs to compute it again for any sample of the studies:
-BLEU's and METEOR's counts a report (both are figures of the whole corpus, not means over
-reports), ROUGE-L's and CIDEr's values a report.
+pycocoevalcap's METEOR program is run; its other scorers would count every reference again for every
+system. Each score comes with the statistics from which a bootstrap computes it for any sample of
+the studies: counts per report for BLEU and METEOR, which are scores of the whole corpus, and values
+per report for ROUGE-L and CIDEr.
 """
 
 import subprocess
@@ -33,13 +31,13 @@ _NUM_METEOR_COUNTS = 23
 
 @dataclass(frozen=True)
 class BleuCounts:
-    """What corpus BLEU needs of each report, n reports.
+    """Statistics of corpus BLEU of n reports.
 
     Attributes:
-        matches: Clipped n-gram matches for 1-grams to 4-grams, (n, 4).
-        totals: N-grams of the generated report, (n, 4).
-        lengths: Tokens of the generated report, (n,).
-        reference_lengths: Tokens of the reference, (n,).
+        matches: Clipped matches of 1-grams to 4-grams, (n, 4).
+        totals: N-grams of the generated reports, (n, 4).
+        lengths: Their tokens, (n,).
+        reference_lengths: Tokens of the references, (n,).
     """
 
     matches: np.ndarray
@@ -53,12 +51,11 @@ class NlgScores:
     """Scores of n generated reports.
 
     Attributes:
-        corpus: One figure for each of METRICS; "meteor" is None where it was not computed.
+        corpus: A score for each of METRICS; "meteor" is None where it was not computed.
         per_report: Values of single reports, (n,), for "meteor" (where computed), "rouge_l"
-            and "cider". The mean is the corpus figure, except for METEOR.
-        bleu_counts: BLEU's counts a report.
-        meteor_counts: METEOR's sufficient statistics a report, as `corpus_meteor` takes them,
-            (n, 23), or None.
+            and "cider". Their mean is the corpus score, except for METEOR.
+        bleu_counts: Statistics of BLEU.
+        meteor_counts: Statistics of METEOR for `corpus_meteor`, (n, 23), or None.
         notes: Lines for the reader, such as why METEOR is missing.
     """
 
@@ -73,11 +70,9 @@ class NlgScores:
         return self.bleu_counts.reference_lengths
 
     def statistics(self) -> np.ndarray:
-        """What the figures of any sample of the reports are summed from.
+        """Statistics whose sum over a sample of reports gives its scores, (n, 12 or 35).
 
-        Returns:
-            Columns: BLEU matches (4) and totals (4), lengths (2), ROUGE-L, CIDEr, then METEOR's 23
-            counts where they exist; (n, 12 or 35).
+        BLEU matches (4) and totals (4), lengths (2), ROUGE-L, CIDEr, then METEOR's 23 if computed.
         """
         bleu = self.bleu_counts
         columns = [
@@ -93,15 +88,7 @@ class NlgScores:
         return np.concatenate(columns, axis=1).astype(np.float64)
 
     def figures(self, sums: np.ndarray, num_studies: int) -> dict[str, np.ndarray]:
-        """Corpus scores of s samples of reports.
-
-        Args:
-            sums: Summed statistics, (s, 12 or 35).
-            num_studies: Reports in each sample.
-
-        Returns:
-            (s,) for each metric that was computed, in the order of METRICS.
-        """
+        """Corpus scores of s samples of num_studies reports, (s,) each, from summed statistics."""
         bleu = corpus_bleu(sums[:, 0:4], sums[:, 4:8], sums[:, 8], sums[:, 9])
         figures = {f"bleu{k + 1}": bleu[:, k] for k in range(MAX_N)}
         if sums.shape[1] > 12:
@@ -111,11 +98,7 @@ class NlgScores:
         return figures
 
     def part(self, kept: np.ndarray) -> dict[str, float]:
-        """Corpus scores of some of the reports, CIDEr with the frequencies of all.
-
-        Args:
-            kept: Which reports, (n,) of bool, at least one.
-        """
+        """Corpus scores of the reports in a mask, (n,), CIDEr with the frequencies of all."""
         sums = self.statistics()[kept].sum(axis=0, keepdims=True)
         return {name: float(v[0]) for name, v in self.figures(sums, int(kept.sum())).items()}
 
@@ -126,16 +109,7 @@ def score_nlg(
     *,
     meteor: Literal["auto", "skip"] = "auto",
 ) -> NlgScores:
-    """Score the generated reports of one system against one reference each.
-
-    Args:
-        references: Reference reports.
-        hypotheses: Generated reports, in the same order.
-        meteor: As in `score_systems`.
-
-    Raises:
-        DataError: As in `score_systems`.
-    """
+    """Score the generated reports of one system as `score_systems` does."""
     return score_systems({"generated": (references, hypotheses)}, meteor=meteor)["generated"]
 
 
@@ -151,10 +125,9 @@ def score_systems(
     frequencies of the references scored.
 
     Args:
-        systems: References and generated reports in one order, by a name of the caller's.
-        meteor: "auto" computes METEOR if Java runs and otherwise says in the notes why not;
-            "skip" leaves it out. Its Java program loads tables for 5 to 15 seconds before the
-            first report, so score together what is scored at all.
+        systems: References and generated reports in one order, by a name.
+        meteor: "auto" computes METEOR if Java runs and otherwise notes why not; "skip" leaves it
+            out. Its Java program loads tables for 5 to 15 seconds, so score all systems together.
 
     Raises:
         DataError: If a system has no report, its numbers of references and reports differ, or
@@ -190,18 +163,9 @@ def score_systems(
 def corpus_bleu(
     matches: np.ndarray, totals: np.ndarray, lengths: np.ndarray, reference_lengths: np.ndarray
 ) -> np.ndarray:
-    """Compute BLEU-1 to BLEU-4 from counts summed over a corpus, for s samples at once.
+    """BLEU-1 to BLEU-4, (..., 4), from the sums of `BleuCounts` over a corpus.
 
     Papineni et al., 2002, with the tiny constants by which pycocoevalcap avoids zero divisions.
-
-    Args:
-        matches: Clipped n-gram matches, (..., 4).
-        totals: N-grams of the generated reports, (..., 4).
-        lengths: Tokens of the generated reports, (...).
-        reference_lengths: Tokens of the references, (...).
-
-    Returns:
-        BLEU-1 to BLEU-4, (..., 4).
     """
     precisions = (matches + 1e-15) / (totals + 1e-9)
     means = np.cumprod(precisions, axis=-1) ** (1 / np.arange(1, MAX_N + 1))
@@ -211,18 +175,11 @@ def corpus_bleu(
 
 
 def corpus_meteor(counts: np.ndarray) -> np.ndarray:
-    """Compute METEOR from its sufficient statistics, of one report or summed over many.
+    """METEOR, (...), from its statistics of one report or summed over many, (..., 23).
 
-    Denkowski and Lavie, 2014. The order of the statistics is that of METEOR 1.5: lengths of
-    hypothesis and reference, function words of both, then for each of four stages the matched
-    content words and the matched function words of both, then chunks (0 for a perfect match) and
-    matched words of both.
-
-    Args:
-        counts: Sufficient statistics, (..., 23).
-
-    Returns:
-        METEOR, (...).
+    Denkowski and Lavie, 2014. The order is that of METEOR 1.5: lengths of hypothesis and reference,
+    function words of both, then for each of four stages the matched content words and the matched
+    function words of both, then chunks (0 for a perfect match) and matched words of both.
     """
     counts = np.asarray(counts, dtype=np.float64)
     words, function_words = counts[..., 0:2], counts[..., 2:4]  # (..., 2): hypothesis, reference
@@ -245,7 +202,7 @@ def corpus_meteor(counts: np.ndarray) -> np.ndarray:
 def _tokenise(
     name: str, references: Sequence[str], hypotheses: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Check one system's texts and join their tokens by single spaces."""
+    """The texts of one system, checked, their tokens joined by single spaces."""
     if len(references) != len(hypotheses):
         raise DataError(
             f"{name}: {len(references)} references but {len(hypotheses)} generated reports; "
@@ -316,17 +273,14 @@ def _collect(
 
 
 class _MeteorUnavailableError(Exception):
-    """Why METEOR cannot be computed here; the user need not do anything about it."""
+    """The reason why METEOR cannot be computed."""
 
 
 def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Let METEOR's Java program align every (reference, hypothesis), in one run.
+    """Statistics of every (reference, hypothesis), (n, 23), from one run of METEOR's program.
 
-    pycocoevalcap's own wrapper talks to the program line by line through pipes, which it leaves
-    open and which block when the program dies; it also cannot give the counts.
-
-    Returns:
-        Sufficient statistics, (n, 23).
+    pycocoevalcap's own wrapper uses pipes line by line, which block when the program dies, and does
+    not return the statistics.
     """
     jar = Path(meteor_wrapper.__file__).with_name(meteor_wrapper.METEOR_JAR)
     command = ["java", "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
@@ -352,15 +306,15 @@ def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     except OSError as error:
         raise _MeteorUnavailableError(f"`java` cannot be started ({error})") from error
     except subprocess.TimeoutExpired:
-        raise _MeteorUnavailableError(f"java gave no answer in {timeout_s} s") from None
+        raise _MeteorUnavailableError(f"java did not answer in {timeout_s} s") from None
     # A Java virtual machine may write warnings of its own between the answers.
     fields = [line.split() for line in done.stdout.splitlines()]
     rows = [row for row in fields if len(row) == _NUM_METEOR_COUNTS]
     if done.returncode != 0 or len(rows) != len(lines):
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise _MeteorUnavailableError(
             f"java ended with code {done.returncode} after {len(rows)} of {len(lines)} reports; "
-            f"it said: {said}. `java -version` tells whether the runtime works"
+            f"last output: {last}. Test the runtime with `java -version`"
         )
     counts = np.array(rows, dtype=np.float64)
     # METEOR leaves the one chunk of a perfect match out of its sums and its penalty.
@@ -371,5 +325,5 @@ def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
 
 
 def _drop_separators(text: str) -> str:
-    """Drop "|||", which separates the fields of a line; the wrapper drops it as well."""
+    """The text without "|||", which separates fields; pycocoevalcap drops it as well."""
     return " ".join(text.replace("|||", "").split())

@@ -1,7 +1,7 @@
-"""What exactly is scored: raw reference and generated reports -> strings of whitespace tokens.
+"""Protocols of scoring: raw reference and generated reports -> strings of whitespace tokens.
 
-A figure of this field depends more on text processing than on the model, so a score always
-carries the name of its protocol:
+Scores of this field depend more on text processing than on the model, so each carries the name of
+its protocol:
 
 - `published` (the R2Gen family): references are cleaned, words outside the training vocabulary
   become <unk>, and what exceeds the training length is cut off.
@@ -9,7 +9,7 @@ carries the name of its protocol:
   length in sub-words of the language model.
 - `full` (ours): references are cleaned and complete.
 
-Generated reports are treated alike in all: they are scored as decoded.
+Generated reports are scored as decoded in all of them.
 """
 
 import re
@@ -18,19 +18,18 @@ from dataclasses import dataclass
 
 UNKNOWN = "<unk>"
 
-# A run of full stops that sticks to the end of a word, as in "clear." or "clear..".
-# "2.5" keeps its point, and full stops that stand alone are left as they were decoded.
+# A run of full stops at the end of a word, as in "clear." or "clear.."; not in "2.5" or alone.
 _STICKING_FULL_STOPS = re.compile(r"(?<=[^\s.])\.+(?=\s|$)")
 
 
 @dataclass(frozen=True)
 class References:
-    """Reference reports as one protocol scores them.
+    """References of one protocol.
 
     Attributes:
         protocol: "published", "published_llm" or "full".
-        texts: One string of tokens joined by single spaces a report, in the order given.
-        num_cut: Reports that lost words to the length limit; always 0 under `full`.
+        texts: The references, tokens joined by single spaces.
+        num_cut: References cut by the length limit; 0 under `full`.
     """
 
     protocol: str
@@ -74,13 +73,7 @@ def published_references(
 def published_llm_references(
     reports: Sequence[str], *, clean: Callable[[str], str], shorten: Callable[[str], str]
 ) -> References:
-    """Prepare references as R2GenGPT and its descendants do.
-
-    Args:
-        reports: Raw reports.
-        clean: The cleaner of the data set.
-        shorten: Cuts a cleaned report to the training length in sub-words: text to text.
-    """
+    """Prepare references as R2GenGPT does; `shorten` cuts them to the length in sub-words."""
     whole = [" ".join(clean(report).split()) for report in reports]
     texts = [" ".join(shorten(text).split()) for text in whole]
     num_cut = sum(text != cut for text, cut in zip(whole, texts, strict=True))
@@ -88,29 +81,19 @@ def published_llm_references(
 
 
 def full_references(reports: Sequence[str], *, clean: Callable[[str], str]) -> References:
-    """Clean the references and keep every word of them.
-
-    Args:
-        reports: Raw reports.
-        clean: The cleaner of the data set.
-    """
+    """Clean the references and keep every word."""
     return References("full", [" ".join(clean(report).split()) for report in reports], 0)
 
 
 def scored_predictions(
     reports: Sequence[str], *, clean: Callable[[str], str] | None = None
 ) -> list[str]:
-    """Prepare generated reports for scoring, under either protocol.
+    """Prepare generated reports for scoring under any protocol.
 
-    A report is scored as it was decoded: no cleaning, no change of case, no cut. Only white
-    space is collapsed, and full stops that stick to a word become a token of their own
-    ("clear." -> "clear ."), because the cleaners write them so in every reference and reports
-    of another program, written as usual, would miss every sentence end. A report decoded from
-    a vocabulary of cleaned words has none of these and comes back unchanged.
-
-    Args:
-        reports: Generated reports, decoded by radrep or written by another program.
-        clean: Put every report through this cleaner first; by default none is.
+    No cleaning (unless `clean` is given), no change of case, no cut. White space is collapsed, and
+    a full stop at the end of a word becomes a token ("clear." -> "clear ."), as in all cleaned
+    references: reports of other programs would otherwise miss every sentence end. Reports decoded
+    from a vocabulary of cleaned words are unchanged.
     """
     texts = reports if clean is None else [clean(report) for report in reports]
     return [" ".join(_STICKING_FULL_STOPS.sub(" .", text).split()) for text in texts]

@@ -19,12 +19,9 @@ def count_words(text: str) -> int:
 class CommonSubsequences:
     """The longest common subsequences of any text with fixed ones.
 
-    All come from one bit-parallel pass over the words of the text (Hyyro, 2004): each fixed text
-    is a run of bits in one long integer, a zero bit marking a matched word, and one spare bit ends
-    each run to catch the carry of the sum.
-
-    Args:
-        texts: The fixed texts, tokens joined by single spaces.
+    One bit-parallel pass over the words of the text (Hyyro, 2004): each fixed text, tokens joined
+    by single spaces, is a run of bits in one long integer, a zero bit marking a matched word, and
+    a spare bit ends each run to catch the carry of the sum.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -61,16 +58,7 @@ class CommonSubsequences:
 def rouge_l(
     common: np.ndarray, reference_lengths: np.ndarray, lengths: np.ndarray | int
 ) -> np.ndarray:
-    """Compute ROUGE-L from the lengths of longest common subsequences.
-
-    Args:
-        common: Words in common, (n,).
-        reference_lengths: Words of the references as `count_words` counts them, (n,).
-        lengths: Words of the reports, (n,) or one number.
-
-    Returns:
-        F-measures, (n,).
-    """
+    """ROUGE-L, (n,), from longest common subsequences and lengths as `count_words` counts them."""
     precision, recall = common / lengths, common / reference_lengths
     weighted_sum = recall + _BETA**2 * precision
     weighted_sum[common == 0] = 1.0  # such a pair scores 0

@@ -1,10 +1,14 @@
 """MODEL_CARD.md: data, training, scores and limits of a model."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from radrep.build import label_source
+from radrep.metrics.bootstrap import Interval
+from radrep.metrics.classification import LabelScores
 from radrep.metrics.names import FINDINGS_F1, METRICS
+from radrep.metrics.scorecard import Scorecard, ScoreTable
 from radrep.recipe.recipe import Recipe
 
 MODEL_CARD = "MODEL_CARD.md"
@@ -36,12 +40,34 @@ _DISCRIMINATOR_LIMITS = f"""## Limits
 """
 
 
-def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: str = "") -> str:
+@dataclass(frozen=True)
+class ReportEvaluation:
+    """What a card shows of an evaluation of reports."""
+
+    split: str
+    ids_sha256: str
+    decode: Mapping[str, Any]
+    card: Scorecard
+
+
+@dataclass(frozen=True)
+class LabelEvaluation:
+    """What a card shows of an evaluation of a discriminator."""
+
+    split: str
+    num_studies: int
+    num_images: int
+    scores: LabelScores
+
+
+def describe_model(
+    recipe: Recipe, evaluated: ReportEvaluation | LabelEvaluation | None, reached: str = ""
+) -> str:
     """Write a model card in Markdown.
 
     Args:
         recipe: The recipe of its run.
-        scores: Content of scores-<split>.json; None before any evaluation.
+        evaluated: Its scores; None before any evaluation.
         reached: The best validation score of training, shown before any evaluation.
     """
     data, model = recipe.data, recipe.model
@@ -69,13 +95,15 @@ def describe_model(recipe: Recipe, scores: Mapping[str, Any] | None, reached: st
         "## Scores",
         "",
     ]
-    if scores is None:
+    if evaluated is None:
         lines.append(reached)
         if recipe.task == "train":
             lines += ["", "Not evaluated yet: `radrep eval` writes its scores here."]
         lines.append("")
+    elif isinstance(evaluated, LabelEvaluation):
+        lines += _label_scores(evaluated)
     else:
-        lines += _label_scores(scores) if labels else _scores(scores)
+        lines += _scores(evaluated)
     return "\n".join(lines) + "\n" + (_DISCRIMINATOR_LIMITS if labels else _LIMITS)
 
 
@@ -88,51 +116,47 @@ def _hub_revisions(section: Mapping[str, Any]) -> Iterator[str]:
             yield from _hub_revisions(value)
 
 
-def _label_scores(scores: Mapping[str, Any]) -> list[str]:
+def _label_scores(found: LabelEvaluation) -> list[str]:
     lines = [
-        f"Split `{scores['split']}`, {scores['num_studies']} studies with "
-        f"{scores['num_images']} images. Thresholds were chosen on validation.",
+        f"Split `{found.split}`, {found.num_studies} studies with {found.num_images} images. "
+        "Thresholds were chosen on validation.",
         "",
         "| label | known | present | AUROC | average precision | F1 |",
         "|---|---|---|---|---|---|",
     ]
-    for row in scores["labels"]:
-        figures = [row[name] for name in ("auroc", "average_precision", "f1")]
-        shown = ["-" if value is None else f"{value:.3f}" for value in figures]
-        counts = [str(row["num_known"]), str(row["num_present"])]
-        lines.append(f"| {' | '.join([row['name'], *counts, *shown])} |")
+    for row in found.scores.rows:
+        scores = [_cell(value) for value in (row.auroc, row.average_precision, row.f1)]
+        cells = [row.name, str(row.num_known), str(row.num_present), *scores]
+        lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _scores(scores: Mapping[str, Any]) -> list[str]:
-    decode = [f"{key} {value}" for key, value in scores["decode"].items() if value is not None]
+def _scores(found: ReportEvaluation) -> list[str]:
+    decode = [f"{key} {value}" for key, value in found.decode.items() if value is not None]
     lines = [
-        f"Split `{scores['split']}`, {scores['num_studies']} studies (SHA-256 of their ids "
-        f"`{scores['ids_sha256']}`); 95 % bootstrap intervals over studies.",
+        f"Split `{found.split}`, {found.card.num_studies} studies (SHA-256 of their ids "
+        f"`{found.ids_sha256}`); 95 % bootstrap intervals over studies.",
         f"Decoding: {', '.join(decode)}.",
         "",
     ]
-    for protocol, scored in scores["protocols"].items():
-        cut = scored["references_cut"]
-        cut_text = f", {cut} references cut" if cut else ""
-        tokenizer = f" by the tokenizer of {scored['tokenizer']}" if scored["tokenizer"] else ""
-        lines += [f"Protocol `{protocol}`{cut_text}{tokenizer}:", "", *_table(scored, _METRICS), ""]
-    return [*lines, "Findings F1 (rules):", "", *_table(scores["findings"], _FINDINGS), ""]
+    for scored in found.card.protocols:
+        cut = f", {scored.num_cut} references cut" if scored.num_cut else ""
+        tokenizer = f" by the tokenizer of {scored.tokenizer}" if scored.tokenizer else ""
+        lines += [f"Protocol `{scored.protocol}`{cut}{tokenizer}:", "", *_table(scored, _METRICS)]
+        lines.append("")
+    return [*lines, "Findings F1 (rules):", "", *_table(found.card.findings, _FINDINGS), ""]
 
 
-def _table(scored: Mapping[str, Any], metrics: tuple[str, ...]) -> list[str]:
+def _table(scored: ScoreTable, metrics: tuple[str, ...]) -> list[str]:
     titles = [METRICS[metric].title for metric in metrics]
     lines = [f"| system | {' | '.join(titles)} |", "|---" * (len(metrics) + 1) + "|"]
-    for system in scored["systems"]:
-        cells = [
-            _cell(system["scores"].get(metric), system["intervals"].get(metric))
-            for metric in metrics
-        ]
-        lines.append(f"| {system['name']} | {' | '.join(cells)} |")
+    for system in scored.systems:
+        cells = [_cell(system.scores.get(key), system.intervals.get(key)) for key in metrics]
+        lines.append(f"| {system.name} | {' | '.join(cells)} |")
     return lines
 
 
-def _cell(value: float | None, interval: tuple[float, float] | None) -> str:
+def _cell(value: float | None, interval: Interval | None = None) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return f"{value:.3f}" + (f" [{interval.low:.3f}, {interval.high:.3f}]" if interval else "")
