@@ -52,9 +52,7 @@ _Ids = dict[str, tuple[str, ...]]
 class ColumnNames:
     """Columns of report files as the user names them; None for the usual names.
 
-    Attributes:
-        id: Column of ids, in every file that has it.
-        text: Column of the reports in files of predictions.
+    The column of ids is used in every file that has it, that of texts in predictions.
     """
 
     id: str | None = None
@@ -63,13 +61,13 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Reports of another program.
+    """Reports of another program by id, "" where there is none.
 
     Attributes:
         path: The file.
         source: The form that was recognised: "CSV table", "ReXrank JSON", ...
         kind: Column of the ids.
-        reports: Report by id in the order of the file, "" where there is none.
+        reports: In the order of the file.
         notes: Lines for the user.
     """
 
@@ -82,16 +80,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class References:
-    """References of one split, and the texts of the others where the file has them.
+    """Raw references of one split (None without splits), and reports of the others if available.
 
     Attributes:
-        path: The file or folder.
         source: The form: "R2Gen annotation.json", "prepared folder", ...
-        split: The split, None where the file has none.
-        ids: The ids of the split in order.
-        reports: Its raw references.
-        train_reports: Raw reports of the training part, repeated ones too.
-        val_reports: Raw reports of the validation part.
+        ids: The ids of the split in order, `reports` beside them.
+        train_reports: Raw reports of training, repeated ones too.
         ids_by_kind: Every kind of id of a reference, `ids` among them.
         without_text: Ids by kind of the studies of the split that lack the target text.
         notes: Lines for the user.
@@ -112,12 +106,7 @@ class References:
 def read_predictions(
     path: Path, *, target: str = "findings", columns: ColumnNames | None = None
 ) -> Predictions:
-    """Read the reports of another program.
-
-    Args:
-        path: The file.
-        target: The section that was to be written, for files with a column of that name.
-        columns: Which columns hold ids and reports.
+    """Read reports of another program; target names the section where a column does.
 
     Raises:
         DataError: If the file cannot be read, has no column of ids or of reports, or gives one id
@@ -129,9 +118,7 @@ def read_predictions(
     texts, notes = _read_texts(file, None, _PREDICTED, target, columns.text)
     # "id" late: it may be the number of the row.
     ids = _read_ids(file, None, (plain(columns.id),) if columns.id else _PREDICTED_IDS)
-    kind, kept = _distinct_rows(path, ids, texts)
-    if len(kept) < len(texts):
-        notes.append(f"{path.name}: {len(texts) - len(kept)} repeated rows are counted once")
+    kind, kept = _distinct_rows(path, ids, texts, notes)
     texts = [texts[row] for row in kept]
     if num := sum(not text.strip() for text in texts):
         notes.append(f"{num} of {len(texts)} predictions are empty; they are scored as such")
@@ -160,7 +147,7 @@ def read_references(
         path: The folder or the file.
         split: "train", "val" or "test"; by default test, or val where there is no test study.
         target: The section to score, "findings", "impression" or "both".
-        columns: Which column holds the ids, if the file has it.
+        columns: Its id column is used if the file has it.
 
     Raises:
         DataError: If it cannot be read, has no such split, no column of ids or of reports, or
@@ -175,9 +162,7 @@ def read_references(
     texts, more = _read_texts(file, name, _REFERENCE, target, None)
     named = plain(columns.id) if columns and columns.id else ""
     ids = _read_ids(file, name, (named,) if named in file.columns else ID_COLUMNS)
-    kind, kept = _distinct_rows(path, ids, texts)
-    if len(kept) < len(texts):
-        more.append(f"{path.name}: {len(texts) - len(kept)} repeated references are counted once")
+    kind, kept = _distinct_rows(path, ids, texts, more)
     empty = {row for row in kept if not texts[row].strip()}
     if file.by_key and empty:
         more.append(f"{len(empty)} of {len(kept)} references are empty; they are scored as such")
@@ -214,10 +199,10 @@ def align(
     `_common_spelling`. Predictions for studies without the target text are not used.
 
     Returns:
-        A report for each reference, and notes on how they were matched.
+        A report for each reference, and notes.
 
     Raises:
-        DataError: If the ids differ, with how many do and which.
+        DataError: If the ids differ; it lists them.
     """
     given, best = predictions.reports, None
     for spell in (str, _common_spelling):
@@ -324,12 +309,16 @@ def _read_ids(file: ReportFile, split: str | None, wanted: Sequence[str]) -> _Id
     return filled
 
 
-def _distinct_rows(path: Path, ids: _Ids, texts: Sequence[str]) -> tuple[str, list[int]]:
+def _distinct_rows(
+    path: Path, ids: _Ids, texts: Sequence[str], notes: list[str]
+) -> tuple[str, list[int]]:
     """The first kind of id that distinguishes the rows, and the rows, repeated ones once."""
     places: dict[object, int] = {}
     for place, row in enumerate(zip(*ids.values(), texts, strict=True)):
         places.setdefault(row, place)
     kept = list(places.values())
+    if len(kept) < len(texts):
+        notes.append(f"{path.name}: {len(texts) - len(kept)} repeated rows are counted once")
     for kind, found in ids.items():
         if len({found[row] for row in kept}) == len(kept):
             return kind, kept

@@ -1,8 +1,6 @@
 """Rows of a file of reports, whatever its form; see `radrep.evaluation.predictions`."""
 
-import csv
 import gzip
-import io
 import json
 import math
 import re
@@ -13,20 +11,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from radrep.data.study import SPLIT_NAMES
 from radrep.errors import DataError
+from radrep.preparation.sources.tables import stream_cells
 
 KEY = "key"  # stands for the keys of JSON
 ID_COLUMNS = (KEY, "id", "studyid", "dicomid", "imageid", "uid", "subjectid")  # plain names
-_SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 _WRAPPERS = {"predictions", "references", "results", "reports", "data", "studies"}
 _REXRANK = {"sectionfindings", "modelprediction", "keyimagepath"}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _GZIP = b"\x1f\x8b"
-_DELIMITERS = ",\t;|"
 
 Row = Mapping[str, Any]
 _Parts = dict[str | None, list[Any]]
@@ -73,7 +67,7 @@ class ReportFile:
                 raise DataError(
                     f"{self.where(None, place)}: it has no split, though the file has splits"
                 )
-            parts.setdefault(_SPLITS.get(split, split), []).append(row)
+            parts.setdefault(SPLIT_NAMES.get(split, split), []).append(row)
         return replace(self, parts=parts)
 
 
@@ -88,7 +82,7 @@ def read_file(path: Path) -> ReportFile:
     if text.lstrip()[:1] in ("{", "["):
         form, raw = _read_json(text, path)
     else:
-        form, raw = "CSV table", {None: list(_read_table(text, path))}
+        form, raw = "CSV table", {None: [*_read_table(text, path)]}
     columns: dict[str, str] = {}
     parts = {split: _plain_rows(rows, columns, path) for split, rows in raw.items()}
     if not any(parts.values()):
@@ -199,19 +193,19 @@ def _find_rows(value: Any, path: Path) -> tuple[str, _Parts]:
     known = {
         key: held
         for key, held in value.items()
-        if isinstance(held, (list, dict)) and plain(key) in _WRAPPERS | _SPLITS.keys()
+        if isinstance(held, (list, dict)) and plain(key) in _WRAPPERS | SPLIT_NAMES.keys()
     }
     if not known and any(plain(key) in ID_COLUMNS and cell_id(value[key]) for key in value):
         return "JSONL", {None: [value]}  # of one line
     if not known:
         return "JSON by id", {None: [_keyed(key, held, path) for key, held in value.items()]}
-    if all(plain(key) in _SPLITS for key in known):
+    if all(plain(key) in SPLIT_NAMES for key in known):
         parts: _Parts = {}
         for key, held in known.items():
             inner = _find_rows(held, path)[1]
             if None not in inner:
                 raise DataError(f"{path}: '{key}' contains splits; expected a list of reports")
-            parts.setdefault(_SPLITS[plain(key)], []).extend(inner[None])
+            parts.setdefault(SPLIT_NAMES[plain(key)], []).extend(inner[None])
         return "JSON by split", parts
     if len(known) > 1:
         raise DataError(f"{path} has several lists of reports ({', '.join(known)}); keep one")
@@ -226,30 +220,12 @@ def _keyed(key: str, value: Any, path: Path) -> dict[str, Any]:
     return {KEY: key, "report": value}
 
 
-def _read_table(text: str, path: Path) -> Iterator[dict[str, str]]:
-    first = text.split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        named = [name for name in header if name]
-        if twice := [name for name in named if named.count(name) > 1]:
-            raise DataError(f"{path} has two columns '{twice[0]}'; keep one")
-        while True:
-            line = reader.line_num + 1
-            row = next(reader, None)
-            if row is None:
-                return
-            if row and len(row) != len(header):
-                raise DataError(
-                    f"{path}, line {line}: {len(row)} values, but the header names "
-                    f"{len(header)} columns"
-                )
-            if row:
-                yield {name: cell for name, cell in zip(header, row, strict=True) if name}
-    except csv.Error as error:
-        raise DataError(f"{path}, line {line}: not a row of a table ({error})") from error
+def _read_table(text: str, path: Path) -> list[dict[str, str]]:
+    names = [name.strip(' "\r') for name in re.split(r"[,;|\t]", text.split("\n", 1)[0])]
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise DataError(f"{path} has two columns '{twice[0]}'; keep one")
+    rows = stream_cells(path)
+    return [{name: cell for name, cell in cells.items() if name} for _, cells in rows]
 
 
 def _plain_rows(rows: list[Any], columns: dict[str, str], path: Path) -> list[Row]:
