@@ -22,15 +22,7 @@ from radrep.data.manifest import read_shards
 from radrep.data.store import PreparedStudies
 from radrep.data.text import TARGETS, target_text
 from radrep.errors import DataError
-from radrep.evaluation.report_files import (
-    ID_COLUMNS,
-    KEY,
-    ReportFile,
-    cell_id,
-    cell_text,
-    plain,
-    read_file,
-)
+from radrep.evaluation.report_files import ID_COLUMNS, KEY, ReportFile, cell_text, plain, read_file
 
 # Columns in the order of preference, by their plain names: small letters and digits.
 _PREDICTED_IDS = (KEY, "studyid", "dicomid", "imageid", "uid", "id", "subjectid")
@@ -291,12 +283,8 @@ def _read_texts(
 
 def _read_ids(file: ReportFile, split: str | None, wanted: Sequence[str]) -> _Ids:
     """The columns of ids that have one in every row, the preferred one first."""
-    rows = file.parts[split]
-    found = {
-        file.columns[name]: tuple(cell_id(row.get(name)) for row in rows)
-        for name in wanted
-        if name in file.columns
-    }
+    present = [name for name in wanted if name in file.columns]
+    found = {file.columns[name]: file.ids(split, name) for name in present}
     if not found:
         raise DataError(
             f"{file.path} ({file.form}) has no column of ids ({', '.join(wanted)}); its "
