@@ -44,14 +44,9 @@ class Shard:
     """Counts of one shard; one without studies has no file.
 
     Attributes:
-        split: Its split.
-        index: Its number in the split.
-        studies: Studies in it.
-        images: Images in it.
-        num_square: Images that were squares in the source.
+        num_square: Images that are squares in the source.
         left_out: (what, reason) pairs of images and studies that would have been in it.
         sha256: Of the file, in hexadecimal; empty until it is written.
-        num_bytes: Size of the file.
         planned: Studies of the source assigned to it, those left out too.
     """
 

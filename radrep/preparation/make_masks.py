@@ -47,13 +47,10 @@ class SaliencyResult:
     """What `prepare_saliency` made.
 
     Attributes:
-        folder: The folder of this discriminator and mask.
         counts: Studies by split.
         num_no_positive: Images left unmasked because no label is predicted positive.
         num_empty_map: Images left unmasked because the maps of the positive labels are empty.
         predicted_positive: Observation to the number of studies in which it is predicted.
-        sheet: The contact sheet.
-        already_done: It was there before and nothing was done.
     """
 
     folder: Path

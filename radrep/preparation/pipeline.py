@@ -45,14 +45,10 @@ class PrepareResult:
     """What a prepared folder holds.
 
     Attributes:
-        out: The folder.
         counts: Studies by split; every split is there, with 0 where it has none.
-        image_counts: Images by split.
         expected: Studies of a complete download by split, or of "all"; None if not published.
-        expected_images: Its images.
         left_out: (what, reason) pairs of images and studies that could not be used.
         num_square: Images that are squares in the source; if all are, it lost the aspect ratio.
-        leaks: What splits share.
         already_done: Whether the folder was there before and nothing was done.
     """
 

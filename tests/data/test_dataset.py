@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,8 +17,9 @@ from radrep.data.dataset import (
     mix_seed,
 )
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import ImageSelection
+from radrep.data.selection import ImageSelection, View
 from radrep.data.tokenizer import Tokenizer
+from radrep.errors import DataError
 
 
 @given(
@@ -119,3 +121,13 @@ def test_batches_can_be_pinned() -> None:
         patch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
         assert pin_memory(batch).ids == ("a",)
     assert len(pinned) == 1  # the images; num_views stays where shapes are computed
+
+
+def test_a_masked_view_without_masks_ends_in_the_command_that_makes_them(phantoms: Path) -> None:
+    studies = ModelStudies(phantoms, "val")
+    study, views = studies.read_views(1, ImageSelection("views", max_views=2))
+    assert study == studies[1]
+    assert [view for view, _ in views] == [View(0)]
+    assert np.array_equal(views[0][1], studies.read_images(1)[0])
+    with pytest.raises(DataError, match="no masked image here. Make them with: radrep prepare sal"):
+        studies.read_views(1, ImageSelection("frontal+mask", max_views=2))
