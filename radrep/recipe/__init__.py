@@ -1,1 +1,1 @@
-"""Recipes: YAML that says what to do, checked as a whole before anything starts."""
+"""Recipes: YAML, checked, to frozen sections; the only room with pydantic and yaml."""

@@ -1,4 +1,4 @@
-"""One checked recipe out of YAML, a shipped name and --set; every problem told at once."""
+"""One checked recipe out of YAML, a shipped name and --set; all problems in one error."""
 
 from collections.abc import Iterable
 from pathlib import Path
