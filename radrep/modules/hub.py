@@ -47,5 +47,5 @@ def packaged_file(package: str, pattern: str, command: str) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of the hub, the network or a file reader says first."""
+    """The first line of an error of the hub, the network or a file reader."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

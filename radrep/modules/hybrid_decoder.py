@@ -236,16 +236,11 @@ def add_hybrid_layers(language_model: PreTrainedModel, every_n: int) -> VisualCo
 
     With their warm-up at 0, as at first, the layers do what they did before.
 
-    Args:
-        language_model: A Llama or Qwen2 for causal language modelling; changed in place.
-        every_n: The n; published is 8.
-
     Returns:
         What the layers attend to, empty at first.
 
     Raises:
-        CheckpointError: If the layers are of another family.
-        ValueError: If every_n is below 1.
+        CheckpointError: If the model is no Llama or Qwen2.
     """
     if every_n < 1:
         raise ValueError(f"every_n ({every_n}) must be at least 1")

@@ -21,9 +21,6 @@ class StdLayerNorm(nn.Module):
     library's fused kernel serves, which divides by the biased one: the two differ by a constant
     factor that goes into the weight. Where the deviation of a row is 0.1 or more, outputs differ
     by at most 1e-5 of their size.
-
-    Args:
-        dim: Width d, at least 2.
     """
 
     def __init__(self, dim: int) -> None:
