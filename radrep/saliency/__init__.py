@@ -1,1 +1,1 @@
-"""SDAM: what a disease discriminator looks at, as maps and masks of a radiograph."""
+"""SDAM: Grad-CAM maps of a disease discriminator, and masked radiographs."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def grad_cam(patches: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Map what speaks for each label.
+    """Map the places that raise the score of each label.
 
     Grad-CAM weighs channel j of the last map A by the spatial mean of d(output)/dA_j. Here the
     output is a sigmoid of a linear layer of the map's mean, so that this derivative is
@@ -23,7 +23,7 @@ def grad_cam(patches: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor:
         grid: Rows and columns.
 
     Returns:
-        Maps scaled to [0, 1], (k, rows, columns); a label for which no place speaks has zeros.
+        Maps scaled to [0, 1], (k, rows, columns); all zeros for a label without such places.
     """
     maps = (weight.float() @ patches.float().T).relu().view(-1, *grid)
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
@@ -32,7 +32,7 @@ def grad_cam(patches: Tensor, weight: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def enlarge(maps: Tensor, height: int, width: int, shift: tuple[float, float]) -> Tensor:
-    """Maps at the size of an image, bicubic, each cell's value at the place that it looks at.
+    """Maps at the size of an image, bicubic, each cell's value at its receptive field's centre.
 
     Bilinear ones would have their maximum in the middle of a cell, wherever between cells it is.
 
@@ -40,7 +40,7 @@ def enlarge(maps: Tensor, height: int, width: int, shift: tuple[float, float]) -
         maps: Maps, (k, rows, columns).
         height: Of the image.
         width: Of the image.
-        shift: How far a cell looks from its middle, downwards and to the right, in cells, see
+        shift: Offset of the receptive field from the cell, down and to the right, in cells, see
             `Backbone.measure_shift`.
 
     Returns:

@@ -13,8 +13,8 @@ def aggregate_maps(maps: Tensor, how: str) -> Tensor:
 
     Args:
         maps: Maps in [0, 1], (k, h, w), at least one.
-        how: "max", or "mean", scaled to [0, 1] again: where labels look at different places, no
-            place has the mean 1, and a hard mask might keep nothing.
+        how: "max", or "mean", scaled to [0, 1] again: where the maps of labels differ, no place
+            has the mean 1, and a hard mask might keep nothing.
     """
     if how == "max":
         return maps.amax(dim=0)
@@ -29,7 +29,7 @@ def make_mask(saliency: Tensor, kind: str, threshold: float) -> Tensor:
     Args:
         saliency: A map in [0, 1], (h, w).
         kind: "hard" keeps what reaches the threshold and two pixels around it, "soft" keeps each
-            pixel as far as the map says.
+            pixel times the map.
         threshold: For "hard".
 
     Returns:

@@ -151,7 +151,7 @@ def _find_discriminator(section: Saliency) -> tuple[Path, Recipe]:
     recipe = read_recipe(folder)
     if recipe.model.output != "labels":
         raise CheckpointError(
-            f"{folder} is of the model {recipe.model.name}, not a discriminator. Train one with: "
+            f"{folder} is of the model {recipe.model.name} and no discriminator. Train one with: "
             "radrep train sdam_discriminator_cpu"
         )
     return folder, recipe

@@ -6,23 +6,26 @@ resumed from it, training.pt.
 """
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from radrep.atomic import atomic_dir
 from radrep.build import build_codec, build_model
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import CheckpointError, RadrepError, RecipeError
 from radrep.models.base import TrainableModel
+from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.weights.pretrained import WEIGHTS, check_state_dict
@@ -87,6 +90,8 @@ def save_checkpoint(
     with _wrap_write_errors(folder), atomic_dir(folder, replace=training is not None) as partial:
         weights = {name: tensor.contiguous() for name, tensor in model.checkpoint_state().items()}
         about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
+        if sources := hub_sources(cast(nn.Module, model)):
+            about["hub"] = json.dumps(sources)  # the commits that training started from
         save_file(weights, partial / WEIGHTS, about)
         (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
         tokenizer.save(partial / VOCABULARY)

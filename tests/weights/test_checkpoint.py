@@ -1,11 +1,12 @@
 """Checkpoints: order by step, the link to the best, failed writes, recipes of older versions."""
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from radrep.errors import CheckpointError
 from radrep.weights import checkpoint
@@ -81,6 +82,15 @@ def test_an_error_that_is_no_failed_write_is_raised_as_it_is(
     monkeypatch.setattr(checkpoint, "save_file", fail)
     with pytest.raises(torch.OutOfMemoryError):
         save_again(trained_run, tmp_path / "new")
+
+
+def test_the_hub_commit_of_its_initial_weights_is_in_a_checkpoint(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "hub_sources", lambda model: {"backbone": "timm/x@abc"})
+    save_again(trained_run, tmp_path / "new")
+    with safe_open(tmp_path / "new/weights.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["hub"]) == {"backbone": "timm/x@abc"}
 
 
 def save_again(run: Path, out: Path) -> None:
