@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from radrep.metrics.names import RETRIEVAL, TEXT, metric_names
 from radrep.recipe.section import Count, Fraction, Name, Number, Positive, Rule, Section, Whole
 
 
@@ -94,6 +95,13 @@ class ModelSection(Section):
     def needs_text(self) -> bool:
         """Whether a study without the target text is of no use."""
         return True
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What validation scores it by."""
+        if self.output == "reports":
+            return (*metric_names(TEXT), "loss")
+        return ("loss", "auroc", "average_precision") if self.output == "labels" else ("loss",)
 
 
 class CsrLmca(ModelSection):
@@ -205,6 +213,11 @@ class Contrastive(ModelSection):
     encoder: XrayMamba = XrayMamba()
     text_encoder: TextEncoder = TextEncoder()
     projection_dim: Count = 2048
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Retrieval too."""
+        return ("loss", *metric_names(RETRIEVAL))
 
 
 class Discriminator(ModelSection):

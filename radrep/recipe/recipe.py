@@ -4,23 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from radrep.errors import RecipeError
-from radrep.metrics.names import RETRIEVAL, TEXT, metric_names
 from radrep.recipe.data import Data
-from radrep.recipe.models import Contrastive, CsrLmca, Discriminator, Emrrg, Model
+from radrep.recipe.models import MODELS, Contrastive, CsrLmca, Discriminator, Emrrg, Model
 from radrep.recipe.section import Folder, Rule, Section
 from radrep.recipe.training import Decode, Optim, Train
 
-_SCORES: Mapping[str, tuple[str, ...]] = {  # of validation, by model
-    "csr_lmca": (*metric_names(TEXT), "loss"),
-    "emrrg": (*metric_names(TEXT), "loss"),
-    "discriminator": ("loss", "auroc", "average_precision"),
-    "autoregressive": ("loss",),
-    "contrastive": ("loss", *metric_names(RETRIEVAL)),
-}
-_TASKS = {
-    "train": ("csr_lmca", "emrrg", "discriminator"),
-    "pretrain": ("autoregressive", "contrastive"),
-}
+_TASKS: Mapping[str, tuple[str, ...]] = {"train": ("reports", "labels"), "pretrain": ("encoder",)}
 
 
 class Recipe(Section):
@@ -47,10 +36,10 @@ class Recipe(Section):
     def rules(self) -> Iterable[Rule]:
         """What must hold between sections."""
         model, monitor, decode = self.model, self.train.monitor, self.decode
-        known = [f"val/{metric}" for metric in _SCORES[model.name]]
-        fitting = _TASKS[self.task]
+        known = [f"val/{metric}" for metric in model.scores]
+        fitting = [name for name, kind in MODELS.items() if kind.output in _TASKS[self.task]]
         yield (
-            model.name not in fitting,
+            model.output not in _TASKS[self.task],
             "model.name",
             f"does not go with task: {self.task}, which takes {' or '.join(fitting)}",
         )
