@@ -32,7 +32,7 @@ class DemoResult:
         evaluated: Its scores on the test phantoms.
         findings_f1: F1 (rules) of findings named with their side, by the system that named them.
         report: A report written for one test image.
-        reference: What that image's own report says.
+        reference: The own report of that image.
         seconds: Time taken.
     """
 
@@ -61,7 +61,7 @@ def run_demo(
         num_studies: Phantoms in all; a sixth of them are held out, half of these for the test.
         seed: Of the phantoms.
         overrides: Changes to the recipe `demo`, as after --set.
-        reporter: Who is told how it goes.
+        reporter: Receives progress messages.
 
     Raises:
         DataError: If the folder is there already.

@@ -33,9 +33,9 @@ def write_reports(
         batches: The studies.
         codec: Turns ids into text.
         decode: How to decode.
-        precision: Arithmetic of training, which `decode.precision: train` decodes in too.
+        precision: Arithmetic of training, for `decode.precision: train`.
         seed: Of the draws, when sampling.
-        advance: Told the number of studies after each batch.
+        advance: Called with the number of studies after each batch.
 
     Returns:
         (id, report) of each study, in the order of the batches.
@@ -62,8 +62,8 @@ def report_model(loaded: Loaded) -> ReportModel:
     """
     if loaded.recipe.model.output == "labels":
         raise CheckpointError(
-            f"{loaded.folder} is a discriminator and writes no reports; a report model can look "
-            "through it: see data.saliency in the recipe csr_lmca_iu_saliency_cpu"
+            f"{loaded.folder} is a discriminator and writes no reports; a report model can be "
+            "given images under its masks: see data.saliency in the recipe csr_lmca_iu_saliency_cpu"
         )
     if not isinstance(loaded.model, ReportModel):
         raise CheckpointError(
@@ -77,7 +77,7 @@ def report_model(loaded: Loaded) -> ReportModel:
 def write_report(
     loaded: Loaded, batch: Batch, decode: Decode, *, seed: int = 0
 ) -> tuple[str, np.ndarray]:
-    """Write the report of one study and tell where each of its words looked.
+    """Write the report of one study, with the attention of its words to the patches.
 
     Args:
         loaded: The checkpoint, its model on its device and in evaluation mode.
@@ -86,9 +86,8 @@ def write_report(
         seed: Of the draws, when sampling.
 
     Returns:
-        The report, and the attention to each patch before each word, averaged over layers and
-        heads, (words, views, rows, columns), which sums to 1 for a word. Language models look at
-        no map: there it has no words.
+        The report, and the attention before each word, averaged over layers and heads,
+        (words, views, rows, columns), 1 in sum for a word; without words for a language model.
     """
     model = report_model(loaded)
     options = build_decode(decode, loaded.recipe.train.precision)

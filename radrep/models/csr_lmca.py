@@ -170,13 +170,13 @@ class EncoderDecoder(nn.Module):
         return F.log_softmax(self.to_words(words).float(), dim=-1)
 
     def attention_maps(self, encoded: Encoded, tokens: Tensor) -> Tensor:
-        """Where the decoder looks before each next word: mean over layers and heads, (b, l, n)."""
-        looks: list[Tensor] = []
-        self._teacher_forced(encoded, tokens, looks)
-        return torch.stack(looks).mean(dim=0)
+        """Attention to the patches before each next word, mean over layers and heads: (b, l, n)."""
+        maps: list[Tensor] = []
+        self._teacher_forced(encoded, tokens, maps)
+        return torch.stack(maps).mean(dim=0)
 
     def _teacher_forced(
-        self, encoded: Encoded, tokens: Tensor, looks: list[Tensor] | None
+        self, encoded: Encoded, tokens: Tensor, maps: list[Tensor] | None
     ) -> tuple[Tensor, DecoderCache]:
         length = tokens.shape[1]
         seen = tokens != self.end
@@ -185,7 +185,7 @@ class EncoderDecoder(nn.Module):
         mask = (seen[:, None] & earlier)[:, None]  # (b, 1, l, l)
         cache = self.decoder.start(encoded.patches, encoded.mask, num_beams=1)
         words = self._embed(tokens, 0, encoded.memory)
-        return self.decoder(words, cache, mask, looks)
+        return self.decoder(words, cache, mask, maps)
 
     def start(self, encoded: Encoded, num_beams: int) -> ReportState:
         """Begin to decode ``num_beams`` reports a study."""
@@ -193,7 +193,7 @@ class EncoderDecoder(nn.Module):
         return ReportState(cache, encoded.memory)
 
     def step(self, tokens: Tensor, state: ReportState) -> tuple[Tensor, ReportState]:
-        """Take one word for each report, never one that ended, and tell what may follow.
+        """Take one word for each report, never one that ended, and score what may follow.
 
         Args:
             tokens: The last words, (b k,).

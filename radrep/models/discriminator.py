@@ -13,7 +13,7 @@ from radrep.modules.backbone import Backbone
 
 
 class Discriminator(nn.Module):
-    """A backbone whose mean patch tells, label by label, how likely an image shows it.
+    """A backbone whose mean patch gives the probability of each label.
 
     As published (CSR-LMCA, Deng et al., 2025) it is a ResNet-34 with fourteen sigmoid outputs, the
     observations of CheXpert. Every image of a study is taught the labels of its study.

@@ -137,7 +137,7 @@ class LabelReader:
     most of them. A study with one of its names has 0 for every observation that is not named.
 
     - "chexpert": the fourteen names, as in the tables of MIMIC-CXR. A study that its table leaves
-      blank altogether is not told from one that has no row.
+      blank altogether counts as one that has no row.
     - "nih": ChestX-ray14. Infiltration and Fibrosis are Lung Opacity, Mass and Nodule are Lung
       Lesion, Pleural_Thickening is Pleural Other, Effusion is Pleural Effusion. Emphysema and
       Hernia have no counterpart; a study with them alone has No Finding 0.
@@ -146,7 +146,7 @@ class LabelReader:
       Pleural Other, .65 for Enlarged Cardiomediastinum (13 studies), .85 to .99 for the others.
 
     Observations that no training study names are unknown in every study, since the table does not
-    look for them, such as fractures in ChestX-ray14.
+    name them, such as fractures in ChestX-ray14.
 
     Reports: radrep's own labeller on findings and impression. What a report does not mention is 0,
     as for the classifiers that were trained on CheXpert (Irvin et al., 2019).
@@ -260,7 +260,7 @@ def _choose_vocabulary(names: Iterable[str]) -> str:
 
 
 def build_labels(recipe: Recipe, train: PreparedStudies) -> LabelReader | None:
-    """What tells the labels of a discriminator's studies; None for other models.
+    """The labels of a discriminator's studies; None for other models.
 
     Raises:
         DataError: If no training study has a label of the kind that the recipe asks for.

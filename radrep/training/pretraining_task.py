@@ -63,7 +63,7 @@ def refuse_test_studies(data: Data, reporter: Reporter) -> None:
     """Refuse to learn from what a later test is about.
 
     The test split of the data's own folder is never read. Where a published split shares patients
-    or images with it all the same, a warning says so.
+    or images with it all the same, a warning names the counts.
 
     Raises:
         DataError: If studies for training or validation, their patients or images, are in the test

@@ -5,11 +5,19 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from radrep.data.batch import Batch
 from radrep.data.manifest import PREPARED
+from radrep.data.tokenizer import Tokenizer
+from radrep.progress import Reporter
+from radrep.recipe.load import load_recipe
+from radrep.training.accelerator import build_accelerator
+from radrep.training.report_task import ReportTask
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 
@@ -162,3 +170,57 @@ def test_changed_data_are_not_trained_on_further(tmp_path: Path, phantoms: Path)
     resumed = radrep("train", recipe, "--resume")
     assert resumed.exit_code == 2
     assert "other data" in resumed.stderr
+
+
+class _TwoStudies(list[Any]):
+    def __init__(self) -> None:
+        super().__init__([SimpleNamespace(id="a"), SimpleNamespace(id="b")])
+        self.studies = self
+
+    def texts(self, _target: str) -> list[str]:
+        return ["lungs are quite clear", "clear lungs"]
+
+
+class _OnceRead:
+    """A validation of two studies without images, read by batches that are counted."""
+
+    def __init__(self, folder: Path, language_model: str) -> None:
+        self.recipe = load_recipe(str(write_recipe(folder, folder)), ["data.max_tokens=4"])
+        self.accelerator = build_accelerator(self.recipe.train)
+        self.tokenizer = Tokenizer(("<unk>", "clear", "lungs"), "plain", 1)
+        self.reporter, self.part, self.reads = Reporter(), slice(None), 0
+        self.codec = SimpleNamespace(
+            language_model=language_model,
+            shorten=lambda text, max_tokens: " ".join(text.split()[:2]),
+            decode=self.tokenizer.decode,
+        )
+        self.dataset = _TwoStudies()
+
+    def batches(self, _size: int) -> list[Batch]:
+        self.reads += 1
+        return [Batch((id_,), torch.ones(1), images=torch.zeros(1, 3, 2, 2)) for id_ in "ab"]
+
+    def loss(self, batch: Batch) -> tuple[float, int]:
+        return 2.0, 1
+
+
+class _Writes(torch.nn.Linear):
+    def write(self, batch: Batch, *_: Any) -> list[list[int]]:
+        return [[2, 3] for _ in batch.ids]
+
+
+@pytest.mark.parametrize(
+    ("language_model", "protocol", "first"),
+    [("", "published", "lungs <unk> <unk>"), ("llama", "published_llm", "lungs are")],
+)
+def test_a_method_is_validated_by_its_own_protocol_and_reads_studies_once(
+    tmp_path: Path, language_model: str, protocol: str, first: str
+) -> None:
+    on = _OnceRead(tmp_path, language_model)
+    task = ReportTask(on, _Writes(1, 1))  # type: ignore[arg-type]
+    assert task.references.protocol == protocol
+    assert task.references.texts[0] == first
+    scores = task.validate()
+    assert scores["val/loss"] == 2.0
+    assert scores["val/bleu1"] > 0
+    assert on.reads == 1
