@@ -175,7 +175,8 @@ def _template() -> Template:
         "p_value": text.p_value,
         "share": text.share,
         "readable": readable,
-        "title_of": lambda metric: METRICS[metric].title if metric in METRICS else metric,
+        # A word joiner, so that no line ends within "F1-14".
+        "title_of": lambda metric: METRICS[metric].title.replace("F1-", "F1-\N{WORD JOINER}"),
         "place": lambda fraction: f"{100 * fraction:.2f}%",
     }
     return environment.get_template("page.html")

@@ -103,7 +103,7 @@ def test_nothing_is_wider_than_the_screen(browser, address, width):
     # What scrolls by itself is a table; nothing else sticks out of the column.
     outside = browser.execute_script(
         "return [...document.querySelectorAll('main *')]"
-        ".filter(e => !e.closest('.scroll, .said, i'))"
+        ".filter(e => !e.closest('.scroll, .spoken, i'))"
         ".filter(e => e.getBoundingClientRect().right > innerWidth)"
         ".map(e => e.outerHTML.slice(0, 90))"
     )
