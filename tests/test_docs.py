@@ -124,7 +124,7 @@ def test_every_command_is_one_that_radrep_takes(page: Path) -> None:
 @by_page
 def test_every_command_named_in_a_sentence_exists(page: Path) -> None:
     for code in inline_code(page):
-        if re.match(r"(accelerate launch -m )?radrep ", code):
+        if re.match(r"(accelerate launch .*)?radrep ", code):
             words = code[code.index("radrep ") :].split()[1:]
             try:
                 parse(words)
