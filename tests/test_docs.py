@@ -185,11 +185,15 @@ NOT_RUN = {
     r"radrep import .*": "needs a published file; tests/weights writes files like it",
     r"radrep train emrrg_iu": "needs a GPU and Llama-2-7B",
 }
-SMALL_TRAINING = ("train.epochs=1", "train.precision=fp32", "data.num_workers=0")
+SMALL_TRAINING = (
+    "train.epochs=1",
+    "train.precision=fp32",
+    "data.num_workers=0",
+    "data.image_size=64",
+)
 SMALL_BACKBONE = ("model.backbone.name=test_resnet.r160_in1k", "model.backbone.weights=none")
 SMALL_CSR_LMCA = (
     *SMALL_BACKBONE,
-    "data.image_size=64",
     "model.enhancer.dim=16",
     "model.memory.size=16",
     "model.memory.top_k=4",
@@ -201,10 +205,10 @@ SMALL_CSR_LMCA = (
     "data.tokenizer.min_count=1",
 )
 SMALL: dict[str, tuple[str, ...]] = {
-    "demo": (*SMALL_CSR_LMCA, "train.epochs=1"),
+    "demo": (*SMALL_CSR_LMCA, "train.epochs=1", "data.image_size=64"),
     "csr_lmca_iu_cpu": SMALL_CSR_LMCA,
     "csr_lmca_iu_saliency_cpu": SMALL_CSR_LMCA,
-    "sdam_discriminator_cpu": (*SMALL_BACKBONE, "data.image_size=64"),
+    "sdam_discriminator_cpu": SMALL_BACKBONE,
     "pretrain_autoregressive_cpu": (),
     "pretrain_contrastive_cpu": (),
     "emrrg_iu_cpu": (
