@@ -188,15 +188,13 @@ def build_model(
     pretrained: bool = True,
     language_weights: bool = True,
 ) -> TrainableModel:
-    """The model of a recipe.
+    """The model of a recipe. An X-ray Mamba is filled by `radrep.weights.pretrained`.
 
     Args:
         recipe: The recipe.
         vocabulary_size: Words of the tokenizer, <unk> included.
-        pretrained: Load the backbone weights that the recipe names; false when a checkpoint
-            brings them. An X-ray Mamba is filled by `radrep.weights.pretrained`.
-        language_weights: Load the language model, which is as large as all the rest; false for a
-            model that is only written down.
+        pretrained: Load the backbone weights; false when a checkpoint brings them.
+        language_weights: Load the language model; false for a model that is only written down.
 
     Raises:
         CheckpointError: If weights cannot be had or do not fit.

@@ -23,17 +23,10 @@ PREPARED, RUN, FILM = "data", "run", "film.png"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo did and found.
+    """What the demo did; `reference` is the own report of the image that `report` is of.
 
     Attributes:
-        out: Its folder.
-        prepared: The phantoms.
-        trained: The run.
-        evaluated: Its scores on the test phantoms.
-        findings_f1: F1 (rules) of findings named with their side, by the system that named them.
-        report: A report written for one test image.
-        reference: The own report of that image.
-        seconds: Time taken.
+        findings_f1: F1 (rules) of findings named with their side, by system.
     """
 
     out: Path
@@ -54,17 +47,10 @@ def run_demo(
     overrides: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> DemoResult:
-    """Do the main job on drawn phantoms.
-
-    Args:
-        out: A folder that is not there yet.
-        num_studies: Phantoms in all; a sixth of them are held out, half of these for the test.
-        seed: Of the phantoms.
-        overrides: Changes to the recipe `demo`, as after --set.
-        reporter: Receives progress messages.
+    """Do the main job on drawn phantoms, a twelfth of them for validation and one for the test.
 
     Raises:
-        DataError: If the folder is there already.
+        DataError: If the folder exists already.
     """
     if out.exists():
         raise DataError(f"{out} exists already and is not overwritten; name another --out")

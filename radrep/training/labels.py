@@ -152,18 +152,16 @@ class LabelReader:
     as for the classifiers that were trained on CheXpert (Irvin et al., 2019).
 
     Args:
-        studies: Those for training, gone through once.
+        studies: Those for training, read once.
         source: Where labels come from.
-        uncertain: What an uncertain observation is: unknown, 0 or 1 (U-Ignore, U-Zeros and U-Ones
-            of CheXpert).
+        uncertain: U-Ignore (unknown), U-Zeros or U-Ones of CheXpert.
 
     Attributes:
         vocabulary: "chexpert", "nih", "mesh" or "reports".
-        known: The observations that can be other than unknown, in the order of OBSERVATIONS.
+        known: The observations that can be other than unknown.
 
     Raises:
-        DataError: If source or uncertain is none of these, no study has a label that is known, or
-            the names are of several vocabularies.
+        DataError: If no study has a known label, or the names are of several vocabularies.
     """
 
     def __init__(

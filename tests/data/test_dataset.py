@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from radrep.data.dataset import (
     ReportDataset,
     Sample,
     collate,
+    in_order,
     mix_seed,
 )
 from radrep.data.preprocess import Preprocess
@@ -131,3 +133,15 @@ def test_a_masked_view_without_masks_ends_in_the_command_that_makes_them(phantom
     assert np.array_equal(views[0][1], studies.read_images(1)[0])
     with pytest.raises(DataError, match="no masked image here. Make them with: radrep prepare sal"):
         studies.read_views(1, ImageSelection("frontal+mask", max_views=2))
+
+
+def test_workers_in_validation_leave_ctrl_c_to_the_main_process() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    loader = in_order([], 1, num_workers=1)  # type: ignore[arg-type]
+    assert loader.worker_init_fn is not None
+    try:
+        loader.worker_init_fn(0)
+        assert all(signal.getsignal(number) is signal.SIG_IGN for number in before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -187,7 +187,7 @@ def test_test_studies_are_refused(phantoms: Path, tmp_path: Path) -> None:
     recipe.write_text(recipe.read_text().replace(f"prepared: {held_out}", f"prepared: {phantoms}"))
     result = radrep("pretrain", recipe)
     assert result.exit_code == 2
-    assert re.search(r"and \d+ images that look alike .*, 12 bits", result.stderr)
+    assert re.search(r"and \d+ near-duplicate images .*, 12 bits", result.stderr)
     assert "of one size they compare exactly" in result.stderr
 
 
