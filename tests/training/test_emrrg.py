@@ -98,7 +98,7 @@ def test_sampling_is_refused_and_a_preset_is_taken(emrrg_run: Path, films: list[
     unknown = radrep(*words, "--preset", "padchest")
     assert unknown.exit_code == 2
     assert "decode.preset" in unknown.stderr
-    assert "'iu', 'mimic' or 'chexpert_plus'" in unknown.stderr
+    assert "'mambaxray_iu', 'mambaxray_mimic' or 'mambaxray_chexpert_plus'" in unknown.stderr
 
 
 @pytest.mark.slow
