@@ -28,12 +28,7 @@ _PNG = {"compress_type": zlib.Z_RLE}
 
 
 class ShardWriter:
-    """Writes the rows of one shard; the file takes its name only when it is whole.
-
-    Args:
-        path: The shard.
-        features: Its columns.
-    """
+    """Writes the rows of one shard; the file takes its name only when it is whole."""
 
     def __init__(self, path: Path, features: "Features") -> None:
         import pyarrow
@@ -75,11 +70,7 @@ class ShardWriter:
 
 
 def open_shards(paths: Sequence[Path]) -> "Dataset":
-    """Shards as one data set, mapped into memory.
-
-    Raises:
-        DataError: If one is missing or broken.
-    """
+    """Shards as one data set, mapped into memory; DataError if one is missing or broken."""
     from datasets import Dataset, concatenate_datasets
 
     shards = []
@@ -102,11 +93,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def decode_png(file: bytes, study: str) -> np.ndarray:
-    """The pixels of a PNG file of a study, uint8 (h, w).
-
-    Raises:
-        DataError: If it is damaged.
-    """
+    """The pixels of a PNG file of a study, uint8 (h, w); DataError if it is damaged."""
     try:
         return np.array(Image.open(io.BytesIO(file), formats=("PNG",)))
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken PNG

@@ -13,24 +13,15 @@ class Batch:
     """Studies side by side. The views of all studies stand in one row, study after study.
 
     Letters: b studies, v views of all of them, n patches, c backbone width, l report tokens.
-
-    Attributes:
-        ids: Ids of the studies, b.
-        num_views: Views of each study, (b,), each at least 1; on the CPU, since shapes hang on it.
-        images: Normalised pixels, (v, 3, h, w), or None when features are given.
-        features: Cached backbone patches, (v, n, c), or None.
-        tokens: 0, words, 0, padding 0: (b, l); None when there is nothing to learn from.
-        lengths: Tokens of each study without padding, (b,); None like tokens.
-        labels: Observations of each study, 1 present, 0 absent, NaN not known, (b, 14), or None.
     """
 
     ids: tuple[str, ...]
-    num_views: Tensor
-    images: Tensor | None = None
-    features: Tensor | None = None
-    tokens: Tensor | None = None
-    lengths: Tensor | None = None
-    labels: Tensor | None = None
+    num_views: Tensor  # of each study, (b,), at least 1; on the CPU, since shapes hang on it
+    images: Tensor | None = None  # normalised pixels, (v, 3, h, w); None when features are given
+    features: Tensor | None = None  # cached backbone patches, (v, n, c)
+    tokens: Tensor | None = None  # 0, words, 0, padding 0: (b, l); None: nothing to learn from
+    lengths: Tensor | None = None  # tokens of each study without padding, (b,)
+    labels: Tensor | None = None  # 1 present, 0 absent, NaN not known, (b, 14)
 
     @classmethod
     def of_study(cls, id: str, images: Sequence[Tensor]) -> "Batch":

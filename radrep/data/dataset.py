@@ -28,14 +28,7 @@ _SHARDS_TOGETHER = 16
 
 
 class ModelStudies(PreparedStudies):
-    """Studies as a model is given them: stored images and, where it takes them, masked ones.
-
-    Args:
-        prepared: See `PreparedStudies`.
-        split: See `PreparedStudies`.
-        target: See `PreparedStudies`.
-        masks: The masked images of the split.
-    """
+    """Studies as a model is given them: stored images and, where it takes them, masked ones."""
 
     def __init__(
         self,
@@ -51,11 +44,7 @@ class ModelStudies(PreparedStudies):
     def read_views(
         self, index: int, selection: ImageSelection
     ) -> tuple[Study, list[tuple[View, np.ndarray]]]:
-        """A study with the images chosen of it, bare or masked, uint8 (h, w) each.
-
-        Raises:
-            DataError: If a masked image is chosen and the study has none.
-        """
+        """A study with the images chosen of it, bare or masked, uint8 (h, w) each."""
         stored = self.open(index)
         views = selection.of(stored.study)
         return stored.study, [(view, self._pixels(stored, view)) for view in views]
@@ -89,20 +78,9 @@ class Sample:
 class ReportDataset(Dataset[Sample]):
     """The studies of a split with pixels or cached features, and the tokens of their reports.
 
-    Everything is read when it is asked for: a data set of any size takes the same memory.
-
-    Args:
-        studies: The studies.
-        target: Which text of a study becomes tokens, see `target_text`.
-        selection: Which images of a study are given.
-        preprocess: What turns pixels into network input.
-        codec: What turns text into ids.
-        max_tokens: Length at which the ids are cut.
-        random_crop: Crop at random, as in training, by a seed drawn from (seed, epoch, study).
-        seed: Seed of the crops.
-        features: Gives the cached patches of an image, (n, c), in place of its pixels.
-        labels: Gives the labels of a study, (14,), NaN where they are not known; None where
-            nothing is to be classified.
+    Everything is read when it is asked for: a data set of any size takes the same memory. The seed
+    of a random crop is drawn from (seed, epoch, study). `features` gives the cached patches of an
+    image, (n, c), in place of its pixels; `labels` those of a study, (14,), NaN where not known.
     """
 
     def __init__(
@@ -196,14 +174,7 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     round is filled up from the front of the permutation when it does not divide evenly.
 
     A set of many shards is shuffled as a slow disk can follow: the shards at random, then, a few
-    of them at a time, the studies of these.
-
-    Args:
-        shard_sizes: Studies of each shard.
-        batch_size: Studies a batch and process.
-        seed: Seed of the permutations.
-        num_processes: Processes that train together.
-        process: Number of this one.
+    of them at a time, the studies of these. A batch has `batch_size` studies in each process.
     """
 
     def __init__(

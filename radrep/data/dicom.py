@@ -1,9 +1,7 @@
 """DICOM files to grey pixels as a viewer shows them: uint8 (h, w).
 
 The stored pixels pass, in the order of PS3.3 and PS3.4, the rescale slope and intercept or the
-modality LUT, then the VOI LUT or window. This is computed once for each grey level and applied as a
-table. The caller inverts MONOCHROME1.
-
+modality LUT, then the VOI LUT or window, computed once for each grey level and applied as a table.
 pydicom is imported by the functions: it takes half a second, which PNG and JPEG need not wait for.
 """
 
@@ -29,12 +27,9 @@ def is_dicom(head: bytes) -> bool:
 
 
 def read_header(file: BinaryIO, name: str) -> Any:
-    """Read the data set without the pixels; Rows and Columns are in it. `name` is for messages.
+    """Read the data set without the pixels; `name` is for messages.
 
-    Raises:
-        DataError: If the file does not hold one picture that can be decoded here: no picture,
-            several frames, an element missing, neither grey nor 8-bit colour, or a compression
-            that no installed plug-in reads.
+    Raises DataError if the file does not hold one picture that can be decoded here.
     """
     from pydicom import dcmread
 
@@ -64,13 +59,8 @@ def read_header(file: BinaryIO, name: str) -> Any:
 def read_pixels(file: BinaryIO, name: str) -> tuple[np.ndarray, bool]:
     """Read the picture of a file that `read_header` has accepted.
 
-    Returns:
-        Pixels, uint8 (h, w), and whether they are MONOCHROME1, white 0: to be inverted after
-        resizing, which rounds up and would make an image and its negative differ.
-
-    Raises:
-        DataError: If the pixels are missing, cut off, all padding, or span more levels than 16
-            bits have, or the values of the header lead to no number.
+    Return pixels, uint8 (h, w), and whether they are MONOCHROME1, white 0: to be inverted after
+    resizing, which rounds up and would make an image and its negative differ.
     """
     from pydicom import dcmread
     from pydicom.pixels import pixel_array

@@ -43,19 +43,9 @@ def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
     DICOM: rescale slope and intercept or modality LUT; then VOI LUT, or window, or, for more than
     8 bits without either, least to greatest pixel; MONOCHROME1 is inverted; padding becomes black.
 
-    Args:
-        path: The file.
-        short_side: Length in pixels to which the short side is shrunk, as `fit_short_side` does.
-            Large JPEG are decoded at an eighth, a quarter or half of their size then, which takes
-            less than half the time and changes a pixel by about 1 of 255.
-
-    Returns:
-        Pixels, uint8 (h, w), black 0.
-
-    Raises:
-        DataError: If the file is missing, of another kind, broken, cut off, blank, smaller than 32
-            pixels or larger than 100 million, of floating point numbers, of several pages or
-            frames, or DICOM without a picture or in a compression that no plug-in reads.
+    With `short_side`, shrunk as by `fit_short_side`: large JPEG are decoded at an eighth, a quarter
+    or half of their size, which takes less than half the time and changes a pixel by about 1 of
+    255. Raises DataError with a reason for every file that is not one whole radiograph.
     """
     path = Path(path)
     if path.is_dir():

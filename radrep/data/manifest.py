@@ -14,7 +14,7 @@ PREPARED = "prepared.json"
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One shard: name of the file, split, numbers of studies and images, SHA-256, size in bytes."""
+    """One shard: its file, split, numbers of studies and images, SHA-256, size in bytes."""
 
     name: str
     split: str
@@ -27,8 +27,7 @@ class ShardRecord:
 def read_record(prepared: Path) -> dict[str, Any]:
     """The record of a prepared folder: "recipe", "shards" (see `read_shards`) and more.
 
-    Raises:
-        DataError: If it is not a prepared folder, or was prepared by an older radrep.
+    Raises DataError if it is not a prepared folder, or was prepared by an older radrep.
     """
     path = prepared / PREPARED
     if not path.is_file():
@@ -53,11 +52,7 @@ def read_record(prepared: Path) -> dict[str, Any]:
 
 
 def read_shards(prepared: Path, split: str | None = None) -> list[ShardRecord]:
-    """The shards of a prepared folder, or of one of its splits, in order.
-
-    Raises:
-        DataError: As `read_record`.
-    """
+    """The shards of a prepared folder, or of one of its splits, in order."""
     shards = _parse_shards(read_record(prepared))
     return [shard for shard in shards if split in (None, shard.split)]
 

@@ -16,42 +16,24 @@ _SHORT_SIDE_RATIO = 256 / 224
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Sizes, crops and normalises one image.
+    """Sizes, crops and normalises one image."""
 
-    Attributes:
-        size: Height and width of what comes out, in pixels.
-        mean: Mean of each of the three channels, of pixels from 0 to 1.
-        std: Standard deviation of each channel.
-        resized_crop: Train on crops of 20 to 100 % of the image, of sides 3:4 to 4:3, as
-            autoregressive pretraining does (ARM, arXiv 2406.07537).
-        equalize_and_sharpen: Equalise the histogram and sharpen, in training and evaluation, as
-            CSR-LMCA's public code does.
-        random_flip: Flip training crops at random, which swaps left and right while the report
-            does not follow.
-    """
-
-    size: int
-    mean: tuple[float, float, float]
+    size: int  # height and width of what comes out
+    mean: tuple[float, float, float]  # of each channel, of pixels from 0 to 1
     std: tuple[float, float, float]
-    equalize_and_sharpen: bool = False
-    random_flip: bool = False
+    equalize_and_sharpen: bool = False  # in evaluation too, as CSR-LMCA's public code does
+    random_flip: bool = False  # swaps left and right while the report does not follow
+    # Train on crops of 20 to 100 % of the image, of sides 3:4 to 4:3, as autoregressive
+    # pretraining does (ARM, arXiv 2406.07537).
     resized_crop: bool = False
 
     def train(
         self, image: np.ndarray, generator: torch.Generator, *, saliency: bool = False
     ) -> Tensor:
-        """Scale the short side, then cut a square at random and flip it, if asked to.
+        """Cut a random square of pixels, uint8 (h, w); return it normalised, (3, size, size).
 
         Every image takes equally many random numbers, so two generators in the same state cut two
-        images at the same place.
-
-        Args:
-            image: Pixels, uint8 (h, w).
-            generator: Source of randomness.
-            saliency: The image is masked by a saliency map; it is neither equalised nor sharpened.
-
-        Returns:
-            Normalised pixels, float32 (3, size, size).
+        images at the same place. An image under a `saliency` mask is not equalised or sharpened.
         """
         pixels = self._enhance(image, saliency)
         if self.resized_crop:
@@ -77,7 +59,7 @@ class Preprocess:
         return cut[:, ::-1] if self.random_flip and flip < 0.5 else cut
 
     def evaluate(self, image: np.ndarray, *, saliency: bool = False) -> Tensor:
-        """Squash the whole image to a square; arguments and result are those of `train`."""
+        """Squash the whole image to a square, otherwise as `train`."""
         return self._normalise(resize(self._enhance(image, saliency), self.size, self.size))
 
     def _enhance(self, image: np.ndarray, saliency: bool) -> np.ndarray:

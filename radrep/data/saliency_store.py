@@ -27,26 +27,15 @@ FOLDER = "saliency"
 
 @dataclass(frozen=True)
 class SaliencyImage:
-    """The Grad-CAM map of one image of a study, and the image under its mask.
-
-    Attributes:
-        study: Id of the study.
-        number: Which of its images.
-        map: Evidence for the predicted labels at each pixel, uint8 (h, w), 255 the most; all 255
-            where the image is left unmasked.
-        masked: The image under its mask, uint8 (h, w).
-        labels: Labels predicted positive, to their probability.
-        unmasked: No label is predicted positive, or the map of those that are is empty.
-        label_maps: Label to its own map, uint8 (h, w), where they were asked for.
-    """
+    """The Grad-CAM map of one image of a study, and the image under its mask, uint8 (h, w)."""
 
     study: str
-    number: int
-    map: np.ndarray
+    number: int  # which of its images
+    map: np.ndarray  # evidence for the predicted labels, 255 the most; all 255 where unmasked
     masked: np.ndarray
-    labels: Mapping[str, float]
-    unmasked: bool
-    label_maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: Mapping[str, float]  # predicted positive, to their probability
+    unmasked: bool  # no label is predicted positive, or the map of those that are is empty
+    label_maps: Mapping[str, np.ndarray] = field(default_factory=dict)  # where asked for
 
 
 @cache
@@ -86,15 +75,9 @@ def saliency_row(image: SaliencyImage) -> dict[str, Any]:
 
 
 class SaliencyImages:
-    """The masked images of one split, read from disk when they are asked for.
+    """The masked images of one split in the folder of one discriminator, read when asked for.
 
-    Args:
-        folder: The folder of one discriminator.
-        split: "train", "val" or "test".
-        fingerprint: The hash of what made them.
-
-    Raises:
-        DataError: If the folder is broken, or was made by an older radrep.
+    Raises DataError if the folder is broken, or was made by an older radrep.
     """
 
     def __init__(self, folder: Path, split: str, fingerprint: str) -> None:
@@ -117,11 +100,7 @@ class SaliencyImages:
         return decode_png(file["bytes"], study)
 
     def read(self, study: str) -> SaliencyImage:
-        """All there is of a study.
-
-        Raises:
-            DataError: If there is nothing, or a file in it is damaged.
-        """
+        """All there is of a study."""
         names = ("number", "map", "masked", "labels", "unmasked", "label_maps")
         number, map_, masked, labels, unmasked, label_maps = self._row(study, names)
         return SaliencyImage(

@@ -23,14 +23,12 @@ def masked_view(study: Study) -> int:
 class ImageSelection:
     """Which images of a study a model is given, and in which order.
 
-    Attributes:
-        images: "views" for its views in order, "frontal+mask" for the frontal one bare and masked,
-            "views+mask" for its views in order and the frontal one masked.
-        max_views: At most this many bare views; a study with fewer has fewer, never a copied one.
+    "views" are its views in order, "frontal+mask" the frontal one bare and masked, "views+mask" its
+    views in order and the frontal one masked.
     """
 
     images: str = "views"
-    max_views: int = 2
+    max_views: int = 2  # at most so many bare ones; a study with fewer has fewer, never a copy
 
     @property
     def has_mask(self) -> bool:

@@ -48,13 +48,7 @@ def study_features() -> "Features":
 
 
 def study_row(study: Study, files: Sequence[bytes], hashes: Sequence[bytes]) -> dict[str, Any]:
-    """A study as a row of `study_features`.
-
-    Args:
-        study: The study.
-        files: The PNG file of each of its images.
-        hashes: The difference hash of each, 32 bytes.
-    """
+    """A study as a row, with the PNG file and the difference hash (32 bytes) of each image."""
     return {
         "id": _whole(study.id),
         "patient_id": None if study.patient_id is None else _whole(study.patient_id),
@@ -91,20 +85,10 @@ class StoredStudy:
 class PreparedStudies(Sequence[Study]):
     """Studies of one split, read from disk when they are asked for.
 
-    Args:
-        prepared: The prepared folder.
-        split: "train", "val" or "test": named by the caller, so that nothing opens the test split
-            by accident.
-        target: Only studies that have this text, see `target_text`; all of them, if not given.
+    With a `target`, only studies that have this text (see `target_text`); the others are counted by
+    `num_without_text`. `shard_sizes` are the studies of each shard, in order.
 
-    Attributes:
-        prepared: The prepared folder.
-        split: The split.
-        shard_sizes: How many of the studies each shard has, in order.
-        num_without_text: Studies left out because they lack the text.
-
-    Raises:
-        DataError: If the folder is missing or broken, or the split has no study.
+    Raises DataError if the folder is missing or broken, or the split has no study.
     """
 
     def __init__(self, prepared: Path, split: str, *, target: str | None = None) -> None:

@@ -32,36 +32,19 @@ def projection_of(view: str) -> str:
 class SourceImage:
     """One image as a raw download has it.
 
-    Attributes:
-        name: Its name in the source, for messages and the left-out list.
-        read: Reads the pixels as uint8 (h, w), black 0, given a short side in pixels below which
-            they must not be shrunk. Raises DataError with a reason. Can be pickled.
-        projection: "frontal", "lateral" or "unknown".
-        find: Raises DataError with a reason if the file is missing, without opening it; None
-            where there is no file.
+    `read` gives the pixels as uint8 (h, w), black 0, not shrunk below a short side, and can be
+    pickled; `find` does not open the file. Both raise DataError with a reason.
     """
 
-    name: str
+    name: str  # in the source, for messages and the left-out list
     read: Callable[[int], np.ndarray]
     projection: str = "unknown"
-    find: Callable[[], object] | None = None
+    find: Callable[[], object] | None = None  # None where there is no file
 
 
 @dataclass(frozen=True)
 class SourceStudy:
-    """One study as a raw download has it: images unread, sections as raw text.
-
-    Attributes:
-        id: Its id in the source.
-        patient_id: The patient, or None where unknown.
-        split: "train", "val" or "test".
-        images: Every view, in the source's order.
-        sections: Raw text by section name ("findings", "impression", "indication", "comparison").
-        report: The whole raw report, where the source has one.
-        labels: Findings in a table of the source: 1 present, 0 absent, -1 uncertain; others are
-            left out.
-        refusal: Why the study cannot be used, where the source itself knows (no report, ...).
-    """
+    """One study as a raw download has it: images unread, otherwise as in `Study`."""
 
     id: str
     patient_id: str | None
@@ -70,15 +53,12 @@ class SourceStudy:
     sections: Mapping[str, str]
     report: str = ""
     labels: Mapping[str, int] = field(default_factory=dict)
-    refusal: str | None = None
+    refusal: str | None = None  # why it cannot be used, where the source itself knows
 
 
 @dataclass(frozen=True)
 class Image:
-    """One prepared image: its name in the source, its projection, the SHA-256 of its PNG file.
-
-    Its pixels are read by `radrep.data.store`.
-    """
+    """One prepared image: its name in the source, its projection, the SHA-256 of its PNG file."""
 
     name: str
     projection: str
@@ -89,22 +69,15 @@ class Image:
 class Study:
     """One row of a prepared data set.
 
-    Attributes:
-        id: Unique in the data set.
-        patient_id: The patient, or None where unknown.
-        split: "train", "val" or "test".
-        images: Every view, in the source's order.
-        sections: Raw text by section name ("findings", "impression", "indication", "comparison").
-        source: Name of the source.
-        report: The whole raw report, empty where the source has only sections.
-        labels: Findings that a table of the source names: 1 present, 0 absent, -1 uncertain.
+    Sections are raw text by name ("findings", "impression", "indication", "comparison"); labels
+    are those that a table of the source names: 1 present, 0 absent, -1 uncertain.
     """
 
-    id: str
-    patient_id: str | None
+    id: str  # unique in the data set
+    patient_id: str | None  # None where unknown
     split: str
-    images: tuple[Image, ...]
+    images: tuple[Image, ...]  # every view, in the source's order
     sections: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
-    report: str = ""
+    report: str = ""  # the whole raw one; empty where the source has only sections
     labels: Mapping[str, int] = field(default_factory=dict)

@@ -89,11 +89,8 @@ def get_cleaner(name: str) -> Callable[[str], str]:
 def target_text(sections: Mapping[str, str], target: str) -> str:
     """The raw text that a model is to write for a study, stripped; empty where it has none.
 
-    Args:
-        sections: Raw text by section name.
-        target: "findings", "impression", or "both": findings, then impression, one of which may
-            be missing; without either, the last paragraph of the report, as in the files by which
-            MIMIC-CXR's sections and labels were made.
+    "both" is findings, then impression, one of which may be missing; without either, the last
+    paragraph, as in the files by which MIMIC-CXR's sections and labels were made.
     """
     if target not in TARGETS:
         raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")

@@ -41,16 +41,11 @@ class Tokenizer:
 
     Ids start at 1 and follow the sorted vocabulary; 0 is begin, end and padding in one, so a
     model over this vocabulary has `len(vocabulary) + 1` outputs.
-
-    Attributes:
-        vocabulary: The sorted words, "<unk>" among them; the word of id i is `vocabulary[i - 1]`.
-        cleaner: Name of the cleaner of every text.
-        min_count: Occurrences in the training texts that a word of the vocabulary has at least.
     """
 
-    vocabulary: tuple[str, ...]
+    vocabulary: tuple[str, ...]  # sorted, "<unk>" among them; id i is vocabulary[i - 1]
     cleaner: str
-    min_count: int
+    min_count: int  # least occurrences of a word in the training texts
     language_model: ClassVar[str] = ""
     note: ClassVar[str] = ""
     _ids: dict[str, int] = field(init=False, repr=False, compare=False)
@@ -70,8 +65,7 @@ class Tokenizer:
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """Clean a raw text and turn it into training ids: [0, words, 0], unknown ones as "<unk>".
 
-        A text of `max_tokens - 1` words or more is cut and loses its closing 0, as in the
-        published code.
+        A text of `max_tokens - 1` words or more loses its closing 0, as in the published code.
         """
         unknown = self._ids[UNKNOWN]
         words = get_cleaner(self.cleaner)(text).split()
