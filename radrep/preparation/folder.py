@@ -4,9 +4,8 @@ OUT/train-00000.arrow ...   the studies (radrep.data.store)
 OUT/left_out.jsonl          what was left out, and why
 OUT/prepared.json           the recipe that made it and its hash, counts, the shards' hashes, leaks
 
-Work in progress lies in OUT.partial with its recipe, locked by OUT.partial.lock, and is renamed
-when it is complete: OUT is whole or not there. A finished shard has its summary beside it, so that
-a killed run resumes after it.
+Work in progress lies in OUT.partial, locked by OUT.partial.lock, with its recipe and a summary of
+each finished shard, and is renamed when it is complete: OUT is whole or not there.
 """
 
 import json
@@ -41,24 +40,17 @@ _SUMMARY = ".summary.json"
 
 @dataclass
 class Shard:
-    """Counts of one shard; one without studies has no file.
-
-    Attributes:
-        num_square: Images that are squares in the source.
-        left_out: (what, reason) pairs of images and studies that would have been in it.
-        sha256: Of the file, in hexadecimal; empty until it is written.
-        planned: Studies of the source assigned to it, those left out too.
-    """
+    """Counts of one shard; one without studies has no file."""
 
     split: str
     index: int
     studies: int = 0
     images: int = 0
-    num_square: int = 0
-    left_out: list[tuple[str, str]] = field(default_factory=list)
+    num_square: int = 0  # images that are squares in the source
+    left_out: list[tuple[str, str]] = field(default_factory=list)  # (what, reason)
     sha256: str = ""
     num_bytes: int = 0
-    planned: int = 0
+    planned: int = 0  # studies assigned to it, those left out too
 
     @property
     def name(self) -> str:
@@ -99,11 +91,7 @@ def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
 
 
 def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | None:
-    """The record of an earlier run of the same recipe; None if `out` is missing or empty.
-
-    Raises:
-        DataError: If `out` is a file, another folder, of another recipe, or damaged.
-    """
+    """The record of an earlier run of the same recipe; None if `out` is missing or empty."""
     if not out.exists():
         return None
     if not out.is_dir():
@@ -202,9 +190,6 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
 
     It becomes `out` unless an exception ends the work; then it stays for the next run to resume,
     if any of its shards holds a study. A lock, which ends with its process, keeps others away.
-
-    Raises:
-        DataError: If another run is writing there, or one of another recipe left it.
     """
     partial = out.with_name(out.name + ".partial")
     with _locked(partial):

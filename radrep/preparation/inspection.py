@@ -102,27 +102,16 @@ def contact_sheet(prepared: Path, *, split: str, num_studies: int, seed: int = 0
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the training studies of one folder share with the test studies of another.
+    """What the training studies of one folder share with the test studies of another."""
 
-    Attributes:
-        studies: Studies of the same source and id.
-        patients: Patients of the same source and id.
-        images: Images with the same prepared pixels; None where the folders are of two image
-            sizes, so that no pixels are the same.
-        texts: Test texts that are also training texts, and their share: common short reports, not
-            a fault. Of "whole" reports, and of the cleaned "findings", "impression" and "both".
-        near: Test images within `max_bits` of a training image, None where not counted.
-        max_bits: Largest distance of the difference hashes of near-duplicates, of 256 bits.
-        image_sizes: Short sides in pixels, here and there.
-    """
-
-    studies: int
+    studies: int  # of the same source and id, as patients are
     patients: int
-    images: int | None
+    images: int | None  # of the same prepared pixels; None between two image sizes
+    # Test texts that are also training texts, and their share: see `Leaks`.
     texts: Mapping[str, tuple[int, float]]
-    near: int | None
-    max_bits: int | None
-    image_sizes: tuple[int, int]
+    near: int | None  # test images within `max_bits` of a training image, None where not counted
+    max_bits: int | None  # largest distance of the difference hashes, of 256 bits
+    image_sizes: tuple[int, int]  # short sides in pixels, here and there
 
     @property
     def is_leak(self) -> bool:
@@ -156,15 +145,8 @@ def check(
 ) -> CheckResult:
     """Compare a prepared folder with its record: all hashes, and what its splits share.
 
-    Args:
-        prepared: The folder.
-        against: Another one, whose test studies must not be among the training studies here.
-        max_bits: Count near-duplicate images too: largest distance of their difference hashes, of
-            256 bits (see `SAME_IMAGE_BITS`).
-        reporter: Receives progress messages.
-
-    Raises:
-        DataError: If a folder is not a prepared one, or a shard cannot be opened.
+    The test studies of `against` must not be among the training studies here. With `max_bits`,
+    the largest distance of 256-bit difference hashes, near-duplicate images are counted too.
     """
     record = read_record(prepared)
     if "leaks" not in record:
@@ -231,12 +213,6 @@ def find_overlap(
 
     Between two image sizes, at which one image has other pixels, images are compared by their
     difference hashes, within `SAME_IMAGE_BITS` if `max_bits` is not given.
-
-    Args:
-        prepared: The folder.
-        against: The other one.
-        splits: Splits of the first that count as training.
-        max_bits: As in `check`.
     """
     train = read_split_fingerprints(prepared, *splits)
     test = read_split_fingerprints(against, "test")

@@ -44,19 +44,12 @@ _EMPTY_MAP = "empty Grad-CAM map: image left unmasked"
 
 @dataclass(frozen=True)
 class SaliencyResult:
-    """What `prepare_saliency` made.
-
-    Attributes:
-        counts: Studies by split.
-        num_no_positive: Images left unmasked because no label is predicted positive.
-        num_empty_map: Images left unmasked because the maps of the positive labels are empty.
-        predicted_positive: Observation to the number of studies in which it is predicted.
-    """
+    """What `prepare_saliency` made: studies by split, and by the observation predicted in them."""
 
     folder: Path
     counts: Mapping[str, int]
-    num_no_positive: int
-    num_empty_map: int
+    num_no_positive: int  # images left unmasked because no label is predicted positive
+    num_empty_map: int  # because the maps of the positive labels are empty
     predicted_positive: Mapping[str, int]
     sheet: Path
     already_done: bool
@@ -71,19 +64,11 @@ def prepare_saliency(
 ) -> SaliencyResult:
     """Make the map and the masked image of every study of a prepared folder.
 
-    Of each study the first frontal image is masked, or else its first. A stopped run resumes after
-    its last finished shard. Maps of several discriminators and masks lie side by side.
+    Of each study the first frontal image is masked, or else its first; with `label_maps`, the map
+    of each positive label is kept too. A stopped run resumes after its last finished shard.
 
-    Args:
-        prepared: The folder.
-        section: Which discriminator, and how its maps become a mask.
-        label_maps: Keep the map of each positive label too.
-        reporter: Receives progress messages.
-
-    Raises:
-        DataError: If a folder is missing, broken or of an older radrep, or another process is
-            doing the same.
-        CheckpointError: If the discriminator cannot be loaded.
+    Raises DataError if a folder is missing, broken, locked or of an older radrep, CheckpointError
+    if the discriminator cannot be loaded.
     """
     reporter = reporter or Reporter()
     maker = SaliencyMaker(load_discriminator(section), section)

@@ -28,46 +28,31 @@ class Leaks:
     """What pairs of splits share; the keys are "train/val", "train/test" and "val/test".
 
     Shared texts are common short reports, not a fault, but they can be learned by heart.
-
-    Attributes:
-        patients: Patients that are in both.
-        images: Images whose prepared pixels are in both.
-        texts: Whole reports (findings and impression) of the second split whose words are also
-            those of one in the first.
-        text_shares: Their share of the second split's reports, 0 to 1.
-        target_texts: The same of the texts that models are trained and scored on, "findings",
-            "impression" and "both": compared after the cleaner `plain`.
-        target_shares: Their share of the second split's texts.
-        repeated: By split, images that an earlier study of it has already. Their studies stay,
-            since published splits have them and their reports may differ.
     """
 
     patients: dict[str, int] = field(default_factory=dict)
-    images: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)  # of the same prepared pixels
+    # Whole reports (findings and impression) of the second split whose words are those of one in
+    # the first, and their share of the second split's, 0 to 1.
     texts: dict[str, int] = field(default_factory=dict)
     text_shares: dict[str, float] = field(default_factory=dict)
+    # The same of what models are trained on: "findings", "impression" and "both", cleaned "plain".
     target_texts: dict[str, dict[str, int]] = field(default_factory=dict)
     target_shares: dict[str, dict[str, float]] = field(default_factory=dict)
+    # By split, images that an earlier study of it has already. Their studies stay, since published
+    # splits have them and their reports may differ.
     repeated: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Eight bytes for each patient, image and report of some studies, (k,) uint64 each.
+    """Eight bytes for each patient, image and report of some studies, (k,) uint64 each."""
 
-    Attributes:
-        studies: Of source and id of every study.
-        patients: Of source and patient of every study whose patient is known.
-        images: Of the images' files.
-        difference_hashes: Of the images, in the same order, 256 bits each: (k, 4).
-        texts: Of the words of whole reports ("whole"), and of the cleaned texts by target.
-    """
-
-    studies: np.ndarray
-    patients: np.ndarray
-    images: np.ndarray
-    difference_hashes: np.ndarray
-    texts: Mapping[str, np.ndarray]
+    studies: np.ndarray  # of source and id
+    patients: np.ndarray  # of source and patient, where known
+    images: np.ndarray  # of the files
+    difference_hashes: np.ndarray  # of the images, in the same order, 256 bits each: (k, 4)
+    texts: Mapping[str, np.ndarray]  # of the words of "whole" reports, of cleaned texts by target
 
 
 def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
@@ -154,13 +139,7 @@ def count_shared_texts(second: Fingerprints, first: Fingerprints) -> dict[str, t
 
 
 def count_near_duplicates(hashes: np.ndarray, others: np.ndarray, max_bits: int) -> int:
-    """How many difference hashes have another within a Hamming distance.
-
-    Args:
-        hashes: (k, 4) uint64.
-        others: (m, 4) uint64.
-        max_bits: Bits of 256 in which two hashes may differ.
-    """
+    """How many difference hashes, (k, 4), have another of (m, 4) within a Hamming distance."""
     block = max(1, _BLOCK_CELLS // max(len(others), 1))
     near = 0
     for start in range(0, len(hashes), block):

@@ -42,25 +42,18 @@ _STUDIES_PER_WORKER = 32
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What a prepared folder holds.
-
-    Attributes:
-        counts: Studies by split; every split is there, with 0 where it has none.
-        expected: Studies of a complete download by split, or of "all"; None if not published.
-        left_out: (what, reason) pairs of images and studies that could not be used.
-        num_square: Images that are squares in the source; if all are, it lost the aspect ratio.
-        already_done: Whether the folder was there before and nothing was done.
-    """
+    """What a prepared folder holds."""
 
     out: Path
-    counts: Mapping[str, int]
+    counts: Mapping[str, int]  # studies by split; 0 where it has none
     image_counts: Mapping[str, int]
+    # Of a complete download, by split or of "all"; None if not published.
     expected: Mapping[str, int] | None
     expected_images: Mapping[str, int] | None
-    left_out: tuple[tuple[str, str], ...]
-    num_square: int
+    left_out: tuple[tuple[str, str], ...]  # (what, reason)
+    num_square: int  # images that are squares in the source; if all are, it lost the aspect ratio
     leaks: Leaks
-    already_done: bool
+    already_done: bool  # the folder was there before and nothing was done
 
     @property
     def num_images(self) -> int:
@@ -70,8 +63,6 @@ class PrepareResult:
 
 @dataclass
 class _Tally:
-    """Progress of a run."""
-
     start: float = field(default_factory=time.monotonic)
     num_seen: int = 0
     num_images: int = 0
@@ -79,8 +70,7 @@ class _Tally:
     shards: dict[tuple[str, int], Shard] = field(default_factory=dict)
 
     @property
-    def rate(self) -> float:
-        """Images a second."""
+    def rate(self) -> float:  # images a second
         return self.num_images / max(time.monotonic() - self.start, 1e-9)
 
 
@@ -97,22 +87,12 @@ def prepare(
 
     An image that cannot be read is left out with its reason; so is a study without any readable
     image, without the wanted text, or with the id of an earlier one. A stopped or killed run
-    resumes after its last finished shard, and the folder's bytes are the same.
+    resumes after its last finished shard, and the folder's bytes are the same. `out` may be empty
+    or made by the same recipe. `image_size` is the short side; smaller images are not enlarged.
 
-    With more than one worker, a script that calls this needs a `__main__` guard.
+    With more than one worker (as many as cores, if not given), a script needs a `__main__` guard.
 
-    Args:
-        source: The studies.
-        out: The folder to make. It may exist if it is empty or was made by the same recipe: the
-            source's fingerprint, the image size, the choice and the version of this step.
-        image_size: Short side of the images in pixels; smaller images are not enlarged.
-        choice: Which part of the source; everything that has a report, if not given.
-        workers: Number of processes; as many as there are cores, if not given.
-        reporter: Receives progress messages.
-
-    Raises:
-        DataError: If `out` holds anything else, cannot be written, the disk is full, no study is
-            left, or a worker process dies. Finished shards are kept beside `out`.
+    Raises DataError if `out` holds anything else or cannot be written, or no study is left.
     """
     for name, value in (("image_size", image_size), ("workers", workers)):
         if value is not None and value < 1:

@@ -18,20 +18,14 @@ SECTIONS = (*TARGETS, "any")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which part of a source is prepared.
+    """Which part of a source is prepared; DataError if a value is not allowed.
 
-    Attributes:
-        limit: Only the first so many studies of each split; all, if None.
-        views: "all", "frontal" or "lateral": the projections that are kept.
-        section: "findings", "impression" or "both" (one is enough, or the last paragraph of a
-            report with neither): studies without this text are left out; "any" leaves out none.
-
-    Raises:
-        DataError: If a value is not allowed.
+    Studies without the text of `section` are left out: for "both" one of the two is enough, or the
+    last paragraph of a report with neither; "any" leaves out none.
     """
 
-    limit: int | None = None
-    views: str = "all"
+    limit: int | None = None  # the first so many studies of each split; None: all
+    views: str = "all"  # the projections that are kept
     section: str = "both"
 
     def __post_init__(self) -> None:
@@ -51,14 +45,8 @@ def plan_studies(
 ) -> Iterator[PlannedStudy]:
     """Give each study its shard, by its place in the source alone, and refuse unusable ones.
 
-    Studies beyond the limit and of finished shards are skipped, unread where possible; once every
-    split has reached the limit, reading stops.
-
-    Args:
-        source: The source.
-        choice: The part of it.
-        done: Finished shards, by split and number.
-        shard_studies: Studies per shard.
+    Studies beyond the limit and of shards that are done are skipped, unread where possible; once
+    every split has reached the limit, reading stops.
     """
     seen: dict[int, str] = {}
     planned = dict.fromkeys(SPLITS, 0)
@@ -110,16 +98,10 @@ def why_left_out(planned: PlannedStudy, num_wanted: int) -> str:
 
 @dataclass(frozen=True)
 class CountResult:
-    """What `prepare` would find, as far as that is known without opening an image.
+    """What `prepare` would find, as far as that is known without opening an image."""
 
-    Attributes:
-        counts: By split: "studies" that have the wanted text and an image, their "images", and
-            "left_out", the studies that have not.
-        left_out: (what, reason) pairs of missing images and of studies.
-    """
-
-    counts: Mapping[str, Mapping[str, int]]
-    left_out: tuple[tuple[str, str], ...]
+    counts: Mapping[str, Mapping[str, int]]  # by split: "studies", their "images", "left_out"
+    left_out: tuple[tuple[str, str], ...]  # (what, reason) of missing images and of studies
 
 
 def count_studies(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -214,6 +215,35 @@ def test_other_settings_lie_beside(own_phantoms: Path, discriminator: Path, mask
     wanted = radrep(*words, "--mask", "soft", "--label-maps")
     assert wanted.exit_code == 2
     assert "without the maps of single labels" in wanted.stderr
+
+
+def test_masks_of_an_older_radrep_end_in_one_error(
+    tmp_path: Path, own_phantoms: Path, discriminator: Path, masked: Path
+) -> None:
+    prepared = shutil.copytree(own_phantoms, tmp_path / "data")
+    folder = prepared / "saliency" / masked.name
+    record = json.loads((folder / PREPARED).read_text())
+    for name, older in (
+        ("num_no_positive", "not_fired"),
+        ("num_empty_map", "no_place"),
+        ("predicted_positive", "fired"),
+    ):
+        record[older] = record.pop(name)
+    (folder / PREPARED).write_text(json.dumps(record))
+    for path in folder.glob("*.arrow"):
+        with pa.ipc.open_stream(path.read_bytes()) as reader:
+            table = reader.read_all()
+        names = ["kept_whole" if name == "unmasked" else name for name in table.column_names]
+        table = table.rename_columns(names)
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    result = radrep("prepare", "saliency", "--data", prepared, "--checkpoint", discriminator)
+    assert result.exit_code == 2
+    error = " ".join(result.stderr.split())
+    assert error.count("was made by an older radrep. Remove it and make it again with:") == 1
+    assert "Traceback" not in error
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.slow
