@@ -17,11 +17,7 @@ from radrep.weights.model_card import MODEL_CARD, ReportEvaluation, describe_mod
 
 
 def check_out(out: Path | None) -> None:
-    """Check the folder of the scores before the work of minutes that they come from.
-
-    Raises:
-        DataError: If it cannot be a folder.
-    """
+    """Raise DataError early where the folder of the scores cannot be one."""
     if out is None:
         return
     there = next(path for path in (out, *out.absolute().parents) if path.exists())
@@ -56,12 +52,7 @@ def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:
 
 
 def make_page(result: EvalResult, loaded: Loaded | None) -> Page:
-    """The content of the page.
-
-    Args:
-        result: The result.
-        loaded: The checkpoint that wrote the reports, for heatmaps and provenance.
-    """
+    """The content of the page; heatmaps and provenance come from the checkpoint."""
     environment: dict[str, Any] = {}
     if loaded is not None and (file := run_dir(loaded.folder) / ENVIRONMENT).is_file():
         environment = json.loads(file.read_text(encoding="utf-8"))

@@ -34,21 +34,13 @@ _LONGEST_NAME = 200  # bytes; most disks take 255
 
 @dataclass(frozen=True)
 class Dataset:
-    """The published protocol of a data set.
-
-    Attributes:
-        cleaner: Name of the cleaner.
-        min_count: How often a word occurs in training to be in the vocabulary.
-        max_tokens: Length of the references in ids, the opening one included.
-        sources: Names of prepared sources that it fits.
-        id_form: A pattern that the ids of its published annotation match.
-    """
+    """The published protocol of a data set."""
 
     cleaner: str
-    min_count: int
-    max_tokens: int
-    sources: tuple[str, ...] = ()
-    id_form: str = r"(?!)"
+    min_count: int  # of a word in training, to be in the vocabulary
+    max_tokens: int  # of a reference, the opening one included
+    sources: tuple[str, ...] = ()  # prepared sources that it fits
+    id_form: str = r"(?!)"  # of its published annotation
 
 
 DATASETS = {
@@ -72,30 +64,21 @@ def compare(
     options: EvalOptions | None = None,
     reporter: Reporter | None = None,
 ) -> EvalResult:
-    """Score runs and predictions of other programs on the same studies, paired.
+    """Score runs (or checkpoints) and predictions of other programs on the same studies, paired.
 
     The reports of a run that was evaluated on the split with its present checkpoint are read from
-    its predictions file; else they are written now.
+    its predictions file; else they are written now. For None:
 
-    Args:
-        runs: Runs or checkpoints.
-        predictions: Files of other programs' reports.
-        references: What they are scored against when there is no run: a prepared folder, R2Gen's
-            annotation.json or another file of reports.
-        split: "train", "val" or "test"; by default test, or val where there is no test study.
-        dataset: One of DATASETS: how references are cleaned; by default recognised by their ids.
-        out: Folder of the scores; by default one under evaluations/ named by the systems.
-        overrides: Changes to the decoding of every run, as after --set: "decode.beam_size=1".
-        columns: Columns of the files of predictions, where they have other names than usual.
-        options: How to score.
-        reporter: Receives progress messages.
+    - references: without a run they are needed: a prepared folder, R2Gen's annotation.json or
+      another file of reports;
+    - split: test, or val where there is no test study;
+    - dataset: one of DATASETS, recognised by the ids of the references;
+    - out: a folder under evaluations/ named by the systems.
+
+    Overrides change the decoding of every run, as after --set: "decode.beam_size=1".
 
     Raises:
-        DataError: If ids or references differ between systems, a file cannot be read, or the
-            data set of the references is not recognised.
-        CheckpointError: If there is no such checkpoint.
-        RadrepError: If an override is not of the decoding.
-        RecipeError: If an override has a wrong key or value.
+        RadrepError: If systems cannot be compared or read, or an override is not of the decoding.
     """
     reporter, options = reporter or Reporter(), options or EvalOptions()
     _check_arguments(runs, references, dataset, overrides)
@@ -205,7 +188,6 @@ def _add_predictions(
 
 
 def _check_same(first: EvalSet, other: EvalSet, first_run: Path, run: Path) -> None:
-    """Two runs must be scored on the same studies and texts to be compared."""
     if first.split != other.split:
         raise DataError(
             f"{first_run} is scored on {first.split} and {run} on {other.split}: name one --split"
@@ -230,7 +212,6 @@ def _check_same(first: EvalSet, other: EvalSet, first_run: Path, run: Path) -> N
 
 
 def _references_of(studies: EvalSet) -> References:
-    """The references of a run's split, to match other programs' predictions with."""
     assert studies.prepared is not None, "the studies of a run are prepared"
     return read_references(studies.prepared.prepared, split=studies.split, target=studies.target)
 

@@ -55,8 +55,6 @@ class Conclusion:
 
 @dataclass(frozen=True)
 class _Metric:
-    """A metric of all systems."""
-
     title: str
     key: str
     table: ScoreTable
@@ -72,12 +70,7 @@ class _Metric:
 
 
 def conclude(card: Scorecard, main: str) -> Conclusion:
-    """Conclude from CIDEr under the full protocol and from findings F1.
-
-    Args:
-        card: Scores of all systems.
-        main: The system that the evaluation is of, the first of several.
-    """
+    """Conclude on the system `main` from CIDEr under the full protocol and findings F1."""
     words = _Metric("CIDEr", "cider", card.full)
     # A model that calls every study normal names no finding, whatever "No Finding" scores.
     findings = _Metric(f"{FINDINGS_F1} without No Finding", "13 micro f1", card.findings)

@@ -70,10 +70,7 @@ def write_blank(loaded: Loaded, studies: EvalSet, decode: Decode) -> list[str]:
 
 
 def constant_reports(studies: EvalSet, reporter: Reporter) -> dict[str, str]:
-    """The best constant reports by the name of their control; none without training reports.
-
-    They are training reports, chosen on validation under the published protocol.
-    """
+    """The best constant reports by the name of their control; none without training reports."""
     corpus = studies.corpus
     if corpus.vocabulary is None or not studies.val:
         return {}
@@ -112,13 +109,9 @@ class _Pooled(nn.Module):
 
 
 def nearest_studies(train: ModelStudies, studies: ModelStudies, reporter: Reporter) -> np.ndarray:
-    """Find for each study the training study with the largest cosine of image features.
+    """For each study the index of the training study with the largest cosine of features, (n,).
 
-    Features are averaged over the first two views of a study; they are kept in the cache. No study
-    is its own neighbour.
-
-    Returns:
-        Indices into the training studies, (n,).
+    Features are averaged over the first two views of a study. No study is its own neighbour.
     """
     backbone = Backbone(
         name=EXTRACTOR,

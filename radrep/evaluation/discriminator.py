@@ -24,18 +24,11 @@ from radrep.weights.model_card import MODEL_CARD, LabelEvaluation, describe_mode
 
 @dataclass(frozen=True)
 class DiscriminatorScores:
-    """Scores of a discriminator by label, over images.
-
-    Attributes:
-        num_studies: Studies of the split, also those without a known label.
-        num_images: Their images.
-        loss: Mean loss.
-        scores_file: scores-<split>.json.
-    """
+    """Scores of a discriminator by label, over images."""
 
     checkpoint: Path
     split: str
-    num_studies: int
+    num_studies: int  # also those without a known label
     num_images: int
     loss: float
     scores: LabelScores
@@ -58,11 +51,8 @@ def evaluate_discriminator(
 ) -> DiscriminatorScores:
     """Score a discriminator on a split, with the thresholds that validation chose.
 
-    Args:
-        loaded: Its checkpoint.
-        split: "train", "val" or "test"; by default test, or val where the data has no test study.
-        out: Folder of the scores; the run's folder by default.
-        reporter: Receives progress messages.
+    The split is by default test, or val where there is no test study; the files go to `out`, by
+    default the folder of the run.
 
     Raises:
         DataError: If the prepared folder is missing, the split is empty or has no labels.

@@ -21,27 +21,16 @@ from radrep.weights.checkpoint import Loaded
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The studies that systems are scored on.
+    """The studies that systems are scored on."""
 
-    Attributes:
-        split: Name of the split, empty where references have none.
-        ids: Their ids, in order.
-        corpus: References and training reports.
-        val: Raw reports of validation, on which constants are chosen; may be empty.
-        target: Section that is the reference.
-        num_without_text: Studies of the split left out because they lack it.
-        prepared: The studies in a prepared folder, else None.
-        train: Its training studies, else None.
-    """
-
-    split: str
+    split: str  # "" where references have none
     ids: tuple[str, ...]
     corpus: Corpus
-    val: Sequence[str]
-    target: str
-    num_without_text: int = 0
-    prepared: ModelStudies | None = None
-    train: ModelStudies | None = None
+    val: Sequence[str]  # raw reports, on which constants are chosen; may be empty
+    target: str  # section that is the reference
+    num_without_text: int = 0  # studies left out because they lack it
+    prepared: ModelStudies | None = None  # the studies in a prepared folder
+    train: ModelStudies | None = None  # its training studies
 
     @cached_property
     def ids_sha256(self) -> str:
@@ -50,16 +39,10 @@ class EvalSet:
 
 
 def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> EvalSet:
-    """The studies of a split of the data that a run was trained on.
-
-    Args:
-        loaded: The run's checkpoint.
-        split: "train", "val" or "test"; by default test, or val where the data has no test study.
-        reporter: Warns of the latter.
+    """The studies of a split of the data that a run was trained on; by default `default_split`.
 
     Raises:
-        DataError: If the prepared folder is missing or the split is empty.
-        CheckpointError: If the discriminator of its masked images is needed and not available.
+        RadrepError: If the prepared folder or the discriminator of its masked images is missing.
     """
     data = loaded.recipe.data
     name = split or default_split(data.prepared, reporter)

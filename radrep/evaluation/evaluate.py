@@ -33,17 +33,13 @@ _WITHOUT_METEOR = "METEOR was left out on request (--no-meteor)"
 
 @dataclass
 class Systems:
-    """Systems to score: their studies, and by name the reports and decoding of each.
-
-    Attributes:
-        blank: Reports of the one system for black images, if it is a run.
-    """
+    """Systems to score: their studies, and by name the reports and decoding of each."""
 
     studies: EvalSet
     reports: dict[str, list[str]] = field(default_factory=dict)
     decodes: dict[str, Decode] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    blank: list[str] | None = None
+    blank: list[str] | None = None  # reports of the one run for black images
 
 
 def evaluate(
@@ -57,20 +53,12 @@ def evaluate(
 ) -> EvalResult:
     """Write the reports of a split and score them.
 
-    Args:
-        checkpoint: A checkpoint, a run, or None for the newest run under runs/.
-        split: "train", "val" or "test"; by default test, or val where the data has no test study.
-        out: Folder of the scores; the run's folder by default.
-        overrides: Changes to the run's decoding, as after --set: "decode.beam_size=1".
-        options: How to score.
-        reporter: Receives progress messages.
+    For None the checkpoint is that of the newest run under runs/, the split is test, or val where
+    there is no test study, and `out` is the run's folder. Overrides change the decoding, as after
+    --set: "decode.beam_size=1".
 
     Raises:
-        CheckpointError: If there is no such checkpoint.
-        DataError: If the prepared folder is missing, the split is empty, a metric is unknown or
-            `out` cannot be a folder.
-        RadrepError: If an override is not of the decoding.
-        RecipeError: If an override has a wrong key or value.
+        RadrepError: If checkpoint or data is missing, or an override is not of the decoding.
     """
     reporter, options = reporter or Reporter(), options or EvalOptions()
     check_request(options, overrides, out)
@@ -124,12 +112,7 @@ def finish(
 ) -> EvalResult:
     """Score systems beside their controls, paired, and write the files of the evaluation.
 
-    Args:
-        systems: One system or several; the first is the main one.
-        out: Folder of the files.
-        options: How to score.
-        loaded: The checkpoint that wrote the reports, where there is one system and it is a run.
-        reporter: Receives progress messages.
+    The first system is the main one; `loaded` is its checkpoint where it is one run.
     """
     studies, notes = systems.studies, systems.notes
     clean = studies.corpus.clean if options.clean else None

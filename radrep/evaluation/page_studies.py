@@ -25,12 +25,7 @@ _OF_EACH_RANK = 3
 
 
 def page_studies(result: EvalResult, loaded: Loaded | None) -> list[PageStudy]:
-    """Three studies of each rank by the CIDEr of the single report, none of them twice.
-
-    Args:
-        result: The result.
-        loaded: The checkpoint that wrote the reports, for heatmaps; None for none.
-    """
+    """Three studies of each rank by the CIDEr of the single report, none of them twice."""
     values = result.card.per_report[result.main]
     order = np.argsort(-values, kind="stable")
     middle = max(0, len(order) // 2 - _OF_EACH_RANK // 2)
@@ -92,13 +87,8 @@ def _study(
 def passages(text: str, own: Findings, other: Findings, *, otherwise: str) -> list[Passage]:
     """Cut a report at its positive findings.
 
-    A finding of both reports is on the wrong side where both name a side and not the same one.
-
-    Args:
-        text: The report.
-        own: Its findings.
-        other: Findings of the report beside it.
-        otherwise: Kind of a finding that is not positive in the other report.
+    A finding of both reports is on the wrong side where both name a side and not the same one; one
+    that is not positive in the other report is of the kind `otherwise`.
     """
     found: list[Passage] = []
     end = 0

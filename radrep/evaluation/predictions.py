@@ -42,56 +42,36 @@ _Ids = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Columns of report files as the user names them; None for the usual names.
+    """Columns of report files as the user names them; None for the usual names."""
 
-    The column of ids is used in every file that has it, that of texts in predictions.
-    """
-
-    id: str | None = None
-    text: str | None = None
+    id: str | None = None  # used in every file that has it
+    text: str | None = None  # of predictions
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Reports of another program by id, "" where there is none.
-
-    Attributes:
-        path: The file.
-        source: The form that was recognised: "CSV table", "ReXrank JSON", ...
-        kind: Column of the ids.
-        reports: In the order of the file.
-        notes: Lines for the user.
-    """
+    """Reports of another program."""
 
     path: Path
-    source: str
-    kind: str
-    reports: Mapping[str, str]
+    source: str  # the form recognised: "CSV table", "ReXrank JSON", ...
+    kind: str  # column of the ids
+    reports: Mapping[str, str]  # by id, in the order of the file, "" where there is none
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class References:
-    """Raw references of one split (None without splits), and reports of the others if available.
-
-    Attributes:
-        source: The form: "R2Gen annotation.json", "prepared folder", ...
-        ids: The ids of the split in order, `reports` beside them.
-        train_reports: Raw reports of training, repeated ones too.
-        ids_by_kind: Every kind of id of a reference, `ids` among them.
-        without_text: Ids by kind of the studies of the split that lack the target text.
-        notes: Lines for the user.
-    """
+    """Raw references of one split, and reports of the others if available."""
 
     path: Path
-    source: str
-    split: str | None
-    ids: tuple[str, ...]
+    source: str  # the form: "R2Gen annotation.json", "prepared folder", ...
+    split: str | None  # None without splits
+    ids: tuple[str, ...]  # in order, `reports` beside them
     reports: tuple[str, ...]
-    train_reports: tuple[str, ...]
+    train_reports: tuple[str, ...]  # raw, repeated ones too
     val_reports: tuple[str, ...]
-    ids_by_kind: Mapping[str, tuple[str, ...]]
-    without_text: Mapping[str, frozenset[str]]
+    ids_by_kind: Mapping[str, tuple[str, ...]]  # every kind of id, `ids` among them
+    without_text: Mapping[str, frozenset[str]]  # ids of studies that lack the target
     notes: tuple[str, ...]
 
 
@@ -101,8 +81,7 @@ def read_predictions(
     """Read reports of another program; target names the section where a column does.
 
     Raises:
-        DataError: If the file cannot be read, has no column of ids or of reports, or gives one id
-            different reports.
+        DataError: If the file is unreadable, lacks ids or reports, or an id has different reports.
     """
     _check_target(target)
     columns = columns or ColumnNames()
@@ -133,17 +112,11 @@ def read_references(
     """Read references: a prepared folder, R2Gen's annotation.json or another file of reports.
 
     A study without the target text is left out. Only of a file whose keys are splits, as R2Gen's
-    are, every row is scored: published scores count empty references too.
-
-    Args:
-        path: The folder or the file.
-        split: "train", "val" or "test"; by default test, or val where there is no test study.
-        target: The section to score, "findings", "impression" or "both".
-        columns: Its id column is used if the file has it.
+    are, every row is scored: published scores count empty references too. The split is by default
+    test, or val where there is no test study.
 
     Raises:
-        DataError: If it cannot be read, has no such split, no column of ids or of reports, or
-            gives one id different reports.
+        DataError: If it cannot be read, lacks split, ids or reports, or an id has different ones.
     """
     _check_target(target)
     if path.is_dir():
@@ -185,13 +158,10 @@ def read_references(
 def align(
     predictions: Predictions, references: References
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Put predictions into the order of their references.
+    """Return a prediction for each reference, in their order, and notes.
 
     Ids are compared with each kind of id of the references, as they are and then in their
     `_common_spelling`. Predictions for studies without the target text are not used.
-
-    Returns:
-        A report for each reference, and notes.
 
     Raises:
         DataError: If the ids differ; it lists them.

@@ -28,21 +28,13 @@ _Parts = dict[str | None, list[Any]]
 
 @dataclass(frozen=True)
 class ReportFile:
-    """Rows of a file of reports.
-
-    Attributes:
-        path: The file.
-        form: The form that was recognised, in words.
-        columns: The columns as written, by their `plain` names.
-        parts: Rows by split, cells by plain names; all under None where there are no splits.
-        by_key: Whether the splits are keys of the file, as in R2Gen's annotation.
-    """
+    """Rows of a file of reports."""
 
     path: Path
-    form: str
-    columns: Mapping[str, str]
-    parts: Mapping[str | None, list[Row]]
-    by_key: bool
+    form: str  # recognised, in words
+    columns: Mapping[str, str]  # as written, by their `plain` names
+    parts: Mapping[str | None, list[Row]]  # by split (None without splits), cells by plain names
+    by_key: bool  # whether splits are keys of the file, as in R2Gen's annotation
 
     def written(self, *names: str) -> str:
         """Columns as the file writes them."""
@@ -79,8 +71,7 @@ def read_file(path: Path) -> ReportFile:
     """Read a file of reports.
 
     Raises:
-        DataError: If it cannot be opened, is cut off, is not UTF-8, is in none of the forms, or
-            has two columns of one name or no row.
+        DataError: If it cannot be read, is in none of the forms, or has no row or a column twice.
     """
     text = _read_text(path)
     if text.lstrip()[:1] in ("{", "["):

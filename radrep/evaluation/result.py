@@ -14,47 +14,27 @@ from radrep.recipe.training import Decode
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How reports are scored.
+    """How reports are scored."""
 
-    Attributes:
-        clean: Put the generated reports through the cleaner of the references too.
-        clinical: Names of metrics of `radrep.metrics.radeval`, for the main system.
-        meteor: Compute METEOR where Java runs.
-    """
-
-    clean: bool = False
-    clinical: Sequence[str] = ()
+    clean: bool = False  # put generated reports through the cleaner of the references too
+    clinical: Sequence[str] = ()  # metrics of `radrep.metrics.radeval`, for the main system
     meteor: bool = True
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Scores of systems on the same studies.
+    """Scores of systems on the same studies."""
 
-    Attributes:
-        checkpoint: The checkpoint that wrote the reports, None for several systems or others'.
-        studies: The studies scored.
-        main: Name of the system that the evaluation is of, the first of several.
-        systems: Name to reports as scored, the main one first.
-        card: Their scores.
-        constants: The constant reports by the name of their control.
-        clinical: Model-based clinical metrics of the main system.
-        decodes: How each run decoded.
-        notes: Lines for the reader.
-        predictions: Generated reports of the main system, as decoded.
-        out: Folder of the files.
-    """
-
-    checkpoint: Path | None
+    checkpoint: Path | None  # None for several systems or others'
     studies: EvalSet
-    main: str
-    systems: Mapping[str, Sequence[str]]
+    main: str  # the system that the evaluation is of, the first of several
+    systems: Mapping[str, Sequence[str]]  # name to reports as scored, the main one first
     card: Scorecard
-    constants: Mapping[str, str]
-    clinical: Mapping[str, float]
-    decodes: Mapping[str, Decode]
-    notes: tuple[str, ...]
-    predictions: tuple[str, ...]
+    constants: Mapping[str, str]  # constant reports by the name of their control
+    clinical: Mapping[str, float]  # of the main system
+    decodes: Mapping[str, Decode]  # of each run
+    notes: tuple[str, ...]  # lines for the reader
+    predictions: tuple[str, ...]  # of the main system, as decoded
     out: Path
 
     @property

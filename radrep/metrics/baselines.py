@@ -42,11 +42,8 @@ def best_constants(
         train_reports: Cleaned training reports, the candidates.
         val_references: Validation references of a protocol.
         metrics: Some of SEARCHED_METRICS: METEOR's Java program would need hours.
-        max_candidates: Try this many distinct reports, the most frequent first.
+        max_candidates: Try this many distinct reports, the most frequent first, which wins a tie.
         progress: Called after each candidate with the numbers done and to be done.
-
-    Returns:
-        The best constant for each metric; of equal ones the most frequent.
 
     Raises:
         DataError: If a metric is not searched, there is no candidate, or no reference has a word.

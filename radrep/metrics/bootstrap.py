@@ -43,16 +43,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """Score of one system minus that of another on the same studies, with its interval.
-
-    The p-value is two-sided: twice the share of samples that reverse the difference, at least
-    2 / (number of samples + 1).
-    """
+    """First minus second on the same studies, with its interval and two-sided p-value."""
 
     value: float
     low: float
     high: float
-    p_value: float
+    p_value: float  # twice the share of samples that reverse it, at least 2 / (samples + 1)
 
 
 @dataclass(frozen=True)
@@ -67,11 +63,7 @@ class Resamples:
 def resample(
     systems: Mapping[str, Resampled], *, num_samples: int = 1000, seed: int = 0
 ) -> dict[str, Resamples]:
-    """Score every system on the same samples of the studies, drawn from a seed.
-
-    Raises:
-        DataError: If the systems were scored on different numbers of studies.
-    """
+    """Score every system on the same samples of the studies, drawn from a seed."""
     statistics = {name: scores.statistics() for name, scores in systems.items()}
     sizes = {len(rows) for rows in statistics.values()}
     if len(sizes) != 1:
@@ -99,11 +91,7 @@ def bootstrap_intervals(resamples: Resamples, *, level: float = 0.95) -> dict[st
 
 
 def paired_bootstrap(a: Resamples, b: Resamples, *, level: float = 0.95) -> dict[str, Difference]:
-    """First minus second in each metric that was computed for both, on the same samples.
-
-    Raises:
-        DataError: If the two were not scored on the same studies.
-    """
+    """First minus second in each metric that was computed for both, on the same samples."""
     facts_a, facts_b = a.scores.reference_facts(), b.scores.reference_facts()
     if not np.array_equal(facts_a, facts_b):
         raise DataError(

@@ -18,20 +18,6 @@ class LabelScore:
     """Scores of one label over the images where it is known.
 
     Everything but the counts is None unless the label is both present and absent in them.
-
-    Attributes:
-        name: The label.
-        num_known: Images where it is present or absent.
-        num_present: Images where it is present.
-        auroc: Area under the receiver operating characteristic.
-        average_precision: By chance it is the share of the present.
-        brier: Mean squared distance of the probability from 1 or 0 (Brier, 1950).
-        calibration_error: Expected calibration error in 15 bins of equal width (Naeini et al.,
-            2015; Guo et al., 2017).
-        threshold: The label is predicted where its probability is greater.
-        f1: F1 of the prediction.
-        precision: Its precision, 0 if it is never predicted.
-        recall: Its recall.
     """
 
     name: str
@@ -39,11 +25,11 @@ class LabelScore:
     num_present: int
     auroc: float | None = None
     average_precision: float | None = None
-    brier: float | None = None
-    calibration_error: float | None = None
-    threshold: float | None = None
+    brier: float | None = None  # mean squared distance of the probability from 1 or 0 (Brier, 1950)
+    calibration_error: float | None = None  # expected, in 15 equal bins (Guo et al., 2017)
+    threshold: float | None = None  # predicted where its probability is greater
     f1: float | None = None
-    precision: float | None = None
+    precision: float | None = None  # 0 if it is never predicted
     recall: float | None = None
 
 
@@ -87,8 +73,7 @@ def score_labels(
             highest of several that are as good.
 
     Raises:
-        DataError: If the shapes do not fit, a probability is not from 0 to 1, or a label is neither
-            1, 0 nor NaN.
+        DataError: If the shapes do not fit, or a probability or label is out of range.
     """
     if probabilities.shape != labels.shape or labels.shape[1:] != (len(names),):
         raise DataError(

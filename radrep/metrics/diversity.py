@@ -13,26 +13,13 @@ from radrep.errors import DataError
 
 @dataclass(frozen=True)
 class Diversity:
-    """Diversity and length of the reports of one split, lengths in whitespace tokens.
-
-    Attributes:
-        num_reports: Reports.
-        num_distinct: Distinct reports, white space aside.
-        most_frequent: The most frequent one (of several, the first).
-        most_frequent_share: Its share of the studies, 0 to 1.
-        length_ratio: Mean length over mean reference length: the ratio of the sums, as in BLEU's
-            brevity penalty, since a few short references would decide a mean of ratios.
-        mean_length: Mean length of a generated report.
-        min_length: Length of the shortest.
-        max_length: Length of the longest.
-        mean_reference_length: Mean length of a reference.
-    """
+    """Diversity and length of the reports of one split, lengths in whitespace tokens."""
 
     num_reports: int
-    num_distinct: int
-    most_frequent: str
-    most_frequent_share: float
-    length_ratio: float
+    num_distinct: int  # white space aside
+    most_frequent: str  # the first of several
+    most_frequent_share: float  # of the studies, 0 to 1
+    length_ratio: float  # ratio of the sums, as in BLEU's brevity penalty
     mean_length: float
     min_length: int
     max_length: int

@@ -17,7 +17,7 @@ def number(value: float | None, *, signed: bool = False, decimals: int = 3) -> s
 
 
 def interval(ends: Interval | Difference | None) -> str:
-    """An interval, empty where there is none."""
+    """An interval, "" for None."""
     return "" if ends is None else f"[{number(ends.low)},{_SPACE}{number(ends.high)}]"
 
 

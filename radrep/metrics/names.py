@@ -1,7 +1,6 @@
 """Names of what an evaluation measures, and of the controls that it compares a model with.
 
-One table of metrics and one of controls, read by recipes, scores, pages, model cards and the
-terminal. Imports nothing, since recipes do.
+Recipes, scores, pages, model cards and the terminal read them. Imports nothing, since recipes do.
 """
 
 from collections.abc import Mapping
@@ -15,37 +14,24 @@ FINDINGS_F1 = "findings F1 (rules)"  # never CheXbert F1
 class Metric:
     """A metric.
 
-    Attributes:
-        name: Key in scores files and, after "val/", in recipes.
-        title: As papers and pages write it.
-        protocol: How it is scored: TEXT on whitespace tokens under each protocol of
-            `radrep.metrics.protocol`, FINDINGS by the rule labeller, LABELS on a discriminator's
-            probabilities, RETRIEVAL on paired embeddings, LOSS as the training objective.
-        higher_is_better: False for errors and losses.
-        decimals: Decimals shown.
+    Protocols: TEXT on whitespace tokens (`radrep.metrics.protocol`), FINDINGS by the rule labeller,
+    LABELS on a discriminator's probabilities, RETRIEVAL on paired embeddings, LOSS in training.
     """
 
-    name: str
-    title: str
+    name: str  # key in scores files and, after "val/", in recipes
+    title: str  # as papers and pages write it
     protocol: str
     higher_is_better: bool = True
-    decimals: int = 3
+    decimals: int = 3  # shown
 
 
 @dataclass(frozen=True)
 class Control:
-    """A system that a model is compared with.
+    """A system that a model is compared with."""
 
-    Attributes:
-        name: Name of the system in scores files.
-        title: Its title on pages.
-        of_model: Whether the model under test writes its reports, from other images than a study's
-            own; otherwise no model does.
-    """
-
-    name: str
-    title: str
-    of_model: bool
+    name: str  # of the system in scores files
+    title: str  # on pages
+    of_model: bool  # whether the model under test writes its reports, from other images
 
 
 METRICS: Mapping[str, Metric] = {

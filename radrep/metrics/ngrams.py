@@ -22,9 +22,7 @@ class NgramTable:
 
     Attributes:
         lengths: Tokens of each text, (t,).
-        rows: The text of each entry, by its row, (e,).
-        ngrams: The n-gram of each entry, (e,).
-        counts: How often the text has it, (e,).
+        rows, ngrams, counts: Of each entry: row of its text, n-gram, how often it has it, (e,).
         ends: Where each text's entries end, (t,).
         num_ngrams: Distinct n-grams g in all texts.
         orders: Words of each n-gram less one, (g,).
@@ -85,12 +83,10 @@ class NgramTable:
 
 
 class ReferenceNgrams:
-    """References with the n-gram weights that CIDEr takes from them.
+    """References with the n-gram weights that CIDEr takes from them; the table counts all texts.
 
     CIDEr is the CIDEr-D form (Vedantam et al., 2015) with the inverse document frequencies of
     these references, as pycocoevalcap computes it.
-
-    The table counts the references and all reports scored on them.
     """
 
     def __init__(self, table: NgramTable, references: Sequence[str]) -> None:
@@ -134,13 +130,10 @@ class ReferenceNgrams:
         return matches.astype(np.int64), 10 * cosines.mean(axis=1) * penalties
 
     def score_constants(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compare each of some reports with all references.
+        """Clipped matches with all references, (m, 4), and mean CIDEr, (m,), of some reports.
 
         The length penalty depends on two lengths alone. So for all reports of one length, what an
         n-gram adds to CIDEr is summed over the references only once.
-
-        Returns:
-            Clipped n-gram matches summed over the references, (m, 4), and mean CIDEr, (m,).
         """
         table = self._table
         reports, own = table.entries_of(rows)
@@ -174,11 +167,7 @@ class ReferenceNgrams:
         return matches, 10 * cosines.mean(axis=1) / self._repeats.sum()
 
     def _holders(self, ngrams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The distinct references that hold some n-grams.
-
-        Returns:
-            For each: place of the n-gram, place of the reference and number of its entry, (k,).
-        """
+        """Of each reference with an n-gram: places of both, and number of its entry, (k,)."""
         entry_ngrams = self._table.ngrams[self._entries]
         order = np.argsort(entry_ngrams, kind="stable")
         ends = np.searchsorted(entry_ngrams[order], ngrams, side="right")

@@ -1,9 +1,7 @@
 """BLEU, METEOR, ROUGE-L and CIDEr with pycocoevalcap's values, on whitespace tokens.
 
 pycocoevalcap's METEOR program is run; its other scorers would count every reference again for every
-system. Each score comes with the statistics from which a bootstrap computes it for any sample of
-the studies: counts per report for BLEU and METEOR, which are scores of the whole corpus, and values
-per report for ROUGE-L and CIDEr.
+system. Scores come with the statistics from which a bootstrap computes them for any sample.
 """
 
 import subprocess
@@ -31,39 +29,23 @@ _NUM_METEOR_COUNTS = 23
 
 @dataclass(frozen=True)
 class BleuCounts:
-    """Statistics of corpus BLEU of n reports.
+    """Statistics of corpus BLEU of n reports."""
 
-    Attributes:
-        matches: Clipped matches of 1-grams to 4-grams, (n, 4).
-        totals: N-grams of the generated reports, (n, 4).
-        lengths: Their tokens, (n,).
-        reference_lengths: Tokens of the references, (n,).
-    """
-
-    matches: np.ndarray
-    totals: np.ndarray
-    lengths: np.ndarray
-    reference_lengths: np.ndarray
+    matches: np.ndarray  # clipped, of 1-grams to 4-grams, (n, 4)
+    totals: np.ndarray  # n-grams of the generated reports, (n, 4)
+    lengths: np.ndarray  # tokens of the generated reports, (n,)
+    reference_lengths: np.ndarray  # (n,)
 
 
 @dataclass(frozen=True)
 class NlgScores:
-    """Scores of n generated reports.
+    """Scores of n generated reports."""
 
-    Attributes:
-        corpus: A score for each of METRICS; "meteor" is None where it was not computed.
-        per_report: Values of single reports, (n,), for "meteor" (where computed), "rouge_l"
-            and "cider". Their mean is the corpus score, except for METEOR.
-        bleu_counts: Statistics of BLEU.
-        meteor_counts: Statistics of METEOR for `corpus_meteor`, (n, 23), or None.
-        notes: Lines for the reader, such as why METEOR is missing.
-    """
-
-    corpus: Mapping[str, float | None]
-    per_report: Mapping[str, np.ndarray]
+    corpus: Mapping[str, float | None]  # by METRICS; "meteor" is None where it was not computed
+    per_report: Mapping[str, np.ndarray]  # of "meteor" (where computed), "rouge_l", "cider", (n,)
     bleu_counts: BleuCounts
-    meteor_counts: np.ndarray | None
-    notes: tuple[str, ...]
+    meteor_counts: np.ndarray | None  # for `corpus_meteor`, (n, 23)
+    notes: tuple[str, ...]  # such as why METEOR is missing
 
     def reference_facts(self) -> np.ndarray:
         """Lengths of the references, (n,)."""
@@ -109,7 +91,7 @@ def score_nlg(
     *,
     meteor: Literal["auto", "skip"] = "auto",
 ) -> NlgScores:
-    """Score the generated reports of one system as `score_systems` does."""
+    """Score one system as `score_systems` does."""
     return score_systems({"generated": (references, hypotheses)}, meteor=meteor)["generated"]
 
 
@@ -121,17 +103,15 @@ def score_systems(
     """Score several systems, or one under several protocols, with one start of Java.
 
     Tokens are what stands between white space, so casing and punctuation count: prepare both
-    sides with `radrep.metrics.protocol`. CIDEr is the CIDEr-D form with the inverse document
-    frequencies of the references scored.
+    sides with `radrep.metrics.protocol`. CIDEr takes its document frequencies from the references.
 
     Args:
         systems: References and generated reports in one order, by a name.
-        meteor: "auto" computes METEOR if Java runs and otherwise notes why not; "skip" leaves it
-            out. Its Java program loads tables for 5 to 15 seconds, so score all systems together.
+        meteor: "auto" computes METEOR if Java runs and otherwise notes why not. Its program loads
+            tables for 5 to 15 seconds, so score all systems together.
 
     Raises:
-        DataError: If a system has no report, its numbers of references and reports differ, or
-            none of its references has a word.
+        DataError: If there is no report, the numbers differ, or no reference has a word.
     """
     pairs = {name: _tokenise(name, *texts) for name, texts in systems.items()}
     flat = [pair for texts in pairs.values() for pair in zip(*texts, strict=True)]

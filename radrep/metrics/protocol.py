@@ -24,17 +24,11 @@ _STICKING_FULL_STOPS = re.compile(r"(?<=[^\s.])\.+(?=\s|$)")
 
 @dataclass(frozen=True)
 class References:
-    """References of one protocol.
+    """References of one protocol."""
 
-    Attributes:
-        protocol: "published", "published_llm" or "full".
-        texts: The references, tokens joined by single spaces.
-        num_cut: References cut by the length limit; 0 under `full`.
-    """
-
-    protocol: str
-    texts: list[str]
-    num_cut: int
+    protocol: str  # "published", "published_llm" or "full"
+    texts: list[str]  # tokens joined by single spaces
+    num_cut: int  # references cut by the length limit; 0 under `full`
 
     @property
     def share_cut(self) -> float:
@@ -49,14 +43,9 @@ def published_references(
     vocabulary: Collection[str],
     max_tokens: int,
 ) -> References:
-    """Prepare references as R2Gen and its descendants do.
+    """Prepare raw reports as R2Gen and its descendants do; other words become <unk>.
 
-    Args:
-        reports: Raw reports.
-        clean: The cleaner of the data set.
-        vocabulary: Words of the training vocabulary; every other word becomes <unk>.
-        max_tokens: Length of the training targets in ids. One of them is the opening 0, so
-            60 leaves 59 words and 100 leaves 99.
+    `max_tokens` ids include the opening 0: 60 leaves 59 words.
     """
     assert max_tokens >= 2, f"max_tokens ({max_tokens}) leaves no word beside the opening 0"
     known = frozenset(vocabulary)
@@ -90,10 +79,9 @@ def scored_predictions(
 ) -> list[str]:
     """Prepare generated reports for scoring under any protocol.
 
-    No cleaning (unless `clean` is given), no change of case, no cut. White space is collapsed, and
-    a full stop at the end of a word becomes a token ("clear." -> "clear ."), as in all cleaned
-    references: reports of other programs would otherwise miss every sentence end. Reports decoded
-    from a vocabulary of cleaned words are unchanged.
+    White space is collapsed, and a full stop at the end of a word becomes a token ("clear." ->
+    "clear ."), as in all cleaned references: reports of other programs would otherwise miss every
+    sentence end. There is no change of case, no cut, and no cleaning unless `clean` is given.
     """
     texts = reports if clean is None else [clean(report) for report in reports]
     return [" ".join(_STICKING_FULL_STOPS.sub(" .", text).split()) for text in texts]

@@ -28,18 +28,11 @@ _MAX_REASON = 120  # characters of an error: the hub's run over many lines
 
 @dataclass(frozen=True)
 class ClinicalMetric:
-    """A metric as RadEval offers it.
-
-    Attributes:
-        radeval_name: Its name there.
-        needs: Its requirements, for the user.
-        per_report: Whether each report has a value, whose mean is the score; otherwise the score
-            is of all reports together.
-    """
+    """A metric as RadEval offers it."""
 
     radeval_name: str
-    needs: str
-    per_report: bool = True
+    needs: str  # requirements, for the user
+    per_report: bool = True  # else the score is of all reports together
 
 
 CLINICAL_METRICS: Mapping[str, ClinicalMetric] = {
@@ -78,27 +71,15 @@ CLINICAL_METRICS: Mapping[str, ClinicalMetric] = {
 
 @dataclass(frozen=True)
 class ClinicalScores:
-    """Scores of n generated reports.
+    """Scores of n generated reports."""
 
-    Attributes:
-        values: Scores by RadEval's own names, several for some metrics (such as
-            "radgraph_partial"). "radcliq_v1" is the mean over the reports, lower is better;
-            RadEval itself prints its inverse.
-        per_report: Values of single reports, (n,), where the metric has them.
-        notes: For each metric that was not computed, the reason and its requirements.
-    """
-
-    values: Mapping[str, float]
-    per_report: Mapping[str, np.ndarray]
-    notes: tuple[str, ...]
+    values: Mapping[str, float]  # by RadEval's names; of radcliq_v1, lower is better
+    per_report: Mapping[str, np.ndarray]  # (n,), where the metric has them
+    notes: tuple[str, ...]  # why a metric was not computed, and its requirements
 
 
 def check_clinical_metrics(metrics: Sequence[str]) -> None:
-    """Check names before the minutes of work that come first.
-
-    Raises:
-        DataError: If one is not in `CLINICAL_METRICS`.
-    """
+    """Raise DataError early for names that are not in `CLINICAL_METRICS`."""
     if unknown := [name for name in metrics if name not in CLINICAL_METRICS]:
         raise DataError(
             f"no clinical metric {', '.join(unknown)}: choose from {', '.join(CLINICAL_METRICS)}"
@@ -108,12 +89,7 @@ def check_clinical_metrics(metrics: Sequence[str]) -> None:
 def score_clinical(
     references: Sequence[str], hypotheses: Sequence[str], metrics: Sequence[str]
 ) -> ClinicalScores:
-    """Score generated reports with those of the metrics that can be loaded.
-
-    Args:
-        references: Reference reports.
-        hypotheses: Generated reports, in the same order.
-        metrics: Names out of `CLINICAL_METRICS`.
+    """Score generated reports with those of the `CLINICAL_METRICS` that can be loaded.
 
     Raises:
         DataError: If a metric is unknown, there is no report, or the numbers differ.

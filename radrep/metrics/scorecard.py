@@ -32,27 +32,15 @@ from radrep.metrics.protocol import (
 
 @dataclass(frozen=True)
 class Corpus:
-    """What reports are scored against.
+    """What reports are scored against."""
 
-    Attributes:
-        references: Raw reference reports, n.
-        clean: The cleaner of the data set.
-        train: Raw training reports; empty where not available.
-        vocabulary: Words of the training vocabulary, for the published protocol; None without
-            training reports: then there is no published protocol.
-        max_tokens: Length of the training targets in ids.
-        shorten: Cuts a cleaned report to that many sub-words of a language model; None where no
-            language model wrote the reports.
-        tokenizer: Name of the tokenizer that `shorten` uses.
-    """
-
-    references: Sequence[str]
+    references: Sequence[str]  # raw
     clean: Callable[[str], str]
-    train: Sequence[str] = ()
-    vocabulary: Collection[str] | None = None
-    max_tokens: int = 60
-    shorten: Callable[[str], str] | None = None
-    tokenizer: str = ""
+    train: Sequence[str] = ()  # raw reports; empty where not available
+    vocabulary: Collection[str] | None = None  # of training; else no published protocol
+    max_tokens: int = 60  # of the training targets
+    shorten: Callable[[str], str] | None = None  # cuts to sub-words of a language model
+    tokenizer: str = ""  # name of the tokenizer that `shorten` uses
 
     def protocols(self) -> list[References]:
         """The references as each protocol scores them, `full` last."""
@@ -130,12 +118,10 @@ class ScoreTable:
         return None
 
     def relation(self, first: str, second: str, metric: str) -> str | None:
-        """How the first score stands to the second.
+        """Whether the first score is "higher" or "lower" than the second, or "level".
 
-        Returns:
-            "higher", "lower", or "level" where the difference is not significant: its 95 %
-            interval holds zero. Systems that were not compared differ where their own intervals do
-            not meet; None without intervals.
+        A difference counts where its 95 % interval excludes zero, or, of systems that were not
+        compared, where their own intervals do not meet; None without intervals.
         """
         difference = self.difference(first, second, metric)
         if difference is not None:
@@ -150,60 +136,38 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class ProtocolScores(ScoreTable):
-    """All systems under one protocol.
+    """All systems under one protocol."""
 
-    Attributes:
-        protocol: "published", "published_llm" or "full".
-        tokenizer: What cuts the references under published_llm, else empty.
-        num_cut: References that the protocol cuts.
-        on_seen: System to metric to value, on references that also occur verbatim in training;
-            empty where there are none.
-        on_unseen: The same on all other references.
-    """
-
-    protocol: str
-    tokenizer: str
-    num_cut: int
-    on_seen: Mapping[str, Mapping[str, float]]
-    on_unseen: Mapping[str, Mapping[str, float]]
+    protocol: str  # "published", "published_llm" or "full"
+    tokenizer: str  # what cuts the references under published_llm
+    num_cut: int  # references that the protocol cuts
+    on_seen: Mapping[str, Mapping[str, float]]  # on references verbatim in training
+    on_unseen: Mapping[str, Mapping[str, float]]  # on all others
 
 
 @dataclass(frozen=True)
 class FindingsCard(ScoreTable):
     """Agreement on clinical findings by the rule labeller, uncertain findings as absent.
 
-    Attributes:
-        uncertain_is_positive: System to figure to value with uncertain findings as positive.
-        tables: System to the counts of each observation.
-        num_sides: System to the number of findings whose side was compared.
+    Its mappings are by system.
     """
 
-    uncertain_is_positive: Mapping[str, Mapping[str, float | None]]
-    tables: Mapping[str, Sequence[LabelCounts]]
-    num_sides: Mapping[str, int]
+    uncertain_is_positive: Mapping[str, Mapping[str, float | None]]  # the same scores
+    tables: Mapping[str, Sequence[LabelCounts]]  # counts of each observation
+    num_sides: Mapping[str, int]  # findings whose side was compared
 
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Scores of some systems on the same studies.
-
-    Attributes:
-        num_studies: Studies scored.
-        num_seen: References that also occur verbatim in training; None without training reports.
-        protocols: Scores under each protocol, `full` last.
-        findings: Clinical findings.
-        diversity: System to the diversity and lengths of its reports.
-        per_report: System to CIDEr of each report under `full`, (n,).
-        notes: Lines for the reader.
-    """
+    """Scores of some systems on the same studies."""
 
     num_studies: int
-    num_seen: int | None
-    protocols: tuple[ProtocolScores, ...]
+    num_seen: int | None  # references verbatim in training; None without training reports
+    protocols: tuple[ProtocolScores, ...]  # `full` last
     findings: FindingsCard
     diversity: Mapping[str, Diversity]
-    per_report: Mapping[str, np.ndarray]
-    notes: tuple[str, ...]
+    per_report: Mapping[str, np.ndarray]  # CIDEr of each report under `full`, (n,)
+    notes: tuple[str, ...]  # lines for the reader
 
     @property
     def full(self) -> ProtocolScores:
@@ -218,13 +182,9 @@ def score_card(
     *,
     meteor: Literal["auto", "skip"] = "auto",
 ) -> Scorecard:
-    """Score systems on the same studies.
+    """Score systems on the same studies, and compare some pairs of them.
 
-    Args:
-        corpus: References and training reports.
-        systems: Name to the reports of `scored_predictions`, in the order of the references.
-        comparisons: Pairs of names to compare.
-        meteor: "auto" computes METEOR if Java runs; "skip" leaves it out.
+    A system is the reports of `scored_predictions`, in the order of the references.
 
     Raises:
         DataError: If there is no report, the numbers differ, or no reference has a word.

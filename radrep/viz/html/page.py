@@ -44,93 +44,53 @@ _PROTOCOLS = {  # in the order shown
 
 @dataclass(frozen=True)
 class Passage:
-    """A stretch of a report; the passages of a text in order give the whole text.
+    """A stretch of a report; the passages of a text in order give the whole text."""
 
-    Attributes:
-        text: The stretch, white space included.
-        kind: One of KINDS: AGREE in both reports, WRONG_SIDE in both on different sides, MISSED in
-            references only, NOT_IN_REFERENCE in generated reports only.
-        note: The finding, such as "Cardiomegaly".
-    """
-
-    text: str
-    kind: str
-    note: str = ""
+    text: str  # white space included
+    kind: str  # one of KINDS
+    note: str = ""  # the finding, such as "Cardiomegaly"
 
 
 @dataclass(frozen=True)
 class PageStudy:
-    """One study to show.
-
-    Attributes:
-        id: Its id.
-        rank: One of RANKS.
-        score: CIDEr of its report under the full protocol.
-        images: Its views, uint8 (h, w) each.
-        projections: Their projections.
-        heatmaps: The views under their heatmaps, uint8 (h, w, 3) each, or none at all.
-        reference: The reference report.
-        generated: The generated report.
-    """
+    """One study to show."""
 
     id: str
-    rank: str
-    score: float
-    images: Sequence[np.ndarray]
+    rank: str  # one of RANKS
+    score: float  # CIDEr under the full protocol
+    images: Sequence[np.ndarray]  # its views, uint8 (h, w) each
     projections: Sequence[str]
-    heatmaps: Sequence[np.ndarray]
+    heatmaps: Sequence[np.ndarray]  # the views under theirs, uint8 (h, w, 3) each, or none
     reference: Sequence[Passage]
     generated: Sequence[Passage]
 
 
 @dataclass(frozen=True)
 class Page:
-    """The content of a page.
-
-    Attributes:
-        title: Such as the name of the run.
-        split: The split, empty where there is none.
-        target: Section that was scored.
-        num_without_text: Studies left out because they lack it.
-        card: The scores.
-        main: The system that the evaluation is of.
-        answer: The conclusion.
-        evidence: Heading and sentences of what the conclusion rests on.
-        constants: The constant reports by the name of their control.
-        clinical: Model-based clinical metrics.
-        notes: Lines for the reader.
-        provenance: Name and value of what produced the scores; may be nested.
-        studies: Some of each rank.
-        recipe: The recipe as YAML, may be empty.
-        environment: Versions and devices of the run, may be empty.
-    """
+    """The content of a page."""
 
     title: str
-    split: str
-    target: str
-    num_without_text: int
+    split: str  # "" where there is none
+    target: str  # section that was scored
+    num_without_text: int  # studies left out because they lack it
     card: Scorecard
-    main: str
-    answer: str
-    evidence: Sequence[tuple[str, Sequence[str]]]
-    constants: Mapping[str, str]
+    main: str  # the system that the evaluation is of
+    answer: str  # the conclusion
+    evidence: Sequence[tuple[str, Sequence[str]]]  # heading and sentences
+    constants: Mapping[str, str]  # by the name of their control
     clinical: Mapping[str, float]
-    notes: Sequence[str]
-    provenance: Mapping[str, Any]
+    notes: Sequence[str]  # lines for the reader
+    provenance: Mapping[str, Any]  # of the scores; may be nested
     studies: Sequence[PageStudy]
-    recipe: str
-    environment: Mapping[str, Any]
+    recipe: str  # YAML, may be empty
+    environment: Mapping[str, Any]  # versions and devices of the run
 
 
 def render_page(page: Page) -> str:
-    """The page as one HTML file with its images inside.
-
-    Returns:
-        Text that UTF-8 can hold.
+    """The page as one HTML file with its images inside, as text that UTF-8 can hold.
 
     Raises:
-        ValueError: If a study has an unknown rank, a passage an unknown kind, an image is not
-            uint8, or images do not match their projections or heatmaps.
+        ValueError: If a rank, a kind or the images of a study are invalid.
     """
     card = page.card
     order = list(_PROTOCOLS)

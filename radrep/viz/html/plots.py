@@ -34,25 +34,15 @@ class PlotRow:
 
 @dataclass(frozen=True)
 class Plot:
-    """A dot plot over systems.
+    """A dot plot over systems."""
 
-    Attributes:
-        id: Of its element.
-        needs: The radio buttons that must be chosen to show it.
-        title: The metric.
-        how: How it was scored.
-        rows: One per system.
-        guide: Where the dashed line stands, if anywhere.
-        ticks: Place and label of each.
-    """
-
-    id: str
-    needs: Sequence[str]
-    title: str
-    how: str
+    id: str  # of its element
+    needs: Sequence[str]  # radio buttons that must be chosen to show it
+    title: str  # the metric
+    how: str  # it was scored
     rows: Sequence[PlotRow]
-    guide: float | None
-    ticks: Sequence[tuple[float, str]]
+    guide: float | None  # place of the dashed line
+    ticks: Sequence[tuple[float, str]]  # place and label
 
 
 @dataclass(frozen=True)
