@@ -23,44 +23,42 @@ class Cue(NamedTuple):
     reach: str
 
 
-_DENYING = """no, without, negative for, free of, clear of, absence of, lack of, neither, nor,
-    no evidence of, no evidence for, no radiographic evidence of, no definite evidence of,
-    no sign of, no signs of, no findings of, without evidence of, without evidence for, not,
-    devoid of, denies, non, never, without radiographic evidence of, cleared of, clear from,
-    instead of"""
+_DENYING = """no, without, negative for, free of, clear of, absence of, lack of, neither, nor, no
+    evidence of, no evidence for, no radiographic evidence of, no definite evidence of, no sign of,
+    no signs of, no findings of, without evidence of, without evidence for, not, devoid of, denies,
+    non, never, without radiographic evidence of, cleared of, clear from, instead of"""
 _DENYING_BACK = """not seen, not identified, not present, not visualized, not evident, not noted,
-    not demonstrated, not appreciated, not apparent, not detected, not visible, not found, none,
-    not definitely seen, not definitely identified, not seen today, not observed, not displayed,
-    not currently seen, not currently identified, removed, negative, not confirmed,
-    not clearly identified"""
+    not demonstrated, not appreciated, not apparent, not detected, not visible, not found, none, not
+    definitely seen, not definitely identified, not seen today, not observed, not displayed, not
+    currently seen, not currently identified, removed, negative, not confirmed, not clearly
+    identified"""
 _DENYING_EITHER = "absent, excluded, ruled out, resolved, cleared, no longer"
 _ENDED = "resolution of, clearing of, removal of, resolution in, clearance of"
 _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, presumptive,
-    questionable, question, question of, suspected, suspect, suspicious for, suspicion of,
-    suspicion for, concerning for, concern for, worrisome for, suggestion of, suggestive of,
-    suggesting, suggests, suggest, evaluate for, evaluation for, evaluation of, assess for,
-    assessment for, correlate for, correlation for, equivocal, favor, favored to represent,
-    favored to be, thought to represent, perhaps, maybe,
-    differential includes, differential diagnosis includes, differential considerations include,
-    considerations include, whether, unclear whether, if, simulating,
-    mimicking, rather than, raising possibility of, possibility of, potential, symptoms of,
-    differential diagnosis, correlate clinically for, clinically correlate for,
-    consider, raise the possibility of, raises the possibility of, raising the possibility of,
-    question if, cannot be differentiated from"""
+    questionable, question, question of, suspected, suspect, suspicious for, suspicion of, suspicion
+    for, concerning for, concern for, worrisome for, suggestion of, suggestive of, suggesting,
+    suggests, suggest, evaluate for, evaluation for, evaluation of, assess for, assessment for,
+    correlate for, correlation for, equivocal, favor, favored to represent, favored to be, thought
+    to represent, perhaps, maybe, differential includes, differential diagnosis includes,
+    differential considerations include, considerations include, whether, unclear whether, if,
+    simulating, mimicking, rather than, raising possibility of, possibility of, potential, symptoms
+    of, differential diagnosis, correlate clinically for, clinically correlate for, consider, raise
+    the possibility of, raises the possibility of, raising the possibility of, question if, cannot
+    be differentiated from"""
 _DOUBTING_EITHER = """unlikely, less likely, doubtful, considered, not likely, suspected,
     questioned, possible, probable, questionable, equivocal, is possible, are possible"""
 _DOUBTING_BACK = """poorly evaluated, incompletely evaluated, not well seen, not well visualized,
-    not well evaluated, not clearly seen, not clearly visualized, not evaluated, a possibility,
-    a consideration, another consideration, in the differential, less likely than,
-    not fully evaluated, ?"""
+    not well evaluated, not clearly seen, not clearly visualized, not evaluated, a possibility, a
+    consideration, another consideration, in the differential, less likely than, not fully
+    evaluated, ?"""
 _UNABLE = """cannot exclude, can not exclude, cannot rule out, can not rule out, not exclude,
-    difficult to exclude, hard to exclude, not rule out, cannot entirely exclude, to exclude,
-    cannot completely exclude, could not exclude, rule out, r / o, unable to exclude,
-    cannot definitely exclude"""
-_NOT_EXCLUDED = """cannot be excluded, can not be excluded, not excluded, not be excluded,
-    cannot be ruled out, can not be ruled out, not be ruled out, not ruled out,
-    not entirely excluded, cannot be entirely excluded, not be entirely excluded,
-    cannot be completely excluded, difficult to be excluded, cannot be totally excluded"""
+    difficult to exclude, hard to exclude, not rule out, cannot entirely exclude, to exclude, cannot
+    completely exclude, could not exclude, rule out, r / o, unable to exclude, cannot definitely
+    exclude"""
+_NOT_EXCLUDED = """cannot be excluded, can not be excluded, not excluded, not be excluded, cannot be
+    ruled out, can not be ruled out, not be ruled out, not ruled out, not entirely excluded, cannot
+    be entirely excluded, not be entirely excluded, cannot be completely excluded, difficult to be
+    excluded, cannot be totally excluded"""
 # About another time, or about what these images cannot show at all.
 _ASIDE = """history of, hx of, h / o, known history of, past history of, status post, s / p"""
 _NOT_SHOWN = "may not be demonstrated, may not be visible, may not be seen, may not be apparent"

@@ -160,23 +160,14 @@ class FindingsScores:
         """Counts of every observation."""
         rows = []
         for i, name in enumerate(OBSERVATIONS):
-            in_references, in_generated = (
-                int(part[:, i].sum()) for part in (self.references, self.generated)
-            )
-            right = int((self.references[:, i] & self.generated[:, i]).sum())
-            named = in_references + in_generated
-            rows.append(
-                LabelCounts(
-                    observation=name,
-                    in_references=in_references,
-                    in_generated=in_generated,
-                    right=right,
-                    uncertain=int(self.uncertain[:, i].sum()),
-                    precision=right / in_generated if in_generated else None,
-                    recall=right / in_references if in_references else None,
-                    f1=2 * right / named if named else None,
-                )
-            )
+            named, written = self.references[:, i], self.generated[:, i]
+            right, num, num_written = (int(x.sum()) for x in (named & written, named, written))
+            precision = right / num_written if num_written else None
+            recall = right / num if num else None
+            f1 = 2 * right / (num + num_written) if num + num_written else None
+            uncertain = int(self.uncertain[:, i].sum())
+            counts = (num, num_written, right, uncertain)
+            rows.append(LabelCounts(name, *counts, precision=precision, recall=recall, f1=f1))
         return rows
 
 

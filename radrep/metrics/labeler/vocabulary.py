@@ -39,24 +39,23 @@ _NAMED = {
         interstitial marking, interstitial pattern, interstitial prominence, interstitial change,
         interstitial thickening, interstitial pulmonary disease, interstitial pulmonary pattern,
         reticular pattern, reticular marking, reticulation, scar, scarring, cicatrix, pulmonary
-        fibrosis, interstitial fibrosis, fibrotic change, reticular nodular opacity,
-        reticulonodular opacity, lung marking, bronchovascular marking, pulmonary marking, ground
-        glass""",
-    LESION: """nodule, mass, lung lesion, pulmonary lesion, cavitary lesion, nodular lesion,
-        nodular opacity, nodular density, nodular infiltrate, nodularity, masslike opacity, mass
-        like opacity, masslike consolidation, masslike density, masslike opacification, mass like
+        fibrosis, interstitial fibrosis, fibrotic change, reticular nodular opacity, reticulonodular
+        opacity, lung marking, bronchovascular marking, pulmonary marking, ground glass""",
+    LESION: """nodule, mass, lung lesion, pulmonary lesion, cavitary lesion, nodular lesion, nodular
+        opacity, nodular density, nodular infiltrate, nodularity, masslike opacity, mass like
+        opacity, masslike consolidation, masslike density, masslike opacification, mass like
         opacification, carcinoma, neoplasm, tumor, lung cancer, malignancy, pulmonary metastasis,
         lung metastasis, metastasis""",
-    EDEMA: """edema, heart failure, cardiac failure, congestive failure, chf, fluid overload,
-        volume overload, acute failure, overt failure""",
+    EDEMA: """edema, heart failure, cardiac failure, congestive failure, chf, fluid overload, volume
+        overload, acute failure, overt failure""",
     CONSOLIDATION: "consolidation, consolidative, consolidated, consolidating",
-    PNEUMONIA: """pneumonia, bronchopneumonia, pneumonic, infection, infectious, infectious
-        process, pneumonitis""",
+    PNEUMONIA: """pneumonia, bronchopneumonia, pneumonic, infection, infectious, infectious process,
+        pneumonitis""",
     ATELECTASIS: "atelectasis, atelectatic, collapse, collapsed",
     PNEUMOTHORAX: "pneumothorax",
-    EFFUSION: """effusion, pleural effusion, pleural fluid, pleural collection, hemothorax, fluid
-        in the fissure, fluid in the pleural space, fluid in the right pleural space, fluid in the
-        left pleural space, pleural fluid collection, fissural fluid, empyema""",
+    EFFUSION: """effusion, pleural effusion, pleural fluid, pleural collection, hemothorax, fluid in
+        the fissure, fluid in the pleural space, fluid in the right pleural space, fluid in the left
+        pleural space, pleural fluid collection, fissural fluid, empyema""",
     PLEURAL_OTHER: """pleural thickening, apical thickening, biapical thickening, pleural plaque,
         pleural calcification, calcified pleural plaque, pleural scarring, pleural scar, pleural
         parenchymal scarring, pleural parenchymal scar, pleuroparenchymal scarring,
@@ -65,16 +64,15 @@ _NAMED = {
         cap, apical cap, apical capping""",
     FRACTURE: "fracture, fractured, fx",
     DEVICES: """pacemaker, pacer, icd, aicd, defibrillator, pacemaker lead, pacing lead, icd lead,
-        pacer lead, pacer wire, pacing wire, pacemaker wire, monitor lead, cardiac monitor lead,
-        ekg lead, ecg lead, overlying lead, distal lead, cardiac device, catheter fracture,
-        generator, lead tip, dual lead, single lead, tube, chest tube, tubing, tracheostomy,
-        catheter, picc, pic line, picc line, mediport, port a cath, portacath, portacatheter, chest
-        port, infusion port, port tip, line, cannula, drain, hardware, arthroplasty, prosthesis,
-        prosthetic, screw, plate, rod, orthopedic device, device, stimulator, neurostimulator,
-        stent, coil, embolization coil, cabg marker, graft marker, valve replacement, mechanical
-        valve, artificial valve, valve prosthesis, prosthetic valve, vp shunt, support apparatus,
-        occluder, implantable generator, pulse generator, balloon pump, iabp, lvad, swan ganz,
-        port""",
+        pacer lead, pacer wire, pacing wire, pacemaker wire, monitor lead, cardiac monitor lead, ekg
+        lead, ecg lead, overlying lead, distal lead, cardiac device, catheter fracture, generator,
+        lead tip, dual lead, single lead, tube, chest tube, tubing, tracheostomy, catheter, picc,
+        pic line, picc line, mediport, port a cath, portacath, portacatheter, chest port, infusion
+        port, port tip, line, cannula, drain, hardware, arthroplasty, prosthesis, prosthetic, screw,
+        plate, rod, orthopedic device, device, stimulator, neurostimulator, stent, coil,
+        embolization coil, cabg marker, graft marker, valve replacement, mechanical valve,
+        artificial valve, valve prosthesis, prosthetic valve, vp shunt, support apparatus, occluder,
+        implantable generator, pulse generator, balloon pump, iabp, lvad, swan ganz, port""",
 }
 _SEVERAL = {
     "hydropneumothorax": (PNEUMOTHORAX, EFFUSION),
@@ -102,25 +100,24 @@ _ORGANS = {
         silhouette, mediastinal configuration, mediastinal border, mediastinal shadow, mediastinal
         width, mediastinal structure, mediastinal and hilar contour, mediastinal size,
         cardiomediastinal silhouette, cardiomediastinal contour, cardiomediastinal size,
-        cardiomediastinal shadow, cardio mediastinal silhouette, cardio mediastinal contour,
-        cardiac mediastinal silhouette, cardiac mediastinal contour, cardiomediastinal structure,
+        cardiomediastinal shadow, cardio mediastinal silhouette, cardio mediastinal contour, cardiac
+        mediastinal silhouette, cardiac mediastinal contour, cardiomediastinal structure,
         cardiomediastinal, superior mediastinum""",
 }
 
 # Longer names that hide a word of the above and do not mention it.
 _NOTHING = """mass effect, joint effusion, suprapatellar effusion, knee effusion, elbow effusion,
     ankle effusion, soft tissue edema, subcutaneous edema, heart disease, heart border, left heart,
-    right heart, over the heart, overlying the heart, behind the heart, superior to the heart,
-    heart rate, heart monitor, cardiac apex, cardiac disease, cardiac history, cardiac
-    decompensation, cardiac surgery, cardiac chamber, anterior mediastinum, posterior mediastinum,
-    pleural line, pleural edge, fracture line, suture line, skin line, midclavicular line,
-    paratracheal line, paraspinal line, in line, junction line, septal line, b line, kerley line,
-    lung line, line of, fractured sternotomy, fractured xxxx sternotomy, sternotomy wire fracture,
-    breast prosthesis, breast implant, osseous infection, bony infection, bone infection,
-    tuberculosis infection, end plate, growth plate, plate like, plate atelectasis, line shadow,
-    prior infection, old infection, remote infection, previous infection, cardiac and pulmonary,
-    lung mass like, mediastinal clip, infection control, nodule like, metastasis survey, cardiac
-    pulmonary, acute cardiac"""
+    right heart, over the heart, overlying the heart, behind the heart, superior to the heart, heart
+    rate, heart monitor, cardiac apex, cardiac disease, cardiac history, cardiac decompensation,
+    cardiac surgery, cardiac chamber, anterior mediastinum, posterior mediastinum, pleural line,
+    pleural edge, fracture line, suture line, skin line, midclavicular line, paratracheal line,
+    paraspinal line, in line, junction line, septal line, b line, kerley line, lung line, line of,
+    fractured sternotomy, fractured xxxx sternotomy, sternotomy wire fracture, breast prosthesis,
+    breast implant, osseous infection, bony infection, bone infection, tuberculosis infection, end
+    plate, growth plate, plate like, plate atelectasis, line shadow, prior infection, old infection,
+    remote infection, previous infection, cardiac and pulmonary, lung mass like, mediastinal clip,
+    infection control, nodule like, metastasis survey, cardiac pulmonary, acute cardiac"""
 
 # Abnormal, yet none of the thirteen: with one of them a report is not "No Finding".
 _OTHER = """emphysema, emphysematous, copd, chronic obstructive, obstructive pulmonary disease,
@@ -134,20 +131,20 @@ _OTHER = """emphysema, emphysematous, copd, chronic obstructive, obstructive pul
     unfolding, uncoiled, uncoiling, aneurysm, hernia, eventration, elevated, elevation, blunting,
     blunted, flattening, flattened, deformity, deformed, compression deformity, wedging, wedge,
     wedge deformity, height loss, loss of height, osteopenia, osteopenic, osteoporosis,
-    demineralization, bulla, bullous, bleb, cyst, cystic, bronchiectasis, bronchitis,
-    bronchiolitis, cuffing, peribronchial thickening, wall thickening, thickening, adenopathy,
-    lymphadenopathy, lucency, dislocation, subluxation, pneumoperitoneum, free air, free
-    intraperitoneal air, pneumomediastinum, subcutaneous emphysema, pericardial effusion, hilar
-    enlargement, hilar fullness, hilar prominence, fullness, dextrocardia, volume loss, sclerosis,
-    sclerotic, aspiration, hypertension, sarcoidosis, sarcoid, tuberculosis, cystic fibrosis,
-    fibrosis, density, plaque, cavity, cavitary, cavitation, pectus, lesion, metastatic disease,
-    lymphoma, erosion, destruction, crowding, vertebral collapse, vertebral body collapse,
-    contusion, hematoma, hemorrhage, obstruction, dilated bowel, goiter, shift, cardiac
-    hypertrophy, ventricular hypertrophy, atrial enlargement, cholelithiasis, gallstone,
-    ventricular enlargement, foreign body, bullet, shrapnel, hypoinflated, hypoinflation,
-    hypoventilation, low lung volume, pneumatocele, separation, epicardial fat, pericardial fat,
-    retraction, mastectomy, lobectomy, pneumonectomy, amputation, spondylolisthesis, fibronodular,
-    effacement, bronchospasm, asthma, airway disease, hypoventilated, dish, hyperostosis"""
+    demineralization, bulla, bullous, bleb, cyst, cystic, bronchiectasis, bronchitis, bronchiolitis,
+    cuffing, peribronchial thickening, wall thickening, thickening, adenopathy, lymphadenopathy,
+    lucency, dislocation, subluxation, pneumoperitoneum, free air, free intraperitoneal air,
+    pneumomediastinum, subcutaneous emphysema, pericardial effusion, hilar enlargement, hilar
+    fullness, hilar prominence, fullness, dextrocardia, volume loss, sclerosis, sclerotic,
+    aspiration, hypertension, sarcoidosis, sarcoid, tuberculosis, cystic fibrosis, fibrosis,
+    density, plaque, cavity, cavitary, cavitation, pectus, lesion, metastatic disease, lymphoma,
+    erosion, destruction, crowding, vertebral collapse, vertebral body collapse, contusion,
+    hematoma, hemorrhage, obstruction, dilated bowel, goiter, shift, cardiac hypertrophy,
+    ventricular hypertrophy, atrial enlargement, cholelithiasis, gallstone, ventricular enlargement,
+    foreign body, bullet, shrapnel, hypoinflated, hypoinflation, hypoventilation, low lung volume,
+    pneumatocele, separation, epicardial fat, pericardial fat, retraction, mastectomy, lobectomy,
+    pneumonectomy, amputation, spondylolisthesis, fibronodular, effacement, bronchospasm, asthma,
+    airway disease, hypoventilated, dish, hyperostosis"""
 
 _PLURALS = """pneumothoraces pneumothorax, pneumothoraxes pneumothorax, hydropneumothoraces
     hydropneumothorax, metastases metastasis, atelectases atelectasis, prostheses prosthesis, bullae

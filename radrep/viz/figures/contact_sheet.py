@@ -19,15 +19,7 @@ _LABELS = {1: "present", -1: "uncertain", 0: "absent"}
 
 @dataclass(frozen=True)
 class SheetStudy:
-    """One study to show.
-
-    Attributes:
-        id: Its id.
-        images: Its views, uint8 (h, w) each.
-        projections: Their projections.
-        sections: Its text by section.
-        labels: Its findings: 1 present, 0 absent, -1 uncertain.
-    """
+    """One study: views, uint8 (h, w), text by section, labels 1 present, 0 absent, -1 uncertain."""
 
     id: str
     images: Sequence[np.ndarray]

@@ -60,14 +60,9 @@ class FindingAttention:
 
 
 def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """Lay a map over an image; the brightest place is the map's highest.
+    """Lay a map (rows, columns) of any scale over an image (h, w): colours, uint8 (h, w, 3).
 
-    Args:
-        image: Pixels, uint8 (h, w).
-        attention: Not negative, (rows, columns), of any scale.
-
-    Returns:
-        Colours, uint8 (h, w, 3).
+    The brightest place is the map's highest.
     """
     strength = _strength(attention, image.shape)
     places = np.linspace(0.0, 1.0, len(_STOPS))
@@ -130,8 +125,7 @@ def draw_attention(
 
     Args:
         images: Views, uint8 (h, w), at least one.
-        attention: Of all words to each view's patches, (rows, columns); none for a model without
-            maps.
+        attention: Of all words to each view, (rows, columns); none for a model without maps.
         study: Its id.
         projections: "frontal", "lateral" or "unknown" for each view; all unknown by default.
         report: The report.

@@ -75,14 +75,8 @@ def image_panel(
 ) -> Image.Image:
     """Show an image with its caption below and, if it is frontal, its sides marked above.
 
-    The marks stand on the paper: they cover nothing and are not mistaken for marks in the image.
-    Images of panels with and without marks begin at the same height.
-
-    Args:
-        pixels: uint8 (h, w) or (h, w, 3), no wider than the panel.
-        width: Of the panel.
-        frontal: Whether to mark the patient's right and left.
-        caption: Text below.
+    The marks stand on the paper: they cover nothing and are not mistaken for marks in the image,
+    uint8 (h, w) or (h, w, 3), no wider than the panel. Panels without marks have the same strip.
     """
     image = Image.fromarray(pixels).convert("RGB")
     strip = Image.new("RGB", (width, _STRIP), PAPER)

@@ -26,16 +26,10 @@ _MASK = (
 
 @dataclass(frozen=True)
 class SaliencyStudy:
-    """One image with its map and mask.
+    """One image, its map (255 the strongest) and the image where its mask keeps it, uint8 (h, w).
 
-    Attributes:
-        id: Of its study.
-        image: uint8 (h, w).
-        map: uint8 (h, w), 255 the strongest.
-        masked: uint8 (h, w), the image where the mask keeps it and 0 elsewhere.
-        labels: Predicted labels with their probability; without one the whole image was kept.
-        note: Anything else to show.
-        projection: "frontal", "lateral" or "unknown"; sides are marked on frontal images only.
+    `labels` are the predicted ones with their probability; without one the whole image was kept.
+    Sides are marked if the projection is "frontal".
     """
 
     id: str
