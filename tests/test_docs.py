@@ -209,7 +209,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "csr_lmca_iu_cpu": SMALL_CSR_LMCA,
     "csr_lmca_iu_saliency_cpu": SMALL_CSR_LMCA,
     "sdam_discriminator_cpu": SMALL_BACKBONE,
-    "pretrain_autoregressive_cpu": (),
+    "pretrain_autoregressive_cpu": ("model.cluster_size=2",),
     "pretrain_contrastive_cpu": (),
     "emrrg_iu_cpu": (
         "model.language_model.name=tiny:llama",
