@@ -251,7 +251,7 @@ def _run(source: "Source", options: _Options) -> None:
     for note in source.notes:
         say(f"note: {note}")
     whole = choice == Choice()
-    expected = (source.expected_counts(), source.expected_images()) if whole else (None, None)
+    expected = (source.expected_counts, source.expected_images) if whole else (None, None)
     if options.dry_run:
         with TerminalReporter() as reporter:
             found = count_studies(source, choice, reporter=reporter)

@@ -8,7 +8,7 @@ from radrep.data.arrow import SHARD_STUDIES
 from radrep.data.study import SPLITS
 from radrep.data.text import TARGETS, target_text
 from radrep.errors import DataError
-from radrep.preparation.sources.base import Source, outline_studies
+from radrep.preparation.sources.base import Source
 from radrep.preparation.study_images import PlannedStudy, wanted_images
 from radrep.progress import Reporter
 
@@ -51,8 +51,8 @@ def plan_studies(
     seen: dict[int, str] = {}
     planned = dict.fromkeys(SPLITS, 0)
     kept = dict.fromkeys(SPLITS, 0)
-    unfilled = source.splits()
-    for outline in outline_studies(source):
+    unfilled = source.splits
+    for outline in source.outlines():
         if not unfilled:
             return
         # Eight bytes and not the id: a quarter of a million ids are many megabytes.
@@ -86,7 +86,7 @@ def plan_studies(
 def count_remaining(source: Source, choice: Choice, num_done: int = 0) -> int:
     """Studies that are still to be prepared, at most."""
     if choice.limit is not None:
-        return min(len(source), choice.limit * len(source.splits()))
+        return min(len(source), choice.limit * len(source.splits))
     return max(0, len(source) - num_done)
 
 

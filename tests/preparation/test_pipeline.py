@@ -18,25 +18,27 @@ from PIL import Image
 from radrep.data import arrow
 from radrep.data.image_io import fit_short_side, read_image
 from radrep.data.store import PreparedStudies
-from radrep.data.study import SPLITS, SourceImage, SourceStudy
+from radrep.data.study import SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation import folder as prepared_folder
 from radrep.preparation import pipeline as prepare_module
 from radrep.preparation.overlap import Leaks
 from radrep.preparation.pipeline import PrepareResult, prepare
 from radrep.preparation.plan import Choice, count_studies
-from radrep.preparation.sources.base import LazyStudy
+from radrep.preparation.sources.base import LazyStudy, Source
 from radrep.preparation.sources.iu_xray.source import IuXraySource
 from radrep.progress import Advance, Reporter
 from tests.whole_way import radrep
 
 
-class DrawnSource:
+class DrawnSource(Source):
     """Studies that a test lists; their images lie in a folder of PNG files."""
 
     name = "drawn"
     layout = "listed by a test"
     notes = ("drawn by a test",)
+    expected_counts = {"train": 5, "val": 1, "test": 0}
+    expected_images = {"train": 9, "val": 1, "test": 0}
 
     def __init__(self, studies: Sequence[SourceStudy], fingerprint: str = "a") -> None:
         self.studies = studies
@@ -44,15 +46,6 @@ class DrawnSource:
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         return self._fingerprint
-
-    def expected_counts(self) -> dict[str, int] | None:
-        return {"train": 5, "val": 1, "test": 0}
-
-    def expected_images(self) -> dict[str, int] | None:
-        return {"train": 9, "val": 1, "test": 0}
-
-    def splits(self) -> frozenset[str]:
-        return frozenset(SPLITS)
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -301,7 +294,7 @@ def test_the_reporter_follows_every_study(source, tmp_path):
     assert recorder.facts[0].startswith("5 prepared, ")
 
 
-class OutlinedSource(DrawnSource):
+class LazySource(DrawnSource):
     """Tells which studies were read."""
 
     def __init__(self, studies: Sequence[SourceStudy]) -> None:
@@ -319,11 +312,11 @@ class OutlinedSource(DrawnSource):
 
 def test_a_limit_and_a_resumed_run_read_no_report_in_vain(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 4)
-    source = OutlinedSource(draw_many(tmp_path, 200).studies)
+    source = LazySource(draw_many(tmp_path, 200).studies)
     prepare(source, tmp_path / "few", choice=Choice(limit=3), workers=1)
     assert sorted(map(int, source.read)) == [0, 1, 2, 3, 4, 8, 9, 13, 14]
-    without_test = OutlinedSource([study for study in source.studies if study.split != "test"])
-    without_test.splits = lambda: frozenset(("train", "val"))
+    without_test = LazySource([study for study in source.studies if study.split != "test"])
+    without_test.splits = frozenset(("train", "val"))
     count_studies(without_test, Choice(limit=1))
     assert without_test.read == ["0", "3"]
     prepare(source, tmp_path / "whole", workers=1)

@@ -5,6 +5,7 @@
 That of MIMIC-CXR is a file of 250 MB, so it is read row by row.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -23,12 +24,7 @@ _MAX_ROW = 1 << 24
 
 
 def stream_annotation(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read the (split, row) pairs of an annotation, in the order of the file.
-
-    Raises:
-        DataError: If the file cannot be read, has no row, names another split, or a row lacks
-            "id", "report" (text) or "image_path" (a list of text).
-    """
+    """Read the (split, row) pairs of an annotation, in the order of the file."""
     num_rows = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -42,8 +38,6 @@ def stream_annotation(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 class _Json:
-    """A JSON text, part by part."""
-
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._text = ""
@@ -58,13 +52,22 @@ class _Json:
             if self._at < len(self._text) or not self._read_more():
                 return self._text[self._at : self._at + 1]
 
-    def skip(self, expected: str) -> str:
-        """Skip one of the expected characters and return it."""
+    def skip(self, expected: str) -> None:
         found = self.peek()
-        if not found or found not in expected:
-            raise ValueError(f"expected one of {' '.join(expected)} and found {found or 'the end'}")
+        if found != expected:
+            raise ValueError(f"expected one of {expected} and found {found or 'the end'}")
         self._at += 1
-        return found
+
+    def entries(self, brackets: str) -> Iterator[int]:
+        """Stop before each entry of an object or a list, and yield its number."""
+        self.skip(brackets[0])
+        for index in itertools.count():
+            if self.peek() == brackets[1]:
+                break
+            yield index
+            if self.peek() != brackets[1]:
+                self.skip(",")
+        self.skip(brackets[1])
 
     def value(self) -> object:
         """Read the next value, which must not be a number: one may continue in the next part."""
@@ -88,39 +91,24 @@ class _Json:
 def _read_splits(text: _Json, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if text.peek() != "{":
         raise DataError(f"{path}: expected an object with {', '.join(SPLITS)}")
-    text.skip("{")
-    while text.peek() != "}":
+    for _ in text.entries("{}"):
         split = text.value()
         if split not in SPLITS:
             raise DataError(f"{path}: {_short(split)} is not one of the splits {', '.join(SPLITS)}")
         text.skip(":")
         if text.peek() != "[":
             raise DataError(f"{path}: {split} must be a list of studies")
-        for row in _read_list(text, f"{path}: {split}"):
+        for index in text.entries("[]"):
+            where = f"{path}: {split}[{index}]"
+            row = text.value() if text.peek() == "{" else None
+            if not isinstance(row, dict):
+                raise DataError(f"{where} must be an object; it begins with {text.peek()!r}")
+            if problem := _row_problem(row):
+                raise DataError(where + problem)
             yield str(split), row
-        if text.peek() != "}":
-            text.skip(",")
-
-
-def _read_list(text: _Json, where: str) -> Iterator[dict[str, Any]]:
-    text.skip("[")
-    index = 0
-    while text.peek() != "]":
-        row = text.value() if text.peek() == "{" else None
-        if not isinstance(row, dict):
-            raise DataError(f"{where}[{index}] must be an object; it begins with {text.peek()!r}")
-        problem = _row_problem(row)
-        if problem:
-            raise DataError(f"{where}[{index}]{problem}")
-        yield row
-        index += 1
-        if text.peek() != "]":
-            text.skip(",")
-    text.skip("]")
 
 
 def _row_problem(row: dict[str, Any]) -> str | None:
-    """The fault of a row, or None."""
     for key in ("id", "report", "image_path"):
         if key not in row:
             return f".{key} is missing; found {', '.join(row) or 'nothing'}"

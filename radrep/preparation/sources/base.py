@@ -1,58 +1,14 @@
-"""What all sources share: their protocol, the lazy study, drawn splits."""
+"""What all sources share: their base class, the lazy study, drawn splits."""
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from radrep.data.study import SourceStudy
+from radrep.data.study import SPLITS, SourceStudy
 from radrep.errors import DataError
-
-
-def _count_nothing() -> None:
-    pass
-
-
-class Source(Protocol):
-    """A raw download (or a generator) that yields studies in a fixed order.
-
-    Attributes:
-        name: Short, for the manifest: "iu_xray".
-        layout: The recognised layout, in words for the user.
-        notes: What the user should know before training on it, such as splits that leak.
-    """
-
-    name: str
-    layout: str
-    notes: tuple[str, ...]
-
-    def fingerprint(self, advance: Callable[[], None] = _count_nothing) -> str:
-        """A hash of the tables and of the names and sizes of all other files; opens no image.
-
-        Args:
-            advance: Called after the files of each study, where that takes long.
-        """
-
-    def expected_counts(self) -> dict[str, int] | None:
-        """Studies per split of a complete download, or None where no number is published.
-
-        Where only the total is published, it stands under "all".
-        """
-
-    def expected_images(self) -> dict[str, int] | None:
-        """Images per split of a complete download, in the same form."""
-
-    def splits(self) -> frozenset[str]:
-        """The splits that may have a study; reading may stop when all of them have enough."""
-
-    def __len__(self) -> int:
-        """Number of studies."""
-
-    def __iter__(self) -> Iterator[SourceStudy]:
-        """Yield every study, also those that cannot be used (`SourceStudy.refusal`)."""
 
 
 @dataclass(frozen=True)
@@ -64,35 +20,37 @@ class LazyStudy:
     read: Callable[[], SourceStudy]
 
 
-@runtime_checkable
-class OutlinedSource(Protocol):
-    """A source with one file per report, which need not all be opened."""
+class Source(Protocol):
+    """A raw download (or a generator) that yields studies in a fixed order."""
+
+    name: str  # short, for the manifest: "iu_xray"
+    layout: str  # the recognised layout, in words for the user
+    notes: tuple[str, ...] = ()  # what to know before training on it, such as splits that leak
+    # Of a complete download, by split or, where only the total is published, under "all".
+    expected_counts: Mapping[str, int] | None = None  # of studies
+    expected_images: Mapping[str, int] | None = None
+    splits: frozenset[str] = frozenset(SPLITS)  # those that may have a study
+
+    def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
+        """Hash the tables and the names and sizes of all other files; opens no image.
+
+        `advance` is called after the files of each study, where that takes long.
+        """
+
+    def __len__(self) -> int:
+        """Number of studies."""
+
+    def __iter__(self) -> Iterator[SourceStudy]:
+        """Yield every study, also those that cannot be used (`SourceStudy.refusal`)."""
 
     def outlines(self) -> Iterator[LazyStudy]:
-        """Yield every study in order, unread."""
-
-
-def outline_studies(source: Source) -> Iterator[LazyStudy]:
-    """The studies of a source, unread where the source allows it."""
-    if isinstance(source, OutlinedSource):
-        yield from source.outlines()
-        return
-    for study in source:
-        yield LazyStudy(study.id, study.split, partial(_known, study))
-
-
-def _known(study: SourceStudy) -> SourceStudy:
-    return study
+        """Yield every study in order, unread where the source has one file per report."""
+        for study in self:
+            yield LazyStudy(study.id, study.split, lambda study=study: study)  # type: ignore[misc]
 
 
 def split_by_hash(key: str, train: float, val: float) -> str:
-    """Draw a split from a hash of a name (a patient's), so that others do not change it.
-
-    Args:
-        key: The name.
-        train: Share of names in "train".
-        val: Share of names in "val"; the rest is "test".
-    """
+    """Draw a split with these shares from a hash of a name: other names do not change it."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     place = int.from_bytes(digest[:8]) / 2**64
     if place < train:

@@ -5,16 +5,15 @@
     valid/patient64541/study1/view1_frontal.png
     annotation.json                                     optional: the splits of CXPMRG-Bench
 
-The table calls every image .jpg; images are found under any ending. The table is over 1 GB, and the
-rows of a study need not follow one another, so it is read twice: first all but the texts, then, row
-by row, the texts.
+The table calls every image .jpg; any ending is found. It is over 1 GB, and the rows of a study need
+not follow one another, so it is read twice: first all but the texts, then, row by row, the texts.
 """
 
 import hashlib
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy as np
 from radrep.data.study import PROJECTIONS, SPLITS, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
-from radrep.preparation.sources.base import check_folder
+from radrep.preparation.sources.base import Source, check_folder
 from radrep.preparation.sources.find_raw import Download, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.tables import (
@@ -54,7 +53,6 @@ _SECTIONS = {
 _BITS = {split: 1 << k for k, split in enumerate(SPLITS)}
 _OFFICIAL_BITS = {"train": _BITS["train"], "valid": _BITS["val"]}
 
-
 DOWNLOAD = Download(
     title="CheXpert Plus",
     names=re.compile("chexpert"),
@@ -64,23 +62,18 @@ DOWNLOAD = Download(
 )
 
 
-class ChexpertPlusSource:
+class ChexpertPlusSource(Source):
     """The studies of CheXpert Plus, in the order of their reports in the table.
 
-    A study is named by its folder, "patient64492/study1", and its patient "patient64492".
-
-    Args:
-        raw: The folder of df_chexpert_plus_240401.csv and of the images.
-        split: "official": its training studies for training, its "valid" ones for validation,
-            none for testing. "cxpmrg": the studies and splits of CXPMRG-Bench's annotation.json;
-            texts and images are the table's all the same.
-
-    Raises:
-        DataError: If the split is unknown, the table, the images or the annotation are missing,
-            or the table or the annotation cannot be read.
+    A study is named by its folder, "patient64492/study1", and its patient "patient64492". Of the
+    split "official" none is for testing; "cxpmrg" has the studies and splits of CXPMRG-Bench's
+    annotation.json, and texts and images of the table all the same.
     """
 
     name = "chexpert_plus"
+    # Of the official split only totals are published.
+    expected_counts: Mapping[str, int] | None = {"all": 187_711}
+    expected_images: Mapping[str, int] | None = {"all": 223_228}
 
     def __init__(self, raw: Path, split: str = "official") -> None:
         raw = Path(raw)
@@ -107,7 +100,12 @@ class ChexpertPlusSource:
         self._starts = np.searchsorted(
             self._study_of_row[self._rows], np.arange(len(self._ids) + 1)
         )
-        self._text_rows, num_contradicting = self._choose_texts(rows["report"])
+        # A study's texts stand in its first row with a report, or the first one if none has.
+        checksums = rows["report"]
+        order = np.lexsort((checksums == 0, self._study_of_row))
+        self._text_rows = order[self._starts[:-1]]
+        differs = (checksums != 0) & (checksums != checksums[self._text_rows][self._study_of_row])
+        num_contradicting = len(np.unique(self._study_of_row[differs]))
         self._bits = np.zeros(len(self._ids), np.uint8)
         np.bitwise_or.at(self._bits, self._study_of_row, rows["split"])
         notes = []
@@ -118,9 +116,12 @@ class ChexpertPlusSource:
         if split == "cxpmrg":
             self._bits, crossing = _read_cxpmrg(raw / ANNOTATION, self._ids, self._bits)
             notes += crossing
+            self.expected_counts = {"train": 40_463, "val": 5_780, "test": 11_562}
+            self.expected_images = None
         else:
             notes.append("the official split has no study for testing")
         self.notes = tuple(notes)
+        self.splits = frozenset(split for split, bit in _BITS.items() if (self._bits & bit).any())
         self._images = self._find_images(raw)
         self.layout = f"CheXpert Plus, split: {split}, images in {self._images}, {_TABLE}"
 
@@ -138,20 +139,6 @@ class ChexpertPlusSource:
             known.add(study)
         return digest.hexdigest()
 
-    def expected_counts(self) -> dict[str, int] | None:
-        """Studies of CXPMRG-Bench; of the official split only the total is published."""
-        if self._split == "cxpmrg":
-            return {"train": 40_463, "val": 5_780, "test": 11_562}
-        return {"all": 187_711}
-
-    def expected_images(self) -> dict[str, int] | None:
-        """All images of CheXpert Plus; of CXPMRG-Bench no number is published."""
-        return None if self._split == "cxpmrg" else {"all": 223_228}
-
-    def splits(self) -> frozenset[str]:
-        """Those that have a study: the official split has no test."""
-        return frozenset(split for split, bit in _BITS.items() if (self._bits & bit).any())
-
     def __len__(self) -> int:
         return int(np.count_nonzero(self._bits))
 
@@ -165,7 +152,7 @@ class ChexpertPlusSource:
         sections: dict[str, str] = {}
         for name, text in zip(_SECTIONS.values(), texts, strict=True):
             if text.strip():
-                sections[name] = "\n".join((*filter(None, [sections.get(name)]), text.strip()))
+                sections[name] = f"{sections.get(name, '')}\n{text.strip()}".strip()
         rows = self._rows[self._starts[study] : self._starts[study + 1]]
         paths = [path.decode() for path in self._paths[rows].tolist()]
         splits = [split for split, bit in _BITS.items() if self._bits[study] & bit]
@@ -190,23 +177,11 @@ class ChexpertPlusSource:
             refusal=refusal,
         )
 
-    def _choose_texts(self, checksums: np.ndarray) -> tuple[np.ndarray, int]:
-        """The row of each study's texts, and how many studies have several texts.
-
-        It is the first row with a report, or the first one if none has.
-        """
-        # In the order of rows within each study, those without a report after the others.
-        order = np.lexsort((checksums == 0, self._study_of_row))
-        text_rows = order[self._starts[:-1]]
-        differs = (checksums != 0) & (checksums != checksums[text_rows][self._study_of_row])
-        return text_rows, len(np.unique(self._study_of_row[differs]))
-
     def _find_images(self, raw: Path) -> Path:
-        folders = (os.path.dirname(path).decode() for path in self._paths.tolist())
         trees = [raw / tree for tree in _TREES if (raw / tree).is_dir()]
-        for folder in folders:
+        for path in self._paths.tolist():
             for tree in trees:
-                if os.path.exists(tree / folder):
+                if os.path.exists(tree / os.path.dirname(path.decode())):
                     return tree
         first = os.path.dirname(self._paths[0]).decode()
         raise DataError(
@@ -246,7 +221,7 @@ def _checksum(text: str) -> int:
 def _read_cxpmrg(
     annotation: Path, ids: np.ndarray, official: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """The splits of CXPMRG-Bench for studies of these names, as bits, and notes on them."""
+    """The splits of CXPMRG-Bench for studies with these ids, as bits, and notes on them."""
     if not annotation.is_file():
         raise DataError(
             f"{annotation} not found; the split 'cxpmrg' is CXPMRG-Bench's "

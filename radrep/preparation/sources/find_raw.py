@@ -15,36 +15,21 @@ _WGET = "physionet.org/files"  # wget -r makes physionet.org/files/mimic-cxr-jpg
 
 @dataclass(frozen=True)
 class Download:
-    """How to recognise a raw data set.
-
-    Attributes:
-        title: The data set, for messages.
-        names: Matches the beginning of its folders' names in lower case without marks
-            ("mimiccxrjpg210").
-        examples: Such names, for messages.
-        holds: Whether a folder of such a name has what is needed.
-        content: What is needed, for messages.
-        holds_unnamed: The same as `holds` for a folder of any name, such as data/ itself, where it
-            differs.
-        inner: Globs of the folders below it that may hold it instead.
-    """
+    """How to recognise a raw data set; title, examples and content are for messages."""
 
     title: str
-    names: re.Pattern[str]
-    examples: tuple[str, ...]
-    holds: Callable[[Path], bool]
-    content: str
-    holds_unnamed: Callable[[Path], bool] | None = None
-    inner: tuple[str, ...] = ("*",)
+    names: re.Pattern[str]  # the beginning of its folders' names, lower case without marks
+    examples: tuple[str, ...]  # such names
+    holds: Callable[[Path], bool]  # whether a folder of such a name has what is needed
+    content: str  # what is needed
+    holds_unnamed: Callable[[Path], bool] | None = None  # the same for any name, where it differs
+    inner: tuple[str, ...] = ("*",)  # globs of the folders below it that may hold it instead
 
 
 def find_raw(download: Download, command: str, out: Path) -> list[Path]:
-    """The folders below the working folder that hold a download, the best first.
+    """Return the folders below the working folder that hold a download, the best first.
 
-    Never `out` or anything else that radrep made.
-
-    Raises:
-        DataError: If there is none; it lists the searched folders.
+    Never `out` or anything else that radrep made. DataError if there is none.
     """
     roots = [root for root in map(Path, _ROOTS) if root.is_dir()]
     found: dict[str, Path] = {}
@@ -54,10 +39,10 @@ def find_raw(download: Download, command: str, out: Path) -> list[Path]:
         if _is_prepared(folder, out):
             continue
         hit = folder if download.holds(folder) else _find_inside(folder, download)
-        if hit is None:
-            incomplete.append(str(folder))
-        else:
+        if hit:
             found.setdefault(os.path.realpath(hit), hit)
+        else:
+            incomplete.append(str(folder))
     for root in roots:
         if (download.holds_unnamed or download.holds)(root) and not _is_prepared(root, out):
             found.setdefault(os.path.realpath(root), root)
@@ -94,15 +79,12 @@ def folders_beside(raw: Path, names: re.Pattern[str]) -> Iterator[Path]:
         for folder in named_folders(place, names):
             if folder.resolve() != raw:
                 yield folder
-                yield from sorted(
-                    (path for path in folder.glob("*") if path.is_dir()), reverse=True
-                )
+                yield from sorted(filter(Path.is_dir, folder.glob("*")), reverse=True)
 
 
 def refuse_outer(raw: Path, download: Download) -> None:
     """DataError if not `raw` but a folder in it holds a download."""
-    inner = _find_inside(raw, download)
-    if inner:
+    if inner := _find_inside(raw, download):
         raise DataError(f"{raw} has no {download.content}, but {inner} has: give that folder")
 
 

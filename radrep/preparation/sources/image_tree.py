@@ -33,11 +33,7 @@ def _read(find: Callable[[], Path], short_side: int) -> np.ndarray:
 
 
 def locate(images: Path, name: str) -> Path:
-    """The file of an image path below `images`.
-
-    Raises:
-        DataError: If there is none, or the name leads out of the folder.
-    """
+    """Return the file of an image path below `images`; DataError if none or not below."""
     relative = os.path.normpath(name)
     if os.path.isabs(relative) or relative.split(os.sep)[0] in ("..", ".") or "\0" in relative:
         raise DataError(f"image path {name!r} leads out of {images}; not read")

@@ -4,17 +4,13 @@ The rules are those of MIT-LCP's parser, by which the sections of MIMIC-CXR are 
 (github.com/MIT-LCP/mimic-cxr, txt/section_parser.py and txt/create_section_files.py):
 
 - A heading is the beginning of a line in capitals, up to a colon. The line after one that holds
-  nothing but a heading has none.
-- Headings are grouped by a list of synonyms and frequent typing errors; a heading that names the
-  views ("PORTABLE AP CHEST") is one of findings.
+  nothing but a heading has none. One that names the views ("PORTABLE AP CHEST") means findings.
 - Of several findings, impressions or comparisons, the last that is not empty counts.
-- Where there are neither findings nor impression, the text after the first empty line of the last
-  section is the "last_paragraph".
-- In some studies of MIMIC-CXR, a table gives the part of the report that is the conclusion.
+- Without findings and impression, the text after the first empty line of the last section is the
+  "last_paragraph".
 
-Deliberate differences: "NDICATION" is an indication (there an impression, in one report); empty
-comparisons do not hide earlier ones; and a report whose lines have lost MIMIC-CXR's leading space
-is read too.
+Deliberate differences: "NDICATION" is an indication (there an impression); empty comparisons do not
+hide earlier ones; a report whose lines have lost MIMIC-CXR's leading space is read too.
 """
 
 import re
@@ -57,15 +53,13 @@ _FILMS = re.compile(
 )
 
 # The sections that are kept: the last one of a name, or all of several names.
-_LAST = ("findings", "impression", "comparison", "last_paragraph")
+_MAIN = ("findings", "impression")
+_LAST = (*_MAIN, "comparison", "last_paragraph")
 _ALL = {
-    "indication": ("indication", "history"),
-    "technique": ("technique",),
-    "examination": ("examination",),
-    "recommendations": ("recommendations",),
-    "addendum": ("addendum",),
-    "wet_read": ("wet read",),
-}
+    "indication": ("indication", "history"), "technique": ("technique",),
+    "examination": ("examination",), "recommendations": ("recommendations",),
+    "addendum": ("addendum",), "wet_read": ("wet read",),
+}  # fmt: skip
 
 # Studies of MIMIC-CXR whose conclusion stands under another heading.
 _CONCLUSION_UNDER = {
@@ -97,18 +91,10 @@ _WITHOUT_CONCLUSION = frozenset(
 
 
 def parse_sections(report: str, mimic_study: str | None = None) -> dict[str, str]:
-    """Split a report into its sections.
+    """Split a report into its sections (`_LAST` and `_ALL`): raw text by name, no empty ones.
 
-    Args:
-        report: The whole raw text.
-        mimic_study: The study's name in MIMIC-CXR ("s50414267"): a few have their conclusion
-            under another heading or none; it becomes the impression.
-
-    Returns:
-        Raw text without outer spaces by section, those that are empty left out: "findings",
-        "impression" (also of both under one heading), "comparison", "indication" (with the
-        history), "technique", "examination", "recommendations", "addendum", "wet_read", and
-        "last_paragraph" where there are neither findings nor impression.
+    `mimic_study` is the study's name in MIMIC-CXR ("s50414267"): a few have their conclusion under
+    another heading or none; it becomes the impression.
     """
     report = report.replace("\r\n", "\n").replace("\r", "\n")
     if mimic_study in _WITHOUT_CONCLUSION:
@@ -117,30 +103,20 @@ def parse_sections(report: str, mimic_study: str | None = None) -> dict[str, str
         first, end = _CONCLUSION_AT[mimic_study]
         return _collect([("impression", report[first:end].strip())])
     pairs = [(name, text.strip()) for name, text in _split(report)]
-    for name, text in reversed(pairs):
-        if mimic_study and name == _CONCLUSION_UNDER.get(mimic_study):
-            return _collect([*pairs, ("impression", text)])
+    under = _CONCLUSION_UNDER.get(mimic_study or "")
+    pairs += [("impression", text) for name, text in pairs if name == under][-1:]
     return _collect(pairs)
 
 
 def _split(report: str) -> list[tuple[str, str]]:
     """The (name, text) pairs of a report in its order."""
     headings = list(_HEADING.finditer(report)) or list(_HEADING_AT_MARGIN.finditer(report))
-    if not headings:
-        pairs = [("full report", report)]
-    else:
-        ends = [heading.start() for heading in headings[1:]] + [len(report)]
-        pairs = [
-            (_name(heading.group(1)), report[heading.end() : end])
-            for heading, end in zip(headings, ends, strict=True)
-        ]
-        pairs.insert(0, ("preamble", report[: headings[0].start()]))
-    pairs = [
-        (name, text)
-        for name, text in pairs
-        if text.strip() or name not in ("findings", "impression")
-    ]
-    if not any(name in ("findings", "impression") for name, _ in pairs):
+    names = ["preamble" if headings else "full report", *(_name(match[1]) for match in headings)]
+    ends = [*(match.start() for match in headings), len(report)]
+    texts = map(report.__getitem__, map(slice, [0, *(match.end() for match in headings)], ends))
+    sections = zip(names, texts, strict=True)
+    pairs = [(name, text) for name, text in sections if text.strip() or name not in _MAIN]
+    if not any(name in _MAIN for name, _ in pairs):
         name, text = pairs[-1]
         first, *rest = _EMPTY_LINE.split(text, maxsplit=1)
         if rest:
@@ -152,16 +128,13 @@ def _name(heading: str) -> str:
     heading = heading.lower().strip()
     if heading in _NAMES:
         return _NAMES[heading]
-    for part in _PARTS:
-        if part in heading:
-            return part
-    return "findings" if _FILMS.search(heading) else heading
+    other = "findings" if _FILMS.search(heading) else heading
+    return next((part for part in _PARTS if part in heading), other)
 
 
 def _collect(pairs: list[tuple[str, str]]) -> dict[str, str]:
     sections = {name: text for name, text in pairs if name in _LAST and text}
     for name, names in _ALL.items():
-        text = "\n".join(text for found, text in pairs if found in names and text)
-        if text:
-            sections[name] = text
+        if texts := [text for found, text in pairs if found in names and text]:
+            sections[name] = "\n".join(texts)
     return sections

@@ -22,36 +22,24 @@ from radrep.data.study import PROJECTIONS, projection_of
 from radrep.errors import DataError
 
 DELIMITERS = ",\t;|"
-_GZIP = b"\x1f\x8b"
 _CHUNK = 65_536
 csv.field_size_limit(100_000_000)  # a report may be longer than the 131,072 that Python takes
 
 
 @dataclass(frozen=True)
 class Column:
-    """How a column is kept in memory.
+    """How a column is kept in memory."""
 
-    Attributes:
-        parse: Turns a cell's text into a value; its ValueError names what was expected.
-        dtype: numpy's type of the values; "S" takes the length of the longest.
-    """
-
-    parse: Callable[[str], object]
-    dtype: DTypeLike
+    parse: Callable[[str], object]  # of a cell's text; its ValueError names what was expected
+    dtype: DTypeLike  # "S" takes the length of the longest
 
 
 def stream_rows(
     path: Path, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, list[str]]]:
-    """Read the named columns of a table, one row after the other; blank lines are skipped.
+    """Yield each row's first line, from 1, and its values of `columns`, then of `optional`.
 
-    Yields:
-        The line on which the row begins, from 1, and its values in the order of `columns`, then
-        `optional`. A missing optional column is "" in every row.
-
-    Raises:
-        DataError: If the file cannot be opened, is cut off, is not UTF-8, lacks a column, or has a
-            row with more or fewer values than the header, or an open quote. It names the line.
+    Blank lines are skipped. A missing optional column is "" in every row. DataError names the line.
     """
     rows = _stream(path, (*columns, *optional))
     _, header = next(rows, (1, []))
@@ -83,11 +71,8 @@ def _stream(path: Path, wanted: Sequence[str] = ()) -> Iterator[tuple[int, list[
             reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
             header = [name.strip() for name in next(reader, [])]
             yield line, header
-            while True:
-                line = reader.line_num + 1
-                row = next(reader, None)
-                if row is None:
-                    return
+            line = reader.line_num + 1
+            for row in reader:
                 if row and len(row) != len(header):
                     raise DataError(
                         f"{path}, line {line}: {len(row)} values, but the header names "
@@ -95,6 +80,7 @@ def _stream(path: Path, wanted: Sequence[str] = ()) -> Iterator[tuple[int, list[
                     )
                 if row:
                     yield line, row
+                line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {line}: not a row of a table ({error})") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -106,11 +92,7 @@ def _stream(path: Path, wanted: Sequence[str] = ()) -> Iterator[tuple[int, list[
 
 
 def read_columns(path: Path, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
-    """Read the named columns of a table into arrays, one entry per row.
-
-    Raises:
-        DataError: As `stream_rows` does, and for a value that does not parse.
-    """
+    """Read the named columns of a table into arrays, one entry per row."""
     chunks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     rows = stream_rows(path, tuple(columns))
     while True:
@@ -128,7 +110,7 @@ def read_columns(path: Path, columns: Mapping[str, Column]) -> dict[str, np.ndar
 
 
 def bad_value(path: Path, line: int, column: str, value: str, expected: str) -> DataError:
-    """An error that names a cell, its value and what was expected."""
+    """The error of a cell's value."""
     shown = value if len(value) <= 60 else value[:57] + "..."
     return DataError(f"{path}, line {line}: {column} is {shown!r}; {expected}")
 
@@ -137,10 +119,9 @@ def one_of(names: Mapping[str, int]) -> Callable[[str], int]:
     """A parser of cells that hold one of a few names, to the number of each."""
 
     def parse(text: str) -> int:
-        try:
-            return names[text.strip()]
-        except KeyError:
-            raise ValueError(f"expected one of {', '.join(names)}") from None
+        if text.strip() not in names:
+            raise ValueError(f"expected one of {', '.join(names)}")
+        return names[text.strip()]
 
     return parse
 
@@ -169,8 +150,7 @@ class Index:
         """The row of each wanted key, (m,), -1 where it has none."""
         if not len(self._sorted):
             return np.full(len(wanted), -1)
-        places = np.searchsorted(self._sorted, wanted)
-        places = np.minimum(places, len(self._sorted) - 1)
+        places = np.searchsorted(self._sorted, wanted).clip(max=len(self._sorted) - 1)
         return np.where(self._sorted[places] == wanted, self._order[places], -1)
 
 
@@ -184,7 +164,7 @@ def hash_table(path: Path) -> bytes:
 
 def _open(path: Path) -> BinaryIO:
     file = path.open("rb")
-    if file.peek(2)[:2] != _GZIP:
+    if file.peek(2)[:2] != b"\x1f\x8b":
         return file
     file.close()
     # Buffered, since GzipFile hands out lines through Python.

@@ -87,9 +87,9 @@ def test_rows_of_a_study_come_together_though_they_lie_apart(raw):
     assert studies[A].report == "The report of A"
     assert studies[A].sections == {"impression": "Normal\nA.", "indication": "Cough.\nSmoker."}
     assert studies[B].sections == {"findings": "Findings, B."}
-    assert source.expected_counts() == {"all": 187711}
-    assert source.expected_images() == {"all": 223228}
-    assert source.splits() == {"train", "val"}
+    assert source.expected_counts == {"all": 187711}
+    assert source.expected_images == {"all": 223228}
+    assert source.splits == {"train", "val"}
     assert {study.refusal for study in studies.values()} == {None}
 
 
@@ -137,7 +137,7 @@ def test_cxpmrg_takes_its_studies_and_says_what_it_puts_into_test(raw):
     source = ChexpertPlusSource(raw, split="cxpmrg")
     assert [(s.id, s.split, len(s.images)) for s in source] == [(C, "train", 1), (A, "test", 2)]
     assert len(source) == 2
-    assert source.expected_counts() == {"train": 40463, "val": 5780, "test": 11562}
+    assert source.expected_counts == {"train": 40463, "val": 5780, "test": 11562}
     assert len(source.notes) == 1
     assert "1 of the 1 studies for testing are training studies of the official" in source.notes[0]
     assert ChexpertPlusSource(raw).fingerprint() != source.fingerprint()

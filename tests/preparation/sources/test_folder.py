@@ -72,7 +72,7 @@ def test_without_a_table_every_image_is_a_study_in_natural_order(tmp_path):
         assert study.patient_id is None
         assert study.sections == {}
         assert study.refusal is None
-    assert source.expected_counts() is None
+    assert source.expected_counts is None
     assert source.layout == "5 images, 0 of them DICOM, without a table"
     notes = " ".join(source.notes)
     assert "drawn by a hash" in notes

@@ -152,7 +152,7 @@ def test_studies_come_in_annotation_order_with_split_and_patient(tmp_path):
         {"findings": ""},
     ]
     assert {image.projection for study in source for image in study.images} == {"unknown"}
-    assert source.expected_counts() == {"train": 2069, "val": 296, "test": 590}
+    assert source.expected_counts == {"train": 2069, "val": 296, "test": 590}
     assert source.layout == "R2Gen"
 
 
@@ -307,8 +307,8 @@ def test_open_i_xml_gives_sections_labels_and_the_whole_report(tmp_path):
     assert ten.refusal is None
     assert "names no image" in seven.refusal
     assert "12.xml is no XML" in twelve.refusal
-    assert source.expected_counts() == {"all": 3955}
-    assert source.expected_images() == {"all": 7470}
+    assert source.expected_counts == {"all": 3955}
+    assert source.expected_images == {"all": 7470}
     assert source.layout == "Open-i's PNG + ecgen-radiology"
     assert "not R2Gen's" in source.notes[0]
     assert "1 reports cannot be read, the first because 12.xml" in source.notes[1]

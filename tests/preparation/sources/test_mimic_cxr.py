@@ -88,7 +88,7 @@ def test_studies_come_in_the_order_of_the_split_and_images_in_that_of_the_metada
         "indication": "Cough.",
     }
     assert {study.refusal for study in source} == {None}
-    assert source.expected_counts() == {"train": 222758, "val": 1808, "test": 3269}
+    assert source.expected_counts == {"train": 222758, "val": 1808, "test": 3269}
     assert "official split" in source.layout
 
 
@@ -350,7 +350,7 @@ def test_every_row_of_r2gens_annotation_is_a_study(raw):
         "indication": "Cough.",
     }
     assert [s.images[0].projection for s in (first, second)] == ["frontal", "lateral"]
-    assert source.expected_counts() == {"train": 270790, "val": 2130, "test": 3858}
+    assert source.expected_counts == {"train": 270790, "val": 2130, "test": 3858}
     assert "decides which images" in source.notes[0]
     assert "1 of 4 rows repeat the report" in source.notes[1]
 
@@ -377,10 +377,10 @@ def test_the_official_split_can_be_asked_for_where_r2gens_annotation_lies(raw):
     by_split = {split: MimicCxrSource(raw, split=split) for split in (None, "r2gen", "official")}
     assert [len(source) for source in by_split.values()] == [4, 4, 3]
     official, published = by_split["official"], by_split["r2gen"]
-    assert official.expected_images() == {"train": 368960, "val": 2991, "test": 5159}
-    assert published.expected_images() == published.expected_counts()
-    assert official.splits() == {"train", "val", "test"}
-    assert published.splits() == {"train", "test"}
+    assert official.expected_images == {"train": 368960, "val": 2991, "test": 5159}
+    assert published.expected_images == published.expected_counts
+    assert official.splits == {"train", "val", "test"}
+    assert published.splits == {"train", "test"}
     assert published.fingerprint() == by_split[None].fingerprint() != official.fingerprint()
     assert "--split official" in published.notes[0]
     with pytest.raises(DataError, match="'mine' is not one of official, r2gen"):

@@ -298,7 +298,7 @@ def test_splits_come_in_order_and_in_the_counts_said():
     source = PhantomSource(50, splits=(0.7, 0.1, 0.2))
     splits = [study.split for study in source]
     assert splits == ["train"] * 35 + ["val"] * 5 + ["test"] * 10
-    assert source.expected_counts() == {"train": 35, "val": 5, "test": 10}
+    assert source.expected_counts == {"train": 35, "val": 5, "test": 10}
     assert len(source) == 50
     assert len({study.id for study in source}) == 50
     assert len({study.patient_id for study in source}) == 50

@@ -25,26 +25,20 @@ _UNFINISHED = (".partial", ".partial.lock")
 
 
 def list_files(root: Path) -> Iterator[tuple[str, str]]:
-    """Every file below a folder, by its path from there, in natural order: a2 before a10.
+    """Yield path and kind of every file below a folder, and of folders named as images are.
 
-    Hidden files are skipped. Links, pipes, sockets and devices are listed, but never followed or
-    read, so that nothing outside is read, nothing twice, and nothing without an end.
-
-    Yields:
-        The path and its kind: FILE, LINK, SPECIAL, or a FOLDER that has the name of an image.
+    In natural order: a2 before a10. Hidden files are skipped. Links, pipes, sockets and devices are
+    listed, but never followed or read: nothing outside is read, nothing twice or without an end.
     """
-    waiting = [("", iter(_scan(root, "")))]
+    waiting = [FOLDER]  # the next entry is last
     while waiting:
-        folder, entries = waiting[-1]
-        entry = next(entries, None)
-        if entry is None:
-            waiting.pop()
-            continue
-        kind, path = entry[0], os.path.join(folder, entry[1:])
-        if kind == FOLDER:
-            waiting.append((path, iter(_scan(root, path))))
-        if kind != FOLDER or path.lower().endswith(IMAGE_ENDINGS):
+        entry = waiting.pop()
+        kind, path = entry[0], entry[1:]
+        if path and (kind != FOLDER or path.lower().endswith(IMAGE_ENDINGS)):
             yield path, kind
+        if kind == FOLDER:
+            names = reversed(_scan(root, path))
+            waiting += [name[0] + os.path.join(path, name[1:]) for name in names]
 
 
 def sniff_format(path: Path) -> str | None:
@@ -70,7 +64,7 @@ def pack(texts: Iterable[str]) -> "pyarrow.Array":
 
 
 def unpack(texts: "pyarrow.Array", place: int) -> str:
-    """One of the texts."""
+    """Return one text of a packed array."""
     return texts[place].as_py().decode("utf-8", "surrogatepass")
 
 
@@ -81,13 +75,10 @@ def count_groups(keys: "pyarrow.Array") -> tuple[np.ndarray, np.ndarray]:
 
 
 def match_files(names: "pyarrow.Array", files: "pyarrow.Array") -> np.ndarray:
-    """Find the files that names in a table mean.
+    """Return the place in `files` of each name in a table, int32 (n,), -1 for none or several.
 
     A name may be the path from the folder, or end in a file name that is unique; either may have
     another ending.
-
-    Returns:
-        For each name its place in `files`, int32 (n,), -1 where there is none, or several.
     """
     import pyarrow
     import pyarrow.compute
@@ -113,24 +104,25 @@ def _map(key: Callable[[str], str], paths: "pyarrow.Array") -> "pyarrow.Array":
 
 def _scan(root: Path, path: str) -> list[str]:
     """The names in a folder, in natural order, each after the letter of its kind."""
-    found = []
     try:
         with os.scandir(root / path) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
-                    continue
-                if entry.is_symlink():
-                    found.append(LINK + entry.name)
-                elif entry.is_dir():
-                    found.append(FOLDER + entry.name)
-                else:
-                    found.append((FILE if entry.is_file() else SPECIAL) + entry.name)
+            found = [
+                _kind(entry) + entry.name
+                for entry in entries
+                if not (entry.name.startswith(".") or entry.name.endswith(_UNFINISHED))
+            ]
     except OSError as error:
         raise DataError(f"{root / path} cannot be read: {error}") from error
     # A prepared folder below the raw images is none of them.
     if path and FILE + PREPARED in found:
         return []
     return sorted(found, key=_natural)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if entry.is_symlink():
+        return LINK
+    return FOLDER if entry.is_dir() else FILE if entry.is_file() else SPECIAL
 
 
 def _path(name: str) -> str:

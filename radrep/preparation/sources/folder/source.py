@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from radrep.data.dicom import read_tags
-from radrep.data.study import SPLITS, SourceImage, SourceStudy, projection_of
+from radrep.data.study import SourceImage, SourceStudy, projection_of
 from radrep.errors import DataError
-from radrep.preparation.sources.base import check_folder, split_by_hash
+from radrep.preparation.sources.base import Source, check_folder, split_by_hash
 from radrep.preparation.sources.folder.files import (
     FILE,
     FOLDER,
@@ -45,19 +45,13 @@ _TRAIN, _VAL = 0.8, 0.1
 _WEIGHTS = (0, -1, 1)  # what one image shows is in the study: of several labels the last counts
 
 
-class FolderSource:
+class FolderSource(Source):
     """The studies of a folder of images, in the order of its table or of its files' names.
 
     A missing split is drawn by a hash of the patient, or of the study where no patient is known:
     80, 10 and 10 in a hundred. A study of several rows takes each text from the first row that has
-    it, and is complete when its last row has been read.
-
-    Args:
-        raw: The folder.
-        reports: The table, unless it is the only one in `raw` with one of the usual names.
-
-    Raises:
-        DataError: If the folder or the table is missing or cannot be read, or there is no image.
+    it, and is complete when its last row has been read. `reports` is the table, unless it is the
+    only one in `raw` with one of the usual names.
     """
 
     name = "folder"
@@ -76,11 +70,9 @@ class FolderSource:
             studies.append(row.study or row.images[0])
             names += row.images
         self._studies, self._num_rows = count_groups(pack(studies))
-        self._places = (
-            match_files(pack(names), self._files)
-            if self._table
-            else np.arange(len(self._files), dtype=np.int32)
-        )
+        self._places = np.arange(len(self._files), dtype=np.int32)
+        if self._table:
+            self._places = match_files(pack(names), self._files)
         self._check_images()
         self.layout = self._describe()
         self.notes = tuple(self._notes())
@@ -93,16 +85,6 @@ class FolderSource:
             digest.update(json.dumps(image).encode())
             advance()
         return digest.hexdigest()
-
-    def expected_counts(self) -> None:
-        """None."""
-
-    def expected_images(self) -> None:
-        """None."""
-
-    def splits(self) -> frozenset[str]:
-        """All."""
-        return frozenset(SPLITS)
 
     def __len__(self) -> int:
         return len(self._num_rows)
@@ -125,7 +107,7 @@ class FolderSource:
                 yield self._study(waiting.pop(study))
 
     def _list_images(self) -> Iterator[str]:
-        """Paths of the files to use; counts the others."""
+        """The files to use; counts the others."""
         for path, kind in list_files(self._raw):
             if kind == FOLDER:
                 self._first_folder = self._first_folder or path
@@ -162,11 +144,10 @@ class FolderSource:
             for finding, value in row.labels.items():
                 labels[finding] = max(value, labels.get(finding, value), key=_WEIGHTS.index)
         refusal = None
-        if len(patients) > 1:
-            refusal = f"its rows are of several patients: {', '.join(patients)}"
-        elif len(splits) > 1:
-            refusal = f"its rows are of several splits: {', '.join(splits)}"
-        elif not splits and self._table and self._table.has_splits:
+        for what, values in (("splits", splits), ("patients", patients)):
+            if len(values) > 1:
+                refusal = f"its rows are of several {what}: {', '.join(values)}"
+        if not refusal and not splits and self._table and self._table.has_splits:
             refusal = "it has no split"
         drawn = split_by_hash(patients[0] if patients else name, _TRAIN, _VAL)
         images = {place: image for _, images in rows for place, image in images.items()}
@@ -197,18 +178,15 @@ class FolderSource:
         if not self._table:
             num_dicom = sum(self._dicom)
             return f"{len(self._files)} images, {num_dicom} of them DICOM, without a table"
-        parts = [f"{self._table.path.name}: {', '.join(self._table.columns)}"]
-        if self._table.labels:
-            parts.append(f"labels {', '.join(self._table.labels)}")
-        return "; ".join(parts)
+        labels = f"; labels {', '.join(self._table.labels)}" if self._table.labels else ""
+        return f"{self._table.path.name}: {', '.join(self._table.columns)}{labels}"
 
     def _notes(self) -> Iterator[str]:
         if not (self._table and self._table.has_splits):
             yield "The splits are drawn by a hash of the patient, 80/10/10."
             if not any(self._dicom) and not (self._table and self._table.has_patients):
                 yield "No patients are known: one patient's studies may be in several splits."
-        missing = int((self._places < 0).sum())
-        if missing:
+        if missing := int((self._places < 0).sum()):
             yield f"{missing} of {len(self._places)} images of the table are not in the folder."
         if self._table:
             unused = sum(
@@ -217,21 +195,18 @@ class FolderSource:
             )
             if unused:
                 yield f"{unused} images of the folder are not in the table and are not used."
-        if self._skipped[LINK]:
-            yield f"{self._skipped[LINK]} links are not followed."
-        if self._skipped[SPECIAL]:
-            yield f"{self._skipped[SPECIAL]} pipes, sockets or devices are not read."
-        if self._skipped[FOLDER]:
-            yield (
-                f"{self._skipped[FOLDER]} folders are named as images are, the first "
-                f"{_shown(self._first_folder)}; the files in them are used."
-            )
-        if self._skipped["others"]:
-            yield f"{self._skipped['others']} files are no images."
+        first = f"the first {_shown(self._first_folder)}; the files in them are used."
+        for kind, text in {
+            LINK: "links are not followed.",
+            SPECIAL: "pipes, sockets or devices are not read.",
+            FOLDER: f"folders are named as images are, {first}",
+            "others": "files are no images.",
+        }.items():
+            if self._skipped[kind]:
+                yield f"{self._skipped[kind]} {text}"
 
 
 def _find_table(raw: Path) -> Path | None:
-    """The table in the folder with one of the usual names, if there is one."""
     found = [raw / name for name in _TABLES if (raw / name).is_file()]
     if len(found) > 1:
         raise DataError(

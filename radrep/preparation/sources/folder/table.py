@@ -38,35 +38,21 @@ _ROW_NUMBERS = re.compile(r"|Unnamed: \d+")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table, or one file where there is no table.
+    """One row of a table, or one file where there is no table."""
 
-    Attributes:
-        images: Names of image files.
-        study: The study, or "" for one of its own.
-        patient: The patient, or "".
-        split: "train", "val", "test" or "".
-        projection: Of all the images.
-        texts: Text by section, and "report".
-        labels: 1, 0 or -1 by finding.
-    """
-
-    images: tuple[str, ...]
-    study: str = ""
+    images: tuple[str, ...]  # names of files
+    study: str = ""  # without a name, the row is a study of its own
     patient: str = ""
     split: str = ""
-    projection: str = "unknown"
-    texts: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, int] = field(default_factory=dict)
+    projection: str = "unknown"  # of all the images
+    texts: Mapping[str, str] = field(default_factory=dict)  # by section, and "report"
+    labels: Mapping[str, int] = field(default_factory=dict)  # 1, 0 or -1 by finding
 
 
 class Table:
     """The rows of a table, read from the file each time.
 
-    Attributes:
-        columns: Names of the recognised columns.
-        labels: Names of the columns that hold labels.
-        has_splits: Whether there is a column of splits.
-        has_patients: Whether there is a column of patients.
+    `columns` are the names of the recognised columns, `labels` of those that hold labels.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,14 +81,13 @@ class Table:
             known = {role: cells[name] for role, name in _roles(tuple(cells)).items()}
             images = known.pop("image", "")
             names = images if isinstance(images, list) else [images]
+            names = [self._plain(line, "image", name).strip() for name in names]
             values = {role: self._plain(line, role, value) for role, value in known.items()}
             split = values.get("split", "").strip().casefold()
             if split and split not in SPLIT_NAMES:
                 raise bad_value(self.path, line, "split", split, "expected train, val or test")
             row = Row(
-                images=tuple(
-                    name for each in names if (name := self._plain(line, "image", each).strip())
-                ),
+                images=tuple(filter(None, names)),
                 study=values.get("study", "").strip(),
                 patient=values.get("patient", "").strip(),
                 split=SPLIT_NAMES.get(split, ""),
@@ -126,8 +111,7 @@ class Table:
     def _labels(self, cells: Mapping[str, object], listed: str) -> dict[str, int]:
         labels = {name.strip(): 1 for name in listed.split("|") if name.strip()}
         for name in self.labels:
-            text = _text(cells.get(name))
-            if text:
+            if text := _text(cells.get(name)):
                 labels[name] = _LABELS[text]
         return labels
 
@@ -136,11 +120,8 @@ class Table:
 def _roles(names: tuple[str, ...]) -> dict[str, str]:
     """The column of each role."""
     plain = {re.sub(r"[\W_]+", "", name.casefold()): name for name in reversed(names)}
-    found = {
-        role: next((plain[alias] for alias in aliases if alias in plain), None)
-        for role, aliases in _COLUMNS.items()
-    }
-    return {role: name for role, name in found.items() if name is not None}
+    found = {role: [plain[a] for a in names if a in plain] for role, names in _COLUMNS.items()}
+    return {role: columns[0] for role, columns in found.items() if columns}
 
 
 def _text(value: object) -> str | None:

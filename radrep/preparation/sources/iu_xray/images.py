@@ -14,6 +14,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -24,7 +25,7 @@ IMAGE_ARCHIVES = ("NLMCXR_png.tgz", "NLMCXR_dcm.tgz")
 
 OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES = "Open-i's PNG", "Kaggle's images", "Open-i's DICOM"
 
-_NAME = re.compile(r"(?:CXR)?(\d+)(?:_1)?_(IM-\d+(?:-\d+)+)((?:\.\w+)*)", re.ASCII)
+_NAME = re.compile(r"(?:CXR)?(\d+)(?:_1)?_(IM-\d+(?:-\d+)+)(?:\.\w+)*", re.ASCII)
 _SCRATCH = re.compile(rf"({'|'.join(map(re.escape, IMAGE_ARCHIVES))})-\d+-\d+")
 _CHUNK = 1 << 20
 
@@ -34,7 +35,7 @@ def open_i_name(file_name: str) -> str | None:
     match = _NAME.fullmatch(PurePosixPath(file_name).name)
     if not match:
         return None
-    number, image, _ = match.groups()
+    number, image = match.groups()
     # Only the images of report 1 have its number twice at Open-i and once at Kaggle.
     return f"CXR{number}_1_{image}" if number == "1" else f"CXR{number}_{image}"
 
@@ -52,11 +53,11 @@ def kind_of_file(path: Path) -> str:
 
 
 def find_images(raw: Path) -> dict[str, Path]:
-    """Every image below a folder that is named as IU X-Ray's are, by Open-i's name.
+    """Find every image below a folder that is named as IU X-Ray's are, by Open-i's name.
 
     Follows links to files, and links to folders at the top, since people link large downloads, but
-    no folder further in that leads elsewhere, and enters none twice. Of several files of one image
-    Open-i's PNG is preferred to Kaggle's, and that to DICOM.
+    no folder further in that leads elsewhere. Of several files of one image Open-i's PNG is
+    preferred to Kaggle's, and that to DICOM.
     """
     ranks = (OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES)
     found: dict[str, tuple[int, Path]] = {}
@@ -72,8 +73,7 @@ def find_images(raw: Path) -> dict[str, Path]:
         # What `unpack_images` left after a kill is not whole.
         subfolders[:] = sorted(name for name in subfolders if not _SCRATCH.fullmatch(name))
         for file_name in names:
-            image = open_i_name(file_name)
-            if image:
+            if image := open_i_name(file_name):
                 path = Path(folder, file_name)
                 candidate = (ranks.index(kind_of_file(path)), path)
                 found[image] = min(found.get(image, candidate), candidate)
@@ -94,23 +94,13 @@ def unpack_images(
     """Write the images of an archive below `scratch`, once; a killed run is resumed.
 
     Files get Open-i's name and nothing else of their path in the archive, so that none can land
-    elsewhere; links and devices are skipped.
-
-    Args:
-        archive: The archive.
-        scratch: The folder to write into.
-        advance: Called after each image.
-        only: Open-i's names of the wanted images: reading ends with the last of them.
-
-    Raises:
-        DataError: If the archive is broken, has no image of IU X-Ray, or cannot be written out.
+    elsewhere. With Open-i's names of the wanted images in `only`, reading ends with their last.
     """
     try:
         status = archive.stat()
         # Another archive of the same name, left by an earlier run, must not be mixed with this.
         folder = scratch / f"{archive.name}-{status.st_size}-{status.st_mtime_ns}"
-        complete = folder / "complete"
-        if not complete.exists():
+        if not (folder / "complete").exists():
             folder.mkdir(parents=True, exist_ok=True)
             missing = None if only is None else set(only)
             for name, size, chunks in read_members(archive):
@@ -123,7 +113,7 @@ def unpack_images(
                         if not missing:
                             break
             if only is None:
-                complete.touch()
+                (folder / "complete").touch()
         found = {name: folder / name for name in os.listdir(folder) if open_i_name(name) == name}
     except OSError as error:
         raise DataError(f"{archive} cannot be unpacked into {scratch}: {error}") from error
@@ -133,11 +123,7 @@ def unpack_images(
 
 
 def read_members(archive: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-    """The regular files of a tar archive: name, size in bytes, content to read before the next.
-
-    Raises:
-        DataError: If the archive is broken or cut short, also if that shows only at its end.
-    """
+    """The regular files of a tar archive: name, size in bytes, content to read before the next."""
     with _reading(archive), tarfile.open(archive) as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isreg() else None
@@ -152,8 +138,7 @@ def read_members(archive: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
 
 def _chunks(archive: Path, content: IO[bytes]) -> Iterator[bytes]:
     with _reading(archive):
-        while chunk := content.read(_CHUNK):
-            yield chunk
+        yield from iter(partial(content.read, _CHUNK), b"")
 
 
 @contextmanager
@@ -174,6 +159,5 @@ def _write(path: Path, size: int, chunks: Iterator[bytes]) -> None:
         return
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
+        file.writelines(chunks)
     partial.replace(path)

@@ -32,29 +32,19 @@ NOT_AT_KAGGLE = (
 
 _SECTIONS = ("findings", "impression", "indication", "comparison")
 _PROJECTION_COLUMNS = ("uid", "filename", "projection")
-_NOT_INDEXED = "No Indexing"  # of the terms, which is no finding
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Report:
-    """One report, which is also one study and one patient.
+    """One report, which is also one study and one patient."""
 
-    Attributes:
-        images: Open-i's names, in the order of the XML.
-        projections: "frontal", "lateral" or "unknown" by Open-i's name.
-        sections: Raw text by section; no empty ones.
-        text: The whole report of the XML.
-        labels: 1 for each MeSH term, without its qualifiers; "normal" is one.
-        problem: Why the rest is missing, or None.
-    """
-
-    images: tuple[str, ...] = ()
-    projections: Mapping[str, str] = field(default_factory=dict)
-    sections: Mapping[str, str] = field(default_factory=dict)
-    text: str = ""
-    labels: Mapping[str, int] = field(default_factory=dict)
-    problem: str | None = None
+    images: tuple[str, ...] = ()  # Open-i's names, in the order of the XML
+    projections: Mapping[str, str] = field(default_factory=dict)  # by Open-i's name
+    sections: Mapping[str, str] = field(default_factory=dict)  # raw text, no empty ones
+    text: str = ""  # the whole report of the XML
+    labels: Mapping[str, int] = field(default_factory=dict)  # 1 by MeSH term, "normal" is one
+    problem: str | None = None  # why the rest is missing
 
 
 def report_files(raw: Path) -> list[Path]:
@@ -68,8 +58,7 @@ def report_files(raw: Path) -> list[Path]:
 def read_reports(files: Iterable[Path]) -> dict[str, Report]:
     """The reports of `report_files` by number, in the order of the numbers.
 
-    Where they differ the XML counts: Kaggle's tables have been through a spreadsheet. A broken XML
-    file is a `problem`; a broken table or archive is a DataError.
+    Where they differ the XML counts: Kaggle's tables have been through a spreadsheet.
     """
     xml: dict[str, Report] = {}
     texts: dict[str, Report] = {}
@@ -83,16 +72,11 @@ def read_reports(files: Iterable[Path]) -> dict[str, Report]:
             xml = {number: _parse(number, content) for number, content in xml_files(path)}
     merged = {}
     for number in sorted({*xml, *texts, *views}, key=int):
-        kaggle = replace(
-            texts.get(number, Report()),
-            images=tuple(views.get(number, ())),
-            projections=views.get(number, {}),
-        )
-        original = xml.get(number)
-        if original is None or (original.problem and kaggle.sections):
-            merged[number] = kaggle
-        else:
-            merged[number] = replace(original, projections=kaggle.projections)
+        seen = views.get(number, {})
+        kaggle = replace(texts.get(number, Report()), images=tuple(seen))
+        original = xml.get(number, kaggle)
+        chosen = kaggle if original.problem and kaggle.sections else original
+        merged[number] = replace(chosen, projections=seen)
     return merged
 
 
@@ -118,30 +102,28 @@ def _parse(number: str, content: bytes) -> Report:
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: odd encodings
         return Report(problem=f"{number}.xml is no XML that can be read: {error}")
     texts = [
-        (element.get("Label", "").strip(), "".join(element.itertext()))
+        (element.get("Label", "").strip(), text)
         for element in root.iter("AbstractText")
+        if (text := "".join(element.itertext())).strip()
     ]
-    sections: dict[str, str] = {}
+    sections: dict[str, list[str]] = defaultdict(list)
     for label, text in texts:
-        name = label.lower()
-        if text.strip():
-            sections[name] = f"{sections[name]}\n{text}" if name in sections else text
+        sections[label.lower()].append(text)
     images = (element.get("id", "") for element in root.iter("parentImage"))
     return Report(
         images=tuple(open_i_name(image) or image for image in images),
-        sections=sections,
-        text="\n".join(f"{label}: {text}" for label, text in texts if text.strip()),
+        sections={name: "\n".join(parts) for name, parts in sections.items()},
+        text="\n".join(f"{label}: {text}" for label, text in texts),
         labels=_labels(element.text or "" for element in root.iter("major")),
     )
 
 
 def _labels(terms: Iterable[str]) -> dict[str, int]:
     leading = (term.partition("/")[0].strip() for term in terms)
-    return {term: 1 for term in leading if term and term != _NOT_INDEXED}
+    return {term: 1 for term in leading if term not in ("", "No Indexing")}
 
 
 def _read_texts(path: Path) -> Iterator[tuple[str, Report]]:
-    """Sections and MeSH terms by number of the report."""
     for line, (uid, *texts, terms) in stream_rows(path, ("uid", *_SECTIONS), ("MeSH",)):
         sections = {
             name: text
@@ -159,9 +141,8 @@ def _read_projections(path: Path) -> dict[str, dict[str, str]]:
         name = open_i_name(file_name)
         if name is None:
             raise bad_value(path, line, "filename", file_name, "IU X-Ray has no such name")
-        projection = projection.strip().lower()
-        known = projection if projection in PROJECTIONS else "unknown"
-        views[_number(path, line, uid)][name] = known
+        known = projection.strip().lower() in PROJECTIONS
+        views[_number(path, line, uid)][name] = projection.strip().lower() if known else "unknown"
     for image in NOT_AT_KAGGLE:
         if report_number(image) in views:
             views[report_number(image)].setdefault(image, "unknown")

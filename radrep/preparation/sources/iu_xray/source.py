@@ -22,7 +22,7 @@ from typing import Any
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
-from radrep.preparation.sources.base import check_folder, split_by_hash
+from radrep.preparation.sources.base import Source, check_folder, split_by_hash
 from radrep.preparation.sources.find_raw import Download, refuse_outer
 from radrep.preparation.sources.image_tree import DICOM_VERSION, describe_image, found_image, locate
 from radrep.preparation.sources.iu_xray.images import (
@@ -54,8 +54,7 @@ _IMAGES_WANTED = (
     "or Kaggle's images_normalized"
 )
 
-NUM_REPORTS, NUM_IMAGES = 3955, 7470  # of Open-i's whole collection
-
+NUM_IMAGES = 7470  # of Open-i's whole collection
 
 DOWNLOAD = Download(
     title="IU X-Ray",
@@ -67,29 +66,30 @@ DOWNLOAD = Download(
 )
 
 
-class IuXraySource:
+class IuXraySource(Source):
     """The studies of an IU X-Ray folder.
 
     With R2Gen's annotation: its studies, in its order and splits. Without: every report in the
     order of the numbers, its split drawn by a hash of the number, since R2Gen's is unknown.
-    A report is one study and one patient.
-
-    Attributes:
-        archive: The archive that holds the images, if one does; see `unpack`.
-
-    Raises:
-        DataError: If the folder is missing or has no reports or no images, or if one of its tables
-            or archives cannot be read.
+    If the images are in an archive, `archive`, they are read after `unpack`.
     """
 
     name = "iu_xray"
+    expected_counts: Mapping[str, int] | None = {"all": 3955}  # Open-i's
+    expected_images: Mapping[str, int] | None = {"all": NUM_IMAGES}
 
     def __init__(self, raw: Path) -> None:
         self._raw = check_folder(Path(raw), "the folder that holds IU X-Ray")
         self._tables = report_files(self._raw)
         annotation = self._raw / ANNOTATION
-        self._rows = _read_annotation(annotation) if annotation.is_file() else None
-        if self._rows is None and not self._tables:
+        self._rows: list[tuple[str, dict[str, Any]]] | None = None
+        if annotation.is_file():
+            rows = stream_annotation(annotation)
+            self._rows = sorted(rows, key=lambda pair: SPLITS.index(pair[0]))
+            self.splits = frozenset(split for split, _ in self._rows)
+            self.expected_counts = {"train": 2069, "val": 296, "test": 590}  # R2Gen's own
+            self.expected_images = None  # no number is published
+        elif not self._tables:
             raise _unrecognised(self._raw)
         self._reports = read_reports(self._tables)
         if self._rows is None and not any(r.sections for r in self._reports.values()):
@@ -97,14 +97,24 @@ class IuXraySource:
         self.archive: Path | None = None
         self._files: Mapping[str, Path] = {}
         self._unpacked: Mapping[str, Path] = {}
-        self._has_r2gen_images = self._rows is not None and _has_r2gen_images(self._raw, self._rows)
+        self._r2gen_images = self._raw / _IMAGES_FOLDER
+        self._has_r2gen_images = any(
+            os.path.isdir(self._r2gen_images / os.path.dirname(name))
+            for _, row in self._rows or ()
+            for name in row["image_path"][:1]
+        )
         if not self._has_r2gen_images:
             self._find_images()
         self._kinds = sorted({kind_of_file(path) for path in self._files.values()})
         names = [table.name for table in self._tables]
         if self._rows is not None:
             self._tables = [annotation, *self._tables]
-        self.layout = " + ".join([*self._layout_of_images(), *names])
+        layout = ["R2Gen"] if self._has_r2gen_images else self._kinds
+        if self._rows is not None and not self._has_r2gen_images:
+            layout = [f"R2Gen's {ANNOTATION}", *layout]
+        if self.archive:
+            layout = [*layout, self.archive.name]
+        self.layout = " + ".join([*layout, *names])
         self.notes = tuple(self._notes())
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
@@ -117,20 +127,6 @@ class IuXraySource:
         for description in self._describe_images():
             digest.update(json.dumps(description).encode())
         return digest.hexdigest()
-
-    def expected_counts(self) -> dict[str, int] | None:
-        """Studies by split in R2Gen's own annotation; without it, Open-i's reports in all."""
-        if self._rows is None:
-            return {"all": NUM_REPORTS}
-        return {"train": 2069, "val": 296, "test": 590}
-
-    def expected_images(self) -> dict[str, int] | None:
-        """Open-i's images in all; of R2Gen's no number is published."""
-        return {"all": NUM_IMAGES} if self._rows is None else None
-
-    def splits(self) -> frozenset[str]:
-        """Those of the annotation; without it, all."""
-        return frozenset(SPLITS if self._rows is None else (split for split, _ in self._rows))
 
     def __len__(self) -> int:
         return len(self._reports if self._rows is None else self._rows)
@@ -146,12 +142,9 @@ class IuXraySource:
         studies: Collection[str] | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        """Unpack the archive of images, which allows no access to single ones.
+        """Unpack the images of all studies, or of those with these ids, into `scratch`.
 
-        Args:
-            scratch: The folder to unpack into; the caller removes it in the end.
-            studies: Ids of the studies whose images are wanted, or None for all.
-            reporter: Shows the progress.
+        The caller removes `scratch` in the end.
         """
         assert self.archive is not None, "there is an archive to unpack"
         only = None if studies is None else self._views_of(studies)
@@ -166,8 +159,12 @@ class IuXraySource:
             rows = (row for _, row in self._rows if row["id"] in studies)
             return {view for row in rows for _, view in self._named_views(row) if view}
         reports = self._reports.items()
-        chosen = (report for number, report in reports if _id_of(number, report) in studies)
-        return {image for report in chosen for image in report.images}
+        return {
+            image
+            for n, report in reports
+            if _id_of(n, report) in studies
+            for image in report.images
+        }
 
     def _named_views(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         """The annotation's names of a study's images, each with Open-i's, "" if unknown."""
@@ -182,12 +179,12 @@ class IuXraySource:
         report = self._reports.get(number or "", Report())
         images = []
         for name, view in self._named_views(row):
-            found = (
-                partial(_locate_within, self._raw / _IMAGES_FOLDER, name)
-                if self._has_r2gen_images
-                else partial(_named, self._where(), view or name, self._find(view))
-            )
-            images.append(self._image(name, found, report.projections.get(view, "unknown")))
+            if self._has_r2gen_images:
+                find = partial(_locate_within, self._r2gen_images, name)
+                projection = report.projections.get(view, "unknown")
+                images.append(found_image(name, find, projection))
+            else:
+                images.append(self._image(name, view, report))
         return SourceStudy(
             id=row["id"],
             patient_id=number,
@@ -198,19 +195,17 @@ class IuXraySource:
             labels=report.labels,
         )
 
-    def _image(self, name: str, found: Callable[[], Path], projection: str) -> SourceImage:
+    def _image(self, name: str, view: str, report: Report) -> SourceImage:
+        """An image by Open-i's name, "" if unknown."""
+        packed = self.archive if not self._unpacked else None
+        where = f"{self.archive or self._raw}, under any ending"
+        if packed:
+            where = f"{self._raw}: {packed.name} has to be unpacked first"
+        path = self._files.get(view) or self._unpacked.get(view)
+        find = partial(_named, where, view or name, path)
+        image = found_image(name, find, report.projections.get(view, "unknown"))
         # The content of an archive is unknown before it is unpacked.
-        is_packed = self.archive is not None and not self._unpacked
-        image = found_image(name, found, projection)
-        return replace(image, find=None) if is_packed else image
-
-    def _find(self, image: str) -> Path | None:
-        return self._files.get(image) or self._unpacked.get(image)
-
-    def _where(self) -> str:
-        if self.archive and not self._unpacked:
-            return f"{self._raw}: {self.archive.name} has to be unpacked first"
-        return f"{self.archive or self._raw}, under any ending"
+        return replace(image, find=None) if packed else image
 
     def _study(self, number: str) -> SourceStudy:
         report = self._reports[number]
@@ -224,14 +219,7 @@ class IuXraySource:
             id=_id_of(number, report),
             patient_id=number,
             split=split_by_hash(number, _TRAIN, _VAL),
-            images=tuple(
-                self._image(
-                    image,
-                    partial(_named, self._where(), image, self._find(image)),
-                    report.projections.get(image, "unknown"),
-                )
-                for image in images
-            ),
+            images=tuple(self._image(image, image, report) for image in images),
             sections=report.sections,
             report=report.text,
             labels=report.labels,
@@ -239,7 +227,6 @@ class IuXraySource:
         )
 
     def _find_images(self) -> None:
-        """Find images under the names of Open-i or Kaggle, or an archive of them."""
         self._files = find_images(self._raw)
         archives = [path for name in IMAGE_ARCHIVES if (path := self._raw / name).is_file()]
         if (self._files or archives) and not self._tables:
@@ -253,19 +240,13 @@ class IuXraySource:
             self.archive = archives[0]
         elif self._rows is None:
             raise DataError(f"{self._raw} has reports but no images; add {_IMAGES_WANTED}")
-        elif (self._raw / _IMAGES_FOLDER).is_dir():
+        elif self._r2gen_images.is_dir():
             self._has_r2gen_images = True  # or none: each is then left out
         else:
             raise DataError(
                 f"{self._raw} has {ANNOTATION} but no folder '{_IMAGES_FOLDER}' beside it, nor "
                 f"{_IMAGES_WANTED}"
             )
-
-    def _layout_of_images(self) -> list[str]:
-        if self._has_r2gen_images:
-            return ["R2Gen"]
-        annotation = [] if self._rows is None else [f"R2Gen's {ANNOTATION}"]
-        return [*annotation, *self._kinds, *([self.archive.name] if self.archive else [])]
 
     def _notes(self) -> Iterator[str]:
         if self._rows is None:
@@ -275,30 +256,21 @@ class IuXraySource:
             )
         if self.archive:
             yield f"{self.archive.name} is unpacked first, which takes as much space again."
-        broken = [report.problem for report in self._reports.values() if report.problem]
-        if broken:
+        if broken := [report.problem for report in self._reports.values() if report.problem]:
             yield f"{len(broken)} reports cannot be read, the first because {broken[0]}."
         named = {image for report in self._reports.values() for image in report.images}
-        unknown = sum(image not in named for image in self._files)
-        if unknown:
-            yield f"{unknown} images belong to no report and are not used."
+        if unknown := self._files.keys() - named:
+            yield f"{len(unknown)} images belong to no report and are not used."
 
     def _describe_images(self) -> Iterator[str]:
-        """Names and sizes of the images."""
         if self.archive:
             dicom = f" {DICOM_VERSION}" if "dcm" in self.archive.name else ""
             yield describe_image(self._raw, self.archive.name) + dicom
         for image, path in sorted(self._files.items()):
             yield f"{image} {describe_image(path.parent, path.name)}"
-        if self._has_r2gen_images and self._rows is not None:
-            for _, row in self._rows:
-                for name in row["image_path"]:
-                    yield describe_image(self._raw / _IMAGES_FOLDER, name)
-
-
-def _read_annotation(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The (split, row) pairs: train, val, test, each in the order of the file."""
-    return sorted(stream_annotation(path), key=lambda pair: SPLITS.index(pair[0]))
+        for _, row in (self._rows or ()) if self._has_r2gen_images else ():
+            for name in row["image_path"]:
+                yield describe_image(self._r2gen_images, name)
 
 
 def _unrecognised(raw: Path) -> DataError:
@@ -309,15 +281,6 @@ def _unrecognised(raw: Path) -> DataError:
     return DataError(
         f"{raw} is no IU X-Ray folder: expected R2Gen's {ANNOTATION} and images/<study>/<k>.png, "
         f"or {_REPORTS_WANTED}, together with {_IMAGES_WANTED}"
-    )
-
-
-def _has_r2gen_images(raw: Path, rows: list[tuple[str, dict[str, Any]]]) -> bool:
-    """Whether any study of R2Gen's has its folder."""
-    return any(
-        os.path.isdir(raw / _IMAGES_FOLDER / os.path.dirname(name))
-        for _, row in rows
-        for name in row["image_path"][:1]
     )
 
 
@@ -333,7 +296,7 @@ def _id_of(number: str, report: Report) -> str:
 def _report_number(row: Mapping[str, Any]) -> str | None:
     # R2Gen's ids begin with the number of the report, which is also one patient's.
     match = re.match(r"CXR(\d+)_", row["id"])
-    return match.group(1) if match else None
+    return match[1] if match else None
 
 
 def _named(where: str, image: str, path: Path | None) -> Path:

@@ -63,10 +63,8 @@ def find_table(folders: Iterable[Path], kind: str) -> Path | None:
 
 def find_tree(folder: Path, names: Iterable[str]) -> Path | None:
     """The tree in or at a folder that has at least one of the names."""
-    trees = [folder / name for name in _TREES]
-    trees = [tree for tree in trees if next(tree.glob("p[0-9][0-9]"), None)]
-    if not trees:
-        return None
+    places = (folder / name for name in _TREES)
+    trees = [tree for tree in places if next(tree.glob("p[0-9][0-9]"), None)]
     return next((tree for name in names for tree in trees if os.path.exists(tree / name)), None)
 
 
@@ -89,7 +87,7 @@ class ImageTable:
         self._projections = rows.get("ViewPosition")
 
     def find(self, dicoms: np.ndarray) -> np.ndarray:
-        """The row of each image, -1 for one that is not in the table."""
+        """The row of each image, -1 for none."""
         return self._index.find(dicoms)
 
     def projection(self, row: int) -> str:
@@ -103,10 +101,8 @@ class LabelTable:
     """The findings that a labeller extracted from the reports."""
 
     def __init__(self, path: Path) -> None:
-        parse = one_of(_LABEL_VALUES)
-        columns = {"study_id": Column(parse_number, np.int64)}
-        columns.update((name, Column(parse, np.int8)) for name in _LABELS)
-        rows = read_columns(path, columns)
+        columns = dict.fromkeys(_LABELS, Column(one_of(_LABEL_VALUES), np.int8))
+        rows = read_columns(path, {"study_id": Column(parse_number, np.int64), **columns})
         self._index = Index(rows["study_id"])
         self._values = np.stack([rows[name] for name in _LABELS], axis=1)
 
@@ -148,10 +144,7 @@ class ReportTree:
 
 
 class ReportZip:
-    """Reports in PhysioNet's mimic-cxr-reports.zip, which stays packed.
-
-    `zipfile` keeps 150 MB for its 227,835 files.
-    """
+    """Reports in PhysioNet's mimic-cxr-reports.zip, which stays packed."""
 
     def __init__(self, where: Path) -> None:
         self.where = where
@@ -190,11 +183,9 @@ class ReportZip:
 
 
 def find_reports(folder: Path, studies: Iterable[tuple[int, int]]) -> ReportTree | ReportZip | None:
-    """The reports in a folder or archive, or None if there are none.
+    """The reports in PhysioNet's folder mimic-cxr, or in their archive itself; None for none.
 
-    Args:
-        folder: PhysioNet's mimic-cxr, or the archive of the reports itself.
-        studies: Numbers of patient and study.
+    `studies` are numbers of patient and study.
     """
     packed = folder if folder.is_file() else folder / REPORTS_ZIP
     if packed.is_file():

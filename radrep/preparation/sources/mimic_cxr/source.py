@@ -7,8 +7,7 @@ PhysioNet's MIMIC-CXR-JPG with the reports of MIMIC-CXR, in one folder or two, n
     mimic-cxr-2.0.0-split.csv.gz                  train, validate or test of every image
 
 and takes projections and the order of images from mimic-cxr-2.0.0-metadata.csv.gz (the order alone
-from cxr-record-list.csv.gz), and labels from mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio. All of
-them may be unpacked. Other tables are not read: report_sections.py parses the reports.
+from cxr-record-list.csv.gz), and labels from mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio.
 
 R2Gen's annotation.json, unless the official split is wanted, defines the images, their split and
 findings instead; each image is a study of its own, as in the scores published on it.
@@ -19,6 +18,7 @@ import itertools
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,7 @@ import numpy as np
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
-from radrep.preparation.sources.base import LazyStudy, check_folder
+from radrep.preparation.sources.base import LazyStudy, Source, check_folder
 from radrep.preparation.sources.find_raw import Download, folders_beside, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.mimic_cxr.files import (
@@ -79,22 +79,17 @@ def describe_download(split: str | None) -> Download:
     )
 
 
-class MimicCxrSource:
+class MimicCxrSource(Source):
     """The studies of MIMIC-CXR.
 
     A study has the name of its folder, "s50414267", and its patient the number, "10000032". A row
-    of R2Gen's annotation has the name of its study and its image,
-    "s50414267_02aa804e-bde0afdd-112c0b34-7bc16630-4e384014".
+    of R2Gen's annotation is named by its study and its image, "s50414267_02aa804e-bde0afdd-...".
 
     Args:
         raw: The folder of MIMIC-CXR-JPG or MIMIC-CXR, or R2Gen's.
         reports: The folder of MIMIC-CXR, or its mimic-cxr-reports.zip; without it, `raw` or the
             folders beside it.
         split: "official" or "r2gen"; without it, R2Gen's if its annotation.json is in `raw`.
-
-    Raises:
-        DataError: If the split is unknown, or it, the images or the reports are missing (R2Gen's
-            annotation needs the images alone), or a table cannot be read.
     """
 
     name = "mimic_cxr"
@@ -127,7 +122,6 @@ class MimicCxrSource:
                 )
             self._rows = _OfficialRows(table)
         notes = list(self._rows.notes)
-        self._reports = None
         for place in places:
             self._reports = find_reports(place, self._numbers())
             if self._reports:
@@ -147,23 +141,22 @@ class MimicCxrSource:
         self._tables = [path for path in (self._rows.table, metadata, labels) if path]
         self._images = self._find_images(raw)
         if self._reports is None and self._rows.needs_reports:
-            subject, study = next(self._numbers())
+            example = study_folder(*next(self._numbers()))
             beside = "" if reports else ", and no folder beside it,"
             raise DataError(
                 f"{places[0]}{beside} has none of the reports; expected {REPORTS_ZIP}, or texts "
-                f"such as files/{study_folder(subject, study)}.txt. They are part of MIMIC-CXR: "
-                f"{REPORTS_HOME}. Give their folder with --reports"
+                f"such as files/{example}.txt. They are part of MIMIC-CXR: {REPORTS_HOME}. Give "
+                "their folder with --reports"
             )
         if self._reports is None:
             notes.append(f"the reports are missing ({REPORTS_HOME}): findings are all there is")
         self.notes = tuple(notes)
-        parts = [
-            self._rows.layout,
-            f"images in {self._images}",
-            *([f"reports in {self._reports.where}"] if self._reports else []),
-            *(table.name for table in self._tables),
-        ]
-        self.layout = ", ".join(parts)
+        parts = [self._rows.layout, f"images in {self._images}"]
+        parts += [f"reports in {self._reports.where}"] if self._reports else []
+        self.layout = ", ".join([*parts, *(table.name for table in self._tables)])
+        self.splits = self._rows.splits
+        self.expected_counts = self._rows.expected
+        self.expected_images = self._rows.expected_images
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the tables and of the names and sizes of images and reports."""
@@ -177,18 +170,6 @@ class MimicCxrSource:
                 digest.update(self._reports.describe(*row.numbers).encode())
             advance()
         return digest.hexdigest()
-
-    def expected_counts(self) -> dict[str, int]:
-        """Studies of the complete MIMIC-CXR-JPG, or rows of R2Gen's annotation."""
-        return dict(self._rows.expected)
-
-    def expected_images(self) -> dict[str, int]:
-        """Images by split; each of R2Gen's rows has one."""
-        return dict(self._rows.expected_images)
-
-    def splits(self) -> frozenset[str]:
-        """The splits of the table or the annotation."""
-        return self._rows.splits
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -210,15 +191,17 @@ class MimicCxrSource:
                 refusal = refusal or (str(error) if row.findings is None else None)
         if row.findings is not None:
             sections["findings"] = row.findings
-        subject, study = row.numbers or (None, None)
+        labels = (
+            self._label_table.labels(row.numbers[1]) if self._label_table and row.numbers else {}
+        )
         return SourceStudy(
             id=row.id,
-            patient_id=None if subject is None else str(subject),
+            patient_id=str(row.numbers[0]) if row.numbers else None,
             split=row.split,
             images=self._order(row.images),
             sections=sections,
             report=report,
-            labels=self._label_table.labels(study) if self._label_table and study else {},
+            labels=labels,
             refusal=refusal,
         )
 
@@ -238,24 +221,25 @@ class MimicCxrSource:
 
     def _order(self, names: tuple[str, ...]) -> tuple[SourceImage, ...]:
         """The images of a study in the order of the metadata, unknown ones at the end."""
-        places = [-1] * len(names)
-        projections = ["unknown"] * len(names)
-        if self._image_table:
-            stems = [Path(name).stem.encode() for name in names]
-            places = self._image_table.find(np.array(stems, "S")).tolist()
-            projections = [self._image_table.projection(place) for place in places]
-        order = sorted(range(len(names)), key=lambda k: (places[k] < 0, places[k]))
-        return tuple(tree_image(self._images, names[k], projections[k]) for k in order)
+        table = self._image_table
+        if table is None:
+            return tuple(tree_image(self._images, name, "unknown") for name in names)
+        stems = np.array([Path(name).stem.encode() for name in names], "S")
+        places = zip(table.find(stems).tolist(), names, strict=True)
+        return tuple(
+            tree_image(self._images, name, table.projection(place))
+            for place, name in sorted(places, key=lambda pair: (pair[0] < 0, pair[0]))
+        )
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A study to be: its numbers of patient and study, and image paths below the tree."""
+    """A study to be."""
 
     id: str
-    numbers: tuple[int, int] | None
+    numbers: tuple[int, int] | None  # of patient and study
     split: str
-    images: tuple[str, ...]
+    images: tuple[str, ...]  # paths below the tree
     findings: str | None = None
     refusal: str | None = None
 
@@ -323,13 +307,12 @@ class _AnnotatedRows:
 
     def __init__(self, table: Path) -> None:
         self.table = table
-        self._length = 0
-        studies, splits = array("q"), set()
+        studies, splits = array("q"), Counter[str]()
         for row in self:
-            self._length += 1
-            splits.add(row.split)
+            splits[row.split] += 1
             if row.numbers:
                 studies.append(row.numbers[1])
+        self._length = splits.total()
         self.splits = frozenset(splits)
         repeated = len(studies) - len(np.unique(np.frombuffer(studies, np.int64)))
         self.notes: tuple[str, ...] = (

@@ -82,19 +82,13 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Body:
-    """A healthy chest.
+    """A healthy chest."""
 
-    Attributes:
-        attenuation: The whole, aerated lung about 0.3, soft tissue 0.5, heart 0.7.
-        outlines: Each lung's outline by side, pixel positions (k, 2).
-        lungs: The lung that neither heart nor diaphragm covers, by side, layers of 0 to 1.
-        markings: The attenuation of vessels within the lungs.
-    """
-
-    attenuation: np.ndarray
-    outlines: dict[str, np.ndarray]
-    lungs: dict[str, np.ndarray]
-    markings: np.ndarray
+    canvas: Canvas
+    attenuation: np.ndarray  # aerated lung about 0.3, soft tissue 0.5, heart 0.7
+    outlines: dict[str, np.ndarray]  # of each lung by side, pixel positions (k, 2)
+    lungs: dict[str, np.ndarray]  # by side, 0 to 1 where neither heart nor diaphragm covers it
+    markings: np.ndarray  # the attenuation of vessels within the lungs
 
 
 def sample_body(rng: np.random.Generator, canvas: Canvas) -> Body:
@@ -113,7 +107,7 @@ def sample_body(rng: np.random.Generator, canvas: Canvas) -> Body:
     markings = _vessels(rng, canvas) * both * rng.uniform(0.10, 0.18)
     attenuation = _tissue(rng, canvas, stretch, both, heart) + markings
     attenuation += _bones(rng, canvas, stretch) * rng.uniform(0.10, 0.17)
-    return Body(attenuation, outlines, lungs, markings)
+    return Body(canvas, attenuation, outlines, lungs, markings)
 
 
 def mirror(side: str) -> int:
@@ -125,12 +119,11 @@ def smooth(points: np.ndarray, steps: int = 5) -> np.ndarray:
     """A closed Catmull-Rom curve through the points, (k, 2) to (k * steps, 2)."""
     t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
     before, after, beyond = (np.roll(points, shift, axis=0) for shift in (1, -1, -2))
-    curve = points + 0.5 * t * (
-        after
-        - before
-        + t * (2 * before - 5 * points + 4 * after - beyond)
-        + t**2 * (3 * (points - after) + beyond - before)
+    square, cube = (
+        2 * before - 5 * points + 4 * after - beyond,
+        3 * (points - after) + beyond - before,
     )
+    curve = points + 0.5 * t * (after - before + t * square + t**2 * cube)
     return curve.transpose(1, 0, 2).reshape(-1, 2)
 
 

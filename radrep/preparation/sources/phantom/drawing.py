@@ -4,13 +4,15 @@ An image is the sum of a healthy body and its findings, put through an exposure 
 on the sum: a finding changes pixels at its own place and nowhere else.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from radrep.preparation.sources.phantom.body import Body, Canvas, mirror, sample_body, smooth
+
+_Rng = np.random.Generator
 
 VERSION = 2  # raised when a pixel, a finding or a word changes; see PhantomSource.fingerprint
 KINDS = ("consolidation", "nodule", "atelectasis", "effusion", "pneumothorax")
@@ -39,24 +41,16 @@ _NOTICEABLE = 0.25
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding to draw.
+    """One finding to draw."""
 
-    Attributes:
-        kind: One of `KINDS`.
-        side: The patient's side, one of `SIDES`.
-        size: One of `SIZES`.
-        extent: Its size in the unit of its kind, see `EXTENTS`.
-        place: Where in the visible lung, 0 to 1 each: from the midline outwards and from the top
-            down; not used by effusion and pneumothorax.
-        seed: Of its contrast and its shape.
-    """
-
-    kind: str
-    side: str
-    size: str
-    extent: float
+    kind: str  # one of `KINDS`
+    side: str  # the patient's, one of `SIDES`
+    size: str  # one of `SIZES`
+    extent: float  # in the unit of its kind, see `EXTENTS`
+    # In the visible lung, 0 to 1: from the midline outwards, from the top down; not used by
+    # effusion and pneumothorax.
     place: tuple[float, float]
-    seed: int
+    seed: int  # of its contrast and its shape
 
 
 def draw_phantom(
@@ -66,10 +60,9 @@ def draw_phantom(
 
     Takes as many random numbers for body, pose and exposure whatever the findings.
     """
-    canvas = Canvas(rng, image_size)
-    body = sample_body(rng, canvas)
+    body = sample_body(rng, Canvas(rng, image_size))
     attenuation = body.attenuation.copy()
-    for layer, _ in _draw_layers(findings, canvas, body):
+    for layer, _ in _draw_layers(findings, body):
         attenuation += layer
     return _develop(rng, attenuation)
 
@@ -79,22 +72,18 @@ def find_regions(
 ) -> list[np.ndarray]:
     """The region of each finding, bool (image_size, image_size), before exposure and overlap.
 
-    Equal generators give the body of `draw_phantom`. A region has at least a quarter of the
-    finding's contrast.
+    Equal generators give the body of `draw_phantom`.
     """
-    canvas = Canvas(rng, image_size)
-    layers = _draw_layers(findings, canvas, sample_body(rng, canvas))
+    layers = _draw_layers(findings, sample_body(rng, Canvas(rng, image_size)))
     return [np.abs(layer) >= _NOTICEABLE * contrast for layer, contrast in layers]
 
 
-def _draw_layers(
-    findings: Sequence[Finding], canvas: Canvas, body: Body
-) -> Iterator[tuple[np.ndarray, float]]:
+def _draw_layers(findings: Sequence[Finding], body: Body) -> Iterator[tuple[np.ndarray, float]]:
     """Yield each finding's change of the attenuation, and its contrast."""
     for finding in findings:
         own = np.random.default_rng(finding.seed)
         contrast = own.uniform(*_CONTRASTS[finding.kind])
-        yield _LAYERS[finding.kind](finding, contrast, own, canvas, body), contrast
+        yield _LAYERS[finding.kind](finding, contrast, own, body), contrast
 
 
 def _develop(rng: np.random.Generator, attenuation: np.ndarray) -> np.ndarray:
@@ -119,16 +108,14 @@ def _center(finding: Finding, lung: np.ndarray) -> np.ndarray:
     return np.array([columns[int(finding.place[0] * (len(columns) - 1))], y])
 
 
-def _consolidation(
-    finding: Finding, contrast: float, rng: np.random.Generator, canvas: Canvas, body: Body
-) -> np.ndarray:
+def _consolidation(finding: Finding, contrast: float, rng: _Rng, body: Body) -> np.ndarray:
     lung = body.lungs[finding.side]
-    x, y = np.meshgrid(*[np.arange(canvas.size, dtype=np.float32)] * 2, copy=False)
+    x, y = np.meshgrid(*[np.arange(body.canvas.size, dtype=np.float32)] * 2, copy=False)
     middle = _center(finding, lung)
     distance = np.hypot(x - middle[0], (y - middle[1]) * rng.uniform(0.7, 1.1))
-    ragged = distance * np.clip(1 + 0.16 * canvas.clouds(rng), 0.5, 2)
-    patchy = np.clip(1 + 0.2 * canvas.clouds(rng), 0.3, 2)
-    return _lowest(ragged, finding.extent, lung, 0.05 * canvas.size) * patchy * contrast
+    ragged = distance * np.clip(1 + 0.16 * body.canvas.clouds(rng), 0.5, 2)
+    patchy = np.clip(1 + 0.2 * body.canvas.clouds(rng), 0.3, 2)
+    return _lowest(ragged, finding.extent, lung, 0.05 * body.canvas.size) * patchy * contrast
 
 
 def _lowest(score: np.ndarray, share: float, lung: np.ndarray, edge: float) -> np.ndarray:
@@ -137,12 +124,10 @@ def _lowest(score: np.ndarray, share: float, lung: np.ndarray, edge: float) -> n
     return np.clip((level - score) / edge + 0.5, 0, 1) * lung
 
 
-def _nodule(
-    finding: Finding, contrast: float, rng: np.random.Generator, canvas: Canvas, body: Body
-) -> np.ndarray:
+def _nodule(finding: Finding, contrast: float, rng: _Rng, body: Body) -> np.ndarray:
     lung = body.lungs[finding.side]
     outline = _blob(rng, _center(finding, lung), finding.extent * np.sqrt(lung.sum()))
-    return canvas.fill((outline, 1.0)) * lung * contrast
+    return body.canvas.fill((outline, 1.0)) * lung * contrast
 
 
 def _blob(rng: np.random.Generator, center: np.ndarray, radius: float) -> np.ndarray:
@@ -151,9 +136,7 @@ def _blob(rng: np.random.Generator, center: np.ndarray, radius: float) -> np.nda
     return smooth(center + spokes * (radius * rng.uniform(0.85, 1.15, (8, 1))))
 
 
-def _atelectasis(
-    finding: Finding, contrast: float, rng: np.random.Generator, canvas: Canvas, body: Body
-) -> np.ndarray:
+def _atelectasis(finding: Finding, contrast: float, rng: _Rng, body: Body) -> np.ndarray:
     lung = body.lungs[finding.side]
     length = finding.extent * np.sqrt(lung.sum())
     angle = np.radians(rng.uniform(-35, 35))
@@ -161,40 +144,31 @@ def _atelectasis(
     t = np.linspace(-0.5, 0.5, 7)[:, None]
     bow = along[::-1] * [-1, 1] * rng.uniform(-0.3, 0.3) * (t**2 - 0.08)
     band = _center(finding, lung) + length * (t * along + bow)
-    return canvas.stroke((band, rng.uniform(0.018, 0.032), 1.0)) * lung * contrast
+    return body.canvas.stroke((band, rng.uniform(0.018, 0.032), 1.0)) * lung * contrast
 
 
-def _effusion(
-    finding: Finding, contrast: float, rng: np.random.Generator, canvas: Canvas, body: Body
-) -> np.ndarray:
+def _effusion(finding: Finding, contrast: float, rng: _Rng, body: Body) -> np.ndarray:
     lung = body.lungs[finding.side]
-    x, y = np.meshgrid(*[np.arange(canvas.size, dtype=np.float32)] * 2, copy=False)
+    x, y = np.meshgrid(*[np.arange(body.canvas.size, dtype=np.float32)] * 2, copy=False)
     columns = np.flatnonzero((lung > 0.5).any(axis=0))[:: mirror(finding.side)]
     outwards = np.clip((x - columns[0]) / (columns[-1] - columns[0]), 0, 1)
-    meniscus = rng.uniform(0.04, 0.10) * canvas.size  # how far the fluid climbs the chest wall
+    meniscus = rng.uniform(0.04, 0.10) * body.canvas.size  # how far the fluid climbs the chest wall
     height = -y - meniscus * outwards**3
-    return _lowest(height, finding.extent, lung, 0.02 * canvas.size) * contrast
+    return _lowest(height, finding.extent, lung, 0.02 * body.canvas.size) * contrast
 
 
-def _pneumothorax(
-    finding: Finding, contrast: float, rng: np.random.Generator, canvas: Canvas, body: Body
-) -> np.ndarray:
+def _pneumothorax(finding: Finding, contrast: float, rng: _Rng, body: Body) -> np.ndarray:
     lung, outline = body.lungs[finding.side], body.outlines[finding.side]
     low, high = outline.min(axis=0), outline.max(axis=0)
     # The lung shrinks towards a point at its foot, near the midline; apex and flank come free.
     across = rng.uniform(-0.05, 0.15)
     foot = low + (high - low) * [across if finding.side == "left" else 1 - across, 0.95]
     collapsed = foot + (outline - foot) * np.sqrt(1 - finding.extent)
-    free = lung * (1 - canvas.fill((collapsed, 1.0)))
-    pleura = canvas.stroke((np.concatenate([collapsed, collapsed[:1]]), 0.006, 1.0))
+    free = lung * (1 - body.canvas.fill((collapsed, 1.0)))
+    pleura = body.canvas.stroke((np.concatenate([collapsed, collapsed[:1]]), 0.006, 1.0))
     return pleura * lung * contrast - free * (contrast + body.markings)
 
 
-_Layer = Callable[[Finding, float, np.random.Generator, Canvas, Body], np.ndarray]
-_LAYERS: dict[str, _Layer] = {
-    "consolidation": _consolidation,
-    "nodule": _nodule,
-    "atelectasis": _atelectasis,
-    "effusion": _effusion,
-    "pneumothorax": _pneumothorax,
-}
+_LAYERS = dict(
+    zip(KINDS, (_consolidation, _nodule, _atelectasis, _effusion, _pneumothorax), strict=True)
+)

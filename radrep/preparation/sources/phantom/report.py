@@ -19,8 +19,7 @@ _PRESENT = {
     "effusion": ("There is a {size} {side} pleural effusion.", "{Size} {side} pleural effusion."),
     "pneumothorax": ("There is a {size} {side} pneumothorax.", "{Size} {side} pneumothorax."),
 }
-# A structured report names every kind, present or not, in the order of KINDS, as many departments
-# do: a model need not guess which absences are mentioned.
+# As in a structured report every kind is named: a model need not guess which absences are.
 _ABSENT = {
     "consolidation": ("No focal consolidation.", "There is no consolidation."),
     "nodule": ("No lung nodule.", "There is no nodule."),

@@ -1,8 +1,7 @@
 """Phantoms: synthetic chest radiographs and reports that need neither licence nor download.
 
 A study has three streams of random numbers: scene (body, pose, exposure), findings, and wording. So
-only the drawn findings predict the report, and any study can be drawn alone, in any order and
-process.
+only the drawn findings predict the report, and any study can be drawn alone.
 """
 
 import hashlib
@@ -14,6 +13,7 @@ import numpy as np
 
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
+from radrep.preparation.sources.base import Source
 from radrep.preparation.sources.phantom.body import SIDES
 from radrep.preparation.sources.phantom.drawing import (
     EXTENTS,
@@ -30,20 +30,15 @@ PREVALENCE = 0.24  # of each kind among studies; each kind on each side has half
 _SCENE, _FINDINGS, _WORDING = range(3)
 
 
-class PhantomSource:
-    """Phantom studies: one frontal image and a findings section each.
+class PhantomSource(Source):
+    """Phantom studies: one square frontal image and a findings section each.
 
-    Args:
-        num_studies: At least 1. With one seed the first studies of a long source are those of a
-            short one, but for their split.
-        seed: Not negative.
-        image_size: Height and width in pixels, at least 64.
-        splits: Shares of train, val and test.
+    With one seed the first studies of a long source are those of a short one, but for their split.
+    `splits` are the shares of train, val and test.
     """
 
     name = "phantom"
     layout = "drawn"
-    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -64,23 +59,13 @@ class PhantomSource:
         self._image_size = image_size
         ends = [0, *(round(num_studies * sum(splits[: i + 1])) for i in range(3))]
         self._counts = {split: ends[i + 1] - ends[i] for i, split in enumerate(SPLITS)}
+        self.expected_counts = self.expected_images = self._counts
+        self.splits = frozenset(split for split, count in self._counts.items() if count)
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the parameters and of the version of drawing and wording."""
         decides = [VERSION, self._seed, self._image_size, self._counts]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
-
-    def expected_counts(self) -> dict[str, int]:
-        """Studies per split."""
-        return dict(self._counts)
-
-    def expected_images(self) -> dict[str, int]:
-        """Images per split: one per study."""
-        return dict(self._counts)
-
-    def splits(self) -> frozenset[str]:
-        """Those that have a study."""
-        return frozenset(split for split, count in self._counts.items() if count)
 
     def __len__(self) -> int:
         return sum(self._counts.values())
@@ -92,14 +77,9 @@ class PhantomSource:
             name = f"phantom-{index:06d}"
             read = partial(_read, self._seed, index, self._image_size)
             findings = study_findings(self._seed, index)
-            report = write_report(findings, _stream(self._seed, index, _WORDING))
-            yield SourceStudy(
-                id=name,
-                patient_id=name,
-                split=split,
-                images=(SourceImage(f"{name}-frontal", read, "frontal"),),
-                sections={"findings": report},
-            )
+            sections = {"findings": write_report(findings, _stream(self._seed, index, _WORDING))}
+            images = (SourceImage(f"{name}-frontal", read, "frontal"),)
+            yield SourceStudy(name, name, split, images, sections)
 
 
 def _read(seed: int, index: int, image_size: int, short_side: int) -> np.ndarray:
@@ -130,16 +110,9 @@ def study_findings(seed: int, index: int) -> tuple[Finding, ...]:
     for side in SIDES:
         here = [kind for kind in kinds if sides[kind] == side]
         places |= _places(rng, {kind: extents[kind] for kind in here})
+    seeds = {kind: int(rng.integers(2**32)) for kind in kinds}
     return tuple(
-        Finding(
-            kind=kind,
-            side=sides[kind],
-            size=SIZES[sizes[kind]],
-            extent=extents[kind],
-            place=places[kind],
-            seed=int(rng.integers(2**32)),
-        )
-        for kind in kinds
+        Finding(k, sides[k], SIZES[sizes[k]], extents[k], places[k], seeds[k]) for k in kinds
     )
 
 
@@ -150,11 +123,11 @@ def _places(rng: np.random.Generator, extents: dict[str, float]) -> dict[str, tu
     bottom = 0.86 - extents.get("effusion", 0.0)
     floors = [kind for kind in extents if kind not in ("effusion", "pneumothorax")]
     rng.shuffle(floors)
-    places = {}
+    places = dict.fromkeys(extents, (0.5, 0.5))
     for i, kind in enumerate(floors):
         down = top + (bottom - top) * (i + rng.uniform(0.15, 0.85)) / len(floors)
         places[kind] = (rng.uniform(0.25, 0.75 - 0.7 * free), down)
-    return {kind: places.get(kind, (0.5, 0.5)) for kind in extents}
+    return places
 
 
 def _stream(seed: int, index: int, purpose: int) -> np.random.Generator:
