@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,6 @@ from radrep.cli.data import show_leaks
 from radrep.cli.saliency import saliency
 
 if TYPE_CHECKING:
-    from radrep.preparation.pipeline import PrepareResult
     from radrep.preparation.plan import Choice
     from radrep.preparation.sources.base import Source
     from radrep.preparation.sources.find_raw import Download
@@ -43,25 +41,6 @@ DryRun = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What all sources are prepared with."""
-
-    out: Path
-    image_size: int
-    limit: int | None
-    views: str
-    section: str
-    workers: int | None
-    dry_run: bool
-
-    @property
-    def choice(self) -> "Choice":
-        from radrep.preparation.plan import Choice
-
-        return Choice(self.limit, self.views, self.section)
-
-
 @app.callback()
 def prepare() -> None:
     """Turn a raw data set into a checked, prepared folder.
@@ -87,20 +66,20 @@ def iu(
 
     Example:  radrep prepare iu --raw downloads/iu_xray --out data/iu
     """
-    from radrep.preparation.plan import chosen_studies
+    from radrep.preparation.plan import Choice, chosen_studies
     from radrep.preparation.sources.iu_xray.source import DOWNLOAD, IuXraySource
 
-    options = _Options(out, image_size, limit, views, section, workers, dry_run)
+    choice = Choice(limit, views, section)
     source = IuXraySource(_find(raw, DOWNLOAD, "iu", out))
     scratch = _beside(out, ".unpacked")
     if source.archive and dry_run:
         say(f"note: {source.archive.name} is not opened; its images are assumed to be complete.")
     elif source.archive and not (out / "prepared.json").exists():
         # Of a few studies only their images are unpacked, and nothing behind the last of them.
-        wanted = chosen_studies(source, options.choice) if limit else None
+        wanted = chosen_studies(source, choice) if limit else None
         with TerminalReporter() as reporter:
             source.unpack(scratch, wanted, reporter)
-    _run(source, options)
+    _run(source, out, image_size, choice, workers, dry_run)
     if source.archive and not dry_run and scratch.is_dir():
         # Only what `unpack` made, and the folder if that leaves it empty.
         for unpacked in scratch.glob(f"{source.archive.name}-*"):
@@ -137,11 +116,12 @@ def mimic(
 
     Example:  radrep prepare mimic --raw mimic-cxr-jpg --reports mimic-cxr --limit 100
     """
+    from radrep.preparation.plan import Choice
     from radrep.preparation.sources.mimic_cxr.source import MimicCxrSource, describe_download
 
-    options = _Options(out, image_size, limit, views, section, workers, dry_run)
+    choice = Choice(limit, views, section)
     raw = _find(raw, describe_download(split), "mimic", out)
-    _run(MimicCxrSource(raw, reports, split), options)
+    _run(MimicCxrSource(raw, reports, split), out, image_size, choice, workers, dry_run)
 
 
 @app.command()
@@ -162,10 +142,12 @@ def chexpert_plus(
 
     Example:  radrep prepare chexpert-plus --raw chexpert_plus --split cxpmrg
     """
+    from radrep.preparation.plan import Choice
     from radrep.preparation.sources.chexpert_plus import DOWNLOAD, ChexpertPlusSource
 
-    options = _Options(out, image_size, limit, views, section, workers, dry_run)
-    _run(ChexpertPlusSource(_find(raw, DOWNLOAD, "chexpert-plus", out), split), options)
+    choice = Choice(limit, views, section)
+    source = ChexpertPlusSource(_find(raw, DOWNLOAD, "chexpert-plus", out), split)
+    _run(source, out, image_size, choice, workers, dry_run)
 
 
 @app.command()
@@ -190,10 +172,11 @@ def folder(
 
     Example:  radrep prepare folder --raw scans --reports scans/reports.csv --out data/mine
     """
+    from radrep.preparation.plan import Choice
     from radrep.preparation.sources.folder.source import FolderSource
 
-    options = _Options(out, image_size, limit, views, section, workers, dry_run)
-    _run(FolderSource(_reading(raw), reports), options)
+    choice = Choice(limit, views, section)
+    _run(FolderSource(_reading(raw), reports), out, image_size, choice, workers, dry_run)
 
 
 @app.command()
@@ -209,17 +192,17 @@ def phantom(
 
     Example:  radrep prepare phantom --num-studies 2000 --out data/phantom
     """
+    from radrep.preparation.plan import Choice
     from radrep.preparation.sources.phantom.source import PhantomSource
 
     source = PhantomSource(num_studies, seed=seed, image_size=image_size)
-    _run(source, _Options(out, image_size, None, "all", "both", workers, dry_run))
+    _run(source, out, image_size, Choice(), workers, dry_run)
 
 
 app.command()(saliency)
 
 
 def _find(raw: Path | None, download: "Download", command: str, out: Path) -> Path:
-    """The folder of a download, searched for if none is given."""
     if raw is None:
         from radrep.preparation.sources.find_raw import find_raw
 
@@ -231,7 +214,7 @@ def _find(raw: Path | None, download: "Download", command: str, out: Path) -> Pa
 
 
 def _reading(raw: Path) -> Path:
-    """Announce that the tables are read, which takes minutes for a large data set."""
+    # It takes minutes for a large data set.
     with TerminalReporter() as reporter:
         reporter.info("raw", f"reading the tables of {raw}")
     return raw
@@ -242,24 +225,28 @@ def _beside(out: Path, ending: str) -> Path:
     return whole.with_name(whole.name + ending)
 
 
-def _run(source: "Source", options: _Options) -> None:
+def _run(
+    source: "Source",
+    out: Path,
+    image_size: int,
+    choice: "Choice",
+    workers: int | None,
+    dry_run: bool,
+) -> None:
     from radrep.preparation.pipeline import prepare as run
     from radrep.preparation.plan import Choice, count_studies
 
-    choice = options.choice
     say(f"{source.name}: {source.layout}")
     for note in source.notes:
         say(f"note: {note}")
     whole = choice == Choice()
     expected = (source.expected_counts, source.expected_images) if whole else (None, None)
-    if options.dry_run:
+    if dry_run:
         with TerminalReporter() as reporter:
             found = count_studies(source, choice, reporter=reporter)
-        counts = {
-            what: {split: row[what] for split, row in found.counts.items()}
-            for what in ("studies", "images")
-        }
-        _show_counts(counts["studies"], counts["images"], *expected, found.left_out)
+        studies = {split: row["studies"] for split, row in found.counts.items()}
+        images = {split: row["images"] for split, row in found.counts.items()}
+        _show_counts(studies, images, *expected, found.left_out)
         _show_left_out(found.left_out)
         say("Counted without opening an image; nothing was written.")
         return
@@ -267,24 +254,20 @@ def _run(source: "Source", options: _Options) -> None:
         with TerminalReporter() as reporter:
             result = run(
                 source,
-                options.out,
-                image_size=options.image_size,
+                out,
+                image_size=image_size,
                 choice=choice,
-                workers=options.workers,
+                workers=workers,
                 reporter=reporter,
             )
     except KeyboardInterrupt:
-        kept = _beside(options.out, ".partial")
+        kept = _beside(out, ".partial")
         if not kept.exists():
             raise
         text = f"stopped; {kept} keeps what is done, and the same command resumes from it"
         show_error(text, prefix="")
         raise typer.Exit(130) from None
     _show_counts(result.counts, result.image_counts, *expected, result.left_out)
-    _show_result(result)
-
-
-def _show_result(result: "PrepareResult") -> None:
     if result.num_images and result.num_square == result.num_images:
         say(
             "All source images are already square (aspect ratio lost upstream); mention this when "
@@ -294,10 +277,8 @@ def _show_result(result: "PrepareResult") -> None:
     if result.left_out:
         say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
         _show_left_out(result.left_out)
-    if result.already_done:
-        say(f"{result.out} was prepared before in the same way; nothing was done.")
-    else:
-        say(f"{result.out} is ready.")
+    before = "was prepared before in the same way; nothing was done."
+    say(f"{result.out} {before if result.already_done else 'is ready.'}")
 
 
 def _show_counts(
