@@ -162,7 +162,7 @@ def _draw(report: "GeneratedReport", path: Path) -> None:
     if report.masked is not None:
         projections.append("under its SDAM mask")
     draw_attention(
-        report.views,
+        report.films,
         report.attention,
         study=", ".join("/".join(image.parts[-2:]) for image in report.images),
         projections=projections,

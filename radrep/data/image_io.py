@@ -5,6 +5,7 @@ Every command reads images by `read_image`: uint8 (h, w) with black 0.
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,6 +48,11 @@ def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
     or half of their size, which takes less than half the time and changes a pixel by about 1 of
     255. Raises DataError with a reason for every file that is not one whole radiograph.
     """
+    return read_image_sizes(path, [short_side])[0]
+
+
+def read_image_sizes(path: str | Path, short_sides: Sequence[int | None]) -> list[np.ndarray]:
+    """Read one radiograph at several sizes, each as `read_image` does; the file is opened once."""
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; give an image file")
@@ -57,7 +63,7 @@ def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise DataError(f"{path} cannot be read: {error}") from error
     with file:
-        return _decode(file, str(path), short_side)
+        return [_decode(file, str(path), short_side) for short_side in short_sides]
 
 
 def decode_image(data: bytes, name: str, short_side: int | None = None) -> np.ndarray:
@@ -113,6 +119,7 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
         with warnings.catch_warnings():
             # What Pillow and pydicom warn of (odd metadata, size) is either mended or refused here.
             warnings.simplefilter("ignore")
+            file.seek(0)
             head = file.read(132)
             if is_dicom(head):
                 header = read_header(file, name)

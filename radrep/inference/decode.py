@@ -94,8 +94,7 @@ def write_report(
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
     with autocast(batch.device, options.precision):
-        (ids,) = model.write(batch, options, generator)
-        maps = model.attention(batch, ids)
+        ids, maps = model.write_with_attention(batch, options, generator)
     if maps is None:
         maps = torch.zeros(0, 0, 0, 0)
     return loaded.codec.decode(ids), maps.cpu().numpy()

@@ -12,7 +12,7 @@ from torch import Tensor
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.data.dicom import read_tags
-from radrep.data.image_io import read_image
+from radrep.data.image_io import read_image_sizes
 from radrep.data.selection import masked_view
 from radrep.data.study import Image, Study, projection_of
 from radrep.device import best_device
@@ -29,6 +29,8 @@ from radrep.saliency.sdam import (
 )
 from radrep.viz.figures.heatmap import FindingAttention
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
+
+_FILM_SIDE = 512  # short side in pixels of the films under maps
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class GeneratedReport:
         images: The files it was generated for.
         projections: "frontal", "lateral" or "unknown" of each.
         text: The report.
-        views: The pixels that the model was given, uint8 (h, w); the masked image is the last.
+        films: Views to draw maps on, uint8 (h, w), short side 512 at most, in the order of
+            `attention`; a masked image is the last, as large as `masked`. Empty without `explain`.
         masked: The image under its SDAM mask, uint8 (h, w), if the model takes one.
         attention: To each patch, averaged over words, layers and heads, one map (rows, columns)
             per view; all maps together sum to 1. Empty for a language model and without `explain`.
@@ -63,8 +66,8 @@ class GeneratedReport:
     images: tuple[Path, ...]
     projections: tuple[str, ...]
     text: str
-    views: tuple[np.ndarray, ...]
     masked: np.ndarray | None
+    films: tuple[np.ndarray, ...] = ()
     attention: tuple[np.ndarray, ...] = ()
     findings: tuple[FindingAttention, ...] = ()
 
@@ -137,7 +140,7 @@ class ReportGenerator:
             images: Its views.
             projections: Of each view.
             seed: For sampling.
-            explain: Compute attention and the maps of findings, which encodes the images again.
+            explain: Compute attention and the maps of findings as well.
 
         Raises:
             DataError: If a file cannot be read or there are more views than the model takes.
@@ -145,7 +148,7 @@ class ReportGenerator:
         study = StudyFiles(tuple(map(Path, images)), tuple(projections))
         if not explain:
             return next(self.write_all([study], seed=seed))
-        given = self._read(study)
+        given = self._read(study, with_films=True)
         batch = Batch.of_study("study", given.pixels)
         text, attention = write_report(self.loaded, batch, self._decode, seed=seed)
         return replace(
@@ -182,7 +185,7 @@ class ReportGenerator:
             for each, (_, text) in zip(given, written, strict=True):
                 yield replace(each.report, text=text)
 
-    def _read(self, files: StudyFiles) -> _Input:
+    def _read(self, files: StudyFiles, *, with_films: bool = False) -> _Input:
         """Read and preprocess a study as `radrep prepare` and training do."""
         paths, most = files.images, self._selection.max_files
         if not paths:
@@ -197,7 +200,10 @@ class ReportGenerator:
                 f"{len(files.projections)} projections for {len(paths)} images; give one for each "
                 "image, or none"
             )
-        images = [read_image(path, self.loaded.prepared_size) for path in paths]
+        # The model's pixels are read at their own size: from those of 512 they would differ.
+        sides = [self.loaded.prepared_size, *([_FILM_SIDE] if with_films else [])]
+        sizes = [read_image_sizes(path, sides) for path in paths]
+        images = [image for image, *_ in sizes]
         projections = files.projections or tuple(projection_of(read_tags(p)[2]) for p in paths)
         rows = tuple(Image(p.name, view, "") for p, view in zip(paths, projections, strict=True))
         study = Study("study", None, "test", rows)
@@ -213,7 +219,11 @@ class ReportGenerator:
             self._preprocess.evaluate(image, saliency=view.masked)
             for image, view in zip(given, views, strict=True)
         ]
-        report = GeneratedReport(paths, projections, "", tuple(given), masked)
+        films = tuple(
+            masked if view.masked and masked is not None else sizes[view.number][1]
+            for view in (views if with_films else ())
+        )
+        report = GeneratedReport(paths, projections, "", masked, films)
         return _Input(report, pixels, [images[view.number] for view in views])
 
     def _summaries(self, images: Sequence[np.ndarray]) -> list[MaskSummary]:

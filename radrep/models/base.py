@@ -3,7 +3,7 @@
 A new model is one file here, one section in recipe/ and one branch in build.py.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -61,11 +61,12 @@ class ReportModel(TrainableModel, Protocol):
     ) -> list[list[int]]:
         """The token ids of each study's report; the generator draws, when sampling."""
 
-    def attention(self, batch: Batch, ids: Sequence[int]) -> Tensor | None:
-        """Attention to the patches before each token of one study's report.
+    def write_with_attention(
+        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
+    ) -> tuple[list[int], Tensor | None]:
+        """As `write` for one study, with the attention to the patches before each token.
 
-        Returns:
-            (tokens, views, rows, columns), 1 in sum for each token; None without such maps.
+        That is (tokens, views, rows, columns), 1 in sum for each token; None without such maps.
         """
 
 

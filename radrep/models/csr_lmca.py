@@ -273,7 +273,15 @@ class CsrLmca(nn.Module):
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
     ) -> list[list[int]]:
         """Write a report for each study by `beam_search` or `sample`."""
-        encoded, num_studies = self.encode(batch), len(batch.ids)
+        return self._write(self.encode(batch), len(batch.ids), decode, generator)
+
+    def _write(
+        self,
+        encoded: Encoded,
+        num_studies: int,
+        decode: DecodeOptions,
+        generator: torch.Generator | None,
+    ) -> list[list[int]]:
         if decode.method == "beam":
             return beam_search(
                 self.decoder,
@@ -296,14 +304,17 @@ class CsrLmca(nn.Module):
             generator=generator,
         )
 
-    def attention(self, batch: Batch, ids: Sequence[int]) -> Tensor:
-        """Mean over layers and heads of one study's maps: (words, views, rows, columns)."""
-        decoder = self.decoder
+    def write_with_attention(
+        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
+    ) -> tuple[list[int], Tensor]:
+        """One report, with its maps' mean over layers and heads: (words, views, rows, columns)."""
+        encoded, decoder = self.encode(batch), self.decoder
+        (ids,) = self._write(encoded, 1, decode, generator)
         tokens = torch.tensor([[decoder.begin, *ids]], device=decoder.device)
-        maps = decoder.attention_maps(self.encode(batch), tokens)[0]  # (words + 1, n)
+        maps = decoder.attention_maps(encoded, tokens)[0]  # (words + 1, n)
         # The last row precedes the word after the report, so it belongs to no word.
         maps = maps[: max(1, len(ids))].float()
-        return maps.view(len(maps), int(batch.num_views), *decoder.grid)
+        return ids, maps.view(len(maps), int(batch.num_views), *decoder.grid)
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the images, or the cached features, of a batch."""

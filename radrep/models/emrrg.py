@@ -9,7 +9,7 @@ tokens in the sequence, d width of the language model, p prompt positions, l rep
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
@@ -203,8 +203,11 @@ class Emrrg(nn.Module):
             in_float32=decode.float32_weights,
         )
 
-    def attention(self, batch: Batch, ids: Sequence[int]) -> None:
-        """None: a language model attends to no map of patches."""
+    def write_with_attention(
+        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
+    ) -> tuple[list[int], None]:
+        """The report, and None: a language model attends to no map of patches."""
+        return self.write(batch, decode, generator)[0], None
 
     @contextmanager
     def _shown(self, tokens: Tensor, num_beams: int = 1) -> Iterator[Tensor]:

@@ -1,7 +1,6 @@
 """A sixth model costs its own file, one recipe section and one branch in build.py."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -70,8 +69,10 @@ class Toy(nn.Module):
             ranked = self.log_probs(batch)[:, 1:].topk(min(decode.max_new_tokens, 5)).indices + 1
         return [row.tolist() for row in ranked]
 
-    def attention(self, batch: Batch, ids: Sequence[int]) -> None:
-        return None
+    def write_with_attention(
+        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
+    ) -> tuple[list[int], None]:
+        return self.write(batch, decode, generator)[0], None
 
 
 # ---- one recipe section: recipe/models.py
