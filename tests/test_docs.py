@@ -13,18 +13,20 @@ import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
 from radrep.cli import app
-from radrep.recipe.load import load_recipe, shipped_recipes
+from radrep.recipe.load import load_recipe, shipped_recipe_text, shipped_recipes
 from radrep.recipe.problems import RENAMED
 from tests.cli.test_bad_data import make_chexpert, make_folder, make_iu, make_mimic
 from tests.whole_way import draw_prepared, radrep, write_films
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / ".github/docs").glob("*.md"))]
+COMMAND = typer.main.get_command(app)
 USAGE_ERROR = typer.BadParameter.__mro__[1]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -53,7 +55,7 @@ def inline_code(page: Path) -> list[str]:
 
 def parse(words: list[str]) -> None:
     """Raise what radrep raises when it is called with these words, without running it."""
-    command = typer.main.get_command(app)
+    command: Any = COMMAND
     for name in words:
         if not hasattr(command, "commands") or name.startswith("-"):
             break
@@ -135,6 +137,24 @@ def test_every_command_named_in_a_sentence_exists(page: Path) -> None:
             assert (ROOT / code).is_file()
         if re.fullmatch(r"bench_\w+\.py", code):
             assert (ROOT / "tests/benchmarks" / code).is_file()
+
+
+def walk(command: Any) -> Iterator[Any]:
+    yield command
+    for child in getattr(command, "commands", {}).values():
+        yield from walk(child)
+
+
+def test_examples_in_help_texts_and_recipe_headers_are_taken() -> None:
+    texts = [command.help or "" for command in walk(COMMAND)]
+    texts += [shipped_recipe_text(name) for name, _ in shipped_recipes()]
+    pattern = r"^#? *(?:Example|Compare|Others|Run|Change): +radrep (.+)$"
+    lines = [line for text in texts for line in re.findall(pattern, text, re.MULTILINE)]
+    assert len(lines) > 40
+    for line in lines:
+        words = shlex.split(line)
+        parse(words)
+        check_recipe(words)
 
 
 def test_an_unknown_option_or_key_in_a_page_is_found(tmp_path: Path) -> None:
