@@ -166,9 +166,11 @@ def _weights_file(source: Path) -> Path:
     for folder in (source, source / "best"):
         if (folder / WEIGHTS).is_file():
             return folder / WEIGHTS
+    # Shipped recipes write to runs/ under their own name.
+    recipe = source.name if source.name.startswith("pretrain_") else "pretrain_contrastive_cpu"
     raise CheckpointError(
         f"model.encoder.weights: {source} is neither a run nor a checkpoint with {WEIGHTS}; train "
-        "it first, for example with: radrep pretrain pretrain_contrastive_cpu"
+        f"it first, for example with: radrep pretrain {recipe}"
     )
 
 

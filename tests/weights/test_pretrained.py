@@ -1,11 +1,13 @@
 """Which weights are taken and which are refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from radrep.errors import CheckpointError
 from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba
-from radrep.weights.pretrained import check_state_dict, hash_base
+from radrep.weights.pretrained import _weights_file, check_state_dict, hash_base
 
 
 def test_weights_of_another_model_are_counted_and_the_first_is_named() -> None:
@@ -33,3 +35,15 @@ def test_a_base_is_known_by_its_weights_whatever_image_size_and_adapters() -> No
     with torch.no_grad():
         encoder.norm_f.bias[3] += 1e-6
     assert hash_base(encoder) != known
+
+
+@pytest.mark.parametrize(
+    ("weights", "recipe"),
+    [
+        ("runs/pretrain_autoregressive_cpu", "pretrain_autoregressive_cpu"),
+        ("elsewhere", "pretrain_contrastive_cpu"),
+    ],
+)
+def test_missing_encoder_weights_name_the_recipe_that_makes_them(weights, recipe) -> None:
+    with pytest.raises(CheckpointError, match=f"radrep pretrain {recipe}$"):
+        _weights_file(Path(weights))
