@@ -29,11 +29,11 @@ def saliency(
 
     Example:  radrep prepare saliency --data data/iu --checkpoint runs/sdam_discriminator_cpu
     """
-    from radrep.recipe.load import make_saliency
+    from radrep.recipe.data import Saliency
+    from radrep.recipe.load import make_section
 
-    section = make_saliency(
-        {"discriminator": checkpoint, "aggregate": aggregate, "mask": mask, "threshold": threshold}
-    )
+    typed = {"discriminator": checkpoint, "aggregate": aggregate, "mask": mask}
+    section = make_section(Saliency, {**typed, "threshold": threshold}, title="the command line")
 
     from radrep.preparation.make_masks import prepare_saliency
 

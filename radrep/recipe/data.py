@@ -48,9 +48,6 @@ class Data(Section):
 
     def rules(self) -> Iterable[Rule]:
         """Masked images need a discriminator."""
-        yield (
-            self.images != "views" and self.saliency is None,
-            "data.saliency",
-            f"must name a discriminator for data.images {self.images}, for example "
-            "data.saliency.discriminator=runs/sdam_discriminator",
-        )
+        text = f"must name a discriminator for data.images {self.images}, for example "
+        text += "data.saliency.discriminator=runs/sdam_discriminator"
+        yield self.images != "views" and self.saliency is None, "data.saliency", text

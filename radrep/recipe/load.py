@@ -13,7 +13,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from radrep.errors import RadrepError, RecipeError
-from radrep.recipe.data import Saliency
 from radrep.recipe.problems import describe_problems, show
 from radrep.recipe.recipe import Recipe
 
@@ -22,16 +21,10 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from a file, or a shipped one by its name.
+    """Read a recipe from a file, or a shipped one by "demo", "demo.yaml" or "recipes/demo.yaml".
 
-    Args:
-        path_or_name: "recipes/mine.yaml", or "demo", "demo.yaml" or "recipes/demo.yaml" for a
-            shipped one; a file wins over a name.
-        overrides: Values of --set, for example "optim.lr=1e-4"; values are YAML.
-
-    Raises:
-        RecipeError: If YAML, keys or values are wrong; holds every problem found.
-        RadrepError: If there is no such recipe, or it is no text file.
+    A file wins over a name. Overrides are as of --set: "optim.lr=1e-4". A RecipeError holds every
+    problem of YAML, keys and values.
     """
     written, problems = _parse(_read(path_or_name), path_or_name)
     alone = deepcopy(written)
@@ -63,22 +56,15 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def shipped_recipes() -> list[tuple[str, str]]:
     """Name and first header line of every recipe that comes with radrep, by name."""
-    return [
-        (name, shipped_recipe_text(name).split("\n", 1)[0].lstrip("# "))
-        for name in _shipped_names()
-    ]
+    return [(name, shipped_recipe_text(name).split("\n", 1)[0].lstrip("# ")) for name in _shipped()]
 
 
 def shipped_recipe_text(name: str) -> str:
-    """The text of a shipped recipe, comments and all; name with or without ".yaml".
-
-    Raises:
-        RadrepError: If no shipped recipe has this name.
-    """
-    plain = name.removesuffix(".yaml")
-    if plain not in _shipped_names():
+    """The text of a shipped recipe, comments and all; name with or without ".yaml"."""
+    file = _shipped().get(name.removesuffix(".yaml"))
+    if file is None:
         raise RadrepError(f"no shipped recipe is named '{name}'. {_shipped_hint(name)}")
-    return (_shipped_folder() / f"{plain}.yaml").read_text(encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 def shipped_name(path_or_name: str) -> str | None:
@@ -86,22 +72,19 @@ def shipped_name(path_or_name: str) -> str | None:
     path = Path(path_or_name)
     name = path.name.removesuffix(".yaml")
     in_recipes = path.parts in ((path.name,), ("recipes", path.name))
-    return name if in_recipes and name in _shipped_names() and not path.is_file() else None
+    return name if in_recipes and name in _shipped() and not path.is_file() else None
 
 
-def _shipped_folder() -> Traversable:
-    """A wheel holds the recipes inside the package, a checkout beside it."""
+def _shipped() -> dict[str, Traversable]:
+    """Shipped recipes by name: a wheel holds them inside the package, a checkout beside it."""
     inside = files("radrep") / "shipped_recipes"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
-
-
-def _shipped_names() -> list[str]:
-    files_there = (entry.name for entry in _shipped_folder().iterdir())
-    return sorted(name.removesuffix(".yaml") for name in files_there if name.endswith(".yaml"))
+    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+    found = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {file.name[:-5]: file for file in found if file.name.endswith(".yaml")}
 
 
 def _shipped_hint(typed: str) -> str:
-    names = _shipped_names()
+    names = list(_shipped())
     near = get_close_matches(Path(typed).name.removesuffix(".yaml"), names, n=1)
     hint = f"Did you mean '{near[0]}'? " if near else ""
     return f"{hint}Shipped recipes: {', '.join(names)}"
@@ -141,7 +124,7 @@ def _parse(text: str, title: str) -> tuple[dict[Any, Any], Problems]:
     except RecursionError:
         raise RecipeError(title, [("YAML", "brackets nested too deeply to be a recipe")]) from None
     if typed is None:
-        raise RadrepError(f"{title} is empty. Start from one of: {', '.join(_shipped_names())}")
+        raise RadrepError(f"{title} is empty. Start from one of: {', '.join(_shipped())}")
     if not isinstance(typed, dict):
         raise RadrepError(
             f"{title} must hold keys and values such as 'task: train', got {show(typed)}"
@@ -241,25 +224,13 @@ _Dumper.add_representer(
 )
 
 
-def make_saliency(values: Mapping[str, object]) -> Saliency:
-    """The section of SDAM's masks from options of the command line.
-
-    Raises:
-        RecipeError: If a value is wrong.
-    """
-    return _validate(Saliency, values, "the command line")
-
-
 def change_section(section: SectionT, changes: Mapping[str, object], *, title: str) -> SectionT:
-    """A section with some keys changed, checked like a recipe; title names their origin.
-
-    Raises:
-        RecipeError: If a value is wrong.
-    """
-    return _validate(type(section), {**section.model_dump(), **changes}, title)
+    """A section with some keys changed, checked like a recipe; title names their origin."""
+    return make_section(type(section), {**section.model_dump(), **changes}, title=title)
 
 
-def _validate(kind: type[SectionT], values: Mapping[str, object], title: str) -> SectionT:
+def make_section(kind: type[SectionT], values: Mapping[str, object], *, title: str) -> SectionT:
+    """A section from its keys, checked like a recipe; title names their origin."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:

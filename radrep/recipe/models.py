@@ -43,11 +43,8 @@ class Memory(Section):
 
     def rules(self) -> Iterable[Rule]:
         """No more rows answer than there are."""
-        yield (
-            self.top_k > self.size,
-            "model.memory.top_k",
-            f"must be at most model.memory.size ({self.size}), got {self.top_k}",
-        )
+        text = f"must be at most model.memory.size ({self.size}), got {self.top_k}"
+        yield self.top_k > self.size, "model.memory.top_k", text
 
 
 class Regions(Section):
@@ -60,11 +57,8 @@ class Regions(Section):
 
     def rules(self) -> Iterable[Rule]:
         """The kernel has a middle."""
-        yield (
-            self.epeg_kernel % 2 == 0,
-            "model.regions.epeg_kernel",
-            f"must be odd, got {self.epeg_kernel}",
-        )
+        text = f"must be odd, got {self.epeg_kernel}"
+        yield self.epeg_kernel % 2 == 0, "model.regions.epeg_kernel", text
 
 
 class Transformer(Section):
@@ -78,18 +72,14 @@ class Transformer(Section):
 
     def rules(self) -> Iterable[Rule]:
         """Each head has a whole number of channels."""
-        yield (
-            self.dim % self.num_heads != 0,
-            "model.transformer.num_heads",
-            f"must divide model.transformer.dim ({self.dim}), got {self.num_heads}",
-        )
+        text = f"must divide model.transformer.dim ({self.dim}), got {self.num_heads}"
+        yield self.dim % self.num_heads != 0, "model.transformer.num_heads", text
 
 
 class ModelSection(Section):
     """What other rooms ask of a model's section in place of its class."""
 
-    # What the model is for. "encoder": pretraining of one.
-    output: ClassVar[Literal["reports", "labels", "encoder"]]
+    output: ClassVar[Literal["reports", "labels", "encoder"]]  # encoder: pretraining of one
 
     @property
     def needs_text(self) -> bool:

@@ -68,17 +68,12 @@ def describe_problems(error: ValidationError) -> Iterator[tuple[str, str]]:
 
 def _typed_path(loc: Sequence[int | str]) -> tuple[int | str, ...]:
     """The keys in the file: pydantic puts the model's name behind "model"."""
-    if loc[:1] == ("model",) and len(loc) > 1 and loc[1] in MODELS:
-        return ("model", *loc[2:])
-    return tuple(loc)
+    named = loc[:1] == ("model",) and loc[1:2] and loc[1] in MODELS
+    return ("model", *loc[2:]) if named else tuple(loc)
 
 
 def suggest_key(path: Sequence[str]) -> str:
-    """The nearest key beside an unknown one, or where a key of that very name is.
-
-    Returns:
-        "; did you mean 'lr'?", or "" where nothing is near.
-    """
+    """Of an unknown key, "; did you mean 'lr'?": one beside it or of that very name; or ""."""
     *sections, key = path
     model: type[BaseModel] | None = Recipe
     if sections[:1] == ["model"] and sections[1:2] and sections[1] in MODELS:
@@ -87,7 +82,8 @@ def suggest_key(path: Sequence[str]) -> str:
         model = _section(model, name) if model else None
     near = get_close_matches(key, model.model_fields, n=1) if model else []
     if not near:
-        known = dict.fromkeys([*_all_keys(Recipe), *_model_keys()])
+        of_models = (name for model in MODELS.values() for name in _all_keys(model, "model."))
+        known = dict.fromkeys([*_all_keys(Recipe), *of_models])
         elsewhere = [dotted for dotted in known if dotted.split(".")[-1] == key]
         near = elsewhere if len(elsewhere) <= 3 else []
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
@@ -135,11 +131,6 @@ def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     kinds = [field.annotation, *get_args(field.annotation)] if field else []
     sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
     return sections[0] if len(sections) == 1 else None
-
-
-def _model_keys() -> Iterator[str]:
-    for model in MODELS.values():
-        yield from _all_keys(model, "model.")
 
 
 def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -24,11 +24,7 @@ class Recipe(Section):
     decode: Decode = Decode()
 
     def require_model(self, name: str, why: str) -> None:
-        """Refuse other models where weights of one kind are read.
-
-        Raises:
-            RecipeError: If it has another model.
-        """
+        """Refuse other models where weights of one kind are read."""
         if self.model.name != name:
             text = f"must be {name} {why}, got {self.model.name}"
             raise RecipeError("this recipe", [("model.name", text)])
@@ -36,37 +32,23 @@ class Recipe(Section):
     def rules(self) -> Iterable[Rule]:
         """What must hold between sections."""
         model, monitor, decode = self.model, self.train.monitor, self.decode
-        known = [f"val/{metric}" for metric in model.scores]
         fitting = [name for name, kind in MODELS.items() if kind.output in _TASKS[self.task]]
-        yield (
-            model.output not in _TASKS[self.task],
-            "model.name",
-            f"does not go with task: {self.task}, which takes {' or '.join(fitting)}",
-        )
-        yield (
-            self.data.images != "views" and model.output != "reports",
-            "data.images",
-            f"'{self.data.images}' is for models that write reports; this one takes views",
-        )
+        text = f"does not go with task: {self.task}, which takes {' or '.join(fitting)}"
+        yield model.output not in _TASKS[self.task], "model.name", text
+        masked = self.data.images != "views"
+        text = f"'{self.data.images}' is for models that write reports; this one takes views"
+        yield masked and model.output != "reports", "data.images", text
         yield from self._feature_rules()
-        yield (
-            monitor not in known,
-            "train.monitor",
-            f"must be one of {', '.join(known)} here, got '{monitor}'",
-        )
+        known = [f"val/{metric}" for metric in model.scores]
+        text = f"must be one of {', '.join(known)} here, got '{monitor}'"
+        yield monitor not in known, "train.monitor", text
         for name in ("preset", "min_new_tokens", "repetition_penalty"):
             value = getattr(decode, name)
-            changed = value != Decode.model_fields[name].default
-            yield (
-                isinstance(model, CsrLmca) and changed,
-                f"decode.{name}",
-                f"is for emrrg alone, got {value}",
-            )
-        yield (
-            isinstance(model, Emrrg) and (decode.method == "sample" or decode.block_trigrams),
-            "decode.method",
-            "emrrg writes by beam or greedy, without block_trigrams",
-        )
+            misplaced = isinstance(model, CsrLmca) and value != Decode.model_fields[name].default
+            yield misplaced, f"decode.{name}", f"is for emrrg alone, got {value}"
+        other = decode.method == "sample" or decode.block_trigrams
+        text = "emrrg writes by beam or greedy, without block_trigrams"
+        yield isinstance(model, Emrrg) and other, "decode.method", text
 
     def _feature_rules(self) -> Iterator[Rule]:
         """Features of a frozen encoder are computed once, so its images must not vary."""
@@ -74,16 +56,10 @@ class Recipe(Section):
         frozen = isinstance(model, CsrLmca | Discriminator) and model.backbone.frozen
         key = "model.backbone.frozen: true" if frozen else "model.train_encoder: frozen"
         frozen = frozen or (isinstance(model, Emrrg) and model.train_encoder == "frozen")
-        effects = {
-            "random_crop": "crops", "random_resized_crop": "crops", "random_flip": "flips",
-        }  # fmt: skip
-        for name, effect in effects.items():
-            yield (
-                frozen and getattr(self.data, name),
-                f"data.{name}",
-                f"{effect} training images at random, but {key} computes "
-                "their features once; set one of the two to false",
-            )
+        for name in ("random_crop", "random_resized_crop", "random_flip"):
+            text = f"{name.rpartition('_')[2]}s training images at random, but {key} computes "
+            text += "their features once; set one of the two to false"
+            yield frozen and getattr(self.data, name), f"data.{name}", text
 
     def without_effect(self) -> Mapping[str, str]:
         """Keys and sections that other keys switch off, to what would switch them on."""

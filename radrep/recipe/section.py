@@ -5,6 +5,7 @@ one exception is a float written as `1e-4`, which YAML reads as text.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -16,10 +17,8 @@ Rule = tuple[bool, str, str]  # whether it is broken, the dotted key, what is wr
 
 def _read_exponent(value: object) -> object:
     if isinstance(value, str):
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            return value
     return value
 
 

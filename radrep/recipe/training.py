@@ -52,12 +52,9 @@ class Train(Section):
 
     def rules(self) -> Iterable[Rule]:
         """A checkpoint is never chosen by the test split."""
-        yield (
-            self.monitor.startswith("test/"),
-            "train.monitor",
-            f"must be a val/ metric, got '{self.monitor}': a checkpoint chosen by a test score "
-            "makes that score worthless",
-        )
+        text = f"must be a val/ metric, got '{self.monitor}': a checkpoint chosen by a test score "
+        text += "makes that score worthless"
+        yield self.monitor.startswith("test/"), "train.monitor", text
 
 
 _LONG = {
