@@ -204,7 +204,7 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[Tensor, f
         with nullcontext() if last else accelerator.no_sync(run.wrapped):
             with autocast(device, section.precision):
                 loss = run.wrapped(batch.to(device))["loss"]
-            mean_loss += loss.detach() * count
+            mean_loss += loss.detach().to(wide) * count
             weight = (count * accelerator.num_processes / all_terms).to(loss.dtype)
             weighted = loss * weight
             (weighted if run.scaler is None else run.scaler.scale(weighted)).backward()

@@ -73,17 +73,13 @@ def check_groups(
 
 
 def rate_factor(step: int, *, warmup_steps: int, total_steps: int, floor: float) -> float:
-    """Share of the top learning rate: linear warm-up, then a cosine to the floor.
+    """Share of the top learning rate after `step` steps: linear warm-up, then a cosine.
 
-    Args:
-        step: Steps done before this one.
-        warmup_steps: Steps of the warm-up.
-        total_steps: Steps of the whole run.
-        floor: Lowest share, that of the last step, total_steps - 1.
+    The floor is reached at `total_steps`, one step after the last one.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    course = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
+    course = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, course)))
 
 

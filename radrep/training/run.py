@@ -91,12 +91,14 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Model:
-    """The model, and the data sets that feed it; without `features` it is fed pixels."""
+    """The model, where its training stands, and the data sets that feed it."""
 
     model: TrainableModel
     codec: ReportCodec
-    features: FeatureStore | None
+    features: FeatureStore | None  # None: fed with pixels
     datasets: dict[str, ReportDataset]
+    progress: Progress
+    state: dict[str, Any]  # of optimizer and scaler, empty in a new run
 
 
 def train(
@@ -171,8 +173,9 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
     if resolved.last is None:
         model = build_model(recipe, len(data.tokenizer.vocabulary))
         load_pretrained(model, recipe)
+        progress, state = Progress(num_processes=accelerator.num_processes), {}
     else:
-        model = _load_last(resolved.last, recipe, data)
+        model, progress, state = _load_last(resolved.last, recipe, data, accelerator.num_processes)
     model.train()
     _log_model(resolved, model)
     codec = build_codec(recipe, data.tokenizer, model)
@@ -199,10 +202,13 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
         )
         for name, split in data.splits.items()
     }
-    return _Model(model, codec, features, datasets)
+    return _Model(model, codec, features, datasets, progress, state)
 
 
-def _load_last(last: Path, recipe: Recipe, data: _Data) -> TrainableModel:
+def _load_last(
+    last: Path, recipe: Recipe, data: _Data, num_processes: int
+) -> tuple[TrainableModel, Progress, dict[str, Any]]:
+    """What a checkpoint keeps, all of it compared with the data before hours of features."""
     loaded = checkpoint.load_checkpoint(last)
     if loaded.tokenizer != data.tokenizer:
         raise CheckpointError(
@@ -211,7 +217,19 @@ def _load_last(last: Path, recipe: Recipe, data: _Data) -> TrainableModel:
         )
     if (masks := data.splits["train"].masks) is not None:
         check_mask_fingerprint(loaded.saliency, masks.fingerprint, last)
-    return loaded.model
+    state = checkpoint.load_training(last)
+    if state.get("data") != data.fingerprint:
+        raise CheckpointError(
+            f"{last} was trained on other data than {recipe.data.prepared} holds now, or by an "
+            "older radrep; train anew without --resume"
+        )
+    progress = Progress(**state["progress"])
+    if progress.num_processes != num_processes:
+        raise CheckpointError(
+            f"{last} was trained by {progress.num_processes} processes and this is "
+            f"{num_processes}: it would not go on as it began"
+        )
+    return loaded.model, progress, state
 
 
 def _log_model(resolved: _Resolved, model: TrainableModel) -> None:
@@ -232,7 +250,7 @@ def _log_model(resolved: _Resolved, model: TrainableModel) -> None:
 def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
     """The folder, the optimizer, all epochs, the model card."""
     recipe, accelerator = resolved.recipe, resolved.accelerator
-    progress, state = _resume_state(resolved, data)
+    progress, state = made.progress, made.state
     wrapped: nn.Module = accelerator.prepare(made.model)
     optimizer = build_optimizer(made.model, recipe.optim)
     scaler = torch.amp.GradScaler(accelerator.device.type) if _is_fp16(recipe) else None
@@ -302,26 +320,6 @@ def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
 
 def _is_fp16(recipe: Recipe) -> bool:
     return recipe.train.precision == "fp16"
-
-
-def _resume_state(resolved: _Resolved, data: _Data) -> tuple[Progress, dict[str, Any]]:
-    """Where the run stands and, when it is resumed, what its checkpoint keeps of training."""
-    num_processes, last = resolved.accelerator.num_processes, resolved.last
-    if last is None:
-        return Progress(num_processes=num_processes), {}
-    state = checkpoint.load_training(last)
-    if state.get("data") != data.fingerprint:
-        raise CheckpointError(
-            f"{last} was trained on other data than {resolved.recipe.data.prepared} holds now, or "
-            "by an older radrep; train anew without --resume"
-        )
-    progress = Progress(**state["progress"])
-    if progress.num_processes != num_processes:
-        raise CheckpointError(
-            f"{last} was trained by {progress.num_processes} processes and this is "
-            f"{num_processes}: it would not go on as it began"
-        )
-    return progress, state
 
 
 def _make_task(resolved: _Resolved, data: _Data, made: _Model, num_workers: int) -> Task:

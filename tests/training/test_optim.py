@@ -35,10 +35,13 @@ def test_adamw_decays_matrices_but_not_what_mamba_marks(tmp_path) -> None:
     assert by_name["encoder_decoder.words.weight"] == 0.5
 
 
-def test_rates_warm_up_then_fall_to_the_floor_at_the_last_step() -> None:
-    rates = [rate_factor(step, warmup_steps=4, total_steps=20, floor=0.1) for step in range(20)]
+def test_rates_warm_up_then_fall_to_the_floor_one_step_after_the_last() -> None:
+    rates = [rate_factor(step, warmup_steps=4, total_steps=20, floor=0.1) for step in range(21)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0
+    assert rates[12] == pytest.approx(0.55)  # halfway down the cosine
     assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert rates[19] == pytest.approx(0.1)
-    assert rates[18] > 0.1
+    # The last step, 19, is 15/16 of the way: 0.1 + 0.9 * (1 + cos(15 pi / 16)) / 2.
+    assert rates[19] == pytest.approx(0.10864665)
+    assert rates[20] == pytest.approx(0.1)
+    assert rate_factor(0, warmup_steps=0, total_steps=1, floor=0.1) == 1.0

@@ -159,16 +159,19 @@ def test_meteor_is_refused_as_the_monitor_where_java_is_missing(
     assert not (tmp_path / "run").exists(), "refused before anything is made"
 
 
-def test_changed_data_are_not_trained_on_further(tmp_path: Path, phantoms: Path) -> None:
+def test_changed_data_are_refused_before_features_are_computed(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "data"
     shutil.copytree(phantoms, copy)
-    recipe = write_recipe(tmp_path, copy, train={"epochs": 1})
+    recipe = write_recipe(tmp_path, copy, train={"epochs": 1}, model=_without_randomness())
     assert radrep("train", recipe).exit_code == 0
     record = json.loads((copy / PREPARED).read_text())
     next(s for s in record["shards"] if s["split"] == "train")["sha256"] = "0" * 64
     (copy / PREPARED).write_text(json.dumps(record))
+    monkeypatch.setattr("radrep.training.run.cached_features", None)
     resumed = radrep("train", recipe, "--resume")
-    assert resumed.exit_code == 2
+    assert resumed.exit_code == 2, resumed.output
     assert "other data" in resumed.stderr
 
 
