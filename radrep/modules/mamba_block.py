@@ -21,13 +21,8 @@ DIRECTIONS = ("rows", "rows_reversed", "columns", "columns_reversed")
 class MambaMixer(nn.Module):
     """Mamba branches over several orders of the tokens, averaged between shared projections.
 
-    Args:
-        dim: Width d.
-        grid: Rows and columns of the patches; "rows" alone takes sequences of any length.
-        class_index: Place of the class token, or None without one.
-        directions: Some of `DIRECTIONS`.
-        state_dim: States per channel.
-        conv_width: Taps of the causal convolutions.
+    The direction "rows" alone takes sequences of any length, else they are those of the grid and a
+    class token at class_index.
     """
 
     def __init__(

@@ -10,15 +10,7 @@ from radrep.ops.top_k_attention import top_k_attention
 
 
 class CrossModalMemory(nn.Module):
-    """A learned matrix that patches and word embeddings query alike.
-
-    Args:
-        dim: Width d.
-        size: Memory rows m.
-        top_k: Rows that each query and head keeps.
-        num_heads: Heads h.
-        dropout: Dropout of the weights of the kept rows.
-    """
+    """A learned matrix that patches and word embeddings query alike."""
 
     def __init__(
         self, *, dim: int, size: int, top_k: int, num_heads: int = 8, dropout: float = 0.1
@@ -44,16 +36,12 @@ class CrossModalMemory(nn.Module):
         `projected` comes from `keys_and_values`, when several queries share it.
         """
         key, value = projected or self.keys_and_values()
-        response = top_k_attention(
-            self._heads(self.query(query)),
-            key,
-            value,
-            self.top_k,
-            self.dropout if self.training else 0.0,
-        )  # (h, b n, d / h)
+        dropout = self.dropout if self.training else 0.0
+        by_head = self._heads(self.query(query))  # (h, b n, d / h)
+        response = top_k_attention(by_head, key, value, self.top_k, dropout)
         return self.out(response.transpose(0, 1).reshape(query.shape))
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Heads in front, everything else in one row: (..., d) -> (h, rows, d / h)."""
+        """(..., d) -> (h, rows, d / h)."""
         rows = x.reshape(-1, self.num_heads, x.shape[-1] // self.num_heads)
         return rows.transpose(0, 1).contiguous()

@@ -1,8 +1,7 @@
 """LMCA region encoder: attention inside regions, then across them.
 
 Source: RRT-MIL (Tang et al. 2024, arXiv 2402.17228) and CSR-LMCA (Deng et al., The Visual
-Computer, 2025). One difference from the released code on purpose: regions attend to the regions
-of their own study, never to those of other studies in the batch.
+Computer, 2025). On purpose unlike the released code: regions never attend to other studies'.
 
 Letters: b studies, n patches, d width, r regions a side, R regions of a study, P tokens of a
 region, h heads, k summary slots.
@@ -22,17 +21,11 @@ from radrep.modules.dropout import Dropout
 
 @dataclass(frozen=True)
 class RegionLayout:
-    """Which patch stands where in the regions.
+    """Which patch stands where in the regions."""
 
-    Attributes:
-        index: Patch of each place, (R, P); n where the place is padding.
-        home: Place of each patch among all R * P places, (n,).
-        masked: Whether padding is excluded from attention and summaries.
-    """
-
-    index: Tensor
-    home: Tensor
-    masked: bool
+    index: Tensor  # patch of each place, (R, P); n where the place is padding
+    home: Tensor  # place of each patch among all R * P places, (n,)
+    masked: bool  # whether padding is excluded from attention and summaries
 
     @property
     def region(self) -> Tensor:
@@ -55,13 +48,6 @@ def region_layout(
     multiple of ``regions``, and its padding takes part, as in the released code; R is r * r.
     Otherwise each view keeps its own grid, rounded up likewise, and padding is masked; R is
     num_views * r * r.
-
-    Args:
-        num_views: Views of the study.
-        grid: Rows and columns of the patches of one view.
-        regions: Regions r per side.
-        joined: One square for all views.
-        device: Device of the index tensors.
     """
     rows, columns = grid
     num_patches = num_views * rows * columns
@@ -92,10 +78,9 @@ def _scatter_to_regions(tokens: Tensor, layout: RegionLayout) -> Tensor:
 
 
 class RegionSelfAttention(nn.Module):
-    """R-MSA: multi-head attention inside each region, with EPEG.
+    """R-MSA: multi-head attention inside each region.
 
-    EPEG adds to the scores their own depthwise convolution over the query axis, of an odd number
-    of taps.
+    Its EPEG adds to the scores their own depthwise convolution over the queries, of odd width.
     """
 
     def __init__(self, *, dim: int, num_heads: int, epeg_kernel: int, dropout: float) -> None:
@@ -161,7 +146,7 @@ class CrossRegionAttention(nn.Module):
         return (at_patch.unsqueeze(2) @ of_region.view(*at_patch.shape, -1)).squeeze(2)
 
     def _attend(self, summaries: Tensor, layout: RegionLayout) -> Tensor:
-        """Attention over the R regions, each slot by itself: (b, R, k, d) -> (b, R, k, d)."""
+        """Over the R regions, each slot by itself: (b, R, k, d) -> (b, R, k, d)."""
         b = summaries.shape[0]
         qkv = self.qkv(summaries).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(3, 0, 2, 4, 1, 5)  # 3 of (b, k, h, R, d / h)
@@ -176,15 +161,8 @@ class CrossRegionAttention(nn.Module):
 class RegionEncoder(nn.Module):
     """LMCA: x + R-MSA(LayerNorm(x)), then x + CR-MSA(LayerNorm(x)), then LayerNorm.
 
-    Args:
-        dim: Width d.
-        num_heads: Heads h.
-        regions_per_side: R-MSA runs once for each, with shared weights, and is averaged; CR-MSA
-            takes the first.
-        joined: See `region_layout`.
-        num_slots: Summaries per region.
-        epeg_kernel: Taps of EPEG.
-        dropout: Dropout of the output projections.
+    R-MSA runs once for each number of `regions_per_side`, with shared weights, and is averaged;
+    CR-MSA takes the first. For `joined` see `region_layout`.
     """
 
     def __init__(
@@ -216,10 +194,7 @@ class RegionEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, patches: Tensor, *, num_views: int, grid: tuple[int, int]) -> Tensor:
-        """Encode studies that all have the same number of views: (b, n, d) -> (b, n, d).
-
-        The views are joined along n = num_views * rows * columns; grid is that of one view.
-        """
+        """Encode studies of equal view counts, n = views * rows * columns: (b, n, d) to same."""
         layouts = [
             region_layout(
                 num_views=num_views,
@@ -238,5 +213,5 @@ class RegionEncoder(nn.Module):
 
 
 def _lowest(x: Tensor) -> float:
-    """The lowest finite number of x's type: unlike -inf it leaves no NaN in an empty region."""
+    """Unlike -inf it leaves no NaN in an empty region."""
     return torch.finfo(x.dtype).min

@@ -15,15 +15,7 @@ from radrep.ops.scan_order import stride_rearrange, stride_restore
 
 
 class SrMambaMixer(nn.Module):
-    """Two Mamba branches over two orders of one sequence, summed before one output projection.
-
-    Args:
-        dim: Width d.
-        state_dim: States per inner channel.
-        conv_width: Taps of the causal convolutions.
-        expand: Inner width e over d.
-        stride: Of the second order.
-    """
+    """Two Mamba branches over two orders of one sequence, summed before one output projection."""
 
     def __init__(
         self,
@@ -67,20 +59,12 @@ class SrMambaStack(nn.Module):
         dim: int = 512,
         num_layers: int = 2,
         dropout: float = 0.5,
-        state_dim: int = 16,
-        conv_width: int = 4,
-        expand: int = 2,
-        stride: int = 10,
+        **mixer: int,
     ) -> None:
         super().__init__()
         self.project = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(), Dropout(dropout))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(num_layers))
-        self.mixers = nn.ModuleList(
-            SrMambaMixer(
-                dim=dim, state_dim=state_dim, conv_width=conv_width, expand=expand, stride=stride
-            )
-            for _ in range(num_layers)
-        )
+        self.mixers = nn.ModuleList(SrMambaMixer(dim=dim, **mixer) for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -94,13 +78,7 @@ class SrMambaStack(nn.Module):
 class PooledEnhancer(nn.Module):
     """The enhancer of the released CSR-LMCA code: one vector per image, mixed in by 0.001.
 
-    Args:
-        stack: The SR-Mamba stack, c -> d.
-        in_dim: Backbone width c.
-        dim: Width d.
-        pool_dim: Hidden width of the attention pool.
-        pooled_weight: Weight of the pooled vector in the result.
-        dropout: Dropout before the closing ReLU.
+    It turns in_dim = c wide patches into patches of the same width; the stack gives dim = d.
     """
 
     def __init__(
@@ -135,11 +113,7 @@ class PooledEnhancer(nn.Module):
 class TokenEnhancer(nn.Module):
     """The enhancer of the paper's figure: every patch keeps a vector of its own.
 
-    Args:
-        stack: The SR-Mamba stack, c -> d.
-        in_dim: Backbone width c.
-        dim: Width d.
-        channel_gate: One learned gate per channel in place of one for all.
+    It has one learned gate, or with `channel_gate` one per channel.
     """
 
     def __init__(

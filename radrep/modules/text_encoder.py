@@ -15,7 +15,7 @@ _MAX_POSITIONS = 512
 
 
 class TextTokenizer:
-    """A tokenizer of the transformers package, with the special ids that it puts around a text."""
+    """A tokenizer of transformers, with the special ids that it puts around a text."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -34,12 +34,7 @@ class TextTokenizer:
 def load_text_encoder(name: str, revision: str | None = None) -> PreTrainedModel:
     """Load a text encoder in float32, without a pooling layer; of an encoder-decoder the encoder.
 
-    Args:
-        name: A hub name, for example "emilyalsentzer/Bio_ClinicalBERT", or a local folder.
-        revision: Branch, tag or commit of the hub.
-
-    Raises:
-        CheckpointError: If it cannot be loaded.
+    The name is one of the hub, such as "emilyalsentzer/Bio_ClinicalBERT", or a local folder.
     """
     settings: dict[str, Any] = {"dtype": torch.float32, "revision": revision or "main"}
     try:

@@ -4,7 +4,9 @@ Letters: b studies, k beams per study, n patches, l report tokens, d width, h he
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +19,9 @@ from radrep.ops.dropout import dropout
 class StdLayerNorm(nn.Module):
     """LayerNorm that divides by the unbiased standard deviation, as published.
 
-    The published one divides by (standard deviation + 1e-6). That 1e-6 is left out, so that the
-    library's fused kernel serves, which divides by the biased one: the two differ by a constant
-    factor that goes into the weight. Where the deviation of a row is 0.1 or more, outputs differ
-    by at most 1e-5 of their size.
+    The 1e-6 that is published beside it is left out, so that the library's fused kernel serves,
+    with the constant factor to the biased one in the weight. Where the deviation of a row is 0.1 or
+    more, outputs differ by at most 1e-5 of their size.
     """
 
     def __init__(self, dim: int) -> None:
@@ -35,13 +36,7 @@ class StdLayerNorm(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """Adds fixed sine and cosine positions (Vaswani et al. 2017), then drops out.
-
-    Args:
-        dim: Width d, even.
-        dropout: Dropout of the sum.
-        max_length: Longest sequence.
-    """
+    """Adds fixed sine and cosine positions (Vaswani et al. 2017), then drops out; d is even."""
 
     def __init__(self, dim: int, dropout: float, max_length: int = 5000) -> None:
         super().__init__()
@@ -98,7 +93,7 @@ class MultiHeadAttention(nn.Module):
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax of the scaled scores over the keys that the mask shows, (b, h, l, n)."""
+    """(b, h, l, n)."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
@@ -154,18 +149,11 @@ class Encoder(nn.Module):
 
 @dataclass
 class DecoderCache:
-    """What the decoder keeps between steps, one list entry per layer.
+    """What the decoder keeps between steps: keys and values, one pair per layer."""
 
-    Attributes:
-        cross: Keys and values of the patches, (b, h, n, d / h), shared by the beams of a study.
-        own: Keys and values of the words so far, (b k, h, l, d / h).
-        patch_mask: Real patches, (b, 1, 1, n), or None when all are.
-        num_beams: Beams k per study.
-    """
-
-    cross: list[tuple[Tensor, Tensor]]
-    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    patch_mask: Tensor | None = None
+    cross: list[tuple[Tensor, Tensor]]  # of the patches, shared by beams, (b, h, n, d / h)
+    own: list[tuple[Tensor, Tensor]]  # of the words so far, (b k, h, l, d / h)
+    patch_mask: Tensor | None = None  # real patches, (b, 1, 1, n); None when all are
     num_beams: int = 1
 
     @property
@@ -207,11 +195,7 @@ class DecoderLayer(nn.Module):
         patch_mask: Tensor | None,
         attentions: list[Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Decode words x, (b k, l, d), after the words whose keys and values are in own.
-
-        Returns:
-            The words, (b k, l, d), and the keys and values of all words so far.
-        """
+        """Decode words x, (b k, l, d), after those of own; return also all keys and values."""
         normed = self.self_norm(x)
         key, value = self.self_attention.keys_and_values(normed)
         if own is not None:
@@ -242,10 +226,8 @@ class Decoder(nn.Module):
 
     def start(self, patches: Tensor, patch_mask: Tensor | None, num_beams: int) -> DecoderCache:
         """Project the encoded patches (b, n, d) for every layer, once per report."""
-        cross = []
-        for layer in self.layers:
-            assert isinstance(layer, DecoderLayer)
-            cross.append(layer.cross_attention.keys_and_values(patches))
+        layers = cast(Iterable[DecoderLayer], self.layers)
+        cross = [layer.cross_attention.keys_and_values(patches) for layer in layers]
         return DecoderCache(cross, [], patch_mask, num_beams)
 
     def forward(
@@ -255,22 +237,17 @@ class Decoder(nn.Module):
         word_mask: Tensor | None,
         attentions: list[Tensor] | None = None,
     ) -> tuple[Tensor, DecoderCache]:
-        """Decode embedded words x, (b k, l, d), after those in the cache.
+        """Decode embedded words x, (b k, l, d), after those in the cache, which it returns longer.
 
         Args:
-            x: The words.
+            x: Embedded words.
             cache: From `start` or an earlier call.
             word_mask: True where a word attends to a word, (b k, 1, l, words so far + l), or None.
             attentions: A list that gets each layer's attention to the patches, (b, k l, n).
-
-        Returns:
-            The normed words, (b k, l, d), and the cache with these words added.
         """
         own: list[tuple[Tensor, Tensor]] = []
-        for i, layer in enumerate(self.layers):
-            earlier = cache.own[i] if cache.own else None
-            x, keys_and_values = layer(
-                x, earlier, word_mask, cache.cross[i], cache.patch_mask, attentions
-            )
+        earlier: Sequence[tuple[Tensor, Tensor] | None] = cache.own or [None] * len(self.layers)
+        for layer, words, cross in zip(self.layers, earlier, cache.cross, strict=True):
+            x, keys_and_values = layer(x, words, word_mask, cross, cache.patch_mask, attentions)
             own.append(keys_and_values)
         return self.norm(x), DecoderCache(cache.cross, own, cache.patch_mask, cache.num_beams)

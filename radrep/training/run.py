@@ -266,9 +266,7 @@ def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
         else:
             checkpoint.restore_best(folder, progress.best_step)
         log = RunLog(folder, recipe, progress.step)
-        environment = describe_environment(
-            accelerator, recipe, scan_backend(made.model, accelerator.device)
-        )
+        environment = describe_environment(accelerator, recipe, made.model)
         atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
     folder = broadcast(accelerator, folder)
     assert folder is not None, "the main process has one"

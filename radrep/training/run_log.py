@@ -11,16 +11,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather
+from torch import nn
 
 from radrep.atomic import atomic_write_text
 from radrep.errors import CheckpointError, RecipeError
 from radrep.models.base import TrainableModel
 from radrep.models.emrrg import language_part
+from radrep.modules.hub import hub_sources
 from radrep.ops.selective_scan.choose import BackendChoice, select_backend
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe
@@ -170,9 +172,9 @@ def scan_backend(model: TrainableModel, device: torch.device) -> BackendChoice |
 
 
 def describe_environment(
-    accelerator: Accelerator, recipe: Recipe, scan: BackendChoice | None
+    accelerator: Accelerator, recipe: Recipe, model: TrainableModel
 ) -> dict[str, object]:
-    """Versions, device, commit and scan backend, as environment.json keeps them."""
+    """Versions, device, commit, scan backend and hub weights, as environment.json keeps them."""
     packages = (
         "radrep", "torch", "timm", "transformers", "peft", "accelerate", "numba", "numpy",
         "mamba-ssm",
@@ -184,6 +186,7 @@ def describe_environment(
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
     device = accelerator.device
+    scan = scan_backend(model, device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "python": platform.python_version(),
@@ -196,6 +199,7 @@ def describe_environment(
         "precision": recipe.train.precision,
         "scan_backend": None if scan is None else str(scan),
         "commit": _commit(),
+        "hub_sources": hub_sources(cast(nn.Module, model)),
     }
 
 

@@ -8,7 +8,8 @@ import torch
 
 from radrep.modules.mamba import MambaBranch
 from radrep.recipe.load import load_recipe
-from radrep.training.run_log import MetricsLog, RunLog, scan_backend
+from radrep.training.accelerator import build_accelerator
+from radrep.training.run_log import MetricsLog, RunLog, describe_environment, scan_backend
 from tests.whole_way import write_recipe
 
 
@@ -46,3 +47,14 @@ def test_the_scan_backend_is_named_where_a_model_scans() -> None:
     scans = MambaBranch(inner_dim=4, state_dim=2, conv_width=2, dt_rank=1)
     assert str(scan_backend(scans, cpu)).startswith("cpu: ")  # type: ignore[arg-type]
     assert scan_backend(torch.nn.Linear(1, 1), cpu) is None  # type: ignore[arg-type]
+
+
+def test_the_environment_names_the_hub_commits_a_model_starts_from(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path, phantoms)))
+    model: torch.nn.Module = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU())
+    model[0].hub_source = "owner/model@c0ffee"  # type: ignore[index]
+    found = describe_environment(build_accelerator(recipe.train), recipe, model)  # type: ignore[arg-type]
+    assert found["hub_sources"] == {"0": "owner/model@c0ffee"}
+    assert found["scan_backend"] is None
