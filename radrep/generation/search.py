@@ -26,21 +26,10 @@ def beam_search(
 
     Each step takes the ``beam_size`` best continuations of a study's open beams. Those that end
     are set aside and the next step takes as many from the beams still open. At ``max_words`` open
-    beams count as finished. A study is done when no open beam can win any more: sums only fall,
-    and no report has more than ``max_words`` and its end.
+    beams count as finished. A study is done when no open beam can win any more: sums only fall.
 
-    Args:
-        decoder: The decoder.
-        encoded: What its `start` takes, for ``num_studies`` studies.
-        num_studies: Number of studies.
-        beam_size: Beams k.
-        max_words: Longest report.
-        length_penalty: 0 is the published search, which favours short reports; 1 compares the
-            mean log-probability a word, the end included.
-        block_trigrams: Forbid a trigram that the report already has.
-
-    Returns:
-        Word ids of each study, without the opening and closing ids.
+    A length_penalty of 0 is the published search, which favours short reports; 1 compares the mean
+    log-probability per word, the end included. Return word ids without the opening and closing ids.
     """
     k = beam_size
     state = decoder.start(encoded, k)
@@ -108,24 +97,10 @@ def sample(
     block_trigrams: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
-    """Draw a report word by word, or take the likeliest word each time (greedy).
+    """Draw a report word by word, or at temperature 0 take the likeliest word each time (greedy).
 
-    Args:
-        decoder: The decoder.
-        encoded: What its `start` takes, for ``num_studies`` studies.
-        num_studies: Number of studies.
-        max_words: Longest report.
-        temperature: Log-probabilities are divided by it; 0 is greedy.
-        top_p: Draw from the likeliest words that together reach this probability
-            (nucleus sampling, Holtzman et al. 2020).
-        block_trigrams: Forbid a trigram that the report already has.
-        generator: Source of randomness on the CPU, for draws that repeat.
-
-    Returns:
-        Word ids of each study, without the opening and closing ids.
-
-    Raises:
-        ValueError: If temperature is negative or top_p is not in (0, 1].
+    Draws are among the likeliest words that together reach the probability top_p (Holtzman et al.
+    2020), by a generator on the CPU. Return word ids without the opening and closing ids.
     """
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
@@ -159,7 +134,7 @@ def sample(
 def _draw(
     log_probs: Tensor, temperature: float, top_p: float, generator: torch.Generator | None
 ) -> Tensor:
-    """One word a row: (b, w) -> (b,)."""
+    """(b, w) -> (b,)."""
     if temperature == 0:
         return log_probs.argmax(dim=-1)
     probs = (log_probs / temperature).softmax(dim=-1)

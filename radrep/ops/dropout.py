@@ -8,11 +8,10 @@ _LEVELS = 1 << 16
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """Zero each element with probability p and scale the rest so that the mean stays.
+    """Zero each element with probability p, in [0, 1), and scale the rest so that the mean stays.
 
     On CPUs torch draws one Bernoulli number after the other, a tenth of a training step. Here one
-    64-bit draw decides on four elements. The probability, at least 0 and below 1, is rounded to
-    1/65536 and the scale fits the rounded one, so the mean is exact.
+    64-bit draw decides on four elements; p is rounded to 1/65536, and the scale fits that.
     """
     if p == 0.0:
         return x

@@ -19,7 +19,7 @@ _COMPILED: dict[tuple[Callable[..., None], np.dtype], Callable[..., None]] = {}
 
 
 def compile_kernel(kernel: Callable[..., None], signature: tuple[Any, ...]) -> Callable[..., None]:
-    """The kernel as machine code: from the disk cache, else compiled (seconds) and put there."""
+    """Machine code from the disk cache, or else compiled (seconds) and put there."""
     try:
         compiled = numba.njit(cache=True, **KERNEL_OPTIONS)(kernel)
         compiled.compile(signature)
@@ -31,9 +31,8 @@ def compile_kernel(kernel: Callable[..., None], signature: tuple[Any, ...]) -> C
 
 @functools.cache
 def _workers() -> ThreadPoolExecutor:
-    # Kernels run on these threads only, never on the caller's: here subnormal numbers, in which
-    # states and gradients that die away end and which make a backward pass five times slower, can
-    # be flushed to 0 without touching the user's threads.
+    # Never on the caller's threads: here subnormal numbers, in which states and gradients that die
+    # away end and which make a backward pass five times slower, can be flushed to 0.
     return ThreadPoolExecutor(
         os.cpu_count() or 1, "radrep-kernel", torch.set_flush_denormal, (True,)
     )
@@ -46,8 +45,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 def run_kernel(kernel: Callable[..., None], tasks: int, inputs: Arrays, *others: Any) -> None:
     """Run kernel(start, stop, inputs, *others) over all tasks, on as many threads as torch uses.
 
-    Each task writes to places of its own, so that the result has the same bits however many
-    threads run. `inputs` are C-contiguous arrays of one type.
+    `inputs` are C-contiguous, of one type. Tasks must write to places of their own: the result then
+    has the same bits however many threads run.
     """
     key = kernel, inputs[0].dtype  # all else about the types of the arguments is always the same
     if key not in _COMPILED:

@@ -9,10 +9,9 @@ from torch import Tensor
 
 
 def stride_rearrange(sequence: Tensor, stride: int) -> Tensor:
-    """Bring tokens that lie ``stride`` apart next to one another (MambaMIL, SR-Mamba).
+    """Order tokens, (b, l, c), as 0, stride, 2 stride, ..., 1, stride + 1, ... (MambaMIL).
 
-    (b, l, c), padded with zeros to a multiple of ``stride``, as rows of ``stride`` tokens that are
-    read column by column: 0, stride, 2 stride, ..., 1, stride + 1, ...
+    They are padded with zeros to a multiple of ``stride``.
     """
     if stride < 1:
         raise ValueError(f"stride must be at least 1, got {stride}")
@@ -35,14 +34,9 @@ def stride_restore(sequence: Tensor, stride: int, length: int) -> Tensor:
 
 
 def column_order(grid: tuple[int, int], class_index: int | None = None) -> Tensor:
-    """Order of the tokens of a grid column by column, for ``sequence[:, order]``.
+    """Order of the tokens of a grid (rows, columns) column by column, for ``sequence[:, order]``.
 
-    Args:
-        grid: Rows and columns of the patches, which stand row by row.
-        class_index: Where a class token stands among them and stays, or None.
-
-    Returns:
-        Indices, (rows * columns,), one more with a class token.
+    A class token, if there is one, stays at class_index.
     """
     rows, columns = grid
     if rows < 1 or columns < 1:
@@ -53,15 +47,11 @@ def column_order(grid: tuple[int, int], class_index: int | None = None) -> Tenso
     if not 0 <= class_index <= rows * columns:
         raise ValueError(f"class_index must be 0 to {rows * columns}, got {class_index}")
     order = torch.where(order < class_index, order, order + 1)
-    middle = torch.tensor([class_index])
-    return torch.cat([order[:class_index], middle, order[class_index:]])
+    return torch.cat([order[:class_index], torch.tensor([class_index]), order[class_index:]])
 
 
 def cluster_order(grid: tuple[int, int], size: int) -> Tensor:
-    """Order of the patches of a grid square by square, for ``sequence[:, order]``.
-
-    Squares of ``size`` x ``size`` patches come row by row, and so do the patches within each.
-    """
+    """Order of the patches of a grid by squares of size x size, and row by row within each."""
     rows, columns = grid
     if size < 1 or rows % size or columns % size:
         raise ValueError(f"squares of {size} x {size} patches do not fill a grid of {grid}")
@@ -70,5 +60,5 @@ def cluster_order(grid: tuple[int, int], size: int) -> Tensor:
 
 
 def inverse_order(order: Tensor) -> Tensor:
-    """The order that undoes an order: ``sequence[:, order][:, inverse]`` is the sequence."""
+    """The order that undoes an order."""
     return order.argsort()

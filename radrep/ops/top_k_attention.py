@@ -1,10 +1,8 @@
-"""Attention of each query to its best keys alone.
+"""Attention of each query to its best keys alone, without gathering (b, heads, n, k, d) keys.
 
-The released R2GenCMN code gathers (b, heads, n, k, d) keys and values, and its backward pass fills
-gigabytes. On CPUs the scores are computed without autograd, Numba kernels find the k best and take
-the gradients, and a sum over kept rows is an embedding bag: several times faster than PyTorch.
-Elsewhere the kept weights fill a matrix that is 0 in all other places: two matrix products, whose
-backward pass repeats to the bit.
+On CPUs the scores are computed without autograd, Numba kernels find the k best and take the
+gradients, and a sum over kept rows is an embedding bag. Elsewhere the kept weights fill a matrix
+that is 0 in all other places: two matrix products, whose backward pass repeats to the bit.
 
 Letters: h heads, n queries of the whole batch, d width of a head, m keys, k keys kept.
 """
@@ -24,14 +22,20 @@ def _has_kernels(x: Tensor) -> bool:
     return x.device.type == "cpu" and importlib.util.find_spec("numba") is not None
 
 
-def _find_best(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The k highest of scores (h, n, m), falling, and where they are: two of (h, n, k)."""
+def _run(kernel: str, tasks: int, inputs: tuple[Tensor, ...], *results: Tensor) -> None:
     from radrep.ops import kernel_threads, top_k_kernels  # with Numba, so not at the top
 
+    given = tuple(x.contiguous().numpy() for x in inputs)
+    written = (x.numpy() for x in results)
+    kernel_threads.run_kernel(getattr(top_k_kernels, kernel), tasks, given, *written)
+
+
+def _find_best(scores: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The k highest of scores (h, n, m), falling, and where: two of (h, n, k)."""
     best = scores.new_empty(*scores.shape[:2], top_k)
     rows = torch.empty(best.shape, dtype=torch.long)
-    flat, *results = (x.flatten(0, 1).numpy() for x in (scores.contiguous(), best, rows))
-    kernel_threads.run_kernel(top_k_kernels.best_of_rows, len(flat), (flat,), *results)
+    flat = scores.flatten(0, 1)
+    _run("best_of_rows", len(flat), (flat,), best.flatten(0, 1), rows.flatten(0, 1))
     return best, rows
 
 
@@ -52,28 +56,18 @@ def _sum_of_rows(rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
 def _added_to_rows(rows: Tensor, weights: Tensor, addends: Tensor, m: int) -> Tensor:
     """What the queries' addends (h, n, d), weighted, add up to in each table row: (h, m, d)."""
     table = addends.new_zeros(addends.shape[0], m, addends.shape[2])
-    from radrep.ops import kernel_threads, top_k_kernels
-
-    given = (weights.contiguous().numpy(), addends.contiguous().numpy())
-    results = (rows.numpy(), table.numpy())
-    kernel_threads.run_kernel(top_k_kernels.add_to_rows, len(table), given, *results)
+    _run("add_to_rows", len(table), (weights, addends), rows, table)
     return table
 
 
 def _dots_with_rows(rows: Tensor, queries: Tensor, table: Tensor) -> Tensor:
     """Products of queries (h, n, d) with the table rows (h, m, d) that they kept: (h, n, k)."""
-    from radrep.ops import kernel_threads, top_k_kernels
-
     dots = queries.new_empty(rows.shape)
-    given = (queries.contiguous().numpy(), table.contiguous().numpy())
-    results = (rows.numpy(), dots.numpy())
-    kernel_threads.run_kernel(top_k_kernels.dot_with_rows, len(table), given, *results)
+    _run("dot_with_rows", len(table), (queries, table), rows, dots)
     return dots
 
 
 class _BestScores(torch.autograd.Function):
-    """The k highest scores query . key of each query, and where they are."""
-
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         scores = query @ key.transpose(1, 2)  # (h, n, m)
@@ -93,8 +87,6 @@ class _BestScores(torch.autograd.Function):
 
 
 class _SumOfRows(torch.autograd.Function):
-    """`_sum_of_rows` under autograd."""
-
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weights: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(rows, weights, table)
@@ -111,19 +103,9 @@ class _SumOfRows(torch.autograd.Function):
 def top_k_attention(
     query: Tensor, key: Tensor, value: Tensor, top_k: int, dropout: float = 0.0
 ) -> Tensor:
-    """Attend to the ``top_k`` best keys of each query only.
+    """Attend to the k best keys only: (h, n, d), (h, m, d), (h, m, d) -> (h, n, d), typed as value.
 
     Scores are divided by sqrt(d). Of equal scores at the edge any may be kept.
-
-    Args:
-        query: (h, n, d).
-        key: (h, m, d).
-        value: (h, m, d).
-        top_k: Number of keys k per query, at most m.
-        dropout: Probability with which a weight is dropped.
-
-    Returns:
-        (h, n, d), in the dtype of value.
     """
     query = query * query.shape[-1] ** -0.5
     if not _has_kernels(query):

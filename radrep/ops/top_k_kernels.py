@@ -1,7 +1,7 @@
 """The loops of top-k attention on CPUs, written for Numba.
 
-Letters as in top_k_attention: h heads, n queries, d width of a head, m keys, k keys kept. In the
-loops i counts rows of scores, q queries, j kept keys and c channels.
+Letters as in top_k_attention. In the loops i counts rows of scores, q queries, j kept keys and c
+channels.
 """
 
 import numpy as np
@@ -10,9 +10,9 @@ from radrep.ops.kernel_threads import Arrays
 
 
 def best_of_rows(start: int, stop: int, inputs: Arrays, best: np.ndarray, rows: np.ndarray) -> None:
-    """Write the k highest scores of each row, falling, and where they are; a task is a row.
+    """Write the k highest scores of each row, falling, and where; of equal ones the first stand.
 
-    Of equal ones the first stand. inputs is (scores (h n, m),); best and rows are (h n, k).
+    A task is a row. inputs is (scores (h n, m),); best and rows are (h n, k).
     """
     (scores,) = inputs
     k = best.shape[1]

@@ -80,22 +80,17 @@ def selective_scan(
     under autocast. Differentiable once in every tensor, and through the last state.
 
     Args:
-        u: Inputs, (b, l, e).
-        dt: Step sizes, (b, l, e), before dt_bias and softplus.
-        A: Decay rates, all negative, (e, s).
-        B: Input weights, (b, l, s).
-        C: Output weights, (b, l, s).
-        D: Skip weights, (e,).
-        z: Gate, (b, l, e): y is multiplied with silu(z).
-        dt_bias: Added to dt, (e,).
-        softplus: Whether dt, after adding dt_bias, goes through softplus.
-        return_last_state: Whether to return h_l too.
-        backend: "auto" for the choice of `select_backend`, or one of "cpu", "cuda", "chunked" and
-            "reference".
-
-    Returns:
-        Outputs (b, l, e) in the type of u, and on request the last states (b, e, s) in the type
-        computed in.
+        u: (b, l, e).
+        dt: (b, l, e), before dt_bias is added and softplus taken.
+        A: (e, s), all negative.
+        B: (b, l, s).
+        C: (b, l, s).
+        D: (e,).
+        z: (b, l, e); y is multiplied with silu(z).
+        dt_bias: (e,).
+        softplus: Whether dt + dt_bias goes through softplus.
+        return_last_state: Return (y, h_l): h (b, e, s) in the type computed in, y in that of u.
+        backend: "auto" for the choice of `select_backend`, or one of `BACKENDS`.
 
     Raises:
         ValueError: If a shape, a type or a device does not fit, or there is no such backend.

@@ -11,15 +11,10 @@ BACKENDS = ("cpu", "cuda", "chunked", "reference")
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """A backend and why it was chosen.
-
-    Attributes:
-        name: "cpu", "cuda" or "chunked".
-        reason: What it runs on, or why nothing faster is available.
-    """
+    """The backend "cpu", "cuda" or "chunked", and why it was chosen."""
 
     name: str
-    reason: str
+    reason: str  # what it runs on, or why nothing faster is available
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
@@ -28,7 +23,7 @@ class BackendChoice:
 def why_unavailable(
     name: str, device: torch.device, dtype: torch.dtype, state_dim: int, last_state_grad: bool
 ) -> str | None:
-    """Why a backend cannot run, or None when it can; arguments as for `select_backend`."""
+    """Why a backend cannot run, or None when it can."""
     if name in ("cpu", "cuda") and device.type != name:
         return f"the tensors are on {device}"
     if name == "cpu":
@@ -55,14 +50,7 @@ def select_backend(
     state_dim: int = 16,
     last_state_grad: bool = False,
 ) -> BackendChoice:
-    """Choose the fastest backend that fits; `radrep doctor` and training report it.
-
-    Args:
-        device: Device of the tensors.
-        dtype: Type of u.
-        state_dim: States of a channel.
-        last_state_grad: Whether a gradient may come through the returned last state.
-    """
+    """Choose the fastest backend that fits; last_state_grad: gradients come through that state."""
     if device.type not in ("cpu", "cuda"):
         return BackendChoice("chunked", f"there is no kernel for {device.type}")
     problem = why_unavailable(device.type, device, dtype, state_dim, last_state_grad)

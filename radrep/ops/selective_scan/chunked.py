@@ -1,9 +1,8 @@
 """The selective scan in plain PyTorch, a chunk of steps at a time: any device, bounded memory.
 
-Decays and inputs of a chunk are computed at once, so that a step costs one fused multiply-add over
-(b, e, s). Nothing is divided and no decay is accumulated: extreme steps are as safe as in the
-definition. Memory is O(b * CHUNK * e * s) and the states in front of each chunk, from which the
-backward pass computes those inside again.
+Decays and inputs of a chunk are computed at once; nothing is divided and no decay is accumulated,
+so extreme steps are as safe as in the definition. Memory is O(b * CHUNK * e * s) and the states in
+front of each chunk, from which the backward pass computes those inside again.
 """
 
 from typing import Any
@@ -26,10 +25,9 @@ def _run_chunk(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, h: Tensor) -> tuple[
 
 
 class _Scan(torch.autograd.Function):
-    """The recurrence alone; dt is the step itself. Everything that grows with l is allocated once.
+    """The recurrence alone; dt is the step itself. All that grows with l is allocated once.
 
-    Small results allocated between the large ones of each chunk would pin those in the heap, and
-    the memory would grow with l after all.
+    Small results allocated between the large ones of each chunk would pin those in the heap.
     """
 
     @staticmethod

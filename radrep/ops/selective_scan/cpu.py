@@ -1,7 +1,6 @@
 """The selective scan on CPUs: Numba kernels on threads, under autograd, nothing of (b, l, e, s).
 
-The result has the same bits however many threads run and whichever is first: each task writes to
-places of its own, and what is summed over tasks is summed here, in a fixed order.
+What is summed over tasks is summed here, in a fixed order: the same bits on any number of threads.
 """
 
 import math

@@ -2,10 +2,7 @@
 
 A task is one sequence and one block of WIDTH channels. It walks the steps in chunks of CHUNK, whose
 rows lie in buffers that fit the L1 cache, channels innermost so that LLVM vectorises over them.
-Only the states in front of each chunk are kept for the backward pass, which walks the chunks from
-the last to the first and recomputes the states inside each.
-
-Every task writes to places of its own; what has to be summed over tasks is left to the caller.
+Only the states in front of each chunk are kept; the backward pass recomputes those inside.
 
 The arguments `inputs` are (u, dt, A, B, C, D, z, dt_bias) with A as (s, e), all C-contiguous; z is
 not read unless `gated`. In the loops i counts sequences, t steps, c and w channels, n states and
@@ -35,8 +32,7 @@ _INLINE = SCALAR_OPTIONS | {"inline": "always", "fastmath": {"contract", "reasso
 def _buffer(typing_context: Any, dtype: Any, size: Any) -> Any:
     """A pointer to `size` numbers on the stack.
 
-    LLVM knows that stack buffers never overlap. Between plain arrays it has to test for that in
-    front of every loop, and with as many as here it gives up and does not vectorise.
+    LLVM knows that these never overlap; with as many plain arrays it would not vectorise.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

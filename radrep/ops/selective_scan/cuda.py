@@ -14,10 +14,7 @@ INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation 'mamba-ss
 
 @functools.cache
 def import_kernel() -> tuple[Callable[..., Any] | None, str]:
-    """Mamba-ssm's selective_scan_fn and "mamba-ssm VERSION", or None and what is missing.
-
-    Cached either way: a failed import is not repeated at every call.
-    """
+    """Mamba-ssm's selective_scan_fn and "mamba-ssm VERSION", or None and what is missing."""
     try:
         import mamba_ssm
         from mamba_ssm.ops import selective_scan_interface as interface

@@ -1,12 +1,7 @@
 """The selective scan as its paper defines it: every faster backend is tested against it.
 
-    h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t        y_t = C_t h_t + D u_t
-
 Mamba (Gu and Dao 2023, arXiv:2312.00752), Algorithm 2; upstream this is `selective_scan_ref` of
-mamba_ssm/ops/selective_scan_interface.py. u inputs, y outputs, h states, dt step sizes, A decay
-rates (negative), B input weights, C output weights, D skip weights, z gate.
-
-b sequences, l steps, e channels, s states of a channel.
+mamba_ssm/ops/selective_scan_interface.py. Letters as in the package's docstring.
 """
 
 import torch
@@ -32,10 +27,7 @@ def selective_scan_reference(
     softplus: bool = True,
     return_last_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Run the recurrence one step at a time in plain PyTorch, differentiable by autograd.
-
-    Arguments, results and types are those of `selective_scan`; nothing is checked here.
-    """
+    """`selective_scan` one step at a time in plain PyTorch, without its checks."""
     dtype = compute_dtype(u)
     x, dt, A, B, C = (tensor.to(dtype) for tensor in (u, dt, A, B, C))
     if dt_bias is not None:
