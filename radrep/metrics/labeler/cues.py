@@ -11,16 +11,11 @@ from radrep.metrics.labeler.vocabulary import phrases, word_set
 
 
 class Cue(NamedTuple):
-    """The effect of a cue on a mention, and on which side of the cue.
+    """The effect of a cue on a mention, and on which side of the cue."""
 
-    Attributes:
-        effect: "negative", "uncertain", "open" (not excluded: stronger than a negation) or "aside"
-            (not about this examination).
-        reach: "after", "before", "both", or "either": after it if a mention follows, else before.
-    """
-
+    # negative, uncertain, open (not excluded: stronger than a negation), aside (not of this exam)
     effect: str
-    reach: str
+    reach: str  # after, before, both, or either: after it if a mention follows, else before
 
 
 _DENYING = """no, without, negative for, free of, clear of, absence of, lack of, neither, nor, no

@@ -35,42 +35,28 @@ _TABLE: PhraseTable[tuple[str, tuple[str, ...]]] = PhraseTable(MENTIONS)
 
 @dataclass(frozen=True)
 class Mention:
-    """A phrase that names an observation.
+    """A phrase, `text[start:end]`, that names an observation.
 
-    Attributes:
-        observation: One of OBSERVATIONS. A mention of "No Finding" is an abnormality that belongs
-            to none of the others, such as emphysema; its state is negative.
-        state: "positive", "negative" or "uncertain".
-        start: `text[start:end]` is the phrase.
-        end: See `start`.
-        sentence: Start and end of its sentence.
-        cue: The words that made it negative or uncertain, in lower case.
-        side: "left", "right", "bilateral", or None.
+    A mention of "No Finding" is an abnormality that belongs to none of the others, such as
+    emphysema; its state is negative.
     """
 
     observation: str
-    state: str
+    state: str  # "positive", "negative" or "uncertain"
     start: int
     end: int
-    sentence: tuple[int, int]
-    cue: str | None
-    side: str | None
+    sentence: tuple[int, int]  # its start and end
+    cue: str | None  # the words that made it negative or uncertain, in lower case
+    side: str | None  # "left", "right" or "bilateral"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The labels of a report.
+    """The labels of a report."""
 
-    Attributes:
-        states: Every one of OBSERVATIONS -> one of STATES.
-        sides: The side of each positive or uncertain observation that has one; left and right
-            mentions together are bilateral.
-        mentions: The mentions behind the labels, in order of their start.
-    """
-
-    states: Mapping[str, str]
-    sides: Mapping[str, str | None]
-    mentions: tuple[Mention, ...]
+    states: Mapping[str, str]  # every one of OBSERVATIONS -> one of STATES
+    sides: Mapping[str, str | None]  # of positive and uncertain ones; left and right: bilateral
+    mentions: tuple[Mention, ...]  # in order of their start
 
     def explain(self, text: str) -> list[str]:
         """One line per mention of the labelled `text`: observation, side, state, phrase, cue."""
@@ -102,11 +88,7 @@ class _Found(NamedTuple):
 
 
 def label_report(text: str) -> Findings:
-    """Label one report, raw or cleaned.
-
-    Sections with the heading of another topic than this examination, such as the indication, are
-    left out.
-    """
+    """Label one report, raw or cleaned, without sections such as the indication."""
     mentions = []
     for start, end in split_sentences(text):
         sentence = text[start:end]

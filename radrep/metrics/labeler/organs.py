@@ -36,13 +36,7 @@ class Size(NamedTuple):
 def organ_sizes(
     words: list[str], organs: Sequence[Span], findings: Collection[int]
 ) -> list[Size | None]:
-    """The size of each organ of a sentence, None where it has none.
-
-    Args:
-        words: A sentence.
-        organs: Positions of its organs, in order.
-        findings: The words that belong to other mentions.
-    """
+    """The size of each organ of a sentence, if given; `findings`: words of other mentions."""
     sizes: list[Size | None] = []
     for k, organ in enumerate(organs):
         size = None

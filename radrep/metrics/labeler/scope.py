@@ -49,18 +49,14 @@ class Reach(NamedTuple):
 
 
 class Scopes:
-    """The cues of a sentence, with the positions of its mentions in order, and their reaches.
-
-    Attributes:
-        denied_change: Whether the sentence has "no change" of something, which is present then.
-    """
+    """The cues of a sentence, with the positions of its mentions in order, and their reaches."""
 
     def __init__(self, words: list[str], mentions: Sequence[Span]) -> None:
         self._words = words
         self._mentions = mentions
         self._starts = {mention.start for mention in mentions}
         self._ends = {mention.end for mention in mentions}
-        self.denied_change = False
+        self.denied_change = False  # "no change" of something, which is present then
         self._reaches: list[Reach] = []
         free = 0
         for start, end, cue in _TABLE.find(words):

@@ -30,17 +30,13 @@ _NUM = len(OBSERVATIONS)
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Counts of one observation: positive in references, in generated reports and in both (right).
-
-    `uncertain` counts the references in which it is uncertain; a figure without a denominator is
-    None.
-    """
+    """Counts of positives of one observation; a figure without a denominator is None."""
 
     observation: str
     in_references: int
     in_generated: int
-    right: int
-    uncertain: int
+    right: int  # in both
+    uncertain: int  # in references
     precision: float | None
     recall: float | None
     f1: float | None
@@ -48,20 +44,12 @@ class LabelCounts:
 
 @dataclass(frozen=True)
 class FindingsScores:
-    """Agreement of n generated reports with their references.
+    """Agreement of n generated reports with their references; all arrays are (n, 14)."""
 
-    Attributes:
-        references: Positive observations of the references, (n, 14) of bool.
-        generated: The same of the generated reports.
-        uncertain: Uncertain observations of the references, (n, 14) of bool.
-        sides: Side of each in the references, (n, 14): 0 none, 1 left, 2 right, 3 both.
-        generated_sides: The same of the generated reports.
-    """
-
-    references: np.ndarray
-    generated: np.ndarray
-    uncertain: np.ndarray
-    sides: np.ndarray
+    references: np.ndarray  # bool, positive
+    generated: np.ndarray  # bool, positive
+    uncertain: np.ndarray  # bool, of the references
+    sides: np.ndarray  # of the references: 0 none, 1 left, 2 right, 3 both
     generated_sides: np.ndarray
 
     @property
@@ -88,12 +76,11 @@ class FindingsScores:
         return self.references
 
     def statistics(self) -> np.ndarray:
-        """Rows to sum over any sample of the reports, see `figures`.
+        """Rows to sum over any sample of the reports, see `figures`, (n, 56).
 
-        Returns:
-            Columns: right, wrongly named and missed for each observation (3 x 14), precision,
-            recall and F1 of the single report for each set of labels (3 x 3), the same three
-            counts of findings with their sides, sides right and sides compared: (n, 56).
+        Right, wrongly named and missed for each observation (3 x 14), precision, recall and F1 of
+        the single report for each set of labels (3 x 3), the same three counts of findings with
+        their sides, sides right, sides compared.
         """
         right = self.references & self.generated
         columns = [right, self.generated & ~right, self.references & ~right]
@@ -121,20 +108,13 @@ class FindingsScores:
         return self.references & self.generated & (self.sides > 0)
 
     def figures(self, sums: np.ndarray, num_studies: int) -> dict[str, np.ndarray]:
-        """Figures of s samples of reports.
+        """Figures of s samples of reports from their summed statistics, (s, 56), each (s,).
 
         Micro averages count all labels together; macro averages are means over the labels, 0 for
         a label in neither; those that occur are the labels of the sample's references. By report:
         the mean over reports of the report's own figure, 1 where both are empty. With side: a
-        finding is right only if its side, if it has one, is right too.
-
-        Args:
-            sums: Summed statistics, (s, 56).
-            num_studies: Reports in each sample.
-
-        Returns:
-            (s,) for each figure, "<labels> <average> <figure>", "13 with side micro f1" and side
-            accuracy, which is 0 in a sample without sides.
+        finding is right only if its side, if it has one, is right too. Side accuracy is 0 in a
+        sample without sides.
         """
         right, wrong, missed = (sums[:, _NUM * i : _NUM * (i + 1)] for i in range(3))
         found: dict[str, np.ndarray] = {}
@@ -177,11 +157,7 @@ def score_findings(
     *,
     uncertain_is_positive: bool = False,
 ) -> FindingsScores:
-    """Compare the findings of generated reports with those of their references, in one order.
-
-    Raises:
-        DataError: If their numbers differ or there are none.
-    """
+    """Compare the findings of generated reports with those of their references, in one order."""
     if len(references) != len(generated) or not references:
         raise DataError(
             f"findings of {len(references)} references and {len(generated)} generated reports "

@@ -1,10 +1,8 @@
 """Radiologists' names of the fourteen observations, as phrases of base words.
 
-A phrase is matched word by word after `words.read_words`: lower case, no hyphens, plural and
-misspelt forms turned into the base word. The longest phrase wins, so that "pericardial effusion"
+A phrase is matched word by word after `words.read_words`. The longest wins: "pericardial effusion"
 hides the effusion in it. Which observation a phrase counts for follows the CheXpert labeler (Irvin
-et al., 2019): scars and interstitial disease are opacities, an infectious process is pneumonia,
-surgical clips and sternotomy wires are no support devices.
+et al., 2019): scars are opacities, surgical clips and sternotomy wires are no support devices.
 """
 
 NO_FINDING = "No Finding"

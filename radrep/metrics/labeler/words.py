@@ -42,8 +42,8 @@ class Words:
 def split_sentences(text: str) -> list[tuple[int, int]]:
     """Positions of the sentences that report on this examination, in order.
 
-    The indication, the history, the comparison and the technique do not: under such a heading
-    everything is left out up to the next heading, or one sentence if no heading follows.
+    Under a heading such as history or technique, all is left out up to the next heading, or one
+    sentence if no heading follows.
     """
     spans = []
     start = 0
