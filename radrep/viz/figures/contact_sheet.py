@@ -62,7 +62,6 @@ def _draw_view(pixels: np.ndarray, projection: str) -> Image.Image:
 
 
 def _texts(study: SheetStudy) -> list[Text]:
-    """Sections, findings and impression first, then labels, each under its heading."""
     names = sorted(study.sections, key=lambda name: (name not in _FIRST, name))
     parts = [(name, study.sections[name]) for name in names if study.sections[name].strip()]
     if not any(name in _FIRST for name in study.sections):

@@ -30,40 +30,27 @@ _GRAD_CAM = (
     "Grad-CAM: the places that raise the discriminator's score of the finding. The discriminator "
     "classifies the image alone, without the report. The map does not outline a lesion."
 )
-_NO_SENTENCE = "The report has no sentence on it."
 _NO_MAPS = "This model has no attention maps."
 
 
 @dataclass(frozen=True)
 class FindingAttention:
-    """One finding in the report and by the discriminator.
+    """One finding in the report and by the discriminator; maps are (rows, columns), one per view.
 
-    Attributes:
-        name: The CheXpert observation, such as "Pleural Effusion".
-        status: In the report: "positive", "uncertain", "negative" or "not mentioned".
-        sentence: The sentence that mentions it, or "".
-        attention: Of that sentence's words, one map (rows, columns) per view; empty without such a
-            sentence or for a model without maps.
-        grad_cam: Of the discriminator, one map (rows, columns) in [0, 1] per view; empty without
-            a discriminator.
-        probability: Of the discriminator, the largest of the views; None without one.
-        threshold: Above which the discriminator predicts the finding.
+    Without a discriminator its map is empty and its numbers are None.
     """
 
-    name: str
-    status: str
-    sentence: str
-    attention: Sequence[np.ndarray]
-    grad_cam: Sequence[np.ndarray]
-    probability: float | None
-    threshold: float | None
+    name: str  # the CheXpert observation, such as "Pleural Effusion"
+    status: str  # in the report: "positive", "uncertain", "negative" or "not mentioned"
+    sentence: str  # that mentions it, or ""
+    attention: Sequence[np.ndarray]  # of its words; empty without it or for a model without maps
+    grad_cam: Sequence[np.ndarray]  # of the discriminator, in [0, 1]
+    probability: float | None  # of the discriminator, the largest of the views
+    threshold: float | None  # above which the discriminator predicts the finding
 
 
 def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """Lay a map (rows, columns) of any scale over an image (h, w): colours, uint8 (h, w, 3).
-
-    The brightest place is the map's highest.
-    """
+    """Lay a map (rows, columns) of any scale over an image (h, w): colours, uint8 (h, w, 3)."""
     strength = _strength(attention, image.shape)
     places = np.linspace(0.0, 1.0, len(_STOPS))
     colour = np.stack([np.interp(strength, places, _STOPS[:, i]) for i in range(3)], axis=-1)
@@ -73,11 +60,8 @@ def overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
 
 
 def outlined_overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """As `overlay`, with a line half way from the map's lowest to its highest value.
-
-    The line is white within and black without, so that it shows on any image, also in grey.
-    """
-    colours = overlay(image, attention)
+    """As `overlay`, with a line half way from the map's lowest to its highest value."""
+    colours = overlay(image, attention)  # white within and black without shows on any image
     inside = _strength(attention, image.shape) >= 0.5
     area = Image.fromarray(inside.astype(np.uint8))
     colours[inside & (np.asarray(area.filter(ImageFilter.MinFilter(3))) == 0)] = 255
@@ -118,21 +102,11 @@ def draw_attention(
     report: str = "",
     findings: Sequence[FindingAttention] = (),
 ) -> Image.Image:
-    """Draw the views of a study plain and under their maps, one block per finding.
+    """Draw the views of a study, uint8 (h, w), plain and under their maps, one block per finding.
 
-    Each block has the attention of the words at its left and the discriminator's Grad-CAM at its
-    right. What is missing is an empty panel with the reason.
-
-    Args:
-        images: Views, uint8 (h, w), at least one.
-        attention: Of all words to each view, (rows, columns); none for a model without maps.
-        study: Its id.
-        projections: "frontal", "lateral" or "unknown" for each view; all unknown by default.
-        report: The report.
-        findings: Findings to show.
-
-    Raises:
-        ValueError: If the number of maps or projections is not that of the views.
+    At a block's left is the attention of the words, (rows, columns) per view, none for a model
+    without maps, at its right the discriminator's Grad-CAM; what is missing is an empty panel with
+    the reason. Projections are "frontal", "lateral" or, by default, "unknown".
     """
     views = _Views(images, projections or ["unknown"] * len(images))
     width = 2 * views.width + _GUTTER
@@ -143,16 +117,11 @@ def draw_attention(
         notes.insert(0, _ATTENTION)
     blocks = [layout.head(f"Study {study}", width)]
     if report.strip():
-        texts = [Text("Report", SMALL, PALE), Text(report)]
-        blocks.append(layout.set_texts(texts, width))
+        blocks.append(layout.set_texts([Text("Report", SMALL, PALE), Text(report)], width))
+    left = _Half([], "Images", views.draw())
     mapped = views.draw(attention, is_attention=True) if attention else _NO_MAPS
-    blocks += [
-        draw_legend(width, *notes),
-        layout.rule(width),
-        _draw_halves(
-            _Half([], "Images", views.draw()), _Half([], "Attention, all words", mapped), views
-        ),
-    ]
+    halves = _draw_halves(left, _Half([], "Attention, all words", mapped), views)
+    blocks += [draw_legend(width, *notes), layout.rule(width), halves]
     for finding in findings:
         left = _report_half(views, finding, has_maps=len(attention) > 0)
         halves = _draw_halves(left, _discriminator_half(views, finding), views)
@@ -162,8 +131,6 @@ def draw_attention(
 
 
 class _Views:
-    """The views of a study at the size in which they are shown."""
-
     def __init__(self, images: Sequence[np.ndarray], projections: Sequence[str]) -> None:
         if len(projections) != len(images):
             raise ValueError(f"{len(images)} images, but {len(projections)} projections")
@@ -175,10 +142,7 @@ class _Views:
         self.height = max(len(image) for image in fitted)
 
     def draw(self, maps: Sequence[np.ndarray] = (), *, is_attention: bool = False) -> Image.Image:
-        """All views beside one another, plain or each under its map (rows, columns).
-
-        Attention is captioned in numbers too: each view's share of it, and its peak over its mean.
-        """
+        """All views beside one another, plain or each under its map (rows, columns)."""
         if len(maps) not in (0, self.num):
             raise ValueError(f"{self.num} images, but {len(maps)} maps")
         total = sum(float(each.sum()) for each in maps)
@@ -212,11 +176,10 @@ def _report_half(views: _Views, finding: FindingAttention, *, has_maps: bool) ->
     texts = [Text(f"Report: {finding.status}")]
     if finding.sentence:
         texts.append(Text(f'"{finding.sentence}"', colour=PALE))
-    picture: Image.Image | str
     if finding.attention:
-        picture = views.draw(finding.attention, is_attention=True)
+        picture: Image.Image | str = views.draw(finding.attention, is_attention=True)
     elif not finding.sentence:
-        picture = _NO_SENTENCE
+        picture = "The report has no sentence on it."
     else:
         picture = "No map of this sentence." if has_maps else _NO_MAPS
     return _Half(texts, "Attention, words of this sentence", picture)
@@ -229,21 +192,17 @@ def _discriminator_half(views: _Views, finding: FindingAttention) -> _Half:
     details = f"probability {finding.probability:.3f}"
     if views.num > 1:
         details += " (highest of the views)"
-    if finding.threshold is None:
-        predicted = "no threshold"
-    elif finding.probability > finding.threshold:
-        predicted = "present"
-        details += f", above its threshold of {finding.threshold:.3f}"
-    else:
-        predicted = "absent"
-        details += f", not above its threshold of {finding.threshold:.3f}"
+    predicted = "no threshold"
+    if finding.threshold is not None:
+        above = finding.probability > finding.threshold
+        predicted = "present" if above else "absent"
+        details += f", {'' if above else 'not '}above its threshold of {finding.threshold:.3f}"
     texts = [Text(f"Discriminator: {predicted}"), Text(details, colour=PALE)]
     picture = views.draw(finding.grad_cam) if finding.grad_cam else "No map of this finding."
     return _Half(texts, caption, picture)
 
 
 def _draw_halves(left: _Half, right: _Half, views: _Views) -> Image.Image:
-    """Two halves of a block; their pictures begin at one height."""
     halves, width = (left, right), views.width
     height = _LOW if all(isinstance(half.picture, str) for half in halves) else views.height
     rows = [

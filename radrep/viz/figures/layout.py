@@ -76,7 +76,7 @@ def image_panel(
     """Show an image with its caption below and, if it is frontal, its sides marked above.
 
     The marks stand on the paper: they cover nothing and are not mistaken for marks in the image,
-    uint8 (h, w) or (h, w, 3), no wider than the panel. Panels without marks have the same strip.
+    uint8 (h, w) or (h, w, 3), no wider than the panel.
     """
     image = Image.fromarray(pixels).convert("RGB")
     strip = Image.new("RGB", (width, _STRIP), PAPER)

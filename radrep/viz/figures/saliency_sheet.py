@@ -42,11 +42,7 @@ class SaliencyStudy:
 
 
 def draw_saliency_sheet(studies: Sequence[SaliencyStudy], title: str) -> Image.Image:
-    """Draw one row per study: its image, that under its map, the mask, the masked image, labels.
-
-    Raises:
-        ValueError: If a map or a masked image is not of its image's size.
-    """
+    """Draw one row per study: its image, that under its map, the mask, the masked image, labels."""
     heads = [layout.set_texts([Text(name)], width) for name, width in _WIDTHS.items()]
     row = layout.beside(heads, gap=_GAP)
     legend = draw_legend(row.width, _MAP, _MASK, layout.SIDES)
@@ -84,7 +80,6 @@ def _mask(image: np.ndarray, masked: np.ndarray) -> np.ndarray:
 
 
 def _texts(study: SaliencyStudy) -> list[Text]:
-    """The id, predicted labels by falling probability, projection and note."""
     predicted = sorted(study.labels.items(), key=lambda item: -item[1])
     labels = [Text(f"{name} {probability:.3f}") for name, probability in predicted]
     return [

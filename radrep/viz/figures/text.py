@@ -1,8 +1,7 @@
 """Text on pictures.
 
-Pillow's built-in font has little beyond ASCII. Other characters are set in the first well-known
-system font that has them; without one, an umlaut loses its dots and any other character is shown
-by its number, "[U+80BA]".
+Pillow's built-in font has little beyond ASCII. Other characters are set in the first system font
+that has them; without one, an umlaut loses its dots and others become numbers, "[U+80BA]".
 """
 
 import unicodedata
