@@ -239,14 +239,13 @@ def _run(
     say(f"{source.name}: {source.layout}")
     for note in source.notes:
         say(f"note: {note}")
-    whole = choice == Choice()
-    expected = (source.expected_counts, source.expected_images) if whole else (None, None)
+    published = {"studies": source.expected_counts, "images": source.expected_images}
+    expected = published if choice == Choice() else {}
     if dry_run:
         with TerminalReporter() as reporter:
             found = count_studies(source, choice, reporter=reporter)
-        studies = {split: row["studies"] for split, row in found.counts.items()}
-        images = {split: row["images"] for split, row in found.counts.items()}
-        _show_counts(studies, images, *expected, found.left_out)
+        counts = {k: {split: row[k] for split, row in found.counts.items()} for k in published}
+        _show_counts(counts, expected, found.left_out)
         _show_left_out(found.left_out)
         say("Counted without opening an image; nothing was written.")
         return
@@ -264,10 +263,12 @@ def _run(
         kept = _beside(out, ".partial")
         if not kept.exists():
             raise
-        text = f"stopped; {kept} keeps what is done, and the same command resumes from it"
-        show_error(text, prefix="")
+        show_error(
+            f"stopped; {kept} keeps what is done, and the same command resumes from it", prefix=""
+        )
         raise typer.Exit(130) from None
-    _show_counts(result.counts, result.image_counts, *expected, result.left_out)
+    counts = {"studies": result.counts, "images": result.image_counts}
+    _show_counts(counts, expected, result.left_out)
     if result.num_images and result.num_square == result.num_images:
         say(
             "All source images are already square (aspect ratio lost upstream); mention this when "
@@ -282,38 +283,29 @@ def _run(
 
 
 def _show_counts(
-    studies: Mapping[str, int],
-    images: Mapping[str, int],
-    expected_studies: Mapping[str, int] | None,
-    expected_images: Mapping[str, int] | None,
+    found: Mapping[str, Mapping[str, int]],
+    expected: Mapping[str, Mapping[str, int] | None],
     left_out: Sequence[tuple[str, str]],
 ) -> None:
-    """Counts by split and in total, beside those of a complete download."""
+    """Studies and images by split and in total, beside those of a complete download."""
     num_left_out = sum(what.startswith("study ") for what, _ in left_out)
     # Published totals (Open-i's, CheXpert's) include studies without a text.
-    rows = {
-        "studies": (studies, expected_studies, num_left_out),
-        "images": (images, expected_images, len(left_out) - num_left_out),
-    }
-    columns: dict[str, Mapping[str, int]] = {}
+    more = {"studies": num_left_out, "images": len(left_out) - num_left_out}
+    columns = {name: {**counts, "all": sum(counts.values())} for name, counts in found.items()}
     differences = []
-    for name, (counts, expected, extra) in rows.items():
-        columns[name] = {**counts, "all": sum(counts.values())}
-        if expected:
-            columns[f"expected {name}"] = {"all": sum(expected.values()), **expected}
-            with_left_out = {**counts, "all": sum(counts.values()) + extra}
+    for name, published in expected.items():
+        if published:
+            columns[f"expected {name}"] = {"all": sum(published.values()), **published}
+            counts = {**columns[name], "all": columns[name]["all"] + more[name]}
             differences += [
-                f"{split} {with_left_out[split] - number:+,d} {name}"
-                for split, number in expected.items()
-                if with_left_out[split] != number
+                f"{split} {counts[split] - number:+,d} {name}"
+                for split, number in published.items()
+                if counts[split] != number
             ]
-    names = sorted(columns, key=lambda name: name.startswith("expected"))
-    table(
-        ("split", *names),
-        [(split, *(columns[name].get(split) for name in names)) for split in (*studies, "all")],
-    )
+    rows = [(key, *(c.get(key) for c in columns.values())) for key in columns["studies"]]
+    table(("split", *columns), rows)
     if differences:
-        only_total = expected_studies is not None and "all" in expected_studies
+        only_total = "all" in (expected["studies"] or ())
         counted = ", left-out ones included," if only_total else ""
         say(f"A complete download{counted} differs: {', '.join(differences)}")
 

@@ -20,19 +20,11 @@ import numpy as np
 
 from radrep.data.study import PROJECTIONS, SPLITS, SourceStudy
 from radrep.errors import DataError
+from radrep.preparation.sources import tables
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import Source, check_folder
 from radrep.preparation.sources.find_raw import Download, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
-from radrep.preparation.sources.tables import (
-    Column,
-    Index,
-    hash_table,
-    one_of,
-    parse_projection,
-    read_columns,
-    stream_rows,
-)
 
 _TABLE = "df_chexpert_plus_240401.csv"
 _HOME = "aimi.stanford.edu/datasets/chexpert-plus"
@@ -80,20 +72,27 @@ class ChexpertPlusSource(Source):
         if split not in _SPLIT_CHOICES:
             raise DataError(f"the split '{split}' is not one of {', '.join(_SPLIT_CHOICES)}")
         self._split = split
-        self._table = _find_table(raw)
+        check_folder(raw, f"the folder that holds CheXpert Plus ({_HOME})")
+        self._table = raw / _TABLE
+        if not self._table.is_file():
+            refuse_outer(raw, DOWNLOAD)
+            raise DataError(
+                f"{raw} has no {_TABLE}, the table of reports of CheXpert Plus ({_HOME})"
+            )
         if next(_stream_texts(self._table), None) is None:
             raise DataError(f"{self._table} has no row")
-        rows = read_columns(
+        rows = tables.read_columns(
             self._table,
             {
-                "path_to_image": Column(_parse_path, "S"),
-                "split": Column(one_of(_OFFICIAL_BITS), np.uint8),
-                "frontal_lateral": Column(parse_projection, np.int8),
-                "report": Column(_checksum, np.uint32),
+                "path_to_image": tables.Column(_parse_path, "S"),
+                "split": tables.Column(tables.one_of(_OFFICIAL_BITS), np.uint8),
+                "frontal_lateral": tables.Column(tables.parse_projection, np.int8),
+                "report": tables.Column(_checksum, np.uint32),
             },
         )
         self._paths, self._projections = rows["path_to_image"], rows["frontal_lateral"]
-        studies = np.array([_study_of(path) for path in self._paths.tolist()], "S")
+        folders = (path.split(b"/")[-3:-1] for path in self._paths.tolist())
+        studies = np.array([b"/".join(names) for names in folders], "S")
         self._ids, self._study_of_row = np.unique(studies, return_inverse=True)
         # The rows of a study stand side by side in `_rows`, from `_starts` on.
         self._rows = np.argsort(self._study_of_row, kind="stable")
@@ -128,9 +127,9 @@ class ChexpertPlusSource(Source):
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the table, the annotation if used, and of names and sizes of images."""
         digest = hashlib.sha256(self._split.encode())
-        digest.update(hash_table(self._table))
+        digest.update(tables.hash_table(self._table))
         if self._split == "cxpmrg":
-            digest.update(hash_table(self._table.parent / ANNOTATION))
+            digest.update(tables.hash_table(self._table.parent / ANNOTATION))
         known = set()
         for path, study in zip(self._paths, self._study_of_row.tolist(), strict=True):
             digest.update(describe_image(self._images, path.decode()).encode())
@@ -190,17 +189,9 @@ class ChexpertPlusSource(Source):
         )
 
 
-def _find_table(raw: Path) -> Path:
-    check_folder(raw, f"the folder that holds CheXpert Plus ({_HOME})")
-    if (raw / _TABLE).is_file():
-        return raw / _TABLE
-    refuse_outer(raw, DOWNLOAD)
-    raise DataError(f"{raw} has no {_TABLE}, the table of reports of CheXpert Plus ({_HOME})")
-
-
 def _stream_texts(table: Path) -> Iterator[tuple[int, list[str]]]:
     needed = ("report", "section_findings", "section_impression")
-    return stream_rows(table, needed, tuple(_SECTIONS)[2:])
+    return tables.stream_rows(table, needed, tuple(_SECTIONS)[2:])
 
 
 def _parse_path(text: str) -> bytes:
@@ -209,12 +200,7 @@ def _parse_path(text: str) -> bytes:
     return text.encode()
 
 
-def _study_of(path: bytes) -> bytes:
-    return b"/".join(path.split(b"/")[-3:-1])
-
-
-def _checksum(text: str) -> int:
-    """Of a report; 0 if it is empty."""
+def _checksum(text: str) -> int:  # 0 if it is empty
     return zlib.crc32(text.strip().encode())
 
 
@@ -227,7 +213,7 @@ def _read_cxpmrg(
             f"{annotation} not found; the split 'cxpmrg' is CXPMRG-Bench's "
             "(github.com/Event-AHU/Medical_Image_Analysis, CXPMRG_Bench_MambaXray_VL)"
         )
-    index = Index(ids)
+    index = tables.Index(ids)
     bits = np.zeros(len(ids), np.uint8)
     num_unknown = num_repeated = 0
     for split, row in stream_annotation(annotation):

@@ -28,6 +28,13 @@ def found_image(name: str, find: Callable[[], Path], projection: str) -> SourceI
     return SourceImage(name, partial(_read, find), projection, find)
 
 
+def existing(path: Path | None, problem: str) -> Path:
+    """A path, or DataError with this problem where there is none."""
+    if path is None:
+        raise DataError(problem)
+    return path
+
+
 def _read(find: Callable[[], Path], short_side: int) -> np.ndarray:
     return read_image(find(), short_side)
 

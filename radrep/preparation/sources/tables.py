@@ -183,9 +183,7 @@ def _decode(file: BinaryIO, path: Path) -> Iterator[str]:
 
 
 def _sniff_delimiter(header: str, wanted: Sequence[str]) -> str:
-    """The delimiter that gives the header most of the wanted columns, or most columns."""
-
-    def count(delimiter: str) -> int:
+    def count(delimiter: str) -> int:  # of the wanted columns, or of all
         names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
         return len(set(names) & set(wanted)) if wanted else len(names)
 

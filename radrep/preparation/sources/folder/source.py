@@ -19,21 +19,9 @@ from radrep.data.dicom import read_tags
 from radrep.data.study import SourceImage, SourceStudy, projection_of
 from radrep.errors import DataError
 from radrep.preparation.sources.base import Source, check_folder, split_by_hash
-from radrep.preparation.sources.folder.files import (
-    FILE,
-    FOLDER,
-    IMAGE_ENDINGS,
-    LINK,
-    SPECIAL,
-    count_groups,
-    list_files,
-    match_files,
-    pack,
-    sniff_format,
-    unpack,
-)
+from radrep.preparation.sources.folder import files
 from radrep.preparation.sources.folder.table import Row, Table
-from radrep.preparation.sources.image_tree import describe_image, found_image
+from radrep.preparation.sources.image_tree import describe_image, existing, found_image
 from radrep.preparation.sources.report_sections import parse_sections
 from radrep.preparation.sources.tables import hash_table
 
@@ -63,16 +51,16 @@ class FolderSource(Source):
         self._skipped = Counter[str]()
         self._dicom = bytearray()
         self._first_folder = ""
-        self._files = pack(self._list_images())
+        self._files = files.pack(self._list_images())
         names: list[str] = []
         studies = []
         for row in self._rows():
             studies.append(row.study or row.images[0])
             names += row.images
-        self._studies, self._num_rows = count_groups(pack(studies))
+        self._studies, self._num_rows = files.count_groups(files.pack(studies))
         self._places = np.arange(len(self._files), dtype=np.int32)
         if self._table:
-            self._places = match_files(pack(names), self._files)
+            self._places = files.match_files(files.pack(names), self._files)
         self._check_images()
         self.layout = self._describe()
         self.notes = tuple(self._notes())
@@ -81,7 +69,7 @@ class FolderSource(Source):
         """A hash of the table and of the names and sizes of the images that are used."""
         digest = hashlib.sha256(hash_table(self._table.path) if self._table else b"")
         for place in np.unique(self._places[self._places >= 0]):
-            image = describe_image(self._raw, unpack(self._files, int(place)))
+            image = describe_image(self._raw, files.unpack(self._files, int(place)))
             digest.update(json.dumps(image).encode())
             advance()
         return digest.hexdigest()
@@ -107,34 +95,37 @@ class FolderSource(Source):
                 yield self._study(waiting.pop(study))
 
     def _list_images(self) -> Iterator[str]:
-        """The files to use; counts the others."""
-        for path, kind in list_files(self._raw):
-            if kind == FOLDER:
+        for path, kind in files.list_files(self._raw):
+            if kind == files.FOLDER:
                 self._first_folder = self._first_folder or path
+            format = None
             # A table names the files to use: they need not all be opened.
-            format = "any" if self._table or kind != FILE else sniff_format(self._raw / path)
-            if kind != FILE or format is None:
-                self._skipped[kind if kind != FILE else "others"] += 1
-            else:
+            if kind == files.FILE and not self._table:
+                format = files.sniff_format(self._raw / path)
+                kind = kind if format else "others"
+            if kind == files.FILE:
                 self._dicom.append(format == "dicom")
                 yield path
+            else:
+                self._skipped[kind] += 1
 
     def _rows(self) -> Iterator[Row]:
         if self._table:
             yield from self._table
             return
         for place, dicom in enumerate(self._dicom):
-            path = unpack(self._files, place)
+            path = files.unpack(self._files, place)
             study, patient, view = read_tags(self._raw / path) if dicom else ("", "", "")
             yield Row((path,), study, patient, projection=projection_of(view))
 
     def _image(self, name: str, place: int, projection: str) -> SourceImage:
-        path = self._raw / unpack(self._files, place) if place >= 0 else None
-        return found_image(_shown(name), partial(_find, path, name, self._raw), projection)
+        path = self._raw / files.unpack(self._files, place) if place >= 0 else None
+        several = "or there are several files of this name; give the path"
+        find = partial(existing, path, f"{name} not found in {self._raw}, {several}")
+        return found_image(_shown(name), find, projection)
 
     def _study(self, rows: list[tuple[Row, _Images]]) -> SourceStudy:
-        first = rows[0][0]
-        name = first.study or first.images[0]
+        name = rows[0][0].study or rows[0][0].images[0]
         patients = sorted({row.patient for row, _ in rows if row.patient})
         splits = sorted({row.split for row, _ in rows if row.split})
         texts: dict[str, str] = {}
@@ -163,8 +154,8 @@ class FolderSource(Source):
         )
 
     def _check_images(self) -> None:
-        links = f" ({self._skipped[LINK]} links in it are not followed)"
-        where = f"{self._raw}{links if self._skipped[LINK] else ''}"
+        links = f" ({self._skipped[files.LINK]} links in it are not followed)"
+        where = f"{self._raw}{links if self._skipped[files.LINK] else ''}"
         if not len(self._places):
             raise DataError(f"no image (PNG, JPEG, TIFF, BMP or DICOM) in {where}")
         if self._table and (self._places < 0).all():
@@ -190,16 +181,16 @@ class FolderSource(Source):
             yield f"{missing} of {len(self._places)} images of the table are not in the folder."
         if self._table:
             unused = sum(
-                unpack(self._files, int(place)).lower().endswith(IMAGE_ENDINGS)
+                files.unpack(self._files, int(place)).lower().endswith(files.IMAGE_ENDINGS)
                 for place in np.setdiff1d(np.arange(len(self._files)), self._places)
             )
             if unused:
                 yield f"{unused} images of the folder are not in the table and are not used."
         first = f"the first {_shown(self._first_folder)}; the files in them are used."
         for kind, text in {
-            LINK: "links are not followed.",
-            SPECIAL: "pipes, sockets or devices are not read.",
-            FOLDER: f"folders are named as images are, {first}",
+            files.LINK: "links are not followed.",
+            files.SPECIAL: "pipes, sockets or devices are not read.",
+            files.FOLDER: f"folders are named as images are, {first}",
             "others": "files are no images.",
         }.items():
             if self._skipped[kind]:
@@ -228,14 +219,5 @@ def _sections(texts: Mapping[str, str]) -> dict[str, str]:
     return {**parsed, **given}
 
 
-def _shown(name: str) -> str:
-    """A name with escapes for bytes that are not UTF-8."""
+def _shown(name: str) -> str:  # bytes that are not UTF-8 as escapes
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _find(path: Path | None, name: str, raw: Path) -> Path:
-    if path is None:
-        raise DataError(
-            f"{name} not found in {raw}, or there are several files of this name; give the path"
-        )
-    return path

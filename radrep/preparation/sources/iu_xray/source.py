@@ -24,7 +24,13 @@ from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import Source, check_folder, split_by_hash
 from radrep.preparation.sources.find_raw import Download, refuse_outer
-from radrep.preparation.sources.image_tree import DICOM_VERSION, describe_image, found_image, locate
+from radrep.preparation.sources.image_tree import (
+    DICOM_VERSION,
+    describe_image,
+    existing,
+    found_image,
+    locate,
+)
 from radrep.preparation.sources.iu_xray.images import (
     IMAGE_ARCHIVES,
     KAGGLE_IMAGES,
@@ -44,8 +50,7 @@ from radrep.preparation.sources.tables import hash_table
 from radrep.progress import Reporter
 
 _IMAGES_FOLDER = "images"
-# R2Gen's shares of the studies.
-_TRAIN, _VAL = 0.7, 0.1
+_TRAIN, _VAL = 0.7, 0.1  # R2Gen's shares of the studies
 _REPORTS_WANTED = (
     "NLMCXR_reports.tgz of https://openi.nlm.nih.gov/faq, or Kaggle's indiana_reports.csv"
 )
@@ -109,12 +114,12 @@ class IuXraySource(Source):
         names = [table.name for table in self._tables]
         if self._rows is not None:
             self._tables = [annotation, *self._tables]
-        layout = ["R2Gen"] if self._has_r2gen_images else self._kinds
-        if self._rows is not None and not self._has_r2gen_images:
-            layout = [f"R2Gen's {ANNOTATION}", *layout]
+        layout = [*self._kinds, *names]
         if self.archive:
-            layout = [*layout, self.archive.name]
-        self.layout = " + ".join([*layout, *names])
+            layout.insert(0, self.archive.name)
+        if self._rows is not None:
+            layout.insert(0, "R2Gen" if self._has_r2gen_images else f"R2Gen's {ANNOTATION}")
+        self.layout = " + ".join(layout)
         self.notes = tuple(self._notes())
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
@@ -137,34 +142,22 @@ class IuXraySource(Source):
         return (self._annotated(split, row) for split, row in self._rows)
 
     def unpack(
-        self,
-        scratch: Path,
-        studies: Collection[str] | None = None,
-        reporter: Reporter | None = None,
+        self, scratch: Path, ids: Collection[str] | None = None, reporter: Reporter | None = None
     ) -> None:
-        """Unpack the images of all studies, or of those with these ids, into `scratch`.
-
-        The caller removes `scratch` in the end.
-        """
+        """Unpack the images of all or some studies into `scratch`, which the caller removes."""
         assert self.archive is not None, "there is an archive to unpack"
-        only = None if studies is None else self._views_of(studies)
+        only = None if ids is None else self._views_of(ids)
         total = NUM_IMAGES if only is None else len(only)
         label = f"unpack {self.archive.name}"
         with (reporter or Reporter()).progress(label, total, "images") as advance:
             self._unpacked = unpack_images(self.archive, scratch, advance, only)
 
-    def _views_of(self, studies: Collection[str]) -> set[str]:
-        """Open-i's names of the images of studies."""
+    def _views_of(self, ids: Collection[str]) -> set[str]:
         if self._rows is not None:
-            rows = (row for _, row in self._rows if row["id"] in studies)
+            rows = (row for _, row in self._rows if row["id"] in ids)
             return {view for row in rows for _, view in self._named_views(row) if view}
-        reports = self._reports.items()
-        return {
-            image
-            for n, report in reports
-            if _id_of(n, report) in studies
-            for image in report.images
-        }
+        chosen = (r.images for number, r in self._reports.items() if _id_of(number, r) in ids)
+        return set().union(*chosen)
 
     def _named_views(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         """The annotation's names of a study's images, each with Open-i's, "" if unknown."""
@@ -202,7 +195,7 @@ class IuXraySource(Source):
         if packed:
             where = f"{self._raw}: {packed.name} has to be unpacked first"
         path = self._files.get(view) or self._unpacked.get(view)
-        find = partial(_named, where, view or name, path)
+        find = partial(existing, path, f"{view or name} not found in {where}")
         image = found_image(name, find, report.projections.get(view, "unknown"))
         # The content of an archive is unknown before it is unpacked.
         return replace(image, find=None) if packed else image
@@ -297,12 +290,6 @@ def _report_number(row: Mapping[str, Any]) -> str | None:
     # R2Gen's ids begin with the number of the report, which is also one patient's.
     match = re.match(r"CXR(\d+)_", row["id"])
     return match[1] if match else None
-
-
-def _named(where: str, image: str, path: Path | None) -> Path:
-    if path is None:
-        raise DataError(f"{image} not found in {where}")
-    return path
 
 
 def _locate_within(images: Path, name: str) -> Path:

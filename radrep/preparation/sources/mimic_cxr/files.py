@@ -9,21 +9,14 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from radrep.data.study import PROJECTIONS
 from radrep.errors import DataError
-from radrep.preparation.sources.tables import (
-    Column,
-    Index,
-    one_of,
-    parse_number,
-    parse_projection,
-    read_columns,
-)
+from radrep.preparation.sources import tables
 
 JPG_HOME = "physionet.org/content/mimic-cxr-jpg/2.1.0/"
 REPORTS_HOME = "physionet.org/content/mimic-cxr/2.1.0/"
@@ -54,11 +47,11 @@ def table_name(kind: str) -> str:
     return f"{kind}.csv.gz" if kind == RECORD_LIST else f"mimic-cxr-2.0.0-{kind}.csv.gz"
 
 
-def find_table(folders: Iterable[Path], kind: str) -> Path | None:
-    """The first of the folders' tables of a kind, as PhysioNet packs it or unpacked."""
-    name = table_name(kind)
-    paths = (folder / end for folder in folders for end in (name, name.removesuffix(".gz")))
-    return next((path for path in paths if path.is_file()), None)
+def find_table(folders: Sequence[Path], *kinds: str) -> Path | None:
+    """The folders' first table of the first kind they have, as PhysioNet packs it or unpacked."""
+    packed = (folder / table_name(kind) for kind in kinds for folder in folders)
+    paths = (each for path in packed for each in (path, path.with_suffix("")))
+    return next(filter(Path.is_file, paths), None)
 
 
 def find_tree(folder: Path, names: Iterable[str]) -> Path | None:
@@ -78,32 +71,31 @@ def parse_dicom_id(text: str) -> bytes:
 class ImageTable:
     """The metadata table or the record list: the order of the images and their projections."""
 
-    def __init__(self, path: Path) -> None:
-        columns = {"dicom_id": Column(parse_dicom_id, "S")}
-        if not path.name.startswith(RECORD_LIST):
-            columns["ViewPosition"] = Column(parse_projection, np.int8)
-        rows = read_columns(path, columns)
-        self._index = Index(rows["dicom_id"])
+    def __init__(self, path: Path | None) -> None:
+        columns = {"dicom_id": tables.Column(parse_dicom_id, "S")}
+        if path and not path.name.startswith(RECORD_LIST):
+            columns["ViewPosition"] = tables.Column(tables.parse_projection, np.int8)
+        rows = tables.read_columns(path, columns) if path else {"dicom_id": np.array([], "S")}
+        self._index = tables.Index(rows["dicom_id"])
         self._projections = rows.get("ViewPosition")
 
-    def find(self, dicoms: np.ndarray) -> np.ndarray:
-        """The row of each image, -1 for none."""
-        return self._index.find(dicoms)
-
-    def projection(self, row: int) -> str:
-        """The projection of the image in a row, "unknown" for row -1."""
-        if row < 0 or self._projections is None:
-            return "unknown"
-        return PROJECTIONS[self._projections[row]]
+    def order(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield image and projection in the order of the table, unknown images at the end."""
+        rows = self._index.find(np.array([Path(name).stem.encode() for name in names], "S"))
+        pairs, seen = zip(rows.tolist(), names, strict=True), self._projections
+        for row, name in sorted(pairs, key=lambda pair: (pair[0] < 0, pair[0])):
+            yield name, "unknown" if seen is None or row < 0 else PROJECTIONS[seen[row]]
 
 
 class LabelTable:
     """The findings that a labeller extracted from the reports."""
 
-    def __init__(self, path: Path) -> None:
-        columns = dict.fromkeys(_LABELS, Column(one_of(_LABEL_VALUES), np.int8))
-        rows = read_columns(path, {"study_id": Column(parse_number, np.int64), **columns})
-        self._index = Index(rows["study_id"])
+    def __init__(self, path: Path | None) -> None:
+        columns = dict.fromkeys(_LABELS, tables.Column(tables.one_of(_LABEL_VALUES), np.int8))
+        columns["study_id"] = tables.Column(tables.parse_number, np.int64)
+        none = dict.fromkeys(columns, np.array([], np.int64))
+        rows = tables.read_columns(path, columns) if path else none
+        self._index = tables.Index(rows["study_id"])
         self._values = np.stack([rows[name] for name in _LABELS], axis=1)
 
     def labels(self, study: int) -> dict[str, int]:

@@ -26,26 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from radrep.data.study import SPLITS, SourceImage, SourceStudy
+from radrep.data.study import SPLITS, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import LazyStudy, Source, check_folder
 from radrep.preparation.sources.find_raw import Download, folders_beside, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
-from radrep.preparation.sources.mimic_cxr.files import (
-    JPG_HOME,
-    RECORD_LIST,
-    REPORTS_HOME,
-    REPORTS_ZIP,
-    ImageTable,
-    LabelTable,
-    find_reports,
-    find_table,
-    find_tree,
-    parse_dicom_id,
-    study_folder,
-    table_name,
-)
+from radrep.preparation.sources.mimic_cxr import files
 from radrep.preparation.sources.report_sections import parse_sections
 from radrep.preparation.sources.tables import Column, hash_table, one_of, parse_number, read_columns
 
@@ -64,16 +51,16 @@ def describe_download(split: str | None) -> Download:
     """How to recognise a folder of MIMIC-CXR with such a split."""
 
     def holds(folder: Path) -> bool:
-        by_table = split != "r2gen" and find_table((folder,), "split") is not None
+        by_table = split != "r2gen" and files.find_table((folder,), "split") is not None
         return by_table or (split != "official" and (folder / ANNOTATION).is_file())
 
-    contents = {"official": table_name("split"), "r2gen": f"R2Gen's {ANNOTATION}"}
+    contents = {"official": files.table_name("split"), "r2gen": f"R2Gen's {ANNOTATION}"}
     return Download(
         title="MIMIC-CXR",
         names=_NAMES,
         examples=("MIMIC-CXR-JPG", "MIMIC-CXR", "mimic_cxr", "mimic-cxr-jpg/2.1.0"),
         holds=holds,
-        holds_unnamed=lambda folder: find_table((folder,), "split") is not None,
+        holds_unnamed=lambda folder: files.find_table((folder,), "split") is not None,
         content=contents[split] if split in contents else " or ".join(contents.values()),
         inner=_INNER,
     )
@@ -98,9 +85,11 @@ class MimicCxrSource(Source):
         if split not in (None, *_SPLIT_CHOICES):
             raise DataError(f"the split '{split}' is not one of {', '.join(_SPLIT_CHOICES)}")
         raw = Path(raw)
-        check_folder(raw, f"the folder that holds MIMIC-CXR ({JPG_HOME})")
+        check_folder(raw, f"the folder that holds MIMIC-CXR ({files.JPG_HOME})")
         if reports and not Path(reports).exists():
-            raise DataError(f"{reports} not found; give the folder of the reports ({REPORTS_HOME})")
+            raise DataError(
+                f"{reports} not found; give the folder of the reports ({files.REPORTS_HOME})"
+            )
         places = [Path(reports)] if reports else [raw, *folders_beside(raw, _NAMES)]
         folders = [raw, *places[:1]]
         self._rows: _OfficialRows | _AnnotatedRows
@@ -113,43 +102,45 @@ class MimicCxrSource(Source):
         if split != "official" and annotation.is_file():
             self._rows = _AnnotatedRows(annotation)
         else:
-            table = find_table(folders, "split")
+            table = files.find_table(folders, "split")
             if table is None:
                 refuse_outer(raw, describe_download(split))
                 raise DataError(
-                    f"{raw} has no {table_name('split')}, the table of the splits, and no "
-                    f"{ANNOTATION} of R2Gen. The table is part of MIMIC-CXR-JPG: {JPG_HOME}"
+                    f"{raw} has no {files.table_name('split')}, the table of the splits, and no "
+                    f"{ANNOTATION} of R2Gen. The table is part of MIMIC-CXR-JPG: {files.JPG_HOME}"
                 )
             self._rows = _OfficialRows(table)
         notes = list(self._rows.notes)
         for place in places:
-            self._reports = find_reports(place, self._numbers())
+            self._reports = files.find_reports(place, self._numbers())
             if self._reports:
                 break
         if self._reports and place not in folders:
             folders.append(place)
             notes.append(f"the reports are those of {place}; --reports gives others")
-        metadata = find_table(folders, "metadata") or find_table(folders, RECORD_LIST)
-        self._image_table = ImageTable(metadata) if metadata else None
-        if metadata is None or metadata.name.startswith(RECORD_LIST):
+        metadata = files.find_table(folders, "metadata", files.RECORD_LIST)
+        self._image_table = files.ImageTable(metadata)
+        if metadata is None or metadata.name.startswith(files.RECORD_LIST):
             notes.append(f"{_absent('metadata')}: every projection is unknown")
-        labels = find_table(folders, "chexpert") or find_table(folders, "negbio")
-        self._label_table = LabelTable(labels) if labels else None
+        labels = files.find_table(folders, "chexpert", "negbio")
+        self._label_table = files.LabelTable(labels)
         if labels is None or "negbio" in labels.name:
             instead = "the labels are negbio's" if labels else "there are no labels"
             notes.append(f"{_absent('chexpert')}: {instead}")
         self._tables = [path for path in (self._rows.table, metadata, labels) if path]
         self._images = self._find_images(raw)
         if self._reports is None and self._rows.needs_reports:
-            example = study_folder(*next(self._numbers()))
+            example = files.study_folder(*next(self._numbers()))
             beside = "" if reports else ", and no folder beside it,"
             raise DataError(
-                f"{places[0]}{beside} has none of the reports; expected {REPORTS_ZIP}, or texts "
-                f"such as files/{example}.txt. They are part of MIMIC-CXR: {REPORTS_HOME}. Give "
-                "their folder with --reports"
+                f"{places[0]}{beside} has none of the reports; expected {files.REPORTS_ZIP}, or "
+                f"texts such as files/{example}.txt. They are part of MIMIC-CXR: "
+                f"{files.REPORTS_HOME}. Give their folder with --reports"
             )
         if self._reports is None:
-            notes.append(f"the reports are missing ({REPORTS_HOME}): findings are all there is")
+            notes.append(
+                f"the reports are missing ({files.REPORTS_HOME}): findings are all there is"
+            )
         self.notes = tuple(notes)
         parts = [self._rows.layout, f"images in {self._images}"]
         parts += [f"reports in {self._reports.where}"] if self._reports else []
@@ -191,45 +182,33 @@ class MimicCxrSource(Source):
                 refusal = refusal or (str(error) if row.findings is None else None)
         if row.findings is not None:
             sections["findings"] = row.findings
-        labels = (
-            self._label_table.labels(row.numbers[1]) if self._label_table and row.numbers else {}
-        )
         return SourceStudy(
             id=row.id,
             patient_id=str(row.numbers[0]) if row.numbers else None,
             split=row.split,
-            images=self._order(row.images),
+            images=tuple(
+                tree_image(self._images, name, projection)
+                for name, projection in self._image_table.order(row.images)
+            ),
             sections=sections,
             report=report,
-            labels=labels,
+            labels=self._label_table.labels(row.numbers[1]) if row.numbers else {},
             refusal=refusal,
         )
 
     def _find_images(self, raw: Path) -> Path:
         folders = (os.path.dirname(name) for row in self._rows for name in row.images[:1])
         first = next(folders, "")
-        tree = find_tree(raw, itertools.chain([first], folders))
+        tree = files.find_tree(raw, itertools.chain([first], folders))
         if tree is None:
             raise DataError(
                 f"{raw} has none of the images that {self._rows.table.name} names; expected "
-                f"folders such as files/{first} ({JPG_HOME})"
+                f"folders such as files/{first} ({files.JPG_HOME})"
             )
         return tree
 
     def _numbers(self) -> Iterator[tuple[int, int]]:
         return (row.numbers for row in self._rows if row.numbers)
-
-    def _order(self, names: tuple[str, ...]) -> tuple[SourceImage, ...]:
-        """The images of a study in the order of the metadata, unknown ones at the end."""
-        table = self._image_table
-        if table is None:
-            return tuple(tree_image(self._images, name, "unknown") for name in names)
-        stems = np.array([Path(name).stem.encode() for name in names], "S")
-        places = zip(table.find(stems).tolist(), names, strict=True)
-        return tuple(
-            tree_image(self._images, name, table.projection(place))
-            for place, name in sorted(places, key=lambda pair: (pair[0] < 0, pair[0]))
-        )
 
 
 @dataclass(frozen=True)
@@ -256,7 +235,7 @@ class _OfficialRows:
     def __init__(self, table: Path) -> None:
         self.table = table
         columns = {
-            "dicom_id": Column(parse_dicom_id, "S"),
+            "dicom_id": Column(files.parse_dicom_id, "S"),
             "study_id": Column(parse_number, np.int64),
             "subject_id": Column(parse_number, np.int64),
             "split": Column(one_of(_SPLITS), np.int8),
@@ -287,7 +266,7 @@ class _OfficialRows:
                 refusal = f"{self.table.name} puts its images into several splits"
             elif len(set(dicoms)) < len(dicoms):
                 refusal = f"{self.table.name} names one of its images twice"
-            folder = study_folder(subject, study)
+            folder = files.study_folder(subject, study)
             yield _Row(
                 id=f"s{study}",
                 numbers=(subject, study),
@@ -342,4 +321,4 @@ class _AnnotatedRows:
 
 
 def _absent(kind: str) -> str:
-    return f"{table_name(kind)} is missing ({JPG_HOME})"
+    return f"{files.table_name(kind)} is missing ({files.JPG_HOME})"

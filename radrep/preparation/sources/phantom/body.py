@@ -66,10 +66,8 @@ class Canvas:
 
     def clouds(self, rng: np.random.Generator) -> np.ndarray:
         """A layer of smooth noise in two scales, mean 0 and strength about 1."""
-        coarse, fine = (
-            Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
-            for cells in (12, 36)
-        )
+        noise = (rng.standard_normal((cells, cells), dtype=np.float32) for cells in (12, 36))
+        coarse, fine = map(Image.fromarray, noise)
         grid = np.asarray(coarse.resize(fine.size, Image.Resampling.BICUBIC)) + np.asarray(fine)
         side = (self.size, self.size)
         return np.asarray(Image.fromarray(grid).resize(side, Image.Resampling.BILINEAR))
@@ -105,13 +103,13 @@ def sample_body(rng: np.random.Generator, canvas: Canvas) -> Body:
     lungs = {side: canvas.fill((outlines[side], 1.0)) * (1 - heart) for side in SIDES}
     both = lungs["left"] + lungs["right"]
     markings = _vessels(rng, canvas) * both * rng.uniform(0.10, 0.18)
-    attenuation = _tissue(rng, canvas, stretch, both, heart) + markings
+    attenuation = _tissue(rng, canvas, stretch[0], both, heart) + markings
     attenuation += _bones(rng, canvas, stretch) * rng.uniform(0.10, 0.17)
     return Body(canvas, attenuation, outlines, lungs, markings)
 
 
 def mirror(side: str) -> int:
-    """The sign of x on a side of the patient."""
+    """The sign of x on a side of the patient: left is the right of the image."""
     return 1 if side == "left" else -1
 
 
@@ -138,13 +136,9 @@ def _wobble(rng: np.random.Generator, outline: list[tuple[float, float]]) -> np.
 
 
 def _tissue(
-    rng: np.random.Generator,
-    canvas: Canvas,
-    stretch: np.ndarray,
-    lungs: np.ndarray,
-    heart: np.ndarray,
+    rng: np.random.Generator, canvas: Canvas, width: float, lungs: np.ndarray, heart: np.ndarray
 ) -> np.ndarray:
-    half = _wobble(rng, _TORSO) * [stretch[0], 1]
+    half = _wobble(rng, _TORSO) * [width, 1]
     torso = canvas.pixels(np.concatenate([half, half[::-1] * [-1, 1]]))
     rows = np.linspace(-1, 1, canvas.size, dtype=np.float32)[:, None]
     thick = 0.50 + rng.uniform(0.10, 0.24) * np.clip((rows + 0.1) / 0.6, 0, 1)

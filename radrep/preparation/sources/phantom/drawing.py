@@ -79,7 +79,7 @@ def find_regions(
 
 
 def _draw_layers(findings: Sequence[Finding], body: Body) -> Iterator[tuple[np.ndarray, float]]:
-    """Yield each finding's change of the attenuation, and its contrast."""
+    # Each finding's change of the attenuation, and its contrast.
     for finding in findings:
         own = np.random.default_rng(finding.seed)
         contrast = own.uniform(*_CONTRASTS[finding.kind])
@@ -100,7 +100,6 @@ def _develop(rng: np.random.Generator, attenuation: np.ndarray) -> np.ndarray:
 
 
 def _center(finding: Finding, lung: np.ndarray) -> np.ndarray:
-    """The pixel position of a finding's place."""
     inside = lung > 0.5
     rows = np.flatnonzero(inside.any(axis=1))
     y = rows[int(finding.place[1] * (len(rows) - 1))]

@@ -6,6 +6,7 @@ only the drawn findings predict the report, and any study can be drawn alone.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -72,22 +73,17 @@ class PhantomSource(Source):
 
     def __iter__(self) -> Iterator[SourceStudy]:
         """Yield the studies, train first; an image is drawn when it is read."""
-        splits = (split for split, count in self._counts.items() for _ in range(count))
-        for index, split in enumerate(splits):
+        for index, split in enumerate(Counter(self._counts).elements()):
             name = f"phantom-{index:06d}"
-            read = partial(_read, self._seed, index, self._image_size)
+            read = partial(draw_study, self._seed, index, self._image_size)
             findings = study_findings(self._seed, index)
             sections = {"findings": write_report(findings, _stream(self._seed, index, _WORDING))}
             images = (SourceImage(f"{name}-frontal", read, "frontal"),)
             yield SourceStudy(name, name, split, images, sections)
 
 
-def _read(seed: int, index: int, image_size: int, short_side: int) -> np.ndarray:
-    return draw_study(seed, index, image_size)
-
-
-def draw_study(seed: int, index: int, image_size: int) -> np.ndarray:
-    """Draw the image of a study, uint8 (image_size, image_size)."""
+def draw_study(seed: int, index: int, image_size: int, short_side: int = 0) -> np.ndarray:
+    """Draw the image of a study, uint8 (image_size, image_size), whatever the short side."""
     scene = _stream(seed, index, _SCENE)
     return draw_phantom(scene, study_findings(seed, index), image_size)
 
