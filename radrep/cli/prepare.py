@@ -267,8 +267,8 @@ def _run(
             f"stopped; {kept} keeps what is done, and the same command resumes from it", prefix=""
         )
         raise typer.Exit(130) from None
-    counts = {"studies": result.counts, "images": result.image_counts}
-    _show_counts(counts, expected, result.left_out)
+    prepared = {"studies": result.counts, "images": result.image_counts}
+    _show_counts(prepared, expected, result.left_out)
     if result.num_images and result.num_square == result.num_images:
         say(
             "All source images are already square (aspect ratio lost upstream); mention this when "

@@ -103,7 +103,7 @@ def _map(key: Callable[[str], str], paths: "pyarrow.Array") -> "pyarrow.Array":
 
 
 def _scan(root: Path, path: str) -> list[str]:
-    """The names in a folder, in natural order, each after the letter of its kind."""
+    """Entries of a folder in natural order: the letter of its kind, then the name."""
     try:
         with os.scandir(root / path) as entries:
             found = [

@@ -62,7 +62,11 @@ class FolderSource(Source):
         if self._table:
             self._places = files.match_files(files.pack(names), self._files)
         self._check_images()
-        self.layout = self._describe()
+        num_dicom = sum(self._dicom)
+        self.layout = f"{len(self._files)} images, {num_dicom} of them DICOM, without a table"
+        if self._table:
+            labels = f"; labels {', '.join(self._table.labels)}" if self._table.labels else ""
+            self.layout = f"{self._table.path.name}: {', '.join(self._table.columns)}{labels}"
         self.notes = tuple(self._notes())
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
@@ -165,13 +169,6 @@ class FolderSource(Source):
                 f"the first is {_shown(row.images[0])!r}"
             )
 
-    def _describe(self) -> str:
-        if not self._table:
-            num_dicom = sum(self._dicom)
-            return f"{len(self._files)} images, {num_dicom} of them DICOM, without a table"
-        labels = f"; labels {', '.join(self._table.labels)}" if self._table.labels else ""
-        return f"{self._table.path.name}: {', '.join(self._table.columns)}{labels}"
-
     def _notes(self) -> Iterator[str]:
         if not (self._table and self._table.has_splits):
             yield "The splits are drawn by a hash of the patient, 80/10/10."
@@ -207,8 +204,7 @@ def _find_table(raw: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _sections(texts: Mapping[str, str]) -> dict[str, str]:
-    """The sections of a study: its columns, else those of its report."""
+def _sections(texts: Mapping[str, str]) -> dict[str, str]:  # of the columns, else of the report
     given = {name: text for name, text in texts.items() if name != "report"}
     if "findings" in given or "impression" in given:
         return given

@@ -46,7 +46,7 @@ def report_number(image: str) -> str:
 
 
 def kind_of_file(path: Path) -> str:
-    """The distribution of an image by its file name: OPEN_I_IMAGES, ..."""
+    """The distribution that names an image like this."""
     if ".dcm." in path.name:
         return KAGGLE_IMAGES
     return DICOM_IMAGES if path.suffix == ".dcm" else OPEN_I_IMAGES
@@ -69,7 +69,7 @@ def find_images(raw: Path) -> dict[str, Path]:
             continue
         entered.add(real)
         if folder != str(raw):
-            subfolders[:] = [name for name in subfolders if leads_within(Path(folder, name), raw)]
+            subfolders[:] = [name for name in subfolders if _leads_within(Path(folder, name), raw)]
         # What `unpack_images` left after a kill is not whole.
         subfolders[:] = sorted(name for name in subfolders if not _SCRATCH.fullmatch(name))
         for file_name in names:
@@ -80,8 +80,7 @@ def find_images(raw: Path) -> dict[str, Path]:
     return {image: path for image, (_, path) in found.items()}
 
 
-def leads_within(path: Path, folder: Path) -> bool:
-    """Whether a path is no link, or one that leads into a folder."""
+def _leads_within(path: Path, folder: Path) -> bool:
     return not path.is_symlink() or path.resolve().is_relative_to(folder.resolve())
 
 

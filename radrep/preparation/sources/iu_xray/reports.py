@@ -69,7 +69,7 @@ def read_reports(files: Iterable[Path]) -> dict[str, Report]:
         elif path.name == KAGGLE_PROJECTIONS:
             views = _read_projections(path)
         else:
-            xml = {number: _parse(number, content) for number, content in xml_files(path)}
+            xml = {number: _parse(number, content) for number, content in _read_xml(path)}
     merged = {}
     for number in sorted({*xml, *texts, *views}, key=int):
         seen = views.get(number, {})
@@ -80,8 +80,7 @@ def read_reports(files: Iterable[Path]) -> dict[str, Report]:
     return merged
 
 
-def xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Number and content of every report's XML in a folder or an archive."""
+def _read_xml(path: Path) -> Iterator[tuple[str, bytes]]:
     if path.is_dir():
         for file in sorted(path.glob("*.xml")):
             if _NUMBER.fullmatch(file.stem):

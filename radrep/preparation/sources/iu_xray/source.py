@@ -189,7 +189,6 @@ class IuXraySource(Source):
         )
 
     def _image(self, name: str, view: str, report: Report) -> SourceImage:
-        """An image by Open-i's name, "" if unknown."""
         packed = self.archive if not self._unpacked else None
         where = f"{self.archive or self._raw}, under any ending"
         if packed:
@@ -277,8 +276,7 @@ def _unrecognised(raw: Path) -> DataError:
     )
 
 
-def _study_id(images: tuple[str, ...]) -> str:
-    """R2Gen's id of a study: its first image's name without the last part."""
+def _study_id(images: tuple[str, ...]) -> str:  # R2Gen's
     return images[0].rpartition("-")[0] if images else ""
 
 

@@ -213,8 +213,6 @@ class MimicCxrSource(Source):
 
 @dataclass(frozen=True)
 class _Row:
-    """A study to be."""
-
     id: str
     numbers: tuple[int, int] | None  # of patient and study
     split: str

@@ -87,7 +87,6 @@ def _draw_layers(findings: Sequence[Finding], body: Body) -> Iterator[tuple[np.n
 
 
 def _develop(rng: np.random.Generator, attenuation: np.ndarray) -> np.ndarray:
-    """Expose an image with random curve, sharpness and grain, uint8 of the same shape."""
     black, white = rng.uniform(-0.05, 0.15), rng.uniform(0.85, 1.10)
     gamma, blur = rng.uniform(0.75, 1.35), rng.uniform(0.001, 0.006)
     grain = rng.uniform(3, 18)  # gray levels from trough to crest
@@ -125,14 +124,11 @@ def _lowest(score: np.ndarray, share: float, lung: np.ndarray, edge: float) -> n
 
 def _nodule(finding: Finding, contrast: float, rng: _Rng, body: Body) -> np.ndarray:
     lung = body.lungs[finding.side]
-    outline = _blob(rng, _center(finding, lung), finding.extent * np.sqrt(lung.sum()))
-    return body.canvas.fill((outline, 1.0)) * lung * contrast
-
-
-def _blob(rng: np.random.Generator, center: np.ndarray, radius: float) -> np.ndarray:
+    center, radius = _center(finding, lung), finding.extent * np.sqrt(lung.sum())
     turn = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     spokes = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    return smooth(center + spokes * (radius * rng.uniform(0.85, 1.15, (8, 1))))
+    outline = smooth(center + spokes * (radius * rng.uniform(0.85, 1.15, (8, 1))))
+    return body.canvas.fill((outline, 1.0)) * lung * contrast
 
 
 def _atelectasis(finding: Finding, contrast: float, rng: _Rng, body: Body) -> np.ndarray:
