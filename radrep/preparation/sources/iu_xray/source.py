@@ -31,21 +31,8 @@ from radrep.preparation.sources.image_tree import (
     found_image,
     locate,
 )
-from radrep.preparation.sources.iu_xray.images import (
-    IMAGE_ARCHIVES,
-    KAGGLE_IMAGES,
-    find_images,
-    kind_of_file,
-    unpack_images,
-)
-from radrep.preparation.sources.iu_xray.reports import (
-    KAGGLE_REPORTS,
-    NOT_AT_KAGGLE,
-    XML_ARCHIVE,
-    Report,
-    read_reports,
-    report_files,
-)
+from radrep.preparation.sources.iu_xray import images as iu_images
+from radrep.preparation.sources.iu_xray import reports as iu_reports
 from radrep.preparation.sources.tables import hash_table
 from radrep.progress import Reporter
 
@@ -65,9 +52,9 @@ DOWNLOAD = Download(
     title="IU X-Ray",
     names=re.compile("iuxray|iucxr|openi|nlmcxr|indiana|chestxraysindiana"),
     examples=("iu_xray", "IU-Xray", "NLMCXR", "openi"),
-    holds=lambda folder: (folder / ANNOTATION).is_file() or bool(report_files(folder)),
-    holds_unnamed=lambda folder: bool(report_files(folder)),
-    content=f"R2Gen's {ANNOTATION}, {XML_ARCHIVE} or {KAGGLE_REPORTS}",
+    holds=lambda folder: (folder / ANNOTATION).is_file() or bool(iu_reports.report_files(folder)),
+    holds_unnamed=lambda folder: bool(iu_reports.report_files(folder)),
+    content=f"R2Gen's {ANNOTATION}, {iu_reports.XML_ARCHIVE} or {iu_reports.KAGGLE_REPORTS}",
 )
 
 
@@ -85,7 +72,7 @@ class IuXraySource(Source):
 
     def __init__(self, raw: Path) -> None:
         self._raw = check_folder(Path(raw), "the folder that holds IU X-Ray")
-        self._tables = report_files(self._raw)
+        self._tables = iu_reports.report_files(self._raw)
         annotation = self._raw / ANNOTATION
         self._rows: list[tuple[str, dict[str, Any]]] | None = None
         if annotation.is_file():
@@ -96,7 +83,7 @@ class IuXraySource(Source):
             self.expected_images = None  # no number is published
         elif not self._tables:
             raise _unrecognised(self._raw)
-        self._reports = read_reports(self._tables)
+        self._reports = iu_reports.read_reports(self._tables)
         if self._rows is None and not any(r.sections for r in self._reports.values()):
             raise DataError(f"{self._raw} has no text of a report; add {_REPORTS_WANTED}")
         self.archive: Path | None = None
@@ -110,7 +97,7 @@ class IuXraySource(Source):
         )
         if not self._has_r2gen_images:
             self._find_images()
-        self._kinds = sorted({kind_of_file(path) for path in self._files.values()})
+        self._kinds = sorted({iu_images.kind_of_file(path) for path in self._files.values()})
         names = [table.name for table in self._tables]
         if self._rows is not None:
             self._tables = [annotation, *self._tables]
@@ -150,7 +137,7 @@ class IuXraySource(Source):
         total = NUM_IMAGES if only is None else len(only)
         label = f"unpack {self.archive.name}"
         with (reporter or Reporter()).progress(label, total, "images") as advance:
-            self._unpacked = unpack_images(self.archive, scratch, advance, only)
+            self._unpacked = iu_images.unpack_images(self.archive, scratch, advance, only)
 
     def _views_of(self, ids: Collection[str]) -> set[str]:
         if self._rows is not None:
@@ -161,7 +148,7 @@ class IuXraySource(Source):
 
     def _named_views(self, row: Mapping[str, Any]) -> list[tuple[str, str]]:
         """The annotation's names of a study's images, each with Open-i's, "" if unknown."""
-        report = self._reports.get(_report_number(row) or "", Report())
+        report = self._reports.get(_report_number(row) or "", iu_reports.Report())
         # A report's id in R2Gen is the first image's name without its last part.
         views = report.images if row["id"] == _study_id(report.images) else ()
         numbered = {str(k): view for k, view in enumerate(views)}
@@ -169,7 +156,7 @@ class IuXraySource(Source):
 
     def _annotated(self, split: str, row: Mapping[str, Any]) -> SourceStudy:
         number = _report_number(row)
-        report = self._reports.get(number or "", Report())
+        report = self._reports.get(number or "", iu_reports.Report())
         images = []
         for name, view in self._named_views(row):
             if self._has_r2gen_images:
@@ -188,7 +175,7 @@ class IuXraySource(Source):
             labels=report.labels,
         )
 
-    def _image(self, name: str, view: str, report: Report) -> SourceImage:
+    def _image(self, name: str, view: str, report: iu_reports.Report) -> SourceImage:
         packed = self.archive if not self._unpacked else None
         where = f"{self.archive or self._raw}, under any ending"
         if packed:
@@ -204,7 +191,9 @@ class IuXraySource(Source):
         images = [
             image
             for image in report.images
-            if image in self._files or image not in NOT_AT_KAGGLE or self._kinds != [KAGGLE_IMAGES]
+            if image in self._files
+            or image not in iu_reports.NOT_AT_KAGGLE
+            or self._kinds != [iu_images.KAGGLE_IMAGES]
         ]
         refusal = report.problem or (None if images else "its report names no image")
         return SourceStudy(
@@ -219,8 +208,10 @@ class IuXraySource(Source):
         )
 
     def _find_images(self) -> None:
-        self._files = find_images(self._raw)
-        archives = [path for name in IMAGE_ARCHIVES if (path := self._raw / name).is_file()]
+        self._files = iu_images.find_images(self._raw)
+        archives = [
+            path for name in iu_images.IMAGE_ARCHIVES if (path := self._raw / name).is_file()
+        ]
         if (self._files or archives) and not self._tables:
             raise DataError(
                 f"{self._raw} has R2Gen's {ANNOTATION} but images of Open-i or Kaggle; to match "
@@ -267,8 +258,8 @@ class IuXraySource(Source):
 
 def _unrecognised(raw: Path) -> DataError:
     refuse_outer(raw, DOWNLOAD)
-    archives = [name for name in IMAGE_ARCHIVES if (raw / name).is_file()]
-    if archives or find_images(raw):
+    archives = [name for name in iu_images.IMAGE_ARCHIVES if (raw / name).is_file()]
+    if archives or iu_images.find_images(raw):
         return DataError(f"{raw} has images of IU X-Ray but no reports; add {_REPORTS_WANTED}")
     return DataError(
         f"{raw} is no IU X-Ray folder: expected R2Gen's {ANNOTATION} and images/<study>/<k>.png, "
@@ -280,7 +271,7 @@ def _study_id(images: tuple[str, ...]) -> str:  # R2Gen's
     return images[0].rpartition("-")[0] if images else ""
 
 
-def _id_of(number: str, report: Report) -> str:
+def _id_of(number: str, report: iu_reports.Report) -> str:
     return _study_id(report.images) or f"CXR{number}"
 
 

@@ -15,16 +15,8 @@ import numpy as np
 from radrep.data.study import SPLITS, SourceImage, SourceStudy
 from radrep.errors import DataError
 from radrep.preparation.sources.base import Source
+from radrep.preparation.sources.phantom import drawing
 from radrep.preparation.sources.phantom.body import SIDES
-from radrep.preparation.sources.phantom.drawing import (
-    EXTENTS,
-    KINDS,
-    SIZES,
-    VERSION,
-    Finding,
-    draw_phantom,
-    find_regions,
-)
 from radrep.preparation.sources.phantom.report import write_report
 
 PREVALENCE = 0.24  # of each kind among studies; each kind on each side has half of it
@@ -65,7 +57,7 @@ class PhantomSource(Source):
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the parameters and of the version of drawing and wording."""
-        decides = [VERSION, self._seed, self._image_size, self._counts]
+        decides = [drawing.VERSION, self._seed, self._image_size, self._counts]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -85,30 +77,31 @@ class PhantomSource(Source):
 def draw_study(seed: int, index: int, image_size: int, short_side: int = 0) -> np.ndarray:
     """Draw the image of a study, uint8 (image_size, image_size), whatever the short side."""
     scene = _stream(seed, index, _SCENE)
-    return draw_phantom(scene, study_findings(seed, index), image_size)
+    return drawing.draw_phantom(scene, study_findings(seed, index), image_size)
 
 
 def study_regions(seed: int, index: int, image_size: int) -> dict[str, np.ndarray]:
     """The regions of a study's findings by kind, bool (image_size, image_size)."""
     findings = study_findings(seed, index)
-    regions = find_regions(_stream(seed, index, _SCENE), findings, image_size)
+    regions = drawing.find_regions(_stream(seed, index, _SCENE), findings, image_size)
     return {finding.kind: region for finding, region in zip(findings, regions, strict=True)}
 
 
-def study_findings(seed: int, index: int) -> tuple[Finding, ...]:
+def study_findings(seed: int, index: int) -> tuple[drawing.Finding, ...]:
     """The findings of a study, at most one of each kind."""
     rng = _stream(seed, index, _FINDINGS)
-    kinds = [kind for kind in KINDS if rng.random() < PREVALENCE]
+    kinds = [kind for kind in drawing.KINDS if rng.random() < PREVALENCE]
     sides = {kind: SIDES[rng.integers(2)] for kind in kinds}
-    sizes = {kind: int(rng.integers(len(SIZES))) for kind in kinds}
-    extents = {kind: rng.uniform(*EXTENTS[kind][sizes[kind]]) for kind in kinds}
+    sizes = {kind: int(rng.integers(len(drawing.SIZES))) for kind in kinds}
+    extents = {kind: rng.uniform(*drawing.EXTENTS[kind][sizes[kind]]) for kind in kinds}
     places: dict[str, tuple[float, float]] = {}
     for side in SIDES:
         here = [kind for kind in kinds if sides[kind] == side]
         places |= _places(rng, {kind: extents[kind] for kind in here})
     seeds = {kind: int(rng.integers(2**32)) for kind in kinds}
     return tuple(
-        Finding(k, sides[k], SIZES[sizes[k]], extents[k], places[k], seeds[k]) for k in kinds
+        drawing.Finding(k, sides[k], drawing.SIZES[sizes[k]], extents[k], places[k], seeds[k])
+        for k in kinds
     )
 
 
