@@ -332,7 +332,7 @@ def adapt(words: list[str]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("shared_cache")
+@pytest.mark.usefixtures("shared_cache", "without_java")
 @by_page
 def test_every_command_runs(page: Path, workspace: Path) -> None:
     failed = []
