@@ -5,9 +5,8 @@ The rules are those of MIT-LCP's parser, by which the sections of MIMIC-CXR are 
 
 - A heading is the beginning of a line in capitals, up to a colon. The line after one that holds
   nothing but a heading has none. One that names the views ("PORTABLE AP CHEST") means findings.
-- Of several findings, impressions or comparisons, the last that is not empty counts.
-- Without findings and impression, the text after the first empty line of the last section is the
-  "last_paragraph".
+- Of several findings, impressions or comparisons, the last that is not empty counts. Without the
+  first two, the text after the first empty line of the last section is the "last_paragraph".
 
 Deliberate differences: "NDICATION" is an indication (there an impression); empty comparisons do not
 hide earlier ones; a report whose lines have lost MIMIC-CXR's leading space is read too.

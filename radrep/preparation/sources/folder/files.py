@@ -27,8 +27,8 @@ _UNFINISHED = (".partial", ".partial.lock")
 def list_files(root: Path) -> Iterator[tuple[str, str]]:
     """Yield path and kind of every file below a folder, and of folders named as images are.
 
-    In natural order: a2 before a10. Hidden files are skipped. Links, pipes, sockets and devices are
-    listed, but never followed or read: nothing outside is read, nothing twice or without an end.
+    In natural order: a2 before a10. Hidden files are skipped; links, pipes and devices are never
+    followed or read: nothing outside is read, nothing twice or without an end.
     """
     waiting = [FOLDER]  # the next entry is last
     while waiting:

@@ -55,9 +55,8 @@ def kind_of_file(path: Path) -> str:
 def find_images(raw: Path) -> dict[str, Path]:
     """Find every image below a folder that is named as IU X-Ray's are, by Open-i's name.
 
-    Follows links to files, and links to folders at the top, since people link large downloads, but
-    no folder further in that leads elsewhere. Of several files of one image Open-i's PNG is
-    preferred to Kaggle's, and that to DICOM.
+    Of links to folders only those at the top are followed. Of several files of one image Open-i's
+    PNG is preferred to Kaggle's, and that to DICOM.
     """
     ranks = (OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES)
     found: dict[str, tuple[int, Path]] = {}

@@ -61,9 +61,8 @@ DOWNLOAD = Download(
 class IuXraySource(Source):
     """The studies of an IU X-Ray folder.
 
-    With R2Gen's annotation: its studies, in its order and splits. Without: every report in the
-    order of the numbers, its split drawn by a hash of the number, since R2Gen's is unknown.
-    If the images are in an archive, `archive`, they are read after `unpack`.
+    Without R2Gen's annotation: every report in the order of the numbers, its split drawn by a hash
+    of the number. If the images are in an archive, `archive`, they are read after `unpack`.
     """
 
     name = "iu_xray"

@@ -1,13 +1,9 @@
 """MIMIC-CXR (Johnson et al., Scientific Data 2019) as PhysioNet and as R2Gen have it.
 
-PhysioNet's MIMIC-CXR-JPG with the reports of MIMIC-CXR, in one folder or two, needs
-
-    files/p10/p10000032/s50414267/<dicom>.jpg     the images, of MIMIC-CXR-JPG or as DICOM
-    files/p10/p10000032/s50414267.txt             the reports, or mimic-cxr-reports.zip
-    mimic-cxr-2.0.0-split.csv.gz                  train, validate or test of every image
-
-and takes projections and the order of images from mimic-cxr-2.0.0-metadata.csv.gz (the order alone
-from cxr-record-list.csv.gz), and labels from mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio.
+PhysioNet's MIMIC-CXR-JPG with the reports of MIMIC-CXR, in one folder or two (see files.py), needs
+images, reports and mimic-cxr-2.0.0-split.csv.gz. It takes projections and the order of images from
+mimic-cxr-2.0.0-metadata.csv.gz (the order alone from cxr-record-list.csv.gz), and labels from
+mimic-cxr-2.0.0-chexpert.csv.gz, or -negbio.
 
 R2Gen's annotation.json, unless the official split is wanted, defines the images, their split and
 findings instead; each image is a study of its own, as in the scores published on it.
@@ -71,12 +67,8 @@ class MimicCxrSource(Source):
 
     A study has the name of its folder, "s50414267", and its patient the number, "10000032". A row
     of R2Gen's annotation is named by its study and its image, "s50414267_02aa804e-bde0afdd-...".
-
-    Args:
-        raw: The folder of MIMIC-CXR-JPG or MIMIC-CXR, or R2Gen's.
-        reports: The folder of MIMIC-CXR, or its mimic-cxr-reports.zip; without it, `raw` or the
-            folders beside it.
-        split: "official" or "r2gen"; without it, R2Gen's if its annotation.json is in `raw`.
+    `reports` is the folder of MIMIC-CXR or its zip, else `raw` or a folder beside it; `split` is
+    "official" or "r2gen", else R2Gen's if its annotation.json is in `raw`.
     """
 
     name = "mimic_cxr"

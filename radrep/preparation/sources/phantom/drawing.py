@@ -56,10 +56,7 @@ class Finding:
 def draw_phantom(
     rng: np.random.Generator, findings: Sequence[Finding], image_size: int
 ) -> np.ndarray:
-    """Draw one frontal image, uint8 (image_size, image_size), air black.
-
-    Takes as many random numbers for body, pose and exposure whatever the findings.
-    """
+    """Draw one frontal image, uint8 (image_size, image_size), air black."""
     body = sample_body(rng, Canvas(rng, image_size))
     attenuation = body.attenuation.copy()
     for layer, _ in _draw_layers(findings, body):
@@ -70,10 +67,7 @@ def draw_phantom(
 def find_regions(
     rng: np.random.Generator, findings: Sequence[Finding], image_size: int
 ) -> list[np.ndarray]:
-    """The region of each finding, bool (image_size, image_size), before exposure and overlap.
-
-    Equal generators give the body of `draw_phantom`.
-    """
+    """The region of each finding, bool (image_size, image_size), before exposure and overlap."""
     layers = _draw_layers(findings, sample_body(rng, Canvas(rng, image_size)))
     return [np.abs(layer) >= _NOTICEABLE * contrast for layer, contrast in layers]
 
