@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ class Sample:
     labels: Tensor | None = None
 
 
+@dataclass(eq=False)
 class ReportDataset(Dataset[Sample]):
     """The studies of a split with pixels or cached features, and the tokens of their reports.
 
@@ -83,30 +84,17 @@ class ReportDataset(Dataset[Sample]):
     image, (n, c), in place of its pixels; `labels` those of a study, (14,), NaN where not known.
     """
 
-    def __init__(
-        self,
-        studies: ModelStudies,
-        *,
-        target: str,
-        selection: ImageSelection,
-        preprocess: Preprocess,
-        codec: ReportCodec,
-        max_tokens: int,
-        random_crop: bool = False,
-        seed: int = 0,
-        features: Callable[[Image, View], Tensor] | None = None,
-        labels: Callable[[Study], np.ndarray] | None = None,
-    ) -> None:
-        self.studies = studies
-        self._target = target
-        self._selection = selection
-        self._preprocess = preprocess
-        self._codec = codec
-        self._max_tokens = max_tokens
-        self._random_crop = random_crop
-        self._seed = seed
-        self._features = features
-        self._labels = labels
+    studies: ModelStudies
+    _: KW_ONLY
+    target: str
+    selection: ImageSelection
+    preprocess: Preprocess
+    codec: ReportCodec
+    max_tokens: int
+    random_crop: bool = False
+    seed: int = 0
+    features: Callable[[Image, View], Tensor] | None = None
+    labels: Callable[[Study], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -115,24 +103,24 @@ class ReportDataset(Dataset[Sample]):
         """The sample of (epoch, index of the study)."""
         epoch, index = key
         images = features = None
-        if self._features is not None:
+        if self.features is not None:
             study = self.studies[index]
-            given = [self._features(study.images[v.number], v) for v in self._selection.of(study)]
+            given = [self.features(study.images[v.number], v) for v in self.selection.of(study)]
             features = torch.stack(given)  # (views, n, c)
         else:
-            study, views = self.studies.read_views(index, self._selection)
+            study, views = self.studies.read_views(index, self.selection)
             images = torch.stack([self._fit(pixels, v, epoch, index) for v, pixels in views])
-        tokens = self._codec.encode(target_text(study.sections, self._target), self._max_tokens)
-        labels = None if self._labels is None else torch.from_numpy(self._labels(study))
+        tokens = self.codec.encode(target_text(study.sections, self.target), self.max_tokens)
+        labels = None if self.labels is None else torch.from_numpy(self.labels(study))
         return Sample(study.id, images, features, torch.tensor(tokens), labels)
 
     def _fit(self, pixels: np.ndarray, view: View, epoch: int, index: int) -> Tensor:
-        if not self._random_crop:
-            return self._preprocess.evaluate(pixels, saliency=view.masked)
+        if not self.random_crop:
+            return self.preprocess.evaluate(pixels, saliency=view.masked)
         # Its own generator: the same cut whatever worker or process does it, and however often
         # a run was interrupted. A masked image is cut where its bare twin is.
-        generator = torch.Generator().manual_seed(mix_seed(self._seed, epoch, index))
-        return self._preprocess.train(pixels, generator, saliency=view.masked)
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, index))
+        return self.preprocess.train(pixels, generator, saliency=view.masked)
 
 
 def mix_seed(*numbers: int) -> int:
@@ -167,6 +155,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+@dataclass(eq=False)
 class EpochOrder(Sampler[list[tuple[int, int]]]):
     """Batches of one epoch for one process, a function of seed and epoch alone.
 
@@ -177,59 +166,45 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     of them at a time, the studies of these. A batch has `batch_size` studies in each process.
     """
 
-    def __init__(
-        self,
-        shard_sizes: Sequence[int],
-        batch_size: int,
-        *,
-        seed: int,
-        num_processes: int = 1,
-        process: int = 0,
-    ) -> None:
-        self._shard_sizes = shard_sizes
-        self._num_studies = sum(shard_sizes)
-        self._batch_size = batch_size
-        self._seed = seed
-        self._num_processes = num_processes
-        self._process = process
-        self._epoch = 0
-        self._first_batch = 0
+    shard_sizes: Sequence[int]
+    batch_size: int
+    _: KW_ONLY
+    seed: int
+    num_processes: int = 1
+    process: int = 0
+    epoch: int = field(default=0, init=False)
+    first_batch: int = field(default=0, init=False)
 
     @property
     def num_batches(self) -> int:
         """Batches of a whole epoch."""
-        return -(-self._num_studies // (self._batch_size * self._num_processes))
+        return -(-sum(self.shard_sizes) // (self.batch_size * self.num_processes))
 
     def set_start(self, epoch: int, first_batch: int = 0) -> None:
         """Choose the epoch and the batch that iteration begins with."""
-        self._epoch, self._first_batch = epoch, first_batch
+        self.epoch, self.first_batch = epoch, first_batch
 
     def __len__(self) -> int:
-        return self.num_batches - self._first_batch
+        return self.num_batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = self._shuffled(generator)
-        order += order[: -len(order) % self._num_processes]
-        for batch in range(self._first_batch, self.num_batches):
-            size = self._batch_size * self._num_processes
-            together = order[batch * size : (batch + 1) * size]
-            mine = together[self._process :: self._num_processes]
-            yield [(self._epoch, index) for index in mine]
+        order += order[: -len(order) % self.num_processes]
+        size = self.batch_size * self.num_processes
+        for batch in range(self.first_batch, self.num_batches):
+            mine = order[batch * size : (batch + 1) * size][self.process :: self.num_processes]
+            yield [(self.epoch, index) for index in mine]
 
     def _shuffled(self, generator: torch.Generator) -> list[int]:
-        if len(self._shard_sizes) <= _SHARDS_TOGETHER:
-            return torch.randperm(self._num_studies, generator=generator).tolist()
-        starts = np.cumsum([0, *self._shard_sizes])
-        shards = torch.randperm(len(self._shard_sizes), generator=generator).tolist()
+        ends = np.cumsum(self.shard_sizes)
+        studies = np.split(np.arange(ends[-1]), ends[:-1])  # of each shard
+        if len(studies) > _SHARDS_TOGETHER:
+            shards = torch.randperm(len(studies), generator=generator).tolist()
+            studies = [studies[shard] for shard in shards]
         order: list[int] = []
-        for first in range(0, len(shards), _SHARDS_TOGETHER):
-            together = np.concatenate(
-                [
-                    np.arange(starts[shard], starts[shard + 1])
-                    for shard in shards[first : first + _SHARDS_TOGETHER]
-                ]
-            )
+        for first in range(0, len(studies), _SHARDS_TOGETHER):
+            together = np.concatenate(studies[first : first + _SHARDS_TOGETHER])
             order += together[torch.randperm(len(together), generator=generator).numpy()].tolist()
         return order
 

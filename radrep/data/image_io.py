@@ -73,13 +73,16 @@ def decode_image(data: bytes, name: str, short_side: int | None = None) -> np.nd
 
 def fit_short_side(image: np.ndarray, size: int = 256) -> np.ndarray:
     """Shrink pixels, uint8 (h, w), to a short side of `size`; a smaller image stays unchanged."""
-    return image if min(image.shape) <= size else resize(image, *short_side_shape(image, size))
+    return (
+        image if min(image.shape) <= size else resize(image, *short_side_shape(image.shape, size))
+    )
 
 
-def short_side_shape(image: np.ndarray, size: int) -> tuple[int, int]:
-    """Height and width of an image (h, w) scaled to a short side of `size`."""
-    height, width = image.shape
-    return _short_side_shape(height, width, size)
+def short_side_shape(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Height and width (h, w) scaled to a short side of `size`."""
+    # The long side is rounded down, as torchvision does in the published preprocessing.
+    height, width = shape
+    return size * height // min(shape), size * width // min(shape)
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -96,21 +99,14 @@ def difference_hash(pixels: np.ndarray, side: int = 8) -> int:
     where a pixel is darker than its right neighbour, row by row, the first bit the highest.
 
     Radiographs are much alike: of 4,726 images of IU X-Ray, 66 pairs have the same 64 bits, one of
-    which is one image twice. With side 16 that pair and one more, an image at two exposures, differ
-    by 0 and 6 of 256 bits, any other two by 14 or more. Halving or recompressing an image changes
-    2 of 64 bits at most, or 12 of 256.
+    which is one image twice. Of 256 bits (side 16), two different ones differ by 14 or more.
+    Halving or recompressing an image changes 2 of 64 bits at most, or 12 of 256.
     """
     levels = Image.fromarray(pixels).convert("F")
     small = np.asarray(levels.resize((side + 1, side), Image.Resampling.BILINEAR))
     # Half a grey level apart, so that noise does not decide what is black all over.
     bits = small[:, :-1] + 0.5 < small[:, 1:]
     return int("".join(np.where(bits.ravel(), "1", "0")), 2)
-
-
-def _short_side_shape(height: int, width: int, size: int) -> tuple[int, int]:
-    # The long side is rounded down, as torchvision does in the published preprocessing.
-    short = min(height, width)
-    return size * height // short, size * width // short
 
 
 def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
@@ -186,20 +182,17 @@ def _read_picture(file: BinaryIO, name: str, short_side: int | None) -> np.ndarr
         # Asking for twice the short side would cost a third more time and bring 4 dB, where the
         # worst of ours is 49 dB away from all the pixels resized.
         scaled = picture.draft("L", None if short_side is None else (short_side, short_side))
-        inverted = picture.mode.startswith("I") and _is_white_zero(picture)
+        # 16-bit grey of a TIFF may run from white to black, which Pillow leaves as it is.
+        tags = getattr(picture, "tag_v2", {})
+        inverted = picture.mode.startswith("I") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         film: Image.Image = picture
         if short_side is not None and scaled and picture.size != (width, height):
             # The scaled pixels at the right and lower edge may reach beyond the picture. To count
             # them whole would stretch it, by up to 100 grey levels at the edges of bones.
-            shape = _short_side_shape(height, width, short_side)
+            shape = short_side_shape((height, width), short_side)
             film = picture.convert("L").resize(shape[::-1], Image.Resampling.BILINEAR, scaled[1])
         grey = _grey(ImageOps.exif_transpose(film), name)
     return 255 - grey if inverted else grey
-
-
-def _is_white_zero(picture: Image.Image) -> bool:
-    """Whether 16-bit grey of a TIFF runs from white to black, which Pillow leaves as it is."""
-    return getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def _grey(picture: Image.Image, name: str) -> np.ndarray:

@@ -39,7 +39,7 @@ class Preprocess:
         if self.resized_crop:
             return self._normalise(self._resized_crop(pixels, generator))
         short_side = round(self.size * _SHORT_SIDE_RATIO)
-        pixels = resize(pixels, *short_side_shape(pixels, short_side))
+        pixels = resize(pixels, *short_side_shape(pixels.shape, short_side))
         height, width = pixels.shape
         top = _draw(height - self.size + 1, generator)
         left = _draw(width - self.size + 1, generator)

@@ -106,8 +106,7 @@ class PreparedStudies(Sequence[Study]):
             )
         self._rows = np.arange(len(self._data))
         if target is not None:
-            texts = self._section_texts(target)
-            self._rows = np.flatnonzero([bool(text) for text in texts])
+            self._rows = np.flatnonzero([bool(text) for text in self._section_texts(target)])
         self.num_without_text = len(self._data) - len(self._rows)
         self.shard_sizes = np.diff(np.searchsorted(self._rows, ends), prepend=0).tolist()
 
@@ -153,8 +152,7 @@ class PreparedStudies(Sequence[Study]):
         return [every[row] for row in self._rows]
 
     def _section_texts(self, target: str) -> Iterator[str]:
-        sections = self._data.select_columns(["sections"])
-        for rows in sections.iter(1000):
+        for rows in self._data.select_columns(["sections"]).iter(1000):
             for row in rows["sections"]:
                 yield target_text(_named(row, "text"), target)
 
@@ -171,15 +169,8 @@ def _named(pairs: Sequence[Mapping[str, Any]], value: str) -> dict[str, Any]:
 
 def _to_study(row: Mapping[str, Any]) -> Study:
     return Study(
-        id=row["id"],
-        patient_id=row["patient_id"],
-        split=row["split"],
-        images=tuple(
-            Image(*image)
-            for image in zip(row["names"], row["projections"], row["sha256"], strict=True)
-        ),
+        **{name: row[name] for name in ("id", "patient_id", "split", "source", "report")},
+        images=tuple(map(Image, row["names"], row["projections"], row["sha256"])),
         sections=_named(row["sections"], "text"),
-        source=row["source"],
-        report=row["report"],
         labels=_named(row["labels"], "value"),
     )

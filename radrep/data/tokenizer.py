@@ -3,7 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -48,11 +49,10 @@ class Tokenizer:
     min_count: int  # least occurrences of a word in the training texts
     language_model: ClassVar[str] = ""
     note: ClassVar[str] = ""
-    _ids: dict[str, int] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        ids = {word: number for number, word in enumerate(self.vocabulary, start=1)}
-        object.__setattr__(self, "_ids", ids)
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: number for number, word in enumerate(self.vocabulary, start=1)}
 
     @classmethod
     def build(cls, texts: Iterable[str], *, min_count: int, cleaner: str) -> "Tokenizer":
@@ -74,21 +74,18 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Turn ids, with or without an opening 0, into the words up to the next 0."""
         words: list[str] = []
-        for position, number in enumerate(ids):
+        for position, number in enumerate(map(int, ids)):
             if number == 0 and position > 0:
                 break
-            if number != 0:
-                words.append(self._word(int(number)))
+            if not 0 <= number <= len(self.vocabulary):
+                raise IndexError(f"id {number} is not one of 1 to {len(self.vocabulary)}")
+            if number:
+                words.append(self.vocabulary[number - 1])
         return " ".join(words)
 
     def shorten(self, text: str, max_tokens: int) -> str:
         """The words that `encode` keeps."""
         return self.decode(self.encode(text, max_tokens))
-
-    def _word(self, number: int) -> str:
-        if not 1 <= number <= len(self.vocabulary):
-            raise IndexError(f"id {number} is not one of 1 to {len(self.vocabulary)}")
-        return self.vocabulary[number - 1]
 
     def save(self, path: Path) -> None:
         """Write the vocabulary, the cleaner's name and min_count as JSON."""
