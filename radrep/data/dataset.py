@@ -160,10 +160,9 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     """Batches of one epoch for one process, a function of seed and epoch alone.
 
     All processes see disjoint parts of one permutation and the same number of batches: the last
-    round is filled up from the front of the permutation when it does not divide evenly.
-
-    A set of many shards is shuffled as a slow disk can follow: the shards at random, then, a few
-    of them at a time, the studies of these. A batch has `batch_size` studies in each process.
+    round is filled up from the front of the permutation when it does not divide evenly. A set of
+    many shards is shuffled as a slow disk can follow: the shards at random, then, a few of them at
+    a time, the studies of these. A batch has `batch_size` studies in each process.
     """
 
     shard_sizes: Sequence[int]

@@ -27,10 +27,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def read_header(file: BinaryIO, name: str) -> Any:
-    """Read the data set without the pixels; `name` is for messages.
-
-    Raises DataError if the file does not hold one picture that can be decoded here.
-    """
+    """Read the data set without the pixels; DataError unless it holds one that can be decoded."""
     from pydicom import dcmread
 
     _check_inflated(file, name)

@@ -97,7 +97,6 @@ def difference_hash(pixels: np.ndarray, side: int = 8) -> int:
 
     The image is shrunk to `side` rows of `side` + 1 pixels; each of the `side` * `side` bits is 1
     where a pixel is darker than its right neighbour, row by row, the first bit the highest.
-
     Radiographs are much alike: of 4,726 images of IU X-Ray, 66 pairs have the same 64 bits, one of
     which is one image twice. Of 256 bits (side 16), two different ones differ by 14 or more.
     Halving or recompressing an image changes 2 of 64 bits at most, or 12 of 256.

@@ -3,8 +3,7 @@
     OUT/saliency/0123456789ab/train-00000.arrow   one row per study: map, masked image, labels
     OUT/saliency/0123456789ab/prepared.json       which shards there are, and what made them
 
-The folder's name is the beginning of a hash of the discriminator and of the settings of the mask,
-so that maps of several discriminators lie side by side.
+The folder's name begins a hash of the discriminator and of the settings of the mask.
 """
 
 from collections.abc import Mapping
@@ -75,10 +74,7 @@ def saliency_row(image: SaliencyImage) -> dict[str, Any]:
 
 
 class SaliencyImages:
-    """The masked images of one split in the folder of one discriminator, read when asked for.
-
-    Raises DataError if the folder is broken, or was made by an older radrep.
-    """
+    """The masked images of one split in the folder of one discriminator, read when asked for."""
 
     def __init__(self, folder: Path, split: str, fingerprint: str) -> None:
         self.fingerprint = fingerprint

@@ -87,8 +87,6 @@ class PreparedStudies(Sequence[Study]):
 
     With a `target`, only studies that have this text (see `target_text`); the others are counted by
     `num_without_text`. `shard_sizes` are the studies of each shard, in order.
-
-    Raises DataError if the folder is missing or broken, or the split has no study.
     """
 
     def __init__(self, prepared: Path, split: str, *, target: str | None = None) -> None:

@@ -38,10 +38,9 @@ class ReportCodec(Protocol):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """The `r2gen` word tokenizer.
+    """The `r2gen` word tokenizer: ids from 1 in sorted order; 0 is begin, end and padding in one.
 
-    Ids start at 1 and follow the sorted vocabulary; 0 is begin, end and padding in one, so a
-    model over this vocabulary has `len(vocabulary) + 1` outputs.
+    A model over this vocabulary has `len(vocabulary) + 1` outputs.
     """
 
     vocabulary: tuple[str, ...]  # sorted, "<unk>" among them; id i is vocabulary[i - 1]

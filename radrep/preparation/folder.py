@@ -72,17 +72,14 @@ class Shard:
 
 
 def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
-    """The finished shards of a partial folder, by split and number.
-
-    A shard whose summary cannot be read, as after a crash of the machine, is not finished.
-    """
+    """The finished shards of a partial folder, by split and number."""
     done = {}
     for path in sorted(partial.glob(f"*{_SUMMARY}")):
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
             row["left_out"] = [tuple(pair) for pair in row["left_out"]]
             shard = Shard(**row)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):  # as after a crash of the machine
             continue
         file = partial / shard.name
         if not shard.studies or (file.is_file() and file.stat().st_size == shard.num_bytes):
@@ -156,14 +153,12 @@ def finish(partial: Path, record: Mapping[str, object], shards: list[Shard]) -> 
 
 
 def find_changes(out: Path, record: Mapping[str, Any]) -> list[str]:
-    """Changes to a prepared folder's record and list since it was written, in words.
-
-    A folder of an older radrep has fewer hashes; without one, counts are compared.
-    """
+    """Changes to a prepared folder's record and list since it was written, in words."""
     problems = []
     path = out / PREPARED
     if record.get("recipe_sha256") != hash_recipe(record["recipe"]):
         problems.append(f"{path}: the recipe was changed after it was prepared")
+    # A folder of an older radrep has fewer hashes; without one, counts are compared.
     if record.get("sha256", hash_record(record)) != hash_record(record):
         problems.append(f"{path} was changed after it was prepared")
     for counts, what in (("counts", "studies"), ("image_counts", "images")):

@@ -75,10 +75,8 @@ def describe(prepared: Path) -> DataFacts:
             megabytes=sum(shard.num_bytes for shard in shards) / 1e6,
         )
     return DataFacts(
-        recipe=record["recipe"],
-        layout=record["layout"],
+        **{name: record[name] for name in ("recipe", "layout", "num_left_out")},
         splits=splits,
-        num_left_out=record["num_left_out"],
         notes=tuple(record["notes"]),
         leaks=Leaks(**record["leaks"]),
     )
@@ -155,7 +153,8 @@ def check(
             f"{prepared.parent.parent}"
         )
     # SDAM's maps and masked images lie in it and are checked with it.
-    folders = [prepared, *(path.parent for path in _masked_records(prepared))]
+    masked = sorted(path.parent for path in prepared.glob(f"{FOLDER}/*/{PREPARED}"))
+    folders = [prepared, *(folder for folder in masked if folder.suffix != ".partial")]
     shards = {folder: read_shards(folder) for folder in folders}
     problems = []
     num_shards = sum(map(len, shards.values()))
@@ -170,8 +169,7 @@ def check(
                 advance()
             problems += find_changes(folder, read_record(folder))
     near: dict[str, int] = {}
-    overlap = None
-    leaks = Leaks(**record["leaks"])
+    overlap, leaks = None, Leaks(**record["leaks"])
     if not problems:
         splits = {split: read_split_fingerprints(prepared, split) for split in SPLITS}
         leaks = compare_splits(splits)
@@ -185,21 +183,7 @@ def check(
                 near[pair] = count_near_duplicates(second, first, max_bits)
         if against is not None:
             overlap = find_overlap(prepared, against, max_bits=max_bits)
-    return CheckResult(
-        num_shards=num_shards,
-        problems=tuple(problems),
-        leaks=leaks,
-        near=near,
-        overlap=overlap,
-    )
-
-
-def _masked_records(prepared: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in prepared.glob(f"{FOLDER}/*/{PREPARED}")
-        if not path.parent.name.endswith(".partial")
-    )
+    return CheckResult(num_shards, tuple(problems), leaks, near, overlap)
 
 
 def find_overlap(
@@ -220,14 +204,15 @@ def find_overlap(
     same_size = sizes[0] == sizes[1]
     if max_bits is None and not same_size:
         max_bits = SAME_IMAGE_BITS
+    near = None
+    if max_bits is not None:
+        near = count_near_duplicates(test.difference_hashes, train.difference_hashes, max_bits)
     return Overlap(
         studies=len(np.intersect1d(train.studies, test.studies)),
         patients=len(np.intersect1d(train.patients, test.patients)),
         images=len(np.intersect1d(train.images, test.images)) if same_size else None,
         texts=count_shared_texts(test, train),
-        near=None
-        if max_bits is None
-        else count_near_duplicates(test.difference_hashes, train.difference_hashes, max_bits),
+        near=near,
         max_bits=max_bits,
         image_sizes=sizes,
     )

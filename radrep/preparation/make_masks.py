@@ -19,7 +19,7 @@ from radrep.data.saliency_store import (
     saliency_row,
 )
 from radrep.data.selection import masked_view
-from radrep.data.store import PreparedStudies
+from radrep.data.store import PreparedStudies, StoredStudy
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.preparation.folder import (
@@ -55,6 +55,17 @@ class SaliencyResult:
     already_done: bool
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What one run reads, masks with and writes to; `done` are the finished shards."""
+
+    prepared: Path
+    partial: Path
+    maker: SaliencyMaker
+    label_maps: bool
+    done: dict[tuple[str, int], Shard]
+
+
 def prepare_saliency(
     prepared: Path,
     section: Saliency,
@@ -82,16 +93,16 @@ def prepare_saliency(
     if target.exists() and any(target.iterdir()):
         return _result(target, _read_existing(target, recipe, label_maps), already_done=True)
     with partial_folder(target, recipe) as partial:
-        done = read_done(partial)
-        if done:
-            reporter.info("resume", f"{len(done)} shards are done already ({partial})")
-        names = {shard.name for shard in done.values()}
+        run = _Run(prepared, partial, maker, label_maps, read_done(partial))
+        if run.done:
+            reporter.info("resume", f"{len(run.done)} shards are done already ({partial})")
+        names = {shard.name for shard in run.done.values()}
         source = read_shards(prepared)
         num_left = sum(shard.studies for shard in source if shard.name not in names)
         with reporter.progress("saliency", num_left, "images") as advance:
             for split in dict.fromkeys(shard.split for shard in source):
-                _write_split(prepared, split, maker, partial, done, advance, label_maps)
-        shards = in_order(done)
+                _write_split(run, split, advance)
+        shards = in_order(run.done)
         record = _describe(partial, shards, recipe, section)
         finish(partial, record, shards)
         _draw_sheet(prepared, partial, maker.fingerprint, section)
@@ -114,50 +125,38 @@ def _read_existing(
     return record
 
 
-def _write_split(
-    prepared: Path,
-    split: str,
-    maker: SaliencyMaker,
-    partial: Path,
-    done: dict[tuple[str, int], Shard],
-    advance: Advance,
-    label_maps: bool,
-) -> None:
+def _write_split(run: _Run, split: str, advance: Advance) -> None:
     """Write the unfinished shards of a split."""
-    studies = PreparedStudies(prepared, split)
+    studies = PreparedStudies(run.prepared, split)
     start, count, first = time.monotonic(), 0, 0
     for number, size in enumerate(studies.shard_sizes):
         indices = range(first, first + size)
         first += size
-        if (split, number) in done:
+        if (split, number) in run.done:
             continue
-        shard = Shard(split, number)
-        writer = ShardWriter(partial / shard.name, saliency_features())
+        shard = Shard(split, number, studies=size, images=size, planned=size)
+        writer = ShardWriter(run.partial / shard.name, saliency_features())
         try:
             for index in indices:
-                writer.write(saliency_row(_make(studies, index, maker, label_maps)))
+                writer.write(saliency_row(_make(run, studies.open(index))))
                 count += 1
                 advance(note=f"{count / max(time.monotonic() - start, 1e-9):.0f} images/s")
             writer.close()
         except BaseException:
             writer.abandon()
             raise
-        shard.studies = shard.images = shard.planned = size
-        shard.finish(partial)
-        done[split, number] = shard
+        shard.finish(run.partial)
+        run.done[split, number] = shard
 
 
-def _make(
-    studies: PreparedStudies, index: int, maker: SaliencyMaker, label_maps: bool
-) -> SaliencyImage:
-    stored = studies.open(index)
+def _make(run: _Run, stored: StoredStudy) -> SaliencyImage:
     number = masked_view(stored.study)
     pixels = stored.image(number)
-    summary = maker.summarize(pixels)
+    summary = run.maker.summarize(pixels)
     kept = {}
-    if label_maps:
+    if run.label_maps:
         for name in summary.predicted_positive:
-            large = maker.enlarge(torch.from_numpy(summary.maps[name])[None], pixels)[0]
+            large = run.maker.enlarge(torch.from_numpy(summary.maps[name])[None], pixels)[0]
             kept[name] = (large * 255).round().to(torch.uint8).numpy()
     return SaliencyImage(
         study=stored.study.id,
@@ -224,12 +223,6 @@ def _draw_sheet(prepared: Path, folder: Path, fingerprint: str, section: Salienc
 
 
 def _result(folder: Path, record: Mapping[str, Any], *, already_done: bool) -> SaliencyResult:
-    return SaliencyResult(
-        folder=folder,
-        counts=record["counts"],
-        num_no_positive=record["num_no_positive"],
-        num_empty_map=record["num_empty_map"],
-        predicted_positive=record["predicted_positive"],
-        sheet=folder / CONTACT_SHEET,
-        already_done=already_done,
-    )
+    names = ("counts", "num_no_positive", "num_empty_map", "predicted_positive")
+    known = {name: record[name] for name in names}
+    return SaliencyResult(folder, **known, sheet=folder / CONTACT_SHEET, already_done=already_done)

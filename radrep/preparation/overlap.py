@@ -101,21 +101,17 @@ def read_split_fingerprints(prepared: Path, *splits: str) -> Fingerprints:
 
 def find_leaks(folder: Path, shards: Iterable[Shard]) -> Leaks:
     """Compare the splits of one data set, given its shards and their folder."""
-    paths: dict[str, list[Path]] = {split: [] for split in SPLITS}
-    for shard in shards:
-        if shard.studies:
-            paths[shard.split].append(folder / shard.name)
-    return compare_splits({split: read_fingerprints(paths[split]) for split in SPLITS})
+    paths = [(shard.split, folder / shard.name) for shard in shards if shard.studies]
+    return compare_splits(
+        {split: read_fingerprints([path for of, path in paths if of == split]) for split in SPLITS}
+    )
 
 
 def compare_splits(splits: Mapping[str, Fingerprints]) -> Leaks:
     """Compare the splits of one data set with one another."""
-    # Within a study an image is kept once, so that every repeated one is of another study.
     leaks = Leaks(
-        repeated={
-            split: len(found.images) - len(np.unique(found.images))
-            for split, found in splits.items()
-        },
+        # Within a study an image is kept once, so that every repeated one is of another study.
+        repeated={k: len(v.images) - len(np.unique(v.images)) for k, v in splits.items()},
         target_texts={target: {} for target in TARGETS},
         target_shares={target: {} for target in TARGETS},
     )

@@ -1,7 +1,4 @@
-"""A source's studies to one prepared folder: images resized once, one row per study, in shards.
-
-The files of the folder: radrep.preparation.folder.
-"""
+"""A source's studies to one prepared folder: images resized once, one row per study, in shards."""
 
 import errno
 import functools
@@ -91,7 +88,6 @@ def prepare(
     or made by the same recipe. `image_size` is the short side; smaller images are not enlarged.
 
     With more than one worker (as many as cores, if not given), a script needs a `__main__` guard.
-
     Raises DataError if `out` holds anything else or cannot be written, or no study is left.
     """
     for name, value in (("image_size", image_size), ("workers", workers)):
@@ -104,7 +100,7 @@ def prepare(
     try:
         record = read_finished(target, recipe)
         if record is not None:
-            return _result(Path(out), record, read_left_out(target), already_done=True)
+            return _result(Path(out), record, already_done=True)
         with partial_folder(target, recipe) as partial:
             tally.shards = read_done(partial)
             if tally.shards:
@@ -126,7 +122,7 @@ def prepare(
             finish(partial, record, shards)
     except OSError as error:
         raise DataError(_describe_failure(error, target, tally, len(source))) from error
-    return _result(Path(out), record, read_left_out(target), already_done=False)
+    return _result(Path(out), record, already_done=False)
 
 
 def make_recipe(
@@ -156,17 +152,12 @@ def _fingerprint(source: Source, reporter: Reporter) -> str:
         return source.fingerprint(advance)
 
 
-def _result(
-    out: Path, record: Mapping, left_out: tuple[tuple[str, str], ...], already_done: bool
-) -> PrepareResult:
+def _result(out: Path, record: Mapping, already_done: bool) -> PrepareResult:
     return PrepareResult(
-        out=out,
-        counts=record["counts"],
-        image_counts=record["image_counts"],
-        expected=record["expected"],
+        out,
+        **{name: record[name] for name in ("counts", "image_counts", "expected", "num_square")},
         expected_images=record.get("expected_images"),  # not in the record of an older radrep
-        left_out=left_out,
-        num_square=record["num_square"],
+        left_out=read_left_out(out.resolve()),
         leaks=Leaks(**record["leaks"]),
         already_done=already_done,
     )

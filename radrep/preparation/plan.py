@@ -92,8 +92,7 @@ def count_remaining(source: Source, choice: Choice, num_done: int = 0) -> int:
 
 def why_left_out(planned: PlannedStudy, num_wanted: int) -> str:
     """Why a study without any prepared image is left out."""
-    none = "none of its images can be read" if num_wanted else "no such view"
-    return planned.refusal or none
+    return planned.refusal or ("none of its images can be read" if num_wanted else "no such view")
 
 
 @dataclass(frozen=True)
