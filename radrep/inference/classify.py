@@ -22,7 +22,7 @@ def classify(
     device: torch.device,
     advance: Advance | None = None,
 ) -> list[Row]:
-    """Probabilities beside labels, a row an image: (study, probabilities, labels).
+    """Probabilities beside labels, (study, probabilities, labels) of each image.
 
     In float32 whatever training computes in, as masks are made: thresholds must fit both.
     """

@@ -1,6 +1,6 @@
 """Reports for prepared studies and for single ones, in the way that a recipe decodes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from radrep.data.tokenizer import ReportCodec
 from radrep.device import autocast
 from radrep.errors import CheckpointError
 from radrep.models.base import ReportModel
+from radrep.progress import Advance
 from radrep.recipe.training import Decode
 from radrep.weights.checkpoint import Loaded
 
@@ -24,21 +25,12 @@ def write_reports(
     *,
     precision: str,
     seed: int = 0,
-    advance: Callable[[int], None] | None = None,
+    advance: Advance | None = None,
 ) -> list[tuple[str, str]]:
-    """Write a report for every study.
+    """Write (id, report) of every study, in the order of the batches.
 
-    Args:
-        model: The bare model, on its device; it is put into evaluation mode.
-        batches: The studies.
-        codec: Turns ids into text.
-        decode: How to decode.
-        precision: Arithmetic of training, for `decode.precision: train`.
-        seed: Of the draws, when sampling.
-        advance: Called with the number of studies after each batch.
-
-    Returns:
-        (id, report) of each study, in the order of the batches.
+    The bare model lies on its device and is put into evaluation mode; `precision` is the arithmetic
+    of training, for `decode.precision: train`; `advance` gets the number of studies of each batch.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -55,11 +47,7 @@ def write_reports(
 
 
 def report_model(loaded: Loaded) -> ReportModel:
-    """The model of a checkpoint, which must be one that writes reports.
-
-    Raises:
-        CheckpointError: If it is a discriminator or one of pretraining.
-    """
+    """The model of a checkpoint; raise CheckpointError if it writes no reports."""
     if loaded.recipe.model.output == "labels":
         raise CheckpointError(
             f"{loaded.folder} is a discriminator and writes no reports; a report model can be "
@@ -77,17 +65,10 @@ def report_model(loaded: Loaded) -> ReportModel:
 def write_report(
     loaded: Loaded, batch: Batch, decode: Decode, *, seed: int = 0
 ) -> tuple[str, np.ndarray]:
-    """Write the report of one study, with the attention of its words to the patches.
+    """Write the report of one study, with the attention before each word, by a model in eval mode.
 
-    Args:
-        loaded: The checkpoint, its model on its device and in evaluation mode.
-        batch: The study.
-        decode: How to decode.
-        seed: Of the draws, when sampling.
-
-    Returns:
-        The report, and the attention before each word, averaged over layers and heads,
-        (words, views, rows, columns), 1 in sum for a word; without words for a language model.
+    Attention is averaged over layers and heads, (words, views, rows, columns), 1 in sum for a word;
+    without words for a language model.
     """
     model = report_model(loaded)
     options = build_decode(decode, loaded.recipe.train.precision)
@@ -95,6 +76,5 @@ def write_report(
     batch = batch.to(next(model.parameters()).device)
     with autocast(batch.device, options.precision):
         ids, maps = model.write_with_attention(batch, options, generator)
-    if maps is None:
-        maps = torch.zeros(0, 0, 0, 0)
-    return loaded.codec.decode(ids), maps.cpu().numpy()
+    attention = np.zeros((0, 0, 0, 0), np.float32) if maps is None else maps.cpu().numpy()
+    return loaded.codec.decode(ids), attention

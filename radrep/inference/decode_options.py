@@ -8,25 +8,16 @@ from radrep.recipe.load import load_recipe
 from radrep.recipe.training import DECODE_PRESETS, Decode
 from radrep.weights.checkpoint import RECIPE
 
-_SECTION = "decode"
-
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Check, before anything is loaded, that only the decoding is changed.
-
-    Args:
-        overrides: What was typed after --set, such as "decode.beam_size=1".
-
-    Raises:
-        RadrepError: If a key is not of the section `decode`.
-    """
+    """Raise RadrepError, before anything is loaded, for a --set of another section than decode."""
     for override in overrides:
         key = _key(override)
-        if key.startswith(f"{_SECTION}."):
+        if key.startswith("decode."):
             continue
-        hint = f"; did you mean {_SECTION}.{key}?" if key in Decode.model_fields else ""
+        hint = f"; did you mean decode.{key}?" if key in Decode.model_fields else ""
         raise RadrepError(
-            f"an evaluation can --set keys of {_SECTION} alone, such as decode.beam_size=1, got "
+            f"an evaluation can --set keys of decode alone, such as decode.beam_size=1, got "
             f"'{override}'{hint or '. The rest was settled in training: see radrep train --set'}"
         )
 
@@ -34,23 +25,15 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def change_decode(checkpoint: Path, overrides: Sequence[str]) -> tuple[Decode, list[str]]:
     """The decoding of a checkpoint with some keys changed, checked with its model.
 
-    Args:
-        checkpoint: Its folder.
-        overrides: As in `check_overrides`. A preset gives its values to the keys that are not
-            typed beside it.
-
-    Returns:
-        The decoding, and a line for the reader where it is not the checkpoint's own.
-
-    Raises:
-        RecipeError: If a key is unknown or a value is wrong.
+    A preset gives its values to the keys that are not typed beside it. The second result is a line
+    for the reader where the decoding is not the checkpoint's own. Raises RecipeError.
     """
     file = str(checkpoint / RECIPE)
     own, decode = load_recipe(file).decode, load_recipe(file, overrides).decode
-    if f"{_SECTION}.preset" in map(_key, overrides):
+    if "decode.preset" in map(_key, overrides):
         # This recipe is written out whole, and typed keys go before those of a preset.
         preset = DECODE_PRESETS.get(str(decode.preset), {})
-        filled = [f"{_SECTION}.{key}={value}" for key, value in preset.items()]
+        filled = [f"decode.{key}={value}" for key, value in preset.items()]
         decode = load_recipe(file, [*filled, *overrides]).decode
     before, now = own.model_dump(), decode.model_dump()
     changed = [

@@ -13,10 +13,9 @@ from radrep.viz.figures.heatmap import FindingAttention
 def map_findings(
     text: str, attention: np.ndarray, summaries: Sequence[MaskSummary]
 ) -> tuple[FindingAttention, ...]:
-    """Collect the maps of the findings of a study.
+    """Collect the maps of findings that a report calls present or possible or that are predicted.
 
-    They are those that the report calls present or possible, and those that the discriminator
-    predicts in any view; "No Finding" has no place in an image and needs a prediction.
+    "No Finding" has no place in an image and needs a prediction.
 
     Args:
         text: The report.

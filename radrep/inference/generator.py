@@ -21,12 +21,7 @@ from radrep.inference.decode import report_model, write_report, write_reports
 from radrep.inference.finding_maps import map_findings
 from radrep.recipe.data import Saliency
 from radrep.recipe.training import Decode
-from radrep.saliency.sdam import (
-    MaskSummary,
-    SaliencyMaker,
-    check_mask_fingerprint,
-    load_discriminator,
-)
+from radrep.saliency.sdam import SaliencyMaker, check_mask_fingerprint, load_discriminator
 from radrep.viz.figures.heatmap import FindingAttention
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 
@@ -35,36 +30,28 @@ _FILM_SIDE = 512  # short side in pixels of the films under maps
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """The image files of one study.
+    """PNG, JPEG, TIFF, BMP or DICOM files of one study, one per view.
 
-    Attributes:
-        images: PNG, JPEG, TIFF, BMP or DICOM files, one per view. Where the model takes a masked
-            image, the first frontal one is masked, or the first of all.
-        projections: "frontal", "lateral" or "unknown" of each; by default those of DICOM headers.
+    Where the model takes a masked image, the first frontal one is masked, or the first of all.
     """
 
     images: tuple[Path, ...]
-    projections: tuple[str, ...] = ()
+    projections: tuple[str, ...] = ()  # frontal, lateral or unknown; default: of DICOM headers
 
 
 @dataclass(frozen=True)
 class GeneratedReport:
-    """A report and, if asked for, its attention maps.
+    """A report and, with `explain`, its attention maps.
 
     Attributes:
-        images: The files it was generated for.
-        projections: "frontal", "lateral" or "unknown" of each.
-        text: The report.
-        films: Views to draw maps on, uint8 (h, w), short side 512 at most, in the order of
-            `attention`; a masked image is the last, as large as `masked`. Empty without `explain`.
         masked: The image under its SDAM mask, uint8 (h, w), if the model takes one.
+        films: Views to draw maps on, uint8 (h, w), short side 512 at most; `masked` is the last.
         attention: To each patch, averaged over words, layers and heads, one map (rows, columns)
-            per view; all maps together sum to 1. Empty for a language model and without `explain`.
-        findings: The maps of each finding; empty without `explain`.
+            per view; all maps together sum to 1. Empty for a language model.
     """
 
     images: tuple[Path, ...]
-    projections: tuple[str, ...]
+    projections: tuple[str, ...]  # "frontal", "lateral" or "unknown" of each
     text: str
     masked: np.ndarray | None
     films: tuple[np.ndarray, ...] = ()
@@ -86,18 +73,13 @@ class ReportGenerator:
 
     Args:
         checkpoint: A run, a checkpoint, or None for the newest run under runs/.
-        device: Where it computes; by default the best device of the machine.
+        device: By default the best device of the machine.
         decode: By default that of the checkpoint.
         discriminator: A run or checkpoint of SDAM's discriminator, for Grad-CAM and, if the model
             takes masked images, for these; by default that of the recipe, if any.
 
-    Attributes:
-        loaded: The checkpoint.
-        discriminator: The discriminator, or None.
-
     Raises:
-        CheckpointError: If there is no such checkpoint or it is broken, or the discriminator of
-            its masked images is not the one that it was trained with.
+        CheckpointError: If a checkpoint is missing, broken, or was trained on other masked images.
     """
 
     def __init__(
@@ -124,8 +106,8 @@ class ReportGenerator:
         if section is not None:
             self.discriminator = SaliencyMaker(load_discriminator(section), section, device)
             if self._selection.has_mask:
-                fingerprint = self.discriminator.fingerprint
-                check_mask_fingerprint(self.loaded.saliency, fingerprint, folder)
+                now = self.discriminator.fingerprint
+                check_mask_fingerprint(self.loaded.saliency, now, folder)
 
     def write(
         self,
@@ -134,13 +116,7 @@ class ReportGenerator:
         seed: int = 0,
         explain: bool = False,
     ) -> GeneratedReport:
-        """Write the report of one study; see `StudyFiles`.
-
-        Args:
-            images: Its views.
-            projections: Of each view.
-            seed: For sampling.
-            explain: Compute attention and the maps of findings as well.
+        """Write the report of one study, see `StudyFiles`; `explain` adds films and maps.
 
         Raises:
             DataError: If a file cannot be read or there are more views than the model takes.
@@ -151,11 +127,15 @@ class ReportGenerator:
         given = self._read(study, with_films=True)
         batch = Batch.of_study("study", given.pixels)
         text, attention = write_report(self.loaded, batch, self._decode, seed=seed)
+        summaries = [
+            self.discriminator.summarize(image, full_size=True)
+            for image in (given.bare if self.discriminator else ())
+        ]
         return replace(
             given.report,
             text=text,
             attention=tuple(attention.mean(axis=0)) if len(attention) else (),
-            findings=map_findings(text, attention, self._summaries(given.bare)),
+            findings=map_findings(text, attention, summaries),
         )
 
     def write_all(
@@ -174,13 +154,9 @@ class ReportGenerator:
                 num_views=torch.tensor([len(each.pixels) for each in given]),
                 images=torch.stack([pixels for each in given for pixels in each.pixels]),
             )
+            codec, precision = self.loaded.codec, self.loaded.recipe.train.precision
             written = write_reports(
-                self._model,
-                [batch],
-                self.loaded.codec,
-                self._decode,
-                precision=self.loaded.recipe.train.precision,
-                seed=seed,
+                self._model, [batch], codec, self._decode, precision=precision, seed=seed
             )
             for each, (_, text) in zip(given, written, strict=True):
                 yield replace(each.report, text=text)
@@ -212,27 +188,15 @@ class ReportGenerator:
         if self._selection.has_mask:
             assert self.discriminator is not None, "the recipe names one"
             masked = self.discriminator.summarize(images[masked_view(study)]).masked
-        given = [
-            masked if view.masked and masked is not None else images[view.number] for view in views
+        # Bare ones at both sizes; the masked one is made at the first.
+        shown = [
+            [masked] * len(sides) if view.masked and masked is not None else sizes[view.number]
+            for view in views
         ]
         pixels = [
             self._preprocess.evaluate(image, saliency=view.masked)
-            for image, view in zip(given, views, strict=True)
+            for (image, *_), view in zip(shown, views, strict=True)
         ]
-        films = tuple(
-            masked if view.masked and masked is not None else sizes[view.number][1]
-            for view in (views if with_films else ())
-        )
+        films = tuple(each[1] for each in shown) if with_films else ()
         report = GeneratedReport(paths, projections, "", masked, films)
         return _Input(report, pixels, [images[view.number] for view in views])
-
-    def _summaries(self, images: Sequence[np.ndarray]) -> list[MaskSummary]:
-        """The discriminator's summary of each view, with maps at the size of the image."""
-        if (discriminator := self.discriminator) is None:
-            return []
-        summaries = []
-        for image in images:
-            found = discriminator.summarize(image)
-            maps = discriminator.enlarge(torch.from_numpy(np.stack([*found.maps.values()])), image)
-            summaries.append(replace(found, maps=dict(zip(found.maps, maps.numpy(), strict=True))))
-        return summaries

@@ -9,12 +9,10 @@ _DILATION = 5  # pixels, the side of the square
 
 
 def aggregate_maps(maps: Tensor, how: str) -> Tensor:
-    """One map of several labels' maps.
+    """One map of several labels' maps in [0, 1], (k, h, w) -> (h, w), by "max" or "mean".
 
-    Args:
-        maps: Maps in [0, 1], (k, h, w), at least one.
-        how: "max", or "mean", scaled to [0, 1] again: where the maps of labels differ, no place
-            has the mean 1, and a hard mask might keep nothing.
+    The mean is scaled to [0, 1] again: where the maps of labels differ, no place has the mean 1,
+    and a hard mask might keep nothing.
     """
     if how == "max":
         return maps.amax(dim=0)
@@ -24,16 +22,9 @@ def aggregate_maps(maps: Tensor, how: str) -> Tensor:
 
 
 def make_mask(saliency: Tensor, kind: str, threshold: float) -> Tensor:
-    """What is kept of each pixel.
+    """The share from 0 to 1 that is kept of each pixel, given a map in [0, 1], (h, w) both.
 
-    Args:
-        saliency: A map in [0, 1], (h, w).
-        kind: "hard" keeps what reaches the threshold and two pixels around it, "soft" keeps each
-            pixel times the map.
-        threshold: For "hard".
-
-    Returns:
-        Shares from 0 to 1, (h, w).
+    "hard" keeps what reaches the threshold and two pixels around it, "soft" the map's share.
     """
     if kind == "soft":
         return saliency

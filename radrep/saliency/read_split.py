@@ -14,25 +14,14 @@ _HASH_LENGTH = 12  # in the names of folders
 def read_split(
     data: Data, name: str, *, need_text: bool = True, masked_by: str = ""
 ) -> ModelStudies:
-    """Read one split of the prepared folder.
-
-    Args:
-        data: Which folder and which text.
-        name: "train", "val" or "test".
-        need_text: Leave out studies without the text.
-        masked_by: See `open_masks`.
+    """Read "train", "val" or "test" of the prepared folder; `need_text` drops studies without text.
 
     Raises:
-        DataError: If the folder is missing, the split has no study with the text, or its masked
-            images are missing.
+        DataError: If the folder, its masked images or studies with the text are missing.
         CheckpointError: If the discriminator of the masked images is needed and missing.
     """
-    studies = ModelStudies(
-        data.prepared,
-        name,
-        target=data.target if need_text else None,
-        masks=open_masks(data, name, masked_by),
-    )
+    target, masks = data.target if need_text else None, open_masks(data, name, masked_by)
+    studies = ModelStudies(data.prepared, name, target=target, masks=masks)
     if not studies:
         raise DataError(
             f"{data.prepared}: none of the {studies.num_without_text} studies of the split "
@@ -44,15 +33,8 @@ def read_split(
 def open_masks(data: Data, split: str, masked_by: str = "") -> SaliencyImages | None:
     """The masked images that a recipe names, None where it names none.
 
-    Args:
-        data: The recipe's data.
-        split: "train", "val" or "test".
-        masked_by: Fingerprint in a trained model's checkpoint; by default that of the
-            discriminator as it is now.
-
-    Raises:
-        DataError: If the masked images are missing or broken.
-        CheckpointError: If the discriminator is needed and missing.
+    `masked_by` is the fingerprint in a trained model's checkpoint; by default that of the
+    discriminator as it is now.
     """
     if data.images == "views" or data.saliency is None:
         return None

@@ -31,46 +31,32 @@ _HASH_SHOWN = 12
 
 @dataclass(frozen=True)
 class MaskSummary:
-    """The labels, maps and mask of one image.
+    """The labels, maps and mask of one image; mappings are by observation.
 
     Attributes:
-        probabilities: By observation.
-        thresholds: Above which an observation is predicted positive.
-        maps: Observation to its Grad-CAM in [0, 1], (rows, columns).
         map: The combined map of all positive observations at the size of the image, uint8 (h, w);
             all 255 where the image is left unmasked.
-        masked: The image under its mask, uint8 (h, w).
         unmasked: No observation is predicted positive, or the combined map is empty.
     """
 
     probabilities: Mapping[str, float]
-    thresholds: Mapping[str, float]
-    maps: Mapping[str, np.ndarray]
+    thresholds: Mapping[str, float]  # above which an observation is predicted positive
+    maps: Mapping[str, np.ndarray]  # Grad-CAM in [0, 1], (rows, columns)
     map: np.ndarray
-    masked: np.ndarray
+    masked: np.ndarray  # the image under its mask, uint8 (h, w)
     unmasked: bool
 
     @property
     def predicted_positive(self) -> dict[str, float]:
         """Observations predicted positive, to their probability."""
-        return {
-            name: probability
-            for name, probability in self.probabilities.items()
-            if probability > self.thresholds[name]
-        }
+        return {n: p for n, p in self.probabilities.items() if p > self.thresholds[n]}
 
 
 class SaliencyMaker:
-    """A discriminator with the settings of the mask.
+    """A discriminator, from `load_discriminator`, with the settings of the mask.
 
-    Args:
-        loaded: The discriminator's checkpoint, from `load_discriminator`.
-        section: How its maps become a mask.
-        device: Where it computes; by default the best device of the machine.
-
-    Attributes:
-        model: The discriminator, in evaluation mode.
-        fingerprint: Hash of everything that decides maps and masks.
+    It computes on the best device of the machine by default. Its `fingerprint` is a hash of
+    everything that decides maps and masks.
     """
 
     def __init__(
@@ -84,8 +70,8 @@ class SaliencyMaker:
         self._shift = self.model.backbone.measure_shift(loaded.recipe.data.image_size)
 
     @torch.no_grad()
-    def summarize(self, image: np.ndarray) -> MaskSummary:
-        """Labels, maps and mask of one prepared image, uint8 (h, w).
+    def summarize(self, image: np.ndarray, *, full_size: bool = False) -> MaskSummary:
+        """Labels, maps (at the size of the image if asked) and mask of a prepared image (h, w).
 
         Images go through the model one by one, so that none can change the bits of another.
         """
@@ -96,6 +82,8 @@ class SaliencyMaker:
         maps = grad_cam(patches[0], model.classifier.weight, model.backbone.grid).cpu()
         positive = (found > model.thresholds).cpu()
         combined, masked = self._mask(image, maps[positive])
+        if full_size:
+            maps = self.enlarge(maps, image)
         return MaskSummary(
             probabilities=dict(zip(OBSERVATIONS, found.tolist(), strict=True)),
             thresholds=dict(zip(OBSERVATIONS, model.thresholds.tolist(), strict=True)),
@@ -123,21 +111,12 @@ class SaliencyMaker:
 
 
 def load_discriminator(section: Saliency) -> Loaded:
-    """The checkpoint of a mask's discriminator.
-
-    Raises:
-        CheckpointError: If there is no such checkpoint, or it is of another model.
-    """
-    folder, _ = _find_discriminator(section)
-    return load_checkpoint(folder)
+    """The checkpoint of a mask's discriminator; raise CheckpointError if it is of another model."""
+    return load_checkpoint(_find_discriminator(section)[0])
 
 
 def mask_fingerprint(section: Saliency) -> str:
-    """A hash of the discriminator's weights and preprocessing and of the settings of the mask.
-
-    Raises:
-        CheckpointError: If there is no such checkpoint, or it is of another model.
-    """
+    """A hash of the discriminator's weights and preprocessing and of the settings of the mask."""
     return _fingerprint(*_find_discriminator(section), section)
 
 
@@ -174,10 +153,7 @@ def _fingerprint(folder: Path, recipe: Recipe, section: Saliency) -> str:
 def check_mask_fingerprint(trained_with: str, now: str, checkpoint: Path) -> None:
     """Raise CheckpointError if a model was trained on masked images of another discriminator.
 
-    Args:
-        trained_with: Fingerprint in the checkpoint; empty in an imported one, which fits any.
-        now: Fingerprint of the masked images that the model would be given.
-        checkpoint: The checkpoint.
+    `trained_with` is the fingerprint in its checkpoint, empty in an imported one, which fits any.
     """
     if trained_with not in ("", now):
         raise CheckpointError(

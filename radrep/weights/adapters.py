@@ -25,18 +25,18 @@ from radrep.weights.checkpoint import (
 )
 from radrep.weights.pretrained import (
     ADAPTERS,
+    ENCODER,
     WEIGHTS,
     check_base,
     check_state_dict,
+    encoder_part,
     hash_base,
     load_encoder,
-    read_about,
+    read_adapters,
     read_weights,
     save_encoder,
 )
 from radrep.weights.public_names import XRAY_MAMBA_EXPORT, rename
-
-_ENCODER = "encoder."
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ class Exported:
 def merge_checkpoint(checkpoint: Path, out: Path) -> None:
     """Merge the adapters of a run or checkpoint into its encoder; its reports do not change.
 
-    If the new checkpoint is trained further, the whole encoder is.
-
-    Raises:
-        CheckpointError: If the checkpoint has no adapters, or `out` exists.
+    If the new checkpoint is trained further, the whole encoder is. Raises CheckpointError.
     """
     check_not_exists(out)
     loaded, model = _load_with_adapters(checkpoint)
@@ -67,7 +64,6 @@ def merge_checkpoint(checkpoint: Path, out: Path) -> None:
         recipe=change_section(loaded.recipe, {"model": section.model_dump()}, title=title),
         tokenizer=loaded.tokenizer,
         prepared_size=loaded.prepared_size,
-        training=None,
         saliency=loaded.saliency,
     )
 
@@ -75,17 +71,11 @@ def merge_checkpoint(checkpoint: Path, out: Path) -> None:
 def merge_adapters(file: Path, base: Path, out: Path) -> None:
     """Merge exported adapters into the encoder that they were trained on.
 
-    Args:
-        file: What `radrep export --adapters` wrote.
-        base: The encoder: a run, a checkpoint, or a folder that `radrep import` wrote.
-        out: The folder to make, for model.encoder.weights.
-
-    Raises:
-        CheckpointError: If a file is broken or the adapters are of another encoder, or `out`
-            exists.
+    `base` is a run, a checkpoint or a folder that `radrep import` wrote; `out` is made for
+    model.encoder.weights. Raises CheckpointError if the adapters are of another encoder.
     """
     check_not_exists(out)
-    state, about = read_weights(file), read_about(file)
+    state, about = read_adapters(file)
     encoder = make_xray_mamba(
         about["size"], image_size=int(about["image_size"]), patch_size=int(about["patch_size"])
     )
@@ -98,8 +88,8 @@ def merge_adapters(file: Path, base: Path, out: Path) -> None:
         scale=float(about["scale"]),
         per_direction=about["per_direction"] == "true",
     )
-    own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
-    ours = {name: tensor for name, tensor in encoder.state_dict().items() if ADAPTERS in name}
+    own = encoder_part(state)
+    ours = adapter_state(encoder.state_dict())
     check_state_dict(own, ours, f"{file} does not hold the adapters that its metadata describes")
     encoder.load_state_dict(own, strict=False)
     merge_lora(encoder)
@@ -109,13 +99,8 @@ def merge_adapters(file: Path, base: Path, out: Path) -> None:
 def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -> Exported:
     """Write the adapters of a run's or checkpoint's encoder, with the metadata to use them.
 
-    Args:
-        checkpoint: A run or checkpoint of EMRRG with adapters.
-        out: The .safetensors file to make.
-        all_learned: Write the projector, the hybrid layers and the language model's LoRA as well.
-
-    Raises:
-        CheckpointError: If the checkpoint has no adapters, or `out` exists.
+    `all_learned` adds the projector, the hybrid layers and the language model's LoRA. Raises
+    CheckpointError if there are no adapters, or `out` exists or is no .safetensors file.
     """
     _check_out(out)
     loaded, model = _load_with_adapters(checkpoint)
@@ -140,25 +125,19 @@ def adapter_state(state: Mapping[str, Tensor], *, all_learned: bool = False) -> 
     return {
         name: tensor
         for name, tensor in state.items()
-        if ADAPTERS in name or (all_learned and not name.startswith(_ENCODER))
+        if ADAPTERS in name or (all_learned and not name.startswith(ENCODER))
     }
 
 
 def export_encoder(checkpoint: Path, out: Path) -> Exported:
-    """Write a whole encoder under the public parameter names, as `radrep import` reads them.
-
-    Args:
-        checkpoint: A run, a checkpoint, or a folder that `radrep import` wrote.
-        out: The .safetensors file to make.
+    """Write a whole encoder as .safetensors under public names, as `radrep import` reads them.
 
     Raises:
-        CheckpointError: If it has no X-ray Mamba of four directions, or adapters that are not
-            merged, or `out` exists.
+        CheckpointError: If it has no X-ray Mamba of four directions, or unmerged adapters.
     """
     _check_out(out)
     folder = find_checkpoint(checkpoint)
-    state = read_weights(folder / WEIGHTS)
-    own = {n.removeprefix(_ENCODER): t for n, t in state.items() if n.startswith(_ENCODER)}
+    own = encoder_part(read_weights(folder / WEIGHTS)[0])
     if "class_token" not in own:
         raise CheckpointError(f"{folder} has no X-ray Mamba with a class token to export")
     if any(ADAPTERS in name for name in own):
@@ -176,13 +155,12 @@ def export_encoder(checkpoint: Path, out: Path) -> Exported:
 
 def _load_with_adapters(checkpoint: Path) -> tuple[Loaded, Emrrg]:
     loaded = load_checkpoint(find_checkpoint(checkpoint))
-    model = loaded.model
-    if not any(ADAPTERS in name for name in model.checkpoint_state()):
+    if not adapter_state(loaded.model.checkpoint_state()):
         raise CheckpointError(
             f"{loaded.folder} has no low-rank adapters: its recipe has not name: emrrg with "
             "train_encoder: adapters"
         )
-    return loaded, cast(Emrrg, model)  # the only one with adapters
+    return loaded, cast(Emrrg, loaded.model)  # the only one with adapters
 
 
 def _check_out(out: Path) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from radrep.atomic import atomic_dir
@@ -28,7 +28,7 @@ from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.weights.pretrained import WEIGHTS, check_state_dict
+from radrep.weights.pretrained import WEIGHTS, check_state_dict, read_weights
 
 RECIPE = "recipe.yaml"
 VOCABULARY = "vocabulary.json"
@@ -39,25 +39,15 @@ BEST = "best"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint in memory.
-
-    Attributes:
-        folder: Where it came from.
-        recipe: The recipe of its run.
-        tokenizer: Its vocabulary.
-        codec: How the model reads and writes reports.
-        model: The model in evaluation mode.
-        prepared_size: Short side in pixels to which its images were prepared.
-        saliency: Fingerprint of its masked images; empty without any.
-    """
+    """A checkpoint in memory."""
 
     folder: Path
     recipe: Recipe
     tokenizer: Tokenizer
     codec: ReportCodec
-    model: TrainableModel
-    prepared_size: int
-    saliency: str
+    model: TrainableModel  # in evaluation mode
+    prepared_size: int  # short side in pixels of its images
+    saliency: str  # fingerprint of its masked images; empty without any
 
 
 def check_not_exists(out: Path) -> None:
@@ -73,19 +63,12 @@ def save_checkpoint(
     recipe: Recipe,
     tokenizer: Tokenizer,
     prepared_size: int,
-    training: dict[str, Any] | None,
+    training: dict[str, Any] | None = None,
     saliency: str = "",
 ) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint of a bare model, whole or not at all; see `Loaded`.
 
-    Args:
-        folder: The folder to make.
-        model: The bare model, not a wrapper of it.
-        recipe: The resolved recipe.
-        tokenizer: The vocabulary.
-        prepared_size: Short side in pixels of the prepared images.
-        training: Optimizer, progress and loss scale; None if training cannot be resumed.
-        saliency: Fingerprint of the masked images; empty without any.
+    `training` has optimizer, progress and loss scale, None if training cannot be resumed.
     """
     with _wrap_write_errors(folder), atomic_dir(folder, replace=training is not None) as partial:
         weights = {name: tensor.contiguous() for name, tensor in model.checkpoint_state().items()}
@@ -119,13 +102,8 @@ def _wrap_write_errors(folder: Path) -> Iterator[None]:
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe of a checkpoint.
-
-    Raises:
-        CheckpointError: If it has none, or an older radrep with other keys wrote it.
-    """
-    if not (folder / RECIPE).is_file():
-        raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {RECIPE}")
+    """The recipe of a checkpoint; raise CheckpointError without one that this radrep can read."""
+    _check_files(folder, RECIPE)
     try:
         return load_recipe(str(folder / RECIPE))
     except RecipeError as error:
@@ -135,6 +113,12 @@ def read_recipe(folder: Path) -> Recipe:
         ) from error
 
 
+def _check_files(folder: Path, *names: str) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {name}")
+
+
 def load_checkpoint(folder: Path) -> Loaded:
     """Read a checkpoint.
 
@@ -142,32 +126,25 @@ def load_checkpoint(folder: Path) -> Loaded:
         CheckpointError: If a file is missing or broken, or weights, vocabulary and recipe do not
             fit one another.
     """
-    for name in (WEIGHTS, RECIPE, VOCABULARY):
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {name}")
+    _check_files(folder, WEIGHTS, RECIPE, VOCABULARY)
     recipe = read_recipe(folder)
     tokenizer = Tokenizer.load(folder / VOCABULARY)
     model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
-    about = _load_weights(model, folder, tokenizer)
+    about = _load_weights(model, folder, len(tokenizer.vocabulary))
     codec = build_codec(recipe, tokenizer, model)
     size, saliency = int(about["prepared_size"]), about.get("saliency", "")
     return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
 
 
-def _load_weights(model: TrainableModel, folder: Path, tokenizer: Tokenizer) -> dict[str, str]:
+def _load_weights(model: TrainableModel, folder: Path, num_words: int) -> dict[str, str]:
     """Load the weights strictly and return the metadata of their file."""
     path = folder / WEIGHTS
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    state, about = read_weights(path)
     ours = model.checkpoint_state()
     name = "encoder_decoder.words.weight"
     if name in state and state[name].shape[0] != ours[name].shape[0]:
         raise CheckpointError(
-            f"{folder / VOCABULARY} has {len(tokenizer.vocabulary)} words and the weights beside "
+            f"{folder / VOCABULARY} has {num_words} words and the weights beside "
             f"it were made for {state[name].shape[0] - 1}: the two are not of one run"
         )
     if "prepared_size" not in about:
@@ -178,11 +155,7 @@ def _load_weights(model: TrainableModel, folder: Path, tokenizer: Tokenizer) -> 
 
 
 def load_training(folder: Path) -> dict[str, Any]:
-    """The training state that `save_checkpoint` was given.
-
-    Raises:
-        CheckpointError: If it is missing or broken.
-    """
+    """The training state of a checkpoint; raise CheckpointError if it is missing or broken."""
     path = folder / TRAINING
     if not path.is_file():
         raise CheckpointError(f"{folder} cannot be trained further: it has no {TRAINING}")
@@ -217,12 +190,7 @@ def link_best(run: Path, folder: Path) -> None:
 
 
 def restore_best(run: Path, best_step: int) -> None:
-    """Repair the link `best` on resume: a crash may fall between a checkpoint and its link.
-
-    Args:
-        run: The run.
-        best_step: The step of its best checkpoint, as its newest checkpoint remembers.
-    """
+    """Repair the link `best` on resume: a crash may fall between a checkpoint and its link."""
     folder = step_folder(run, best_step)
     if folder.is_dir() and (run / BEST).resolve() != folder.resolve():
         link_best(run, folder)
@@ -237,19 +205,13 @@ def drop_old_checkpoints(run: Path) -> None:
 
 
 def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
-    """The checkpoint that a user means.
+    """The checkpoint that a user means; raise CheckpointError if there is none.
 
-    Args:
-        name: A checkpoint, a run (its best one is taken), or None for the newest run of a model
-            that writes reports.
-        runs: The folder of runs.
-
-    Raises:
-        CheckpointError: If there is none.
+    `name` is a checkpoint, a run, for its best one, or None for the newest run of a report model.
     """
     if name is None:
         best = [p for depth in ("*", "*/*") for p in runs.glob(f"{depth}/{BEST}") if p.is_dir()]
-        found = [path.parent for path in best if _has_output(path, "reports")]
+        found = [path.parent for path in best if _has_output(path.parent, "reports")]
         if not found:
             raise CheckpointError(
                 f"{runs.resolve()} holds no trained report model. Train one with: radrep train "
@@ -271,15 +233,12 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
 
 def is_discriminator(name: Path) -> bool:
     """Whether a run or checkpoint is of SDAM's discriminator; False if it cannot be read."""
-    try:
-        return _has_output(find_checkpoint(name), "labels")
-    except RadrepError:
-        return False
+    return _has_output(name, "labels")
 
 
-def _has_output(folder: Path, output: str) -> bool:
+def _has_output(name: Path, output: str) -> bool:
     try:
-        return read_recipe(folder).model.output == output
+        return read_recipe(find_checkpoint(name)).model.output == output
     except RadrepError:
         return False
 

@@ -38,25 +38,23 @@ _STATES = ("model", "state_dict")  # where the weights may lie in a file
 _ENCODERS = {f"xray-mamba-{size}": size for size in XRAY_MAMBA_SIZES}
 _RECIPES = {"emrrg": "emrrg_iu", "csr-lmca": "csr_lmca_iu"}
 KINDS = (*_ENCODERS, *_RECIPES)
+_RECIPES_OF_FILES = (
+    "--recipe must be that of the file's language model and encoder: mambaxray_iu, mambaxray_mimic "
+    "or mambaxray_chexpert_plus for IU-, Mimic- and CheXpert-Finetune, emrrg_chexpert_plus for "
+    "EMRRG-CXP"
+)
 _END = "</s>"  # ended every report in the released code, whatever the tokenizer
 _PREPARED_SIZE = 256  # the default of radrep prepare
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import did.
-
-    Attributes:
-        out: What was written.
-        keys: What became of every tensor. Missing ones are initialised as by the recipe.
-        changed: Keys of the recipe that the file decides, to their new values.
-        unprepared: The prepared folder that a whole model was imported without, if it was.
-    """
+    """What an import did."""
 
     out: Path
-    keys: KeyReport
-    changed: Mapping[str, str] = field(default_factory=dict)
-    unprepared: Path | None = None
+    keys: KeyReport  # missing ones are initialised as by the recipe
+    changed: Mapping[str, str] = field(default_factory=dict)  # recipe keys that the file decides
+    unprepared: Path | None = None  # the prepared folder that a whole model lacked
 
 
 def import_public(
@@ -67,7 +65,7 @@ def import_public(
     recipe: str | None = None,
     overrides: Sequence[str] = (),
 ) -> ImportResult:
-    """Import a public checkpoint.
+    """Import a public checkpoint of one of `KINDS`.
 
     An X-ray Mamba, of stage 1, 2 or 3, becomes a folder for model.encoder.weights; the others
     become whole checkpoints of the recipe's model, with the vocabulary of the recipe's prepared
@@ -76,15 +74,7 @@ def import_public(
     Published EMRRG files were trained with all visual tokens in line and neither hybrid layers nor
     LoRA in the language model, so that is what they get, whatever the recipe has; with the
     encoder's size and, for Qwen, the BOS id and the text "</s>" that ended reports.
-
-    Args:
-        path: The file.
-        kind: One of `KINDS`.
-        out: The folder to make.
-        recipe: A recipe file or name, not for an X-ray Mamba; by default emrrg_iu or csr_lmca_iu.
-            IU-Finetune files are of mambaxray_iu, Mimic-Finetune of mambaxray_mimic,
-            CheXpert-Finetune of mambaxray_chexpert_plus, EMRRG-CXP of emrrg_chexpert_plus.
-        overrides: Changes of its keys, as typed after --set.
+    The recipe, by default emrrg_iu or csr_lmca_iu, is that of the file, see `_RECIPES_OF_FILES`.
 
     Raises:
         CheckpointError: If the file cannot be read or does not fit, or `out` exists.
@@ -121,14 +111,11 @@ def _import_encoder(path: Path, kind: str, out: Path) -> ImportResult:
             f"{found[0]} wide and {found[1]} deep"
         )
     make = make_stage_one_encoder if first_stage else make_xray_mamba
-    encoder = make(
-        _ENCODERS[kind],
-        image_size=max(round(num_patches**0.5), 1) * patch_size,
-        patch_size=patch_size,
-    )
+    image_size = max(round(num_patches**0.5), 1) * patch_size
+    encoder = make(_ENCODERS[kind], image_size=image_size, patch_size=patch_size)
     rules = XRAY_MAMBA_OF_AUTOREGRESSIVE if first_stage else XRAY_MAMBA_OF_CONTRASTIVE
     keys = load_public(encoder, state, rules)
-    _check_complete(path, kind, keys.missing, keys.unexpected)
+    _check_complete(path, kind, keys.missing, keys)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     save_encoder(encoder, out, {"kind": kind, "file": path.name, "sha256": sha256})
@@ -147,7 +134,7 @@ def _import_model(
     recipe = load_recipe(title, overrides)
     recipe.require_model(kind.replace("-", "_"), f"for --format {kind}")
     state = read_public(path)
-    changed = dict[str, str]()
+    changed: dict[str, str] = {}
     encoder_elsewhere = False
     if kind == "emrrg":
         encoder_elsewhere = _lacks_encoder(path, state, recipe)
@@ -158,12 +145,11 @@ def _import_model(
     # The words of EMRRG are those of its language model, so it needs no prepared data.
     unprepared = data.prepared if kind == "emrrg" and not data.prepared.exists() else None
     if unprepared is not None:
-        settings = data.tokenizer
+        settings, short_side = data.tokenizer, _PREPARED_SIZE
         tokenizer = Tokenizer.build((), min_count=settings.min_count, cleaner=settings.cleaner)
-        prepared_size = _PREPARED_SIZE
     else:
         studies = PreparedStudies(data.prepared, "train", target=data.target)
-        tokenizer, prepared_size = build_tokenizer(data, studies), read_image_size(data.prepared)
+        tokenizer, short_side = build_tokenizer(data, studies), read_image_size(data.prepared)
     num_words = len(tokenizer.vocabulary)
     words = state.get("encoder_decoder.model.tgt_embed.0.lut.weight")
     if words is not None and len(words) != num_words + 1:
@@ -176,22 +162,18 @@ def _import_model(
     if encoder_elsewhere:
         load_pretrained(model, recipe)
     if kind == "emrrg":
-        keys = _load_emrrg(cast(Emrrg, model), state)
+        try:
+            keys = load_public(cast(Emrrg, model), state, EMRRG, model.checkpoint_state())
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}. {_RECIPES_OF_FILES}") from error
         # New adapters start without effect.
         required = ("projector.",) if encoder_elsewhere else ("projector.", "encoder.")
         missing = [n for n in keys.missing if n.startswith(required) and ADAPTERS not in n]
     else:
         keys = load_public(cast(nn.Module, model), state, CSR_LMCA)
         missing = list(keys.missing)
-    _check_complete(path, kind, missing, keys.unexpected)
-    save_checkpoint(
-        out,
-        model=model,
-        recipe=recipe,
-        tokenizer=tokenizer,
-        prepared_size=prepared_size,
-        training=None,
-    )
+    _check_complete(path, kind, missing, keys)
+    save_checkpoint(out, model=model, recipe=recipe, tokenizer=tokenizer, prepared_size=short_side)
     return ImportResult(out, keys, changed, unprepared)
 
 
@@ -204,29 +186,17 @@ def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
         keys["language_model.bos_token_id"] = "0"  # "!" for Qwen, which has no BOS token
     if has.encode(_END) != [has.eos_id]:
         keys["language_model.eos_text"] = _END
-    positions = state.get("visual_encoder.pos_embed")
-    if positions is not None:
+    if (positions := state.get("visual_encoder.pos_embed")) is not None:
         found = (positions.shape[-1], _count_blocks(state, "visual_encoder."))
-        sizes = {(size.dim, size.depth): name for name, size in XRAY_MAMBA_SIZES.items()}
-        if found in sizes:
-            keys["encoder.size"] = sizes[found]
+        for name, size in XRAY_MAMBA_SIZES.items():
+            if found == (size.dim, size.depth):
+                keys["encoder.size"] = name
     typed = {"null": None, "0": 0}
     return {
         f"model.{key}": value
         for key, value in keys.items()
         if attrgetter(key)(section) != typed.get(value, value)
     }
-
-
-def _load_emrrg(model: Emrrg, state: Mapping[str, Tensor]) -> KeyReport:
-    try:
-        return load_public(model, state, EMRRG, model.checkpoint_state())
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}. --recipe must be that of the file's language model and encoder: "
-            "mambaxray_iu, mambaxray_mimic or mambaxray_chexpert_plus for IU-, Mimic- and "
-            "CheXpert-Finetune, emrrg_chexpert_plus for EMRRG-CXP"
-        ) from error
 
 
 def _lacks_encoder(path: Path, state: Mapping[str, Tensor], recipe: Recipe) -> bool:
@@ -243,10 +213,9 @@ def _lacks_encoder(path: Path, state: Mapping[str, Tensor], recipe: Recipe) -> b
     return without
 
 
-def _check_complete(
-    path: Path, kind: str, missing: Sequence[str], unexpected: Sequence[str]
-) -> None:
+def _check_complete(path: Path, kind: str, missing: Sequence[str], keys: KeyReport) -> None:
     if missing:
+        unexpected = keys.unexpected
         also = f"; {len(unexpected)} are unexpected: {unexpected[0]} ..." if unexpected else ""
         raise CheckpointError(
             f"{path} is not the {kind} asked for: {len(missing)} tensors are missing, the first: "
@@ -257,10 +226,7 @@ def _check_complete(
 def read_public(path: Path) -> dict[str, Tensor]:
     """Read the weights of a file that PyTorch or safetensors wrote, without running its code.
 
-    The weights lie under "model" or "state_dict", or are the whole content.
-
-    Raises:
-        CheckpointError: If the file is missing, broken or not a checkpoint.
+    They lie under "model" or "state_dict", or are the whole content. Raises CheckpointError.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -291,11 +257,9 @@ def read_public(path: Path) -> dict[str, Tensor]:
 
 
 def _find_state(content: object) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        return {}
-    for part in (*(content.get(name) for name in _STATES), content):
-        if isinstance(part, Mapping):
-            found = {k: v for k, v in part.items() if isinstance(k, str) and isinstance(v, Tensor)}
-            if found:
-                return found
+    parts = map(content.get, _STATES) if isinstance(content, Mapping) else ()
+    for part in (*parts, content):
+        pairs = part.items() if isinstance(part, Mapping) else ()
+        if found := {k: v for k, v in pairs if isinstance(k, str) and isinstance(v, Tensor)}:
+            return found
     return {}

@@ -1,6 +1,6 @@
 """MODEL_CARD.md: data, training, scores and limits of a model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +63,7 @@ class LabelEvaluation:
 def describe_model(
     recipe: Recipe, evaluated: ReportEvaluation | LabelEvaluation | None, reached: str = ""
 ) -> str:
-    """Write a model card in Markdown.
-
-    Args:
-        recipe: The recipe of its run.
-        evaluated: Its scores; None before any evaluation.
-        reached: The best validation score of training, shown before any evaluation.
-    """
+    """Write a model card in Markdown, before any evaluation with what training `reached`."""
     data, model = recipe.data, recipe.model
     labels = label_source(model)
     if labels is not None:
@@ -117,18 +111,14 @@ def _hub_revisions(section: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _label_scores(found: LabelEvaluation) -> list[str]:
-    lines = [
-        f"Split `{found.split}`, {found.num_studies} studies with {found.num_images} images. "
-        "Thresholds were chosen on validation.",
-        "",
-        "| label | known | present | AUROC | average precision | F1 |",
-        "|---|---|---|---|---|---|",
+    rows = [
+        [row.name, str(row.num_known), str(row.num_present)]
+        + [_cell(value) for value in (row.auroc, row.average_precision, row.f1)]
+        for row in found.scores.rows
     ]
-    for row in found.scores.rows:
-        scores = [_cell(value) for value in (row.auroc, row.average_precision, row.f1)]
-        cells = [row.name, str(row.num_known), str(row.num_present), *scores]
-        lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, ""]
+    head = f"Split `{found.split}`, {found.num_studies} studies with {found.num_images} images. "
+    titles = ["label", "known", "present", "AUROC", "average precision", "F1"]
+    return [f"{head}Thresholds were chosen on validation.", "", *_table(titles, rows), ""]
 
 
 def _scores(found: ReportEvaluation) -> list[str]:
@@ -142,18 +132,23 @@ def _scores(found: ReportEvaluation) -> list[str]:
     for scored in found.card.protocols:
         cut = f", {scored.num_cut} references cut" if scored.num_cut else ""
         tokenizer = f" by the tokenizer of {scored.tokenizer}" if scored.tokenizer else ""
-        lines += [f"Protocol `{scored.protocol}`{cut}{tokenizer}:", "", *_table(scored, _METRICS)]
-        lines.append("")
-    return [*lines, "Findings F1 (rules):", "", *_table(found.card.findings, _FINDINGS), ""]
+        lines.append(f"Protocol `{scored.protocol}`{cut}{tokenizer}:")
+        lines += ["", *_score_table(scored, _METRICS), ""]
+    return [*lines, "Findings F1 (rules):", "", *_score_table(found.card.findings, _FINDINGS), ""]
 
 
-def _table(scored: ScoreTable, metrics: tuple[str, ...]) -> list[str]:
-    titles = [METRICS[metric].title for metric in metrics]
-    lines = [f"| system | {' | '.join(titles)} |", "|---" * (len(metrics) + 1) + "|"]
-    for system in scored.systems:
-        cells = [_cell(system.scores.get(key), system.intervals.get(key)) for key in metrics]
-        lines.append(f"| {system.name} | {' | '.join(cells)} |")
-    return lines
+def _score_table(scored: ScoreTable, metrics: tuple[str, ...]) -> list[str]:
+    rows = [
+        [system.name]
+        + [_cell(system.scores.get(key), system.intervals.get(key)) for key in metrics]
+        for system in scored.systems
+    ]
+    return _table(["system", *(METRICS[metric].title for metric in metrics)], rows)
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
+    return [head, "|---" * len(titles) + "|", *body]
 
 
 def _cell(value: float | None, interval: Interval | None = None) -> str:

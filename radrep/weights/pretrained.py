@@ -25,7 +25,7 @@ from radrep.recipe.recipe import Recipe
 WEIGHTS = "weights.safetensors"
 ABOUT = "about.json"  # the source of weights that were imported or merged
 ADAPTERS = ".adapters."
-_PREFIX = "encoder."
+ENCODER = "encoder."
 
 
 def check_state_dict(
@@ -35,16 +35,9 @@ def check_state_dict(
     *,
     needed: Collection[str] | None = None,
 ) -> None:
-    """Check the names and shapes of weights.
+    """Raise CheckpointError, with the title first, if weights do not fit our state.
 
-    Args:
-        state: The weights.
-        ours: The state of the model.
-        title: The start of the error.
-        needed: Names that must be there, by default all of the model's.
-
-    Raises:
-        CheckpointError: If a tensor is missing, not known or of another shape.
+    The names that are `needed` must be there, by default all of ours.
     """
     missing = sorted((ours if needed is None else needed) - state.keys())
     unknown = sorted(state.keys() - ours.keys())
@@ -69,13 +62,11 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
     """Fill an encoder from a run, a checkpoint, or a folder that `radrep import` wrote.
 
     Weights of stage 1, which scan in one direction, are expanded; positions are interpolated.
-
-    Raises:
-        CheckpointError: If there are no such weights or they do not fit.
+    Raises CheckpointError.
     """
     file = _weights_file(source)
-    state = read_weights(file)
-    own = {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
+    state, _ = read_weights(file)
+    own = encoder_part(state)
     if "positions" not in own:
         raise CheckpointError(f"{file} has no X-ray Mamba in it")
     if any(ADAPTERS in name for name in own):
@@ -83,20 +74,30 @@ def load_encoder(encoder: XrayMamba, source: Path) -> None:
             f"{file} has low-rank adapters; merge them first: radrep merge {source} --out FOLDER"
         )
     if "class_token" not in own:
-        num_patches = own["positions"].shape[1]
-        start_from_stage_one(encoder, state, grid=_grid_like(encoder, num_patches, file))
+        grid = _grid_like(encoder, own["positions"].shape[1], file)
+        start_from_stage_one(encoder, state, grid=grid)
         return
-    _load(encoder, own, file)
+    grid = _grid_like(encoder, own["positions"].shape[1] - 1, file)
+    if grid != encoder.grid:
+        own["positions"] = resize_positions(own["positions"], grid=grid, new_grid=encoder.grid)
+    fresh = encoder.state_dict()
+    own |= {name: tensor for name, tensor in fresh.items() if ADAPTERS in name}
+    check_state_dict(own, fresh, f"{file} is of another encoder than model.encoder describes")
+    encoder.load_state_dict(own)
+
+
+def encoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The encoder's weights out of a model's, without their prefix."""
+    return {k.removeprefix(ENCODER): v for k, v in state.items() if k.startswith(ENCODER)}
 
 
 def load_adapters(model: Emrrg, file: Path) -> None:
     """Fill a model with exported adapters and whatever else was trained and lies in their file.
 
     Raises:
-        CheckpointError: If the file cannot be read, its tensors have no place in the model, or
-            they were trained under another scale or on another encoder.
+        CheckpointError: If they do not fit the model, its scale or its encoder.
     """
-    state, about = read_weights(file), read_about(file)
+    state, about = read_adapters(file)
     ours = model.checkpoint_state()
     check_state_dict(
         state,
@@ -124,10 +125,7 @@ def check_base(encoder: XrayMamba, about: Mapping[str, str], file: Path) -> None
 
 
 def hash_base(encoder: XrayMamba) -> str:
-    """SHA-256 of an encoder's weights without its adapters.
-
-    Positions do not count: they are interpolated for each image size.
-    """
+    """SHA-256 of an encoder's weights but adapters and positions, which depend on image size."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         if name != "positions" and ADAPTERS not in f".{name}":
@@ -137,27 +135,28 @@ def hash_base(encoder: XrayMamba) -> str:
     return digest.hexdigest()
 
 
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Read a .safetensors file, or raise CheckpointError."""
+def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a .safetensors file; raise CheckpointError."""
     try:
-        return load_file(file)
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata() or {}
+        return load_file(file), about
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}") from error
 
 
-def read_about(file: Path) -> dict[str, str]:
-    """The metadata of a file that `radrep export --adapters` wrote."""
-    with safe_open(file, "pt") as opened:
-        about = opened.metadata() or {}
+def read_adapters(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As `read_weights`, of a file that `radrep export --adapters` wrote."""
+    state, about = read_weights(file)
     if "base_sha256" not in about:
         raise CheckpointError(f"{file} was not written by radrep export --adapters")
-    return about
+    return state, about
 
 
 def save_encoder(encoder: XrayMamba, out: Path, about: Mapping[str, str]) -> None:
     """Write a folder for model.encoder.weights; `about` names its source."""
     with atomic_dir(out) as partial:
-        state = {f"{_PREFIX}{name}": tensor for name, tensor in encoder.state_dict().items()}
+        state = {f"{ENCODER}{name}": tensor for name, tensor in encoder.state_dict().items()}
         save_file(state, partial / WEIGHTS)
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
@@ -172,16 +171,6 @@ def _weights_file(source: Path) -> Path:
         f"model.encoder.weights: {source} is neither a run nor a checkpoint with {WEIGHTS}; train "
         f"it first, for example with: radrep pretrain {recipe}"
     )
-
-
-def _load(encoder: XrayMamba, own: dict[str, Tensor], file: Path) -> None:
-    grid = _grid_like(encoder, own["positions"].shape[1] - 1, file)
-    if grid != encoder.grid:
-        own["positions"] = resize_positions(own["positions"], grid=grid, new_grid=encoder.grid)
-    fresh = encoder.state_dict()
-    own |= {name: tensor for name, tensor in fresh.items() if ADAPTERS in name}
-    check_state_dict(own, fresh, f"{file} is of another encoder than model.encoder describes")
-    encoder.load_state_dict(own)
 
 
 def _grid_like(encoder: XrayMamba, num_patches: int, file: Path) -> tuple[int, int]:

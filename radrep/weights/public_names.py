@@ -2,8 +2,7 @@
 
 Each table lists (public name, our name or why it is ignored). `*` stands for one part of a dotted
 name, `**` for the rest of it and `#` for a number that our name lacks; the first row that fits
-counts. Every tensor of a file is reported, and two that map to one parameter and differ are an
-error: none is dropped in silence.
+counts. No tensor of a file is dropped in silence.
 """
 
 import re
@@ -18,7 +17,7 @@ from radrep.errors import CheckpointError
 
 @dataclass(frozen=True)
 class IgnoredKeys:
-    """Public tensors that our models have no place for, and why."""
+    """Public tensors that our models have no place for."""
 
     reason: str
 
@@ -110,8 +109,7 @@ CSR_LMCA: Rules = (
     *(rule for name in _ENHANCERS for rule in _inside(name, "enhancer.", POOLED_ENHANCER)),
     *_inside("encoder_decoder.", "encoder_decoder.", _ENCODER_DECODER),
     *((f"encoder_decoder.{name}", _SINES) for name in _POSITIONS),
-    ("linear_1.*", _UNUSED),
-    ("linear_2.*", _UNUSED),
+    *((name, _UNUSED) for name in ("linear_1.*", "linear_2.*")),
 )
 
 _DIRECTIONS = {"": "rows", "_b": "rows_reversed", "_c": "columns", "_c_b": "columns_reversed"}
@@ -153,11 +151,8 @@ XRAY_MAMBA_OF_CONTRASTIVE: Rules = (
     *_inside("visual_encoder.", "", XRAY_MAMBA),
     *_WRONG_ADAPTERS,
     ("text_encoder.**", IgnoredKeys("of the text tower")),
-    ("vision_proj.*", _HEAD),
-    ("text_proj.*", _HEAD),
-    ("logit_scale", _HEAD),
-    ("llama_proj.*", _OF_REPORT_MODEL),
-    ("layer_norm.*", _OF_REPORT_MODEL),
+    *((name, _HEAD) for name in ("vision_proj.*", "text_proj.*", "logit_scale")),
+    *((name, _OF_REPORT_MODEL) for name in ("llama_proj.*", "layer_norm.*")),
 )
 EMRRG: Rules = (
     *_inside("visual_encoder.", "encoder.", XRAY_MAMBA),
@@ -175,8 +170,7 @@ _DECODER_PARTS = {
     "mlp.fc1": "mlp.0",
     "mlp.fc2": "mlp.2",
 }
-AUTOREGRESSIVE_PRETRAINING: Rules = (
-    *_inside("", "encoder.", _XRAY_BLOCK),
+_STAGE_ONE_DECODER: Rules = (
     *((f"norm_{i + 1}.*", f"tap_norms.{i}.*") for i in range(4)),
     ("enc2dec.*", "to_decoder.*"),
     ("ar_token", "query"),
@@ -186,46 +180,30 @@ AUTOREGRESSIVE_PRETRAINING: Rules = (
     ),
     ("ar_norm.*", "norm.*"),
     ("ar_pred.*", "to_pixels.*"),
-    ("dec_pos_embed", IgnoredKeys("a fixed table")),
-    ("mask", IgnoredKeys("a fixed table")),
+    *((name, IgnoredKeys("a fixed table")) for name in ("dec_pos_embed", "mask")),
 )
-_STAGE_ONE_DECODER = (
-    *("norm_*.*", "enc2dec.*", "dec_block.**", "ar_norm.*", "ar_pred.*"),
-    *("ar_token", "dec_pos_embed", "mask"),
-)
+AUTOREGRESSIVE_PRETRAINING: Rules = (*_inside("", "encoder.", _XRAY_BLOCK), *_STAGE_ONE_DECODER)
 # The encoder alone: stage 2 starts without the decoder of stage 1.
 XRAY_MAMBA_OF_AUTOREGRESSIVE: Rules = (
     *_XRAY_BLOCK,
-    *((name, IgnoredKeys("of the decoder of stage 1")) for name in _STAGE_ONE_DECODER),
+    *((name, IgnoredKeys("of the decoder of stage 1")) for name, _ in _STAGE_ONE_DECODER),
 )
 
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What became of every tensor of a public file.
+    """What became of every tensor of a public file."""
 
-    Attributes:
-        mapped: Public name to our name.
-        missing: Names of ours that the file does not have.
-        unexpected: Public names that fit no rule, or nothing in this model.
-        ignored: Public name to the reason why our model has no place for it.
-    """
-
-    mapped: Mapping[str, str]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    ignored: Mapping[str, str]
+    mapped: Mapping[str, str]  # public name to ours
+    missing: tuple[str, ...]  # names of ours
+    unexpected: tuple[str, ...]  # public names that fit no rule, or nothing in this model
+    ignored: Mapping[str, str]  # public name to the reason why our model has no place for it
 
 
 def rename(
     state: Mapping[str, Tensor], rules: Rules, wanted: Collection[str] | None = None
 ) -> tuple[dict[str, Tensor], KeyReport]:
-    """Rename the tensors of a file by one of this module's tables.
-
-    Args:
-        state: Tensors by name.
-        rules: The table.
-        wanted: The new names that there is a place for; by default all.
+    """Rename the tensors of a file by one of this module's tables; `wanted` names alone, if given.
 
     Raises:
         CheckpointError: If two tensors that map to one parameter differ.
@@ -260,9 +238,7 @@ def _target(
         if match := pattern.fullmatch(name):
             if isinstance(ours, IgnoredKeys):
                 return ours
-            for part in match.groups():
-                ours = re.sub(r"\*+", part, ours, count=1)
-            return ours
+            return ours.replace("**", "*").replace("*", "{}").format(*match.groups())
     return None
 
 
@@ -272,18 +248,10 @@ def load_public(
     rules: Rules,
     wanted: Collection[str] | None = None,
 ) -> KeyReport:
-    """Load those public weights into a module of ours that it has a place for.
+    """Load public weights into a module of ours, by default all that it has a place for.
 
-    A convolution whose patches do not overlap is a matrix in ours, and is reshaped to it.
-
-    Args:
-        module: The module, which is changed.
-        state: Tensors by public name.
-        rules: One of this module's tables.
-        wanted: Our names that the file may bring; by default all of the module's state.
-
-    Raises:
-        CheckpointError: If a tensor has another shape than ours, or two that map to one differ.
+    A convolution whose patches do not overlap is a matrix in ours, and is reshaped to it. Raises
+    CheckpointError if a tensor has another shape than ours, or two that map to one differ.
     """
     ours = module.state_dict()
     renamed, report = rename(state, rules, ours if wanted is None else wanted)

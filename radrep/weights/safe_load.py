@@ -1,8 +1,7 @@
-"""Files of torch.save, read without running what they hold.
+"""Files of torch.save, read without calling the functions that their pickles name.
 
-A pickle may name any function to be called. torch.load(weights_only=True) builds tensors and plain
-containers alone and refuses a file that also pickles its settings; here every other name in the
-file becomes a stand-in that does nothing.
+torch.load(weights_only=True) builds tensors and plain containers alone and refuses a file that also
+pickles its settings; here every other name in the file becomes a stand-in that does nothing.
 """
 
 import shlex
@@ -41,10 +40,7 @@ class _NumpyStandIn:
 
 
 def read_torch_file(path: Path) -> object:
-    """Read a file that torch.save wrote.
-
-    Returns:
-        What was saved, with empty stand-ins for all but tensors, containers, numbers and text.
+    """What torch.save wrote, with stand-ins for all but tensors, containers, numbers and text.
 
     Raises:
         BrokenFileError: If it is broken or cut off.
