@@ -41,14 +41,10 @@ def _map_finding(
     summaries: Sequence[MaskSummary],
 ) -> FindingAttention:
     state = findings.states[name]
-    sentences = [
-        mention.sentence
-        for mention in findings.mentions
-        if mention.observation == name and mention.state == state
-    ]
-    start, end = sentences[0] if sentences else (0, 0)
+    mentions = (m for m in findings.mentions if (m.observation, m.state) == (name, state))
+    start, end = next((mention.sentence for mention in mentions), (0, 0))
     of_sentence: tuple[np.ndarray, ...] = ()
-    if sentences and len(attention):
+    if end and len(attention):
         first = len(text[:start].split())
         last = first + len(text[start:end].split())
         of_sentence = tuple(attention[first:last].mean(axis=0))

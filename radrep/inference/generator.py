@@ -59,15 +59,6 @@ class GeneratedReport:
     findings: tuple[FindingAttention, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Input:
-    """A study that is read: its report without text, the model's pixels, and the bare views."""
-
-    report: GeneratedReport
-    pixels: list[Tensor]
-    bare: list[np.ndarray]
-
-
 class ReportGenerator:
     """A trained model that writes reports for image files.
 
@@ -124,15 +115,13 @@ class ReportGenerator:
         study = StudyFiles(tuple(map(Path, images)), tuple(projections))
         if not explain:
             return next(self.write_all([study], seed=seed))
-        given = self._read(study, with_films=True)
-        batch = Batch.of_study("study", given.pixels)
+        report, pixels, bare = self._read(study, with_films=True)
+        batch = Batch.of_study("study", pixels)
         text, attention = write_report(self.loaded, batch, self._decode, seed=seed)
-        summaries = [
-            self.discriminator.summarize(image, full_size=True)
-            for image in (given.bare if self.discriminator else ())
-        ]
+        maker = self.discriminator
+        summaries = [maker.summarize(image, full_size=True) for image in bare if maker]
         return replace(
-            given.report,
+            report,
             text=text,
             attention=tuple(attention.mean(axis=0)) if len(attention) else (),
             findings=map_findings(text, attention, summaries),
@@ -148,21 +137,23 @@ class ReportGenerator:
         size = 1 if self._decode.method == "sample" else self._decode.batch_size
         rest = iter(studies)
         while chunk := list(islice(rest, size)):
-            given = [self._read(study) for study in chunk]
+            reports, images, _ = zip(*map(self._read, chunk), strict=True)
             batch = Batch(
-                ids=tuple(str(i) for i in range(len(given))),
-                num_views=torch.tensor([len(each.pixels) for each in given]),
-                images=torch.stack([pixels for each in given for pixels in each.pixels]),
+                ids=tuple(map(str, range(len(chunk)))),
+                num_views=torch.tensor(list(map(len, images))),
+                images=torch.stack([view for views in images for view in views]),
             )
             codec, precision = self.loaded.codec, self.loaded.recipe.train.precision
             written = write_reports(
                 self._model, [batch], codec, self._decode, precision=precision, seed=seed
             )
-            for each, (_, text) in zip(given, written, strict=True):
-                yield replace(each.report, text=text)
+            for report, (_, text) in zip(reports, written, strict=True):
+                yield replace(report, text=text)
 
-    def _read(self, files: StudyFiles, *, with_films: bool = False) -> _Input:
-        """Read and preprocess a study as `radrep prepare` and training do."""
+    def _read(
+        self, files: StudyFiles, *, with_films: bool = False
+    ) -> tuple[GeneratedReport, list[Tensor], list[np.ndarray]]:
+        """The report without text, the pixels as `radrep prepare` and training make, bare views."""
         paths, most = files.images, self._selection.max_files
         if not paths:
             raise DataError("no image given; name one file for each view of the study")
@@ -199,4 +190,4 @@ class ReportGenerator:
         ]
         films = tuple(each[1] for each in shown) if with_films else ()
         report = GeneratedReport(paths, projections, "", masked, films)
-        return _Input(report, pixels, [images[view.number] for view in views])
+        return report, pixels, [images[view.number] for view in views]

@@ -9,8 +9,6 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -70,23 +68,17 @@ def save_checkpoint(
 
     `training` has optimizer, progress and loss scale, None if training cannot be resumed.
     """
-    with _wrap_write_errors(folder), atomic_dir(folder, replace=training is not None) as partial:
-        weights = {name: tensor.contiguous() for name, tensor in model.checkpoint_state().items()}
-        about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
-        if sources := hub_sources(cast(nn.Module, model)):
-            about["hub"] = json.dumps(sources)  # the commits that training started from
-        save_file(weights, partial / WEIGHTS, about)
-        (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
-        tokenizer.save(partial / VOCABULARY)
-        if training is not None:
-            torch.save(training, partial / TRAINING)
-
-
-@contextmanager
-def _wrap_write_errors(folder: Path) -> Iterator[None]:
-    """Raise failed writes as errors for the user, and all else as it is."""
+    weights = {name: tensor.contiguous() for name, tensor in model.checkpoint_state().items()}
+    about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
+    if sources := hub_sources(cast(nn.Module, model)):
+        about["hub"] = json.dumps(sources)  # the commits that training started from
     try:
-        yield
+        with atomic_dir(folder, replace=training is not None) as partial:
+            save_file(weights, partial / WEIGHTS, about)
+            (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
+            tokenizer.save(partial / VOCABULARY)
+            if training is not None:
+                torch.save(training, partial / TRAINING)
     except (SafetensorError, OSError, RuntimeError) as error:
         # torch.save and safetensors hide the system's error in the text of their own.
         text, number = str(error), getattr(error, "errno", None)

@@ -90,10 +90,8 @@ def describe_model(
         "",
     ]
     if evaluated is None:
-        lines.append(reached)
-        if recipe.task == "train":
-            lines += ["", "Not evaluated yet: `radrep eval` writes its scores here."]
-        lines.append("")
+        later = ["", "Not evaluated yet: `radrep eval` writes its scores here."]
+        lines += [reached, *(later if recipe.task == "train" else ()), ""]
     elif isinstance(evaluated, LabelEvaluation):
         lines += _label_scores(evaluated)
     else:
