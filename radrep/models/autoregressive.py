@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.errors import CheckpointError
-from radrep.models.base import Channels
+from radrep.models.base import VisionModel
 from radrep.models.xray_mamba import DIRECTIONS, XrayMamba, resize_positions, sin_cos_positions
 from radrep.ops.scan_order import cluster_order
 
@@ -30,15 +30,7 @@ _NOT_IN_STAGE_ONE = ("class_token", "norm_f.weight", "norm_f.bias")
 
 
 class CrossAttention(nn.Module):
-    """Attention from queries to tokens of the same width.
-
-    Args:
-        dim: Width d.
-        num_heads: Heads h.
-
-    Raises:
-        ValueError: If dim is not divisible by num_heads.
-    """
+    """Attention from queries to tokens of the same width."""
 
     def __init__(self, *, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -50,16 +42,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, queries: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Attend where the mask is True.
-
-        Args:
-            queries: (v, q, d).
-            tokens: (v, n, d).
-            mask: (q, n).
-
-        Returns:
-            (v, q, d).
-        """
+        """Attend from (v, q, d) to (v, n, d) where the mask, (q, n), is True: (v, q, d)."""
         query = self._heads(self.query(queries))
         key, value = (self._heads(x) for x in self.key_value(tokens).chunk(2, dim=-1))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -70,12 +53,7 @@ class CrossAttention(nn.Module):
 
 
 class ClusterDecoderBlock(nn.Module):
-    """Cross-attention and MLP, each with a norm in front and around it the residual.
-
-    Args:
-        dim: Width d.
-        num_heads: Heads h.
-    """
+    """Cross-attention and MLP, each with a norm in front and around it the residual."""
 
     def __init__(self, *, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -89,21 +67,15 @@ class ClusterDecoderBlock(nn.Module):
         return queries + self.mlp(self.mlp_norm(queries))
 
 
-class AutoregressivePretraining(nn.Module):
+class AutoregressivePretraining(VisionModel):
     """Predict the pixels of each square cluster of patches from the clusters before it.
 
     Args:
-        encoder: One direction, row by row, without class token and closing norm, as
-            `make_stage_one_encoder` makes it.
-        cluster_size: Patches of a cluster, one side.
-        decoder_dim: Width of the decoder.
-        num_heads: Attention heads of the decoder, by default one for 64 of its width.
+        encoder: As `make_stage_one_encoder` makes it.
+        cluster_size: Patches per side of a cluster.
+        num_heads: Of the decoder; by default one for 64 of its width.
         taps: Numbers of the blocks, from 1, whose outputs the decoder reads, one decoder block
             each; by default `default_taps`.
-
-    Raises:
-        ValueError: If the encoder is another one, a tap is none of its blocks or the last is left
-            out, or the image is not two clusters or more.
     """
 
     def __init__(
@@ -164,35 +136,14 @@ class AutoregressivePretraining(nn.Module):
                     nn.init.xavier_uniform_(module.weight)
                     nn.init.zeros_(module.bias)
 
-    @property
-    def pixel_stats(self) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of the encoder's pixels."""
-        return self.encoder.mean, self.encoder.std
-
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the encoder."""
-        return list(self.encoder.parameters())
-
-    def frozen_encoder(self) -> None:
-        """None: the encoder is what is trained."""
-
-    def checkpoint_state(self) -> dict[str, Tensor]:
-        """All weights."""
-        return self.state_dict()
-
     def num_loss_terms(self, batch: Batch) -> int:
         """Images."""
         return int(batch.num_views.sum())
 
     def predict(self, images: Tensor) -> Tensor:
-        """Predict every cluster but the first from those before it.
+        """Predict every cluster but the first from those before it: (v, 3, h, w) -> (v, q, 3 p p).
 
-        Args:
-            images: Normalised pixels, (v, 3, h, w).
-
-        Returns:
-            Standardised pixels, (v, q, 3 p p): patches cluster by cluster, each by row, column and
-            channel.
+        Patches come cluster by cluster, their standardised pixels by row, column and channel.
         """
         # The last cluster is nobody's past.
         tokens = self.encoder.embed(images).index_select(1, self.order[: self.num_queries])
@@ -210,7 +161,7 @@ class AutoregressivePretraining(nn.Module):
         return self.to_pixels(self.norm(queries))
 
     def targets(self, images: Tensor) -> Tensor:
-        """What `predict` should give: pixels with mean 0 and variance 1 a patch, (v, q, 3 p p)."""
+        """What `predict` should give: pixels of mean 0 and variance 1 per patch, (v, q, 3 p p)."""
         patches = self.encoder.to_patches(images).float()
         patches = patches.index_select(1, self.order[-self.num_queries :])
         patches = patches.unflatten(-1, (3, -1)).transpose(-2, -1).flatten(-2)  # channel last
@@ -218,32 +169,19 @@ class AutoregressivePretraining(nn.Module):
         return (patches - mean) / (variance + 1e-6).sqrt()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean squared error over all predicted pixels.
-
-        Args:
-            batch: Studies with images; which views belong together does not matter.
-
-        Returns:
-            "loss", a scalar.
-        """
+        """Mean squared error over all predicted pixels, as "loss"."""
         assert batch.images is not None, "a batch to learn from has images"
         prediction = self.predict(batch.images)
         return {"loss": F.mse_loss(prediction.float(), self.targets(batch.images))}
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The same as `loss`, so that wrappers for several devices see one call."""
-        return self.loss(batch)
-
 
 def _refuse_other_encoders(encoder: XrayMamba) -> None:
-    problems = []
-    if encoder.directions != ("rows",):
-        problems.append(f"the directions {', '.join(encoder.directions)}")
-    if encoder.class_index is not None:
-        problems.append("a class token")
-    if encoder.norm_f is not None:
-        problems.append("a final norm")
-    if problems:
+    found = {
+        f"the directions {', '.join(encoder.directions)}": encoder.directions != ("rows",),
+        "a class token": encoder.class_index is not None,
+        "a final norm": encoder.norm_f is not None,
+    }
+    if problems := [text for text, wrong in found.items() if wrong]:
         raise ValueError(
             "autoregressive pretraining takes an encoder with the direction 'rows' alone, without "
             f"class token and final norm; this one has {', '.join(problems)}"
@@ -253,17 +191,10 @@ def _refuse_other_encoders(encoder: XrayMamba) -> None:
 def expand_directions(
     state: Mapping[str, Tensor], *, grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> dict[str, Tensor]:
-    """Weights of a one-direction encoder as the start of one with four and a class token.
+    """State of a stage 1 encoder as the start of one with four directions and a class token.
 
     Every direction begins as a copy, positions are interpolated, and the class token's is zero.
-
-    Args:
-        state: State of the encoder of `AutoregressivePretraining`.
-        grid: Rows and columns of its patches.
-        new_grid: Rows and columns of the new encoder's.
-
-    Returns:
-        A state without the class token and the final norm, which begin anew.
+    The class token itself and the final norm are not in the result.
     """
     expanded: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -283,22 +214,13 @@ def expand_directions(
 def start_from_stage_one(
     encoder: XrayMamba, state: Mapping[str, Tensor], *, grid: tuple[int, int]
 ) -> None:
-    """Load the encoder of stage 1 into one with four directions and a class token.
-
-    Args:
-        encoder: The encoder to start, which is changed.
-        state: State of a whole `AutoregressivePretraining`; its decoder is left out.
-        grid: Rows and columns of the patches in stage 1.
+    """Load the encoder of a whole `AutoregressivePretraining` with `expand_directions`.
 
     Raises:
-        CheckpointError: If anything but the class token and the final norm is missing, is too much
-            or has another shape.
+        CheckpointError: If the weights do not fit.
     """
-    own = {
-        name.removeprefix("encoder."): tensor
-        for name, tensor in state.items()
-        if name.startswith("encoder.")
-    }
+    part = "encoder."
+    own = {name[len(part) :]: x for name, x in state.items() if name.startswith(part)}
     try:
         expanded = expand_directions(own, grid=grid, new_grid=encoder.grid)
         fresh = encoder.state_dict()

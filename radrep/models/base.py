@@ -52,6 +52,38 @@ class TrainableModel(_Module, Protocol):
         """The tensors that a checkpoint holds."""
 
 
+class VisionModel(nn.Module):
+    """What the models around one vision encoder share, of a `TrainableModel`."""
+
+    vision = "encoder"  # the part that turns pixels into features
+
+    @property
+    def pixel_stats(self) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of the encoder's pixels."""
+        encoder: Any = self.get_submodule(self.vision)
+        return encoder.mean, encoder.std
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the encoder."""
+        return list(self.get_submodule(self.vision).parameters())
+
+    def frozen_encoder(self) -> nn.Module | None:
+        """None: the encoder is trained."""
+        return None
+
+    def checkpoint_state(self) -> dict[str, Tensor]:
+        """All weights."""
+        return self.state_dict()
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """See `TrainableModel`."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `loss`, so that wrappers for several devices see one call."""
+        return self.loss(batch)
+
+
 @runtime_checkable
 class ReportModel(TrainableModel, Protocol):
     """A model that writes reports."""

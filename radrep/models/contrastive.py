@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
-from radrep.models.base import Channels
+from radrep.models.base import VisionModel
 from radrep.models.xray_mamba import XrayMamba, average_views
 
 
@@ -41,17 +41,8 @@ def contrastive_loss(
 ) -> Tensor:
     """Symmetric cross-entropy between matching rows, against the rows of all processes.
 
-    Each process scores its own rows; the mean of the losses, and of the gradients as several
-    devices average them, is that of one process with all rows.
-
-    Args:
-        images: Vectors of length 1, (b, j).
-        texts: Vectors of length 1, (b, j).
-        scale: Factor in front of the cosine, a scalar.
-        gather: Whether other processes, if there are any, take part; each must have as many rows.
-
-    Returns:
-        The loss of this process's rows, a scalar.
+    Rows are (b, j), of length 1, and as many in each process. Each scores its own; the mean of the
+    losses, and of the gradients as several devices average them, is that of one process with all.
     """
     all_images, all_texts, first = images, texts, 0
     if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -66,16 +57,11 @@ def contrastive_loss(
     return (to_texts + to_images) / 2
 
 
-class ContrastivePretraining(nn.Module):
+class ContrastivePretraining(VisionModel):
     """Bring the images of a study and its report close together, apart from all others.
 
-    Args:
-        encoder: The vision encoder.
-        text_encoder: A text encoder of the transformers package, or what is called like one: by
-            input_ids and attention_mask, with last_hidden_state in what it gives. It should have
-            no pooling layer, which would get no gradient.
-        text_dim: Width of its hidden states.
-        projection_dim: Width j that images and reports share.
+    The text encoder is one of transformers, with hidden states of text_dim, and should have no
+    pooling layer, which would get no gradient.
     """
 
     max_scale = 100.0
@@ -95,22 +81,6 @@ class ContrastivePretraining(nn.Module):
         self.project_text = nn.Linear(text_dim, projection_dim)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    @property
-    def pixel_stats(self) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of the encoder's pixels."""
-        return self.encoder.mean, self.encoder.std
-
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the encoder."""
-        return list(self.encoder.parameters())
-
-    def frozen_encoder(self) -> None:
-        """None: the encoder is what is trained."""
-
-    def checkpoint_state(self) -> dict[str, Tensor]:
-        """All weights."""
-        return self.state_dict()
-
     def num_loss_terms(self, batch: Batch) -> int:
         """Studies."""
         return len(batch.ids)
@@ -120,28 +90,12 @@ class ContrastivePretraining(nn.Module):
         return self.log_scale.exp()
 
     def embed_images(self, images: Tensor, num_views: Tensor) -> Tensor:
-        """Embed studies by their images.
-
-        Args:
-            images: Normalised pixels of all views, study after study, (v, 3, h, w).
-            num_views: Views of each study, (b,).
-
-        Returns:
-            Vectors of length 1, (b, j).
-        """
+        """Embed studies by their images: (v, 3, h, w), (b,) -> (b, j)."""
         tokens = average_views(self.encoder(images), num_views)
         return F.normalize(self.project_image(tokens.mean(dim=1)).float(), dim=-1)
 
     def embed_texts(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Embed reports by the hidden state of their last token.
-
-        Args:
-            tokens: Ids, padded at the end, (b, l).
-            lengths: Tokens of each report without padding, (b,).
-
-        Returns:
-            Vectors of length 1, (b, j).
-        """
+        """Embed reports by the hidden state of their last token: (b, l), (b,) -> (b, j)."""
         attended = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         given = self.text_encoder(input_ids=tokens, attention_mask=attended.long())
         rows = torch.arange(len(tokens), device=tokens.device)
@@ -149,14 +103,7 @@ class ContrastivePretraining(nn.Module):
         return F.normalize(self.project_text(last).float(), dim=-1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """See `contrastive_loss`; in evaluation each process stands alone.
-
-        Args:
-            batch: Studies with images, tokens and lengths.
-
-        Returns:
-            "loss", a scalar.
-        """
+        """See `contrastive_loss`; in evaluation each process stands alone."""
         assert batch.images is not None, "a batch to learn from has images"
         assert batch.tokens is not None, "a batch to learn from has tokens"
         assert batch.lengths is not None, "a batch to learn from has lengths"
@@ -166,28 +113,14 @@ class ContrastivePretraining(nn.Module):
         texts = self.embed_texts(batch.tokens, batch.lengths)
         return {"loss": contrastive_loss(images, texts, self.logit_scale(), gather=self.training)}
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The same as `loss`, so that wrappers for several devices see one call."""
-        return self.loss(batch)
-
 
 def retrieval_recall(
     image_embeddings: Tensor, text_embeddings: Tensor, ks: Sequence[int] = (1, 5, 10)
 ) -> dict[str, float]:
     """Share of studies whose own report, or images, are among the k nearest of all.
 
+    Embeddings are (b, j), of length 1; the keys are "image_to_text_r<k>" and "text_to_image_r<k>".
     Equally near ones share the places they take, so that a collapsed model scores as by chance.
-
-    Args:
-        image_embeddings: Vectors of length 1, (b, j).
-        text_embeddings: Vectors of length 1 in the same order, (b, j).
-        ks: How many of the nearest count.
-
-    Returns:
-        "image_to_text_r<k>" and "text_to_image_r<k>" for each k.
-
-    Raises:
-        ValueError: If there are not as many images as texts, or none.
     """
     if len(image_embeddings) != len(text_embeddings) or len(image_embeddings) == 0:
         raise ValueError(

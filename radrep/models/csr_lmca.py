@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
 from radrep.generation.search import beam_search, sample
-from radrep.models.base import Channels
+from radrep.models.base import VisionModel
 from radrep.modules.backbone import Backbone
 from radrep.modules.dropout import Dropout
 from radrep.modules.memory import CrossModalMemory
@@ -32,30 +32,19 @@ from radrep.modules.transformer import Decoder, DecoderCache, Encoder, Sinusoida
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the decoder reads of the studies.
+    """What the decoder reads of the studies."""
 
-    Attributes:
-        patches: Encoded patches, (b, n, d), padded to the longest study.
-        mask: True where a patch is real, (b, 1, 1, n), or None when all are.
-        memory: Projected memory rows, which patches and words query alike.
-    """
-
-    patches: Tensor
-    mask: Tensor | None
-    memory: tuple[Tensor, Tensor]
+    patches: Tensor  # (b, n, d), padded to the longest study
+    mask: Tensor | None  # True where a patch is real, (b, 1, 1, n), or None when all are
+    memory: tuple[Tensor, Tensor]  # its projected rows, which patches and words query alike
 
 
 @dataclass
 class ReportState:
-    """Where the decoding of some reports stands.
-
-    Attributes:
-        cache: Keys and values of patches and words.
-        memory: Projected memory rows, which do not change while decoding.
-    """
+    """Where the decoding of some reports stands."""
 
     cache: DecoderCache
-    memory: tuple[Tensor, Tensor]
+    memory: tuple[Tensor, Tensor]  # which does not change while decoding
 
     def select(self, rows: Tensor) -> "ReportState":
         """Keep the given rows; see `DecoderCache.select`."""
@@ -65,18 +54,8 @@ class ReportState:
 class EncoderDecoder(nn.Module):
     """Everything behind the backbone features: projection, memory, regions, transformer, words.
 
-    Args:
-        in_dim: Backbone width c.
-        vocabulary_size: Words, <unk> included and 0 not.
-        grid: Rows and columns of the patches of one view.
-        memory: The cross-modal memory, of width dim.
-        regions: The region encoder, of width dim.
-        dim: Width d.
-        num_layers: Layers of the encoder, and of the decoder.
-        num_heads: Attention heads.
-        ff_dim: Hidden width of the feed-forward parts.
-        dropout: Dropout of the transformer.
-        projection_dropout: Dropout behind the projection of the features.
+    The vocabulary counts <unk> but not 0; grid is that of one view; encoder and decoder have
+    num_layers each.
     """
 
     begin = end = 0
@@ -122,15 +101,7 @@ class EncoderDecoder(nn.Module):
         return self.to_words.weight.device
 
     def encode(self, features: Tensor, num_views: Tensor) -> Encoded:
-        """Encode the studies.
-
-        Args:
-            features: Patches of all views, (v, patches of a view, c).
-            num_views: Views of each study, (b,).
-
-        Returns:
-            The encoded patches.
-        """
+        """Encode the studies, from patches (v, patches of a view, c) and views per study (b,)."""
         patches = self.project(features)  # (v, n / views, d)
         memory = self.memory.keys_and_values()
         patches = patches + self.memory(patches, memory)
@@ -157,14 +128,9 @@ class EncoderDecoder(nn.Module):
         return padded, (places < lengths[:, None])[:, None, None]
 
     def log_probs(self, encoded: Encoded, tokens: Tensor) -> Tensor:
-        """Log-probabilities of the word after each of the given ones.
+        """Log-probabilities of the word after each: (b, l) to (b, l, w).
 
-        Args:
-            encoded: From `encode`.
-            tokens: 0 and the words so far, padded with 0, (b, l).
-
-        Returns:
-            (b, l, w); behind a study's last word they mean nothing.
+        Tokens are 0 and the words, padded with 0; behind the last word the results mean nothing.
         """
         words, _ = self._teacher_forced(encoded, tokens, None)
         return F.log_softmax(self.to_words(words).float(), dim=-1)
@@ -193,20 +159,11 @@ class EncoderDecoder(nn.Module):
         return ReportState(cache, encoded.memory)
 
     def step(self, tokens: Tensor, state: ReportState) -> tuple[Tensor, ReportState]:
-        """Take one word for each report, never one that ended, and score what may follow.
-
-        Args:
-            tokens: The last words, (b k,).
-            state: From `start` or the step before.
-
-        Returns:
-            Log-probabilities of the next words, (b k, w), and the new state.
-        """
+        """From the last words (b k,) of open reports to log-probabilities (b k, w) of the next."""
         words = self._embed(tokens[:, None], state.cache.length, state.memory)
         words, cache = self.decoder(words, state.cache, None)
-        return F.log_softmax(self.to_words(words[:, 0]).float(), dim=-1), replace(
-            state, cache=cache
-        )
+        log_probs = F.log_softmax(self.to_words(words[:, 0]).float(), dim=-1)
+        return log_probs, replace(state, cache=cache)
 
     def _embed(self, tokens: Tensor, start: int, memory: tuple[Tensor, Tensor]) -> Tensor:
         words = self.words(tokens) * math.sqrt(self.words.embedding_dim)
@@ -214,17 +171,15 @@ class EncoderDecoder(nn.Module):
         return words + self.memory(words, memory)
 
 
-class CsrLmca(nn.Module):
-    """The whole model: backbone, enhancer and encoder-decoder.
+class CsrLmca(VisionModel):
+    """The whole model: backbone, SR-Mamba enhancer or None, and encoder-decoder.
 
-    Args:
-        backbone: The visual extractor.
-        feature_norm: Bring every backbone channel to mean 0 and variance 1, by running statistics
-            in evaluation. Not published; behind a frozen backbone, whose channels differ a
-            hundredfold in scale and hardly vary around their means, learning hangs on it.
-        enhancer: The SR-Mamba enhancer, or None to leave it out.
-        encoder_decoder: Everything behind.
+    Not published is feature_norm: every backbone channel is brought to mean 0 and variance 1, by
+    running statistics in evaluation. Behind a frozen backbone, whose channels differ a hundredfold
+    in scale and hardly vary around their means, learning hangs on it.
     """
+
+    vision = "backbone"
 
     def __init__(
         self,
@@ -246,11 +201,6 @@ class CsrLmca(nn.Module):
         """What generation drives step by step."""
         return self.encoder_decoder
 
-    @property
-    def pixel_stats(self) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of the backbone's pixels."""
-        return self.backbone.mean, self.backbone.std
-
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Parameters of extractor and enhancer."""
         enhancer = [] if self.enhancer is None else list(self.enhancer.parameters())
@@ -259,10 +209,6 @@ class CsrLmca(nn.Module):
     def frozen_encoder(self) -> nn.Module | None:
         """The backbone, if it is frozen."""
         return self.backbone if self.backbone.frozen else None
-
-    def checkpoint_state(self) -> dict[str, Tensor]:
-        """All weights."""
-        return self.state_dict()
 
     def num_loss_terms(self, batch: Batch) -> int:
         """Real tokens to predict: all but the opening 0."""
@@ -329,14 +275,7 @@ class CsrLmca(nn.Module):
         return self.encoder_decoder.encode(features, batch.num_views)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Negative log-likelihood a real token, the closing 0 included.
-
-        Args:
-            batch: Studies with tokens and lengths.
-
-        Returns:
-            "loss", the mean over the real tokens of the batch, a scalar.
-        """
+        """Mean negative log-likelihood of the real tokens, the closing 0 included, as "loss"."""
         assert batch.tokens is not None, "a batch to learn from has tokens"
         assert batch.lengths is not None, "a batch to learn from has lengths"
         log_probs = self.encoder_decoder.log_probs(self.encode(batch), batch.tokens[:, :-1])
@@ -346,7 +285,3 @@ class CsrLmca(nn.Module):
         real = places < batch.lengths[:, None] - 1
         losses = -log_probs.gather(-1, targets[..., None]).squeeze(-1)  # (b, l - 1)
         return {"loss": losses[real].mean()}
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The same as `loss`, so that wrappers for several devices see one call."""
-        return self.loss(batch)

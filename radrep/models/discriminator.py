@@ -8,26 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
-from radrep.models.base import Channels
+from radrep.models.base import VisionModel
 from radrep.modules.backbone import Backbone
 
 
-class Discriminator(nn.Module):
+class Discriminator(VisionModel):
     """A backbone whose mean patch gives the probability of each label.
 
     As published (CSR-LMCA, Deng et al., 2025) it is a ResNet-34 with fourteen sigmoid outputs, the
     observations of CheXpert. Every image of a study is taught the labels of its study.
-
-    Args:
-        backbone: The visual extractor.
-        num_labels: Labels, k.
-        dropout: Share of the mean patch that is dropped in training.
-
-    Attributes:
-        thresholds: The probability above which a label is called present, (k,), part of the
-            weights; 1, which nothing exceeds, until they are set from validation.
     """
 
+    vision = "backbone"
+    # Above which a label is called present, (k,); 1, which nothing exceeds, until validation.
     thresholds: Tensor
 
     def __init__(self, *, backbone: Backbone, num_labels: int, dropout: float = 0.0) -> None:
@@ -37,22 +30,9 @@ class Discriminator(nn.Module):
         self.classifier = nn.Linear(backbone.out_dim, num_labels)
         self.register_buffer("thresholds", torch.ones(num_labels))
 
-    @property
-    def pixel_stats(self) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of the backbone's pixels."""
-        return self.backbone.mean, self.backbone.std
-
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the backbone."""
-        return list(self.backbone.parameters())
-
     def frozen_encoder(self) -> nn.Module | None:
         """The backbone, if it is frozen."""
         return self.backbone if self.backbone.frozen else None
-
-    def checkpoint_state(self) -> dict[str, Tensor]:
-        """All weights and the thresholds."""
-        return self.state_dict()
 
     def num_loss_terms(self, batch: Batch) -> int:
         """Images."""
@@ -71,27 +51,20 @@ class Discriminator(nn.Module):
         if batch.features is not None:
             return batch.features
         assert batch.images is not None, "a batch has images or features"
-        patches: Tensor = self.backbone(batch.images)
-        return patches
+        return self.backbone(batch.images)
 
     def logits(self, patches: Tensor) -> Tensor:
         """Log-odds of each label, from patches (v, n, c) to (v, k)."""
-        logits: Tensor = self.classifier(self.dropout(patches.mean(dim=1)))
-        return logits
+        return self.classifier(self.dropout(patches.mean(dim=1)))
 
     def probabilities(self, batch: Batch) -> Tensor:
         """Probability of each label, an image a row, float32 (v, k)."""
         return self.logits(self.patches(batch)).float().sigmoid()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Binary cross-entropy over the labels that are known.
+        """Binary cross-entropy over the labels that are known, divided by all of all images.
 
-        Args:
-            batch: Studies with labels.
-
-        Returns:
-            "loss", the sum over known labels divided by all labels of all images, a scalar: an
-            image of which little is known weighs little.
+        So an image of which little is known weighs little.
         """
         assert batch.labels is not None, "a batch to learn from has labels"
         logits = self.logits(self.patches(batch)).float()
@@ -101,10 +74,6 @@ class Discriminator(nn.Module):
             logits, labels.nan_to_num(), weight=known.float(), reduction="sum"
         )
         return {"loss": losses / labels.numel()}
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The same as `loss`, so that wrappers for several devices see one call."""
-        return self.loss(batch)
 
 
 def spread_labels(batch: Batch) -> Tensor:

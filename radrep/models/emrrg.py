@@ -1,8 +1,7 @@
 """EMRRG and MambaXray-VL: a vision encoder writes reports through a language model.
 
 Source: MambaXray-VL (arXiv 2410.00379) and EMRRG (arXiv 2510.16776). On purpose unlike the released
-code: reports end with the tokenizer's own end token, the loss takes tokens by length and not by
-id, and parameters are frozen after every part is in its place.
+code: reports end with the tokenizer's own end token, the loss takes tokens by length and not by id.
 
 Letters: b studies, v views of all studies, n encoder tokens of a view, c encoder width, m visual
 tokens in the sequence, d width of the language model, p prompt positions, l report tokens.
@@ -20,7 +19,7 @@ from transformers import GenerationConfig
 
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
-from radrep.models.base import Channels
+from radrep.models.base import VisionModel
 from radrep.models.xray_mamba import XrayMamba, average_views
 from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
 from radrep.modules.language_model import LanguageModel
@@ -37,27 +36,20 @@ LanguageTraining = Literal["frozen", "lora", "trained"]
 VisualTokens = Literal["all", "pooled"]
 
 
-class Emrrg(nn.Module):
+class Emrrg(VisionModel):
     """The whole model: vision encoder, projector and language model.
 
     Batches have as tokens the report's ids and the end id, from `LanguageModel.encode_report`.
 
     Args:
-        encoder: The vision encoder, with its low-rank adapters if any.
-        language: The language model, which becomes a part of this one. Its weights may have half
-            precision; what is trained is float32.
-        encoder_training: "frozen", "adapters" (the low-rank updates alone) or "trained".
-        language_training: "frozen", "lora" (of queries and values) or "trained".
+        language: Becomes a part of this model. Its weights may have half precision; what is trained
+            is float32.
+        encoder_training: "adapters" are the encoder's low-rank updates alone.
+        language_training: "lora" is of queries and values, scaled by alpha over rank.
         visual_tokens: In the sequence: "all" tokens of the encoder, or "pooled", the averages of
             2 x 2 patches without the class token.
         hybrid_every: Every n-th layer of the language model attends to all tokens of the encoder;
             0 for none, published is 8.
-        lora_rank: Rank of the language model's LoRA.
-        lora_alpha: Updates are scaled by alpha over rank.
-        lora_dropout: Dropout in front of it.
-
-    Raises:
-        ValueError: If a choice is not one of those, or "adapters" finds none in the encoder.
     """
 
     def __init__(
@@ -111,7 +103,6 @@ class Emrrg(nn.Module):
         self.train()
 
     def _freeze(self) -> None:
-        """Decide for every parameter whether it learns."""
         self.encoder.requires_grad_(self.encoder_training == "trained")
         if self.encoder_training == "adapters":
             updates = [part for part in self.encoder.modules() if isinstance(part, LowRankUpdate)]
@@ -138,22 +129,12 @@ class Emrrg(nn.Module):
             for part in self.language_model.modules():
                 if isinstance(part, VisualCrossAttention):
                     part.train(mode)
-        # On CPUs the backward of the fused attention takes as long as all the rest of a layer, but
-        # its forward is the faster one. Models that come with another one, such as the scaled
-        # scores of Gemma 2 or the attention of hybrid layers, need it.
+        # On CPUs the fused attention has the faster forward, but a backward as long as all the rest
+        # of a layer. Models that come with another one, such as hybrid layers, need it.
         if self._attention == "sdpa":
             eager = mode and not torch.accelerator.is_available()
             self.language_model.set_attn_implementation("eager" if eager else "sdpa")
         return self
-
-    @property
-    def pixel_stats(self) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of the encoder's pixels."""
-        return self.encoder.mean, self.encoder.std
-
-    def encoder_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the encoder."""
-        return list(self.encoder.parameters())
 
     def frozen_encoder(self) -> nn.Module | None:
         """The vision encoder, if it is frozen."""
@@ -211,7 +192,7 @@ class Emrrg(nn.Module):
 
     @contextmanager
     def _shown(self, tokens: Tensor, num_beams: int = 1) -> Iterator[Tensor]:
-        """The prompt around visual tokens, (b, p, d); hybrid layers attend to (b, n, c) too."""
+        """The prompt around visual tokens (b, n, c), seen by hybrid layers too: (b, p, d)."""
         inline = tokens if self.visual_tokens == "all" else self._pooled(tokens)
         visual = self.projector(inline)
         prompt = self._prompt(visual)
@@ -238,7 +219,7 @@ class Emrrg(nn.Module):
         return F.avg_pool2d(maps, 2, ceil_mode=True).flatten(2).transpose(1, 2)
 
     def _prompt(self, visual: Tensor) -> Tensor:
-        """Words and visual tokens, (b, m, d), in the order of the prompt: (b, p, d)."""
+        """(b, m, d) -> (b, p, d)."""
         words = self._words(torch.cat([self._before, self._after]).expand(len(visual), -1))
         before, after = words.split([len(self._before), len(self._after)], dim=1)
         return torch.cat([before, visual.to(words.dtype), after], dim=1)
@@ -265,10 +246,6 @@ class Emrrg(nn.Module):
         real = torch.arange(count, device=logits.device) < batch.lengths[:, None]
         return {"loss": F.cross_entropy(logits[real].float(), batch.tokens[real])}
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The same as `loss`, so that wrappers for several devices see one call."""
-        return self.loss(batch)
-
     @torch.no_grad()
     def generate(
         self,
@@ -281,24 +258,12 @@ class Emrrg(nn.Module):
         length_penalty: float = 1.0,
         in_float32: bool | None = True,
     ) -> list[list[int]]:
-        """Generate a report for each study by beam search.
+        """Token ids of each study's report, without its end, by beam search; 1 beam is greedy.
 
         In half precision the rounding of a product depends on the rows beside it, and penalties
         and beams amplify it: only in float32 is a study's report the same in a batch of any size.
-
-        Args:
-            batch: The studies; their tokens are not read.
-            num_beams: Beams per study; 1 is greedy.
-            min_new_tokens: Tokens before a report may end.
-            max_new_tokens: Tokens at which it is cut.
-            repetition_penalty: Factor that worsens the scores of tokens written before.
-            length_penalty: The sum of the log-probabilities is divided by the length to this power.
-            in_float32: Compute in float32 whatever the weights and autocast are. Weights of half
-                precision then take 4 bytes each, until training or `loss` goes on. None: except on
-                GPUs, where a 7B in float32 takes 27 GB; there it computes in their precision.
-
-        Returns:
-            The token ids of each report, without its end.
+        So weights take 4 bytes each until training or `loss` goes on, with in_float32 None except
+        on GPUs, where a 7B would take 27 GB; there it computes in their precision.
         """
         settings = GenerationConfig(
             do_sample=False,
@@ -338,10 +303,7 @@ class Emrrg(nn.Module):
         return torch.autocast(device, dtype=dtype) if auto else nullcontext()
 
     def _set_float32(self, on: bool) -> None:
-        """Cast weights of half precision to float32, once for a whole evaluation, or back.
-
-        Nothing is lost on the way. A 7B takes 27 GB in float32 and seconds to cast.
-        """
+        """Cast weights of half precision to float32, once for a whole evaluation, or back."""
         if on == bool(self._half):
             return
         if on:

@@ -31,33 +31,14 @@ class XrayMamba(nn.Module):
     """Patches, a class token in their middle, positions, Mamba blocks and a LayerNorm.
 
     Args:
-        dim: Width d.
-        depth: Number of blocks.
-        image_size: Pixels of an image: both sides, or rows and columns.
-        patch_size: Pixels per side of a patch.
-        directions: Orders of the scans, see `DIRECTIONS`.
-        class_token: Whether there is a class token.
+        image_size: Pixels of both sides, or of rows and columns.
         positions: "learned", or "fixed" sines and cosines.
-        final_norm: Whether a LayerNorm closes the encoder.
         drop_path: Largest drop-path probability, that of the last block.
-        state_dim: States per channel.
-        conv_width: Taps of the causal convolutions.
-
-    Attributes:
-        grid: Rows and columns of patches.
-        num_tokens: Tokens n of an image, the class token included.
-        class_index: Place of the class token, or None.
-        positions: Positions of the tokens, (1, n, d); a parameter when learned.
-        mean: Pixel mean of each channel.
-        std: Pixel standard deviation of each channel.
-
-    Raises:
-        ValueError: If the patches do not fill the image, or there is no block.
     """
 
     mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
-    positions: Tensor
+    positions: Tensor  # (1, n, d); a parameter when learned
 
     def __init__(
         self,
@@ -118,7 +99,6 @@ class XrayMamba(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start as published; the rest starts as in PyTorch or `MambaBranch`."""
         lecun_normal_(self.patch_embed.weight)
         nn.init.zeros_(self.patch_embed.bias)
         if self.class_token is not None:
@@ -133,11 +113,7 @@ class XrayMamba(nn.Module):
                 block.mixer.out_proj.weight /= math.sqrt(len(self.layers))
 
     def to_patches(self, images: Tensor) -> Tensor:
-        """Cut images (v, 3, h, w) into patches (v, patches, 3 p p): channel, row, column.
-
-        Raises:
-            ValueError: If the images are not of the size the encoder is made for.
-        """
+        """Cut images (v, 3, h, w) into patches (v, patches, 3 p p): channel, row, column."""
         if tuple(images.shape[1:]) != (3, *self.image_size):
             raise ValueError(
                 f"images must be (v, 3, {self.image_size[0]}, {self.image_size[1]}), got "
@@ -185,10 +161,7 @@ def sin_cos_positions(dim: int, grid: tuple[int, int]) -> Tensor:
 def resize_positions(
     positions: Tensor, *, grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> Tensor:
-    """Interpolate positions (1, n, d) of one grid for another, bicubically: (1, new n, d).
-
-    The slot of a class token, if there is one in the middle, is kept apart.
-    """
+    """Interpolate positions (1, n, d), but not a class token's, bicubically: (1, new n, d)."""
     num_patches, num_tokens = grid[0] * grid[1], positions.shape[1]
     if num_tokens not in (num_patches, num_patches + 1):
         raise ValueError(f"{num_tokens} positions do not fit a grid of {grid}")
@@ -219,22 +192,11 @@ def add_partial_lora(
     dropout: float = 0.0,
     per_direction: bool = True,
 ) -> list[nn.Parameter]:
-    """Add a low-rank update to a part of every mixer, or to the patch embedding.
+    """Add a low-rank update to one of `LORA_TARGETS`; return the new parameters.
 
-    X and Z are the halves of in_proj's rows, dt, B and C the parts of x_proj's. Nothing is frozen
-    here.
-
-    Args:
-        encoder: The encoder, which is changed.
-        target: One of `LORA_TARGETS`.
-        rank: Rank of the update.
-        scale: Factor in front of it.
-        dropout: Dropout between its two matrices.
-        per_direction: Whether x_proj, dt, B, C and dt_proj get an update for each direction, or one
-            that all directions of a block share; the other targets are shared in any case.
-
-    Returns:
-        The new parameters, which start without effect.
+    X and Z are the halves of in_proj's rows, dt, B and C the parts of x_proj's. With per_direction
+    x_proj, dt, B, C and dt_proj get an update for each direction, else one per block. Nothing is
+    frozen here.
     """
     if target not in LORA_TARGETS:
         raise ValueError(f"target must be one of {', '.join(LORA_TARGETS)}, got {target!r}")
@@ -251,7 +213,7 @@ def add_partial_lora(
 
 
 def _adapted(encoder: XrayMamba, target: str) -> list[tuple[list[LowRankLinear], slice | None]]:
-    """The layers that belong to a target, those of one block together, and their rows."""
+    """The layers of a target, those of one block together, and their rows."""
     if target == "patch_embed":
         return [([encoder.patch_embed], None)]
     found: list[tuple[list[LowRankLinear], slice | None]] = []
@@ -286,7 +248,7 @@ def merge_lora(encoder: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class XrayMambaSize:
-    """Width and depth of a named size of the encoder, and where it is from."""
+    """Width and depth of a named size of the encoder, and its source."""
 
     dim: int
     depth: int

@@ -173,7 +173,8 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
     if resolved.last is None:
         model = build_model(recipe, len(data.tokenizer.vocabulary))
         load_pretrained(model, recipe)
-        progress, state = Progress(num_processes=accelerator.num_processes), {}
+        progress = Progress(num_processes=accelerator.num_processes)
+        state: dict[str, Any] = {}
     else:
         model, progress, state = _load_last(resolved.last, recipe, data, accelerator.num_processes)
     model.train()

@@ -3,12 +3,14 @@
 import errno
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
 from radrep.errors import CheckpointError
+from radrep.modules.hub import hub_sources
 from radrep.weights import checkpoint
 from radrep.weights.checkpoint import (
     drop_old_checkpoints,
@@ -91,6 +93,8 @@ def test_the_hub_commit_of_its_initial_weights_is_in_a_checkpoint(
     save_again(trained_run, tmp_path / "new")
     with safe_open(tmp_path / "new/weights.safetensors", "pt") as file:
         assert json.loads(file.metadata()["hub"]) == {"backbone": "timm/x@abc"}
+    resumed = cast(torch.nn.Module, load_checkpoint(tmp_path / "new").model)
+    assert hub_sources(resumed) == {"backbone": "timm/x@abc"}
 
 
 def save_again(run: Path, out: Path) -> None:
