@@ -49,12 +49,10 @@ class VisualContext:
         self.seen: _Seen | None = None
 
     def set(self, tokens: Tensor, mask: Tensor, text: Tensor) -> None:
-        """Set the visual tokens of the following calls, the first of which starts the sequence.
+        """Set the visual tokens (b, m, d) of the following calls; the first starts the sequence.
 
-        Args:
-            tokens: (b, m, d).
-            mask: True for real tokens, (b, m); a study without any has no image.
-            text: True where the prompt has text, (b, p); all later positions are text.
+        The mask (b, m) is True for real ones; a study without any has no image. Text (b, p) is True
+        where the prompt has text; all later positions are text.
         """
         if mask.shape != tokens.shape[:2] or len(text) != len(tokens):
             raise ValueError(
@@ -99,13 +97,10 @@ class VisualCrossAttention(nn.Module):
     def forward(
         self, attended: Tensor, query: Tensor, norm: nn.Module, positions: Tensor
     ) -> Tensor:
-        """Add what the text positions gain from the visual tokens.
+        """Add what the text at positions (n,) of the sequence gains from the visual tokens.
 
-        Args:
-            attended: Output of the self-attention before its projection, (b k, n, h, e).
-            query: Its queries, rotated, (b k, h, n, e).
-            norm: The norm in front of the layer.
-            positions: Places of the n in the sequence, (n,).
+        Attended, (b k, n, h, e), is from the self-attention before its projection; query, rotated,
+        is (b k, h, n, e); the norm is the one in front of the layer.
         """
         seen = self._context.seen
         if seen is None:
@@ -179,12 +174,7 @@ def _attend(
 
 
 def _explicit_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float,
-    dropout: float,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
     """For training on CPUs, where the backward of the fused one takes as long as a whole layer."""
     groups = query.shape[1] // key.shape[1]

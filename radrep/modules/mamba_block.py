@@ -49,10 +49,7 @@ class MambaMixer(nn.Module):
         self.branches = nn.ModuleDict(
             {
                 direction: MambaBranch(
-                    inner_dim=dim,
-                    state_dim=state_dim,
-                    conv_width=conv_width,
-                    dt_rank=self.dt_rank,
+                    inner_dim=dim, state_dim=state_dim, conv_width=conv_width, dt_rank=self.dt_rank
                 )
                 for direction in directions
             }

@@ -239,11 +239,8 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, DecoderCache]:
         """Decode embedded words x, (b k, l, d), after those in the cache, which it returns longer.
 
-        Args:
-            x: Embedded words.
-            cache: From `start` or an earlier call.
-            word_mask: True where a word attends to a word, (b k, 1, l, words so far + l), or None.
-            attentions: A list that gets each layer's attention to the patches, (b, k l, n).
+        The mask is True where a word attends to a word, (b k, 1, l, words so far + l); attentions
+        gets each layer's attention to the patches, (b, k l, n).
         """
         own: list[tuple[Tensor, Tensor]] = []
         earlier: Sequence[tuple[Tensor, Tensor] | None] = cache.own or [None] * len(self.layers)

@@ -109,7 +109,7 @@ def selective_scan(
         dtype = compute_dtype(u)
         tensors = tuple(None if x is None else x.to(dtype) for x in tensors)
     # By name: the CPU backend imports Numba, which takes half a second.
-    y, last = import_module(f"{__name__}.{name}").scan(*tensors, softplus)
+    y, last = import_module(f"{__name__}.{name}").scan(*tensors, softplus=softplus)
     y = y.to(u.dtype)
     return (y, last) if return_last_state else y
 

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from radrep.ops.selective_scan.reference import Tensors
+
 CHUNK = 32
 
 
@@ -71,18 +73,9 @@ class _Scan(torch.autograd.Function):
         return grad_u, grad_dt, grad_A, grad_B, grad_C
 
 
-def scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def scan(*tensors: *Tensors, softplus: bool) -> tuple[Tensor, Tensor]:
     """Outputs (b, l, e) and last states (b, e, s); all tensors are float32, or all float64."""
+    u, dt, A, B, C, D, z, dt_bias = tensors
     if dt_bias is not None:
         dt = dt + dt_bias
     if softplus:

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from radrep.ops.kernel_threads import Arrays, run_kernel
 from radrep.ops.selective_scan import cpu_kernels as kernels
 from radrep.ops.selective_scan.cpu_kernels import CHUNK, WIDTH
+from radrep.ops.selective_scan.reference import Tensors
 
 
 def _arrays(*tensors: Tensor) -> Arrays:
@@ -91,18 +92,7 @@ class _Scan(torch.autograd.Function):
         )
 
 
-def scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def scan(*tensors: *Tensors, softplus: bool) -> tuple[Tensor, Tensor]:
     """Outputs (b, l, e) and last states (b, e, s); all tensors are float32, or all float64."""
-    tensors = (u, dt, A, B, C, D, z, dt_bias)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     return _Scan.apply(*tensors, softplus, keep)

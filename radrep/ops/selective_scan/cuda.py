@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from radrep.ops.selective_scan.reference import Tensors
+
 MAX_STATE_DIM = 256  # fixed in mamba-ssm's kernel
 # Its build imports the installed torch; newer sources compile their CUDA extension only on request.
 INSTALL = "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation 'mamba-ssm>=2.3'"
@@ -30,18 +32,9 @@ def import_kernel() -> tuple[Callable[..., Any] | None, str]:
     return interface.selective_scan_fn, version
 
 
-def scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def scan(*tensors: *Tensors, softplus: bool) -> tuple[Tensor, Tensor]:
     """Outputs (b, l, e) and last states (b, e, s), which have no gradient, in float32."""
+    u, dt, A, B, C, D, z, dt_bias = tensors
     kernel, problem = import_kernel()
     assert kernel is not None, problem
     # The kernel wants one type for all that varies over the sequence: the widest loses nothing.

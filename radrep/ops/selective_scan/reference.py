@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# u, dt, A, B, C, D, z, dt_bias
+Tensors = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
+
 
 def compute_dtype(u: Tensor) -> torch.dtype:
     """The type to compute in: float64 for float64 inputs, float32 for all others."""
