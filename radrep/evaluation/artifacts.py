@@ -32,21 +32,14 @@ def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:
     result.out.mkdir(parents=True, exist_ok=True)
     # An interrupted evaluation leaves no scores of other reports than those beside them.
     result.scores_file.unlink(missing_ok=True)
-    rows = zip(
-        result.studies.ids, result.studies.corpus.references, result.predictions, strict=True
-    )
-    lines = [
-        json.dumps({"id": id_, "reference": reference, "generated": text}, ensure_ascii=False)
-        for id_, reference, text in rows
-    ]
+    studies, keys = result.studies, ("id", "reference", "generated")
+    rows = zip(studies.ids, studies.corpus.references, result.predictions, strict=True)
+    lines = [json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in rows]
     atomic_write_text(result.predictions_file, "".join(f"{line}\n" for line in lines))
     text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
     atomic_write_text(result.scores_file, text)
     if loaded is not None:
-        studies = result.studies
-        evaluated = ReportEvaluation(
-            studies.split, studies.ids_sha256, result.decode, card=result.card
-        )
+        evaluated = ReportEvaluation(studies.split, studies.ids_sha256, result.decode, result.card)
         atomic_write_text(result.out / MODEL_CARD, describe_model(loaded.recipe, evaluated))
     atomic_write_text(result.page_file, render_page(make_page(result, loaded)))
 

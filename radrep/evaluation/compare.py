@@ -22,7 +22,6 @@ from radrep.evaluation.predictions import (
 )
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.decode_options import change_decode
-from radrep.metrics.names import CONTROLS
 from radrep.metrics.scorecard import Corpus
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
@@ -81,39 +80,9 @@ def compare(
         RadrepError: If systems cannot be compared or read, or an override is not of the decoding.
     """
     reporter, options = reporter or Reporter(), options or EvalOptions()
-    _check_arguments(runs, references, dataset, overrides)
-    check_request(options, overrides, out)
-    if runs:
-        systems = _systems_of_runs(runs, split, overrides, reporter)
-        wanted = _references_of(systems.studies) if predictions else None
-    else:
-        assert references is not None, "checked above"
-        wanted = read_references(references, split=split, columns=columns)
-        systems = _external_systems(wanted, dataset)
-    if wanted is not None:
-        _add_predictions(systems, predictions, wanted, columns)
-    folder = out or OUT / _folder_name(systems.reports)
-    return finish(systems, folder, options, None, reporter)
-
-
-def _folder_name(systems: Iterable[str]) -> str:
-    name = "_vs_".join(re.sub(r"[^\w.-]+", "-", system) for system in systems)
-    raw = name.encode()
-    if len(raw) <= _LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(raw).hexdigest()[:8]
-    return f"{raw[: _LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
-
-
-def _check_arguments(
-    runs: Sequence[Path], references: Path | None, dataset: str | None, overrides: Sequence[str]
-) -> None:
-    if bool(runs) == (references is not None):
+    if runs and references is not None:
         raise DataError(
-            "predictions need --references: a prepared folder, annotation.json or another "
-            "file of reports"
-            if not runs
-            else "--references goes with --predictions alone: runs are scored on their own data"
+            "--references goes with --predictions alone: runs are scored on their own data"
         )
     if runs and dataset is not None:
         raise DataError(
@@ -125,14 +94,37 @@ def _check_arguments(
             "--set changes how a run writes its reports, and predictions in a file are written "
             "already; name a run, or leave --set out"
         )
+    check_request(options, overrides, out)
+    if runs:
+        systems = _systems_of_runs(runs, split, overrides, reporter)
+    elif references is not None:
+        wanted = read_references(references, split=split, columns=columns)
+        systems = _external_systems(wanted, dataset)
+    else:
+        raise DataError(
+            "predictions need --references: a prepared folder, annotation.json or another file "
+            "of reports"
+        )
+    studies = systems.studies
+    if runs and predictions:
+        assert studies.prepared is not None, "the studies of a run are prepared"
+        folder = studies.prepared.prepared
+        wanted = read_references(folder, split=studies.split, target=studies.target)
+    for file in predictions:
+        given = read_predictions(file, target=studies.target, columns=columns)
+        reports, notes = align(given, wanted)
+        systems.add(file.stem, list(reports), (given.source, *given.notes, *notes))
+    out = out or OUT / _folder_name(systems.reports)
+    return finish(systems, out, options, None, reporter)
 
 
-def _free_name(systems: Systems, name: str) -> str:
-    """The name, numbered where another system or a control has it."""
-    free, number = name, 2
-    while free in systems.reports or free in CONTROLS:
-        free, number = f"{name}-{number}", number + 1
-    return free
+def _folder_name(systems: Iterable[str]) -> str:
+    name = "_vs_".join(re.sub(r"[^\w.-]+", "-", system) for system in systems)
+    raw = name.encode()
+    if len(raw) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(raw).hexdigest()[:8]
+    return f"{raw[: _LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
 def _systems_of_runs(
@@ -145,10 +137,8 @@ def _systems_of_runs(
         studies = studies_of_run(loaded, split, reporter)
         found = found or Systems(studies)
         _check_same(found.studies, studies, runs[0], run)
-        name = _free_name(found, str(run))
-        found.reports[name] = _reports_of_run(run, loaded, studies, decode, reporter)
-        found.decodes[name] = decode
-        found.notes += [f"{name}: {note}" for note in changed]
+        reports = _reports_of_run(run, loaded, studies, decode, reporter)
+        found.decodes[found.add(str(run), reports, changed)] = decode
     assert found is not None, "there is a run"
     return found
 
@@ -156,11 +146,8 @@ def _systems_of_runs(
 def _reports_of_run(
     run: Path, loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
 ) -> list[str]:
-    folder = run_dir(loaded.folder)
-    scores, file = (
-        folder / f"{what}-{studies.split}.{form}"
-        for what, form in (("scores", "json"), ("predictions", "jsonl"))
-    )
+    scores = run_dir(loaded.folder) / f"scores-{studies.split}.json"
+    file = scores.with_name(f"predictions-{studies.split}.jsonl")
     if scores.is_file() and file.is_file():
         saved = json.loads(scores.read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -174,17 +161,6 @@ def _reports_of_run(
             reporter.info("reports", f"of {run} from {file}")
             return [row["generated"] for row in rows]
     return predict(loaded, studies, decode, reporter)
-
-
-def _add_predictions(
-    systems: Systems, files: Sequence[Path], wanted: References, columns: ColumnNames | None
-) -> None:
-    for file in files:
-        given = read_predictions(file, target=systems.studies.target, columns=columns)
-        reports, notes = align(given, wanted)
-        name = _free_name(systems, file.stem)
-        systems.reports[name] = list(reports)
-        systems.notes += [f"{name}: {note}" for note in (given.source, *given.notes, *notes)]
 
 
 def _check_same(first: EvalSet, other: EvalSet, first_run: Path, run: Path) -> None:
@@ -211,11 +187,6 @@ def _check_same(first: EvalSet, other: EvalSet, first_run: Path, run: Path) -> N
         )
 
 
-def _references_of(studies: EvalSet) -> References:
-    assert studies.prepared is not None, "the studies of a run are prepared"
-    return read_references(studies.prepared.prepared, split=studies.split, target=studies.target)
-
-
 def _external_systems(wanted: References, dataset: str | None) -> Systems:
     """The studies of some references, with no system yet."""
     if not any(re.search(r"\w", text) for text in wanted.reports):
@@ -228,8 +199,7 @@ def _external_systems(wanted: References, dataset: str | None) -> Systems:
     if wanted.path.is_dir():
         prepared = ModelStudies(wanted.path, wanted.split or "test", target="findings")
         train = ModelStudies(wanted.path, "train", target="findings")
-    name = dataset or _recognise(wanted, prepared)
-    chosen = DATASETS[name]
+    chosen = DATASETS[dataset or _recognise(wanted, prepared)]
     notes = [
         f"references: {wanted.source} {wanted.path}, split {wanted.split or 'none'}, cleaned as "
         f"{chosen.cleaner}",
@@ -258,8 +228,8 @@ def _external_systems(wanted: References, dataset: str | None) -> Systems:
         corpus=corpus,
         val=wanted.val_reports,
         target="findings",
-        prepared=prepared if prepared else None,
-        train=train if train else None,
+        prepared=prepared or None,
+        train=train or None,
     )
     return Systems(studies, notes=notes)
 
@@ -267,9 +237,8 @@ def _external_systems(wanted: References, dataset: str | None) -> Systems:
 def _recognise(wanted: References, prepared: ModelStudies | None) -> str:
     """The name of the data set that references are of."""
     for name, dataset in DATASETS.items():
-        if prepared and prepared[0].source in dataset.sources:
-            return name
-        if re.match(dataset.id_form, wanted.ids[0]):
+        of_source = prepared and prepared[0].source in dataset.sources
+        if of_source or re.match(dataset.id_form, wanted.ids[0]):
             return name
     raise DataError(
         f"{wanted.path}: its ids, such as {wanted.ids[0]!r}, are of no known data set; name with "

@@ -9,7 +9,6 @@ from pathlib import Path
 from radrep.build import build_tokenizer
 from radrep.data.dataset import ModelStudies
 from radrep.data.manifest import read_shards
-from radrep.data.store import PreparedStudies
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import UNKNOWN
 from radrep.errors import DataError
@@ -49,13 +48,15 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Eva
     studies, train, val = (
         read_split(data, part, masked_by=loaded.saliency) for part in (name, "train", "val")
     )
-    codec = loaded.codec
+    words, codec = loaded.tokenizer.vocabulary, loaded.codec
+    if words == (UNKNOWN,):  # of a run imported without data
+        words = build_tokenizer(data, train).vocabulary
     shorten = partial(codec.shorten, max_tokens=data.max_tokens)
     corpus = Corpus(
         references=studies.texts(data.target),
         clean=get_cleaner(data.tokenizer.cleaner),
         train=train.texts(data.target),
-        vocabulary=_vocabulary(loaded, train),
+        vocabulary=words,
         max_tokens=data.max_tokens,
         shorten=shorten if codec.language_model else None,
         tokenizer=codec.language_model,
@@ -70,12 +71,6 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Eva
         prepared=studies,
         train=train,
     )
-
-
-def _vocabulary(loaded: Loaded, train: PreparedStudies) -> tuple[str, ...]:
-    """The words of a run; those of the training reports for one imported without data."""
-    words = loaded.tokenizer.vocabulary
-    return words if words != (UNKNOWN,) else build_tokenizer(loaded.recipe.data, train).vocabulary
 
 
 def default_split(prepared: Path, reporter: Reporter) -> str:

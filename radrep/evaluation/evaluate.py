@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations, count
 from pathlib import Path
 
 from radrep.build import build_dataset, build_preprocess
@@ -19,7 +19,7 @@ from radrep.evaluation.eval_set import EvalSet, studies_of_run
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.decode_options import change_decode, check_overrides
-from radrep.metrics.names import BLANK, MODEL
+from radrep.metrics.names import BLANK, CONTROLS, MODEL
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
 from radrep.metrics.scorecard import score_card
@@ -40,6 +40,14 @@ class Systems:
     decodes: dict[str, Decode] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     blank: list[str] | None = None  # reports of the one run for black images
+
+    def add(self, name: str, reports: list[str], notes: Sequence[str]) -> str:
+        """Add a system; return its name, numbered where another one or a control has it."""
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        free = next(each for each in names if each not in self.reports and each not in CONTROLS)
+        self.reports[free] = reports
+        self.notes += [f"{free}: {note}" for note in notes]
+        return free
 
 
 def evaluate(
@@ -129,7 +137,11 @@ def finish(
     with reporter.progress("scoring", 1, "evaluations") as advance:
         card = score_card(studies.corpus, every, pairs, meteor="auto" if options.meteor else "skip")
         advance()
-    clinical = _score_clinical(studies, scored[main], options.clinical, reporter)
+    clinical = ClinicalScores({}, {}, ())
+    if options.clinical:
+        with reporter.progress("clinical metrics", 1, "evaluations") as advance:
+            clinical = score_clinical(studies.corpus.references, scored[main], options.clinical)
+            advance()
     notes = [*notes, *card.notes, *clinical.notes, *([] if options.meteor else [_WITHOUT_METEOR])]
     result = EvalResult(
         checkpoint=None if loaded is None else loaded.folder,
@@ -146,15 +158,3 @@ def finish(
     )
     write_evaluation(result, loaded)
     return result
-
-
-def _score_clinical(
-    studies: EvalSet, scored: Sequence[str], names: Sequence[str], reporter: Reporter
-) -> ClinicalScores:
-    """Scores of the optional package for the main system, against raw references."""
-    if not names:
-        return ClinicalScores({}, {}, ())
-    with reporter.progress("clinical metrics", 1, "evaluations") as advance:
-        found = score_clinical(studies.corpus.references, scored, names)
-        advance()
-    return found

@@ -14,15 +14,26 @@ The second is the form of ReXrank (https://rexrank.ai): study ids, then `section
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from operator import itemgetter
 from pathlib import Path
 
 from radrep.data.manifest import read_shards
 from radrep.data.store import PreparedStudies
 from radrep.data.text import TARGETS, target_text
 from radrep.errors import DataError
-from radrep.evaluation.report_files import ID_COLUMNS, KEY, ReportFile, cell_text, plain, read_file
+from radrep.evaluation.report_files import (
+    ID_COLUMNS,
+    KEY,
+    ReportFile,
+    Row,
+    cell_id,
+    cell_text,
+    plain,
+    read_file,
+)
 
 # Columns in the order of preference, by their plain names: small letters and digits.
 _PREDICTED_IDS = (KEY, "studyid", "dicomid", "imageid", "uid", "id", "subjectid")
@@ -34,7 +45,7 @@ _REFERENCE = ("reference", "referencereport", "groundtruth")
 _WHOLE = ("report", "reports", "text")
 _HEADING = re.compile(r"\b(findings|impression)\s*:", re.IGNORECASE)
 # A study of R2Gen's MIMIC-CXR, prepared, has one image, and both in its id.
-_MIMIC_ROW = re.compile(r"s(\d+)_(.+)")
+_MIMIC_ID = re.compile(r"s(?P<studyid>\d+)_(?P<dicomid>.+)")
 _SHOWN = 10  # ids in a message
 
 _Ids = dict[str, tuple[str, ...]]
@@ -119,37 +130,44 @@ def read_references(
         DataError: If it cannot be read, lacks split, ids or reports, or an id has different ones.
     """
     _check_target(target)
-    if path.is_dir():
-        return _read_prepared(path, split, target)
-    file = read_file(path).by_split()
+    prepared, named = path.is_dir(), plain(columns.id) if columns and columns.id else ""
+    file = _prepared_file(path, target) if prepared else read_file(path).by_split()
     sizes = {part: len(rows) for part, rows in file.parts.items()}
     name, notes = _choose_split(path, sizes, split)
     texts, more = _read_texts(file, name, _REFERENCE, target, None)
-    named = plain(columns.id) if columns and columns.id else ""
-    ids = _read_ids(file, name, (named,) if named in file.columns else ID_COLUMNS)
+    ids = _read_ids(file, name, (named,) if named in file.columns and not prepared else ID_COLUMNS)
     kind, kept = _distinct_rows(path, ids, texts, more)
     empty = {row for row in kept if not texts[row].strip()}
     if file.by_key and empty:
         more.append(f"{len(empty)} of {len(kept)} references are empty; they are scored as such")
         empty = set()
     scored = [row for row in kept if row not in empty]
-    more += _note_left_out(len(empty), len(kept), target)
+    if empty:
+        more.append(f"{len(empty)} of {len(kept)} studies have no {target} and are left out")
     if not scored:
-        raise DataError(f"{path}: no reference has a text for the target '{target}'")
-    # The other parts give vocabularies, for which repeated and empty reports count.
+        of = f" of the split '{name}'" if name else ""
+        raise DataError(f"{path}: no reference{of} has a text for the target '{target}'")
+    # The other parts of a file give vocabularies, for which repeated and empty reports count.
     train, val = (
-        tuple(_read_texts(file, part, _REFERENCE, target, None)[0]) if sizes.get(part) else ()
+        tuple(
+            text
+            for text in _read_texts(file, part, _REFERENCE, target, None)[0]
+            if text or not prepared
+        )
+        if sizes.get(part)
+        else ()
         for part in ("train", "val")
     )
+    ids_by_kind = _take(ids, scored)
     return References(
         path=path,
         source=file.form,
         split=name,
-        ids=_take(ids, scored)[kind],
+        ids=ids_by_kind[kind],
         reports=tuple(texts[row] for row in scored),
         train_reports=train,
         val_reports=val,
-        ids_by_kind=_take(ids, scored),
+        ids_by_kind=ids_by_kind,
         without_text={k: frozenset(v) for k, v in _take(ids, sorted(empty)).items()},
         notes=(*notes, *more),
     )
@@ -166,28 +184,26 @@ def align(
     Raises:
         DataError: If the ids differ; it lists them.
     """
-    given, best = predictions.reports, None
-    for spell in (str, _common_spelling):
+    given, tried = predictions.reports, []
+    spellings: tuple[Callable[[str], str], ...] = (str, _common_spelling)
+    for spell, (kind, ids) in product(spellings, references.ids_by_kind.items()):
         texts = {spell(id_): text for id_, text in given.items()}
-        for kind, ids in references.ids_by_kind.items():
-            wanted = {spell(id_): id_ for id_ in ids}
-            known = {*wanted, *map(spell, references.without_text.get(kind, ()))}
-            missing = [id_ for spelled, id_ in wanted.items() if spelled not in texts]
-            extra = [id_ for id_ in given if spell(id_) not in known]
-            unique = len(wanted) == len(ids) and len(texts) == len(given)
-            if unique and not missing and not extra:
-                notes = []
-                if spell is not str:
-                    notes.append("ids are matched as '123.0' = 's123' = '123' and 'a/b' = 'a_b'")
-                if ids != references.ids:
-                    notes.append(f"the predictions are matched by the {kind} of the references")
-                if num := len(texts) - len(wanted):
-                    notes.append(f"{num} predictions are for studies without the target text")
-                return tuple(texts[spelled] for spelled in wanted), tuple(notes)
-            if best is None or len(wanted) - len(missing) > best[0]:
-                best = len(wanted) - len(missing), kind, len(wanted), missing, extra
-    assert best is not None, "references have ids"
-    _, kind, num_wanted, missing, extra = best
+        wanted = {spell(id_): id_ for id_ in ids}
+        known = {*wanted, *map(spell, references.without_text.get(kind, ()))}
+        missing = [id_ for spelled, id_ in wanted.items() if spelled not in texts]
+        extra = [id_ for id_ in given if spell(id_) not in known]
+        unique = len(wanted) == len(ids) and len(texts) == len(given)
+        if unique and not missing and not extra:
+            notes = []
+            if spell is not str:
+                notes.append("ids are matched as '123.0' = 's123' = '123' and 'a/b' = 'a_b'")
+            if ids != references.ids:
+                notes.append(f"the predictions are matched by the {kind} of the references")
+            if num := len(texts) - len(wanted):
+                notes.append(f"{num} predictions are for studies without the target text")
+            return tuple(texts[spelled] for spelled in wanted), tuple(notes)
+        tried.append((len(wanted) - len(missing), kind, len(wanted), missing, extra))
+    _, kind, num_wanted, missing, extra = max(tried, key=itemgetter(0))
     part = f", {references.split}" if references.split else ""
     lines = [
         f"the ids of {predictions.path} ({predictions.kind}) are not those of {references.path} "
@@ -212,12 +228,8 @@ def _read_texts(
 ) -> tuple[list[str], list[str]]:
     """The text of each row, "" where it is missing, and notes."""
     sections = ("findings", "impression") if target == "both" else (target,)
-    candidates = [
-        *((name,) for name in preferred),
-        sections,
-        tuple(f"section{name}" for name in sections),
-        *((name,) for name in _WHOLE),
-    ]
+    in_sections = [sections, tuple(f"section{name}" for name in sections)]
+    candidates = [*((name,) for name in preferred), *in_sections, *((name,) for name in _WHOLE)]
     if named is not None:
         candidates = [(plain(named),)]
     present = [columns for columns in candidates if set(columns) <= file.columns.keys()]
@@ -253,8 +265,11 @@ def _read_texts(
 
 def _read_ids(file: ReportFile, split: str | None, wanted: Sequence[str]) -> _Ids:
     """The columns of ids that have one in every row, the preferred one first."""
-    present = [name for name in wanted if name in file.columns]
-    found = {file.columns[name]: file.ids(split, name) for name in present}
+    found = {
+        file.columns[name]: tuple(cell_id(row.get(name)) for row in file.parts[split])
+        for name in wanted
+        if name in file.columns
+    }
     if not found:
         raise DataError(
             f"{file.path} ({file.form}) has no column of ids ({', '.join(wanted)}); its "
@@ -317,47 +332,17 @@ def _choose_split(
     raise DataError(f"{path} has no test study; choose with --split one of {found}")
 
 
-def _note_left_out(num: int, total: int, target: str) -> list[str]:
-    return [f"{num} of {total} studies have no {target} and are left out"] if num else []
-
-
-def _read_prepared(path: Path, split: str | None, target: str) -> References:
-    sizes: Counter[str | None] = Counter()
-    for shard in read_shards(path):
-        sizes[shard.split] += shard.studies
-    if not sizes:
+def _prepared_file(path: Path, target: str) -> ReportFile:
+    """A prepared folder as a file of reports, with the ids that those of R2Gen's MIMIC-CXR hold."""
+    columns = {"id": "id", "studyid": "study_id", "dicomid": "dicom_id", "reference": "reference"}
+    parts: dict[str | None, list[Row]] = {}
+    for split in dict.fromkeys(shard.split for shard in read_shards(path)):
+        studies = PreparedStudies(path, split)
+        parts[split] = [
+            {"id": id_, "reference": text, **(found.groupdict() if found else {})}
+            for id_, text in zip(studies.ids, studies.texts(target), strict=True)
+            for found in [_MIMIC_ID.fullmatch(id_)]
+        ]
+    if not any(parts.values()):
         raise DataError(f"{path} has no study")
-    name, notes = _choose_split(path, sizes, split)
-    studies = PreparedStudies(path, str(name))
-    texts = dict(zip(studies.ids, studies.texts(target), strict=True))
-    ids = tuple(id_ for id_, text in texts.items() if text)
-    bare = tuple(id_ for id_, text in texts.items() if not text)
-    if not ids:
-        raise DataError(f"{path}: no study of the split '{name}' has the target '{target}'")
-    train, val = (
-        tuple(text for text in PreparedStudies(path, part).texts(target) if text)
-        if sizes[part]
-        else ()
-        for part in ("train", "val")
-    )
-    return References(
-        path=path,
-        source="prepared folder",
-        split=name,
-        ids=ids,
-        reports=tuple(texts[id_] for id_ in ids),
-        train_reports=train,
-        val_reports=val,
-        ids_by_kind=_kinds(ids),
-        without_text={kind: frozenset(found) for kind, found in _kinds(bare).items()},
-        notes=(*notes, *_note_left_out(len(bare), len(texts), target)),
-    )
-
-
-def _kinds(ids: tuple[str, ...]) -> _Ids:
-    """The ids of prepared studies, and those that the ids of R2Gen's MIMIC-CXR are made of."""
-    pairs = [row.groups() for id_ in ids if (row := _MIMIC_ROW.fullmatch(id_))]
-    if not pairs or len(pairs) < len(ids):
-        return {"id": ids}
-    studies, images = zip(*pairs, strict=True)
-    return {"id": ids, "study_id": studies, "dicom_id": images}
+    return ReportFile(path, "prepared folder", columns, parts, by_key=False)

@@ -44,10 +44,6 @@ class ReportFile:
         """The file and a row, for a message."""
         return f"{self.path}, {f'{split} ' if split else ''}row {place + 1}"
 
-    def ids(self, split: str | None, name: str) -> tuple[str, ...]:
-        """A column as ids, "" where there is none."""
-        return tuple(cell_id(row.get(name)) for row in self.parts[split])
-
     def together(self) -> "ReportFile":
         """The same rows in one part, whatever their splits."""
         return replace(self, parts={None: [row for part in self.parts.values() for row in part]})

@@ -1,8 +1,7 @@
 """Constant baselines: the one training report that scores best when it answers every study.
 
-A model that ignores its images can do no better than a constant. The search gives pycocoevalcap's
-values, whose scorers would need hours: what depends on the references alone is computed once, and
-each candidate then meets all references in a few operations.
+The search gives pycocoevalcap's values, whose scorers would need hours: what depends on the
+references alone is computed once, and each candidate then meets all in a few operations.
 """
 
 from collections import Counter
@@ -38,12 +37,9 @@ def best_constants(
 ) -> dict[str, Constant]:
     """Find the training report that scores best on validation when repeated for every study.
 
-    Args:
-        train_reports: Cleaned training reports, the candidates.
-        val_references: Validation references of a protocol.
-        metrics: Some of SEARCHED_METRICS: METEOR's Java program would need hours.
-        max_candidates: Try this many distinct reports, the most frequent first, which wins a tie.
-        progress: Called after each candidate with the numbers done and to be done.
+    Candidates are the most frequent cleaned training reports; of equal ones the most frequent
+    wins. Metrics are of SEARCHED_METRICS: METEOR's program would need hours. `progress` is called
+    after each candidate with the numbers done and to be done.
 
     Raises:
         DataError: If a metric is not searched, there is no candidate, or no reference has a word.

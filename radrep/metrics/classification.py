@@ -62,15 +62,11 @@ def score_labels(
     *,
     thresholds: np.ndarray | None = None,
 ) -> LabelScores:
-    """Score the probabilities of several labels.
+    """Score probabilities of labels, 0 to 1, (n, labels), compared as float32.
 
-    Args:
-        probabilities: From 0 to 1, (n, labels); compared as float32.
-        labels: 1 present, 0 absent, NaN unknown, (n, labels).
-        names: Of the labels.
-        thresholds: Chosen on other data, (labels,). Without them each label has that of its
-            greatest F1 here (which is optimistic): half way between two probabilities, and the
-            highest of several that are as good.
+    Labels are 1 present, 0 absent, NaN unknown, (n, labels). Thresholds are chosen on other data,
+    (labels,). Without them each label has that of its greatest F1 here (which is optimistic): half
+    way between two probabilities, and the highest of several that are as good.
 
     Raises:
         DataError: If the shapes do not fit, or a probability or label is out of range.

@@ -1,7 +1,6 @@
 """N-grams of texts counted once, and what BLEU and CIDEr find in common between them.
 
-All systems and protocols share one table of counts, in which equal texts have one row. What depends
-on the references alone is computed once; then a system costs a few array operations.
+All systems and protocols share one table of counts, in which equal texts have one row.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,13 +17,12 @@ class NgramTable:
     """Counts of the 1-grams to 4-grams of texts, equal texts once.
 
     An entry is an n-gram of a text with its count; entries are sorted by text and then by n-gram.
-    An n-gram is an integer below num_ngrams.
 
     Attributes:
         lengths: Tokens of each text, (t,).
         rows, ngrams, counts: Of each entry: row of its text, n-gram, how often it has it, (e,).
         ends: Where each text's entries end, (t,).
-        num_ngrams: Distinct n-grams g in all texts.
+        num_ngrams: Distinct n-grams g in all texts, integers from 0.
         orders: Words of each n-gram less one, (g,).
     """
 
@@ -83,10 +81,9 @@ class NgramTable:
 
 
 class ReferenceNgrams:
-    """References with the n-gram weights that CIDEr takes from them; the table counts all texts.
+    """References, all counted in a table, with the n-gram weights that CIDEr takes from them.
 
-    CIDEr is the CIDEr-D form (Vedantam et al., 2015) with the inverse document frequencies of
-    these references, as pycocoevalcap computes it.
+    CIDEr is the CIDEr-D form (Vedantam et al., 2015), computed as by pycocoevalcap.
     """
 
     def __init__(self, table: NgramTable, references: Sequence[str]) -> None:

@@ -52,22 +52,11 @@ class NlgScores:
         return self.bleu_counts.reference_lengths
 
     def statistics(self) -> np.ndarray:
-        """Statistics whose sum over a sample of reports gives its scores, (n, 12 or 35).
-
-        BLEU matches (4) and totals (4), lengths (2), ROUGE-L, CIDEr, then METEOR's 23 if computed.
-        """
-        bleu = self.bleu_counts
-        columns = [
-            bleu.matches,
-            bleu.totals,
-            bleu.lengths[:, np.newaxis],
-            bleu.reference_lengths[:, np.newaxis],
-            self.per_report["rouge_l"][:, np.newaxis],
-            self.per_report["cider"][:, np.newaxis],
-        ]
-        if self.meteor_counts is not None:
-            columns.append(self.meteor_counts)
-        return np.concatenate(columns, axis=1).astype(np.float64)
+        """BLEU matches (4), totals (4) and lengths (2), ROUGE-L, CIDEr, METEOR's 23 if computed."""
+        values = [self.per_report["rouge_l"], self.per_report["cider"]]
+        meteor = [] if self.meteor_counts is None else [self.meteor_counts]
+        columns = [*vars(self.bleu_counts).values(), *values, *meteor]
+        return np.column_stack(columns).astype(np.float64)
 
     def figures(self, sums: np.ndarray, num_studies: int) -> dict[str, np.ndarray]:
         """Corpus scores of s samples of num_studies reports, (s,) each, from summed statistics."""
@@ -75,9 +64,7 @@ class NlgScores:
         figures = {f"bleu{k + 1}": bleu[:, k] for k in range(MAX_N)}
         if sums.shape[1] > 12:
             figures["meteor"] = corpus_meteor(sums[:, 12:])
-        figures["rouge_l"] = sums[:, 10] / num_studies
-        figures["cider"] = sums[:, 11] / num_studies
-        return figures
+        return figures | {"rouge_l": sums[:, 10] / num_studies, "cider": sums[:, 11] / num_studies}
 
     def part(self, kept: np.ndarray) -> dict[str, float]:
         """Corpus scores of the reports in a mask, (n,), CIDEr with the frequencies of all."""
@@ -104,11 +91,8 @@ def score_systems(
 
     Tokens are what stands between white space, so casing and punctuation count: prepare both
     sides with `radrep.metrics.protocol`. CIDEr takes its document frequencies from the references.
-
-    Args:
-        systems: References and generated reports in one order, by a name.
-        meteor: "auto" computes METEOR if Java runs and otherwise notes why not. Its program loads
-            tables for 5 to 15 seconds, so score all systems together.
+    METEOR's program loads tables for 5 to 15 seconds, so score all systems, (references, reports)
+    by name, together; "auto" notes why it does not run.
 
     Raises:
         DataError: If there is no report, the numbers differ, or no reference has a word.
@@ -133,10 +117,8 @@ def score_systems(
         key = tuple(references)
         if key not in ngrams:
             ngrams[key] = ReferenceNgrams(table, references)
-        bleu_counts, cider = _score_ngrams(table, ngrams[key], references, hypotheses)
-        scores[name] = _collect(
-            bleu_counts, rouge_values[name], cider, meteor_counts.get(name), notes
-        )
+        counted = rouge_values[name], meteor_counts.get(name)
+        scores[name] = _score(table, ngrams[key], references, hypotheses, *counted, notes)
     return scores
 
 
@@ -157,7 +139,7 @@ def corpus_bleu(
 def corpus_meteor(counts: np.ndarray) -> np.ndarray:
     """METEOR, (...), from its statistics of one report or summed over many, (..., 23).
 
-    Denkowski and Lavie, 2014. The order is that of METEOR 1.5: lengths of hypothesis and reference,
+    Denkowski and Lavie, 2014; in METEOR 1.5's order: lengths of hypothesis and reference,
     function words of both, then for each of four stages the matched content words and the matched
     function words of both, then chunks (0 for a perfect match) and matched words of both.
     """
@@ -211,56 +193,49 @@ def _score_rouge(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     return rouge_l(common, reference_lengths, lengths)[places]
 
 
-def _score_ngrams(
-    table: NgramTable, ngrams: ReferenceNgrams, references: Sequence[str], hypotheses: Sequence[str]
-) -> tuple[BleuCounts, np.ndarray]:
-    """BLEU's counts and CIDEr of one system's reports, (n,)."""
+def _score(
+    table: NgramTable,
+    ngrams: ReferenceNgrams,
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    rouge_values: np.ndarray,
+    meteor_counts: np.ndarray | None,
+    notes: Sequence[str],
+) -> NlgScores:
     rows, own_rows = table.rows_of(references), table.rows_of(hypotheses)
     distinct, places = np.unique(np.stack([rows, own_rows]), axis=1, return_inverse=True)
-    matches, cider = ngrams.score_pairs(*distinct)
+    matches, cider = (found[places] for found in ngrams.score_pairs(*distinct))
     counts = BleuCounts(
-        matches=matches[places],
+        matches=matches,
         totals=table.totals(own_rows),
         lengths=table.lengths[own_rows],
         reference_lengths=table.lengths[rows],
     )
-    return counts, cider[places]
-
-
-def _collect(
-    bleu_counts: BleuCounts,
-    rouge_values: np.ndarray,
-    cider_values: np.ndarray,
-    meteor_counts: np.ndarray | None,
-    notes: Sequence[str],
-) -> NlgScores:
-    bleu = corpus_bleu(
-        bleu_counts.matches.sum(axis=0),
-        bleu_counts.totals.sum(axis=0),
-        bleu_counts.lengths.sum(),
-        bleu_counts.reference_lengths.sum(),
-    )
-    corpus: dict[str, float | None] = {f"bleu{k + 1}": float(bleu[k]) for k in range(MAX_N)}
-    corpus |= {"meteor": None}
-    corpus |= {"rouge_l": float(rouge_values.mean()), "cider": float(cider_values.mean())}
-    per_report = {"rouge_l": rouge_values, "cider": cider_values}
+    bleu = corpus_bleu(*(values.sum(axis=0) for values in vars(counts).values()))
+    per_report = {"rouge_l": rouge_values, "cider": cider}
     if meteor_counts is not None:
-        corpus["meteor"] = float(corpus_meteor(meteor_counts.sum(axis=0)))
         per_report["meteor"] = corpus_meteor(meteor_counts)
+    corpus: dict[str, float | None] = {
+        **{f"bleu{k + 1}": float(bleu[k]) for k in range(MAX_N)},
+        "meteor": None
+        if meteor_counts is None
+        else float(corpus_meteor(meteor_counts.sum(axis=0))),
+        "rouge_l": float(rouge_values.mean()),
+        "cider": float(cider.mean()),
+    }
     if len(rouge_values) == 1:
         notes = [*notes, "CIDEr of a single study is always 0: its idf needs several studies"]
-    return NlgScores(corpus, per_report, bleu_counts, meteor_counts, tuple(notes))
+    return NlgScores(corpus, per_report, counts, meteor_counts, tuple(notes))
 
 
 class _MeteorUnavailableError(Exception):
-    """The reason why METEOR cannot be computed."""
+    """The reason."""
 
 
 def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     """Statistics of every (reference, hypothesis), (n, 23), from one run of METEOR's program.
 
-    pycocoevalcap's own wrapper uses pipes line by line, which block when the program dies, and does
-    not return the statistics.
+    pycocoevalcap's own wrapper blocks when the program dies, and hides the statistics.
     """
     jar = Path(meteor_wrapper.__file__).with_name(meteor_wrapper.METEOR_JAR)
     command = ["java", "-jar", "-Xmx2G", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]

@@ -1,15 +1,13 @@
 """Protocols of scoring: raw reference and generated reports -> strings of whitespace tokens.
 
-Scores of this field depend more on text processing than on the model, so each carries the name of
-its protocol:
+Scores depend more on text processing than on the model, so each names its protocol; generated
+reports are scored as decoded in all of them:
 
 - `published` (the R2Gen family): references are cleaned, words outside the training vocabulary
   become <unk>, and what exceeds the training length is cut off.
 - `published_llm` (R2GenGPT and its descendants): references are cleaned and cut to the training
   length in sub-words of the language model.
 - `full` (ours): references are cleaned and complete.
-
-Generated reports are scored as decoded in all of them.
 """
 
 import re
@@ -29,11 +27,6 @@ class References:
     protocol: str  # "published", "published_llm" or "full"
     texts: list[str]  # tokens joined by single spaces
     num_cut: int  # references cut by the length limit; 0 under `full`
-
-    @property
-    def share_cut(self) -> float:
-        """Share of the references that the protocol cuts, 0 to 1."""
-        return self.num_cut / len(self.texts) if self.texts else 0.0
 
 
 def published_references(

@@ -19,9 +19,9 @@ def count_words(text: str) -> int:
 class CommonSubsequences:
     """The longest common subsequences of any text with fixed ones.
 
-    One bit-parallel pass over the words of the text (Hyyro, 2004): each fixed text, tokens joined
-    by single spaces, is a run of bits in one long integer, a zero bit marking a matched word, and
-    a spare bit ends each run to catch the carry of the sum.
+    One bit-parallel pass over the words of the text (Hyyro, 2004): each fixed text is a run of
+    bits in one long integer, a zero bit marking a matched word, and a spare bit ends each run to
+    catch the carry of the sum.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:

@@ -44,21 +44,14 @@ class Corpus:
 
     def protocols(self) -> list[References]:
         """The references as each protocol scores them, `full` last."""
-        found = []
-        if self.vocabulary is not None:
+        raw, clean, found = self.references, self.clean, []
+        if (words := self.vocabulary) is not None:
             found.append(
-                published_references(
-                    self.references,
-                    clean=self.clean,
-                    vocabulary=self.vocabulary,
-                    max_tokens=self.max_tokens,
-                )
+                published_references(raw, clean=clean, vocabulary=words, max_tokens=self.max_tokens)
             )
         if self.shorten is not None:
-            found.append(
-                published_llm_references(self.references, clean=self.clean, shorten=self.shorten)
-            )
-        return [*found, full_references(self.references, clean=self.clean)]
+            found.append(published_llm_references(raw, clean=clean, shorten=self.shorten))
+        return [*found, full_references(raw, clean=clean)]
 
     @cached_property
     def cleaned_train(self) -> Sequence[str]:
