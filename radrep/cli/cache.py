@@ -22,10 +22,7 @@ def cache(ctx: typer.Context) -> None:
         (entry.about["data"], entry.about["images"], entry.num_bytes // 10**6, entry.folder)
         for entry in list_cache()
     ]
-    models = [
-        ("language model", "", num_bytes // 10**6, folder)
-        for folder, num_bytes in list_language_models()
-    ]
+    models = [("language model", "", size // 10**6, path) for path, size in list_language_models()]
     if not features and not models:
         say(f"{cache_folder()} is empty.")
         return

@@ -82,10 +82,7 @@ def _cell(value: object) -> str:
 
 
 class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
-    """Shows a run on stderr: one live line on a terminal, plain lines elsewhere.
-
-    As a context manager it leaves no live line behind when a run ends or fails.
-    """
+    """Shows a run on stderr: one live line on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
         self._console = make_console(stderr=True)
@@ -100,9 +97,8 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
         if not self._console.is_terminal:
             self._console.print(f"{label:<7} {text}")
             return
-        line = Table.grid(padding=(0, 1))
-        line.add_column(style="bold", min_width=7, no_wrap=True)
-        line.add_column(overflow="fold")
+        head = Column(style="bold", min_width=7, no_wrap=True)
+        line = Table.grid(head, Column(overflow="fold"), padding=(0, 1))
         line.add_row(label, text)
         self._console.print(line)
 

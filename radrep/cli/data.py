@@ -110,9 +110,9 @@ def check(
     for problem in found.problems:
         show_error(problem)
     show_leaks(found.leaks)
+    distance = f"(hash distance at most {max_hash_distance})"
     for pair, number in found.near.items():
         first, second = pair.split("/")
-        distance = f"(hash distance at most {max_hash_distance})"
         say(f"{number} images of {second} are near-duplicates of one in {first} {distance}")
     if found.overlap is not None:
         _show_overlap(found.overlap, against)
@@ -138,7 +138,7 @@ def _show_overlap(overlap: "Overlap", against: Path | None) -> None:
 
 
 def show_leaks(leaks: "Leaks") -> None:
-    """Print what splits share; nothing where they share nothing."""
+    """Print what splits share, if anything."""
     for pair, number in leaks.patients.items():
         first, second = pair.split("/")
         if number:

@@ -36,15 +36,13 @@ class Check(NamedTuple):
 
 def doctor() -> None:
     """Show versions, device, and what is missing and how to get it."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from radrep.cli.console import print_grid
 
-    lines = Table.grid(padding=(0, 2))
-    lines.add_column(no_wrap=True)
-    lines.add_column(no_wrap=True)
-    lines.add_column(overflow="fold")
+    texts = Column(overflow="fold")
+    lines = Table.grid(Column(no_wrap=True), Column(no_wrap=True), texts, padding=(0, 2))
     for check in (*_versions(), *_device(), *_surroundings()):
         state = Text("ok", "green") if check.ok else Text("missing", "yellow")
         lines.add_row(state, check.name, check.text)
@@ -52,21 +50,16 @@ def doctor() -> None:
 
 
 def _versions() -> Iterator[Check]:
-    yield Check(True, "radrep", __version__)
-    yield Check(True, "python", f"{platform.python_version()} on {platform.system()}")
-    for package in REQUIRED:
-        yield _version(package, f"required: pip install {package}")
-    for package, how in OPTIONAL.items():
-        yield _version(package, how)
-
-
-def _version(package: str, how: str) -> Check:
     from importlib.metadata import PackageNotFoundError, version  # slow, and --help reads this file
 
-    try:
-        return Check(True, package, version(package))
-    except PackageNotFoundError:
-        return Check(False, package, how)
+    yield Check(True, "radrep", __version__)
+    yield Check(True, "python", f"{platform.python_version()} on {platform.system()}")
+    required = {package: f"required: pip install {package}" for package in REQUIRED}
+    for package, how in {**required, **OPTIONAL}.items():
+        try:
+            yield Check(True, package, version(package))
+        except PackageNotFoundError:
+            yield Check(False, package, how)
 
 
 def _device() -> Iterator[Check]:
@@ -81,15 +74,13 @@ def _device() -> Iterator[Check]:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         yield Check(True, "device", f"{len(names)} x {names[0]}, {threads}")
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        device = torch.device("cuda")
+        native, device = torch.cuda.is_bf16_supported(including_emulation=False), "cuda"
     else:
         yield Check(True, "device", f"{threads}, no CUDA GPU that torch can use")
-        native = _cpu_has_bf16()
-        device = torch.device("cpu")
-    slow = f"emulated on this {device.type}, slower than train.precision: fp32"
+        native, device = _cpu_has_bf16(), "cpu"
+    slow = f"emulated on this {device}, slower than train.precision: fp32"
     yield Check(native, "bf16", "native" if native else slow)
-    yield Check(True, "selective scan", str(select_backend(device)))
+    yield Check(True, "selective scan", str(select_backend(torch.device(device))))
 
 
 def _cpu_has_bf16() -> bool:

@@ -1,14 +1,14 @@
 """radrep eval: score a trained model beside its controls, or several systems side by side."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from radrep.cli.console import TerminalReporter, say, table
 from radrep.cli.labels import show_labels
+from radrep.errors import RadrepError
 from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, NEAREST, SHUFFLED
 
 if TYPE_CHECKING:
@@ -18,81 +18,68 @@ if TYPE_CHECKING:
 
 # Columns of the tables, which fit a terminal of 80 columns.
 FINDINGS = (
-    "14 micro f1",
-    "14 macro f1",
-    "14 by report f1",
-    "5 micro f1",
-    "13 with side micro f1",
-    "side accuracy",
+    *("14 micro f1", "14 macro f1", "14 by report f1", "5 micro f1"),
+    *("13 with side micro f1", "side accuracy"),
 )
 COMPARED = ("bleu4", "meteor", "rouge_l", "cider")
 COMPARED_FINDINGS = ("14 micro f1", "14 macro f1", "14 by report f1", "13 with side micro f1")
 
 
-Runs = Annotated[
-    list[Path] | None,
-    typer.Argument(
-        help="A run or a checkpoint; several are compared.",
-        show_default="the newest run under runs/",
-    ),
-]
-Split = Annotated[
-    str | None,
-    typer.Option(help="train, val or test.", show_default="test, or val where there is none"),
-]
-Predictions = Annotated[
-    list[Path] | None,
-    typer.Option(help="Reports of another system: JSON, JSONL, CSV or ReXrank's form."),
-]
-References = Annotated[
-    Path | None,
-    typer.Option(help="For --predictions: a prepared folder, annotation.json or a table."),
-]
-IdColumn = Annotated[
-    str | None, typer.Option(help="For --predictions: the column of ids, if not recognised.")
-]
-TextColumn = Annotated[
-    str | None, typer.Option(help="For --predictions: the column of reports, if not recognised.")
-]
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        help="For --predictions, how references are cleaned: iu, mimic, chexpert-plus or plain.",
-        show_default="recognised by them",
-    ),
-]
-Clinical = Annotated[
-    list[str] | None,
-    typer.Option(help="A clinical metric of radrep\\[clinical], such as radgraph."),
-]
-Out = Annotated[
-    Path | None, typer.Option(help="Where the scores go.", show_default="the run, or evaluations/")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change how a run decodes, e.g. decode.beam_size=1."
-    ),
-]
-CleanPredictions = Annotated[
-    bool, typer.Option("--clean-predictions", help="Clean generated reports before scoring.")
-]
-NoMeteor = Annotated[bool, typer.Option("--no-meteor", help="Leave out METEOR, which needs Java.")]
-
-
 def evaluate(
-    runs: Runs = None,
-    split: Split = None,
-    predictions: Predictions = None,
-    references: References = None,
-    id_column: IdColumn = None,
-    text_column: TextColumn = None,
-    dataset: Dataset = None,
-    clinical: Clinical = None,
-    out: Out = None,
-    overrides: Overrides = None,
-    clean_predictions: CleanPredictions = False,
-    no_meteor: NoMeteor = False,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="A run or a checkpoint; several are compared.",
+            show_default="the newest run under runs/",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, val or test.", show_default="test, or val where there is none"),
+    ] = None,
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option(help="Reports of another system: JSON, JSONL, CSV or ReXrank's form."),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(help="For --predictions: a prepared folder, annotation.json or a table."),
+    ] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="For --predictions: the column of ids, if not recognised.")
+    ] = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(help="For --predictions: the column of reports, if not recognised."),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="For --predictions, how references are cleaned: iu, mimic, chexpert-plus or "
+            "plain.",
+            show_default="recognised by them",
+        ),
+    ] = None,
+    clinical: Annotated[
+        list[str] | None,
+        typer.Option(help="A clinical metric of radrep\\[clinical], such as radgraph."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the scores go.", show_default="the run, or evaluations/"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change how a run decodes, e.g. decode.beam_size=1."
+        ),
+    ] = None,
+    clean_predictions: Annotated[
+        bool, typer.Option("--clean-predictions", help="Clean generated reports before scoring.")
+    ] = False,
+    no_meteor: Annotated[
+        bool, typer.Option("--no-meteor", help="Leave out METEOR, which needs Java.")
+    ] = False,
 ) -> None:
     """Score a trained run against reference reports, or compare systems.
 
@@ -103,17 +90,15 @@ def evaluate(
     Others:   radrep eval --predictions theirs.csv --references annotation.json --split test
     """
     from radrep.data.study import SPLITS
-    from radrep.errors import RadrepError
 
     if split is not None and split not in SPLITS:
         raise RadrepError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
     runs, predictions = runs or [], predictions or []
-    for option, value in (
-        ("--references", references),
-        ("--id-column", id_column),
-        ("--text-column", text_column),
-        ("--dataset", dataset),
-    ):
+    needing = {
+        "--references": references, "--id-column": id_column, "--text-column": text_column,
+        "--dataset": dataset,
+    }  # fmt: skip
+    for option, value in needing.items():
         if value is not None and not predictions:
             raise RadrepError(f"{option} goes with --predictions: name the reports to score")
 
@@ -134,25 +119,16 @@ def evaluate(
         show_labels(runs[0], split, out)
         return
     with TerminalReporter() as reporter:
-        score = (
-            partial(
-                compare,
-                runs,
-                predictions,
-                references=references,
-                dataset=dataset,
-                columns=ColumnNames(id_column, text_column),
-            )
-            if predictions or len(runs) > 1
-            else partial(run_evaluate, runs[0] if runs else None)
-        )
-        result = score(
-            split=split,
-            out=out,
-            overrides=overrides or (),
-            options=EvalOptions(clean_predictions, clinical or (), meteor=not no_meteor),
-            reporter=reporter,
-        )
+        shared: dict[str, Any] = {
+            "split": split, "out": out, "overrides": overrides or (), "reporter": reporter,
+            "options": EvalOptions(clean_predictions, clinical or (), meteor=not no_meteor),
+        }  # fmt: skip
+        if predictions or len(runs) > 1:
+            shared |= {"references": references, "dataset": dataset}
+            columns = ColumnNames(id_column, text_column)
+            result = compare(runs, predictions, columns=columns, **shared)
+        else:
+            result = run_evaluate(runs[0] if runs else None, **shared)
     show_result(result)
 
 
@@ -164,14 +140,11 @@ def show_result(result: "EvalResult") -> None:
     counted = f"{studies.split or 'references'}, {card.num_studies} studies"
     say(f"split       {counted} (ids {studies.ids_sha256[:12]})")
     for scored in card.protocols:
-        say("")
         _show_protocol(scored, result)
-    say("")
     _show_findings(card.findings, result.main)
     seen = card.diversity[result.main]
-    say("")
     say(
-        f"{seen.num_distinct} distinct reports for {seen.num_reports} studies; the most "
+        f"\n{seen.num_distinct} distinct reports for {seen.num_reports} studies; the most "
         f"frequent one is {seen.most_frequent_share:.0%} of them; "
         f"{seen.mean_length:.1f} words on average, {seen.length_ratio:.2f} of the references"
     )
@@ -185,6 +158,7 @@ def show_result(result: "EvalResult") -> None:
 
 
 def _show_protocol(scored: "ProtocolScores", result: "EvalResult") -> None:
+    say("")
     card = result.card
     title = f"protocol {scored.protocol}"
     if scored.num_cut:
@@ -203,9 +177,9 @@ def _show_protocol(scored: "ProtocolScores", result: "EvalResult") -> None:
 
 
 def _show_findings(card: "FindingsCard", main: str) -> None:
-    title = (
-        f"{FINDINGS_F1}, uncertain as absent; side accuracy over {card.num_sides[main]} findings"
-    )
+    sides = f"side accuracy over {card.num_sides[main]} findings"
+    say("")
+    title = f"{FINDINGS_F1}, uncertain as absent; {sides}"
     table(("", *_titles(FINDINGS)), _rows(card, FINDINGS), title=title)
     _show_differences(card, COMPARED_FINDINGS, main)
     counted = [row for row in card.tables[main] if row.in_references or row.in_generated]
@@ -230,31 +204,25 @@ def _show_differences(scored: "ScoreTable", metrics: Sequence[str], main: str) -
     shown = [pairs[control.name] for control in (SHUFFLED, NEAREST) if control.name in pairs]
     rows = []
     for metric in metrics:
-        found = [pair.differences.get(metric) for pair in shown]
+        against = [pair.differences.get(metric) for pair in shown]
         own = _interval(scored.interval(main, metric))
-        rows.append((METRICS[metric].title, own, *map(_difference, found)))
+        rows.append((METRICS[metric].title, own, *map(_difference, against)))
     say("")
     table(["", "95 % interval", *(f"- {pair.second}" for pair in shown)], rows)
     for pair in shown:
-        values = [
-            f"{METRICS[metric].title} {pair.differences[metric].p_value:.3f}"
-            for metric in metrics
-            if metric in pair.differences
-        ]
+        values = [f"{title} {found.p_value:.3f}" for title, found in _differences(pair, metrics)]
         say(f"p, {pair.second}: {', '.join(values)}")
     for pair in scored.comparisons:
         if pair.second not in CONTROLS:
-            _show_rivals(pair, metrics)
+            say(f"\n{pair.first} - {pair.second}")  # as a title it would wrap to the table's width
+            found = _differences(pair, metrics)
+            rivals = [(title, _difference(each), each.p_value) for title, each in found]
+            table(("", "difference", "p-value"), rivals)
 
 
-def _show_rivals(pair: "Comparison", metrics: Sequence[str]) -> None:
-    rows = [
-        (METRICS[metric].title, _difference(found), found.p_value)
-        for metric in metrics
-        if (found := pair.differences.get(metric))
-    ]
-    say(f"\n{pair.first} - {pair.second}")  # as a title it would wrap to the table's width
-    table(("", "difference", "p-value"), rows)
+def _differences(pair: "Comparison", metrics: Sequence[str]) -> list[tuple[str, "Difference"]]:
+    found = pair.differences
+    return [(METRICS[name].title, found[name]) for name in metrics if name in found]
 
 
 def _difference(found: "Difference | None") -> str:

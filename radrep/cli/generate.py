@@ -1,17 +1,17 @@
 """radrep generate: reports for image files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radrep.cli.console import TerminalReporter, say
+from radrep.errors import RadrepError
 
 if TYPE_CHECKING:
     from radrep.inference.generator import GeneratedReport, StudyFiles
-    from radrep.recipe.training import Decode
 
 
 def generate(
@@ -68,26 +68,32 @@ def generate(
 
     Example:  radrep generate frontal.png lateral.png --single-study --heatmap heatmap.png
     """
-    from radrep.errors import RadrepError
+    from radrep.inference.decode_options import change_decode
     from radrep.inference.generator import ReportGenerator
+    from radrep.weights.checkpoint import find_checkpoint
 
     studies = _group(images, projection or [], single_study=single_study)
-    if heatmap is not None:
-        _check_heatmap(heatmap, len(studies))
-    changes = {
+    if heatmap is not None and len(studies) > 1:
+        raise RadrepError(
+            f"--heatmap draws one study and {len(studies)} were given; add --single-study if they "
+            "are views of one"
+        )
+    if heatmap is not None and heatmap.exists():
+        raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
+    options = {
         "preset": preset, "method": method, "beam_size": beam_size,
         "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
     }  # fmt: skip
+    typed = [f"decode.{key}={value}" for key, value in options.items() if value is not None]
     with TerminalReporter() as reporter:
-        folder, decode = _decode(checkpoint, changes)
+        folder = find_checkpoint(checkpoint)
+        decode = change_decode(folder, typed)[0] if typed else None
         generator = ReportGenerator(folder, decode=decode, discriminator=discriminator)
         reporter.info("checkpoint", str(folder))
         if heatmap is not None:
             (study,) = studies
-            report = generator.write(
-                *study.images, projections=study.projections, seed=seed, explain=True
-            )
-            reports = [report]
+            sides = study.projections
+            reports = [generator.write(*study.images, projections=sides, seed=seed, explain=True)]
         else:
             reports = []
             with reporter.progress("reports", len(studies), "studies") as advance:
@@ -108,7 +114,6 @@ def generate(
 def _group(
     images: Sequence[Path], projections: Sequence[str], *, single_study: bool
 ) -> list["StudyFiles"]:
-    from radrep.errors import RadrepError
     from radrep.inference.generator import StudyFiles
 
     if unknown := set(projections) - {"frontal", "lateral"}:
@@ -123,49 +128,23 @@ def _group(
     return [StudyFiles((p,), tuple(projections[i : i + 1])) for i, p in enumerate(images)]
 
 
-def _check_heatmap(heatmap: Path, num_studies: int) -> None:
-    from radrep.errors import RadrepError
-
-    if num_studies > 1:
-        raise RadrepError(
-            f"--heatmap draws one study and {num_studies} were given; add --single-study if they "
-            "are views of one"
-        )
-    if heatmap.exists():
-        raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
-
-
-def _decode(checkpoint: Path | None, changes: Mapping[str, object]) -> tuple[Path, "Decode | None"]:
-    """The checkpoint's folder, and its decoding with what was typed, None for its own."""
-    from radrep.inference.decode_options import change_decode
-    from radrep.weights.checkpoint import find_checkpoint
-
-    folder = find_checkpoint(checkpoint)
-    typed = [f"decode.{key}={value}" for key, value in changes.items() if value is not None]
-    return folder, change_decode(folder, typed)[0] if typed else None
-
-
 def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
+    names = [str(image) for image in report.images]
     if as_json:
-        row = {"images": [str(image) for image in report.images], "report": report.text}
-        say(json.dumps(row, ensure_ascii=False))
-    elif alone:
-        say(report.text)
+        say(json.dumps({"images": names, "report": report.text}, ensure_ascii=False))
     else:
-        say(f"{' '.join(str(image) for image in report.images)}\t{report.text}")
+        say(report.text if alone else f"{' '.join(names)}\t{report.text}")
 
 
 def _draw(report: "GeneratedReport", path: Path) -> None:
     from radrep.viz.figures.heatmap import draw_attention
 
-    projections = list(report.projections)
-    if report.masked is not None:
-        projections.append("under its SDAM mask")
+    masked = [] if report.masked is None else ["under its SDAM mask"]
     draw_attention(
         report.films,
         report.attention,
         study=", ".join("/".join(image.parts[-2:]) for image in report.images),
-        projections=projections,
+        projections=[*report.projections, *masked],
         report=report.text,
         findings=report.findings,
     ).save(path, format="PNG")

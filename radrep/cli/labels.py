@@ -5,15 +5,9 @@ from pathlib import Path
 from radrep.cli.console import TerminalReporter, say, table
 
 _COLUMNS = {  # short titles, for a terminal of 80 columns
-    "known": "num_known",
-    "present": "num_present",
-    "AUROC": "auroc",
-    "AP": "average_precision",
-    "Brier": "brier",
-    "ECE": "calibration_error",
-    "above": "threshold",
-    "F1": "f1",
-}
+    "known": "num_known", "present": "num_present", "AUROC": "auroc", "AP": "average_precision",
+    "Brier": "brier", "ECE": "calibration_error", "above": "threshold", "F1": "f1",
+}  # fmt: skip
 
 
 def show_labels(run: Path, split: str | None, out: Path | None) -> None:

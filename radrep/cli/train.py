@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radrep.cli.console import TerminalReporter, say
+from radrep.errors import RadrepError, RecipeError
 
 if TYPE_CHECKING:
     from radrep.training.run import TrainResult
@@ -76,8 +77,7 @@ def run_training(
     resume: bool,
     logger: str | None,
 ) -> "TrainResult | None":
-    """Run a recipe; the result, for the process that speaks to the user."""
-    from radrep.errors import RadrepError, RecipeError
+    """Run a recipe; the result on the main process."""
     from radrep.recipe.load import load_recipe, shipped_name
 
     changes = list(overrides or []) + ([f"train.logger={logger}"] if logger else [])
@@ -92,7 +92,6 @@ def run_training(
         )
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
     shipped = shipped_name(recipe)
-
     if loaded.task != task:
         text = f"'{loaded.task}' is done by: radrep {loaded.task}"
         raise RecipeError("this recipe", [("task", text)])

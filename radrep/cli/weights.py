@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radrep.cli.console import say
+from radrep.errors import RadrepError
 
 if TYPE_CHECKING:
     from radrep.weights.import_public import ImportResult
@@ -104,8 +105,6 @@ def export(
 
     Example:  radrep export runs/emrrg_iu --out adapters.safetensors --adapters
     """
-    from radrep.errors import RadrepError
-
     if all_learned and not adapters:
         raise RadrepError("--all-learned goes with --adapters")
     from radrep.weights.adapters import export_adapters, export_encoder
