@@ -123,16 +123,15 @@ def check(
 
 
 def _show_overlap(overlap: "Overlap", against: Path | None) -> None:
-    here, there = overlap.image_sizes
-    images = "" if overlap.images is None else f", {overlap.images} images"
-    near = ""
+    shared = f"{overlap.studies} studies, {overlap.patients} patients"
+    if overlap.images is not None:
+        shared += f", {overlap.images} images"
     if overlap.near is not None:
-        near = f", {overlap.near} near-duplicate images (hash distance at most {overlap.max_bits})"
-    say(
-        f"train here and test of {against} share {overlap.studies} studies, "
-        f"{overlap.patients} patients{images}{near}"
-    )
+        near = f"near-duplicate images (hash distance at most {overlap.max_bits})"
+        shared += f", {overlap.near} {near}"
+    say(f"train here and test of {against} share {shared}")
     if overlap.images is None:
+        here, there = overlap.image_sizes
         say(f"images have {here} pixels here and {there} there: compared by perceptual hash only")
     _show_texts(overlap.texts, "that test", "train")
 

@@ -35,8 +35,7 @@ def copy(
     text = shipped_recipe_text(name)
     file_name = f"{name.removesuffix('.yaml')}.yaml"
     target = dest or Path(file_name)
-    if target.is_dir():
-        target = target / file_name
+    target = target / file_name if target.is_dir() else target
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         file = target.open("x", encoding="utf-8")

@@ -61,8 +61,6 @@ def _show(result: "SaliencyResult") -> None:
         say(f"{result.num_no_positive} images left unmasked: no label predicted positive.")
     if result.num_empty_map:
         say(f"{result.num_empty_map} images left unmasked: empty Grad-CAM map.")
-    if result.already_done:
-        say(f"{result.folder} is up to date; nothing was done.")
-    else:
-        say(f"{result.folder} is ready.")
+    done = "up to date; nothing was done" if result.already_done else "ready"
+    say(f"{result.folder} is {done}.")
     say(f"Contact sheet: {result.sheet}")

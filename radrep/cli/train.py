@@ -1,15 +1,12 @@
 """radrep train and radrep pretrain: run the recipe of a training."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from radrep.cli.console import TerminalReporter, say
 from radrep.errors import RadrepError, RecipeError
-
-if TYPE_CHECKING:
-    from radrep.training.run import TrainResult
 
 RECIPE = "recipe.yaml"
 
@@ -46,9 +43,8 @@ def train(
     Several processes on a CPU:  ACCELERATE_USE_CPU=true torchrun --standalone
     --nproc-per-node 2 -m radrep train RECIPE
     """
-    result = run_training("train", recipe, overrides, out, resume, logger)
-    if result is not None:
-        say(f"Score it with:   radrep eval {result.run}")
+    then = "Score it with:   radrep eval "
+    run_training("train", recipe, overrides, out, resume, logger, then=then)
 
 
 def pretrain(
@@ -64,9 +60,8 @@ def pretrain(
 
     Then:     radrep pretrain pretrain_contrastive_cpu, whose recipe names that run
     """
-    result = run_training("pretrain", recipe, overrides, out, resume, logger)
-    if result is not None:
-        say(f"Go on from it:   --set model.encoder.weights={result.run}")
+    then = "Go on from it:   --set model.encoder.weights="
+    run_training("pretrain", recipe, overrides, out, resume, logger, then=then)
 
 
 def run_training(
@@ -76,8 +71,10 @@ def run_training(
     out: Path | None,
     resume: bool,
     logger: str | None,
-) -> "TrainResult | None":
-    """Run a recipe; the result on the main process."""
+    *,
+    then: str,
+) -> None:
+    """Run a recipe and print its best checkpoint, and `then` with the run's folder."""
     from radrep.recipe.load import load_recipe, shipped_name
 
     changes = list(overrides or []) + ([f"train.logger={logger}"] if logger else [])
@@ -113,10 +110,8 @@ def run_training(
             if is_main_process():
                 reporter.warn(f"{stopped}. Go on with: radrep {task} {recipe} --resume")
             raise typer.Exit(130) from stopped
-    if not is_main_process():
-        return None
-    say(
-        f"Best checkpoint: {result.run / 'best'} ({result.metric} {result.value:.3f} at step "
-        f"{result.step}, {result.epochs} epochs done)"
-    )
-    return result
+    if is_main_process():
+        at = (
+            f"{result.metric} {result.value:.3f} at step {result.step}, {result.epochs} epochs done"
+        )
+        say(f"Best checkpoint: {result.run / 'best'} ({at})\n{then}{result.run}")

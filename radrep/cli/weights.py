@@ -137,6 +137,6 @@ def merge(
     if adapters is not None:
         merge_adapters(adapters, checkpoint, out)
         say(f"{out}\nTrain on it with:  --set model.encoder.weights={out}")
-        return
-    merge_checkpoint(checkpoint, out)
-    say(f"{out}\nScore it with:     radrep eval {out}")
+    else:
+        merge_checkpoint(checkpoint, out)
+        say(f"{out}\nScore it with:     radrep eval {out}")
