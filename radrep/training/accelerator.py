@@ -22,11 +22,7 @@ _SHARDED = {
 
 
 def build_accelerator(section: Train) -> Accelerator:
-    """Devices and processes, as the launcher set them up.
-
-    Raises:
-        RecipeError: If this machine lacks what the recipe or the launcher asks for.
-    """
+    """Devices and processes, as the launcher set them up; RecipeError if they cannot be had."""
     for variable, name in _SHARDED.items():
         if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
             text = (
@@ -43,7 +39,7 @@ def build_accelerator(section: Train) -> Accelerator:
 
 
 def is_main_process() -> bool:
-    """Whether this process, one of several maybe, is the one that reports to the user."""
+    """Whether this process reports to the user."""
     return bool(PartialState().is_main_process)
 
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,11 +70,7 @@ def _num_bytes(folder: Path) -> int:
 
 
 class FeatureStore:
-    """Reads cached patches by view.
-
-    Args:
-        folders: Entries of the cache, one per split.
-    """
+    """Reads cached patches by view; each split has an entry of the cache."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(folders)
@@ -104,17 +99,9 @@ def cached_features(
 ) -> FeatureStore:
     """The features of the images that a model is given, from the cache or computed now.
 
-    Each split is an entry of its own, so that the evaluation of another one computes no split
-    again. Of several processes one computes while the others wait for its file lock; no
-    collective of torch.distributed is held up, whatever its timeout.
-
-    Args:
-        encoder: A frozen encoder, normalised pixels (v, 3, h, w) -> patches (v, n, c).
-        preprocess: The preprocessing; images are squashed, never cropped at random.
-        splits: The studies.
-        selection: Which images of a study are given.
-        device: Where the encoder computes.
-        reporter: Receives progress messages.
+    The encoder makes patches (v, n, c) of normalised pixels (v, 3, h, w), squashed, never cropped.
+    Of several processes one computes while the others wait for its file lock; no collective of
+    torch.distributed is held up, whatever its timeout.
 
     Raises:
         DataError: If the disk has no room for them or an image cannot be read.
@@ -143,7 +130,7 @@ _Place = tuple[int, View]  # a study's index, and which of its images
 
 
 def _wanted(studies: ModelStudies, selection: ImageSelection) -> dict[str, _Place]:
-    """Row keys to where the pixels are read, equal images once."""
+    """Row keys to places, equal images once."""
     wanted: dict[str, _Place] = {}
     for index, study in enumerate(studies):
         for view in selection.of(study):
@@ -165,16 +152,14 @@ def _hash_encoder(encoder: nn.Module, preprocess: Preprocess) -> str:
 
 def _key(encoder_hash: str, studies: ModelStudies, wanted: Mapping[str, _Place]) -> str:
     """A hash of what decides the features: weights, preprocessing, masks and pixels."""
-    digest = hashlib.sha256(encoder_hash.encode())
+    parts = [encoder_hash, *wanted]
     if studies.masks is not None and any(view.masked for _, view in wanted.values()):
-        digest.update(studies.masks.fingerprint.encode())
-    for image in wanted:
-        digest.update(image.encode())
-    return digest.hexdigest()[:24]
+        parts.insert(1, studies.masks.fingerprint)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:24]
 
 
 class _Pixels(Dataset[Tensor]):
-    """The normalised pixels of the wanted images, (3, h, w) each."""
+    """Normalised, (3, h, w) each."""
 
     def __init__(
         self, studies: ModelStudies, places: Sequence[_Place], preprocess: Preprocess
@@ -220,16 +205,17 @@ def _compute(
         features = np.lib.format.open_memmap(
             partial / FEATURES, mode="w+", dtype=np.float32, shape=shape
         )
-        with reporter.progress(f"image features of {studies.split}", len(images), "images") as go:
-            start = 0
-            blocks = _on_cpu(images, encode) if device.type == "cpu" else _on_gpu(images, encode)
-            with closing(blocks) as found:
-                for block in found:
-                    features[start : start + len(block)] = block
-                    start += len(block)
-                    go(len(block))
+        start, on_device = 0, _on_cpu if device.type == "cpu" else _on_gpu
+        with (
+            reporter.progress(f"image features of {studies.split}", len(images), "images") as go,
+            closing(on_device(images, encode)) as blocks,
+        ):
+            for block in blocks:
+                features[start : start + len(block)] = block
+                start += len(block)
+                go(len(block))
         features.flush()
-        about: dict[str, Any] = {
+        about = {
             "data": f"{studies.prepared}, {studies.split}",
             "images": len(images),
             "patches": list(shape[1:]),
@@ -241,7 +227,7 @@ def _compute(
 def _on_gpu(
     images: _Pixels, encode: Callable[[Tensor], np.ndarray]
 ) -> Generator[np.ndarray, None, None]:
-    """Encode the images in order; worker processes decode them ahead."""
+    """In order; worker processes decode ahead."""
     loader = DataLoader(
         images,
         batch_size=_BATCH,
@@ -255,23 +241,17 @@ def _on_gpu(
 def _on_cpu(
     images: _Pixels, encode: Callable[[Tensor], np.ndarray]
 ) -> Generator[np.ndarray, None, None]:
-    """Encode the images in order; each core has a part of its own, from PNG to features.
+    """In order; each core has parts of its own: with small maps, cores that share one wait."""
 
-    Small maps leave cores that share one image waiting for one another.
-    """
-    parts = [
-        range(start, min(start + _BATCH, len(images))) for start in range(0, len(images), _BATCH)
-    ]
-    before = torch.get_num_threads()
-    cores = count_cores()
+    def encode_part(start: int) -> np.ndarray:
+        return encode(torch.stack([images[i] for i in range(len(images))[start : start + _BATCH]]))
+
+    before, cores = torch.get_num_threads(), count_cores()
+    starts, ahead = range(0, len(images), _BATCH), _IN_FLIGHT * cores
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
-    ahead = _IN_FLIGHT * cores
     try:
-        for start in range(0, len(parts), ahead):
-            yield from pool.map(
-                lambda part: encode(torch.stack([images[i] for i in part])),
-                parts[start : start + ahead],
-            )
+        for first in range(0, len(starts), ahead):
+            yield from pool.map(encode_part, starts[first : first + ahead])
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

@@ -1,8 +1,4 @@
-"""What a study is labelled with: the fourteen observations as 1, 0 or unknown.
-
-From a table that came with the images, or read from the reports by radrep's own rules. Tables call
-the observations differently; a data set follows one vocabulary.
-"""
+"""A study's labels: the fourteen observations, from a table or read from the reports by rules."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -40,23 +36,17 @@ _VALUES = {"positive": 1, "negative": 0, "uncertain": -1, "absent": 0}
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """What the names of a table mean, in lower case and with spaces for underscores.
+    """The observations of a table's names, in lower case and with spaces for underscores."""
 
-    Attributes:
-        present: Observations by name; none where the name is known and none of them means it.
-        doubtful: Observations that a name leaves uncertain.
-        open: Any other name is a finding too, which is none of the fourteen.
-    """
-
-    present: Mapping[str, tuple[str, ...]]
-    doubtful: Mapping[str, tuple[str, ...]]
-    open: bool = False
+    present: Mapping[str, tuple[str, ...]]  # none: a known name that means none of the fourteen
+    doubtful: Mapping[str, tuple[str, ...]]  # those that a name leaves uncertain
+    open: bool = False  # any other name is a finding too, which is none of the fourteen
 
     def knows(self, name: str) -> bool:
         return name in self.present or name in self.doubtful
 
     def means(self, name: str, value: int) -> list[tuple[str, int]]:
-        """Observations with 1, 0 or -1 for a name that has this value."""
+        """Observations with 1, 0 or -1."""
         sure = [(observation, value) for observation in self.present.get(name, ())]
         doubtful = [(o, -1 if value == 1 else value) for o in self.doubtful.get(name, ())]
         return sure + doubtful
@@ -151,14 +141,9 @@ class LabelReader:
     Reports: radrep's own labeller on findings and impression. What a report does not mention is 0,
     as for the classifiers that were trained on CheXpert (Irvin et al., 2019).
 
-    Args:
-        studies: Those for training, read once.
-        source: Where labels come from.
-        uncertain: U-Ignore (unknown), U-Zeros or U-Ones of CheXpert.
-
-    Attributes:
-        vocabulary: "chexpert", "nih", "mesh" or "reports".
-        known: The observations that can be other than unknown.
+    `uncertain` is U-Ignore (unknown), U-Zeros or U-Ones of CheXpert, `vocabulary` one of the above
+    or "reports", `known` the observations that can be other than unknown. `studies` are those for
+    training.
 
     Raises:
         DataError: If no study has a known label, or the names are of several vocabularies.
@@ -194,11 +179,9 @@ class LabelReader:
         self._is_known = np.isin(OBSERVATIONS, self.known)
 
     def __call__(self, study: Study) -> np.ndarray:
-        """The labels of a study of this data set, of any split.
+        """The labels of a study of any split: 1 present, 0 absent, NaN unknown; float32 (14,).
 
-        Returns:
-            float32 (14,), in the order of OBSERVATIONS: 1 present, 0 absent, NaN unknown. All of
-            them are unknown where the study has no text, or no label that is known.
+        All of them are unknown where the study has no text, or no label that is known.
         """
         if self.vocabulary == "reports":
             text = _text(study)
@@ -232,10 +215,7 @@ def _plain(name: str) -> str:
 def _choose_vocabulary(names: Iterable[str]) -> str:
     """The vocabulary that knows most of the names."""
     plain = {_plain(name): name for name in names}
-    knows = {
-        vocabulary: {name for name in plain if _VOCABULARIES[vocabulary].knows(name)}
-        for vocabulary in _VOCABULARIES
-    }
+    knows = {key: set(filter(value.knows, plain)) for key, value in _VOCABULARIES.items()}
     chosen = max(knows, key=lambda vocabulary: len(knows[vocabulary]))
     if not knows[chosen]:
         shown = ", ".join(sorted(plain.values())[:5])
@@ -258,21 +238,13 @@ def _choose_vocabulary(names: Iterable[str]) -> str:
 
 
 def build_labels(recipe: Recipe, train: PreparedStudies) -> LabelReader | None:
-    """The labels of a discriminator's studies; None for other models.
-
-    Raises:
-        DataError: If no training study has a label of the kind that the recipe asks for.
-    """
+    """The labels of a discriminator's studies; None for other models."""
     settings = label_source(recipe.model)
     return settings and LabelReader(train, source=settings[0], uncertain=settings[1])
 
 
 def check_labels(labels: Callable[[Study], np.ndarray], studies: PreparedStudies) -> None:
-    """Refuse before the work of hours what cannot be scored.
-
-    Raises:
-        DataError: If no label is both present and absent.
-    """
+    """Raise DataError, before the work of hours, if no label is both present and absent."""
     table = np.stack([labels(study) for study in studies])
     if not ((table == 1).any(axis=0) & (table == 0).any(axis=0)).any():
         raise DataError(

@@ -9,9 +9,9 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -42,33 +42,17 @@ class Task(Protocol):
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Where a run stands; checkpoints keep it as plain values."""
 
-    Attributes:
-        step: Optimizer steps done.
-        epoch: Epochs done.
-        step_in_epoch: Steps done in the current one.
-        best: Best value of the monitor, or None before the first validation.
-        best_step: Step of that value.
-        epochs_without_better: Epochs since then.
-        num_processes: Processes that train together.
-        losses: Mean losses of the steps since the last line of the log.
-        norms: Their gradient norms.
-    """
-
-    step: int = 0
-    epoch: int = 0
+    step: int = 0  # optimizer steps done
+    epoch: int = 0  # epochs done
     step_in_epoch: int = 0
-    best: float | None = None
+    best: float | None = None  # of the monitor; None before the first validation
     best_step: int = 0
     epochs_without_better: int = 0
     num_processes: int = 1
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-
-    def state(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+    losses: list[float] = field(default_factory=list)  # of the steps since the log's last line
+    norms: list[float] = field(default_factory=list)  # of their gradients
 
 
 class Interrupted(RadrepError):  # noqa: N818 -- no fault: the user asked for it
@@ -77,34 +61,19 @@ class Interrupted(RadrepError):  # noqa: N818 -- no fault: the user asked for it
 
 @dataclass(frozen=True)
 class Run:
-    """All that the loop works on.
-
-    Attributes:
-        recipe: The recipe.
-        accelerator: Devices and processes.
-        model: The bare model.
-        wrapped: The model as several processes train it; calling it is `TrainableModel.loss`.
-        task: How it is validated.
-        optimizer: The optimizer.
-        scaler: Scales the loss in fp16, else None.
-        order: Order of the training batches.
-        batches: The training batches in that order.
-        save: Writes a checkpoint, the best so far or not.
-        log: metrics.jsonl and the trackers; only the main process has it.
-        reporter: Receives progress messages.
-    """
+    """All that the loop works on."""
 
     recipe: Recipe
     accelerator: Accelerator
-    model: TrainableModel
-    wrapped: nn.Module
+    model: TrainableModel  # the bare one
+    wrapped: nn.Module  # as several processes train it; calling it is `TrainableModel.loss`
     task: Task
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler | None
+    scaler: torch.amp.GradScaler | None  # of fp16 alone
     order: EpochOrder
-    batches: Iterable[Batch]
-    save: Callable[[Progress, bool], None]
-    log: RunLog | None
+    batches: Iterable[Batch]  # in that order
+    save: Callable[[Progress, bool], None]  # a checkpoint, the best so far or not
+    log: RunLog | None  # None in all processes but the main one
     reporter: Reporter
 
     @property
@@ -117,7 +86,7 @@ def fit(run: Run, progress: Progress) -> Progress:
     """Train from where ``progress`` stands to the last epoch, or until patience ends.
 
     Raises:
-        Interrupted: If the user pressed Ctrl-C or the process was asked to end.
+        Interrupted: At Ctrl-C or SIGTERM.
         RadrepError: If the loss or a gradient is no longer finite.
     """
     train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
@@ -141,13 +110,12 @@ def fit(run: Run, progress: Progress) -> Progress:
                 if ends:
                     continue  # the epoch is validated and saved below, also when asked to stop
                 every = train.save_every_steps
-                if _asks_to_stop(accelerator, progress.step, stop_requested):
+                stop = _asks_to_stop(accelerator, progress.step, stop_requested)
+                if stop or (every and progress.step % every == 0):
                     _read_losses(run, progress, recent)
                     run.save(progress, False)
+                if stop:
                     raise Interrupted(f"stopped after step {progress.step}")
-                if every and progress.step % every == 0:
-                    _read_losses(run, progress, recent)
-                    run.save(progress, False)
             validate(run, progress)
             meter.pause()
             if any_process(accelerator, stop_requested()) and progress.epoch < train.epochs:
@@ -180,12 +148,7 @@ def _accumulation_groups(
 
 
 def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[Tensor, float]:
-    """One optimizer step.
-
-    Returns:
-        This process's part of the mean loss over all batches of the step, a scalar on the device,
-        and the norm of the gradients, the one value that the device is waited for.
-    """
+    """Return this process's part of the mean loss, still on the device, and the gradients' norm."""
     accelerator, section = run.accelerator, run.recipe.train
     total = section.epochs * run.epoch_steps
     set_learning_rates(run.optimizer, run.recipe.optim, progress.step, total)
@@ -209,7 +172,10 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[Tensor, f
             weighted = loss * weight
             (weighted if run.scaler is None else run.scaler.scale(weighted)).backward()
     mean_loss = mean_loss / all_terms
-    norm = _clip_gradients(run)
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimizer)
+    most = math.inf if run.recipe.optim.clip_norm is None else run.recipe.optim.clip_norm
+    norm = float(nn.utils.clip_grad_norm_(list(run.model.parameters()), most))
     # In fp16 a step that overflowed is skipped by the scaler, which then lowers its scale.
     if run.scaler is None and not math.isfinite(norm):
         _refuse_not_finite(run, progress.step + 1, float(mean_loss), norm)
@@ -220,14 +186,6 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[Tensor, f
         run.scaler.update()
     run.optimizer.zero_grad()
     return mean_loss, norm
-
-
-def _clip_gradients(run: Run) -> float:
-    if run.scaler is not None:
-        run.scaler.unscale_(run.optimizer)
-    most = run.recipe.optim.clip_norm
-    parameters = list(run.model.parameters())
-    return float(nn.utils.clip_grad_norm_(parameters, math.inf if most is None else most))
 
 
 def _refuse_not_finite(run: Run, step: int, loss: float, norm: float) -> None:

@@ -1,6 +1,7 @@
 """Parameter groups and the course of the learning rates."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,12 +13,10 @@ from radrep.recipe.training import Optim
 
 
 def build_optimizer(model: TrainableModel, section: Optim) -> torch.optim.Optimizer:
-    """Adam or AdamW with groups for the encoder and for the rest.
+    """Adam or AdamW with groups for the encoder and for the rest, of "lr" and its top "top_lr".
 
-    Each group keeps its top learning rate as "top_lr"; `set_learning_rates` moves "lr". AdamW
-    decays all parameters but those of one axis (biases, norms) and those marked
-    `_no_weight_decay`, as mamba marks A_log and D; positions and embeddings do decay. Adam adds the
-    decay to every gradient.
+    AdamW decays all parameters but those of one axis (biases, norms) and those marked
+    `_no_weight_decay`, as mamba marks A_log and D. Adam adds the decay to every gradient.
     """
     encoder = [p for p in model.encoder_parameters() if p.requires_grad]
     in_encoder = {id(p) for p in encoder}
@@ -61,13 +60,9 @@ def check_groups(
     named: Iterable[tuple[str, nn.Parameter]], groups: Iterable[Iterable[nn.Parameter]]
 ) -> None:
     """Assert that every trainable parameter is in exactly one group."""
-    counts: dict[int, int] = {}
-    for group in groups:
-        for parameter in group:
-            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    counts = Counter(id(parameter) for group in groups for parameter in group)
     for name, parameter in named:
-        expected = int(parameter.requires_grad)
-        found = counts.pop(id(parameter), 0)
+        expected, found = int(parameter.requires_grad), counts.pop(id(parameter), 0)
         assert found == expected, f"{name} is in {found} parameter groups, expected {expected}"
     assert not counts, f"{len(counts)} grouped parameters are not the model's"
 

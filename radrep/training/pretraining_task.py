@@ -50,9 +50,8 @@ class PretrainingTask:
                 vectors = (images.float().cpu().numpy(), texts.float().cpu().numpy())
                 rows += zip(batch.ids, *vectors, strict=True)
         rows = sorted(gather(on.accelerator, rows), key=lambda row: row[0])
-        images, texts = (
-            torch.from_numpy(np.stack(column)) for column in list(zip(*rows, strict=True))[1:]
-        )
+        _, *columns = zip(*rows, strict=True)
+        images, texts = (torch.from_numpy(np.stack(column)) for column in columns)
         logits = model.logit_scale().float().cpu() * images @ texts.T
         targets = torch.arange(len(logits))
         losses = [torch.nn.functional.cross_entropy(x, targets) for x in (logits, logits.T)]
@@ -60,14 +59,10 @@ class PretrainingTask:
 
 
 def refuse_test_studies(data: Data, reporter: Reporter) -> None:
-    """Refuse to learn from what a later test is about.
+    """Raise DataError if train or val share studies, patients or images with a folder's test.
 
-    The test split of the data's own folder is never read. Where a published split shares patients
-    or images with it all the same, a warning names the counts.
-
-    Raises:
-        DataError: If studies for training or validation, their patients or images, are in the test
-            split of a folder that is held out.
+    The test split of the data's own folder is never read; where a published split shares some with
+    it all the same, a warning names the counts.
     """
     num_test = len(read_split_fingerprints(data.prepared, "test").studies)
     reporter.info("test", f"the {num_test} test studies of {data.prepared} are not read")
@@ -98,8 +93,7 @@ def refuse_test_studies(data: Data, reporter: Reporter) -> None:
 
 
 def _shared(shared: Overlap) -> str:
+    images = f"{shared.images} images"
     if shared.images is None:
         images = f"{shared.near} near-duplicate images (difference hashes, {shared.max_bits} bits)"
-    else:
-        images = f"{shared.images} images"
     return f"{shared.studies} studies, {shared.patients} patients and {images}"

@@ -84,11 +84,7 @@ class ReportTask:
 
 
 def check_meteor(section: Train) -> None:
-    """Refuse METEOR as the monitor, before anything is trained, where it cannot be computed.
-
-    Raises:
-        RecipeError: If it cannot.
-    """
+    """Raise RecipeError if METEOR is the monitor and cannot be computed here."""
     if section.monitor != _METEOR:
         return
     tried = score_nlg(["heart is normal"], ["heart is normal"], meteor="auto")

@@ -1,7 +1,7 @@
 """A run from its recipe to its best checkpoint: resolve, data, model, loop."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ from radrep.weights.pretrained import load_pretrained
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run left: its folder, its best checkpoint, and the monitor's best value and step."""
+    """A run's folder, its best checkpoint, and the monitor's best value and step."""
 
     run: Path
     best: Path
@@ -108,22 +108,13 @@ def train(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
-    """Train or pretrain from the start in a new folder, or resume a run.
+    """Train or pretrain in a new folder, or resume the newest run there with its own recipe.
 
-    Several processes, started by `accelerate launch` or torchrun, train together.
-
-    Args:
-        recipe: The recipe; when resuming, the run's own.
-        out: The run's folder. Without it, the recipe's, with -2, -3, ... where a run is already.
-        resume: Resume the newest run in that folder.
-        reporter: Receives progress messages, in the main process alone.
+    Without `out` the folder is the recipe's, with -2, -3, ... where a run is already. Several
+    processes, started by `accelerate launch` or torchrun, train together; the main one reports.
 
     Raises:
-        RecipeError: If the recipe asks for what this machine cannot do.
-        DataError: If the prepared folder is missing, a split is empty, or pretraining would learn
-            from studies that are tested on.
-        CheckpointError: If `out` holds a run already, there is nothing to resume from, or weights
-            to start from cannot be had.
+        RecipeError, DataError, CheckpointError: Of machine, data, folder or weights to start from.
         Interrupted: If the user stopped it; --resume goes on.
     """
     resolved = _resolve(recipe, out, resume, reporter or Reporter())
@@ -147,8 +138,7 @@ def _resolve(recipe: Recipe, out: Path | None, resume: bool, reporter: Reporter)
 
 def _open_data(resolved: _Resolved) -> _Data:
     """The splits of training, their vocabulary and labels. The test split is never opened."""
-    recipe, reporter = resolved.recipe, resolved.reporter
-    data = recipe.data
+    recipe, reporter, data = resolved.recipe, resolved.reporter, resolved.recipe.data
     if recipe.task == "pretrain":
         refuse_test_studies(data, reporter)
     need_text = recipe.model.needs_text
@@ -250,24 +240,24 @@ def _log_model(resolved: _Resolved, model: TrainableModel) -> None:
 
 def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
     """The folder, the optimizer, all epochs, the model card."""
-    recipe, accelerator = resolved.recipe, resolved.accelerator
-    progress, state = made.progress, made.state
-    wrapped: nn.Module = accelerator.prepare(made.model)
-    optimizer = build_optimizer(made.model, recipe.optim)
-    scaler = torch.amp.GradScaler(accelerator.device.type) if _is_fp16(recipe) else None
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
+    recipe, accelerator, model = resolved.recipe, resolved.accelerator, made.model
+    wrapped: nn.Module = accelerator.prepare(model)
+    optimizer, scaler = build_optimizer(model, recipe.optim), None
+    if recipe.train.precision == "fp16":
+        scaler = torch.amp.GradScaler(accelerator.device.type)
+    if made.state:
+        optimizer.load_state_dict(made.state["optimizer"])
         if scaler is not None:
-            scaler.load_state_dict(state["scaler"])
+            scaler.load_state_dict(made.state["scaler"])
     # Only now, when nothing of the input can be wrong any more, is a folder made.
     folder, log = resolved.last and checkpoint.run_dir(resolved.last), None
     if accelerator.is_main_process:
         if folder is None:
             folder = claim_run(recipe, resolved.out)
         else:
-            checkpoint.restore_best(folder, progress.best_step)
-        log = RunLog(folder, recipe, progress.step)
-        environment = describe_environment(accelerator, recipe, made.model)
+            checkpoint.restore_best(folder, made.progress.best_step)
+        log = RunLog(folder, recipe, made.progress.step)
+        environment = describe_environment(accelerator, recipe, model)
         atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
     folder = broadcast(accelerator, folder)
     assert folder is not None, "the main process has one"
@@ -282,51 +272,9 @@ def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
     # Cached features are read faster than handed over by workers.
     wanted = recipe.data.num_workers if made.features is None else 0
     num_workers = count_workers(accelerator, wanted)
-
-    def save(progress: Progress, best: bool) -> None:
-        if accelerator.is_main_process:
-            training = {
-                "progress": progress.state(),
-                "optimizer": optimizer.state_dict(),
-                "scaler": None if scaler is None else scaler.state_dict(),
-                "data": data.fingerprint,
-            }
-            _save(folder, progress.step, recipe, data, made.model, training, best)
-        accelerator.wait_for_everyone()
-
-    run = Run(
+    validation = Validation(
         recipe=recipe,
         accelerator=accelerator,
-        model=made.model,
-        wrapped=wrapped,
-        task=_make_task(resolved, data, made, num_workers),
-        optimizer=optimizer,
-        scaler=scaler,
-        order=order,
-        batches=_training_batches(made.datasets["train"], order, num_workers),
-        save=save,
-        log=log,
-        reporter=resolved.reporter,
-    )
-    try:
-        progress = fit(run, progress)
-    finally:
-        if log is not None:
-            log.close()
-    accelerator.end_training()
-    return _finish(folder, recipe, progress, write=accelerator.is_main_process)
-
-
-def _is_fp16(recipe: Recipe) -> bool:
-    return recipe.train.precision == "fp16"
-
-
-def _make_task(resolved: _Resolved, data: _Data, made: _Model, num_workers: int) -> Task:
-    """How the model is validated, by what it can do."""
-    model = made.model
-    validation = Validation(
-        recipe=resolved.recipe,
-        accelerator=resolved.accelerator,
         model=model,
         dataset=made.datasets["val"],
         tokenizer=data.tokenizer,
@@ -334,18 +282,8 @@ def _make_task(resolved: _Resolved, data: _Data, made: _Model, num_workers: int)
         num_workers=num_workers,
         reporter=resolved.reporter,
     )
-    if isinstance(model, ReportModel):
-        return ReportTask(validation, model)
-    if isinstance(model, LabelModel):
-        return LabelTask(validation, model)
-    return PretrainingTask(validation)
-
-
-def _training_batches(
-    dataset: ReportDataset, order: EpochOrder, num_workers: int
-) -> "DataLoader[Any]":
-    return DataLoader(
-        dataset,
+    batches: DataLoader[Any] = DataLoader(
+        made.datasets["train"],
         batch_sampler=order,
         collate_fn=collate,
         num_workers=num_workers,
@@ -353,6 +291,49 @@ def _training_batches(
         worker_init_fn=leave_stopping_to_parent,
         pin_memory=torch.cuda.is_available(),
     )
+
+    def save(progress: Progress, best: bool) -> None:
+        if accelerator.is_main_process:
+            training = {
+                "progress": asdict(progress),
+                "optimizer": optimizer.state_dict(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+                "data": data.fingerprint,
+            }
+            _save(folder, progress.step, recipe, data, model, training, best)
+        accelerator.wait_for_everyone()
+
+    run = Run(
+        recipe=recipe,
+        accelerator=accelerator,
+        model=model,
+        wrapped=wrapped,
+        task=_choose_task(validation),
+        optimizer=optimizer,
+        scaler=scaler,
+        order=order,
+        batches=batches,
+        save=save,
+        log=log,
+        reporter=resolved.reporter,
+    )
+    try:
+        progress = fit(run, made.progress)
+    finally:
+        if log is not None:
+            log.close()
+    accelerator.end_training()
+    return _finish(folder, recipe, progress, write=accelerator.is_main_process)
+
+
+def _choose_task(validation: Validation) -> Task:
+    """How a model is validated, by what it can do."""
+    model = validation.model
+    if isinstance(model, ReportModel):
+        return ReportTask(validation, model)
+    if isinstance(model, LabelModel):
+        return LabelTask(validation, model)
+    return PretrainingTask(validation)
 
 
 def _save(
@@ -364,8 +345,7 @@ def _save(
     training: dict[str, Any],
     best: bool,
 ) -> None:
-    masks = data.splits["train"].masks
-    folder = checkpoint.step_folder(run, step)
+    masks, folder = data.splits["train"].masks, checkpoint.step_folder(run, step)
     checkpoint.save_checkpoint(
         folder,
         model=model,

@@ -1,4 +1,4 @@
-"""What a run shows and writes down about itself: folder, environment, metrics, trackers, speed."""
+"""A run's folder, environment, metrics, trackers and speed."""
 
 import importlib.metadata
 import importlib.util
@@ -34,14 +34,9 @@ _TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name in recipes:
 
 
 def claim_run(recipe: Recipe, out: Path | None) -> Path:
-    """Make the folder of a new run, with its recipe.
+    """Make a new run's folder with its recipe; CheckpointError if `out` holds something already.
 
-    Args:
-        recipe: The recipe.
-        out: The folder. Without it, the recipe's, with -2, -3, ... where a run is already.
-
-    Raises:
-        CheckpointError: If `out` holds something already.
+    Without `out` it is the recipe's, with -2, -3, ... where a run is already.
     """
     folder = _new_folder(recipe.out, out)
     atomic_write_text(folder / checkpoint.RECIPE, dump_recipe(recipe))
@@ -68,11 +63,7 @@ def _new_folder(default: Path, out: Path | None) -> Path:
 
 
 def newest_run(out: Path) -> Path:
-    """The newest of the runs out, out-2, out-3, ... that has a checkpoint to resume from.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
+    """The newest of the runs out, out-2, out-3, ... that has a checkpoint; else CheckpointError."""
     numbered = [
         p for p in out.parent.glob(f"{out.name}-*") if p.name[len(out.name) + 1 :].isdigit()
     ]
@@ -85,22 +76,20 @@ def newest_run(out: Path) -> Path:
 class MetricsLog:
     """The lines of metrics.jsonl: one JSON object per line, each with its step.
 
-    Args:
-        path: The file.
-        upto_step: Lines of later steps, which a resumed run writes again, are dropped.
+    Lines after `upto_step`, which a resumed run writes again, are dropped.
     """
 
     def __init__(self, path: Path, upto_step: int) -> None:
         self._path = path
         if path.is_file():
-            rows = []
+            kept = ""
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
-                    rows.append(json.loads(line))
+                    row = json.loads(line)
                 except ValueError:
                     break  # a kill may have cut the last line
-            kept = [json.dumps(row) for row in rows if row["step"] <= upto_step]
-            atomic_write_text(path, "".join(f"{line}\n" for line in kept))
+                kept += json.dumps(row) + "\n" if row["step"] <= upto_step else ""
+            atomic_write_text(path, kept)
 
     def write(self, step: int, row: Mapping[str, object]) -> None:
         """Append one line."""
@@ -109,13 +98,7 @@ class MetricsLog:
 
 
 class RunLog:
-    """metrics.jsonl and, where the recipe names one, a tracker; both in the run's own folder.
-
-    Args:
-        folder: The run's folder.
-        recipe: Its recipe, which trackers show as the configuration.
-        upto_step: See `MetricsLog`.
-    """
+    """metrics.jsonl and, where the recipe names one, a tracker; both in the run's own folder."""
 
     def __init__(self, folder: Path, recipe: Recipe, upto_step: int) -> None:
         self._metrics = MetricsLog(folder / METRICS, upto_step)
@@ -155,11 +138,7 @@ class RunLog:
 
 
 def check_tracker(name: str) -> None:
-    """Check that a tracker's package is installed.
-
-    Raises:
-        RecipeError: If it is not.
-    """
+    """Raise RecipeError if a tracker's package is not installed."""
     if name != "none" and importlib.util.find_spec(_TRACKERS[name]) is None:
         text = f"{name} is not installed. Install it with: pip install 'radrep[loggers]'"
         raise RecipeError("this run", [("train.logger", text)])
@@ -204,23 +183,18 @@ def describe_environment(
 
 
 def _commit() -> str | None:
-    """The git commit of radrep's own source, where it runs from a checkout."""
-    folder = Path(__file__).parent
+    """Of radrep's own source, where it runs from a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        run = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=10
+        ).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return run.stdout.strip()
 
 
 def parameter_table(model: TrainableModel) -> list[tuple[str, int, int]]:
-    """Each part of a model with all its parameters and those of them that are trained.
-
-    Each parameter is in exactly one row, shared ones once; the last row is the whole model.
-    """
+    """Parts of a model with their numbers of parameters, all and trained; last the whole model."""
     rows: dict[str, tuple[int, int]] = {}
     for name, parameter in model.named_parameters():
         part, count = _part(name), parameter.numel()
@@ -231,7 +205,6 @@ def parameter_table(model: TrainableModel) -> list[tuple[str, int, int]]:
 
 
 def _part(name: str) -> str:
-    """The part that a parameter belongs to, in words."""
     part, _, rest = name.partition(".")
     if part == "language_model":
         return language_part(rest)

@@ -19,10 +19,7 @@ from radrep.recipe.recipe import Recipe
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation split and the model, the bare one, that is scored on it.
-
-    Every process scores its own part of the split.
-    """
+    """The validation split and the bare model; every process scores its own part of the split."""
 
     recipe: Recipe
     accelerator: Accelerator

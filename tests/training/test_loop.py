@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def run_on(
         scaler=None,
         order=order,
         batches=Batches(order),  # type: ignore[arg-type]
-        save=lambda progress, best: saved.append((progress.state(), best)),
+        save=lambda progress, best: saved.append((asdict(progress), best)),
         log=RunLog(folder, recipe, 0),
         reporter=Reporter(),
     )
