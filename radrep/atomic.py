@@ -47,17 +47,9 @@ def sync_files(folder: Path) -> None:
 
 @contextmanager
 def atomic_dir(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Fill a folder under another name; it takes its own name only when all went well.
+    """Fill an empty folder beside another, which takes its name only when all went well.
 
-    Args:
-        folder: The folder.
-        replace: Remove an older one. Without it even a folder that appears meanwhile is kept.
-
-    Yields:
-        An empty folder beside the target. It is removed on any error.
-
-    Raises:
-        FileExistsError: If the folder exists and is not to be replaced.
+    Without `replace` even a folder that appears meanwhile is kept: FileExistsError.
     """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

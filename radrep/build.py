@@ -93,10 +93,8 @@ class _ClosedCodec:
 
 def build_tokenizer(data: Data, train: PreparedStudies) -> Tokenizer:
     """Collect the vocabulary of the training reports."""
-    section = data.tokenizer
-    return Tokenizer.build(
-        train.texts(data.target), min_count=section.min_count, cleaner=section.cleaner
-    )
+    reports, section = train.texts(data.target), data.tokenizer
+    return Tokenizer.build(reports, min_count=section.min_count, cleaner=section.cleaner)
 
 
 def build_preprocess(data: Data, model: TrainableModel) -> Preprocess:
@@ -116,8 +114,7 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: TrainableModel) -> 
     """How the model of a recipe reads and writes reports."""
     section, clean = recipe.model, get_cleaner(recipe.data.tokenizer.cleaner)
     if isinstance(model, Emrrg):
-        language = model.language
-        return _CleanedCodec(language, clean, language.name, language.note)
+        return _CleanedCodec(model.language, clean, model.language.name, model.language.note)
     if not isinstance(section, schema.Contrastive):
         return tokenizer
     text = section.text_encoder
@@ -134,15 +131,7 @@ def build_selection(data: Data) -> ImageSelection:
 def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
     """The decoding of a recipe; `decode.precision: train` is the arithmetic of training."""
     return DecodeOptions(
-        method=decode.method,
-        beam_size=decode.beam_size,
-        length_penalty=decode.length_penalty,
-        max_new_tokens=decode.max_new_tokens,
-        min_new_tokens=decode.min_new_tokens,
-        repetition_penalty=decode.repetition_penalty,
-        top_p=decode.top_p,
-        temperature=decode.temperature,
-        block_trigrams=decode.block_trigrams,
+        **decode.model_dump(exclude={"preset", "batch_size", "precision"}),
         precision=train_precision if decode.precision == "train" else "fp32",
         float32_weights={"auto": None, "fp32": True, "train": False}[decode.precision],
     )
@@ -190,15 +179,11 @@ def build_model(
 ) -> TrainableModel:
     """The model of a recipe. An X-ray Mamba is filled by `radrep.weights.pretrained`.
 
-    Args:
-        recipe: The recipe.
-        vocabulary_size: Words of the tokenizer, <unk> included.
-        pretrained: Load the backbone weights; false when a checkpoint brings them.
-        language_weights: Load the language model; false for a model that is only written down.
+    The vocabulary's size counts <unk>. A checkpoint brings the weights of a backbone that is not
+    `pretrained`; a model that is only written down needs no `language_weights`.
 
     Raises:
-        CheckpointError: If weights cannot be had or do not fit.
-        RecipeError: If sizes do not fit one another.
+        CheckpointError, RecipeError: If weights cannot be had or sizes do not fit one another.
     """
     section, image_size = recipe.model, recipe.data.image_size
     try:
@@ -254,39 +239,35 @@ def _build_csr_lmca(
     section: schema.CsrLmca, image_size: int, vocabulary_size: int, pretrained: bool
 ) -> CsrLmca:
     backbone = _build_backbone(section.backbone, image_size, pretrained)
-    transformer = section.transformer
+    memory, regions, transformer = section.memory, section.regions, section.transformer
+    dim, num_heads, dropout = transformer.dim, transformer.num_heads, transformer.dropout
     encoder_decoder = EncoderDecoder(
         in_dim=backbone.out_dim,
         vocabulary_size=vocabulary_size,
         grid=backbone.grid,
         memory=CrossModalMemory(
-            dim=transformer.dim,
-            size=section.memory.size,
-            top_k=section.memory.top_k,
-            num_heads=transformer.num_heads,
-            dropout=transformer.dropout,
+            dim=dim, size=memory.size, top_k=memory.top_k, num_heads=num_heads, dropout=dropout
         ),
         regions=RegionEncoder(
-            dim=transformer.dim,
-            num_heads=transformer.num_heads,
-            regions_per_side=section.regions.regions_per_side,
-            joined=section.regions.grid == "joined",
-            num_slots=section.regions.num_slots,
-            epeg_kernel=section.regions.epeg_kernel,
-            dropout=transformer.dropout,
+            dim=dim,
+            num_heads=num_heads,
+            regions_per_side=regions.regions_per_side,
+            joined=regions.grid == "joined",
+            num_slots=regions.num_slots,
+            epeg_kernel=regions.epeg_kernel,
+            dropout=dropout,
         ),
-        dim=transformer.dim,
+        dim=dim,
         num_layers=transformer.num_layers,
-        num_heads=transformer.num_heads,
+        num_heads=num_heads,
         ff_dim=transformer.ff_dim,
-        dropout=transformer.dropout,
+        dropout=dropout,
         projection_dropout=section.projection_dropout,
     )
-    enhancer = _build_enhancer(section.enhancer, backbone.out_dim)
     return CsrLmca(
         backbone=backbone,
         feature_norm=section.feature_norm,
-        enhancer=enhancer,
+        enhancer=_build_enhancer(section.enhancer, backbone.out_dim),
         encoder_decoder=encoder_decoder,
     )
 
@@ -327,11 +308,7 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, language_weights: bool)
 
 
 def build_language_model(section: schema.LanguageModel, *, weights: bool = True) -> LanguageModel:
-    """The language model of a recipe, for `weights` see `load_language_model`.
-
-    Raises:
-        CheckpointError: If it cannot be had.
-    """
+    """The language model of a recipe, for `weights` see `load_language_model`."""
     return load_language_model(
         section.name,
         cache_folder=cache_folder(),

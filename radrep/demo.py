@@ -23,17 +23,13 @@ PREPARED, RUN, FILM = "data", "run", "film.png"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo did; `reference` is the own report of the image that `report` is of.
-
-    Attributes:
-        findings_f1: F1 (rules) of findings named with their side, by system.
-    """
+    """What the demo did; `reference` is the own report of the image that `report` is of."""
 
     out: Path
     prepared: PrepareResult
     trained: TrainResult
     evaluated: EvalResult
-    findings_f1: Mapping[str, float]
+    findings_f1: Mapping[str, float]  # F1 (rules) of findings with their side, by system
     report: GeneratedReport
     reference: str
     seconds: float
@@ -47,15 +43,10 @@ def run_demo(
     overrides: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> DemoResult:
-    """Do the main job on drawn phantoms, a twelfth of them for validation and one for the test.
-
-    Raises:
-        DataError: If the folder exists already.
-    """
+    """Do the main job on drawn phantoms, a twelfth of them for validation and one for the test."""
     if out.exists():
         raise DataError(f"{out} exists already and is not overwritten; name another --out")
-    start = time.monotonic()
-    reporter = reporter or Reporter()
+    start, reporter = time.monotonic(), reporter or Reporter()
     source = PhantomSource(num_studies, seed=seed, splits=(5 / 6, 1 / 12, 1 / 12))
     prepared = prepare(source, out / PREPARED, reporter=reporter)
     recipe = load_recipe("demo", [*overrides, f"data.prepared={out / PREPARED}"])

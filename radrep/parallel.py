@@ -29,14 +29,11 @@ def count_cores() -> int:
 def map_in_order(
     function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Yield each task with its result, in the order of the tasks, reading few of them ahead.
+    """Yield each task with its result, in the order of the tasks; DataError if a worker dies.
 
-    One worker is this process itself. Several are spawned; `function` and the tasks must be
-    picklable then, and a script needs a `__main__` guard. Close the generator (contextlib.closing)
-    to be sure that no worker is left when an exception has ended the loop over it.
-
-    Raises:
-        DataError: If a worker process dies.
+    One worker is this process itself. Several are spawned: `function` and tasks must be picklable,
+    a script needs a `__main__` guard, and the generator is to be closed (contextlib.closing), lest
+    workers are left when an exception ends the loop over it.
     """
     if num_workers == 1:
         for task in tasks:
@@ -66,10 +63,9 @@ def map_in_order(
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait; processes that are started meanwhile never see it.
+    """Let Ctrl-C wait; processes that are started meanwhile never see it, the first one tidies up.
 
-    It reaches every process of a terminal, but the first one alone is to tidy up and to say so. A
-    worker's own `_start_worker` would be too late: it runs when everything is imported.
+    A worker's own `_start_worker` would be too late: it runs when everything is imported.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield

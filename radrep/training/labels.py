@@ -12,22 +12,7 @@ from radrep.data.study import Study
 from radrep.data.text import target_text
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS, label_report
-from radrep.metrics.labeler.vocabulary import (
-    ATELECTASIS,
-    CARDIOMEGALY,
-    CONSOLIDATION,
-    DEVICES,
-    EDEMA,
-    EFFUSION,
-    ENLARGED,
-    FRACTURE,
-    LESION,
-    NO_FINDING,
-    OPACITY,
-    PLEURAL_OTHER,
-    PNEUMONIA,
-    PNEUMOTHORAX,
-)
+from radrep.metrics.labeler import vocabulary as o
 from radrep.recipe.recipe import Recipe
 
 _UNCERTAIN = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
@@ -48,70 +33,65 @@ class _Vocabulary:
     def means(self, name: str, value: int) -> list[tuple[str, int]]:
         """Observations with 1, 0 or -1."""
         sure = [(observation, value) for observation in self.present.get(name, ())]
-        doubtful = [(o, -1 if value == 1 else value) for o in self.doubtful.get(name, ())]
-        return sure + doubtful
+        doubt = -1 if value == 1 else value
+        return sure + [(observation, doubt) for observation in self.doubtful.get(name, ())]
+
+
+def _by_name(named: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Observations by name, of the names by observation."""
+    table: dict[str, tuple[str, ...]] = {}
+    for observation, names in named.items():
+        for name in names.split(" | "):
+            table[name] = (*table.get(name, ()), observation)
+    return table
 
 
 # ChestX-ray14 (Wang et al., CVPR 2017): an infiltration and fibrosis are opacities and a mass is a
 # lesion, as for the CheXpert labeler. Emphysema and hernias are findings, but none of the fourteen.
-_NIH = {
-    "no finding": (NO_FINDING,),
-    "atelectasis": (ATELECTASIS,),
-    "cardiomegaly": (CARDIOMEGALY,),
-    "consolidation": (CONSOLIDATION,),
-    "edema": (EDEMA,),
-    "effusion": (EFFUSION,),
-    "emphysema": (),
-    "fibrosis": (OPACITY,),
-    "hernia": (),
-    "infiltration": (OPACITY,),
-    "mass": (LESION,),
-    "nodule": (LESION,),
-    "pleural thickening": (PLEURAL_OTHER,),
-    "pneumonia": (PNEUMONIA,),
-    "pneumothorax": (PNEUMOTHORAX,),
-}
+_NIH = {"emphysema": (), "hernia": ()} | _by_name(
+    {
+        o.NO_FINDING: "no finding",
+        o.ATELECTASIS: "atelectasis",
+        o.CARDIOMEGALY: "cardiomegaly",
+        o.CONSOLIDATION: "consolidation",
+        o.EDEMA: "edema",
+        o.EFFUSION: "effusion",
+        o.LESION: "mass | nodule",
+        o.OPACITY: "fibrosis | infiltration",
+        o.PLEURAL_OTHER: "pleural thickening",
+        o.PNEUMONIA: "pneumonia",
+        o.PNEUMOTHORAX: "pneumothorax",
+    }
+)
 # Open-i's leading terms, without the qualifiers: a cardiac shadow is one that is enlarged and a
 # mediastinum one that is prominent in most of its reports, and the pleura is what thickens.
-_MESH = {
-    "normal": (NO_FINDING,),
-    "cardiomegaly": (CARDIOMEGALY,),
-    "cardiac shadow": (CARDIOMEGALY,),
-    "mediastinum": (ENLARGED,),
-    "opacity": (OPACITY,),
-    "airspace disease": (OPACITY,),
-    "infiltrate": (OPACITY,),
-    "cicatrix": (OPACITY,),
-    "fibrosis": (OPACITY,),
-    "pulmonary fibrosis": (OPACITY,),
-    "lung diseases, interstitial": (OPACITY,),
-    "nodule": (LESION,),
-    "mass": (LESION,),
-    "pulmonary edema": (EDEMA,),
-    "heart failure": (EDEMA,),
-    "consolidation": (CONSOLIDATION,),
-    "pneumonia": (PNEUMONIA,),
-    "pulmonary atelectasis": (ATELECTASIS,),
-    "pneumothorax": (PNEUMOTHORAX,),
-    "hydropneumothorax": (PNEUMOTHORAX, EFFUSION),
-    "hemopneumothorax": (PNEUMOTHORAX, EFFUSION),
-    "pleural effusion": (EFFUSION,),
-    "hemothorax": (EFFUSION,),
-    "thickening": (PLEURAL_OTHER,),
-    "fractures, bone": (FRACTURE,),
-    "catheters, indwelling": (DEVICES,),
-    "implanted medical device": (DEVICES,),
-    "medical device": (DEVICES,),
-    "stents": (DEVICES,),
-    "tube, inserted": (DEVICES,),
-}
+_MESH = _by_name(
+    {
+        o.NO_FINDING: "normal",
+        o.CARDIOMEGALY: "cardiomegaly | cardiac shadow",
+        o.ENLARGED: "mediastinum",
+        o.OPACITY: "opacity | airspace disease | infiltrate | cicatrix | fibrosis | "
+        "pulmonary fibrosis | lung diseases, interstitial",
+        o.LESION: "nodule | mass",
+        o.EDEMA: "pulmonary edema | heart failure",
+        o.CONSOLIDATION: "consolidation",
+        o.PNEUMONIA: "pneumonia",
+        o.ATELECTASIS: "pulmonary atelectasis",
+        o.PNEUMOTHORAX: "pneumothorax | hydropneumothorax | hemopneumothorax",
+        o.EFFUSION: "pleural effusion | hemothorax | hydropneumothorax | hemopneumothorax",
+        o.PLEURAL_OTHER: "thickening",
+        o.FRACTURE: "fractures, bone",
+        o.DEVICES: "catheters, indwelling | implanted medical device | medical device | stents | "
+        "tube, inserted",
+    }
+)
 # Terms whose reports state the observation in about every third to second case: congestion short of
 # edema, blunted costophrenic angles, prominent markings, densities that are opacities or nodules.
 _MESH_DOUBTFUL = {
-    "pulmonary congestion": (EDEMA,),
-    "costophrenic angle": (EFFUSION,),
-    "markings": (OPACITY,),
-    "density": (OPACITY, LESION),
+    "pulmonary congestion": (o.EDEMA,),
+    "costophrenic angle": (o.EFFUSION,),
+    "markings": (o.OPACITY,),
+    "density": (o.OPACITY, o.LESION),
 }
 _VOCABULARIES = {
     "chexpert": _Vocabulary({name.casefold(): (name,) for name in OBSERVATIONS}, {}),
