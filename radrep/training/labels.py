@@ -108,9 +108,7 @@ class LabelReader:
 
     - "chexpert": the fourteen names, as in the tables of MIMIC-CXR. A study that its table leaves
       blank altogether counts as one that has no row.
-    - "nih": ChestX-ray14. Infiltration and Fibrosis are Lung Opacity, Mass and Nodule are Lung
-      Lesion, Pleural_Thickening is Pleural Other, Effusion is Pleural Effusion. Emphysema and
-      Hernia have no counterpart; a study with them alone has No Finding 0.
+    - "nih": ChestX-ray14. A study with Emphysema and Hernia alone has No Finding 0.
     - "mesh": the MeSH terms that people gave IU X-Ray's reports. Any term is a finding. On the
       2,068 training studies the F1 against the reports' labels, where both are certain, is .61 for
       Pleural Other, .65 for Enlarged Cardiomediastinum (13 studies), .85 to .99 for the others.

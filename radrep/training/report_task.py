@@ -21,10 +21,7 @@ _METEOR = "val/meteor"
 
 
 class ReportTask:
-    """Loss and scores on validation, under the protocol that its method was published with.
-
-    A language model is scored as R2GenGPT and its descendants are, others as R2Gen.
-    """
+    """Loss and scores on validation: a language model's as R2GenGPT's, others' as R2Gen's."""
 
     def __init__(self, validation: Validation, model: ReportModel) -> None:
         self.validation, self.model = validation, model

@@ -29,6 +29,8 @@ def write(folder: Path, prepared: Path, **model: Any) -> Path:
     path = write_recipe(folder, prepared)
     recipe = yaml.safe_load(path.read_text())
     recipe["model"] = MODEL | model
+    if recipe["model"].get("train_encoder") == "frozen":
+        del recipe["model"]["lora"]  # without effect, so refused
     recipe["data"] |= {"random_crop": False, "max_tokens": 30}
     recipe["train"] |= {"epochs": 1, "save_every_steps": 2}
     recipe["decode"] = {"method": "greedy", "max_new_tokens": 8}
