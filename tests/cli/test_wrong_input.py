@@ -26,7 +26,7 @@ def refused(result: object, told: str) -> None:
 def test_missing_prepared_folder(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, tmp_path / "nowhere")
     result = radrep("train", recipe)
-    refused(result, "Make it with: radrep prepare")
+    refused(result, "Make one with radrep prepare")
     assert not (tmp_path / "run").exists()
 
 
