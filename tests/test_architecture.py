@@ -5,11 +5,15 @@ import json
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "radrep"
+ROOMS = sorted({path.parent for path in PACKAGE.rglob("*.py")})
 
 
 def modules_after(statement: str) -> set[str]:
@@ -112,3 +116,29 @@ def test_no_room_asks_which_class_a_model_has() -> None:
         if file.name == "build.py" or file.parent.name == "recipe":
             continue
         assert questions_of_class(file.read_text(), models, names) == [], file
+
+
+def count_lines(path: Path) -> int:
+    return path.read_text(encoding="utf-8").count("\n")
+
+
+def test_no_import_circle_not_even_for_type_checking():
+    graph = grimp.build_graph("radrep", exclude_type_checking_imports=False)
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(imports) > 100
+    TopologicalSorter(imports).prepare()  # raises CycleError and names the modules
+
+
+def test_rooms_and_files_stay_small():
+    rooms = {str(room.relative_to(ROOT)): len(list(room.glob("*.py"))) for room in ROOMS}
+    assert {name: count for name, count in rooms.items() if count > 14} == {}
+    files = {str(path.relative_to(ROOT)): count_lines(path) for path in PACKAGE.rglob("*.py")}
+    assert {name: lines for name, lines in files.items() if lines > 400} == {}
+    templates = sum(map(count_lines, PACKAGE.rglob("*.html")))
+    assert sum(files.values()) + templates <= 24_000
+
+
+def test_tests_mirror_the_package():
+    packages = {room.relative_to(PACKAGE) for room in ROOMS}
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*")}
+    assert folders - packages == set()
