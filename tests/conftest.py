@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Several workers test at once: each computes on one core. Read when torch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A script's background processes ignore Ctrl-C, and hand that on to those that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
