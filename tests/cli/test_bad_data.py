@@ -110,7 +110,7 @@ def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     content = text.getvalue().encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def make_folder(raw: Path) -> list[str]:
@@ -194,7 +194,7 @@ def edit(name: str, change: Callable[[str], str]) -> Change:
         path = raw / name
         if path.suffix == ".gz":
             path.write_bytes(
-                gzip.compress(change(gzip.decompress(path.read_bytes()).decode()).encode())
+                gzip.compress(change(gzip.decompress(path.read_bytes()).decode()).encode(), mtime=0)
             )
         else:
             path.write_text(change(path.read_text()))

@@ -36,7 +36,7 @@ STUDIES = ("p10/p10000032/s50000001", "p10/p10000032/s50000002", "p11/p11000007/
 
 def write_table(raw: Path, kind: str, text: str, packed: bool = True) -> None:
     path = raw / f"mimic-cxr-2.0.0-{kind}.csv{'.gz' if packed else ''}"
-    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if packed else text.encode())
 
 
 def draw(path: Path, seed: int = 0, kind: str = "JPEG") -> np.ndarray:
@@ -138,7 +138,7 @@ def test_without_metadata_the_record_list_orders_and_the_note_says_what_is_lost(
     (raw / "mimic-cxr-2.0.0-metadata.csv.gz").unlink()
     assert [names(s) for s in MimicCxrSource(raw)] == [["a1", "a2"], ["c1"], ["b1"]]
     records = "subject_id,study_id,dicom_id,path\n1,2,a2,x\n1,2,a1,x\n"
-    (raw / "cxr-record-list.csv.gz").write_bytes(gzip.compress(records.encode()))
+    (raw / "cxr-record-list.csv.gz").write_bytes(gzip.compress(records.encode(), mtime=0))
     source = MimicCxrSource(raw)
     assert [names(s) for s in source] == [["a2", "a1"], ["c1"], ["b1"]]
     assert {image.projection for s in source for image in s.images} == {"unknown"}
