@@ -152,12 +152,8 @@ def _reports_of_run(
         saved = json.loads(scores.read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         newer = scores.stat().st_mtime >= (loaded.folder / WEIGHTS).stat().st_mtime
-        if (
-            newer
-            and saved.get("checkpoint") == str(loaded.folder)
-            and saved.get("decode") == decode.model_dump()
-            and tuple(row["id"] for row in rows) == studies.ids
-        ):
+        made = saved.get("checkpoint"), saved.get("decode"), tuple(row["id"] for row in rows)
+        if newer and made == (str(loaded.folder), decode.model_dump(), studies.ids):
             reporter.info("reports", f"of {run} from {file}")
             return [row["generated"] for row in rows]
     return predict(loaded, studies, decode, reporter)
@@ -168,13 +164,10 @@ def _check_same(first: EvalSet, other: EvalSet, first_run: Path, run: Path) -> N
         raise DataError(
             f"{first_run} is scored on {first.split} and {run} on {other.split}: name one --split"
         )
-    ours, theirs = set(first.ids), set(other.ids)
     if first.ids != other.ids:
-        lonely = [
-            f"only in {name}: {', '.join(sorted(ids)[:10])}"
-            for name, ids in ((first_run, ours - theirs), (run, theirs - ours))
-            if ids
-        ]
+        ours, theirs = set(first.ids), set(other.ids)
+        only = {first_run: sorted(ours - theirs)[:10], run: sorted(theirs - ours)[:10]}
+        lonely = [f"only in {name}: {', '.join(ids)}" for name, ids in only.items() if ids]
         how = "; ".join(lonely) or "their order differs"
         raise DataError(
             f"{first_run} and {run} have different studies in {first.split} ({len(ours)} and "

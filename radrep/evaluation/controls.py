@@ -2,8 +2,8 @@
 
 - shuffled: the same reports, permuted over the studies;
 - blank-image: the reports that the model writes for black images;
-- nearest neighbour: the report of the training study with the most similar images, by a fixed
-  extractor (the packaged EfficientNet-Lite0 of ImageNet), so that it is the same for all systems;
+- nearest neighbour: the report of the training study with the most similar images, by the packaged
+  EfficientNet-Lite0 of ImageNet, so that it is the same for all systems;
 - constants: one training report for every study, chosen on validation.
 """
 
@@ -40,8 +40,7 @@ _BLOCK = 1024  # studies compared with all of training at once
 def shuffled_control(reports: Sequence[str]) -> dict[str, list[str]]:
     """Give every study the report of another one; none where there is one study.
 
-    A report depends on its own images alone, so this is what shuffling the images would give. A
-    random cycle leaves no study with its own.
+    A report depends on its own images alone, so this is what shuffled images would give.
     """
     if len(reports) < 2:
         return {}
@@ -70,7 +69,7 @@ def write_blank(loaded: Loaded, studies: EvalSet, decode: Decode) -> list[str]:
 
 
 def constant_reports(studies: EvalSet, reporter: Reporter) -> dict[str, str]:
-    """The best constant reports by the name of their control; none without training reports."""
+    """Training reports by the name of their control, chosen on validation; none without both."""
     corpus = studies.corpus
     if corpus.vocabulary is None or not studies.val:
         return {}
@@ -111,7 +110,7 @@ class _Pooled(nn.Module):
 def nearest_studies(train: ModelStudies, studies: ModelStudies, reporter: Reporter) -> np.ndarray:
     """For each study the index of the training study with the largest cosine of features, (n,).
 
-    Features are averaged over the first two views of a study. No study is its own neighbour.
+    Features are means over the first two views. No study is its own neighbour.
     """
     backbone = Backbone(
         name=EXTRACTOR,

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from radrep.atomic import atomic_write_text
-from radrep.build import build_dataset, build_preprocess
-from radrep.data.dataset import in_order
 from radrep.device import best_device
 from radrep.evaluation.artifacts import check_out
-from radrep.evaluation.eval_set import default_split
+from radrep.evaluation.eval_set import batches_of, default_split
 from radrep.inference.classify import classify, score_rows
 from radrep.metrics.classification import MEASURES, LabelScores
 from radrep.models.base import LabelModel
-from radrep.parallel import count_cores
 from radrep.progress import Reporter
 from radrep.saliency.read_split import read_split
 from radrep.training.labels import build_labels, check_labels
@@ -69,16 +66,8 @@ def evaluate_discriminator(
     assert labels is not None, "a discriminator has labels"
     check_labels(labels, studies)
     model.to(best_device())
-    dataset = build_dataset(
-        recipe,
-        studies,
-        preprocess=build_preprocess(recipe.data, model),
-        codec=loaded.codec,
-        labels=labels,
-    )
-    num_workers = min(recipe.data.num_workers, count_cores())
-    batches = in_order(dataset, recipe.train.batch_size, num_workers=num_workers)
-    with reporter.progress(f"labels for {name}", len(dataset), "studies") as advance:
+    batches = batches_of(loaded, studies, recipe.train.batch_size, labels)
+    with reporter.progress(f"labels for {name}", len(studies), "studies") as advance:
         rows = classify(model, batches, best_device(), advance)
     scores, loss = score_rows(rows, model.label_thresholds().cpu().numpy())
     file = (out or run_dir(loaded.folder)) / f"scores-{name}.json"

@@ -1,18 +1,24 @@
 """The studies of a split that an evaluation scores reports on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
-from radrep.build import build_tokenizer
-from radrep.data.dataset import ModelStudies
+import numpy as np
+from torch.utils.data import DataLoader
+
+from radrep.build import build_dataset, build_preprocess, build_tokenizer
+from radrep.data.dataset import ModelStudies, in_order
 from radrep.data.manifest import read_shards
+from radrep.data.study import Study
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import UNKNOWN
 from radrep.errors import DataError
 from radrep.metrics.scorecard import Corpus
+from radrep.parallel import count_cores
 from radrep.progress import Reporter
 from radrep.saliency.read_split import read_split
 from radrep.weights.checkpoint import Loaded
@@ -71,6 +77,21 @@ def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> Eva
         prepared=studies,
         train=train,
     )
+
+
+def batches_of(
+    loaded: Loaded,
+    studies: ModelStudies,
+    size: int,
+    labels: Callable[[Study], np.ndarray] | None = None,
+) -> DataLoader[Any]:
+    """Batches of some studies in order, prepared for the model of a checkpoint."""
+    data = loaded.recipe.data
+    preprocess = build_preprocess(data, loaded.model)
+    dataset = build_dataset(
+        loaded.recipe, studies, preprocess=preprocess, codec=loaded.codec, labels=labels
+    )
+    return in_order(dataset, size, num_workers=min(data.num_workers, count_cores()))
 
 
 def default_split(prepared: Path, reporter: Reporter) -> str:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations, count
 from pathlib import Path
 
-from radrep.build import build_dataset, build_preprocess
-from radrep.data.dataset import in_order
 from radrep.device import best_device
 from radrep.evaluation.artifacts import check_out, write_evaluation
 from radrep.evaluation.controls import (
@@ -15,7 +13,7 @@ from radrep.evaluation.controls import (
     shuffled_control,
     write_blank,
 )
-from radrep.evaluation.eval_set import EvalSet, studies_of_run
+from radrep.evaluation.eval_set import EvalSet, batches_of, studies_of_run
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.decode_options import change_decode, check_overrides
@@ -23,7 +21,6 @@ from radrep.metrics.names import BLANK, CONTROLS, MODEL
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
 from radrep.metrics.scorecard import score_card
-from radrep.parallel import count_cores
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
 from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_dir
@@ -90,25 +87,18 @@ def check_request(options: EvalOptions, overrides: Sequence[str], out: Path | No
 
 def predict(loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter) -> list[str]:
     """Write the report of every study from its pixels, never from cached features."""
-    recipe = loaded.recipe
+    train = loaded.recipe.train
     assert studies.prepared is not None, "the studies of a run are prepared"
     model = report_model(loaded).to(best_device())
-    dataset = build_dataset(
-        recipe,
-        studies.prepared,
-        preprocess=build_preprocess(recipe.data, model),
-        codec=loaded.codec,
-    )
-    num_workers = min(recipe.data.num_workers, count_cores())
-    batches = in_order(dataset, decode.batch_size, num_workers=num_workers)
-    with reporter.progress(f"reports for {studies.split}", len(dataset), "studies") as advance:
+    batches = batches_of(loaded, studies.prepared, decode.batch_size)
+    with reporter.progress(f"reports for {studies.split}", len(studies.ids), "studies") as advance:
         written = write_reports(
             model,
             batches,
             loaded.codec,
             decode,
-            precision=recipe.train.precision,
-            seed=recipe.train.seed,
+            precision=train.precision,
+            seed=train.seed,
             advance=advance,
         )
     assert tuple(id_ for id_, _ in written) == studies.ids, "every study has one report"

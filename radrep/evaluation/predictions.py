@@ -8,8 +8,7 @@ Files are JSON, JSONL, CSV or TSV, plain or gzip, recognised by their content:
     {"id": ..., "report": ...} per line            JSONL
     id,report                                      a table with a header
 
-The second is the form of ReXrank (https://rexrank.ai): study ids, then `section_findings`,
-`section_impression`, `report` and, once a model has run, `model_prediction`.
+The second is that of ReXrank (https://rexrank.ai), with `section_findings`, `model_prediction`, ...
 """
 
 import re
@@ -94,7 +93,6 @@ def read_predictions(
     Raises:
         DataError: If the file is unreadable, lacks ids or reports, or an id has different reports.
     """
-    _check_target(target)
     columns = columns or ColumnNames()
     file = read_file(path).together()
     texts, notes = _read_texts(file, None, _PREDICTED, target, columns.text)
@@ -123,13 +121,12 @@ def read_references(
     """Read references: a prepared folder, R2Gen's annotation.json or another file of reports.
 
     A study without the target text is left out. Only of a file whose keys are splits, as R2Gen's
-    are, every row is scored: published scores count empty references too. The split is by default
+    are, every row is scored: published scores count empty references too. Without a split it is
     test, or val where there is no test study.
 
     Raises:
         DataError: If it cannot be read, lacks split, ids or reports, or an id has different ones.
     """
-    _check_target(target)
     prepared, named = path.is_dir(), plain(columns.id) if columns and columns.id else ""
     file = _prepared_file(path, target) if prepared else read_file(path).by_split()
     sizes = {part: len(rows) for part, rows in file.parts.items()}
@@ -178,8 +175,7 @@ def align(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return a prediction for each reference, in their order, and notes.
 
-    Ids are compared with each kind of id of the references, as they are and then in their
-    `_common_spelling`. Predictions for studies without the target text are not used.
+    Ids are compared with each kind of id of the references, then in their `_common_spelling`.
 
     Raises:
         DataError: If the ids differ; it lists them.
@@ -228,6 +224,8 @@ def _read_texts(
 ) -> tuple[list[str], list[str]]:
     """The text of each row, "" where it is missing, and notes."""
     sections = ("findings", "impression") if target == "both" else (target,)
+    if target not in TARGETS:
+        raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")
     in_sections = [sections, tuple(f"section{name}" for name in sections)]
     candidates = [*((name,) for name in preferred), *in_sections, *((name,) for name in _WHOLE)]
     if named is not None:
@@ -308,11 +306,6 @@ def _listed(ids: Sequence[str]) -> str:
 
 def _take(ids: _Ids, rows: Sequence[int]) -> _Ids:
     return {kind: tuple(found[row] for row in rows) for kind, found in ids.items()}
-
-
-def _check_target(target: str) -> None:
-    if target not in TARGETS:
-        raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")
 
 
 def _choose_split(

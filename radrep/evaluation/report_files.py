@@ -100,10 +100,7 @@ def cell_id(value: object) -> str:
 
 
 def cell_text(value: object) -> str | None:
-    """A cell as a report, "" where it is missing, None where it holds something else.
-
-    A list of one text is that text, as in the result files of COCO's captions.
-    """
+    """A cell (or a list of one, as COCO has it) as a report, "" if missing, None if no text."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if _is_missing(value):

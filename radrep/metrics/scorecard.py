@@ -13,7 +13,7 @@ import numpy as np
 from radrep.metrics.bootstrap import (
     Difference,
     Interval,
-    Resamples,
+    Resampled,
     bootstrap_intervals,
     paired_bootstrap,
     resample,
@@ -195,14 +195,12 @@ def score_card(
     protocols = []
     for references in wanted:
         own = {name: scores[f"{references.protocol} {name}"] for name in systems}
-        resamples = resample(own)
         protocols.append(
             ProtocolScores(
+                *_bootstrap(own, comparisons),
                 protocol=references.protocol,
                 tokenizer=corpus.tokenizer if references.protocol == "published_llm" else "",
                 num_cut=references.num_cut,
-                systems=_describe(resamples),
-                comparisons=_compare(resamples, comparisons),
                 on_seen=_parts(own, seen),
                 on_unseen=_parts(own, None if seen is None else ~seen),
             )
@@ -229,10 +227,8 @@ def _findings(
     named = [labelled[text] for text in references]
     written = {name: [labelled[text] for text in reports] for name, reports in systems.items()}
     scores = {name: score_findings(named, found) for name, found in written.items()}
-    resamples = resample(scores)
     return FindingsCard(
-        systems=_describe(resamples),
-        comparisons=_compare(resamples, comparisons),
+        *_bootstrap(scores, comparisons),
         uncertain_is_positive={
             name: score_findings(named, found, uncertain_is_positive=True).corpus
             for name, found in written.items()
@@ -242,20 +238,17 @@ def _findings(
     )
 
 
-def _describe(systems: Mapping[str, Resamples]) -> tuple[SystemScores, ...]:
-    return tuple(
-        SystemScores(name, dict(found.scores.corpus), bootstrap_intervals(found))
-        for name, found in systems.items()
-    )
-
-
-def _compare(
-    systems: Mapping[str, Resamples], pairs: Sequence[tuple[str, str]]
-) -> tuple[Comparison, ...]:
-    return tuple(
-        Comparison(first, second, paired_bootstrap(systems[first], systems[second]))
-        for first, second in pairs
-    )
+def _bootstrap(
+    scores: Mapping[str, Resampled], pairs: Sequence[tuple[str, str]]
+) -> tuple[tuple[SystemScores, ...], tuple[Comparison, ...]]:
+    """The scores of the systems with their intervals, and the comparisons."""
+    found = resample(scores)
+    systems = [
+        SystemScores(name, dict(own.scores.corpus), bootstrap_intervals(own))
+        for name, own in found.items()
+    ]
+    compared = [Comparison(a, b, paired_bootstrap(found[a], found[b])) for a, b in pairs]
+    return tuple(systems), tuple(compared)
 
 
 def _parts(scores: Mapping[str, NlgScores], kept: np.ndarray | None) -> dict[str, dict[str, float]]:

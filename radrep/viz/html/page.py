@@ -153,9 +153,8 @@ def _describe(scored: ProtocolScores, num_studies: int) -> str:
 
 
 def _by_rank(studies: Sequence[PageStudy]) -> list[tuple[str, list[dict[str, Any]]]]:
-    for study in studies:
-        if study.rank not in RANKS:
-            raise ValueError(f"rank must be one of {', '.join(RANKS)}, got {study.rank!r}")
+    if unknown := {study.rank for study in studies} - {*RANKS}:
+        raise ValueError(f"rank must be one of {', '.join(RANKS)}, got {unknown.pop()!r}")
     found = [(rank, [_study(study) for study in studies if study.rank == rank]) for rank in RANKS]
     return [(rank, shown) for rank, shown in found if shown]
 
@@ -191,8 +190,7 @@ def _embed(pixels: np.ndarray) -> dict[str, Any]:
     picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    uri = f"data:image/jpeg;base64,{data}"
+    uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return {"uri": uri, "width": picture.width, "height": picture.height}
 
 

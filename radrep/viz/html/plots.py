@@ -71,14 +71,12 @@ def plot_scores(
         how, key = f"micro average, {LABEL_SETS[labels]}", f"{labels} micro f1"
         plots.append(_plot(card.findings, main, key, FINDINGS_F1, how, [f"f-{labels}"]))
         findings.append((f"f-{labels}", name))
-    switches = [
+    names = [(f"p-{each.protocol}", readable(each.protocol)) for each in protocols]
+    return plots, [
         Switch("Words", "metric", words),
         Switch("Findings F1 (rules)", "metric", findings),
-        Switch(
-            "Protocol", "protocol", [(f"p-{p.protocol}", readable(p.protocol)) for p in protocols]
-        ),
+        Switch("Protocol", "protocol", names),
     ]
-    return plots, switches
 
 
 def plot_lengths(card: Scorecard, main: str) -> Plot:
@@ -115,9 +113,8 @@ def _plot(
     top, ticks = _axis(max(*values.values(), *(found.high for found in ends.values() if found), 0))
     rows = []
     for name, value in values.items():
-        found, difference = ends[name], None
-        if name != main:
-            difference = table.difference(main, name, key)
+        found = ends[name]
+        difference = None if name == main else table.difference(main, name, key)
         rows.append(
             PlotRow(
                 name=name,
