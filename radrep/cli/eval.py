@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radrep.cli.console import TerminalReporter, say, table
-from radrep.cli.labels import show_labels
+from radrep.cli.eval_discriminator import show_labels
 from radrep.errors import RadrepError
 from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, NEAREST, SHUFFLED
 

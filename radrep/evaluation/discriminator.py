@@ -13,7 +13,7 @@ from radrep.inference.classify import classify, score_rows
 from radrep.metrics.classification import MEASURES, LabelScores
 from radrep.models.base import LabelModel
 from radrep.progress import Reporter
-from radrep.saliency.read_split import read_split
+from radrep.saliency.masked_split import read_split
 from radrep.training.labels import build_labels, check_labels
 from radrep.weights.checkpoint import Loaded, run_dir
 from radrep.weights.model_card import MODEL_CARD, LabelEvaluation, describe_model

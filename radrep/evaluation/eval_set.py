@@ -20,7 +20,7 @@ from radrep.errors import DataError
 from radrep.metrics.scorecard import Corpus
 from radrep.parallel import count_cores
 from radrep.progress import Reporter
-from radrep.saliency.read_split import read_split
+from radrep.saliency.masked_split import read_split
 from radrep.weights.checkpoint import Loaded
 
 

@@ -33,7 +33,7 @@ from radrep.preparation.folder import (
 )
 from radrep.progress import Advance, Reporter
 from radrep.recipe.data import Saliency
-from radrep.saliency.read_split import saliency_folder
+from radrep.saliency.masked_split import saliency_folder
 from radrep.saliency.sdam import SaliencyMaker, load_discriminator
 from radrep.viz.figures.saliency_sheet import SaliencyStudy, draw_saliency_sheet
 

@@ -32,7 +32,7 @@ from radrep.errors import CheckpointError
 from radrep.models.base import LabelModel, ReportModel, TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
-from radrep.saliency.read_split import read_split
+from radrep.saliency.masked_split import read_split
 from radrep.saliency.sdam import check_mask_fingerprint
 from radrep.training.accelerator import broadcast, build_accelerator, count_workers
 from radrep.training.discriminator_task import LabelTask

@@ -229,7 +229,7 @@ def test_batches_do_not_change_reports(trained_run: Path) -> None:
     from radrep.build import build_dataset, build_preprocess
     from radrep.data.dataset import in_order
     from radrep.inference.decode import write_reports
-    from radrep.saliency.read_split import read_split
+    from radrep.saliency.masked_split import read_split
     from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 
     loaded = load_checkpoint(find_checkpoint(trained_run))

@@ -16,7 +16,7 @@ from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba
 from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe.load import change_section, load_recipe
-from radrep.saliency.read_split import read_split
+from radrep.saliency.masked_split import read_split
 from radrep.weights.adapters import (
     adapter_state,
     export_adapters,

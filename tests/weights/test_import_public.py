@@ -35,7 +35,7 @@ from radrep.models.xray_mamba import (
 )
 from radrep.modules.language_model import load_language_model
 from radrep.recipe.load import load_recipe
-from radrep.saliency.read_split import read_split
+from radrep.saliency.masked_split import read_split
 from radrep.weights.checkpoint import load_checkpoint
 from radrep.weights.import_public import import_public, read_public
 from radrep.weights.pretrained import WEIGHTS, load_encoder
