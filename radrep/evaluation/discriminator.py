@@ -50,9 +50,6 @@ def evaluate_discriminator(
 
     The split is by default test, or val where there is no test study; the files go to `out`, by
     default the folder of the run.
-
-    Raises:
-        DataError: If the prepared folder is missing, the split is empty or has no labels.
     """
     recipe, model = loaded.recipe, loaded.model
     assert isinstance(model, LabelModel)

@@ -44,11 +44,7 @@ class EvalSet:
 
 
 def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> EvalSet:
-    """The studies of a split of the data that a run was trained on; by default `default_split`.
-
-    Raises:
-        RadrepError: If the prepared folder or the discriminator of its masked images is missing.
-    """
+    """The studies of a split of the data that a run was trained on; by default `default_split`."""
     data = loaded.recipe.data
     name = split or default_split(data.prepared, reporter)
     studies, train, val = (

@@ -40,9 +40,6 @@ def best_constants(
     Candidates are the most frequent cleaned training reports; of equal ones the most frequent
     wins. Metrics are of SEARCHED_METRICS: METEOR's program would need hours. `progress` is called
     after each candidate with the numbers done and to be done.
-
-    Raises:
-        DataError: If a metric is not searched, there is no candidate, or no reference has a word.
     """
     unknown = [metric for metric in metrics if metric not in SEARCHED_METRICS]
     if unknown:

@@ -93,9 +93,6 @@ def score_systems(
     sides with `radrep.metrics.protocol`. CIDEr takes its document frequencies from the references.
     METEOR's program loads tables for 5 to 15 seconds, so score all systems, (references, reports)
     by name, together; "auto" notes why it does not run.
-
-    Raises:
-        DataError: If there is no report, the numbers differ, or no reference has a word.
     """
     pairs = {name: _tokenise(name, *texts) for name, texts in systems.items()}
     flat = [pair for texts in pairs.values() for pair in zip(*texts, strict=True)]

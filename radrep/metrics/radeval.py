@@ -89,11 +89,7 @@ def check_clinical_metrics(metrics: Sequence[str]) -> None:
 def score_clinical(
     references: Sequence[str], hypotheses: Sequence[str], metrics: Sequence[str]
 ) -> ClinicalScores:
-    """Score generated reports with those of the `CLINICAL_METRICS` that can be loaded.
-
-    Raises:
-        DataError: If a metric is unknown, there is no report, or the numbers differ.
-    """
+    """Score generated reports with those of the `CLINICAL_METRICS` that can be loaded."""
     check_clinical_metrics(metrics)
     if len(references) != len(hypotheses):
         raise DataError(
