@@ -81,11 +81,11 @@ def run_training(
     folder = Path(recipe)
     if (folder / RECIPE).is_file():
         if not resume:
-            raise RadrepError(f"{folder} is a run; go on with it by adding --resume")
+            raise RadrepError(f"{folder} is a run; resume it by adding --resume")
         out, recipe = folder, str(folder / RECIPE)
     if resume and changes:
         raise RadrepError(
-            "--set and --logger do not go with --resume: a run goes on with its own recipe"
+            "--set and --logger do not go with --resume: a run resumes with its own recipe"
         )
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
     shipped = shipped_name(recipe)
@@ -95,8 +95,8 @@ def run_training(
 
     from radrep.training.accelerator import is_main_process
     from radrep.training.loop import Interrupted
+    from radrep.training.resume import newest_run
     from radrep.training.run import train as run_task
-    from radrep.training.run_log import newest_run
 
     if shipped and folder.name != recipe and is_main_process():
         say(f"{recipe} is no file here: this is the shipped recipe {shipped}")

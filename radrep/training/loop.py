@@ -192,7 +192,7 @@ def _refuse_not_finite(run: Run, step: int, loss: float, norm: float) -> None:
     raise RadrepError(
         f"at step {step} the loss is {loss} and the norm of the gradients {norm}; nothing of this "
         f"step was kept. Lower optim.lr ({run.recipe.optim.lr}) or set optim.clip_norm, and start "
-        "again; or go on from the last checkpoint with --resume"
+        "again; or resume from the last checkpoint with --resume"
     )
 
 

@@ -28,12 +28,10 @@ from radrep.data.dataset import (
 )
 from radrep.data.manifest import hash_recipe, read_image_size, read_shards
 from radrep.data.tokenizer import ReportCodec, Tokenizer
-from radrep.errors import CheckpointError
 from radrep.models.base import LabelModel, ReportModel, TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
-from radrep.saliency.sdam import check_mask_fingerprint
 from radrep.training.accelerator import broadcast, build_accelerator, count_workers
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.feature_cache import FeatureStore, cached_features
@@ -42,13 +40,13 @@ from radrep.training.loop import Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
 from radrep.training.report_task import ReportTask, check_meteor
+from radrep.training.resume import load_last, newest_run
 from radrep.training.run_log import (
     ENVIRONMENT,
     RunLog,
     check_tracker,
     claim_run,
     describe_environment,
-    newest_run,
     parameter_table,
     scan_backend,
 )
@@ -166,7 +164,14 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
         progress = Progress(num_processes=accelerator.num_processes)
         state: dict[str, Any] = {}
     else:
-        model, progress, state = _load_last(resolved.last, recipe, data, accelerator.num_processes)
+        masks = data.splits["train"].masks
+        model, progress, state = load_last(
+            resolved.last,
+            tokenizer=data.tokenizer,
+            masks=None if masks is None else masks.fingerprint,
+            fingerprint=data.fingerprint,
+            num_processes=accelerator.num_processes,
+        )
     model.train()
     _log_model(resolved, model)
     codec = build_codec(recipe, data.tokenizer, model)
@@ -194,33 +199,6 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
         for name, split in data.splits.items()
     }
     return _Model(model, codec, features, datasets, progress, state)
-
-
-def _load_last(
-    last: Path, recipe: Recipe, data: _Data, num_processes: int
-) -> tuple[TrainableModel, Progress, dict[str, Any]]:
-    """What a checkpoint keeps, all of it compared with the data before hours of features."""
-    loaded = checkpoint.load_checkpoint(last)
-    if loaded.tokenizer != data.tokenizer:
-        raise CheckpointError(
-            f"{last} has a vocabulary of {len(loaded.tokenizer.vocabulary)} words and "
-            f"{recipe.data.prepared} gives {len(data.tokenizer.vocabulary)}: the data changed"
-        )
-    if (masks := data.splits["train"].masks) is not None:
-        check_mask_fingerprint(loaded.saliency, masks.fingerprint, last)
-    state = checkpoint.load_training(last)
-    if state.get("data") != data.fingerprint:
-        raise CheckpointError(
-            f"{last} was trained on other data than {recipe.data.prepared} holds now, or by an "
-            "older radrep; train anew without --resume"
-        )
-    progress = Progress(**state["progress"])
-    if progress.num_processes != num_processes:
-        raise CheckpointError(
-            f"{last} was trained by {progress.num_processes} processes and this is "
-            f"{num_processes}: it would not go on as it began"
-        )
-    return loaded.model, progress, state
 
 
 def _log_model(resolved: _Resolved, model: TrainableModel) -> None:

@@ -54,23 +54,12 @@ def _new_folder(default: Path, out: Path | None) -> Path:
         except FileExistsError as error:
             if out is not None:
                 raise CheckpointError(
-                    f"{out} exists already and is not overwritten; name another --out, or go on "
-                    "with --resume"
+                    f"{out} exists already and is not overwritten; name another --out, or resume "
+                    "it with --resume"
                 ) from error
             continue
         return folder
     raise CheckpointError(f"{wanted} and its 9,999 successors exist; name another --out")
-
-
-def newest_run(out: Path) -> Path:
-    """The newest of the runs out, out-2, out-3, ... that has a checkpoint; else CheckpointError."""
-    numbered = [
-        p for p in out.parent.glob(f"{out.name}-*") if p.name[len(out.name) + 1 :].isdigit()
-    ]
-    runs = [p for p in (out, *numbered) if checkpoint.last_checkpoint(p) is not None]
-    if not runs:
-        raise CheckpointError(f"{out} has no checkpoint to go on from; start it without --resume")
-    return max(runs, key=lambda p: int(p.name[len(out.name) + 1 :] or 1))
 
 
 class MetricsLog:

@@ -83,7 +83,7 @@ def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_resume_without_a_run(tmp_path: Path, phantoms: Path) -> None:
     recipe = write_recipe(tmp_path, phantoms)
-    refused(radrep("train", recipe, "--resume"), "has no checkpoint to go on from")
+    refused(radrep("train", recipe, "--resume"), "has no checkpoint to resume from")
     refused(radrep("train", recipe, "--resume", "--set", "optim.lr=1"), "do not go with --resume")
 
 
