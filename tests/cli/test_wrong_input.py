@@ -53,7 +53,7 @@ def test_checkpoint_of_another_model(tmp_path: Path, trained_run: Path) -> None:
     save_file(weights, checkpoint / "weights.safetensors", {"prepared_size": "64"})
     result = radrep("eval", checkpoint)
     refused(result, "is of another model")
-    assert "1 tensors are missing, 1 not known" in result.stderr
+    assert "1 tensors are missing, 1 unexpected" in result.stderr
 
 
 def test_vocabulary_that_does_not_fit(tmp_path: Path, trained_run: Path) -> None:
@@ -106,7 +106,7 @@ def test_full_disk_while_saving_leaves_no_half_checkpoint(
 
     monkeypatch.setattr(checkpoint.torch, "save", full)
     result = radrep("train", write_recipe(tmp_path, phantoms))
-    refused(result, "no disk space left")
+    refused(result, "No space left on device")
     assert list((tmp_path / "run/checkpoints").iterdir()) == []
 
 
