@@ -216,6 +216,27 @@ def _log_model(resolved: _Resolved, model: TrainableModel) -> None:
         resolved.reporter.info("scan", str(scan))
 
 
+def _open_folder(resolved: _Resolved, made: _Model) -> tuple[Path, RunLog | None]:
+    """The run's folder, new or resumed, and in the main process its log.
+
+    Called when nothing of the input can be wrong any more.
+    """
+    recipe, accelerator = resolved.recipe, resolved.accelerator
+    folder, log = resolved.last and checkpoint.run_dir(resolved.last), None
+    if accelerator.is_main_process:
+        if folder is None:
+            folder = claim_run(recipe, resolved.out)
+        else:
+            checkpoint.restore_best(folder, made.progress.best_step)
+        log = RunLog(folder, recipe, made.progress.step)
+        environment = describe_environment(accelerator, recipe, made.model)
+        atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+    folder = broadcast(accelerator, folder)
+    assert folder is not None, "the main process has one"
+    resolved.reporter.info("run", str(folder))
+    return folder, log
+
+
 def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
     """The folder, the optimizer, all epochs, the model card."""
     recipe, accelerator, model = resolved.recipe, resolved.accelerator, made.model
@@ -227,19 +248,7 @@ def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
         optimizer.load_state_dict(made.state["optimizer"])
         if scaler is not None:
             scaler.load_state_dict(made.state["scaler"])
-    # Only now, when nothing of the input can be wrong any more, is a folder made.
-    folder, log = resolved.last and checkpoint.run_dir(resolved.last), None
-    if accelerator.is_main_process:
-        if folder is None:
-            folder = claim_run(recipe, resolved.out)
-        else:
-            checkpoint.restore_best(folder, made.progress.best_step)
-        log = RunLog(folder, recipe, made.progress.step)
-        environment = describe_environment(accelerator, recipe, model)
-        atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
-    folder = broadcast(accelerator, folder)
-    assert folder is not None, "the main process has one"
-    resolved.reporter.info("run", str(folder))
+    folder, log = _open_folder(resolved, made)
     order = EpochOrder(
         data.splits["train"].shard_sizes,
         recipe.train.batch_size,
