@@ -90,6 +90,7 @@ def stage_two(tmp_path_factory: pytest.TempPathFactory, stage_one: Path, phantom
     return folder / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["stage_one", "stage_two"])
 def test_stage_three_starts_from_either(
     stage: str,

@@ -48,9 +48,8 @@ def test_a_second_run_takes_another_folder(tmp_path: Path, phantoms: Path) -> No
     assert "exists already and is not overwritten" in refused.stderr
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_resumes_to_the_same_curve(
     tmp_path: Path, phantoms: Path, number: signal.Signals
 ) -> None:
