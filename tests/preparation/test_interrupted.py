@@ -89,6 +89,7 @@ def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers_and_a_new_run_goes_on(running, tmp_path, monkeypatch):
     os.killpg(running.pid, signal.SIGINT)
     # The pipe closes when the last process that holds it, worker or not, has ended.

@@ -273,6 +273,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, discriminator: Path) -> None:
     assert record["shards"] == unbroken["shards"]
 
 
+@pytest.mark.slow
 def test_generate_masks_a_new_film_as_prepare_did(
     looking_run: Path, own_phantoms: Path, masked: Path, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ def test_a_checkpoint_holds_no_frozen_language_model(emrrg_run: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_java", "shared_cache")
+@pytest.mark.slow
 def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, films: list[Path]) -> None:
     result = radrep("eval", emrrg_run, "--split", "val")
     assert result.exit_code == 0, result.output
@@ -70,6 +71,7 @@ def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, films: list[Path]) 
 
 
 @pytest.mark.usefixtures("without_java", "shared_cache")
+@pytest.mark.slow
 def test_what_was_imported_without_data_is_scored_by_the_words_of_training(
     emrrg_run: Path, tmp_path: Path
 ) -> None:
