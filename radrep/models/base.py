@@ -4,6 +4,7 @@ A new model is one file here, one section in recipe/ and one branch in build.py.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -75,6 +76,18 @@ class VisionModel(nn.Module):
         """All weights."""
         return self.state_dict()
 
+    def features(self, batch: Batch) -> Tensor:
+        """What the encoder makes of a batch's images, or made of them before: (v, n, c)."""
+        if batch.features is not None:
+            return batch.features
+        assert batch.images is not None, "a batch has images or features"
+        encoded: Tensor = self.get_submodule(self.vision)(batch.images)
+        return encoded
+
+    def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
+        """See `ReportModel`."""
+        return replace(batch, images=None, features=self.features(batch))
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """See `TrainableModel`."""
         raise NotImplementedError
@@ -87,6 +100,9 @@ class VisionModel(nn.Module):
 @runtime_checkable
 class ReportModel(TrainableModel, Protocol):
     """A model that writes reports."""
+
+    def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
+        """The batch with features in place of images, as `write` computes them, for both calls."""
 
     def write(
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None

@@ -264,10 +264,7 @@ class CsrLmca(VisionModel):
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the images, or the cached features, of a batch."""
-        features = batch.features
-        if features is None:
-            assert batch.images is not None, "a batch has images or features"
-            features = self.backbone(batch.images)
+        features = self.features(batch)
         if self.feature_norm is not None:
             features = self.feature_norm(features.float().flatten(0, 1)).view_as(features)
         if self.enhancer is not None:

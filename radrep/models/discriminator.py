@@ -46,20 +46,13 @@ class Discriminator(VisionModel):
         """Keep the thresholds that validation chose."""
         self.thresholds.copy_(thresholds)
 
-    def patches(self, batch: Batch) -> Tensor:
-        """The patches of every image, (v, n, c), computed or as they come from the cache."""
-        if batch.features is not None:
-            return batch.features
-        assert batch.images is not None, "a batch has images or features"
-        return self.backbone(batch.images)
-
     def logits(self, patches: Tensor) -> Tensor:
         """Log-odds of each label, from patches (v, n, c) to (v, k)."""
         return self.classifier(self.dropout(patches.mean(dim=1)))
 
     def probabilities(self, batch: Batch) -> Tensor:
         """Probability of each label, an image a row, float32 (v, k)."""
-        return self.logits(self.patches(batch)).float().sigmoid()
+        return self.logits(self.features(batch)).float().sigmoid()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Binary cross-entropy over the labels that are known, divided by all of all images.
@@ -67,7 +60,7 @@ class Discriminator(VisionModel):
         So an image of which little is known weighs little.
         """
         assert batch.labels is not None, "a batch to learn from has labels"
-        logits = self.logits(self.patches(batch)).float()
+        logits = self.logits(self.features(batch)).float()
         labels = spread_labels(batch)
         known = ~labels.isnan()
         losses = F.binary_cross_entropy_with_logits(

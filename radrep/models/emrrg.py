@@ -153,17 +153,20 @@ class Emrrg(VisionModel):
             if name in own or not name.startswith("language_model.")
         }
 
+    def features(self, batch: Batch) -> Tensor:
+        """The encoder's tokens; a frozen one keeps to its own precision, as when cached."""
+        frozen = self.encoder_training == "frozen"
+        with torch.autocast(batch.device.type, enabled=False) if frozen else nullcontext():
+            return super().features(batch)
+
+    def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
+        """See `ReportModel`."""
+        with self._precision(decode.float32_weights):
+            return super().encode_images(batch, decode)
+
     def encode(self, batch: Batch) -> Tensor:
-        """Encode the images, or take the cached tokens, and average the views: (b, n, c)."""
-        tokens = batch.features
-        if tokens is None:
-            assert batch.images is not None, "a batch has images or features"
-            # A frozen encoder keeps to its own precision, as when its tokens were cached.
-            frozen = self.encoder_training == "frozen"
-            device = batch.images.device.type
-            with torch.autocast(device, enabled=False) if frozen else nullcontext():
-                tokens = self.encoder(batch.images)
-        return average_views(tokens, batch.num_views)
+        """The encoder's tokens, averaged over the views of a study: (b, n, c)."""
+        return average_views(self.features(batch), batch.num_views)
 
     def num_loss_terms(self, batch: Batch) -> int:
         """Real tokens of the reports, the end included."""

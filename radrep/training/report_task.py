@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from radrep.build import build_decode
 from radrep.data.batch import Batch
 from radrep.data.text import get_cleaner
 from radrep.errors import RecipeError
@@ -15,7 +16,7 @@ from radrep.metrics.protocol import (
 from radrep.models.base import ReportModel
 from radrep.recipe.training import Train
 from radrep.training.accelerator import broadcast, gather
-from radrep.training.validation import Validation, mean_loss
+from radrep.training.validation import Validation, mean_loss, moved
 
 _METEOR = "val/meteor"
 
@@ -41,13 +42,14 @@ class ReportTask:
             )
 
     def validate(self) -> dict[str, float]:
-        """Loss and scores; studies are read once, for both."""
+        """Loss and scores; studies are read and encoded once, for both."""
         on, recipe = self.validation, self.validation.recipe
+        options = build_decode(recipe.decode, recipe.train.precision)
         losses: list[tuple[float, int]] = []
 
-        def with_loss() -> Iterator[Batch]:
-            for batch in on.batches(recipe.decode.batch_size):
-                batch = batch.to(on.accelerator.device)
+        def with_loss() -> Iterator[Batch]:  # run by write_reports, in the precision of writing
+            for batch in moved(on.batches(recipe.decode.batch_size), on.accelerator.device):
+                batch = self.model.encode_images(batch, options)
                 losses.append(on.loss(batch))
                 yield batch
 

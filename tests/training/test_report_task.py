@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
+from radrep.build import build_codec, build_model
 from radrep.data.batch import Batch
 from radrep.data.manifest import PREPARED
 from radrep.data.tokenizer import Tokenizer
+from radrep.models.base import ReportModel
 from radrep.progress import Reporter
 from radrep.recipe.load import load_recipe
 from radrep.training.accelerator import build_accelerator
 from radrep.training.report_task import ReportTask
+from radrep.training.validation import Validation, mean_loss
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 
@@ -207,6 +211,9 @@ class _OnceRead:
 
 
 class _Writes(torch.nn.Linear):
+    def encode_images(self, batch: Batch, *_: Any) -> Batch:
+        return batch
+
     def write(self, batch: Batch, *_: Any) -> list[list[int]]:
         return [[2, 3] for _ in batch.ids]
 
@@ -226,3 +233,47 @@ def test_a_method_is_validated_by_its_own_protocol_and_reads_studies_once(
     assert scores["val/loss"] == 2.0
     assert scores["val/bleu1"] > 0
     assert on.reads == 1
+
+
+_EMRRG = {
+    "name": "emrrg",
+    "encoder": {"size": "tiny"},
+    "train_encoder": "trained",
+    "language_model": {"name": "tiny:llama", "precision": "bf16"},
+}
+
+
+@pytest.mark.parametrize("method", ["csr_lmca", "emrrg"])
+def test_validation_encodes_every_image_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    file = write_recipe(tmp_path, tmp_path, train={"precision": "bf16"})
+    if method == "emrrg":
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"model": _EMRRG}))
+    recipe = load_recipe(str(file))
+    torch.manual_seed(0)
+    model, tokenizer = build_model(recipe, 3), Tokenizer(("<unk>", "clear", "lungs"), "plain", 1)
+    assert isinstance(model, ReportModel)
+    learned = {"tokens": torch.tensor([[0, 2, 3, 0]]), "lengths": torch.tensor([4])}
+    batches = [
+        Batch((id_,), torch.ones(1, dtype=int), images=torch.randn(1, 3, 64, 64), **learned)
+        for id_ in "ab"
+    ]
+    monkeypatch.setattr(Validation, "batches", lambda *_: batches)
+    on = Validation(
+        recipe=recipe,
+        accelerator=build_accelerator(recipe.train),
+        model=model,
+        dataset=_TwoStudies(),  # type: ignore[arg-type]
+        tokenizer=tokenizer,
+        codec=build_codec(recipe, tokenizer, model),
+        num_workers=0,
+        reporter=Reporter(),
+    )
+    encoded: list[int] = []
+    encoder: Any = model.backbone if method == "csr_lmca" else model.encoder  # type: ignore
+    encoder.register_forward_hook(lambda _, images, out: encoded.append(len(images[0])))
+    loss = ReportTask(on, model).validate()["val/loss"]
+    assert encoded == [1, 1]
+    model.eval()
+    assert loss == pytest.approx(mean_loss(map(on.loss, batches)), rel=1e-2), "bf16 all the way"
