@@ -27,7 +27,7 @@ from radrep.metrics.protocol import published_references
 from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
-from radrep.training.feature_cache import FeatureStore, cached_features
+from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.weights.checkpoint import Loaded
 
 EXTRACTOR = "tf_efficientnet_lite0"
@@ -118,15 +118,15 @@ def nearest_studies(train: ModelStudies, studies: ModelStudies, reporter: Report
         image_size=_IMAGE_SIZE,
         frozen=True,
     )
+    selected = [SelectedImages.find(split, _SELECTION) for split in (train, studies)]
     features = cached_features(
         _Pooled(backbone),
         Preprocess(size=_IMAGE_SIZE, mean=backbone.mean, std=backbone.std),
-        (train, studies),
-        selection=_SELECTION,
+        selected,
         device=best_device(),
         reporter=reporter,
     )
-    known, asked = _embed(train, features), _embed(studies, features)
+    known, asked = (_embed(split, features) for split in selected)
     places = {id_: i for i, id_ in enumerate(train.ids)}
     ids = studies.ids
     nearest = []
@@ -139,10 +139,7 @@ def nearest_studies(train: ModelStudies, studies: ModelStudies, reporter: Report
     return torch.cat(nearest).numpy()
 
 
-def _embed(studies: ModelStudies, features: FeatureStore) -> Tensor:
+def _embed(selected: SelectedImages, features: FeatureStore) -> Tensor:
     """Vectors of length 1, (n, c)."""
-    rows = []
-    for study in studies:
-        patches = [features(study.images[view.number], view) for view in _SELECTION.of(study)]
-        rows.append(torch.cat(patches).mean(dim=0))
+    rows = [torch.cat([*map(features.read, keys)]).mean(dim=0) for keys in selected.keys]
     return nn.functional.normalize(torch.stack(rows), dim=1)

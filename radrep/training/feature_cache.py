@@ -69,6 +69,29 @@ def _num_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+_Place = tuple[int, View]  # a study's index, and which of its images
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """The images of a split that a model is given, found in one pass over its studies."""
+
+    studies: ModelStudies
+    keys: tuple[tuple[str, ...], ...]  # of each study's images; equal images have one key
+    places: dict[str, _Place]
+
+    @classmethod
+    def find(cls, studies: ModelStudies, selection: ImageSelection) -> "SelectedImages":
+        """Select the images of every study."""
+        keys, places = [], {}
+        for index, study in enumerate(studies):
+            views = selection.of(study)
+            keys.append(tuple(_row_key(study.images[view.number], view) for view in views))
+            for key, view in zip(keys[-1], views, strict=True):
+                places.setdefault(key, (index, view))
+        return cls(studies, tuple(keys), dict(sorted(places.items())))
+
+
 class FeatureStore:
     """Reads cached patches by view; each split has an entry of the cache."""
 
@@ -82,18 +105,21 @@ class FeatureStore:
 
     def __call__(self, image: Image, view: View) -> Tensor:
         """Patches of an image, float32 (n, c)."""
+        return self.read(_row_key(image, view))
+
+    def read(self, key: str) -> Tensor:
+        """Patches by one of `SelectedImages.keys`, float32 (n, c)."""
         if not self._features:  # opened in the process that reads, not sent to it
             self._features = [np.load(f / FEATURES, mmap_mode="r") for f in self._folders]
-        entry, row = self._rows[_row_key(image, view)]
+        entry, row = self._rows[key]
         return torch.from_numpy(np.array(self._features[entry][row]))
 
 
 def cached_features(
     encoder: nn.Module,
     preprocess: Preprocess,
-    splits: Iterable[ModelStudies],
+    splits: Iterable[SelectedImages],
     *,
-    selection: ImageSelection,
     device: torch.device,
     reporter: Reporter,
 ) -> FeatureStore:
@@ -109,8 +135,8 @@ def cached_features(
     root = cache_folder() / "features"
     encoder_hash = _hash_encoder(encoder, preprocess)
     folders = []
-    for studies in splits:
-        wanted = _wanted(studies, selection)
+    for selected in splits:
+        studies, wanted = selected.studies, selected.places
         folder = root / _key(encoder_hash, studies, wanted)
         folders.append(folder)
         if not (folder / INDEX).is_file():
@@ -124,18 +150,6 @@ def cached_features(
         counted = f"from the cache, {len(wanted)} images of {studies.split}"
         reporter.info("features", f"{counted} ({folder})")
     return FeatureStore(folders)
-
-
-_Place = tuple[int, View]  # a study's index, and which of its images
-
-
-def _wanted(studies: ModelStudies, selection: ImageSelection) -> dict[str, _Place]:
-    """Row keys to places, equal images once."""
-    wanted: dict[str, _Place] = {}
-    for index, study in enumerate(studies):
-        for view in selection.of(study):
-            wanted.setdefault(_row_key(study.images[view.number], view), (index, view))
-    return dict(sorted(wanted.items()))
 
 
 def _row_key(image: Image, view: View) -> str:

@@ -34,7 +34,7 @@ from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
 from radrep.training.accelerator import broadcast, build_accelerator, count_workers
 from radrep.training.discriminator_task import LabelTask
-from radrep.training.feature_cache import FeatureStore, cached_features
+from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.training.labels import LabelReader, build_labels, check_labels
 from radrep.training.loop import Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer
@@ -178,11 +178,11 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
     preprocess = build_preprocess(recipe.data, model)
     encoder, features = model.frozen_encoder(), None
     if encoder is not None:
+        selection = build_selection(recipe.data)
         features = cached_features(
             encoder,
             preprocess,
-            data.splits.values(),
-            selection=build_selection(recipe.data),
+            (SelectedImages.find(split, selection) for split in data.splits.values()),
             device=accelerator.device,
             reporter=resolved.reporter,
         )

@@ -54,7 +54,9 @@ def test_blank_images_give_one_report_whatever_the_study(evaluated: tuple[Path, 
     assert scores["diversity"]["blank-image control"]["num_distinct"] == 1
 
 
-def test_the_nearest_neighbour_of_a_training_study_is_another_one(phantoms: Path) -> None:
+def test_the_nearest_neighbour_of_a_training_study_is_another_one(
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import numpy as np
 
     from radrep.data.dataset import ModelStudies
@@ -64,7 +66,13 @@ def test_the_nearest_neighbour_of_a_training_study_is_another_one(phantoms: Path
     train, val = (ModelStudies(phantoms, split) for split in ("train", "val"))
     to_itself = nearest_studies(train, train, Reporter())
     assert not np.any(to_itself == np.arange(len(train)))
+    passes: list[str] = []
+    whole_pass = ModelStudies.__iter__
+    monkeypatch.setattr(
+        ModelStudies, "__iter__", lambda self: (passes.append(self.split), whole_pass(self))[1]
+    )
     neighbours = nearest_studies(train, val, Reporter())
+    assert passes == ["train", "val"], "every split is read once"
     assert neighbours.shape == (len(val),)
     assert len(set(neighbours.tolist())) > 1
 

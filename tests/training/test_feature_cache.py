@@ -14,7 +14,7 @@ from radrep.data.preprocess import Preprocess
 from radrep.data.selection import ImageSelection, View
 from radrep.modules.backbone import Backbone
 from radrep.progress import Reporter
-from radrep.training.feature_cache import FeatureStore, cached_features
+from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from tests.whole_way import TINY, radrep, read_metrics, write_recipe
 
 
@@ -46,11 +46,11 @@ def features_of(
     if changes.pop("other_weights", False):
         with torch.no_grad():
             next(backbone.parameters()).add_(0.1)
+    selection = ImageSelection("views", max_views=2)
     return cached_features(
         backbone,
         replace(Preprocess(64, backbone.mean, backbone.std), **changes),
-        [ModelStudies(phantoms, split) for split in splits],
-        selection=ImageSelection("views", max_views=2),
+        [SelectedImages.find(ModelStudies(phantoms, split), selection) for split in splits],
         device=torch.device("cpu"),
         reporter=reporter or Reporter(),
     )
