@@ -301,6 +301,7 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, language_weights: bool)
         language_training=language.train,
         visual_tokens=section.visual_tokens,
         hybrid_every=section.hybrid.every_n_layers if section.hybrid else 0,
+        gradient_checkpointing=language.gradient_checkpointing,
         lora_rank=language.lora.rank,
         lora_alpha=language.lora.alpha,
         lora_dropout=language.lora.dropout,

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
@@ -50,6 +51,8 @@ class Emrrg(VisionModel):
             2 x 2 patches without the class token.
         hybrid_every: Every n-th layer of the language model attends to all tokens of the encoder;
             0 for none, published is 8.
+        gradient_checkpointing: Layers of the language model compute their activations again in the
+            backward pass instead of keeping them.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Emrrg(VisionModel):
         language_training: LanguageTraining = "frozen",
         visual_tokens: VisualTokens = "all",
         hybrid_every: int = 0,
+        gradient_checkpointing: bool = False,
         lora_rank: int = 16,
         lora_alpha: int = 16,
         lora_dropout: float = 0.1,
@@ -80,7 +84,11 @@ class Emrrg(VisionModel):
         self._context = (
             add_hybrid_layers(self.language_model, hybrid_every) if hybrid_every else None
         )
-        self._attention = self.language_model.config._attn_implementation
+        # That of a model without hybrid layers: transformers has a setter, and no getter.
+        self._attention = (
+            None if hybrid_every else self.language_model.get_correct_attn_implementation(None)
+        )
+        self._checkpointed: list[nn.Module] = []
         self._half: list[tuple[nn.Parameter, torch.dtype]] = []  # in float32 for the moment
         if language_training == "lora":
             # Takes seconds to import, and most models need none.
@@ -93,6 +101,12 @@ class Emrrg(VisionModel):
                 target_modules=["q_proj", "v_proj"],
             )
             inject_adapter_in_model(config, self.language_model)
+        if gradient_checkpointing:
+            self.language_model.activation_checkpointing_enable(
+                {"use_reentrant": False, "context_fn": self._computed_again}
+            )
+            layers = self.language_model.modules()
+            self._checkpointed = [x for x in layers if isinstance(x, GradientCheckpointingLayer)]
         bos = [] if language.bos_id is None else [language.bos_id]
         halves = ([*bos, *language.encode(PROMPT[0])], language.encode(PROMPT[1]))
         self._before: Tensor
@@ -129,12 +143,30 @@ class Emrrg(VisionModel):
             for part in self.language_model.modules():
                 if isinstance(part, VisualCrossAttention):
                     part.train(mode)
+        for layer in self._checkpointed:  # only layers in training mode are
+            layer.training = mode
         # On CPUs the fused attention has the faster forward, but a backward as long as all the rest
         # of a layer. Models that come with another one, such as hybrid layers, need it.
         if self._attention == "sdpa":
             eager = mode and not torch.accelerator.is_available()
             self.language_model.set_attn_implementation("eager" if eager else "sdpa")
         return self
+
+    def _computed_again(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of a layer's forward and of its recomputation, which follows after `_shown`."""
+        seen = self._context and self._context.seen
+        return self._layer_context(seen), self._layer_context(seen)
+
+    @contextmanager
+    def _layer_context(self, seen: Any) -> Iterator[None]:
+        for layer in self._checkpointed:
+            layer.training = self.language_training != "frozen"
+        try:
+            with self._context.again(seen) if self._context else nullcontext():
+                yield
+        finally:  # a recomputation ends with an exception, when it has all that it needs
+            for layer in self._checkpointed:
+                layer.training = True
 
     def frozen_encoder(self) -> nn.Module | None:
         """The vision encoder, if it is frozen."""

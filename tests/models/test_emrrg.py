@@ -331,6 +331,28 @@ def test_gradients_through_a_bfloat16_model_are_those_of_a_float32_one() -> None
     torch.testing.assert_close(grads[0].norm(), grads[1].norm(), rtol=0.1, atol=0)
 
 
+@pytest.mark.parametrize("setup", SETUPS)
+def test_gradient_checkpointing_gives_the_same_gradients(setup: dict[str, Any]) -> None:
+    grads, calls = [], []
+    for checkpointed in (False, True):
+        model = tiny_model(**setup, gradient_checkpointing=checkpointed).train()
+        batch, computed = tiny_batch([2, 1], model), []
+        layers = model.language_model.get_decoder().layers
+        for layer in layers:
+            layer.input_layernorm.register_forward_hook(lambda *_, to=computed: to.append(0))
+        torch.manual_seed(3)  # of dropout
+        model.loss(batch)["loss"].backward()
+        calls.append(len(computed))
+        assert all(x.training == (checkpointed or "language_training" in setup) for x in layers)
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+        model.eval()
+        assert model.loss(batch)["loss"].requires_grad
+        assert not any(layer.training for layer in layers)
+    assert calls[1] >= calls[0] + 3, "all three layers are computed again"
+    torch.testing.assert_close(grads[1], grads[0])
+    assert any(".cross." in name for name in grads[1]) == ("hybrid_every" in setup)
+
+
 def test_lora_changes_nothing_at_first() -> None:
     plain, lora = tiny_model(), tiny_model(language_training="lora")
     batch = tiny_batch([2, 1], plain)
