@@ -32,7 +32,7 @@ from radrep.models.xray_mamba import (
     make_stage_one_encoder,
     make_xray_mamba,
 )
-from radrep.modules.backbone import Backbone
+from radrep.modules.backbone import FILES, Backbone
 from radrep.modules.language_model import LanguageModel, load_language_model
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
@@ -213,21 +213,41 @@ def build_model(
         raise RecipeError("this run", [("model", str(error))]) from error
 
 
-def starting_weights(section: schema.Model) -> tuple[Path | None, Path | None]:
-    """Folder of the encoder and file of the adapters that a model starts from; None for neither."""
+@dataclass(frozen=True)
+class StartingWeights:
+    """What `radrep.weights.pretrained` fills a new model with."""
+
+    backbone: Path | None = None  # run or checkpoint of a discriminator
+    encoder: Path | None = None  # folder of an X-ray Mamba
+    adapters: Path | None = None  # file
+
+
+def starting_weights(section: schema.Model) -> StartingWeights:
+    """The runs and files that a model starts from."""
+    if isinstance(section, schema.CsrLmca | schema.Discriminator):
+        return StartingWeights(backbone=_run_of_backbone(section.backbone))
     if not isinstance(section, schema.Emrrg | schema.Contrastive):
-        return None, None
+        return StartingWeights()
     encoder, adapters = section.encoder.weights, "none"
     if isinstance(section, schema.Emrrg) and section.train_encoder == "adapters":
         adapters = section.lora.weights
     named = (None if name == "none" else Path(name) for name in (encoder, adapters))
-    return next(named), next(named)
+    return StartingWeights(encoder=next(named), adapters=next(named))
+
+
+def _run_of_backbone(section: schema.Backbone) -> Path | None:
+    """The run whose backbone this one starts from; None for weights of its own kind."""
+    name = section.weights
+    if name in ("timm", "none") or name.startswith("package:") or Path(name).suffix in FILES:
+        return None
+    return Path(name)
 
 
 def _build_backbone(section: schema.Backbone, image_size: int, pretrained: bool) -> Backbone:
+    own = pretrained and _run_of_backbone(section) is None
     return Backbone(
         name=section.name,
-        weights=section.weights if pretrained else "none",
+        weights=section.weights if own else "none",
         image_size=image_size,
         frozen=section.frozen,
         stride=section.stride,

@@ -29,13 +29,16 @@ def evaluate(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="A run or a checkpoint; several are compared.",
+            help="A run, a checkpoint or the folder of its folds; several are compared.",
             show_default="the newest run under runs/",
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="train, val or test.", show_default="test, or val where there is none"),
+        typer.Option(
+            help="train, val, test, or heldout of a fold.",
+            show_default="test, or val where there is none",
+        ),
     ] = None,
     predictions: Annotated[
         list[Path] | None,
@@ -89,9 +92,9 @@ def evaluate(
 
     Others:   radrep eval --predictions theirs.csv --references annotation.json --split test
     """
-    from radrep.data.study import SPLITS
+    from radrep.data.study import HELD_OUT, SPLITS
 
-    if split is not None and split not in SPLITS:
+    if split is not None and split not in (*SPLITS, HELD_OUT):
         raise RadrepError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
     runs, predictions = runs or [], predictions or []
     needing = {
@@ -104,13 +107,17 @@ def evaluate(
 
     from radrep.evaluation.compare import DATASETS, compare
     from radrep.evaluation.evaluate import evaluate as run_evaluate
+    from radrep.evaluation.folds import evaluate_folds
     from radrep.evaluation.predictions import ColumnNames
     from radrep.evaluation.result import EvalOptions
     from radrep.weights.checkpoint import is_discriminator
+    from radrep.weights.folds import fold_folder, is_folds
 
     if dataset is not None and dataset not in DATASETS:
         raise RadrepError(f"--dataset must be one of {', '.join(DATASETS)}, got '{dataset}'")
-    if len(runs) == 1 and not predictions and is_discriminator(runs[0]):
+    of_folds = len(runs) == 1 and is_folds(runs[0])
+    one = fold_folder(runs[0], 0) if of_folds else next(iter(runs), None)
+    if len(runs) == 1 and not predictions and one is not None and is_discriminator(one):
         if overrides or clinical or clean_predictions or no_meteor:
             raise RadrepError(
                 f"{runs[0]} is a discriminator, which writes no reports: --set, --clinical, "
@@ -127,6 +134,8 @@ def evaluate(
             shared |= {"references": references, "dataset": dataset}
             columns = ColumnNames(id_column, text_column)
             result = compare(runs, predictions, columns=columns, **shared)
+        elif of_folds:
+            result = evaluate_folds(runs[0], **shared)
         else:
             result = run_evaluate(runs[0] if runs else None, **shared)
     show_result(result)
@@ -205,10 +214,11 @@ def _show_differences(scored: "ScoreTable", metrics: Sequence[str], main: str) -
     rows = []
     for metric in metrics:
         against = [pair.differences.get(metric) for pair in shown]
-        own = _interval(scored.interval(main, metric))
-        rows.append((METRICS[metric].title, own, *map(_difference, against)))
+        own = scored.interval(main, metric)
+        error = "-" if own is None else f"{own.standard_error:.3f}"
+        rows.append((METRICS[metric].title, _interval(own), error, *map(_difference, against)))
     say("")
-    table(["", "95 % interval", *(f"- {pair.second}" for pair in shown)], rows)
+    table(["", "95 % interval", "s.e.", *(f"- {pair.second}" for pair in shown)], rows)
     for pair in shown:
         values = [f"{title} {found.p_value:.3f}" for title, found in _differences(pair, metrics)]
         say(f"p, {pair.second}: {', '.join(values)}")

@@ -13,12 +13,17 @@ _COLUMNS = {  # short titles, for a terminal of 80 columns
 def show_labels(run: Path, split: str | None, out: Path | None) -> None:
     """Score a discriminator and print one row per label."""
     from radrep.evaluation.discriminator import evaluate_discriminator
+    from radrep.evaluation.folds import evaluate_discriminator_folds
     from radrep.metrics.classification import MEASURES
     from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
+    from radrep.weights.folds import is_folds
 
     with TerminalReporter() as reporter:
-        loaded = load_checkpoint(find_checkpoint(run))
-        result = evaluate_discriminator(loaded, split=split, out=out, reporter=reporter)
+        if is_folds(run):
+            result = evaluate_discriminator_folds(run, out=out, reporter=reporter)
+        else:
+            loaded = load_checkpoint(find_checkpoint(run))
+            result = evaluate_discriminator(loaded, split=split, out=out, reporter=reporter)
     say(f"checkpoint  {result.checkpoint}")
     say(f"split       {result.split}, {result.num_studies} studies, one row per image")
     rows: list[tuple[object, ...]] = [

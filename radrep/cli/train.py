@@ -1,14 +1,18 @@
 """radrep train and radrep pretrain: run the recipe of a training."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radrep.cli.console import TerminalReporter, say
+from radrep.cli.eval import evaluate
 from radrep.errors import RadrepError, RecipeError
 
-RECIPE = "recipe.yaml"
+if TYPE_CHECKING:
+    from radrep.recipe.recipe import Recipe as LoadedRecipe
+
+RECIPE, FOLDS = "recipe.yaml", "folds.yaml"
 
 Recipe = Annotated[
     str, typer.Argument(help="A recipe file, a shipped recipe's name, or a run's folder.")
@@ -24,6 +28,14 @@ Out = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on exactly where the newest run stands.")
 ]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        min=2,
+        help="Cross-validate inside the training split: one run per fold of its patients, "
+        "scored together.",
+    ),
+]
 Logger = Annotated[str | None, typer.Option(help="tensorboard or wandb, besides metrics.jsonl.")]
 
 
@@ -32,11 +44,14 @@ def train(
     overrides: Overrides = None,
     out: Out = None,
     resume: Resume = False,
+    folds: Folds = None,
     logger: Logger = None,
 ) -> None:
     """Train a model to write reports.
 
     Example:  radrep train csr_lmca_iu_cpu --set train.epochs=5
+
+    To compare settings:  radrep train csr_lmca_iu_cpu --folds 5
 
     Several devices:  accelerate launch -m radrep train RECIPE
 
@@ -44,7 +59,7 @@ def train(
     --nproc-per-node 2 -m radrep train RECIPE
     """
     then = "Score it with:   radrep eval "
-    run_training("train", recipe, overrides, out, resume, logger, then=then)
+    run_training("train", recipe, overrides, out, resume, folds, logger, then=then)
 
 
 def pretrain(
@@ -52,6 +67,7 @@ def pretrain(
     overrides: Overrides = None,
     out: Out = None,
     resume: Resume = False,
+    folds: Folds = None,
     logger: Logger = None,
 ) -> None:
     """Pretrain an X-ray Mamba: on images alone, then on images and reports.
@@ -61,7 +77,7 @@ def pretrain(
     Then:     radrep pretrain pretrain_contrastive_cpu, whose recipe names that run
     """
     then = "Go on from it:   --set model.encoder.weights="
-    run_training("pretrain", recipe, overrides, out, resume, logger, then=then)
+    run_training("pretrain", recipe, overrides, out, resume, folds, logger, then=then)
 
 
 def run_training(
@@ -70,6 +86,7 @@ def run_training(
     overrides: list[str] | None,
     out: Path | None,
     resume: bool,
+    folds: int | None,
     logger: str | None,
     *,
     then: str,
@@ -79,10 +96,11 @@ def run_training(
 
     changes = list(overrides or []) + ([f"train.logger={logger}"] if logger else [])
     folder = Path(recipe)
-    if (folder / RECIPE).is_file():
+    of_folds = (folder / FOLDS).is_file()
+    if of_folds or (folder / RECIPE).is_file():
         if not resume:
             raise RadrepError(f"{folder} is a run; resume it by adding --resume")
-        out, recipe = folder, str(folder / RECIPE)
+        out, recipe = folder, str(folder / (FOLDS if of_folds else RECIPE))
     if resume and changes:
         raise RadrepError(
             "--set and --logger do not go with --resume: a run resumes with its own recipe"
@@ -95,21 +113,39 @@ def run_training(
 
     from radrep.training.accelerator import is_main_process
     from radrep.training.loop import Interrupted
-    from radrep.training.resume import newest_run
-    from radrep.training.run import train as run_task
 
     if shipped and folder.name != recipe and is_main_process():
         say(f"{recipe} is no file here: this is the shipped recipe {shipped}")
-    if resume:
-        out = newest_run(out or loaded.out)
-        loaded = load_recipe(str(out / RECIPE))
     with TerminalReporter() as reporter:
         try:
-            result = run_task(loaded, out=out, resume=resume, reporter=reporter)
+            if of_folds or folds is not None:
+                from radrep.training.folds import train_folds
+
+                result = train_folds(loaded, folds, out=out, resume=resume, reporter=reporter)
+            else:
+                result = None
+                _train_once(loaded, out, resume, reporter, then)
         except Interrupted as stopped:
             if is_main_process():
-                reporter.warn(f"{stopped}. Go on with: radrep {task} {recipe} --resume")
+                fold = f" --folds {folds}" if folds is not None else ""
+                reporter.warn(f"{stopped}. Go on with: radrep {task} {recipe}{fold} --resume")
             raise typer.Exit(130) from stopped
+    if result is not None and is_main_process() and loaded.model.output != "encoder":
+        evaluate([result])  # what each fold wrote for the studies that it held out
+
+
+def _train_once(
+    recipe: "LoadedRecipe", out: Path | None, resume: bool, reporter: TerminalReporter, then: str
+) -> None:
+    from radrep.recipe.load import load_recipe
+    from radrep.training.accelerator import is_main_process
+    from radrep.training.resume import newest_run
+    from radrep.training.run import train as run_task
+
+    if resume:
+        out = newest_run(out or recipe.out)
+        recipe = load_recipe(str(out / RECIPE))
+    result = run_task(recipe, out=out, resume=resume, reporter=reporter)
     if is_main_process():
         at = (
             f"{result.metric} {result.value:.3f} at step {result.step}, {result.epochs} epochs done"

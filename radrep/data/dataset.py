@@ -16,7 +16,7 @@ from radrep.data.batch import Batch
 from radrep.data.preprocess import Preprocess
 from radrep.data.saliency_store import SaliencyImages
 from radrep.data.selection import ImageSelection, View
-from radrep.data.store import PreparedStudies, StoredStudy
+from radrep.data.store import Fold, PreparedStudies, StoredStudy
 from radrep.data.study import Image, Study
 from radrep.data.text import target_text
 from radrep.data.tokenizer import ReportCodec
@@ -36,10 +36,18 @@ class ModelStudies(PreparedStudies):
         split: str,
         *,
         target: str | None = None,
+        fold: Fold | None = None,
         masks: SaliencyImages | None = None,
     ) -> None:
-        super().__init__(prepared, split, target=target)
+        super().__init__(prepared, split, target=target, fold=fold)
         self.masks = masks
+        self._target, self._fold = target, fold
+
+    def whole_split(self) -> "ModelStudies":
+        """The studies of the split on disk, of which a fold has a part; itself without a fold."""
+        if self._fold is None:
+            return self
+        return ModelStudies(self.prepared, "train", target=self._target, masks=self.masks)
 
     def read_views(
         self, index: int, selection: ImageSelection

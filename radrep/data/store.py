@@ -4,6 +4,7 @@ OUT/train-00000.arrow   at most 512 studies of the split, in the source's order
 OUT/prepared.json       which shards there are, and more (radrep.data.manifest)
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,12 +15,14 @@ import numpy as np
 
 from radrep.data.arrow import decode_png, open_shards
 from radrep.data.manifest import read_shards
-from radrep.data.study import Image, Study
+from radrep.data.study import HELD_OUT, Image, Study
 from radrep.data.text import target_text
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Features
+
+_OF_VALIDATION = 10  # one in ten of a fold's other patients chooses the checkpoint
 
 
 @cache
@@ -82,15 +85,49 @@ class StoredStudy:
         return decode_png(self._files[number]["bytes"].as_py(), self.study.id)
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Which patients of the training split are held out, `number` from 0 of `of` folds.
+
+    Of the other patients one in ten are "val", which chooses the checkpoint, and the rest "train";
+    nothing is ever chosen by "heldout". Patients are ordered by a hash of their id, so their fold
+    depends on no study, report or label, and is the same for every recipe.
+    """
+
+    number: int
+    of: int
+
+    def part(self, name: str, patients: Sequence[str]) -> np.ndarray:
+        """Which studies are "train", "val" or "heldout", given the patient of each, bool (n,)."""
+        order = sorted(set(patients), key=lambda patient: hashlib.sha256(patient.encode()).digest())
+        held_out = set(order[self.number :: self.of])
+        others = [patient for patient in order if patient not in held_out]
+        val = set(others[:: min(_OF_VALIDATION, max(len(others), 1))])
+        parts = {HELD_OUT: held_out, "val": val, "train": set(others) - val}
+        if name not in parts:
+            raise DataError(
+                f"a fold has the parts {', '.join(parts)}, got '{name}': cross-validation stays "
+                "inside the training split and never opens the others"
+            )
+        if not all(parts.values()):
+            raise DataError(
+                f"{len(order)} patients of the training split are too few for {self.of} folds"
+            )
+        return np.array([patient in parts[name] for patient in patients], bool)
+
+
 class PreparedStudies(Sequence[Study]):
     """Studies of one split, read from disk when they are asked for.
 
     With a `target`, only studies that have this text (see `target_text`); the others are counted by
-    `num_without_text`. `shard_sizes` are the studies of each shard, in order.
+    `num_without_text`. With a `fold`, `split` is one of its parts of the training split.
+    `shard_sizes` are the studies of each shard, in order.
     """
 
-    def __init__(self, prepared: Path, split: str, *, target: str | None = None) -> None:
-        shards = read_shards(prepared, split)
+    def __init__(
+        self, prepared: Path, split: str, *, target: str | None = None, fold: Fold | None = None
+    ) -> None:
+        shards = read_shards(prepared, split if fold is None else "train")
         if not shards:
             raise DataError(f"{prepared}: the split '{split}' has no study")
         self.prepared = prepared
@@ -102,10 +139,14 @@ class PreparedStudies(Sequence[Study]):
                 f"{prepared}: the split '{split}' has {len(self._data)} studies and should have "
                 f"{ends[-1]}; remove the folder and prepare it again"
             )
-        self._rows = np.arange(len(self._data))
+        chosen = np.ones(len(self._data), bool)
+        if fold is not None:
+            chosen = fold.part(split, self._patients())
+        kept = chosen
         if target is not None:
-            self._rows = np.flatnonzero([bool(text) for text in self._section_texts(target)])
-        self.num_without_text = len(self._data) - len(self._rows)
+            kept = chosen & [bool(text) for text in self._section_texts(target)]
+        self._rows = np.flatnonzero(kept)
+        self.num_without_text = int(chosen.sum() - kept.sum())
         self.shard_sizes = np.diff(np.searchsorted(self._rows, ends), prepend=0).tolist()
 
     def __len__(self) -> int:
@@ -148,6 +189,12 @@ class PreparedStudies(Sequence[Study]):
         """The raw text of every study, see `target_text`; that of a split fits into memory."""
         every = list(self._section_texts(target))
         return [every[row] for row in self._rows]
+
+    def _patients(self) -> list[str]:
+        """The patient of every row; a study without one counts as a patient of its own."""
+        rows = self._data.select_columns(["id", "patient_id"])[:]
+        pairs = zip(rows["id"], rows["patient_id"], strict=True)
+        return [f"study {id_}" if patient is None else patient for id_, patient in pairs]
 
     def _section_texts(self, target: str) -> Iterator[str]:
         for rows in self._data.select_columns(["sections"]).iter(1000):

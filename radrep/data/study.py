@@ -9,6 +9,7 @@ import numpy as np
 
 PROJECTIONS = ("frontal", "lateral", "unknown")
 SPLITS = ("train", "val", "test")
+HELD_OUT = "heldout"  # of a fold inside the training split
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from radrep.errors import DataError
 from radrep.evaluation.page_studies import page_studies
 from radrep.evaluation.result import EvalResult
 from radrep.recipe.load import dump_recipe
+from radrep.recipe.training import Decode
 from radrep.training.run_log import ENVIRONMENT
 from radrep.viz.html.page import Page, render_page
-from radrep.weights.checkpoint import Loaded, run_dir
+from radrep.weights.checkpoint import WEIGHTS, Loaded, run_dir
 from radrep.weights.model_card import MODEL_CARD, ReportEvaluation, describe_model
 
 
@@ -42,6 +44,26 @@ def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:
         evaluated = ReportEvaluation(studies.split, studies.ids_sha256, result.decode, result.card)
         atomic_write_text(result.out / MODEL_CARD, describe_model(loaded.recipe, evaluated))
     atomic_write_text(result.page_file, render_page(make_page(result, loaded)))
+
+
+def read_reports(
+    out: Path, split: str, *, checkpoint: Path, weights: Sequence[Path], decode: Decode
+) -> dict[str, str]:
+    """Generated reports by id of an earlier evaluation in a folder.
+
+    None are returned unless it was of this checkpoint (or folder of folds), decoded as now, and
+    after all the `weights`, folders of checkpoints, were written.
+    """
+    scores, file = out / f"scores-{split}.json", out / f"predictions-{split}.jsonl"
+    if not (scores.is_file() and file.is_file()):
+        return {}
+    saved = json.loads(scores.read_text(encoding="utf-8"))
+    newest = max((folder / WEIGHTS).stat().st_mtime for folder in weights)
+    made = saved.get("checkpoint"), saved.get("decode")
+    if scores.stat().st_mtime < newest or made != (str(checkpoint), decode.model_dump()):
+        return {}
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {row["id"]: row["generated"] for row in rows}
 
 
 def make_page(result: EvalResult, loaded: Loaded | None) -> Page:

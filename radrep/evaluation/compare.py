@@ -1,7 +1,6 @@
 """Score several systems on the same studies, also reports of other programs."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from radrep.data.dataset import ModelStudies
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
 from radrep.errors import DataError
+from radrep.evaluation.artifacts import read_reports
 from radrep.evaluation.eval_set import EvalSet, studies_of_run
 from radrep.evaluation.evaluate import Systems, check_request, finish, predict
+from radrep.evaluation.folds import folds_note, write_folds
 from radrep.evaluation.predictions import (
     ColumnNames,
     References,
@@ -25,7 +26,8 @@ from radrep.inference.decode_options import change_decode
 from radrep.metrics.scorecard import Corpus
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
-from radrep.weights.checkpoint import WEIGHTS, Loaded, find_checkpoint, load_checkpoint, run_dir
+from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_dir
+from radrep.weights.folds import is_folds
 
 OUT = Path("evaluations")
 _LONGEST_NAME = 200  # bytes; most disks take 255
@@ -132,6 +134,12 @@ def _systems_of_runs(
 ) -> Systems:
     found: Systems | None = None
     for run in runs:
+        if is_folds(run):
+            of_folds = write_folds(run, split, overrides, reporter, saved_in=run)
+            found = found or Systems(of_folds.studies, notes=[folds_note(of_folds.studies)])
+            _check_same(found.studies, of_folds.studies, runs[0], run)
+            found.decodes[found.add(str(run), of_folds.reports, of_folds.notes)] = of_folds.decode
+            continue
         loaded = load_checkpoint(find_checkpoint(run))
         decode, changed = change_decode(loaded.folder, overrides)
         studies = studies_of_run(loaded, split, reporter)
@@ -146,17 +154,17 @@ def _systems_of_runs(
 def _reports_of_run(
     run: Path, loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
 ) -> list[str]:
-    scores = run_dir(loaded.folder) / f"scores-{studies.split}.json"
-    file = scores.with_name(f"predictions-{studies.split}.jsonl")
-    if scores.is_file() and file.is_file():
-        saved = json.loads(scores.read_text(encoding="utf-8"))
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        newer = scores.stat().st_mtime >= (loaded.folder / WEIGHTS).stat().st_mtime
-        made = saved.get("checkpoint"), saved.get("decode"), tuple(row["id"] for row in rows)
-        if newer and made == (str(loaded.folder), decode.model_dump(), studies.ids):
-            reporter.info("reports", f"of {run} from {file}")
-            return [row["generated"] for row in rows]
-    return predict(loaded, studies, decode, reporter)
+    saved = read_reports(
+        run_dir(loaded.folder),
+        studies.split,
+        checkpoint=loaded.folder,
+        weights=[loaded.folder],
+        decode=decode,
+    )
+    if tuple(saved) != studies.ids:
+        return predict(loaded, studies, decode, reporter)
+    reporter.info("reports", f"of {run} from its earlier evaluation")
+    return list(saved.values())
 
 
 def _check_same(first: EvalSet, other: EvalSet, first_run: Path, run: Path) -> None:

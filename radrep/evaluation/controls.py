@@ -7,7 +7,7 @@
 - constants: one training report for every study, chosen on validation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -68,8 +68,21 @@ def write_blank(loaded: Loaded, studies: EvalSet, decode: Decode) -> list[str]:
     return [report[n] for n in views]
 
 
-def constant_reports(studies: EvalSet, reporter: Reporter) -> dict[str, str]:
-    """Training reports by the name of their control, chosen on validation; none without both."""
+def by_fold(
+    control: Callable[[EvalSet, Reporter], dict[str, list[str]]],
+    studies: EvalSet,
+    reporter: Reporter,
+) -> dict[str, list[str]]:
+    """The reports of a control for every study; in a cross-validation fitted fold by fold."""
+    if not studies.folds:
+        return control(studies, reporter)
+    found = [control(part, reporter) for part in studies.folds]
+    names = [name for name in found[0] if all(name in part for part in found)]
+    return {name: [text for part in found for text in part[name]] for name in names}
+
+
+def constant_reports(studies: EvalSet, reporter: Reporter) -> dict[str, list[str]]:
+    """One training report for all studies, chosen on validation; none without both."""
     corpus = studies.corpus
     if corpus.vocabulary is None or not studies.val:
         return {}
@@ -83,7 +96,7 @@ def constant_reports(studies: EvalSet, reporter: Reporter) -> dict[str, str]:
         found = best_constants(corpus.cleaned_train, chosen_on)
         advance()
     reports = {f"constant, best {metric}": constant.report for metric, constant in found.items()}
-    return {control.name: reports[control.name] for control in CONSTANTS}
+    return {each.name: [reports[each.name]] * len(studies.ids) for each in CONSTANTS}
 
 
 def nearest_control(studies: EvalSet, reporter: Reporter) -> dict[str, list[str]]:

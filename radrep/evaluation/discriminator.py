@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from radrep.atomic import atomic_write_text
 from radrep.device import best_device
 from radrep.evaluation.artifacts import check_out
 from radrep.evaluation.eval_set import batches_of, default_split
-from radrep.inference.classify import classify, score_rows
+from radrep.inference.classify import Row, classify, score_rows
 from radrep.metrics.classification import MEASURES, LabelScores
 from radrep.models.base import LabelModel
 from radrep.progress import Reporter
@@ -51,10 +53,26 @@ def evaluate_discriminator(
     The split is by default test, or val where there is no test study; the files go to `out`, by
     default the folder of the run.
     """
+    check_out(out)
+    name = split or default_split(loaded.recipe.data, reporter)
+    rows, thresholds, num_studies = classify_split(loaded, name, reporter)
+    scores, loss = score_rows(rows, thresholds)
+    file = (out or run_dir(loaded.folder)) / f"scores-{name}.json"
+    result = DiscriminatorScores(
+        loaded.folder, name, num_studies, len(rows), loss, scores, scores_file=file
+    )
+    write_scores(result)
+    evaluated = LabelEvaluation(name, num_studies, len(rows), scores)
+    atomic_write_text(file.with_name(MODEL_CARD), describe_model(loaded.recipe, evaluated))
+    return result
+
+
+def classify_split(
+    loaded: Loaded, name: str, reporter: Reporter
+) -> tuple[list[Row], np.ndarray, int]:
+    """Rows of the images of a split, the thresholds (labels,), and the number of studies."""
     recipe, model = loaded.recipe, loaded.model
     assert isinstance(model, LabelModel)
-    check_out(out)
-    name = split or default_split(recipe.data.prepared, reporter)
     need_text = recipe.model.needs_text
     studies = read_split(recipe.data, name, need_text=need_text)
     # What a word means is learned from the training studies, also for other splits.
@@ -66,13 +84,10 @@ def evaluate_discriminator(
     batches = batches_of(loaded, studies, recipe.train.batch_size, labels)
     with reporter.progress(f"labels for {name}", len(studies), "studies") as advance:
         rows = classify(model, batches, best_device(), advance)
-    scores, loss = score_rows(rows, model.label_thresholds().cpu().numpy())
-    file = (out or run_dir(loaded.folder)) / f"scores-{name}.json"
-    result = DiscriminatorScores(
-        loaded.folder, name, len(studies), len(rows), loss, scores, scores_file=file
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(file, json.dumps(result.to_json(), indent=1) + "\n")
-    evaluated = LabelEvaluation(name, len(studies), len(rows), scores)
-    atomic_write_text(file.with_name(MODEL_CARD), describe_model(recipe, evaluated))
-    return result
+    return rows, model.label_thresholds().cpu().numpy(), len(studies)
+
+
+def write_scores(result: DiscriminatorScores) -> None:
+    """Write the scores file."""
+    result.scores_file.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(result.scores_file, json.dumps(result.to_json(), indent=1) + "\n")

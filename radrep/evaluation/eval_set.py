@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ from torch.utils.data import DataLoader
 from radrep.build import build_dataset, build_preprocess, build_tokenizer
 from radrep.data.dataset import ModelStudies, in_order
 from radrep.data.manifest import read_shards
-from radrep.data.study import Study
+from radrep.data.study import HELD_OUT, Study
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import UNKNOWN
 from radrep.errors import DataError
 from radrep.metrics.scorecard import Corpus
 from radrep.parallel import count_cores
 from radrep.progress import Reporter
+from radrep.recipe.data import Data
 from radrep.saliency.masked_split import read_split
 from radrep.weights.checkpoint import Loaded
 
@@ -36,6 +36,7 @@ class EvalSet:
     num_without_text: int = 0  # studies left out because they lack it
     prepared: ModelStudies | None = None  # the studies in a prepared folder
     train: ModelStudies | None = None  # its training studies
+    folds: "tuple[EvalSet, ...]" = ()  # of a cross-validation, in the order of the studies
 
     @cached_property
     def ids_sha256(self) -> str:
@@ -46,7 +47,7 @@ class EvalSet:
 def studies_of_run(loaded: Loaded, split: str | None, reporter: Reporter) -> EvalSet:
     """The studies of a split of the data that a run was trained on; by default `default_split`."""
     data = loaded.recipe.data
-    name = split or default_split(data.prepared, reporter)
+    name = split or default_split(data, reporter)
     studies, train, val = (
         read_split(data, part, masked_by=loaded.saliency) for part in (name, "train", "val")
     )
@@ -90,12 +91,39 @@ def batches_of(
     return in_order(dataset, size, num_workers=min(data.num_workers, count_cores()))
 
 
-def default_split(prepared: Path, reporter: Reporter) -> str:
-    """Test, or val where a data set has no test study."""
+def pool(folds: Sequence[EvalSet]) -> EvalSet:
+    """What the folds of a cross-validation held out, as one set.
+
+    It has no training reports of its own: they differ from fold to fold.
+    """
+    first, corpora = folds[0], [part.corpus for part in folds]
+    words = {word for corpus in corpora for word in corpus.vocabulary or ()}
+    return replace(
+        first,
+        ids=tuple(id_ for part in folds for id_ in part.ids),
+        corpus=replace(
+            first.corpus,
+            references=[text for corpus in corpora for text in corpus.references],
+            train=(),
+            vocabulary=words,
+        ),
+        val=(),
+        num_without_text=sum(part.num_without_text for part in folds),
+        prepared=None,
+        train=None,
+        folds=tuple(folds),
+    )
+
+
+def default_split(data: Data, reporter: Reporter) -> str:
+    """Test, or val where a data set has no test study; of a fold what it holds out."""
+    prepared = data.prepared
     if not prepared.is_dir():
         raise DataError(
             f"{prepared} not found: the run was trained on it. Prepare the data again there"
         )
+    if data.fold is not None:
+        return HELD_OUT
     if read_shards(prepared, "test"):
         return "test"
     reporter.warn(f"{prepared} has no test study, so the validation split is scored")

@@ -8,6 +8,7 @@ from pathlib import Path
 from radrep.device import best_device
 from radrep.evaluation.artifacts import check_out, write_evaluation
 from radrep.evaluation.controls import (
+    by_fold,
     constant_reports,
     nearest_control,
     shuffled_control,
@@ -106,22 +107,29 @@ def predict(loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
 
 
 def finish(
-    systems: Systems, out: Path, options: EvalOptions, loaded: Loaded | None, reporter: Reporter
+    systems: Systems,
+    out: Path,
+    options: EvalOptions,
+    loaded: Loaded | None,
+    reporter: Reporter,
+    *,
+    checkpoint: Path | None = None,
 ) -> EvalResult:
     """Score systems beside their controls, paired, and write the files of the evaluation.
 
-    The first system is the main one; `loaded` is its checkpoint where it is one run.
+    The first system is the main one; `loaded` is its checkpoint where it is one run, `checkpoint`
+    the folder of cross-validated runs.
     """
     studies, notes = systems.studies, systems.notes
     clean = studies.corpus.clean if options.clean else None
     scored = {name: scored_predictions(r, clean=clean) for name, r in systems.reports.items()}
     main = next(iter(scored))
-    constants = constant_reports(studies, reporter)
+    constants = by_fold(constant_reports, studies, reporter)
     controls = shuffled_control(scored[main]) if len(scored) == 1 else {}
     if systems.blank is not None:
         controls[BLANK.name] = scored_predictions(systems.blank, clean=clean)
-    controls |= nearest_control(studies, reporter)
-    controls |= {name: [text] * len(studies.ids) for name, text in constants.items()}
+    controls |= by_fold(nearest_control, studies, reporter)
+    controls |= constants
     every = {**scored, **controls}
     pairs = [*combinations(scored, 2), *((main, name) for name in controls)]
     with reporter.progress("scoring", 1, "evaluations") as advance:
@@ -134,12 +142,12 @@ def finish(
             advance()
     notes = [*notes, *card.notes, *clinical.notes, *([] if options.meteor else [_WITHOUT_METEOR])]
     result = EvalResult(
-        checkpoint=None if loaded is None else loaded.folder,
+        checkpoint=checkpoint if loaded is None else loaded.folder,
         studies=studies,
         main=main,
         systems=every,
         card=card,
-        constants=constants,
+        constants={name: texts[0] for name, texts in constants.items() if len(set(texts)) == 1},
         clinical=clinical.values,
         decodes=systems.decodes,
         notes=tuple(dict.fromkeys(notes)),

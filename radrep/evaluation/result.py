@@ -106,6 +106,7 @@ def _table_to_json(table: ScoreTable) -> dict[str, Any]:
                 "name": system.name,
                 "scores": dict(system.scores),
                 "intervals": {m: [i.low, i.high] for m, i in system.intervals.items()},
+                "standard_errors": {m: i.standard_error for m, i in system.intervals.items()},
             }
             for system in table.systems
         ],

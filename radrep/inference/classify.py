@@ -41,9 +41,14 @@ def classify(
 def score_rows(
     rows: Sequence[Row], thresholds: np.ndarray | None = None
 ) -> tuple[LabelScores, float]:
-    """Scores of each label, and the loss as training has it."""
-    rows = sorted(rows, key=lambda row: row[0])
-    probabilities, labels = (np.stack(column) for column in list(zip(*rows, strict=True))[1:])
+    """Scores of each label, and the loss as training has it.
+
+    Thresholds are (labels,), or those of each row, (n, labels).
+    """
+    order = sorted(range(len(rows)), key=lambda i: rows[i][0])
+    probabilities, labels = (np.stack([rows[i][column] for i in order]) for column in (1, 2))
+    if thresholds is not None and thresholds.ndim == 2:
+        thresholds = thresholds[order]
     known = ~np.isnan(labels)
     sure = np.clip(np.where(labels == 1, probabilities, 1 - probabilities), 1e-7, 1)
     loss = -float(np.log(sure[known]).sum()) / labels.size

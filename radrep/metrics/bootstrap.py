@@ -35,10 +35,11 @@ class Resampled(Protocol):
 
 @dataclass(frozen=True)
 class Interval:
-    """A percentile interval."""
+    """A percentile interval, and the standard deviation of the samples."""
 
     low: float
     high: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Difference:
     low: float
     high: float
     p_value: float  # twice the share of samples that reverse it, at least 2 / (samples + 1)
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def paired_bootstrap(a: Resamples, b: Resamples, *, level: float = 0.95) -> dict
         interval = _interval(differences, level)
         turned = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
         p_value = min(1.0, 2 * (turned + 1) / (len(differences) + 1))
-        found[metric] = Difference(value_a - value_b, interval.low, interval.high, p_value)
+        found[metric] = Difference(
+            value_a - value_b, interval.low, interval.high, p_value, interval.standard_error
+        )
     return found
 
 
@@ -127,4 +131,4 @@ def _draw_studies(num_studies: int, num_samples: int, seed: int) -> Iterator[np.
 
 def _interval(samples: np.ndarray, level: float) -> Interval:
     low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return Interval(float(low), float(high), float(samples.std(ddof=1)))

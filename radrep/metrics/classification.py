@@ -27,7 +27,7 @@ class LabelScore:
     average_precision: float | None = None
     brier: float | None = None  # mean squared distance of the probability from 1 or 0 (Brier, 1950)
     calibration_error: float | None = None  # expected, in 15 equal bins (Guo et al., 2017)
-    threshold: float | None = None  # predicted where its probability is greater
+    threshold: float | None = None  # predicted where its probability is greater; median of several
     f1: float | None = None
     precision: float | None = None  # 0 if it is never predicted
     recall: float | None = None
@@ -65,8 +65,9 @@ def score_labels(
     """Score probabilities of labels, 0 to 1, (n, labels), compared as float32.
 
     Labels are 1 present, 0 absent, NaN unknown, (n, labels). Thresholds are chosen on other data,
-    (labels,). Without them each label has that of its greatest F1 here (which is optimistic): half
-    way between two probabilities, and the highest of several that are as good.
+    (labels,), or (n, labels) where several models scored a part each. Without them each label has
+    that of its greatest F1 here (which is optimistic): half way between two probabilities, and the
+    highest of several that are as good.
 
     Raises:
         DataError: If the shapes do not fit, or a probability or label is out of range.
@@ -76,7 +77,7 @@ def score_labels(
             f"probabilities {probabilities.shape}, labels {labels.shape} and {len(names)} names do "
             "not fit: expected one row per image and one column per name in both"
         )
-    if thresholds is not None and thresholds.shape != (len(names),):
+    if thresholds is not None and thresholds.shape not in ((len(names),), labels.shape):
         raise DataError(f"expected {len(names)} thresholds, one a label, got {thresholds.shape}")
     rows = []
     for i, name in enumerate(names):
@@ -89,13 +90,15 @@ def score_labels(
         if not np.isin(present, (0, 1)).all():
             wrong = present[~np.isin(present, (0, 1))][0]
             raise DataError(f"{name}: a label is {wrong}; expected 1, 0 or NaN")
-        given = None if thresholds is None else float(thresholds[i])
+        given = None
+        if thresholds is not None:
+            given = np.broadcast_to(thresholds, labels.shape)[known, i]
         rows.append(_score_label(name, scores, present == 1, given))
     return LabelScores(tuple(rows))
 
 
 def _score_label(
-    name: str, scores: np.ndarray, present: np.ndarray, given: float | None
+    name: str, scores: np.ndarray, present: np.ndarray, given: np.ndarray | None
 ) -> LabelScore:
     num_present = int(np.count_nonzero(present))
     if num_present in (0, len(present)):
@@ -108,9 +111,9 @@ def _score_label(
         roc_auc_score,
     )
 
-    threshold = _best_threshold(scores, present) if given is None else given
+    threshold = np.array([_best_threshold(scores, present)]) if given is None else given
     precision, recall, f1, _ = precision_recall_fscore_support(
-        present, scores > np.float32(threshold), average="binary", zero_division=0
+        present, scores > threshold.astype(np.float32), average="binary", zero_division=0
     )
     return LabelScore(
         name,
@@ -120,7 +123,7 @@ def _score_label(
         average_precision=float(average_precision_score(present, scores)),
         brier=float(brier_score_loss(present, scores.astype(np.float64))),
         calibration_error=_calibration_error(scores, present),
-        threshold=threshold,
+        threshold=float(np.median(threshold)),
         f1=float(f1),
         precision=float(precision),
         recall=float(recall),

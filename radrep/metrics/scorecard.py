@@ -4,7 +4,7 @@ A system is one way to write the reports: a model, the same model on other image
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -107,7 +107,7 @@ class ScoreTable:
             if found is not None and (pair.first, pair.second) == (first, second):
                 return found
             if found is not None and (pair.first, pair.second) == (second, first):
-                return Difference(-found.value, -found.high, -found.low, found.p_value)
+                return replace(found, value=-found.value, low=-found.high, high=-found.low)
         return None
 
     def relation(self, first: str, second: str, metric: str) -> str | None:

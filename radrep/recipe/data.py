@@ -25,6 +25,18 @@ class Saliency(Section):
     threshold: Annotated[Number, Field(gt=0, le=1)] = 0.5  # mask hard only
 
 
+class Fold(Section):
+    """One fold of a cross-validation by patient; radrep train --folds writes it."""
+
+    number: Whole  # whose patients are held out, from 0
+    of: Annotated[int, Field(ge=2)]
+
+    def rules(self) -> Iterable[Rule]:
+        """Folds count from 0."""
+        text = f"must be below data.fold.of ({self.of}), got {self.number}"
+        yield self.number >= self.of, "data.fold.number", text
+
+
 class Data(Section):
     """Which prepared studies are read, and how images and reports enter the model."""
 
@@ -32,6 +44,7 @@ class Data(Section):
     # Prepared folders: pretraining refuses studies, patients or images of their test splits. The
     # test split of `prepared` itself it never reads.
     exclude_test_of: Annotated[tuple[Folder, ...], Field(strict=False)] = ()
+    fold: Fold | None = None  # stays inside the training split: parts train, val, heldout
     target: Literal["findings", "impression", "both"] = "findings"
     # frontal+mask: the frontal image, bare and masked; views+mask: the views and it masked
     images: Literal["views", "frontal+mask", "views+mask"] = "views"

@@ -13,7 +13,7 @@ class Backbone(Section):
     """The visual extractor, any timm model by name."""
 
     name: Name = "resnet101"
-    weights: Name = "timm"  # or "none", "package:<name>", a local file
+    weights: Name = "timm"  # or "none", "package:<name>", a local file, a discriminator's run
     revision: Name | None = None  # branch, tag or commit of timm's weights on the hub
     frozen: bool = False  # never trained, and its features are cached on disk
     stride: Literal[32, 16, 8] = 32  # pixels a patch; below 32 a finer map from within

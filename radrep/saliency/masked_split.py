@@ -4,6 +4,7 @@ from pathlib import Path
 
 from radrep.data.dataset import ModelStudies
 from radrep.data.saliency_store import FOLDER, SaliencyImages
+from radrep.data.store import Fold
 from radrep.errors import DataError
 from radrep.recipe.data import Data, Saliency
 from radrep.saliency.sdam import mask_fingerprint
@@ -16,12 +17,16 @@ def read_split(
 ) -> ModelStudies:
     """Read "train", "val" or "test" of the prepared folder; `need_text` drops studies without text.
 
+    With data.fold the splits are "train", "val" and "heldout", all parts of the training split.
+
     Raises:
         DataError: If the folder, its masked images or studies with the text are missing.
         CheckpointError: If the discriminator of the masked images is needed and missing.
     """
-    target, masks = data.target if need_text else None, open_masks(data, name, masked_by)
-    studies = ModelStudies(data.prepared, name, target=target, masks=masks)
+    target = data.target if need_text else None
+    fold = None if data.fold is None else Fold(data.fold.number, data.fold.of)
+    masks = open_masks(data, name if fold is None else "train", masked_by)
+    studies = ModelStudies(data.prepared, name, target=target, fold=fold, masks=masks)
     if not studies:
         raise DataError(
             f"{data.prepared}: none of the {studies.num_without_text} studies of the split "

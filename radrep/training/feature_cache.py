@@ -74,23 +74,29 @@ _Place = tuple[int, View]  # a study's index, and which of its images
 
 @dataclass(frozen=True)
 class SelectedImages:
-    """The images of a split that a model is given, found in one pass over its studies."""
+    """The images of a split that a model is given, found in one pass over its studies.
 
-    studies: ModelStudies
+    A fold has the keys of its part, and the places of the whole split: folds share the features.
+    """
+
+    studies: ModelStudies  # of the split on disk
     keys: tuple[tuple[str, ...], ...]  # of each study's images; equal images have one key
     places: dict[str, _Place]
 
     @classmethod
     def find(cls, studies: ModelStudies, selection: ImageSelection) -> "SelectedImages":
         """Select the images of every study."""
+        whole, own = studies.whole_split(), set(studies.ids)
         keys: list[tuple[str, ...]] = []
         places: dict[str, _Place] = {}
-        for index, study in enumerate(studies):
+        for index, study in enumerate(whole):
             views = selection.of(study)
-            keys.append(tuple(_row_key(study.images[view.number], view) for view in views))
-            for key, view in zip(keys[-1], views, strict=True):
+            found = tuple(_row_key(study.images[view.number], view) for view in views)
+            if study.id in own:
+                keys.append(found)
+            for key, view in zip(found, views, strict=True):
                 places.setdefault(key, (index, view))
-        return cls(studies, tuple(keys), dict(sorted(places.items())))
+        return cls(whole, tuple(keys), dict(sorted(places.items())))
 
 
 class FeatureStore:
@@ -135,8 +141,8 @@ def cached_features(
     """
     root = cache_folder() / "features"
     encoder_hash = _hash_encoder(encoder, preprocess)
-    folders = []
-    for selected in splits:
+    folders: list[Path] = []
+    for selected in {split.studies.split: split for split in splits}.values():
         studies, wanted = selected.studies, selected.places
         folder = root / _key(encoder_hash, studies, wanted)
         folders.append(folder)

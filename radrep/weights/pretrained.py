@@ -17,14 +17,18 @@ from radrep.errors import CheckpointError
 from radrep.models.autoregressive import start_from_stage_one
 from radrep.models.base import TrainableModel
 from radrep.models.contrastive import ContrastivePretraining
+from radrep.models.csr_lmca import CsrLmca
+from radrep.models.discriminator import Discriminator
 from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import XrayMamba, resize_positions
+from radrep.modules.backbone import Backbone
 from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe.recipe import Recipe
 
 WEIGHTS = "weights.safetensors"
 ABOUT = "about.json"  # the source of weights that were imported or merged
 ADAPTERS = ".adapters."
+BACKBONE = "backbone."
 ENCODER = "encoder."
 
 
@@ -50,12 +54,32 @@ def check_state_dict(
 
 
 def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
-    """Fill a new model with the encoder and the adapters that its recipe starts from."""
-    encoder, adapters = starting_weights(recipe.model)
-    if encoder is not None:
-        load_encoder(cast(Emrrg | ContrastivePretraining, model).encoder, encoder)
-    if adapters is not None:
-        load_adapters(cast(Emrrg, model), adapters)
+    """Fill a new model with the backbone, encoder and adapters that its recipe starts from."""
+    start = starting_weights(recipe.model)
+    if start.backbone is not None:
+        load_backbone(cast(CsrLmca | Discriminator, model).backbone, start.backbone)
+    if start.encoder is not None:
+        load_encoder(cast(Emrrg | ContrastivePretraining, model).encoder, start.encoder)
+    if start.adapters is not None:
+        load_adapters(cast(Emrrg, model), start.adapters)
+
+
+def load_backbone(backbone: Backbone, source: Path) -> None:
+    """Fill a backbone from a run or a checkpoint of a discriminator; raise CheckpointError."""
+    file = next((f / WEIGHTS for f in (source, source / "best") if (f / WEIGHTS).is_file()), None)
+    if file is None:
+        raise CheckpointError(
+            f"model.backbone.weights: {source} is neither a file nor a run with {WEIGHTS}; train "
+            "one with: radrep train sdam_discriminator_cpu"
+        )
+    state = {
+        name.removeprefix(BACKBONE): tensor
+        for name, tensor in read_weights(file)[0].items()
+        if name.startswith(BACKBONE)
+    }
+    title = f"model.backbone.weights: {file} is of another backbone than model.backbone describes"
+    check_state_dict(state, backbone.state_dict(), title)
+    backbone.load_state_dict(state)
 
 
 def load_encoder(encoder: XrayMamba, source: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from radrep.data.arrow import ShardWriter, encode_png, open_shards
 from radrep.data.manifest import PREPARED, ShardRecord, hash_file
-from radrep.data.store import PreparedStudies, study_features, study_row
-from radrep.data.study import Image, Study
+from radrep.data.store import Fold, PreparedStudies, study_features, study_row
+from radrep.data.study import HELD_OUT, Image, Study
 from radrep.errors import DataError
 
 
@@ -117,3 +117,49 @@ def test_of_a_row_only_the_image_asked_for_is_decoded(tmp_path):
     assert np.array_equal(stored.image(1), film(1))
     with pytest.raises(DataError, match="an image of study 1 is damaged"):
         stored.image(0)
+
+
+@pytest.mark.parametrize(
+    ("num_studies", "num_patients", "of"), [(40, 40, 5), (97, 31, 4), (9, 6, 2)]
+)
+def test_parts_hold_whole_patients_and_every_study_is_held_out_once(num_studies, num_patients, of):
+    patients = [f"p{i % num_patients}" for i in range(num_studies)]
+    held_out = np.zeros(num_studies, int)
+    for number in range(of):
+        fold = Fold(number, of)
+        parts = {name: fold.part(name, patients) for name in ("train", "val", HELD_OUT)}
+        assert np.all(sum(part.astype(int) for part in parts.values()) == 1)
+        seen = [{patients[i] for i in np.flatnonzero(part)} for part in parts.values()]
+        assert sum(map(len, seen)) == num_patients, "no patient is in two parts"
+        sizes = len(seen[2]), num_patients / of
+        assert abs(sizes[0] - sizes[1]) < 1, "folds have equal numbers of patients"
+        held_out += parts[HELD_OUT]
+    assert np.all(held_out == 1)
+
+
+def test_a_fold_depends_on_no_order_of_the_studies():
+    patients = [f"p{i}" for i in range(50)]
+    forward = dict(zip(patients, Fold(1, 5).part(HELD_OUT, patients), strict=True))
+    backward = dict(zip(patients[::-1], Fold(1, 5).part(HELD_OUT, patients[::-1]), strict=True))
+    assert forward == backward
+
+
+def test_folds_never_open_another_split_and_too_few_patients_are_refused(phantoms):
+    with pytest.raises(DataError, match="'test'"):
+        PreparedStudies(phantoms, "test", fold=Fold(0, 5))
+    with pytest.raises(DataError, match="0 patients of the training split are too few for 5"):
+        Fold(0, 5).part("train", [])
+    with pytest.raises(DataError, match="too few"):
+        Fold(2, 3).part("train", ["a"])
+
+
+def test_the_parts_of_a_prepared_split_are_its_studies(phantoms):
+    whole = PreparedStudies(phantoms, "train")
+    parts = [
+        PreparedStudies(phantoms, part, fold=Fold(1, 4)) for part in ("train", "val", HELD_OUT)
+    ]
+    assert sorted(id_ for part in parts for id_ in part.ids) == sorted(whole.ids)
+    for part in parts:
+        assert [study.id for study in part] == part.ids == [part[i].id for i in range(len(part))]
+        assert sum(part.shard_sizes) == len(part)
+        assert part.texts("findings") == [study.sections["findings"] for study in part]

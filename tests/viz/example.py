@@ -137,7 +137,8 @@ def _table(
     def compare(ours: float, theirs: float) -> Difference:
         value = ours - theirs
         low, high = value - half_width, value + half_width
-        return Difference(value, low, high, 0.002 if low > 0 or high < 0 else 0.31)
+        p_value = 0.002 if low > 0 or high < 0 else 0.31
+        return Difference(value, low, high, p_value, standard_error=(high - low) / 4)
 
     return {
         "systems": tuple(
@@ -145,7 +146,7 @@ def _table(
                 name,
                 scores,
                 {
-                    key: Interval(value - half_width, value + half_width)
+                    key: Interval(value - half_width, value + half_width, half_width / 2)
                     for key, value in scores.items()
                     if value is not None
                 },

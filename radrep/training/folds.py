@@ -1,0 +1,129 @@
+"""Cross-validation inside the training split: one run per fold, OUT/fold-0, OUT/fold-1, ...
+
+What a recipe starts from is cross-fitted too: where that learned from reports or labels of the
+same data, fold K starts from fold K of it, which never had a study of the patients held out.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from radrep.atomic import atomic_write_text
+from radrep.errors import CheckpointError, RecipeError
+from radrep.progress import Reporter
+from radrep.recipe.load import change_section, dump_recipe
+from radrep.recipe.recipe import Recipe
+from radrep.training.accelerator import is_main_process
+from radrep.training.run import train
+from radrep.weights.checkpoint import RECIPE, find_checkpoint, last_checkpoint, read_recipe
+from radrep.weights.folds import FOLDS, SUFFIX, fold_folder, is_folds, read_folds
+from radrep.weights.model_card import MODEL_CARD
+
+# Keys that may name a run.
+_STARTS = (
+    "model.backbone.weights",
+    "model.encoder.weights",
+    "data.saliency.discriminator",
+)
+
+
+def train_folds(
+    recipe: Recipe,
+    num_folds: int | None = None,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Train a recipe once per fold, by default in its own folder with "-folds"; return the folder.
+
+    With `resume` the recipe is the folder's: finished folds are kept, a stopped one goes on, and
+    the others start.
+
+    Raises:
+        RecipeError, DataError, CheckpointError: Before any training, if a fold cannot be made.
+        Interrupted: If the user stopped it.
+    """
+    reporter = reporter or Reporter()
+    folder = out or default_folder(recipe)
+    if resume:
+        if not is_folds(folder):
+            raise CheckpointError(f"{folder} has no folds to resume; start without --resume")
+        recipe, there = read_folds(folder)
+        if num_folds not in (None, there):
+            raise CheckpointError(f"{folder} has {there} folds, not {num_folds}; leave --folds out")
+        num_folds = there
+    elif folder.exists() and any(file.name != FOLDS for file in folder.iterdir()):
+        raise CheckpointError(
+            f"{folder} exists already and is not overwritten; name another --out, or go on with "
+            "it: --resume"
+        )
+    assert num_folds is not None, "new folds have a number"
+    recipes = [fold_recipe(recipe, number, num_folds) for number in range(num_folds)]
+    if not resume and is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(folder / FOLDS, dump_recipe(_with_fold(recipe, 0, num_folds)))
+    for number, own in enumerate(recipes):
+        run = fold_folder(folder, number)
+        finished = (run / MODEL_CARD).is_file()
+        state = ", finished already" if finished else ""
+        reporter.info("fold", f"{number + 1} of {num_folds}: {run}{state}")
+        if not finished:
+            train(own, out=run, resume=last_checkpoint(run) is not None, reporter=reporter)
+    return folder
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """Where the folds of a recipe go: its own folder with "-folds"."""
+    return recipe.out.with_name(recipe.out.name + SUFFIX)
+
+
+def fold_recipe(recipe: Recipe, number: int, num_folds: int) -> Recipe:
+    """The recipe of one fold, with the fold's own runs where it starts from runs."""
+    whole = _with_fold(recipe, number, num_folds)
+    dumped = whole.model_dump()
+    problems = []
+    for key in _STARTS:
+        *sections, name = key.split(".")
+        section: Any = dumped
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or name not in section:
+            continue
+        try:
+            section[name] = _of_fold(section[name], recipe, number, num_folds)
+        except CheckpointError as error:
+            problems.append((key, str(error)))
+    if problems:
+        raise RecipeError(f"fold {number + 1} of {num_folds}", problems)
+    return change_section(whole, dumped, title=f"fold {number + 1} of {num_folds}")
+
+
+def _with_fold(recipe: Recipe, number: int, num_folds: int) -> Recipe:
+    data = recipe.data.model_dump() | {"fold": {"number": number, "of": num_folds}}
+    return change_section(recipe, {"data": data}, title="this recipe")
+
+
+def _of_fold(start: Path | str, recipe: Recipe, number: int, num_folds: int) -> Path | str:
+    """What a fold starts from in place of `start`, which is a run or anything else."""
+    path, kind = Path(start), type(start)
+    for folder in (path, path.with_name(path.name + SUFFIX)) if path.name else ():
+        run = fold_folder(folder, number)
+        if not run.is_dir():
+            continue
+        section = read_recipe(find_checkpoint(run)).data.fold
+        if section is None or section.of != num_folds:
+            raise CheckpointError(f"{run} is of other folds than these {num_folds}")
+        return kind(run)
+    if not path.is_dir():
+        return start
+    checkpoint = find_checkpoint(path)
+    if not (checkpoint / RECIPE).is_file():
+        return start  # imported weights
+    learned = read_recipe(checkpoint)
+    from_images = learned.model.output == "encoder" and not learned.model.needs_text
+    if from_images or learned.data.prepared.resolve() != recipe.data.prepared.resolve():
+        return start
+    raise CheckpointError(
+        f"{path} learned from the reports of {learned.data.prepared}, those that fold {number + 1} "
+        f"holds out too. Train its folds first: radrep {learned.task} RECIPE --folds {num_folds}"
+    )

@@ -1,0 +1,177 @@
+"""radrep train --folds: nothing of a study reaches the model that writes its report."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from radrep.data.store import Fold, PreparedStudies
+from radrep.data.study import HELD_OUT, SourceStudy
+from radrep.errors import CheckpointError, RecipeError
+from radrep.preparation.pipeline import prepare
+from radrep.preparation.sources.phantom.source import PhantomSource
+from radrep.recipe.load import dump_recipe, load_recipe
+from radrep.recipe.recipe import Recipe
+from radrep.training.folds import fold_recipe
+from radrep.weights.folds import fold_checkpoints
+from tests.whole_way import radrep, write_recipe
+
+pytestmark = pytest.mark.usefixtures("without_java", "shared_cache")
+
+FROZEN = {"backbone": {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True}}
+FEW = {"epochs": 1, "batch_size": 8}
+
+
+class Reworded(PhantomSource):
+    """The phantoms, with another report for one of them."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(48, image_size=64, splits=(4 / 6, 1 / 6, 1 / 6))
+        self._number, self._text = number, text
+
+    def __iter__(self) -> Iterator[SourceStudy]:
+        for number, study in enumerate(super().__iter__()):
+            if number == self._number:
+                study = replace(study, sections={"findings": self._text})
+            yield study
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, phantoms: Path) -> Recipe:
+    folder = tmp_path_factory.mktemp("recipe")
+    return load_recipe(str(write_recipe(folder, phantoms, train=FEW, model=FROZEN)))
+
+
+def read_generated(run: Path) -> dict[str, str]:
+    lines = (run / f"predictions-{HELD_OUT}.jsonl").read_text().splitlines()
+    return {row["id"]: row["generated"] for row in map(json.loads, lines)}
+
+
+@pytest.mark.slow
+def test_folds_are_trained_scored_together_and_kept_by_resume(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    file = write_recipe(tmp_path, phantoms, train=FEW, model=FROZEN)
+    result = radrep("train", file, "--folds", 2)
+    assert result.exit_code == 0, result.output
+    assert "no study of the patient" in " ".join(result.output.split())
+    folds = tmp_path / "run-folds"
+    scores = json.loads((folds / "scores-heldout.json").read_text())
+    ids = PreparedStudies(phantoms, "train").ids
+    assert sorted(read_generated(folds)) == sorted(ids)
+    assert scores["num_studies"] == len(ids)
+    published = {s["name"]: s for s in scores["protocols"]["published"]["systems"]}
+    assert {"model", "shuffled control", "nearest neighbour", "constant, best cider"} <= set(
+        published
+    )
+    assert published["nearest neighbour"]["standard_errors"]["cider"] > 0
+
+    weights = [folder / "weights.safetensors" for folder in fold_checkpoints(folds)]
+    before = [file.stat().st_mtime_ns for file in weights]
+    again = radrep("train", file, "--folds", 2)
+    assert again.exit_code == 2
+    assert "exists already" in again.output
+    resumed = radrep("train", folds, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert [file.stat().st_mtime_ns for file in weights] == before
+
+    other = tmp_path / "other-folds"
+    assert radrep("train", file, "--folds", 2, "--out", other).exit_code == 0
+    compared = radrep("eval", folds, other, "--out", tmp_path / "compared")
+    assert compared.exit_code == 0, compared.output
+    refused = radrep("eval", folds, "--split", "val")
+    assert refused.exit_code == 2
+    assert "held out" in refused.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_changing_a_study_s_report_changes_nothing_of_its_own(
+    tmp_path: Path, with_labels: bool
+) -> None:
+    """The backbone, its labels, the vocabulary, the model and the controls are cross-fitted."""
+    generated, probabilities = [], []
+    for name, text in (
+        ("one", "Clear lungs ."),
+        ("other", "Large left pleural effusion , cardiomegaly , purple elephants ."),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        data = prepare(Reworded(5, text), folder / "data", image_size=64, workers=1).out
+        study = PreparedStudies(data, "train").ids[5]
+        number = next(
+            n for n in range(2) if study in PreparedStudies(data, HELD_OUT, fold=Fold(n, 2)).ids
+        )
+        model = FROZEN
+        if with_labels:
+            backbone = FROZEN["backbone"] | {"frozen": False}
+            section = {"name": "discriminator", "backbone": backbone, "labels": "reports"}
+            labelled = write_recipe(folder, data, train=FEW | {"monitor": "val/loss"})
+            written = json.loads(json.dumps(load_recipe(str(labelled)).model_dump(mode="json")))
+            written["model"], written["out"] = section, str(folder / "labels")
+            written["decode"] = {}
+            (folder / "labels.yaml").write_text(json.dumps(written))
+            result = radrep("train", folder / "labels.yaml", "--folds", 2)
+            assert result.exit_code == 0, result.output
+            model = {"backbone": FROZEN["backbone"] | {"weights": str(folder / "labels")}}
+        file = write_recipe(folder, data, train=FEW, model=model)
+        result = radrep("train", file, "--folds", 2)
+        assert result.exit_code == 0, result.output
+        folds = folder / "run-folds"
+        generated.append(read_generated(folds)[study])
+        weights = fold_checkpoints(folds)[number] / "weights.safetensors"
+        probabilities.append(weights.read_bytes()[-100_000:])  # behind the header with paths
+    assert generated[0] == generated[1]
+    assert probabilities[0] == probabilities[1]
+
+
+def make_run(folder: Path, recipe: Recipe) -> Path:
+    """A run as far as its recipe and a checkpoint's name."""
+    checkpoint = folder / "checkpoints/step-0000001"
+    checkpoint.mkdir(parents=True)
+    for place in (folder, checkpoint):
+        (place / "recipe.yaml").write_text(dump_recipe(recipe))
+    (checkpoint / "weights.safetensors").touch()
+    (folder / "best").symlink_to("checkpoints/step-0000001")
+    return folder
+
+
+def with_weights(recipe: Recipe, weights: Path) -> Recipe:
+    backbone = recipe.model.backbone.model_copy(update={"weights": str(weights)})
+    model = recipe.model.model_copy(update={"backbone": backbone})
+    return recipe.model_copy(update={"model": model})
+
+
+def test_a_fold_starts_from_the_same_fold_of_what_it_names(recipe: Recipe, tmp_path: Path) -> None:
+    named = with_weights(recipe, tmp_path / "first")
+    for number in range(3):
+        make_run(tmp_path / f"first-folds/fold-{number}", fold_recipe(recipe, number, 3))
+    for number in range(3):
+        own = fold_recipe(named, number, 3)
+        assert own.model.backbone.weights == str(tmp_path / f"first-folds/fold-{number}")
+        assert (own.data.fold.number, own.data.fold.of) == (number, 3)
+    with pytest.raises(RecipeError, match="other folds than these 2"):
+        fold_recipe(named, 0, 2)
+
+
+def test_a_start_that_learned_from_the_reports_held_out_is_refused(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "leaking", recipe)
+    with pytest.raises(RecipeError, match=r"learned from the reports.*--folds 5"):
+        fold_recipe(with_weights(recipe, run), 0, 5)
+    elsewhere = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"prepared": tmp_path / "other data"})}
+    )
+    honest = make_run(tmp_path / "elsewhere", elsewhere)
+    assert fold_recipe(with_weights(recipe, honest), 0, 5).model.backbone.weights == str(honest)
+
+
+def test_a_fold_that_was_not_trained_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "x-folds"
+    make_run(folder / "fold-0", fold_recipe(recipe, 0, 3))
+    (folder / "folds.yaml").write_text(dump_recipe(fold_recipe(recipe, 0, 3)))
+    with pytest.raises(CheckpointError, match=r"fold-1, fold-2, of 3 folds.*--resume"):
+        fold_checkpoints(folder)
