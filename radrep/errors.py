@@ -31,3 +31,7 @@ class DataError(RadrepError):
 
 class CheckpointError(RadrepError):
     """A run or checkpoint is missing, incomplete or belongs to another model."""
+
+
+class ImageWarning(UserWarning):
+    """What was chosen for the user in reading an image, such as a window that is not used."""

@@ -4,13 +4,16 @@ import re
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
+from radrep.errors import ImageWarning
 from radrep.progress import Advance, Reporter
 
 REDRAW_SECONDS = 0.1
@@ -82,14 +85,33 @@ def _cell(value: object) -> str:
 
 
 class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
-    """Shows a run on stderr: one live line on a terminal, plain lines elsewhere."""
+    """Shows a run on stderr: one live line on a terminal, plain lines elsewhere.
+
+    Between enter and exit it shows each ImageWarning too, once.
+    """
 
     def __init__(self) -> None:
+        self._warnings = warnings.catch_warnings()
         self._console = make_console(stderr=True)
         self._moves = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live: Progress | None = None
 
+    def __enter__(self) -> Self:
+        self._warnings.__enter__()
+        warnings.simplefilter("once", ImageWarning)
+        show_others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+            if issubclass(category, ImageWarning):
+                self.warn(str(message))
+            else:
+                show_others(message, category, *place)
+
+        warnings.showwarning = cast(Any, show)
+        return self
+
     def __exit__(self, *_: object) -> None:
+        self._warnings.__exit__(None, None, None)
         self._clear()
 
     def info(self, label: str, text: str) -> None:

@@ -274,6 +274,7 @@ def _run(
             "All source images are already square (aspect ratio lost upstream); mention this when "
             "reporting scores."
         )
+    _show_notes(result.image_notes)
     show_leaks(result.leaks)
     if result.left_out:
         say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
@@ -308,6 +309,21 @@ def _show_counts(
         only_total = "all" in (expected["studies"] or ())
         counted = ", left-out ones included," if only_total else ""
         say(f"A complete download{counted} differs: {', '.join(differences)}")
+
+
+def _show_notes(notes: Sequence[tuple[str, str]]) -> None:
+    """What was chosen in reading images, by kind: values differ and stand in brackets at its end.
+
+    A note is "path: what was chosen (value)".
+    """
+    groups: dict[str, list[str]] = {}
+    for _, note in notes:
+        groups.setdefault(note.rpartition(": ")[2].partition(" (")[0], []).append(note)
+    for kind, members in groups.items():
+        if len(members) == 1:
+            say(f"note: {members[0]}")
+        else:
+            say(f"note: {len(members):,} images: {kind} (the first: {members[0]})")
 
 
 def _show_left_out(left_out: Sequence[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Image files to grey pixels: PNG, JPEG, TIFF, BMP and DICOM, recognised by content.
+"""Image files to grey pixels: PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, GIF and DICOM, by content.
 
 Every command reads images by `read_image`: uint8 (h, w) with black 0.
 """
@@ -12,8 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from radrep.data.dicom import is_dicom, read_header, read_pixels
-from radrep.errors import DataError
+from radrep.data.dicom import DicomPicture, is_dicom
+from radrep.data.file_kinds import HEAD_BYTES, describe, picture_format
+from radrep.errors import DataError, ImageWarning
 
 MIN_SIDE = 32
 # The largest digital radiographs have 20 million, a film scanned at 600 dpi has 86.
@@ -22,27 +23,17 @@ MAX_PIXELS = 100_000_000
 _BLANK_RANGE = 2
 # How deep radiography detectors digitise; a 16-bit file often holds fewer bits.
 _DEPTHS = (8, 10, 12, 14, 16)
-# How PNG, JPEG, TIFF (either order of bytes, and over 4 GB) and BMP begin.
-PICTURE_HEADS = (
-    b"\x89PNG\r\n\x1a\n",
-    b"\xff\xd8\xff",
-    b"II*\0",
-    b"MM\0*",
-    b"II+\0",
-    b"MM\0+",
-    b"BM",
-)
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # of TIFF
 
 
 def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
     """Read one radiograph as grey pixels.
 
-    PNG, JPEG, TIFF and BMP: EXIF rotation is undone, colour becomes luminance, transparent parts
+    PNG, JPEG and others: EXIF rotation is undone, colour becomes luminance, transparent parts
     become black, 16-bit grey is scaled from the least of 8, 10, 12, 14 and 16 bits that holds it.
     DICOM: rescale slope and intercept or modality LUT; then VOI LUT, or window, or, for more than
     8 bits without either, least to greatest pixel; MONOCHROME1 is inverted; padding becomes black.
+    What was chosen where a header is wrong, and a picture of few grey levels, is an ImageWarning.
 
     With `short_side`, shrunk as by `fit_short_side`: large JPEG are decoded at an eighth, a quarter
     or half of their size, which takes less than half the time and changes a pixel by about 1 of
@@ -110,24 +101,29 @@ def difference_hash(pixels: np.ndarray, side: int = 8) -> int:
 
 def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
     is_negative = False
+    notes: list[str] = []
     try:
         with warnings.catch_warnings():
             # What Pillow and pydicom warn of (odd metadata, size) is either mended or refused here.
             warnings.simplefilter("ignore")
             file.seek(0)
-            head = file.read(132)
+            head = file.read(HEAD_BYTES)
             if is_dicom(head):
-                header = read_header(file, name)
-                _check_size(name, header.Rows, header.Columns)
-                pixels, is_negative = read_pixels(file, name)
+                dicom = DicomPicture(file, name)
+                _check_size(name, *dicom.shape)
+                pixels, is_negative = dicom.read()
+                notes = dicom.notes
+            elif format := picture_format(head):
+                pixels = _read_picture(file, name, format, short_side)
             else:
-                _check_kind(head, name)
-                pixels = _read_picture(file, name, short_side)
+                raise DataError(f"{name}: {describe(head)}")
     except DataError:
         raise
     except Exception as error:  # decoders raise nearly anything on broken input
         reason = str(error) or type(error).__name__
         raise DataError(f"{name}: broken image file ({reason})") from error
+    for note in notes:
+        warnings.warn(f"{name}: {note}", ImageWarning, stacklevel=4)
     if short_side is not None:
         pixels = fit_short_side(pixels, short_side)
     if is_negative:
@@ -136,21 +132,6 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
     if greatest - least <= _BLANK_RANGE:
         raise DataError(f"{name}: blank, every pixel is {least} to {greatest} of 255")
     return pixels
-
-
-def _check_kind(head: bytes, name: str) -> None:
-    if not head:
-        raise DataError(f"{name}: an empty file (0 bytes)")
-    if head.startswith(PICTURE_HEADS):
-        return
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise DataError(
-            f"{name}: a web page (HTML) and no image, as a download without login leaves; "
-            "download it again"
-        )
-    raise DataError(
-        f"{name}: not a PNG, JPEG or DICOM file, nor TIFF or BMP (it begins with {head[:12]!r})"
-    )
 
 
 def _check_size(name: str, height: int, width: int) -> None:
@@ -163,10 +144,10 @@ def _check_size(name: str, height: int, width: int) -> None:
         )
 
 
-def _read_picture(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
+def _read_picture(file: BinaryIO, name: str, format: str, short_side: int | None) -> np.ndarray:
     file.seek(0)
     try:
-        opened = Image.open(file, formats=_FORMATS)
+        opened = Image.open(file, formats=[format])
     except Image.DecompressionBombError as error:  # Pillow's own bound, which lies above ours
         raise DataError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
@@ -174,9 +155,11 @@ def _read_picture(file: BinaryIO, name: str, short_side: int | None) -> np.ndarr
     with opened as picture:
         width, height = picture.size
         _check_size(name, height, width)
-        num_pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+        num_pages = getattr(picture, "n_frames", 1)
         if num_pages != 1:
-            raise DataError(f"{name}: a TIFF file of {num_pages} pages; radrep reads single ones")
+            raise DataError(
+                f"{name}: a {format} file of {num_pages} pictures; radrep reads single ones"
+            )
         # The brightness alone of a colour JPEG, and at the least scale that is not too small.
         # Asking for twice the short side would cost a third more time and bring 4 dB, where the
         # worst of ours is 49 dB away from all the pixels resized.
@@ -209,5 +192,9 @@ def _grey(picture: Image.Image, name: str) -> np.ndarray:
         return shown[deep]
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
+        alpha = np.asarray(layer.getchannel("A"))
+        # One transparency all over, mostly 0, was written by mistake and hides or darkens the film.
+        if alpha.min() == alpha.max():
+            return np.array(layer.convert("RGB").convert("L"))
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
     return np.array(picture.convert("L"))

@@ -48,6 +48,7 @@ class Shard:
     images: int = 0
     num_square: int = 0  # images that are squares in the source
     left_out: list[tuple[str, str]] = field(default_factory=list)  # (what, reason)
+    notes: list[tuple[str, str]] = field(default_factory=list)  # (image, what was chosen)
     sha256: str = ""
     num_bytes: int = 0
     planned: int = 0  # studies assigned to it, those left out too
@@ -77,7 +78,8 @@ def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
     for path in sorted(partial.glob(f"*{_SUMMARY}")):
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            row["left_out"] = [tuple(pair) for pair in row["left_out"]]
+            for pairs in ("left_out", "notes"):
+                row[pairs] = [tuple(pair) for pair in row[pairs]]
             shard = Shard(**row)
         except (OSError, ValueError, KeyError, TypeError):  # as after a crash of the machine
             continue

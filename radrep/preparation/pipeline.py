@@ -48,6 +48,7 @@ class PrepareResult:
     expected: Mapping[str, int] | None
     expected_images: Mapping[str, int] | None
     left_out: tuple[tuple[str, str], ...]  # (what, reason)
+    image_notes: tuple[tuple[str, str], ...]  # (image, what was chosen in reading it)
     num_square: int  # images that are squares in the source; if all are, it lost the aspect ratio
     leaks: Leaks
     already_done: bool  # the folder was there before and nothing was done
@@ -158,6 +159,7 @@ def _result(out: Path, record: Mapping, already_done: bool) -> PrepareResult:
         **{name: record[name] for name in ("counts", "image_counts", "expected", "num_square")},
         expected_images=record.get("expected_images"),  # not in the record of an older radrep
         left_out=read_left_out(out.resolve()),
+        image_notes=tuple(map(tuple, record.get("image_notes", ()))),
         leaks=Leaks(**record["leaks"]),
         already_done=already_done,
     )
@@ -182,6 +184,7 @@ def _describe(
         "num_left_out": len(left_out),
         "num_square": sum(shard.num_square for shard in shards),
         "notes": list(source.notes),
+        "image_notes": [pair for shard in shards for pair in shard.notes],
         "leaks": asdict(leaks),
     }
 
@@ -203,6 +206,7 @@ def _write_shards(
                 _close(*open_shards.pop(split), partial, tally)
             shard, writer = open_shards.setdefault(split, (Shard(split, planned.shard), None))
             shard.left_out += found.left_out
+            shard.notes += found.notes
             if planned.refusal or not found.images:
                 reason = why_left_out(planned, found.num_wanted)
                 shard.left_out.append((f"study {planned.study.id}", reason))

@@ -306,7 +306,7 @@ CASES: dict[str, Case] = {
     "damaged PNG": bad("x.png", picture().replace(b"IDAT", b"IDAX"), "broken"),
     "a web page": bad("x.jpg", b"<!DOCTYPE html><html>404</html>", "web page"),
     "a PDF": bad("x.png", b"%PDF-1.7 ...", "not a PNG"),
-    "a GIF": bad("x.png", picture(kind="GIF"), "not a PNG"),
+    "half a GIF": bad("x.png", picture(kind="GIF")[:-60], "broken image file"),
     "a text": bad("x.dcm", b"not DICOM at all", "not a PNG"),
     "1 x 1": bad("x.png", sized(1, 1), "smaller than 32"),
     "a strip": bad("x.png", sized(31, 400), "smaller than 32"),

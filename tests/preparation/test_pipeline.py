@@ -106,6 +106,7 @@ def test_studies_are_written_and_counted(source, tmp_path):
         expected={"train": 5, "val": 1, "test": 0},
         expected_images={"train": 9, "val": 1, "test": 0},
         left_out=result.left_out,
+        image_notes=(),
         num_square=1,
         leaks=result.leaks,
         already_done=False,

@@ -14,7 +14,7 @@ from radrep.errors import DataError
 # Of several files of one image, the quickest to read is taken.
 _ENDINGS = (".jpg", ".jpeg", ".png", ".dcm")
 # Raised when the same DICOM file would be read to other pixels than before.
-DICOM_VERSION = 2
+DICOM_VERSION = 3
 _DICOM_ENDINGS = (".dcm", ".dicom")
 
 

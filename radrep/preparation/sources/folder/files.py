@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from radrep.data.dicom import is_dicom
-from radrep.data.image_io import PICTURE_HEADS
+from radrep.data.file_kinds import HEAD_BYTES, picture_format
 from radrep.data.manifest import PREPARED
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+IMAGE_ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom"
+)  # fmt: skip
 
 _DIGITS = re.compile(r"0*(\d+)", re.ASCII)
 FILE, FOLDER, LINK, SPECIAL = "f", "d", "l", "s"  # kinds of entries of a folder
@@ -45,12 +47,12 @@ def sniff_format(path: Path) -> str | None:
     """Whether a file is "dicom" or "picture", by its first bytes or its name; None if neither."""
     try:
         with path.open("rb") as file:
-            head = file.read(132)
+            head = file.read(HEAD_BYTES)
     except OSError:
         head = b""  # reading it as an image gives the reason
     if is_dicom(head):
         return "dicom"
-    is_picture = head.startswith(PICTURE_HEADS) or path.name.lower().endswith(IMAGE_ENDINGS)
+    is_picture = picture_format(head) or path.name.lower().endswith(IMAGE_ENDINGS)
     return "picture" if is_picture else None
 
 
