@@ -5,7 +5,7 @@ references alone is computed once, and each candidate then meets all in a few op
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,11 +20,10 @@ SEARCHED_METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider")
 
 @dataclass(frozen=True)
 class Constant:
-    """The best constant report for one metric, its score, and how many were tried."""
+    """The best constant report for one metric, and its score."""
 
     report: str
     value: float
-    num_candidates: int
 
 
 def best_constants(
@@ -33,13 +32,11 @@ def best_constants(
     metrics: Sequence[str] = ("bleu4", "cider", "rouge_l"),
     *,
     max_candidates: int = 5000,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Constant]:
     """Find the training report that scores best on validation when repeated for every study.
 
     Candidates are the most frequent cleaned training reports; of equal ones the most frequent
-    wins. Metrics are of SEARCHED_METRICS: METEOR's program would need hours. `progress` is called
-    after each candidate with the numbers done and to be done.
+    wins. Metrics are of SEARCHED_METRICS: METEOR's program would need hours.
     """
     unknown = [metric for metric in metrics if metric not in SEARCHED_METRICS]
     if unknown:
@@ -57,12 +54,9 @@ def best_constants(
         raise DataError("no validation reference has a word: there is nothing to score against")
 
     values = _score_ngrams(candidates, references)
-    values["rouge_l"] = _score_rouge(candidates, references, progress)
+    values["rouge_l"] = _score_rouge(candidates, references)
     best = {metric: int(np.argmax(values[metric])) for metric in metrics}
-    return {
-        metric: Constant(candidates[i], float(values[metric][i]), len(candidates))
-        for metric, i in best.items()
-    }
+    return {m: Constant(candidates[i], float(values[m][i])) for m, i in best.items()}
 
 
 def _score_ngrams(candidates: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
@@ -79,11 +73,7 @@ def _score_ngrams(candidates: Sequence[str], references: Sequence[str]) -> dict[
     return {f"bleu{n + 1}": bleu[:, n] for n in range(MAX_N)} | {"cider": cider}
 
 
-def _score_rouge(
-    candidates: Sequence[str],
-    references: Sequence[str],
-    progress: Callable[[int, int], None] | None,
-) -> np.ndarray:
+def _score_rouge(candidates: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """Mean ROUGE-L of each candidate on all references, (m,); equal references meet it once."""
     counts = Counter(references)
     repeats = np.array(list(counts.values()))
@@ -93,6 +83,4 @@ def _score_rouge(
     for i, report in enumerate(candidates):
         found = rouge_l(subsequences.lengths(report), reference_lengths, count_words(report))
         values[i] = np.average(found, weights=repeats)
-        if progress is not None:
-            progress(i + 1, len(candidates))
     return values

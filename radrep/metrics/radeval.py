@@ -89,15 +89,8 @@ def check_clinical_metrics(metrics: Sequence[str]) -> None:
 def score_clinical(
     references: Sequence[str], hypotheses: Sequence[str], metrics: Sequence[str]
 ) -> ClinicalScores:
-    """Score generated reports with those of the `CLINICAL_METRICS` that can be loaded."""
+    """Score generated reports, one per reference, with the `CLINICAL_METRICS` that can load."""
     check_clinical_metrics(metrics)
-    if len(references) != len(hypotheses):
-        raise DataError(
-            f"{len(references)} references but {len(hypotheses)} generated reports: "
-            "each study needs one of both"
-        )
-    if not references:
-        raise DataError("no report to score: the split is empty")
     names = list(dict.fromkeys(metrics))
     if reason := _unavailable():
         return ClinicalScores({}, {}, tuple(f"{name}: {reason}" for name in names))

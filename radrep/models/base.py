@@ -3,6 +3,7 @@
 A new model is one file here, one section in recipe/ and one branch in build.py.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, Self, runtime_checkable
@@ -53,7 +54,7 @@ class TrainableModel(_Module, Protocol):
         """The tensors that a checkpoint holds."""
 
 
-class VisionModel(nn.Module):
+class VisionModel(nn.Module, ABC):
     """What the models around one vision encoder share, of a `TrainableModel`."""
 
     vision = "encoder"  # the part that turns pixels into features
@@ -88,9 +89,9 @@ class VisionModel(nn.Module):
         """See `ReportModel`."""
         return replace(batch, images=None, features=self.features(batch))
 
+    @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """See `TrainableModel`."""
-        raise NotImplementedError
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The same as `loss`, so that wrappers for several devices see one call."""

@@ -196,11 +196,6 @@ class CsrLmca(VisionModel):
         self.enhancer = enhancer
         self.encoder_decoder = encoder_decoder
 
-    @property
-    def decoder(self) -> EncoderDecoder:
-        """What generation drives step by step."""
-        return self.encoder_decoder
-
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Parameters of extractor and enhancer."""
         enhancer = [] if self.enhancer is None else list(self.enhancer.parameters())
@@ -230,7 +225,7 @@ class CsrLmca(VisionModel):
     ) -> list[list[int]]:
         if decode.method == "beam":
             return beam_search(
-                self.decoder,
+                self.encoder_decoder,
                 encoded,
                 num_studies=num_studies,
                 beam_size=decode.beam_size,
@@ -240,7 +235,7 @@ class CsrLmca(VisionModel):
             )
         drawn = decode.method == "sample"
         return sample(
-            self.decoder,
+            self.encoder_decoder,
             encoded,
             num_studies=num_studies,
             max_words=decode.max_new_tokens,
@@ -254,7 +249,7 @@ class CsrLmca(VisionModel):
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
     ) -> tuple[list[int], Tensor]:
         """One report, with its maps' mean over layers and heads: (words, views, rows, columns)."""
-        encoded, decoder = self.encode(batch), self.decoder
+        encoded, decoder = self.encode(batch), self.encoder_decoder
         (ids,) = self._write(encoded, 1, decode, generator)
         tokens = torch.tensor([[decoder.begin, *ids]], device=decoder.device)
         maps = decoder.attention_maps(encoded, tokens)[0]  # (words + 1, n)

@@ -238,8 +238,8 @@ class Emrrg(VisionModel):
         first = len(self._before)
         text[:, first : first + inline.shape[1]] = False
         real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        self._context.set(visual if inline is tokens else self.projector(tokens), real, text)
-        self._context.expand(num_beams)
+        seen = visual if inline is tokens else self.projector(tokens)
+        self._context.set(seen, real, text, num_beams)
         try:
             yield prompt
         finally:

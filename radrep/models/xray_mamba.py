@@ -10,7 +10,6 @@ Letters: v images, p pixels per side of a patch, n tokens, d width, e inner widt
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
@@ -246,28 +245,16 @@ def merge_lora(encoder: nn.Module) -> None:
             module.merge()
 
 
-@dataclass(frozen=True)
-class XrayMambaSize:
-    """Width and depth of a named size of the encoder, and its source."""
-
-    dim: int
-    depth: int
-    paper: str
-
-
-XRAY_MAMBA_SIZES = {
-    "tiny": XrayMambaSize(192, 12, "ours, 5.8 M, for a CPU"),
-    "base": XrayMambaSize(768, 12, "MambaXray-VL, arXiv 2410.00379, 84 M"),
-    "large": XrayMambaSize(1024, 24, "MambaXray-VL, arXiv 2410.00379, 296 M"),
-}
+# Width and depth. Published are base, 84 M weights, and large, 296 M; tiny, 5.8 M, is for a CPU.
+XRAY_MAMBA_SIZES = {"tiny": (192, 12), "base": (768, 12), "large": (1024, 24)}
 
 
 def make_xray_mamba(size: str, **options: Any) -> XrayMamba:
     """Make an untrained encoder of one of `XRAY_MAMBA_SIZES`, with further arguments."""
     if size not in XRAY_MAMBA_SIZES:
         raise ValueError(f"size must be one of {', '.join(XRAY_MAMBA_SIZES)}, got {size!r}")
-    chosen = XRAY_MAMBA_SIZES[size]
-    return XrayMamba(dim=chosen.dim, depth=chosen.depth, **options)
+    dim, depth = XRAY_MAMBA_SIZES[size]
+    return XrayMamba(dim=dim, depth=depth, **options)
 
 
 def make_stage_one_encoder(size: str, **options: Any) -> XrayMamba:

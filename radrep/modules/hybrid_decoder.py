@@ -36,7 +36,7 @@ class _Seen:
     tokens: Tensor
     mask: Tensor
     text: Tensor
-    num_beams: int = 1
+    num_beams: int
     keys_and_values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
@@ -50,23 +50,18 @@ class VisualContext:
     def __init__(self) -> None:
         self.seen: _Seen | None = None
 
-    def set(self, tokens: Tensor, mask: Tensor, text: Tensor) -> None:
+    def set(self, tokens: Tensor, mask: Tensor, text: Tensor, num_beams: int = 1) -> None:
         """Set the visual tokens (b, m, d) of the following calls; the first starts the sequence.
 
         The mask (b, m) is True for real ones; a study without any has no image. Text (b, p) is True
-        where the prompt has text; all later positions are text.
+        where the prompt has text; all later positions are text. Beams stand side by side.
         """
         if mask.shape != tokens.shape[:2] or len(text) != len(tokens):
             raise ValueError(
                 f"mask {tuple(mask.shape)} and text {tuple(text.shape)} do not fit "
                 f"tokens {tuple(tokens.shape)}"
             )
-        self.seen = _Seen(tokens, mask, text)
-
-    def expand(self, num_beams: int) -> None:
-        """Expect num_beams rows per study, side by side."""
-        assert self.seen is not None, "visual tokens are set before they are expanded"
-        self.seen.num_beams = num_beams
+        self.seen = _Seen(tokens, mask, text, num_beams)
 
     @contextmanager
     def again(self, seen: _Seen | None) -> Iterator[None]:

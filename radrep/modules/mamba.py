@@ -59,7 +59,7 @@ class MambaBranch(nn.Module):
         length = x.shape[1]
         x = F.silu(self.conv1d(x.transpose(1, 2))[..., :length]).transpose(1, 2)  # (b, l, e)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.state_dim, self.state_dim], dim=-1)
-        return selective_scan(
+        y: Tensor = selective_scan(
             x,
             self.dt_proj.product(dt),  # the scan adds the bias before its softplus
             -torch.exp(self.A_log.float()),
@@ -69,3 +69,4 @@ class MambaBranch(nn.Module):
             z=z,
             dt_bias=self.dt_proj.bias.float(),
         )
+        return y

@@ -127,18 +127,21 @@ class EncoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.ff_norm(x)))
 
 
-class Encoder(nn.Module):
+class _Stack(nn.Module):
+    """Layers of one kind, which take `dim` and the further sizes, and a closing norm."""
+
+    layer: type[nn.Module]
+
+    def __init__(self, *, num_layers: int, dim: int, **sizes: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(self.layer(dim=dim, **sizes) for _ in range(num_layers))
+        self.norm = StdLayerNorm(dim)
+
+
+class Encoder(_Stack):
     """A stack of encoder layers and a closing norm."""
 
-    def __init__(
-        self, *, num_layers: int, dim: int, num_heads: int, ff_dim: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(dim=dim, num_heads=num_heads, ff_dim=ff_dim, dropout=dropout)
-            for _ in range(num_layers)
-        )
-        self.norm = StdLayerNorm(dim)
+    layer = EncoderLayer
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(b, n, d) -> (b, n, d); mask (b, 1, 1, n) is True where a patch is real."""
@@ -211,18 +214,10 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.ff_norm(x))), (key, value)
 
 
-class Decoder(nn.Module):
+class Decoder(_Stack):
     """A stack of decoder layers and a closing norm."""
 
-    def __init__(
-        self, *, num_layers: int, dim: int, num_heads: int, ff_dim: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim=dim, num_heads=num_heads, ff_dim=ff_dim, dropout=dropout)
-            for _ in range(num_layers)
-        )
-        self.norm = StdLayerNorm(dim)
+    layer = DecoderLayer
 
     def start(self, patches: Tensor, patch_mask: Tensor | None, num_beams: int) -> DecoderCache:
         """Project the encoded patches (b, n, d) for every layer, once per report."""

@@ -93,7 +93,7 @@ def import_public(
 
 def _import_encoder(path: Path, kind: str, out: Path) -> ImportResult:
     state = read_public(path)
-    size = XRAY_MAMBA_SIZES[_ENCODERS[kind]]
+    dim, depth = XRAY_MAMBA_SIZES[_ENCODERS[kind]]
     # In stage 1 the encoder is all of the model, and has no class token.
     first_stage = "ar_token" in state
     prefix = "" if first_stage else "visual_encoder."
@@ -105,9 +105,9 @@ def _import_encoder(path: Path, kind: str, out: Path) -> ImportResult:
         )
     num_patches, patch_size = positions.shape[1] - (not first_stage), patches.shape[-1]
     found = (positions.shape[2], _count_blocks(state, prefix))
-    if found != (size.dim, size.depth):
+    if found != (dim, depth):
         raise CheckpointError(
-            f"{path} is not {kind}, which is {size.dim} wide and {size.depth} blocks deep: it is "
+            f"{path} is not {kind}, which is {dim} wide and {depth} blocks deep: it is "
             f"{found[0]} wide and {found[1]} deep"
         )
     make = make_stage_one_encoder if first_stage else make_xray_mamba
@@ -189,7 +189,7 @@ def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
     if (positions := state.get("visual_encoder.pos_embed")) is not None:
         found = (positions.shape[-1], _count_blocks(state, "visual_encoder."))
         for name, size in XRAY_MAMBA_SIZES.items():
-            if found == (size.dim, size.depth):
+            if found == size:
                 keys["encoder.size"] = name
     typed = {"null": None, "0": 0}
     return {

@@ -68,11 +68,11 @@ def test_a_study_does_not_depend_on_its_batch() -> None:
             model = tiny_model(enhancer, joined=joined).eval()
             whole = batch([2, 1, 2, 3])
             assert whole.tokens is not None
-            together = model.decoder.log_probs(model.encode(whole), whole.tokens)
+            together = model.encoder_decoder.log_probs(model.encode(whole), whole.tokens)
             for study in range(4):
                 part = one_study(whole, study)
                 assert part.tokens is not None
-                alone = model.decoder.log_probs(model.encode(part), part.tokens)
+                alone = model.encoder_decoder.log_probs(model.encode(part), part.tokens)
                 length = int(whole.lengths[study])  # type: ignore[index]
                 torch.testing.assert_close(
                     together[study, : length - 1], alone[0, : length - 1], atol=1e-5, rtol=1e-5
@@ -87,11 +87,11 @@ def test_cached_steps_equal_the_full_pass() -> None:
     tokens[:, 0] = 0
     with torch.no_grad():
         encoded = model.encode(whole)
-        full = model.decoder.log_probs(encoded, tokens)
-        state = model.decoder.start(encoded, num_beams=2)
+        full = model.encoder_decoder.log_probs(encoded, tokens)
+        state = model.encoder_decoder.start(encoded, num_beams=2)
         for place in range(tokens.shape[1]):
             both = tokens[:, place].repeat_interleave(2)
-            log_probs, state = model.decoder.step(both, state)
+            log_probs, state = model.encoder_decoder.step(both, state)
             torch.testing.assert_close(log_probs[::2], full[:, place], atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(log_probs[1::2], full[:, place], atol=1e-5, rtol=1e-5)
 
@@ -100,12 +100,12 @@ def test_dropping_a_study_leaves_the_others_as_they_were() -> None:
     model = tiny_model().eval()
     whole = batch([2, 1, 2])
     with torch.no_grad():
-        state = model.decoder.start(model.encode(whole), num_beams=2)
-        _, state = model.decoder.step(torch.zeros(6, dtype=torch.long), state)
+        state = model.encoder_decoder.start(model.encode(whole), num_beams=2)
+        _, state = model.encoder_decoder.step(torch.zeros(6, dtype=torch.long), state)
         words = torch.tensor([3, 4, 5, 6, 7, 8])
-        expected, _ = model.decoder.step(words, state)
+        expected, _ = model.encoder_decoder.step(words, state)
         rows = torch.tensor([[1, 0], [5, 4]])
-        actual, _ = model.decoder.step(words[rows.flatten()], state.select(rows))
+        actual, _ = model.encoder_decoder.step(words[rows.flatten()], state.select(rows))
     torch.testing.assert_close(actual, expected[rows.flatten()])
 
 
@@ -128,7 +128,7 @@ def test_loss_is_the_mean_over_words_and_the_closing_token() -> None:
     whole = batch([1, 1])
     assert whole.tokens is not None
     assert whole.lengths is not None
-    log_probs = model.decoder.log_probs(model.encode(whole), whole.tokens[:, :-1])
+    log_probs = model.encoder_decoder.log_probs(model.encode(whole), whole.tokens[:, :-1])
     by_hand = [
         -float(log_probs[study, place, whole.tokens[study, place + 1]].detach())
         for study in range(2)
@@ -156,8 +156,8 @@ def test_second_view_changes_the_report() -> None:
     assert two.images is not None
     swapped = Batch(ids=two.ids, num_views=two.num_views, images=two.images[[0, 0]])
     with torch.no_grad():
-        real = model.decoder.log_probs(model.encode(two), two.tokens)
-        copied = model.decoder.log_probs(model.encode(swapped), two.tokens)
+        real = model.encoder_decoder.log_probs(model.encode(two), two.tokens)
+        copied = model.encoder_decoder.log_probs(model.encode(swapped), two.tokens)
     assert (real - copied).abs().max() > 1e-4
 
 
@@ -165,7 +165,7 @@ def test_looks_are_a_distribution_over_real_patches() -> None:
     model = tiny_model().eval()
     whole = batch([2, 1])
     assert whole.tokens is not None
-    patches = model.decoder.grid[0] * model.decoder.grid[1]
-    looks = model.decoder.attention_maps(model.encode(whole), whole.tokens)
+    patches = model.encoder_decoder.grid[0] * model.encoder_decoder.grid[1]
+    looks = model.encoder_decoder.attention_maps(model.encode(whole), whole.tokens)
     torch.testing.assert_close(looks.sum(-1), torch.ones(looks.shape[:2]))
     assert looks[1, :, patches:].abs().max() == 0

@@ -56,14 +56,14 @@ def wake(model: PreTrainedModel, warm_up: float = 1.5) -> None:
         torch.nn.init.normal_(cross.gate.weight)
 
 
-def see(context: VisualContext, studies: int = 2, seed: int = 5) -> None:
+def see(context: VisualContext, studies: int = 2, seed: int = 5, num_beams: int = 1) -> None:
     """Four visual tokens a study, of which the first study's last is padding, and no image ones."""
     torch.manual_seed(seed)
     mask = torch.ones(studies, 4, dtype=torch.bool)
     mask[0, 3] = False
     text = torch.ones(studies, 6, dtype=torch.bool)
     text[:, 2:4] = False
-    context.set(torch.randn(studies, 4, 32), mask, text)
+    context.set(torch.randn(studies, 4, 32), mask, text, num_beams)
 
 
 def logits(model: PreTrainedModel, tokens: Tensor) -> Tensor:
@@ -209,12 +209,11 @@ def test_gradients_reach_everything_new(model: PreTrainedModel) -> None:
 def test_rows_must_be_studies_times_beams(model: PreTrainedModel) -> None:
     context = add_hybrid_layers(model, 2)
     wake(model)
-    see(context)
-    context.expand(3)
+    see(context, num_beams=3)
     six = logits(model, TOKENS.repeat_interleave(3, dim=0))
     with pytest.raises(ValueError, match="2 rows are not 2 studies with 3 beams"):
         logits(model, TOKENS)
-    context.expand(1)
+    see(context)
     torch.testing.assert_close(six[::3], logits(model, TOKENS), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(six[2::3], six[::3])
 

@@ -29,7 +29,6 @@ from radrep.models.csr_lmca import CsrLmca
 from radrep.models.emrrg import PROMPT, Emrrg
 from radrep.models.xray_mamba import (
     XRAY_MAMBA_SIZES,
-    XrayMambaSize,
     make_stage_one_encoder,
     make_xray_mamba,
 )
@@ -242,7 +241,7 @@ def test_published_encoder_starts_ours_with_equal_outputs(
 ) -> None:
     for number, golden in enumerate(golden_files(golden_dir, "xray_mamba_encoder")):
         sizes = golden.sizes
-        size = XrayMambaSize(sizes["dim"], sizes["depth"], "test")
+        size = (sizes["dim"], sizes["depth"])
         monkeypatch.setitem(XRAY_MAMBA_SIZES, "base", size)
         path = save(tmp_path / f"{number}.pth", both_towers(golden.weights))
         out = tmp_path / f"out-{number}"
@@ -320,7 +319,7 @@ def test_a_file_of_stage_one_starts_four_directions(
 ) -> None:
     for number, golden in enumerate(golden_files(golden_dir, "autoregressive_pretraining")):
         sizes = golden.sizes
-        size = XrayMambaSize(sizes["dim"], sizes["depth"], "test")
+        size = (sizes["dim"], sizes["depth"])
         monkeypatch.setitem(XRAY_MAMBA_SIZES, "base", size)
         path = save(tmp_path / f"{number}.pth", {"model": golden.weights})
         out = tmp_path / f"out-{number}"

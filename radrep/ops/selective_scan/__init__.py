@@ -5,7 +5,7 @@ D skip weights, z gate. b sequences, l steps, e channels, s states of a channel.
 """
 
 from importlib import import_module
-from typing import Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,40 +24,6 @@ __all__ = ["BackendChoice", "select_backend", "selective_scan", "selective_scan_
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-@overload
-def selective_scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    *,
-    softplus: bool = True,
-    return_last_state: Literal[False] = False,
-    backend: str = "auto",
-) -> Tensor: ...
-
-
-@overload
-def selective_scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    dt_bias: Tensor | None = None,
-    *,
-    softplus: bool = True,
-    return_last_state: Literal[True],
-    backend: str = "auto",
-) -> tuple[Tensor, Tensor]: ...
-
-
 def selective_scan(
     u: Tensor,
     dt: Tensor,
@@ -71,7 +37,7 @@ def selective_scan(
     softplus: bool = True,
     return_last_state: bool = False,
     backend: str = "auto",
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Any:
     """Run the selective state-space recurrence (Mamba, arXiv:2312.00752, Algorithm 2).
 
         h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t        y_t = C_t h_t + D u_t
@@ -89,7 +55,8 @@ def selective_scan(
         z: (b, l, e); y is multiplied with silu(z).
         dt_bias: (e,).
         softplus: Whether dt + dt_bias goes through softplus.
-        return_last_state: Return (y, h_l): h (b, e, s) in the type computed in, y in that of u.
+        return_last_state: Return (y, h_l) and not y, (b, l, e), alone: h (b, e, s) in the type
+            computed in, y in that of u.
         backend: "auto" for the choice of `select_backend`, or one of `BACKENDS`.
 
     Raises:
