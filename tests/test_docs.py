@@ -106,7 +106,7 @@ def test_every_link_resolves(page: Path) -> None:
 
 
 @by_page
-def test_every_block_says_what_it_holds(page: Path) -> None:
+def test_every_block_states_what_it_holds(page: Path) -> None:
     assert {name for name, _ in FENCE.findall(page.read_text())} <= {"bash", "python", "text"}
 
 

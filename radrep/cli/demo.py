@@ -37,7 +37,7 @@ def demo(
     table(("", "F1"), list(result.findings_f1.items()))
     image = result.report.images[0]
     say(f"\nWritten for {image}:\n  {result.report.text}")
-    say(f"What its own report says:\n  {result.reference}")
+    say(f"Its reference report:\n  {result.reference}")
     say(f"\nThe phantoms lie in {result.out / 'data'}, the run in {result.trained.run}.")
     say(f"One image:  radrep generate {image} --checkpoint {result.trained.run}")
     say("Real data:  radrep prepare iu --raw DIR --out data/iu")

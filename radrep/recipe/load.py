@@ -166,7 +166,7 @@ def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
         dotted, equals, value = override.partition("=")
         *sections, key = dotted.strip().split(".")
         if not equals or not all([*sections, key]):
-            problems.append((f"--set {override}", "must look like optim.lr=1e-4"))
+            problems.append((f"--set {override}", "must have the form optim.lr=1e-4"))
             continue
         try:
             parsed = yaml.safe_load(value)

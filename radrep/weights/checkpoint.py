@@ -143,7 +143,7 @@ def _load_weights(model: TrainableModel, folder: Path, num_words: int) -> dict[s
         raise CheckpointError(f"{path} was not written by radrep: it has no prepared_size")
     check_state_dict(state, ours, f"{path} is of another model than {folder / RECIPE} describes")
     model.load_state_dict(state, strict=False)  # frozen parts are not in a checkpoint
-    for part, source in json.loads(about.get("hub", "{}")).items():  # as a resumed run says too
+    for part, source in json.loads(about.get("hub", "{}")).items():  # as of a resumed run
         module = cast(nn.Module, model).get_submodule(part)
         module.__dict__.setdefault("hub_source", source)
     return about

@@ -508,7 +508,7 @@ def test_there_are_at_least_sixty() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_data_is_left_out_or_told(name: str, tmp_path: Path) -> None:
+def test_bad_data_is_left_out_or_named(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()

@@ -162,7 +162,7 @@ def test_a_result_is_in_the_pipe_at_once():
     assert done.stdout == "a result\n"
 
 
-def test_tables_put_numbers_to_the_right_and_say_what_is_missing(capsys):
+def test_tables_put_numbers_to_the_right_and_state_what_is_missing(capsys):
     table(
         ("metric", "model", "n"), [("bleu4", 0.12345, 295), ("meteor", None, 2)], title="val, full"
     )

@@ -14,7 +14,7 @@ from radrep.preparation.overlap import count_near_duplicates
 from tests.whole_way import draw_prepared, radrep, without_split
 
 
-def test_show_tells_what_is_in_it_and_draws_a_sheet(phantoms: Path, tmp_path: Path) -> None:
+def test_show_shows_what_is_in_it_and_draws_a_sheet(phantoms: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     result = radrep("data", "show", phantoms, "--out", sheet, "--num-studies", "5")
     assert result.exit_code == 0, result.output
@@ -34,7 +34,7 @@ def test_show_tells_what_is_in_it_and_draws_a_sheet(phantoms: Path, tmp_path: Pa
     assert other.read_bytes() != sheet.read_bytes()
 
 
-def test_a_sheet_that_cannot_be_written_is_told(phantoms: Path, tmp_path: Path) -> None:
+def test_a_sheet_that_cannot_be_written_is_named(phantoms: Path, tmp_path: Path) -> None:
     for sheet in (tmp_path / "nowhere" / "sheet.png", tmp_path / "sheet.xyz"):
         result = radrep("data", "show", phantoms, "--out", sheet)
         assert result.exit_code == 2
@@ -161,7 +161,7 @@ def test_a_leak_between_splits_is_exit_code_1(phantoms: Path, tmp_path: Path) ->
         assert "all checksums match" in result.stdout
 
 
-def test_what_is_no_prepared_folder_is_told(tmp_path: Path) -> None:
+def test_what_is_no_prepared_folder_is_named(tmp_path: Path) -> None:
     for command in ("show", "check"):
         result = radrep("data", command, tmp_path)
         assert result.exit_code == 2

@@ -9,7 +9,7 @@ from tests.whole_way import TINY, radrep
 
 
 @pytest.mark.slow
-def test_demo_goes_the_whole_way_and_says_what_is_next(tmp_path: Path) -> None:
+def test_demo_goes_the_whole_way_and_states_what_is_next(tmp_path: Path) -> None:
     model = TINY["model"]
     small = [
         "data.image_size=64",

@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(failing_with):
     )
 
 
-def test_ctrl_c_says_stopped_and_exits_130(failing_with):
+def test_ctrl_c_prints_stopped_and_exits_130(failing_with):
     result = failing_with(KeyboardInterrupt())
     assert (result.exit_code, result.stderr) == (130, "stopped\n")
 

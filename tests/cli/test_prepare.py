@@ -82,7 +82,7 @@ def test_a_dry_run_counts_what_is_there_and_groups_what_is_not(tmp_path: Path) -
         assert out.exists() == (not options)
 
 
-def test_of_a_complete_download_studies_and_images_are_told(tmp_path: Path) -> None:
+def test_of_a_complete_download_studies_and_images_are_named(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     write_open_i(raw)
     result = radrep("prepare", "iu", "--raw", raw, "--out", tmp_path / "out", "--workers", "1")
@@ -201,7 +201,7 @@ def test_chexpert_plus_and_open_is_archives_are_found(
         ("chexpert-plus", "df_chexpert_plus_240401.csv"),
     ],
 )
-def test_where_no_download_is_found_the_error_lists_where_it_looked(
+def test_where_no_download_is_found_the_error_lists_the_places_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, content: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -62,7 +62,7 @@ def test_reports_written_before_are_used_again(
     assert f"of {other_run} from" not in second.stderr
 
 
-def test_a_changed_decoding_holds_for_every_run_and_is_told_of_each(
+def test_a_changed_decoding_holds_for_every_run_and_is_named_of_each(
     trained_run: Path, other_run: Path, tmp_path: Path
 ) -> None:
     assert radrep("eval", other_run, "--split", "test").exit_code == 0

@@ -163,7 +163,7 @@ def test_without_java_meteor_is_skipped_in_one_line(
     assert model["cider"] is not None
 
 
-def test_the_decoding_can_be_changed_and_is_told_everywhere(
+def test_the_decoding_can_be_changed_and_is_named_everywhere(
     trained_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

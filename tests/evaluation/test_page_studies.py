@@ -45,7 +45,7 @@ def test_what_only_one_names_is_missed_or_not_in_the_reference() -> None:
     assert [kind for _, kind in ours] == ["not-in-reference"]
 
 
-def test_the_note_of_a_wrong_side_tells_both() -> None:
+def test_the_note_of_a_wrong_side_shows_both() -> None:
     texts = ("Left pleural effusion.", "right pleural effusion .")
     theirs, ours = map(label_report, texts)
     notes = [

@@ -126,7 +126,7 @@ def test_columns_of_ids_go_by_several_names(tmp_path, column):
     assert read_predictions(path).reports == {"50414267": "clear"}
 
 
-def test_a_column_of_predictions_is_preferred_to_one_of_reports_and_that_is_said(tmp_path):
+def test_a_column_of_predictions_is_preferred_to_one_of_reports_and_that_is_stated(tmp_path):
     rows = [{"id": "a", "report": "reference", "findings": "f", "prediction": "written"}]
     predictions = read_predictions(write(tmp_path / "p.json", rows))
     assert predictions.reports == {"a": "written"}
@@ -410,7 +410,7 @@ def test_a_study_of_several_images_needs_a_prediction_for_each(tmp_path):
     assert align(predictions, references)[0] == ("of x", "of y")
 
 
-def test_row_numbers_that_look_like_ids_do_not_mix_up_reports(tmp_path):
+def test_row_numbers_that_resemble_ids_do_not_mix_up_reports(tmp_path):
     rows = [
         {"id": 0, "study_id": "x", "report": "of x"},
         {"id": 1, "study_id": "y", "report": "of y"},
@@ -475,14 +475,14 @@ def test_predictions_beyond_the_references_are_refused(tmp_path):
         align(predictions, references)
 
 
-def test_studies_without_the_target_are_not_told_as_beyond_the_references(tmp_path):
+def test_studies_without_the_target_are_not_named_as_beyond_the_references(tmp_path):
     references = read_references(write(tmp_path / "r.json", {"a": "Clear.", "b": None}))
     predictions = read_predictions(write(tmp_path / "p.json", dict.fromkeys("abc", "clear")))
     with pytest.raises(DataError, match=r"--id-column:\n  1 of 3 have no reference: c$"):
         align(predictions, references)
 
 
-def test_a_difference_is_told_by_the_ids_that_agree_most(tmp_path):
+def test_a_difference_is_named_by_the_ids_that_agree_most(tmp_path):
     content = annotation("x", "y", "z")
     for number, row in enumerate(content["test"]):
         row["study_id"] = number

@@ -56,7 +56,7 @@ def test_other_keys_are_refused(typed: str, told: str) -> None:
     [
         ("decode.beam_size=0", "must be greater than 0, got 0"),
         ("decode.beam=3", "unknown key"),
-        ("decode.beam_size", "must look like"),
+        ("decode.beam_size", "must have the form"),
         ("decode.block_trigrams=true", "decode"),  # not for this model
     ],
 )

@@ -170,7 +170,7 @@ def test_given_thresholds_are_applied_and_not_chosen():
     assert never.auroc == 1
 
 
-def test_neighbouring_numbers_are_told_apart():
+def test_neighbouring_numbers_are_distinguished():
     low = np.float32(0.3)
     for high in (np.nextafter(low, np.float32(1)), np.nextafter(low, np.float32(0))):
         row = score([low, high], [low > high, high > low])

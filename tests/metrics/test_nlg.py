@@ -115,7 +115,7 @@ def test_names_come_in_one_order_and_skipped_meteor_is_none_without_a_note():
     assert scores.notes == ()
 
 
-def test_single_study_says_that_its_cider_means_nothing():
+def test_single_study_states_that_its_cider_means_nothing():
     scores = score_nlg(["a b"], ["a b"], meteor="skip")
     assert scores.corpus["cider"] == 0
     assert "CIDEr of a single study is always 0" in scores.notes[0]
@@ -183,7 +183,7 @@ def test_without_java_meteor_is_left_out_with_one_line(tmp_path, monkeypatch):
         (f"read line; echo {' 1' * 23}", "after 1 of 2 reports"),
     ],
 )
-def test_broken_java_leaves_meteor_out_and_says_so(tmp_path, monkeypatch, script, said):
+def test_broken_java_leaves_meteor_out_and_states_so(tmp_path, monkeypatch, script, said):
     fake_java(tmp_path, monkeypatch, script)
     scores = score_nlg(["a b", "c"], ["a b", "d"])
     assert scores.corpus["meteor"] is None

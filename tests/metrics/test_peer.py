@@ -50,7 +50,7 @@ def check(scores, references, hypotheses):
 
 @settings(max_examples=150, deadline=None)
 @given(pairs)
-def test_any_reports_score_as_the_peer_says(pairs):
+def test_any_reports_score_as_the_peer_states(pairs):
     references, hypotheses = zip(*pairs, strict=True)
     check(score_nlg(references, hypotheses, meteor="skip"), references, hypotheses)
 

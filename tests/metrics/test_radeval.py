@@ -141,7 +141,7 @@ def test_standard_output_and_warnings_stay_the_callers(radeval, capsys):
     assert not radeval.made[0].show_progress
 
 
-def test_without_radeval_each_metric_says_how_to_get_it(monkeypatch):
+def test_without_radeval_each_metric_states_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "radeval", None)
     scores = score_clinical(REFERENCES, HYPOTHESES, ["chexbert", "green"])
     assert scores.notes == (
@@ -152,7 +152,7 @@ def test_without_radeval_each_metric_says_how_to_get_it(monkeypatch):
 
 
 @pytest.mark.parametrize("broken", ["import absent_dependency", "raise ValueError('other build')"])
-def test_a_radeval_that_does_not_import_says_why(monkeypatch, tmp_path, broken):
+def test_a_radeval_that_does_not_import_states_why(monkeypatch, tmp_path, broken):
     (tmp_path / "radeval.py").write_text(broken)
     monkeypatch.delitem(sys.modules, "radeval", raising=False)
     monkeypatch.syspath_prepend(tmp_path)

@@ -161,7 +161,7 @@ def test_second_view_changes_the_report() -> None:
     assert (real - copied).abs().max() > 1e-4
 
 
-def test_looks_are_a_distribution_over_real_patches() -> None:
+def test_attention_is_a_distribution_over_real_patches() -> None:
     model = tiny_model().eval()
     whole = batch([2, 1])
     assert whole.tokens is not None

@@ -409,7 +409,7 @@ def test_encoder_parameters_are_the_encoders() -> None:
         ({"encoder_training": "adapters"}, "the encoder has none"),
     ],
 )
-def test_impossible_choices_are_told(how: dict[str, Any], message: str) -> None:
+def test_impossible_choices_are_named(how: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tiny_model(**how)
 

@@ -133,7 +133,7 @@ def test_one_direction_takes_any_length_without_class_token() -> None:
     torch.testing.assert_close(encoder.layers[0](tokens[:, :4]), encoder.layers[0](tokens)[:, :4])
 
 
-def test_fixed_positions_tell_column_and_row() -> None:
+def test_fixed_positions_show_column_and_row() -> None:
     positions = sin_cos_positions(8, (2, 3))
     assert positions.shape == (1, 6, 8)
     expected = [math.sin(2), math.sin(0.02), math.cos(2), math.cos(0.02)]  # column 2

@@ -126,7 +126,7 @@ def test_a_local_folder_loads_and_its_sampling_settings_do_not(tmp_path: Path) -
         ("package:llama", "'llama' is not known to ship a language model"),
     ],
 )
-def test_names_that_mean_nothing_are_told(tmp_path: Path, name: str, message: str) -> None:
+def test_names_that_mean_nothing_are_refused(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_language_model(name, cache_folder=tmp_path)
 

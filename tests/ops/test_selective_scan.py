@@ -319,7 +319,7 @@ def test_cpu_choice_names_numba_and_threads():
     assert choice.reason.startswith(f"Numba {numba.__version__} on {threads} thread")
 
 
-def test_without_numba_the_choice_is_chunked_and_says_why(monkeypatch):
+def test_without_numba_the_choice_is_chunked_and_states_why(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)  # as if its import failed
     for module in ("kernel_threads", "selective_scan.cpu", "selective_scan.cpu_kernels"):
         monkeypatch.delitem(sys.modules, f"radrep.ops.{module}")
@@ -445,7 +445,7 @@ def test_cuda_choice_is_mamba_ssm_unless_it_cannot(mamba_ssm):
         assert reason in choice.reason
 
 
-def test_cuda_without_mamba_ssm_takes_chunked_and_says_how_to_install_it(monkeypatch):
+def test_cuda_without_mamba_ssm_takes_chunked_and_states_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
     cuda.import_kernel.cache_clear()
     choice = select_backend(torch.device("cuda"), torch.float32)

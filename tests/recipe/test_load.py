@@ -60,7 +60,7 @@ def test_every_recipe_file_loads_and_its_dump_loads_to_the_same(path, write):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_header_says_what_it_needs_how_to_run_and_change_it(path):
+def test_every_header_states_what_it_needs_how_to_run_and_change_it(path):
     header = path.read_text(encoding="utf-8").split("\ntask:")[0]
     for word in ("# Needs:  ", "# Run:  ", "# Change:  "):
         assert f"\n{word}" in header
@@ -152,12 +152,12 @@ bad.yaml has 7 problems:
             "unknown key; did you mean 'decode.max_new_tokens'?",
         ),
         ("optim.lr.x=3", "--set optim.lr.x=3", "optim.lr is a value, not a section"),
-        ("optim.lr", "--set optim.lr", "must look like optim.lr=1e-4"),
-        ("=3", "--set =3", "must look like optim.lr=1e-4"),
+        ("optim.lr", "--set optim.lr", "must have the form optim.lr=1e-4"),
+        ("=3", "--set =3", "must have the form optim.lr=1e-4"),
         ("optim.lr=[", "--set optim.lr=[", "the value is not YAML"),
     ],
 )
-def test_each_mistake_is_told_with_its_key_value_and_bound(write, override, key, text):
+def test_each_mistake_is_named_with_its_key_value_and_bound(write, override, key, text):
     path = write(SMALLEST)
     problems = problems_of(path, override)
     assert list(problems) == [key]
@@ -207,13 +207,13 @@ def test_all_old_keys_of_a_recipe_are_named_in_one_error(write):
     ]  # fmt: skip
 
 
-def test_problems_of_the_file_and_of_set_are_told_together(write):
+def test_problems_of_the_file_and_of_set_are_named_together(write):
     problems = problems_of(
         write(SMALLEST + "modle: {}\ntask: train\n"), "nonsense", "train.seed=-1"
     )
     assert problems == {
         "task": "written twice, in lines 1 and 9",
-        "--set nonsense": "must look like optim.lr=1e-4",
+        "--set nonsense": "must have the form optim.lr=1e-4",
         "train.seed": "must be at least 0, got -1",
         "modle": "unknown key; did you mean 'model'?",
     }
@@ -294,15 +294,15 @@ def test_recipes_are_frozen(write):
         ("a: \0\n", "bad.yaml is not a text file in UTF-8. A recipe is YAML."),
     ],
 )
-def test_a_file_that_is_no_recipe_is_told_in_one_message(write, text, message):
+def test_a_file_that_is_no_recipe_is_named_in_one_message(write, text, message):
     assert message in message_of(write(text))
 
 
-def test_an_alias_that_holds_itself_is_told_like_any_unknown_key(write):
+def test_an_alias_that_holds_itself_is_named_like_any_unknown_key(write):
     assert problems_of(write(SMALLEST + "loop: &x {inner: *x}\n")) == {"loop": "unknown key"}
 
 
-def test_binary_files_folders_and_missing_files_say_what_to_do(tmp_path, monkeypatch):
+def test_binary_files_folders_and_missing_files_state_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("picture.yaml").write_bytes(b"\x89PNG\xff")
     Path("run").mkdir()

@@ -48,7 +48,7 @@ def test_the_closed_form_is_grad_cam(stride: int) -> None:
         torch.testing.assert_close(maps[label], expected, atol=1e-4, rtol=1e-3)
 
 
-def test_a_flat_sigmoid_does_not_hide_where_it_looks() -> None:
+def test_a_flat_sigmoid_does_not_hide_where_it_attends() -> None:
     patches = torch.tensor([[1.0], [3.0], [2.0], [1.0]]) * 1e4
     maps = grad_cam(patches, torch.tensor([[1.0]]), (2, 2))
     assert maps[0].tolist() == [[0.0, 1.0], [0.5, 0.0]]
@@ -64,7 +64,7 @@ def test_maps_change_with_the_weights() -> None:
     assert all((before[label] - other[label]).abs().max() > 0.1 for label in range(14))
 
 
-def test_cells_are_put_where_they_look() -> None:
+def test_cells_are_put_where_they_attend() -> None:
     """An enlarged map keeps its values; one that looks half a cell away is moved by as much."""
     small = torch.rand(2, 3, 4)
     large = enlarge(small, 15, 20, (0, 0))
@@ -74,7 +74,7 @@ def test_cells_are_put_where_they_look() -> None:
 
 
 @pytest.mark.parametrize(("name", "shift"), [("resnet18", -0.5), ("test_convnext.r160_in1k", 0.0)])
-def test_where_a_cell_looks_is_measured(name: str, shift: float) -> None:
+def test_where_a_cell_attends_is_measured(name: str, shift: float) -> None:
     """Every strided 3x3 of a ResNet looks half a step up and left; patches of ConvNeXt do not."""
     backbone = Backbone(name=name, weights="none", image_size=96, frozen=True)
     assert backbone.measure_shift(96) == pytest.approx((shift, shift), abs=0.15)
@@ -134,7 +134,7 @@ def test_a_hard_mask_is_the_threshold_grown_by_two_pixels(some: Tensor, threshol
             assert kept[y, x] == reached[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].any()
 
 
-def test_labels_that_look_at_different_places_leave_a_mask() -> None:
+def test_labels_that_attend_to_different_places_leave_a_mask() -> None:
     apart = torch.eye(4).view(4, 2, 2)
     assert aggregate_maps(apart, "mean").tolist() == [[1, 1], [1, 1]]
 

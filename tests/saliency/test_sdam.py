@@ -356,7 +356,7 @@ def test_masked_images_that_were_changed_are_found(
     assert "val-00000.arrow was changed" in " ".join((changed.stdout + changed.stderr).split())
 
 
-def test_training_without_masked_images_says_how_to_make_them(
+def test_training_without_masked_images_states_how_to_make_them(
     tmp_path: Path, own_phantoms: Path, discriminator: Path
 ) -> None:
     recipe = write_recipe(
@@ -447,7 +447,7 @@ def test_a_pair_without_its_discriminator_is_a_mistake_of_the_recipe(
     )
 
 
-def test_a_set_without_a_table_of_labels_is_told_so(tmp_path: Path, own_phantoms: Path) -> None:
+def test_a_set_without_a_table_of_labels_is_named_so(tmp_path: Path, own_phantoms: Path) -> None:
     recipe = write_discriminator(tmp_path, own_phantoms, labels="table")
     result = radrep("train", recipe)
     assert result.exit_code == 2

@@ -41,7 +41,7 @@ def test_larger_letters_are_wider_and_need_more_lines() -> None:
     assert len(wrap(text, 300, 26)) > len(wrap(text, 300, 13))
 
 
-def test_a_shortened_text_fits_and_says_so() -> None:
+def test_a_shortened_text_fits_and_states_so() -> None:
     assert shorten("short", 200) == "short"
     cut = shorten("i" * 300, 100)
     assert cut.endswith("...")

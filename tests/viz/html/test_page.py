@@ -185,7 +185,7 @@ def test_bars_of_the_findings_are_as_long_as_their_counts(reader):
     assert "no CheXbert scores" in text
 
 
-def test_reports_are_whole_and_what_is_marked_is_told_in_words(reader):
+def test_reports_are_whole_and_what_is_marked_is_named_in_words(reader):
     study = make_study("best")
     article = reader.find("article")[0]
     for report, passages in zip(
@@ -276,7 +276,7 @@ def test_text_that_utf8_cannot_hold_does_not_stop_the_page():
     assert "broken &#55296; text" in render_page(make_page(studies=[study]))
 
 
-def test_what_was_not_computed_is_left_out_or_told():
+def test_what_was_not_computed_is_left_out_or_named():
     card = make_card({"model": (0.3, 0.4)})
     system = card.full.systems[0]
     intervals = {key: found for key, found in system.intervals.items() if key != "meteor"}
