@@ -234,7 +234,7 @@ def _run(
     dry_run: bool,
 ) -> None:
     from radrep.preparation.pipeline import prepare as run
-    from radrep.preparation.plan import Choice, count_studies
+    from radrep.preparation.plan import Choice, count_studies, find_unready
 
     say(f"{source.name}: {source.layout}")
     for note in source.notes:
@@ -247,6 +247,7 @@ def _run(
         counts = {k: {split: row[k] for split, row in found.counts.items()} for k in published}
         _show_counts(counts, expected, found.left_out)
         _show_left_out(found.left_out)
+        _show_warnings([*source.warnings, *find_unready(source, counts["studies"])])
         say("Counted without opening an image; nothing was written.")
         return
     try:
@@ -279,8 +280,16 @@ def _run(
     if result.left_out:
         say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
         _show_left_out(result.left_out)
-    before = "was prepared before in the same way; nothing was done."
-    say(f"{result.out} {before if result.already_done else 'is ready.'}")
+    _show_warnings(result.warnings)
+    ready = "is not ready for training: see the warnings." if result.warnings else "is ready."
+    before = "was prepared before in the same way; nothing was done." * result.already_done
+    say(f"{result.out} {before or ready}")
+
+
+def _show_warnings(warnings: Sequence[str]) -> None:
+    with TerminalReporter() as reporter:
+        for warning in warnings:
+            reporter.warn(warning)
 
 
 def _show_counts(

@@ -33,6 +33,7 @@ from radrep.evaluation.report_files import (
     plain,
     read_file,
 )
+from radrep.preparation.sources.cells import EXPORT_AGAIN, is_rounded
 
 # Columns in the order of preference, by their plain names: small letters and digits.
 _PREDICTED_IDS = (KEY, "studyid", "dicomid", "imageid", "uid", "id", "subjectid")
@@ -96,6 +97,7 @@ def read_predictions(
     columns = columns or ColumnNames()
     file = read_file(path).together()
     texts, notes = _read_texts(file, None, _PREDICTED, target, columns.text)
+    notes += file.notes
     # "id" late: it may be the number of the row.
     ids = _read_ids(file, None, (plain(columns.id),) if columns.id else _PREDICTED_IDS)
     kind, kept = _distinct_rows(path, ids, texts, notes)
@@ -132,6 +134,7 @@ def read_references(
     sizes = {part: len(rows) for part, rows in file.parts.items()}
     name, notes = _choose_split(path, sizes, split)
     texts, more = _read_texts(file, name, _REFERENCE, target, None)
+    more += file.notes
     ids = _read_ids(file, name, (named,) if named in file.columns and not prepared else ID_COLUMNS)
     kind, kept = _distinct_rows(path, ids, texts, more)
     empty = {row for row in kept if not texts[row].strip()}
@@ -192,7 +195,9 @@ def align(
         if unique and not missing and not extra:
             notes = []
             if spell is not str:
-                notes.append("ids are matched as '123.0' = 's123' = '123' and 'a/b' = 'a_b'")
+                notes.append(
+                    "ids are matched as '123.0' = 's123' = '0123' = '123' and 'a/b' = 'a_b'"
+                )
             if ids != references.ids:
                 notes.append(f"the predictions are matched by the {kind} of the references")
             if num := len(texts) - len(wanted):
@@ -215,8 +220,8 @@ def align(
 
 
 def _common_spelling(id_: str) -> str:
-    """An id without pandas' ".0", MIMIC's "s", and the slashes of CheXpert Plus."""
-    return re.sub(r"^s?(\d+)(\.0)?$", r"\1", id_).replace("/", "_")
+    """An id without pandas' ".0", MIMIC's "s", Excel's lost zeros and CheXpert Plus' slashes."""
+    return re.sub(r"^s?0*(\d+)(\.0)?$", r"\1", id_).replace("/", "_")
 
 
 def _read_texts(
@@ -273,10 +278,14 @@ def _read_ids(file: ReportFile, split: str | None, wanted: Sequence[str]) -> _Id
             f"{file.path} ({file.form}) has no column of ids ({', '.join(wanted)}); its "
             f"columns are {', '.join(file.columns.values())}. Choose one with --id-column"
         )
-    filled = {kind: ids for kind, ids in found.items() if all(ids)}
+    filled = {k: ids for k, ids in found.items() if all(ids) and not any(map(is_rounded, ids))}
     if not filled:
         kind, ids = next(iter(found.items()))
-        raise DataError(f"{file.where(split, ids.index(''))}: it has no {kind}")
+        place = next(place for place, id_ in enumerate(ids) if not id_ or is_rounded(id_))
+        problem = f"it has no {kind}"
+        if ids[place]:
+            problem = f"{kind} is {ids[place]!r}, rounded by a spreadsheet; {EXPORT_AGAIN}"
+        raise DataError(f"{file.where(split, place)}: {problem}")
     return filled
 
 

@@ -1,6 +1,7 @@
 """Rows of a file of reports, whatever its form; see `radrep.evaluation.predictions`."""
 
 import gzip
+import io
 import json
 import math
 import re
@@ -13,7 +14,8 @@ from typing import Any
 
 from radrep.data.study import SPLIT_NAMES
 from radrep.errors import DataError
-from radrep.preparation.sources.tables import stream_cells
+from radrep.preparation.sources.table_text import decode_text
+from radrep.preparation.sources.tables import parse_cells
 
 KEY = "key"  # stands for the keys of JSON
 ID_COLUMNS = (KEY, "id", "studyid", "dicomid", "imageid", "uid", "subjectid")  # plain names
@@ -35,6 +37,7 @@ class ReportFile:
     columns: Mapping[str, str]  # as written, by their `plain` names
     parts: Mapping[str | None, list[Row]]  # by split (None without splits), cells by plain names
     by_key: bool  # whether splits are keys of the file, as in R2Gen's annotation
+    notes: tuple[str, ...] = ()  # what was guessed
 
     def written(self, *names: str) -> str:
         """Columns as the file writes them."""
@@ -69,7 +72,7 @@ def read_file(path: Path) -> ReportFile:
     Raises:
         DataError: If it cannot be read, is in none of the forms, or has no row or a column twice.
     """
-    text = _read_text(path)
+    text, notes = _read_text(path)
     if text.lstrip()[:1] in ("{", "["):
         form, raw = _read_json(text, path)
     else:
@@ -83,7 +86,7 @@ def read_file(path: Path) -> ReportFile:
         form = "R2Gen annotation.json"
     elif KEY in columns and columns.keys() & _REXRANK:
         form = "ReXrank JSON"
-    return ReportFile(path, form, columns, parts, by_key)
+    return ReportFile(path, form, columns, parts, by_key, tuple(notes))
 
 
 @lru_cache(maxsize=4096)
@@ -113,24 +116,18 @@ def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path) -> tuple[str, list[str]]:
     if path.is_dir():
         raise DataError(f"{path} is a folder; give a file of reports (JSON, JSONL, CSV or TSV)")
     try:
         content = path.read_bytes()
         if content[:2] == _GZIP:
             content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
+        return decode_text(content, path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is cut off or broken ({error}); download it again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8; "
-            "save the file as UTF-8"
-        ) from error
 
 
 def _read_json(text: str, path: Path) -> tuple[str, _Parts]:
@@ -209,10 +206,7 @@ def _keyed(key: str, value: Any, path: Path) -> dict[str, Any]:
 
 
 def _read_table(text: str, path: Path) -> list[dict[str, str]]:
-    names = [name.strip(' "\r') for name in re.split(r"[,;|\t]", text.split("\n", 1)[0])]
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise DataError(f"{path} has two columns '{twice[0]}'; keep one")
-    rows = stream_cells(path)
+    rows = parse_cells(io.StringIO(text, newline=""), path)
     return [{name: cell for name, cell in cells.items() if name} for _, cells in rows]
 
 

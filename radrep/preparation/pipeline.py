@@ -26,7 +26,13 @@ from radrep.preparation.folder import (
     read_left_out,
 )
 from radrep.preparation.overlap import Leaks, find_leaks
-from radrep.preparation.plan import Choice, count_remaining, plan_studies, why_left_out
+from radrep.preparation.plan import (
+    Choice,
+    count_remaining,
+    find_unready,
+    plan_studies,
+    why_left_out,
+)
 from radrep.preparation.sources.base import Source
 from radrep.preparation.study_images import PlannedStudy, StudyImages, make_images
 from radrep.progress import Advance, Reporter
@@ -51,6 +57,7 @@ class PrepareResult:
     image_notes: tuple[tuple[str, str], ...]  # (image, what was chosen in reading it)
     num_square: int  # images that are squares in the source; if all are, it lost the aspect ratio
     leaks: Leaks
+    warnings: tuple[str, ...]  # why it is not ready for training; the source's own ones among them
     already_done: bool  # the folder was there before and nothing was done
 
     @property
@@ -161,6 +168,7 @@ def _result(out: Path, record: Mapping, already_done: bool) -> PrepareResult:
         left_out=read_left_out(out.resolve()),
         image_notes=tuple(map(tuple, record.get("image_notes", ()))),
         leaks=Leaks(**record["leaks"]),
+        warnings=tuple(record.get("warnings", ())),  # not in the record of an older radrep
         already_done=already_done,
     )
 
@@ -173,11 +181,12 @@ def _describe(
     if not any(shard.studies for shard in shards):
         what, reason = left_out[0] if left_out else ("nothing", "the source is empty")
         raise DataError(f"no study of {source.name} can be used. First left out: {what}: {reason}")
+    counts = count_by_split(shards, "studies")
     return {
         "recipe": recipe,
         "recipe_sha256": hash_recipe(recipe),
         "layout": source.layout,
-        "counts": count_by_split(shards, "studies"),
+        "counts": counts,
         "image_counts": count_by_split(shards, "images"),
         "expected": source.expected_counts,
         "expected_images": source.expected_images,
@@ -185,6 +194,7 @@ def _describe(
         "num_square": sum(shard.num_square for shard in shards),
         "notes": list(source.notes),
         "image_notes": [pair for shard in shards for pair in shard.notes],
+        "warnings": [*source.warnings, *find_unready(source, counts, leaks)],
         "leaks": asdict(leaks),
     }
 

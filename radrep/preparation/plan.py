@@ -8,6 +8,7 @@ from radrep.data.arrow import SHARD_STUDIES
 from radrep.data.study import SPLITS
 from radrep.data.text import TARGETS, target_text
 from radrep.errors import DataError
+from radrep.preparation.overlap import Leaks
 from radrep.preparation.sources.base import Source
 from radrep.preparation.study_images import PlannedStudy, wanted_images
 from radrep.progress import Reporter
@@ -133,6 +134,23 @@ def count_studies(
             if choice.limit is None or planned.refusal is None:
                 advance()
     return CountResult(counts, tuple(left_out))
+
+
+def find_unready(
+    source: Source, counts: Mapping[str, int], leaks: Leaks | None = None
+) -> list[str]:
+    """Why studies, counted by split, are not ready for training, in words."""
+    problems = []
+    if empty := [split for split in SPLITS if not counts.get(split)]:
+        problems.append(f"there is no study in {' and '.join(empty)}. {source.split_hint}")
+    for pair, number in leaks.patients.items() if leaks else ():
+        if number:
+            first, second = pair.split("/")
+            problems.append(
+                f"{number} patients are in {first} and in {second}, so scores on {second} will be "
+                "too good. Give each patient one split."
+            )
+    return problems
 
 
 def chosen_studies(source: Source, choice: Choice) -> frozenset[str]:

@@ -331,10 +331,10 @@ CASES: dict[str, Case] = {
     "a link to nowhere": Case(
         make_folder,
         lambda raw: (raw / "x.png").symlink_to(raw / "gone.png"),
-        said="1 links are not",
+        said="1 links lead nowhere, the first x.png",
     ),
-    "folders that hold themselves": Case(make_folder, loop, said="1 links are not"),
-    "a link out of the folder": Case(make_folder, outside, said="1 links are not"),
+    "folders that hold themselves": Case(make_folder, loop, said="1 links lead to what is in"),
+    "a link out of the folder": Case(make_folder, outside, studies=4),
     "a pipe": Case(
         make_folder,
         lambda raw: os.mkfifo(raw / "x.png"),
@@ -456,6 +456,13 @@ CASES: dict[str, Case] = {
         make_chexpert,
         lambda raw: (raw / CHEXPERT).write_bytes(
             (raw / CHEXPERT).read_bytes().replace(b"Normal", b"Caf\xe9")
+        ),
+        said=f"{CHEXPERT} is not UTF-8 and read as",
+    ),
+    "a table in two encodings": Case(
+        make_chexpert,
+        lambda raw: (raw / CHEXPERT).write_bytes(
+            (raw / CHEXPERT).read_bytes().replace(b"Normal", b"Caf\xe9, Caf\xc3\xa9")
         ),
         error=CHEXPERT,
     ),

@@ -197,8 +197,9 @@ def test_empty_predictions_are_kept_and_counted(tmp_path):
         ('id,report\n1,"x\n', "line 2: not a row of a table"),
         ("id,report,report\n1,x,y\n", "two columns 'report'"),
         ("id,report,Report\n1,x,y\n", "two columns have one name"),
-        (b"id,report\n1,x\n2,\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
-        ("id,report\n1,x\n".encode("utf-16"), "line 1: byte 0xff is not UTF-8; save the file as"),
+        ("id,report\n1,ö\n".encode() + b"2,\xe9\n", "line 3: byte 0xe9 is not UTF-8; save"),
+        (b"PK\x03\x04" + bytes(30), "perhaps an Excel workbook"),
+        ("id,report\n1,x\n1.23E+15,y\n", "row 2: id is '1.23E\\+15', rounded by a spreadsheet"),
         (gzip.compress(b"id,report\n1,x\n" * 99, mtime=0)[:-9], "is cut off or broken"),
         ('{"a": "x"', "cannot be read: Expecting"),
         ('{"a": "x"} {"b": "y"', "no JSON object"),
@@ -217,6 +218,28 @@ def test_a_file_that_is_none_is_refused_with_the_reason(tmp_path, content, messa
     with pytest.raises(DataError, match=message) as error:
         read_predictions(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "cp1252", "utf-8-sig"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_predictions_come_through_a_spreadsheet(tmp_path, encoding, end):
+    lines = ["sep=;", ";;", "id;report;", "0012;Größe;", ";;", "s7;Clear.;", ";;"]
+    path = tmp_path / "p.csv"
+    # Of text that has carriage returns alone, a Mac wrote the letters.
+    encoding = "mac_roman" if (encoding, end) == ("cp1252", "\r") else encoding
+    path.write_bytes(end.join(lines).encode(encoding))
+    predictions = read_predictions(path)
+    assert predictions.reports == {"0012": "Größe", "s7": "Clear."}
+    is_guess = encoding in ("cp1252", "mac_roman")
+    assert any("is not UTF-8 and read as" in note for note in predictions.notes) == is_guess
+
+
+def test_ids_that_lost_their_zeros_are_matched_with_a_note(tmp_path):
+    references = write(tmp_path / "r.json", {"007": "Clear.", "010": "Well."})
+    predictions = read_predictions(write(tmp_path / "p.csv", "id,report\n7,x\n10,y\n"))
+    texts, notes = align(predictions, read_references(references))
+    assert texts == ("x", "y")
+    assert "'0123' = '123'" in notes[0]
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -432,7 +455,8 @@ def test_row_numbers_that_resemble_ids_do_not_mix_up_reports(tmp_path):
         (["50.0", "51.0"], ["s50", "s51"], "ids are matched as"),
         (["p1_study1", "p1_study2"], ["p1/study1", "p1/study2"], "ids are matched as"),
         (["50.0", "51.0"], ["50", "52"], "differ"),
-        (["050", "051"], ["50", "51"], "differ"),
+        (["050", "51"], ["50", "051"], "ids are matched as"),
+        (["050", "50"], ["50", "51"], "differ"),
         (["A", "B"], ["a", "b"], "differ"),
     ],
 )

@@ -109,8 +109,10 @@ def test_studies_are_written_and_counted(source, tmp_path):
         image_notes=(),
         num_square=1,
         leaks=result.leaks,
+        warnings=result.warnings,
         already_done=False,
     )
+    assert [warning[:28] for warning in result.warnings] == ["there is no study in test. I"]
     assert result.num_images == 5
     first, third = PreparedStudies(out, "train")
     (second,) = PreparedStudies(out, "val")

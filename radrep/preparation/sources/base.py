@@ -26,6 +26,8 @@ class Source(Protocol):
     name: str  # short, for the manifest: "iu_xray"
     layout: str  # the recognised layout, in words for the user
     notes: tuple[str, ...] = ()  # what to know before training on it, such as splits that leak
+    warnings: tuple[str, ...] = ()  # what makes it unfit for training until it is mended
+    split_hint: str = "Is the download complete, or did --limit or --views leave them out?"
     # Of a complete download, by split or, where only the total is published, under "all".
     expected_counts: Mapping[str, int] | None = None  # of studies
     expected_images: Mapping[str, int] | None = None

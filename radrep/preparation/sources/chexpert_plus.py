@@ -25,6 +25,7 @@ from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import Source, check_folder
 from radrep.preparation.sources.find_raw import Download, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
+from radrep.preparation.sources.table_text import text_notes
 
 _TABLE = "df_chexpert_plus_240401.csv"
 _HOME = "aimi.stanford.edu/datasets/chexpert-plus"
@@ -107,7 +108,7 @@ class ChexpertPlusSource(Source):
         num_contradicting = len(np.unique(self._study_of_row[differs]))
         self._bits = np.zeros(len(self._ids), np.uint8)
         np.bitwise_or.at(self._bits, self._study_of_row, rows["split"])
-        notes = []
+        notes = text_notes(self._table)
         if num_contradicting:
             notes.append(
                 f"studies with several reports, of which the first is used: {num_contradicting}"

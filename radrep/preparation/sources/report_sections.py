@@ -42,7 +42,7 @@ _SYNONYMS = {
     "recommendations": ("recommendation(s)", "recommendation"),
     "wet read": ("wetread",),
 }  # fmt: skip
-_NAMES = {synonym: name for name, synonyms in _SYNONYMS.items() for synonym in (name, *synonyms)}
+NAMES = {synonym: name for name, synonyms in _SYNONYMS.items() for synonym in (name, *synonyms)}
 # Any other heading that contains one of these is called by the first of them.
 _PARTS = ("impression", "findings", "history", "comparison", "addendum")
 _FILMS = re.compile(
@@ -52,8 +52,8 @@ _FILMS = re.compile(
 )
 
 # The sections that are kept: the last one of a name, or all of several names.
-_MAIN = ("findings", "impression")
-_LAST = (*_MAIN, "comparison", "last_paragraph")
+MAIN = ("findings", "impression")
+_LAST = (*MAIN, "comparison", "last_paragraph")
 _ALL = {
     "indication": ("indication", "history"), "technique": ("technique",),
     "examination": ("examination",), "recommendations": ("recommendations",),
@@ -100,38 +100,45 @@ def parse_sections(report: str, mimic_study: str | None = None) -> dict[str, str
         return {}
     if mimic_study in _CONCLUSION_AT:
         first, end = _CONCLUSION_AT[mimic_study]
-        return _collect([("impression", report[first:end].strip())])
+        return collect_sections([("impression", report[first:end].strip())])
     pairs = [(name, text.strip()) for name, text in _split(report)]
     under = _CONCLUSION_UNDER.get(mimic_study or "")
     pairs += [("impression", text) for name, text in pairs if name == under][-1:]
-    return _collect(pairs)
+    return collect_sections(pairs)
 
 
 def _split(report: str) -> list[tuple[str, str]]:
     """The (name, text) pairs of a report in its order."""
     headings = list(_HEADING.finditer(report)) or list(_HEADING_AT_MARGIN.finditer(report))
-    names = ["preamble" if headings else "full report", *(_name(match[1]) for match in headings)]
+    names = [
+        "preamble" if headings else "full report",
+        *(section_name(match[1]) for match in headings),
+    ]
     ends = [*(match.start() for match in headings), len(report)]
     texts = map(report.__getitem__, map(slice, [0, *(match.end() for match in headings)], ends))
     sections = zip(names, texts, strict=True)
-    pairs = [(name, text) for name, text in sections if text.strip() or name not in _MAIN]
-    if not any(name in _MAIN for name, _ in pairs):
-        name, text = pairs[-1]
-        first, *rest = _EMPTY_LINE.split(text, maxsplit=1)
-        if rest:
-            pairs[-1:] = [(name, first), ("last_paragraph", rest[0])]
-    return pairs
+    pairs = [(name, text) for name, text in sections if text.strip() or name not in MAIN]
+    return pairs if any(name in MAIN for name, _ in pairs) else last_paragraph(pairs)
 
 
-def _name(heading: str) -> str:
+def last_paragraph(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The sections with what follows the first empty line of the last one on its own."""
+    name, text = pairs[-1]
+    first, *rest = _EMPTY_LINE.split(text, maxsplit=1)
+    return [*pairs[:-1], (name, first), ("last_paragraph", rest[0])] if rest else pairs
+
+
+def section_name(heading: str) -> str:
+    """The section that a heading in capitals begins, or the heading itself."""
     heading = heading.lower().strip()
-    if heading in _NAMES:
-        return _NAMES[heading]
+    if heading in NAMES:
+        return NAMES[heading]
     other = "findings" if _FILMS.search(heading) else heading
     return next((part for part in _PARTS if part in heading), other)
 
 
-def _collect(pairs: list[tuple[str, str]]) -> dict[str, str]:
+def collect_sections(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """The sections that are kept, of all (name, text) pairs of a report in its order."""
     sections = {name: text for name, text in pairs if name in _LAST and text}
     for name, names in _ALL.items():
         if texts := [text for found, text in pairs if found in names and text]:

@@ -1,18 +1,18 @@
 """The tables of raw downloads: CSV or TSV, plain or gzip, of any length, row by row.
 
 The content decides what a table is, not its name: a browser may unpack a .csv.gz and keep its name,
-and a spreadsheet may save one with a byte order mark and semicolons.
+and a spreadsheet may save one with other delimiters and line ends (see also table_text.py), a first
+line "sep=;", and rows or columns of nothing but delimiters.
 """
 
 import csv
-import gzip
-import io
 import itertools
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,8 +20,13 @@ from numpy.typing import DTypeLike
 from radrep.data.manifest import hash_file
 from radrep.data.study import PROJECTIONS, projection_of
 from radrep.errors import DataError
+from radrep.preparation.sources.cells import parse_id
+from radrep.preparation.sources.table_text import read_errors, stream_lines
 
 DELIMITERS = ",\t;|"
+_SEP = re.compile(r'"?sep=(?P<mark>\\t|.)"?[\s,;|]*', re.IGNORECASE)  # for Excel, before the header
+Lines = Generator[str] | TextIO
+_NOTHING = DELIMITERS + '" \r\n\ufeff'
 _CHUNK = 65_536
 csv.field_size_limit(100_000_000)  # a report may be longer than the 131,072 that Python takes
 
@@ -41,7 +46,7 @@ def stream_rows(
 
     Blank lines are skipped. A missing optional column is "" in every row. DataError names the line.
     """
-    rows = _stream(path, (*columns, *optional))
+    rows = _parse(stream_lines(path), path, (*columns, *optional))
     _, header = next(rows, (1, []))
     for name in columns:
         if name not in header:
@@ -54,41 +59,78 @@ def stream_rows(
 
 def stream_cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Read a table row by row: its line and its cells by column."""
-    rows = _stream(path)
+    return parse_cells(stream_lines(path), path)
+
+
+def parse_cells(lines: Lines, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The same of a table's lines, which keep their ends; `path` is for messages."""
+    rows = _parse(lines, path)
     _, header = next(rows, (1, []))
     for line, row in rows:
         yield line, dict(zip(header, row, strict=True))
 
 
-def _stream(path: Path, wanted: Sequence[str] = ()) -> Iterator[tuple[int, list[str]]]:
-    """Yield the header, then every row, each after its line."""
-    line = 1
-    try:
-        with _open(path) as file:
-            lines = _decode(file, path)
-            first = next(lines, "")
-            delimiter = _sniff_delimiter(first, wanted)
-            reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            yield line, header
-            line = reader.line_num + 1
+def _parse(lines: Lines, path: Path, wanted: Sequence[str] = ()) -> Iterator[tuple[int, list[str]]]:
+    """Yield the header, then every row that is not empty, each after its line."""
+    line, before = 1, 0
+    with read_errors(path) as position, closing(lines):
+        first, before, mark = _skip_to_header(lines)
+        dialect = _sniff_dialect(first, wanted, mark)
+        reader = csv.reader(itertools.chain([first], lines), strict=True, **dialect)
+        try:
+            header = [name.strip().strip("\ufeff\u200b") for name in next(reader, [])]
+            columns = _Header(path, header, wanted)
+            yield before + 1, header
+            line = position.line = before + reader.line_num + 1
             for row in reader:
-                if row and len(row) != len(header):
-                    raise DataError(
-                        f"{path}, line {line}: {len(row)} values, but the header names "
-                        f"{len(header)} columns"
-                    )
-                if row:
-                    yield line, row
-                line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}, line {line}: not a row of a table ({error})") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path} is cut off or broken after line {line} ({error}); download it again"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+                if any(cell and not cell.isspace() for cell in row):
+                    yield line, columns.fit(row, line)
+                line = position.line = before + reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(f"{path}, line {line}: not a row of a table ({error})") from error
+
+
+def _skip_to_header(lines: Iterator[str]) -> tuple[str, int, str]:
+    """The first line that holds anything, the number of lines before, and the mark of "sep="."""
+    mark = ""
+    for number, line in enumerate(lines):
+        text = line.lstrip("\ufeff")
+        if match := _SEP.fullmatch(text.rstrip("\r\n")):
+            mark = match["mark"].replace("\\t", "\t")
+        elif text.strip(_NOTHING):
+            return text, number, mark
+    return "", 0, mark
+
+
+class _Header:
+    """Fits rows to the columns: a spreadsheet adds empty cells, and columns may be there twice."""
+
+    def __init__(self, path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
+        self._path, self._names = path, names
+        self._needed = max((k for k, name in enumerate(names, start=1) if name), default=0)
+        self._twins = [
+            (names.index(name), k)
+            for k, name in enumerate(names)
+            if name and names.index(name) < k and (not wanted or name in wanted)
+        ]
+
+    def fit(self, row: list[str], line: int) -> list[str]:
+        """The cells of a row, as many as there are columns."""
+        width = len(self._names)
+        if len(row) != width:
+            if len(row) < self._needed or any(map(str.strip, row[width:])):
+                raise DataError(
+                    f"{self._path}, line {line}: {len(row)} values, but the header names "
+                    f"{self._needed} columns"
+                )
+            row = (row + [""] * width)[:width]
+        for first, second in self._twins:
+            if row[first].strip() != row[second].strip():
+                raise DataError(
+                    f"{self._path}, line {line}: two columns '{self._names[first]}' with different "
+                    f"values ({_abridge(row[first])!r}, {_abridge(row[second])!r}); keep one"
+                )
+        return row
 
 
 def read_columns(path: Path, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
@@ -111,8 +153,7 @@ def read_columns(path: Path, columns: Mapping[str, Column]) -> dict[str, np.ndar
 
 def bad_value(path: Path, line: int, column: str, value: str, expected: str) -> DataError:
     """The error of a cell's value."""
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    return DataError(f"{path}, line {line}: {column} is {shown!r}; {expected}")
+    return DataError(f"{path}, line {line}: {column} is {_abridge(value)!r}; {expected}")
 
 
 def one_of(names: Mapping[str, int]) -> Callable[[str], int]:
@@ -127,8 +168,8 @@ def one_of(names: Mapping[str, int]) -> Callable[[str], int]:
 
 
 def parse_number(text: str) -> int:
-    """Parse a number of at most 15 digits, such as a patient's."""
-    text = text.strip()
+    """Parse a number of at most 15 digits, such as a patient's; pandas may have added ".0"."""
+    text = parse_id(text)
     if not (text.isascii() and text.isdecimal() and len(text) <= 15):
         raise ValueError("expected a number")
     return int(text)
@@ -162,29 +203,21 @@ def hash_table(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _open(path: Path) -> BinaryIO:
-    file = path.open("rb")
-    if file.peek(2)[:2] != b"\x1f\x8b":
-        return file
-    file.close()
-    # Buffered, since GzipFile hands out lines through Python.
-    return io.BufferedReader(gzip.open(path, "rb"), 1 << 20)
+def _sniff_dialect(header: str, wanted: Sequence[str], mark: str) -> dict[str, Any]:
+    """The delimiter, and whether spaces follow it that are no part of the cells."""
 
+    def names(delimiter: str) -> list[str]:
+        return next(csv.reader([header], delimiter=delimiter), [])
 
-def _decode(file: BinaryIO, path: Path) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}, line {number}: byte {line[error.start]:#04x} is not UTF-8; "
-                "save the table as UTF-8"
-            ) from error
-
-
-def _sniff_delimiter(header: str, wanted: Sequence[str]) -> str:
     def count(delimiter: str) -> int:  # of the wanted columns, or of all
-        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        return len(set(names) & set(wanted)) if wanted else len(names)
+        found = [name.strip() for name in names(delimiter)]
+        return len(set(found) & set(wanted)) if wanted else len(found)
 
-    return max(DELIMITERS, key=count)
+    delimiter = mark or max(DELIMITERS, key=count)
+    _, *others = names(delimiter) or [""]
+    spaced = bool(others) and all(name.startswith(" ") for name in others)
+    return {"delimiter": delimiter, "skipinitialspace": spaced}
+
+
+def _abridge(value: str) -> str:
+    return value if len(value) <= 60 else value[:57] + "..."

@@ -92,23 +92,42 @@ def test_broken_images_are_told_of_when_read(tmp_path):
             study.images[0].read(256)
 
 
-def test_links_are_not_followed(tmp_path):
-    draw(tmp_path / "outside" / "secret.png")
+def test_links_are_followed_once_and_never_in_circles(tmp_path):
+    pixels = draw(tmp_path / "store" / "s1" / "f.png", 1)
+    draw(tmp_path / "store" / "s2" / "g.png", 2)
+    draw(tmp_path / "single.png", 3)
     raw = tmp_path / "raw"
     draw(raw / "a" / "1.png")
-    (raw / "a" / "up").symlink_to(raw)
-    (raw / "there").symlink_to(tmp_path / "outside")
-    (raw / "secret.png").symlink_to(tmp_path / "outside" / "secret.png")
+    (raw / "a" / "up").symlink_to(raw)  # around
+    (raw / "parent").symlink_to(tmp_path)  # around, too
+    (raw / "again.png").symlink_to(raw / "a" / "1.png")  # there already
+    (raw / "self.png").symlink_to(raw / "self.png")
     (raw / "gone.png").symlink_to(tmp_path / "nowhere")
+    (raw / "stored").symlink_to(tmp_path / "store")
+    (raw / "twice").symlink_to(tmp_path / "store" / "s1")
+    (raw / "f.png").symlink_to(tmp_path / "store" / "s1" / "f.png")
+    (raw / "one.png").symlink_to("../single.png")
     source = FolderSource(raw)
-    assert ids(source) == ["a/1.png"]
-    assert "4 links are not followed." in source.notes
-    (raw / "reports.csv").write_text("image,findings\nsecret.png,a\n../outside/secret.png,b\n")
-    with pytest.raises(DataError, match=r"none of the images .* \(4 links in it are not followed"):
-        FolderSource(raw)
-    (raw / "reports.csv").write_text("image,findings\n1.png,a\n../outside/secret.png,b\n")
-    with pytest.raises(DataError, match="not found in"):
-        list(FolderSource(raw))[1].images[0].read(256)
+    assert ids(source) == ["a/1.png", "one.png", "stored/s1/f.png", "stored/s2/g.png"]
+    assert np.array_equal(list(source)[2].images[0].read(256), pixels)
+    notes = " ".join(source.notes)
+    assert "2 links lead nowhere, the first gone.png." in notes
+    assert "5 links lead to what is in the folder anyhow" in notes
+
+
+def test_a_table_may_name_a_link_to_an_image_that_is_there_already(tmp_path):
+    raw = write_table(tmp_path, "image,findings\nby_patient/p1/x.png,a\nb.png,b\n")
+    (raw / "by_patient" / "p1").mkdir(parents=True)
+    (raw / "by_patient" / "p1" / "x.png").symlink_to(raw / "films" / "a.png")
+    (raw / "by_patient" / "b.png").symlink_to(raw / "films" / "b.png")
+    one, two = FolderSource(raw)
+    assert one.images[0].read(256).shape == two.images[0].read(256).shape == (40, 50)
+
+
+def test_a_folder_of_broken_links_is_refused_with_their_number(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no image .* \(1 links in it lead nowhere"):
+        FolderSource(tmp_path)
 
 
 def test_a_pipe_does_not_stop_anything(tmp_path):
@@ -186,7 +205,10 @@ def test_a_table_names_images_studies_patients_splits_and_texts(tmp_path):
     assert three.sections == {}
     assert one.labels == {}
     assert source.layout.startswith("reports.csv: Image_Path, study id, Subject_ID, split, View")
-    assert source.notes == ("2 images of the folder are not in the table and are not used.",)
+    assert source.notes == (
+        "Columns that are not used: x ('hello').",
+        "2 images of the folder are not in the table and are not used, the first films/e.png.",
+    )
 
 
 def test_rows_of_a_study_need_not_be_together(tmp_path):
@@ -219,7 +241,7 @@ def test_an_image_that_is_not_there_or_twice_is_told_of_when_read(tmp_path):
     for study in (twice, absent):
         with pytest.raises(DataError, match="not found in .* or there are several"):
             study.images[0].read(256)
-    assert "2 of 3 images of the table are not in the folder." in source.notes
+    assert "2 of 3 images of the table are not in the folder, the first b.png." in source.notes
 
 
 def test_an_image_named_twice_is_one_image(tmp_path):
@@ -359,10 +381,11 @@ def test_the_fingerprint_follows_the_table_and_the_images_it_uses(tmp_path):
         ("image,findings\na,b,c\n", "line 2: 3 values, but the header names 2"),
         ("image,findings\nq.png,b\n", "none of the images that .*'q.png'"),
         ('{"image": "a"}\n{"image": ', "line 2: no JSON object"),
-        ('[{"image": "a"}]', "line 1: expected one JSON object a line"),
-        ('{"image": {"a": 1}}', "line 1: image is .*; expected a text or a number"),
+        ('[{"image": "a"}, "b"]', "row 2: expected a JSON object"),
+        ('{"image": "a"}\n["b"]', "line 2: expected one JSON object a line"),
+        ('{"image": {"a": 1}, "x": 1}', "line 1: image is .*; expected a text or a number"),
         ('{"image": "a", "findings": ["b"]}', "line 1: findings is .*; expected a text"),
-        ("[" * 100_000, "line 1: no JSON object"),
+        ("[" * 100_000, "no JSON that can be read"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_clear_error(tmp_path, text, message):
@@ -373,7 +396,7 @@ def test_a_table_that_cannot_be_used_is_one_clear_error(tmp_path, text, message)
 
 def test_bytes_that_are_no_text_are_one_clear_error(tmp_path):
     raw = write_table(tmp_path, "")
-    for content in (b"\xff\xfeimage", b"image,findings\na,\xff\n", b'{"image": "\xff"}'):
+    for content in (b"\xff\xfeimage", b"image,findings\na,\x81\n", b'{"image": "\x81"}'):
         (raw / "reports.csv").write_bytes(content)
         with pytest.raises(DataError, match="reports.csv"):
             FolderSource(raw)

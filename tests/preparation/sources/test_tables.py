@@ -50,8 +50,14 @@ def test_other_delimiters_are_recognised(tmp_path, delimiter):
         (b"a,b\n1,2\n1,2,3\n", "t.csv, line 3: 3 values"),
         (b'a,b\n1,2\n3,"open\n4,5\n', "t.csv, line 3: not a row of a table"),
         (b'a,b\n1,"' + b"x" * 200_000, "t.csv, line 2: not a row of a table"),
-        (b"a,b\n1,2\nn\xe4,2\n", "t.csv, line 3: byte 0xe4 is not UTF-8"),
-        ("a,b\n1,2\n".encode("utf-16"), "t.csv, line 1: byte 0xff is not UTF-8"),
+        ("a,b\nö,2\n".encode() + b"n\xe4,2\n", "t.csv, line 3: byte 0xe4 is not UTF-8"),
+        (b"a,b\nn\xe4,2\n" + "ö,2\n".encode(), "t.csv, line 2: byte 0xe4 is not UTF-8"),
+        (b"a,b\nn\xe4,\x81\n", "t.csv, line 2: byte 0xe4 is not UTF-8"),
+        (b"a,b\nn\xe4,\x01\n", "t.csv, line 2: byte 0xe4 is not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16")[:-1], "t.csv, after line 2: no UTF-16"),
+        (b"PK\x03\x04" + bytes(40), "t.csv is a zip file, perhaps an Excel workbook"),
+        (b"\xd0\xcf\x11\xe0" + bytes(40), "t.csv is an Excel workbook"),
+        (b"a,b,a\n1,2,1\n1,2,3\n", "t.csv, line 3: two columns 'a' with different values"),
         (gzip.compress(TABLE.encode() * 99, mtime=0)[:-9], "t.csv is cut off or broken after line"),
         (gzip.compress(b"a,b\n", mtime=0) + b"rest", "t.csv is cut off or broken after line"),
         (
@@ -101,13 +107,13 @@ def test_columns_become_arrays(tmp_path):
         ("x", "line 3: id is 'x'; expected a number"),
         ("-1", "id is '-1'; expected a number"),
         ("٣", "expected a number"),
-        ("", "id is ''; expected a number"),
+        (" ", "id is ''; expected a number"),
         ("9" * 70, "id is '9+\\.\\.\\.'; expected a number"),
     ],
 )
 def test_a_cell_that_does_not_parse_is_named(tmp_path, cell, message):
     path = tmp_path / "t.csv"
-    path.write_text(f"id\n 7 \n{cell or chr(34) * 2}\n", encoding="utf-8")
+    path.write_text(f"id,x\n 7 ,x\n{cell.strip()},x\n", encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_columns(path, {"id": Column(parse_number, np.int64)})
 

@@ -1,8 +1,8 @@
-"""The files of a folder source: listed, classified, and matched with the names in a table."""
+"""The files of a folder source, listed and classified; links are followed, but never in circles."""
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +12,15 @@ from radrep.data.dicom import is_dicom
 from radrep.data.file_kinds import HEAD_BYTES, picture_format
 from radrep.data.manifest import PREPARED
 from radrep.errors import DataError
+from radrep.preparation.sources.cells import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
     import pyarrow
 
-IMAGE_ENDINGS = (
-    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".dcm", ".dicom"
-)  # fmt: skip
-
 _DIGITS = re.compile(r"0*(\d+)", re.ASCII)
-FILE, FOLDER, LINK, SPECIAL = "f", "d", "l", "s"  # kinds of entries of a folder
+# Kinds of entries of a folder. A link to what the folder has anyhow is inner, one to a file or
+# folder outside is followed, and one that leads around in a circle or nowhere is broken.
+FILE, FOLDER, INNER, BROKEN, SPECIAL = "f", "d", "i", "b", "s"
 # What prepare leaves beside an output folder below the images.
 _UNFINISHED = (".partial", ".partial.lock")
 
@@ -29,18 +28,25 @@ _UNFINISHED = (".partial", ".partial.lock")
 def list_files(root: Path) -> Iterator[tuple[str, str]]:
     """Yield path and kind of every file below a folder, and of folders named as images are.
 
-    In natural order: a2 before a10. Hidden files are skipped; links, pipes and devices are never
-    followed or read: nothing outside is read, nothing twice or without an end.
+    In natural order: a2 before a10. Hidden files are skipped, pipes and devices are never read. A
+    folder outside is read once, however many links lead to it.
     """
+    inside = os.path.realpath(root)
     waiting = [FOLDER]  # the next entry is last
+    outside: set[str] = set()  # folders that links led to
     while waiting:
         entry = waiting.pop()
         kind, path = entry[0], entry[1:]
-        if path and (kind != FOLDER or path.lower().endswith(IMAGE_ENDINGS)):
+        if path and (kind != FOLDER or is_image(path)):
             yield path, kind
         if kind == FOLDER:
-            names = reversed(_scan(root, path))
+            names = reversed(_scan(root, path, inside, outside))
             waiting += [name[0] + os.path.join(path, name[1:]) for name in names]
+
+
+def is_image(name: str) -> bool:
+    """Whether a name ends as names of images do."""
+    return name.casefold().endswith(IMAGE_ENDINGS)
 
 
 def sniff_format(path: Path) -> str | None:
@@ -52,7 +58,7 @@ def sniff_format(path: Path) -> str | None:
         head = b""  # reading it as an image gives the reason
     if is_dicom(head):
         return "dicom"
-    is_picture = picture_format(head) or path.name.lower().endswith(IMAGE_ENDINGS)
+    is_picture = picture_format(head) or is_image(path.name)
     return "picture" if is_picture else None
 
 
@@ -76,63 +82,47 @@ def count_groups(keys: "pyarrow.Array") -> tuple[np.ndarray, np.ndarray]:
     return codes, np.bincount(codes)
 
 
-def match_files(names: "pyarrow.Array", files: "pyarrow.Array") -> np.ndarray:
-    """Return the place in `files` of each name in a table, int32 (n,), -1 for none or several.
-
-    A name may be the path from the folder, or end in a file name that is unique; either may have
-    another ending.
-    """
-    import pyarrow
-    import pyarrow.compute
-
-    places = np.full(len(names), -1, dtype=np.int32)
-    for key in (_path, _stem, os.path.basename, lambda path: os.path.basename(_stem(path))):
-        missing = np.flatnonzero(places < 0)
-        if not len(missing):
-            break
-        keys = _map(key, files)
-        codes, counts = count_groups(keys)
-        once = np.flatnonzero(counts[codes] == 1)
-        wanted = _map(key, names.take(pyarrow.array(missing)))
-        found = pyarrow.compute.index_in(wanted, keys.take(pyarrow.array(once)))
-        found = found.fill_null(-1).to_numpy(zero_copy_only=False)
-        places[missing[found >= 0]] = once[found[found >= 0]]
-    return places
-
-
-def _map(key: Callable[[str], str], paths: "pyarrow.Array") -> "pyarrow.Array":
-    return pack(key(unpack(paths, place)) for place in range(len(paths)))
-
-
-def _scan(root: Path, path: str) -> list[str]:
+def _scan(root: Path, path: str, inside: str, outside: set[str]) -> list[str]:
     """Entries of a folder in natural order: the letter of its kind, then the name."""
     try:
         with os.scandir(root / path) as entries:
-            found = [
-                _kind(entry) + entry.name
+            shown = [
+                entry
                 for entry in entries
                 if not (entry.name.startswith(".") or entry.name.endswith(_UNFINISHED))
             ]
     except OSError as error:
         raise DataError(f"{root / path} cannot be read: {error}") from error
+    # Folders first: a link to a file in one of them is then known as inner.
+    shown.sort(key=lambda entry: (not os.path.isdir(entry.path), entry.name))
+    found = [_kind(entry, inside, outside) + entry.name for entry in shown]
     # A prepared folder below the raw images is none of them.
     if path and FILE + PREPARED in found:
         return []
     return sorted(found, key=_natural)
 
 
-def _kind(entry: os.DirEntry[str]) -> str:
-    if entry.is_symlink():
-        return LINK
-    return FOLDER if entry.is_dir() else FILE if entry.is_file() else SPECIAL
+def _kind(entry: os.DirEntry[str], inside: str, outside: set[str]) -> str:
+    if not entry.is_symlink():
+        return FOLDER if entry.is_dir() else FILE if entry.is_file() else SPECIAL
+    target = os.path.realpath(entry.path)
+    try:
+        is_folder, is_file = entry.is_dir(), entry.is_file()
+    except OSError:  # links in a circle
+        return BROKEN
+    if not is_folder and not is_file:
+        return SPECIAL if os.path.exists(target) else BROKEN
+    if any(_is_below(target, seen) for seen in (inside, *outside)):
+        return INNER
+    if is_folder:
+        if _is_below(inside, target):  # around the folder itself
+            return INNER
+        outside.add(target)
+    return FOLDER if is_folder else FILE
 
 
-def _path(name: str) -> str:
-    return os.path.normpath(name.replace("\\", "/"))
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(_path(name))[0]
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def _natural(entry: str) -> tuple[str, str]:

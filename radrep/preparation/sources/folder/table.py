@@ -1,39 +1,31 @@
-"""The table of a folder source: CSV, TSV or JSONL, its columns recognised by their names.
+"""The table of a folder source: CSV, TSV, JSONL or JSON, its columns recognised by their names.
 
-image, path, filename, ...    required: the path from the folder, or a name that is there once; in
-                              JSONL also a list of them
+image, path, filename, ...    required: the path from the folder or its end, or several of them
+                              ("a.png;b.png", a list); an id of a row may stand for it
 study_id, patient_id, split, view, report, findings, impression, indication, comparison
 Finding Labels                names of findings, "Effusion|Mass", as in NIH ChestX-ray14
 any other of 1, 0, -1, blank  a finding: present, absent, uncertain, not mentioned
 """
 
 import json
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from radrep.data.study import SPLIT_NAMES, projection_of
 from radrep.errors import DataError
+from radrep.preparation.sources import cells as cell
+from radrep.preparation.sources.folder import columns
+from radrep.preparation.sources.folder.json_rows import is_json, read_rows
+from radrep.preparation.sources.table_text import text_notes
 from radrep.preparation.sources.tables import bad_value, stream_cells
 
-TEXTS = ("report", "findings", "impression", "indication", "comparison")
-
-# Names of a column without marks and capitals, the preferred one first.
-_COLUMNS = {
-    "image": ("imagepath", "path", "image", "filename", "file", "imageindex", "images"),
-    "study": ("studyid", "study", "id"),
-    "patient": ("patientid", "patient", "subjectid"),
-    "split": ("split",),
-    "projection": ("projection", "view", "viewposition", "frontallateral"),
-    "label list": ("findinglabels",),
-    **{name: (name,) for name in TEXTS},
-}
-_LABELS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}
-# Names of the column of row numbers that pandas adds.
-_ROW_NUMBERS = re.compile(r"|Unnamed: \d+")
+_IDS = ("study", "patient")
+# Of these "None" may be what the radiologist wrote.
+_NONE_IS_TEXT = ("indication", "comparison", "context")
+_SHOWN = 8  # columns in a note
 
 
 @dataclass(frozen=True)
@@ -44,63 +36,167 @@ class Row:
     study: str = ""  # without a name, the row is a study of its own
     patient: str = ""
     split: str = ""
-    projection: str = "unknown"  # of all the images
+    projections: tuple[str, ...] = ()  # of each image, or one of all
     texts: Mapping[str, str] = field(default_factory=dict)  # by section, and "report"
     labels: Mapping[str, int] = field(default_factory=dict)  # 1, 0 or -1 by finding
+
+    def projection(self, place: int) -> str:
+        """The projection of one of the images."""
+        if len(self.projections) == len(self.images):
+            return self.projections[place]
+        return self.projections[0] if len(self.projections) == 1 else "unknown"
+
+
+@dataclass
+class _Values:
+    """What the cells of a column that has no role are, as far as they have been read."""
+
+    labels: int = 0
+    others: int = 0
+    example: str = ""  # the first that is no label
+    line: int = 0
+
+
+class _Damage:
+    """What a spreadsheet may have done to the ids and texts of a table, row by row."""
+
+    def __init__(self) -> None:
+        self._cut: dict[str, dict[str, bool]] = {role: {} for role in _IDS}
+        self._lost = Counter[str]()
+
+    def count(self, values: Mapping[str, str]) -> None:
+        """Count the values of one row, by role."""
+        for role, found in self._cut.items():
+            id_ = values.get(role, "").strip()
+            is_cut = cell.is_cut_number(id_)
+            if is_cut is not None and len(found) < 10_000:
+                found[id_] = is_cut
+        for role in columns.TEXTS:
+            text = values.get(role, "").strip()
+            if text and not _is_text(role, text):
+                self._lost[text] += 1
+
+    def notes(self) -> Iterator[str]:
+        """Texts that are none."""
+        if self._lost:
+            shown = ", ".join(repr(text) for text, _ in self._lost.most_common(3))
+            yield f"{self._lost.total()} texts are read as missing: {shown}."
+
+    def warnings(self, known: Mapping[str, str]) -> Iterator[str]:
+        """Ids of which not all digits were kept; `known` are the columns by role."""
+        for role, found in self._cut.items():
+            if len(found) > 1 and all(found.values()):
+                yield (
+                    f"every {known[role]} of more than 15 digits ends in zeros "
+                    f"({', '.join([*found][:2])}): a spreadsheet rounded them, so different ones "
+                    f"may have become one; {cell.EXPORT_AGAIN}."
+                )
 
 
 class Table:
     """The rows of a table, read from the file each time.
 
-    `columns` are the names of the recognised columns, `labels` of those that hold labels.
+    `columns` are the names of the recognised columns, `labels` of those that hold labels; `notes`
+    and `warnings` name what was not taken, or was read otherwise than it is written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._is_json = is_json(path)
         known: dict[str, str] = {}
-        numeric: dict[str, bool] = {}  # in the order of the columns
-        for _, cells in self._cells():
-            roles = _roles(tuple(cells))
+        others: dict[str, _Values] = {}  # in the order of the columns
+        damage = _Damage()
+        for line, cells in self._cells():
+            roles = columns.find_roles(tuple(cells))
             known.update(roles)
-            for name in cells.keys() - set(roles.values()):
-                text = _text(cells[name])
-                if text != "" and not _ROW_NUMBERS.fullmatch(name):
-                    numeric[name] = numeric.get(name, True) and text in _LABELS
-        if "image" not in known:
-            raise DataError(
-                f"{path} has no row with a column of images (image_path, path, image or filename); "
-                f"its columns are {', '.join([*known.values(), *numeric]) or 'none'}"
-            )
+            damage.count({role: _text(cells[name]) or "" for role, name in roles.items()})
+            taken = set(roles.values())
+            for name, value in cells.items():
+                if name not in taken:
+                    _count(others.setdefault(name, _Values()), value, line)
+        self._image_by = None if "image" in known else columns.image_names_by(known)
+        names = [name for name in (*known.values(), *others) if not columns.is_row_number(name)]
+        self._all_columns = ", ".join(names) or "none"
+        if "image" not in known and self._image_by is None:
+            raise DataError(self.without_images())
         self.columns = tuple(known.values())
         self.has_splits, self.has_patients = "split" in known, "patient" in known
-        self.labels = tuple(sorted(name for name, is_label in numeric.items() if is_label))
+        self.has_studies = "study" in known
+        self.labels = tuple(sorted(name for name in others if _is_label(name, others[name])))
+        self.notes = [*text_notes(path), *_column_notes(others, self.labels), *damage.notes()]
+        self.warnings = list(damage.warnings(known))
 
     def __iter__(self) -> Iterator[Row]:
         """Yield every row; DataError names a bad value and its line."""
         for line, cells in self._cells():
-            known = {role: cells[name] for role, name in _roles(tuple(cells)).items()}
-            images = known.pop("image", "")
-            names = images if isinstance(images, list) else [images]
-            names = [self._plain(line, "image", name).strip() for name in names]
-            values = {role: self._plain(line, role, value) for role, value in known.items()}
-            split = values.get("split", "").strip().casefold()
-            if split and split not in SPLIT_NAMES:
-                raise bad_value(self.path, line, "split", split, "expected train, val or test")
-            row = Row(
-                images=tuple(filter(None, names)),
-                study=values.get("study", "").strip(),
-                patient=values.get("patient", "").strip(),
-                split=SPLIT_NAMES.get(split, ""),
-                projection=projection_of(values.get("projection", "")),
-                texts={name: values[name] for name in TEXTS if values.get(name, "").strip()},
-                labels=self._labels(cells, values.get("label list", "")),
-            )
-            if not row.images and not row.study:
-                raise bad_value(self.path, line, "image", "", "expected the name of a file")
-            yield row
+            yield self._row(line, cells)
+
+    @property
+    def is_named_by_id(self) -> bool:
+        """Whether ids stand for the names of images, since no column is for them."""
+        return self._image_by is not None
+
+    def without_images(self) -> str:
+        """The problem of a table in which nothing names images."""
+        return (
+            f"{self.path} has no row with a column of images (image_path, path, image or "
+            f"filename); its columns are {self._all_columns}"
+        )
+
+    def _row(self, line: int, cells: Mapping[str, Any]) -> Row:
+        roles = columns.find_roles(tuple(cells))
+        known = {role: cells[name] for role, name in roles.items()}
+        image = known.pop("image", None)
+        if image is None and self._image_by is not None:
+            image = cells.get(self._image_by)
+        names = self._names(line, image, self._plain(line, "folder", known.pop("folder", "")))
+        views = self._list(line, "projection", known.pop("projection", ""))
+        findings = self._list(line, "label list", known.pop("label list", ""))
+        values = {role: self._plain(line, role, value) for role, value in known.items()}
+        split = values.get("split", "").strip().casefold()
+        split = "" if cell.is_missing(split) else split
+        if split and split not in SPLIT_NAMES:
+            raise bad_value(self.path, line, "split", split, "expected train, val or test")
+        ids = {role: self._id(line, role, values.get(role, "")) for role in _IDS}
+        if not names and not ids["study"]:
+            raise bad_value(self.path, line, "image", "", "expected the name of a file")
+        return Row(
+            images=names,
+            study=ids["study"],
+            patient=ids["patient"],
+            split=SPLIT_NAMES.get(split, ""),
+            projections=tuple(map(projection_of, views)),
+            texts={
+                name: values[name] for name in columns.TEXTS if _is_text(name, values.get(name, ""))
+            },
+            labels=self._labels(cells, findings, roles.get("label list", "")),
+        )
+
+    def _names(self, line: int, value: object, folder: str) -> tuple[str, ...]:
+        names = [
+            name
+            for text in self._list(line, "image", value)
+            for name in cell.split_names(text)
+            if not cell.is_missing(name)
+        ]
+        for name in names:
+            if cell.is_rounded(name) or cell.is_formula_error(name):
+                self._id(line, "image", name)  # it says what is wrong
+        folder = "" if cell.is_missing(folder) else folder.strip().rstrip("/\\")
+        return tuple(f"{folder}/{name}" if folder else name for name in names)
+
+    def _id(self, line: int, role: str, text: str) -> str:
+        try:
+            return cell.parse_id(text)
+        except ValueError as error:
+            raise bad_value(self.path, line, role, text.strip(), str(error)) from error
 
     def _cells(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        return _read_objects(self.path) if _is_jsonl(self.path) else stream_cells(self.path)
+        return read_rows(self.path) if self._is_json else stream_cells(self.path)
+
+    def _list(self, line: int, role: str, value: object) -> list[str]:
+        values = value if isinstance(value, list) else [value]
+        return [self._plain(line, role, each) for each in values]
 
     def _plain(self, line: int, role: str, value: object) -> str:
         text = _text(value)
@@ -108,20 +204,29 @@ class Table:
             raise bad_value(self.path, line, role, json.dumps(value), "expected a text or a number")
         return text
 
-    def _labels(self, cells: Mapping[str, object], listed: str) -> dict[str, int]:
-        labels = {name.strip(): 1 for name in listed.split("|") if name.strip()}
+    def _labels(
+        self, cells: Mapping[str, object], listed: list[str], column: str
+    ) -> dict[str, int]:
+        labels: dict[str, int] = {}
+        for text in listed:
+            value = cell.parse_label(text)
+            if value is not None:  # a column of ones and zeros, called as one of names
+                labels[column] = value
+            else:
+                names = (name for name in cell.split_findings(text) if not name.isdecimal())
+                labels |= dict.fromkeys(names, 1)
         for name in self.labels:
-            if text := _text(cells.get(name)):
-                labels[name] = _LABELS[text]
+            value = cell.parse_label(_text(cells.get(name)) or "")
+            if value is not None:
+                labels[name] = value
         return labels
 
 
-@lru_cache(maxsize=64)
-def _roles(names: tuple[str, ...]) -> dict[str, str]:
-    """The column of each role."""
-    plain = {re.sub(r"[\W_]+", "", name.casefold()): name for name in reversed(names)}
-    found = {role: [plain[a] for a in names if a in plain] for role, names in _COLUMNS.items()}
-    return {role: columns[0] for role, columns in found.items() if columns}
+def _is_text(role: str, text: str) -> bool:
+    text = text.strip()
+    if not text or cell.is_formula_error(text):
+        return False
+    return not cell.is_missing(text) or (role in _NONE_IS_TEXT and text.casefold() == "none")
 
 
 def _text(value: object) -> str | None:
@@ -131,23 +236,42 @@ def _text(value: object) -> str | None:
     return "" if value is None else str(int(value) if isinstance(value, bool) else value)
 
 
-def _is_jsonl(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4).lstrip(b"\xef\xbb\xbf \t").startswith((b"{", b"["))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+def _count(values: _Values, value: object, line: int) -> None:
+    text = _text(value)
+    if text is not None and cell.is_missing(text):
+        return
+    if text is not None and cell.parse_label(text) is not None:
+        values.labels += 1
+        return
+    values.others += 1
+    if values.others == 1:
+        shown = json.dumps(value) if text is None else text.strip()
+        values.example, values.line = shown if len(shown) <= 24 else shown[:21] + "...", line
 
 
-def _read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 1
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                row = json.loads(line) if line.strip() else {}
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}, line {number}: expected one JSON object a line")
-                if row:
-                    yield number, row
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: broken JSON or UTF-8
-        raise DataError(f"{path}, line {number}: no JSON object ({error})") from error
+def _is_label(name: str, values: _Values) -> bool:
+    return bool(values.labels) and not values.others and columns.may_be_finding(name)
+
+
+def _column_notes(others: Mapping[str, _Values], labels: tuple[str, ...]) -> Iterator[str]:
+    left = {
+        name: values
+        for name, values in others.items()
+        if name not in labels and not columns.is_row_number(name)
+    }
+    for name, values in left.items():
+        if values.labels > values.others > 0 and columns.may_be_finding(name):
+            yield (
+                f"{name} is not read as a finding: line {values.line} has {values.example!r}, "
+                "expected 1, 0, -1 or blank."
+            )
+    if left:
+        names = [f"{name} ({_content(values)})" for name, values in left.items()]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        yield f"Columns that are not used: {', '.join(names[:_SHOWN])}{more}."
+
+
+def _content(values: _Values) -> str:
+    if values.others:
+        return repr(values.example)
+    return "1, 0 or -1" if values.labels else "empty"

@@ -150,6 +150,7 @@ def _read_projections(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _number(path: Path, line: int, uid: str) -> str:
+    uid = uid.strip().removesuffix(".0")
     if not _NUMBER.fullmatch(uid):
         raise bad_value(path, line, "uid", uid, "expected the number of a report")
     return uid

@@ -33,6 +33,7 @@ from radrep.preparation.sources.image_tree import (
 )
 from radrep.preparation.sources.iu_xray import images as iu_images
 from radrep.preparation.sources.iu_xray import reports as iu_reports
+from radrep.preparation.sources.table_text import text_notes
 from radrep.preparation.sources.tables import hash_table
 from radrep.progress import Reporter
 
@@ -236,6 +237,8 @@ class IuXraySource(Source):
                 "The splits are drawn by report number, 70/10/20. They are not R2Gen's, so scores "
                 f"are not comparable with published ones; R2Gen's {ANNOTATION} gives its splits."
             )
+        for table in self._tables:
+            yield from text_notes(table) if table.suffix == ".csv" else ()
         if self.archive:
             yield f"{self.archive.name} is unpacked first, which takes as much space again."
         if broken := [report.problem for report in self._reports.values() if report.problem]:

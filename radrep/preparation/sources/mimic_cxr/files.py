@@ -17,6 +17,7 @@ import numpy as np
 from radrep.data.study import PROJECTIONS
 from radrep.errors import DataError
 from radrep.preparation.sources import tables
+from radrep.preparation.sources.cells import is_missing, parse_label
 
 JPG_HOME = "physionet.org/content/mimic-cxr-jpg/2.1.0/"
 REPORTS_HOME = "physionet.org/content/mimic-cxr/2.1.0/"
@@ -34,7 +35,6 @@ _LABELS = (
     "Pneumonia", "Pneumothorax", "Support Devices",
 )  # fmt: skip
 _NOT_MENTIONED = 2
-_LABEL_VALUES = {"1.0": 1, "1": 1, "0.0": 0, "0": 0, "-1.0": -1, "-1": -1, "": _NOT_MENTIONED}
 
 
 def study_folder(subject: int, study: int) -> str:
@@ -63,6 +63,7 @@ def find_tree(folder: Path, names: Iterable[str]) -> Path | None:
 
 def parse_dicom_id(text: str) -> bytes:
     """Parse the name of an image, which becomes part of a path."""
+    text = text.strip()
     if not _DICOM_ID.fullmatch(text):
         raise ValueError("expected the name of an image, such as 02aa804e-bde0afdd-...")
     return text.encode()
@@ -91,7 +92,7 @@ class LabelTable:
     """The findings that a labeller extracted from the reports."""
 
     def __init__(self, path: Path | None) -> None:
-        columns = dict.fromkeys(_LABELS, tables.Column(tables.one_of(_LABEL_VALUES), np.int8))
+        columns = dict.fromkeys(_LABELS, tables.Column(_parse_label, np.int8))
         columns["study_id"] = tables.Column(tables.parse_number, np.int64)
         none = dict.fromkeys(columns, np.array([], np.int64))
         rows = tables.read_columns(path, columns) if path else none
@@ -185,6 +186,13 @@ def find_reports(folder: Path, studies: Iterable[tuple[int, int]]) -> ReportTree
         return archive if len(archive) else None
     tree = find_tree(folder, (f"{study_folder(*pair)}.txt" for pair in studies))
     return ReportTree(tree) if tree else None
+
+
+def _parse_label(text: str) -> int:
+    label = parse_label(text)
+    if label is None and not is_missing(text):
+        raise ValueError("expected 1, 0, -1 or blank")
+    return _NOT_MENTIONED if label is None else label
 
 
 def _decode(content: bytes) -> str:

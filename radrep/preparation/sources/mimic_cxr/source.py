@@ -30,6 +30,7 @@ from radrep.preparation.sources.find_raw import Download, folders_beside, refuse
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.mimic_cxr import files
 from radrep.preparation.sources.report_sections import parse_sections
+from radrep.preparation.sources.table_text import text_notes
 from radrep.preparation.sources.tables import Column, hash_table, one_of, parse_number, read_columns
 
 _SPLITS = {"train": 0, "validate": 1, "test": 2}
@@ -120,6 +121,8 @@ class MimicCxrSource(Source):
             instead = "the labels are negbio's" if labels else "there are no labels"
             notes.append(f"{_absent('chexpert')}: {instead}")
         self._tables = [path for path in (self._rows.table, metadata, labels) if path]
+        for path in self._tables:
+            notes += text_notes(path) if path.name != ANNOTATION else []
         self._images = self._find_images(raw)
         if self._reports is None and self._rows.needs_reports:
             example = files.study_folder(*next(self._numbers()))

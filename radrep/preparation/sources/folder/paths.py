@@ -1,0 +1,27 @@
+"""What the path of an image says of its patient, its study and its split."""
+
+import re
+
+from radrep.data.study import SPLIT_NAMES
+
+# patient00001/study1 (CheXpert), p10000032/s50414267 (MIMIC-CXR), sub-01/ses-02 (BIDS), ...
+_IDS = re.compile(
+    r"(?:^|/)(?P<patient>(?:patient|subject|subj|sub|pat)[-_ ]?\w*\d\w*|p\d{4,})"
+    r"(?:/(?P<study>(?:study|session|ses|exam|visit)[-_ ]?\w*\d\w*|s\d{4,}))?(?=/)",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+def ids_of(path: str) -> tuple[str, str]:
+    """The patient and, named with its patient, the study of a path; "" for none."""
+    if match := _IDS.search(path.replace("\\", "/")):
+        patient, study = match["patient"], match["study"]
+        return patient, f"{patient}/{study}" if study else ""
+    return "", ""
+
+
+def split_of(path: str) -> str:
+    """The split that exactly one of the folders of a path names, "" for none."""
+    folders = path.replace("\\", "/").casefold().split("/")[:-1]
+    found = {SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else ""

@@ -1,0 +1,69 @@
+"""What makes the studies of a folder unfit for training: ids that are one, shared patients."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from radrep.data.study import SPLITS
+
+# What programs write for every patient when they take the names away.
+_NOBODY = re.compile(
+    r"(?:\W*(?:anon\w*|unknown|removed|deleted|hidden|dummy|redacted|de-?identified|no ?name|x{3,})"
+    r"\W*)+",
+    re.IGNORECASE,
+)
+_FEW = 5  # of so few studies or images, most may be of one patient or study
+_BITS = {split: 1 << k for k, split in enumerate(SPLITS)}
+
+
+class IdCheck:
+    """Counts the studies of each patient, the images of each study and the splits of patients."""
+
+    def __init__(self) -> None:
+        self._patients: Counter[str] = Counter()  # studies
+        self._studies: Counter[str] = Counter()  # images of those that have an id
+        self._splits: dict[str, int] = {}  # of each patient, as bits
+        self._seen: set[int] = set()  # hashes of studies
+        self._num_studies = self._num_images = 0
+
+    def add(self, key: str, study: str, patient: str, split: str, images: int) -> None:
+        """Count one row of the study `key`; its id and its patient may be ""."""
+        is_first = hash(key) not in self._seen
+        self._seen.add(hash(key))
+        self._num_studies += is_first
+        self._num_images += images
+        if study and images:
+            self._studies[study] += images
+        if patient:
+            self._patients[patient] += is_first
+            if split:
+                self._splits[patient] = self._splits.get(patient, 0) | _BITS[split]
+
+    @property
+    def num_without_patient(self) -> int:
+        """Studies of which no patient is known."""
+        return self._num_studies - self._patients.total()
+
+    def warnings(self, study_name: str, patient_name: str) -> Iterator[str]:
+        """What is wrong; the names are those of the columns or DICOM attributes."""
+        for patient, count in self._patients.most_common():
+            most = count > max(_FEW, self._num_studies / 2)
+            if most or (count > 1 and _NOBODY.fullmatch(patient)):
+                yield (
+                    f"{count} of {self._num_studies} studies are of the patient {patient!r} "
+                    f"({patient_name}), so all of them are in one split. If they are not one "
+                    "person, give a table (--reports) with a column patient_id or split."
+                )
+        for study, count in self._studies.most_common(1):
+            if count > max(_FEW, self._num_images / 2):
+                yield (
+                    f"{count} of {self._num_images} images are views of the study {study!r} "
+                    f"({study_name}). If they are not, give a table (--reports) with a column "
+                    "study_id."
+                )
+        shared = [patient for patient, bits in self._splits.items() if bits.bit_count() > 1]
+        if shared:
+            yield (
+                f"{len(shared)} patients are in several splits of the table, the first "
+                f"{shared[0]!r}: scores on test will be too good. Give each patient one split."
+            )
