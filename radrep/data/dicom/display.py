@@ -170,9 +170,10 @@ def _judge(grey: np.ndarray, counts: np.ndarray, notes: list[str]) -> None:
     """Note a picture that is black or white nearly all over, or has lost nearly all its levels."""
     num_values, num_pixels = int((counts > 0).sum()), int(counts.sum())
     num_levels = len(np.unique(grey[counts > 0]))
-    if num_values >= _MANY and num_levels < _FEW:
-        notes.append(f"shown in few grey levels ({num_levels} of {num_values} values)")
     for end, what in ((0, "the darkest"), (255, "the brightest")):
         share = counts[grey == end].sum() / num_pixels
         if share > _SATURATED:
             notes.append(f"nearly all of it is shown in {what} grey level ({share:.1%})")
+            return
+    if num_values >= _MANY and num_levels < _FEW:
+        notes.append(f"shown in few grey levels ({num_levels} of {num_values} values)")

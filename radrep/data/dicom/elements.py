@@ -10,7 +10,7 @@ _BINARY = {
     "US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "UV": "u8", "SV": "i8",
     "FL": "f4", "FD": "f8", "OW": "u2", "OL": "u4", "OF": "f4", "OD": "f8",
 }  # fmt: skip
-_DIGITS = frozenset(b"0123456789+-.,eE\\ \0")
+_DIGITS = frozenset(b"0123456789+-.,eE\\ ")
 
 
 def texts(dataset: Any, keyword: str) -> list[str]:

@@ -49,7 +49,9 @@ class DicomFile:
     def read_value(self, name: str) -> tuple[bytes, bool]:
         """The pixel data: native bytes or joined fragments, and whether the file ends before it."""
         if self.length == -1:
-            raise DataError(f"{_no_picture(self.dataset, name)}; it describes pixels, but has none")
+            raise DataError(
+                f"{_no_picture(self.dataset, name)}; it describes pixels, but ends before them"
+            )
         if self.length is None:
             return _join_fragments(self.stream.read())
         value = self.stream.read(self.length)
