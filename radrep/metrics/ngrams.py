@@ -88,7 +88,9 @@ class ReferenceNgrams:
 
     def __init__(self, table: NgramTable, references: Sequence[str]) -> None:
         self._table = table
-        self._rows, self._repeats = np.unique(table.rows_of(references), return_counts=True)
+        self._rows, self._row_of, self._repeats = np.unique(
+            table.rows_of(references), return_inverse=True, return_counts=True
+        )
         self._places, self._entries = table.entries_of(self._rows)
         num_holders = np.bincount(
             table.ngrams[self._entries],
@@ -163,14 +165,36 @@ class ReferenceNgrams:
         cosines = dots.reshape(-1, MAX_N) / self._norms[rows]
         return matches, 10 * cosines.mean(axis=1) / self._repeats.sum()
 
+    def score_table(self, rows: np.ndarray) -> np.ndarray:
+        """CIDEr of each reference with each of some reports, (references, m)."""
+        table, lengths = self._table, self._table.lengths
+        reference_norms = self._norms[self._rows].ravel()
+        found = np.empty((len(self._rows), len(rows)))
+        for column, row in enumerate(rows):
+            _, own = table.entries_of(rows[column : column + 1])
+            which, holders, theirs = self._holders(table.ngrams[own])
+            products = np.minimum(self._weights[own[which]], self._weights[theirs])
+            cells = holders * MAX_N + table.orders[table.ngrams[theirs]]
+            dots = np.bincount(cells, products * self._weights[theirs], len(reference_norms))
+            cosines = (dots / reference_norms).reshape(-1, MAX_N) / self._norms[row]
+            penalties = _length_penalties(lengths[self._rows], lengths[row])
+            found[:, column] = 10 * cosines.mean(axis=1) * penalties
+        return found[self._row_of]
+
     def _holders(self, ngrams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each reference with an n-gram: places of both, and number of its entry, (k,)."""
-        entry_ngrams = self._table.ngrams[self._entries]
-        order = np.argsort(entry_ngrams, kind="stable")
-        ends = np.searchsorted(entry_ngrams[order], ngrams, side="right")
-        starts = np.searchsorted(entry_ngrams[order], ngrams, side="left")
+        order, held = self._by_ngram
+        ends = np.searchsorted(held, ngrams, side="right")
+        starts = np.searchsorted(held, ngrams, side="left")
         which, found = _spread(starts, ends - starts)
         return which, self._places[order[found]], self._entries[order[found]]
+
+    @cached_property
+    def _by_ngram(self) -> tuple[np.ndarray, np.ndarray]:
+        """The references' entries by n-gram, and the n-gram of each."""
+        ngrams = self._table.ngrams[self._entries]
+        order = np.argsort(ngrams, kind="stable")
+        return order, ngrams[order]
 
 
 def _length_penalties(reference_lengths: np.ndarray, lengths: np.ndarray | np.int64) -> np.ndarray:
