@@ -9,7 +9,7 @@ import typer
 from radrep.cli.console import TerminalReporter, say, table
 from radrep.cli.eval_discriminator import show_labels
 from radrep.errors import RadrepError
-from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, NEAREST, SHUFFLED
+from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, SELECTION, SHUFFLED
 
 if TYPE_CHECKING:
     from radrep.evaluation.result import EvalResult
@@ -210,7 +210,7 @@ def _rows(scored: "ScoreTable", metrics: Sequence[str]) -> list[tuple[object, ..
 def _show_differences(scored: "ScoreTable", metrics: Sequence[str], main: str) -> None:
     """Intervals of the main system, and its differences to two controls and to its rivals."""
     pairs = {pair.second: pair for pair in scored.comparisons if pair.first == main}
-    shown = [pairs[control.name] for control in (SHUFFLED, NEAREST) if control.name in pairs]
+    shown = [pairs[control.name] for control in (SHUFFLED, SELECTION) if control.name in pairs]
     rows = []
     for metric in metrics:
         against = [pair.differences.get(metric) for pair in shown]

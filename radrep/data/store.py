@@ -5,7 +5,7 @@ OUT/prepared.json       which shards there are, and more (radrep.data.manifest)
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,6 +85,11 @@ class StoredStudy:
         return decode_png(self._files[number]["bytes"].as_py(), self.study.id)
 
 
+def order_patients(patients: Iterable[str]) -> list[str]:
+    """Each patient once, ordered by a hash of the id: by no study, report or label."""
+    return sorted(set(patients), key=lambda patient: hashlib.sha256(patient.encode()).digest())
+
+
 @dataclass(frozen=True)
 class Fold:
     """Which patients of the training split are held out, `number` from 0 of `of` folds.
@@ -99,7 +104,7 @@ class Fold:
 
     def part(self, name: str, patients: Sequence[str]) -> np.ndarray:
         """Which studies are "train", "val" or "heldout", given the patient of each, bool (n,)."""
-        order = sorted(set(patients), key=lambda patient: hashlib.sha256(patient.encode()).digest())
+        order = order_patients(patients)
         held_out = set(order[self.number :: self.of])
         others = [patient for patient in order if patient not in held_out]
         val = set(others[:: min(_OF_VALIDATION, max(len(others), 1))])

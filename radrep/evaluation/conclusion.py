@@ -8,7 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from radrep.metrics.format import difference, number, share
-from radrep.metrics.names import CONSTANTS, CONTROLS, FINDINGS_F1, MODEL, NEAREST, SHUFFLED
+from radrep.metrics.names import (
+    CONSTANTS,
+    CONTROLS,
+    FINDINGS_F1,
+    MODEL,
+    NEAREST,
+    SELECTION,
+    SHUFFLED,
+)
 from radrep.metrics.scorecard import Scorecard, ScoreTable
 
 # By what is higher than in the shuffled control: CIDEr, and findings F1. None is not compared.
@@ -25,7 +33,9 @@ _CONTROLS = {
     "beats all in words": "It scores higher than every baseline in {words}, but not in {findings}.",
     "lower": "It scores lower in {words} than {names}.",
     "level": "No significant difference in {words} over {num} studies to {names}.",
+    "selects": "So there is no evidence that it does more than choose among training reports.",
 }
+_SELECTED = "the training report that image features select"
 _RIVALS = {
     "higher": "{main} scores higher than {rival} in {words}.",
     "lower": "{main} scores lower than {rival} in {words}.",
@@ -99,17 +109,21 @@ def _beside_controls(
         for noun, system in (
             ("one constant report", words.best_constant()),
             ("the nearest training study’s report", NEAREST.name),
+            (_SELECTED, SELECTION.name),
         )
         if system is not None and (relation := words.relation(main, system)) is not None
     }
     if relations and all(relation == "higher" for relation in relations.values()):
-        others = [findings.best_constant(), NEAREST.name]
+        others = [findings.best_constant(), NEAREST.name, SELECTION.name]
         in_findings = {findings.relation(main, name) for name in others if name} - {None}
         beaten = "beats all" if in_findings <= {"higher"} else "beats all in words"
         yield _CONTROLS[beaten].format(**fill)
     for kind in ("lower", "level"):
         if names := [noun for noun, relation in relations.items() if relation == kind]:
-            yield _CONTROLS[kind].format(names=" and ".join(names), **fill)
+            listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
+            yield _CONTROLS[kind].format(names=listed, **fill)
+    if relations.get(_SELECTED, "higher") != "higher":
+        yield _CONTROLS["selects"]
 
 
 def _evidence(
@@ -120,6 +134,7 @@ def _evidence(
         *((rival, rival) for rival in rivals),
         ("Best constant report", None),
         (NEAREST.title, NEAREST.name),
+        (SELECTION.title, SELECTION.name),
     ):
         compared = [
             _compared(metric, main, name)

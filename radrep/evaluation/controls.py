@@ -2,39 +2,26 @@
 
 - shuffled: the same reports, permuted over the studies;
 - blank-image: the reports that the model writes for black images;
-- nearest neighbour: the report of the training study with the most similar images, by the packaged
-  EfficientNet-Lite0 of ImageNet, so that it is the same for all systems;
+- nearest neighbour and selection: a training report, by image features (`image_controls`);
 - constants: one training report for every study, chosen on validation.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
-from radrep.data.dataset import ModelStudies
-from radrep.data.preprocess import Preprocess
-from radrep.data.selection import ImageSelection
-from radrep.device import best_device
 from radrep.evaluation.eval_set import EvalSet
 from radrep.inference.decode import report_model, write_reports
 from radrep.metrics.baselines import best_constants
-from radrep.metrics.names import CONSTANTS, NEAREST, SHUFFLED
+from radrep.metrics.names import CONSTANTS, SHUFFLED
 from radrep.metrics.protocol import published_references
-from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
-from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.weights.checkpoint import Loaded
 
-EXTRACTOR = "tf_efficientnet_lite0"
 SHUFFLE_SEED = 0
-_IMAGE_SIZE = 224
-_SELECTION = ImageSelection("views", max_views=2)
-_BLOCK = 1024  # studies compared with all of training at once
 
 
 def shuffled_control(reports: Sequence[str]) -> dict[str, list[str]]:
@@ -97,62 +84,3 @@ def constant_reports(studies: EvalSet, reporter: Reporter) -> dict[str, list[str
         advance()
     reports = {f"constant, best {metric}": constant.report for metric, constant in found.items()}
     return {each.name: [reports[each.name]] * len(studies.ids) for each in CONSTANTS}
-
-
-def nearest_control(studies: EvalSet, reporter: Reporter) -> dict[str, list[str]]:
-    """The cleaned report of each study's nearest training study; none without images."""
-    if studies.prepared is None or studies.train is None:
-        return {}
-    texts = studies.corpus.cleaned_train
-    nearest = nearest_studies(studies.train, studies.prepared, reporter)
-    return {NEAREST.name: [texts[i] for i in nearest]}
-
-
-class _Pooled(nn.Module):
-    """The mean of a backbone's patches, as one patch: (v, 3, h, w) -> (v, 1, c)."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        patches: Tensor = self.backbone(images)
-        return patches.mean(dim=1, keepdim=True)
-
-
-def nearest_studies(train: ModelStudies, studies: ModelStudies, reporter: Reporter) -> np.ndarray:
-    """For each study the index of the training study with the largest cosine of features, (n,).
-
-    Features are means over the first two views. No study is its own neighbour.
-    """
-    backbone = Backbone(
-        name=EXTRACTOR,
-        weights=f"package:{PACKAGED_WEIGHTS}",
-        image_size=_IMAGE_SIZE,
-        frozen=True,
-    )
-    selected = [SelectedImages.find(split, _SELECTION) for split in (train, studies)]
-    features = cached_features(
-        _Pooled(backbone),
-        Preprocess(size=_IMAGE_SIZE, mean=backbone.mean, std=backbone.std),
-        selected,
-        device=best_device(),
-        reporter=reporter,
-    )
-    known, asked = (_embed(split, features) for split in selected)
-    places = {id_: i for i, id_ in enumerate(train.ids)}
-    ids = studies.ids
-    nearest = []
-    for start in range(0, len(asked), _BLOCK):
-        cosines = asked[start : start + _BLOCK] @ known.T
-        for row, id_ in enumerate(ids[start : start + _BLOCK]):
-            if id_ in places:
-                cosines[row, places[id_]] = -torch.inf
-        nearest.append(cosines.argmax(dim=1))
-    return torch.cat(nearest).numpy()
-
-
-def _embed(selected: SelectedImages, features: FeatureStore) -> Tensor:
-    """Vectors of length 1, (n, c)."""
-    rows = [torch.cat([*map(features.read, keys)]).mean(dim=0) for keys in selected.keys]
-    return nn.functional.normalize(torch.stack(rows), dim=1)

@@ -10,11 +10,11 @@ from radrep.evaluation.artifacts import check_out, write_evaluation
 from radrep.evaluation.controls import (
     by_fold,
     constant_reports,
-    nearest_control,
     shuffled_control,
     write_blank,
 )
 from radrep.evaluation.eval_set import EvalSet, batches_of, studies_of_run
+from radrep.evaluation.image_controls import image_controls
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.decode_options import change_decode, check_overrides
@@ -128,7 +128,7 @@ def finish(
     controls = shuffled_control(scored[main]) if len(scored) == 1 else {}
     if systems.blank is not None:
         controls[BLANK.name] = scored_predictions(systems.blank, clean=clean)
-    controls |= by_fold(nearest_control, studies, reporter)
+    controls |= by_fold(image_controls, studies, reporter)
     controls |= constants
     every = {**scored, **controls}
     pairs = [*combinations(scored, 2), *((main, name) for name in controls)]

@@ -6,13 +6,13 @@ training reports (`radrep.guidance.utility`). Nothing is learned of any study bu
 Letters: n training studies, d features of a study, m reports of the pool, b new studies.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from radrep.data.store import order_patients
 from radrep.errors import DataError
 from radrep.guidance.utility import PARTS, build_pool, utility_parts
 
@@ -173,10 +173,9 @@ def cross_fit(
 def assign_folds(patients: Sequence[str], num_folds: int = NUM_FOLDS) -> np.ndarray:
     """The fold of each study, (n,): all of a patient in one, about equally many patients in each.
 
-    By a hash of the patient, so that the order of the studies changes nothing.
+    The order of the studies changes nothing.
     """
-    order = sorted(set(patients), key=lambda patient: hashlib.sha256(patient.encode()).digest())
-    fold = {patient: i % num_folds for i, patient in enumerate(order)}
+    fold = {patient: i % num_folds for i, patient in enumerate(order_patients(patients))}
     return np.array([fold[patient] for patient in patients])
 
 

@@ -71,12 +71,13 @@ MODEL = "model"  # the one run that an evaluation is of
 SHUFFLED = Control("shuffled control", "Shuffled control", of_model=True)
 BLANK = Control("blank-image control", "Blank-image control", of_model=True)
 NEAREST = Control("nearest neighbour", "Nearest neighbour", of_model=False)
+SELECTION = Control("selection", "Expected-utility selection", of_model=False)
 CONSTANTS = tuple(
     Control(f"constant, best {metric}", f"Constant report, best {METRICS[metric].title}", False)
     for metric in ("bleu4", "cider", "rouge_l")
 )
 CONTROLS: Mapping[str, Control] = {
-    control.name: control for control in (SHUFFLED, BLANK, NEAREST, *CONSTANTS)
+    control.name: control for control in (SHUFFLED, BLANK, NEAREST, SELECTION, *CONSTANTS)
 }
 
 

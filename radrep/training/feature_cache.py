@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -82,6 +83,8 @@ class SelectedImages:
     studies: ModelStudies  # of the split on disk
     keys: tuple[tuple[str, ...], ...]  # of each study's images; equal images have one key
     places: dict[str, _Place]
+    ids: tuple[str, ...]  # of each study
+    patients: tuple[str, ...]  # of each study; without one its own
 
     @classmethod
     def find(cls, studies: ModelStudies, selection: ImageSelection) -> "SelectedImages":
@@ -89,14 +92,27 @@ class SelectedImages:
         whole, own = studies.whole_split(), set(studies.ids)
         keys: list[tuple[str, ...]] = []
         places: dict[str, _Place] = {}
+        ids: list[str] = []
+        patients: list[str] = []
         for index, study in enumerate(whole):
             views = selection.of(study)
             found = tuple(_row_key(study.images[view.number], view) for view in views)
             if study.id in own:
                 keys.append(found)
+                ids.append(study.id)
+                patients.append(study.patient_id or f"study {study.id}")
             for key, view in zip(found, views, strict=True):
                 places.setdefault(key, (index, view))
-        return cls(whole, tuple(keys), dict(sorted(places.items())))
+        places = dict(sorted(places.items()))
+        return cls(whole, tuple(keys), places, tuple(ids), tuple(patients))
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What is kept of patches, in half precision: (v, n, c) -> (v, k, c)."""
+
+    name: str  # other reductions have other names
+    reduce: Callable[[Tensor], Tensor]
 
 
 class FeatureStore:
@@ -119,7 +135,7 @@ class FeatureStore:
         if not self._features:  # opened in the process that reads, not sent to it
             self._features = [np.load(f / FEATURES, mmap_mode="r") for f in self._folders]
         entry, row = self._rows[key]
-        return torch.from_numpy(np.array(self._features[entry][row]))
+        return torch.from_numpy(self._features[entry][row].astype(np.float32))
 
 
 def cached_features(
@@ -129,10 +145,12 @@ def cached_features(
     *,
     device: torch.device,
     reporter: Reporter,
+    reduction: Reduction | None = None,
 ) -> FeatureStore:
     """The features of the images that a model is given, from the cache or computed now.
 
     The encoder makes patches (v, n, c) of normalised pixels (v, 3, h, w), squashed, never cropped.
+    What a reduction keeps of them is an entry of its own, made of cached patches where they are.
     Of several processes one computes while the others wait for its file lock; no collective of
     torch.distributed is held up, whatever its timeout.
 
@@ -144,7 +162,9 @@ def cached_features(
     folders: list[Path] = []
     for selected in {split.studies.split: split for split in splits}.values():
         studies, wanted = selected.studies, selected.places
-        folder = root / _key(encoder_hash, studies, wanted)
+        folder = whole = root / _key(encoder_hash, studies, wanted)
+        if reduction is not None:
+            folder = root / _key(f"{reduction.name} {encoder_hash}", studies, wanted)
         folders.append(folder)
         if not (folder / INDEX).is_file():
             locks = cache_folder() / "locks"
@@ -152,7 +172,11 @@ def cached_features(
                 made.mkdir(parents=True, exist_ok=True)
             with FileLock(locks / f"{folder.name}.lock"):
                 if not (folder / INDEX).is_file():
-                    _compute(encoder, preprocess, studies, wanted, folder, device, reporter)
+                    pixels = _Pixels(studies, list(wanted.values()), preprocess)
+                    patches = _compute(encoder, pixels, device)
+                    if reduction is not None and (whole / INDEX).is_file():
+                        patches = _read(whole)
+                    _write(patches, selected, folder, reduction, reporter)
                     continue
         counted = f"from the cache, {len(wanted)} images of {studies.split}"
         reporter.info("features", f"{counted} ({folder})")
@@ -197,57 +221,72 @@ class _Pixels(Dataset[Tensor]):
 
 
 def _compute(
-    encoder: nn.Module,
-    preprocess: Preprocess,
-    studies: ModelStudies,
-    wanted: Mapping[str, _Place],
-    folder: Path,
-    device: torch.device,
-    reporter: Reporter,
-) -> None:
+    encoder: nn.Module, images: _Pixels, device: torch.device
+) -> Generator[Tensor, None, None]:
+    """Patches of the images in order, float32 (v, n, c) each time."""
     encoder.to(device).eval()
-    images = _Pixels(studies, list(wanted.values()), preprocess)
 
     @torch.no_grad()  # here, since it holds for one thread
-    def encode(pixels: Tensor) -> np.ndarray:
+    def encode(pixels: Tensor) -> Tensor:
         features: Tensor = encoder(pixels.to(device))
-        return features.float().cpu().numpy()
+        return features.float().cpu()
 
-    shape = (len(images), *encode(images[0][None]).shape[1:])
-    needed, free = 4 * int(np.prod(shape)), shutil.disk_usage(folder.parent).free
-    if needed > free:
-        raise DataError(
-            f"the feature cache needs {needed / 1e9:.1f} GB and {folder.parent} has "
-            f"{free / 1e9:.1f} GB free. Clear old entries with: radrep cache clear, or set "
-            "RADREP_CACHE to a folder on another disk"
-        )
-    with atomic_dir(folder, replace=True) as partial:
-        # float32, as computed: in half precision training would give other results.
-        features = np.lib.format.open_memmap(
-            partial / FEATURES, mode="w+", dtype=np.float32, shape=shape
-        )
-        start, on_device = 0, _on_cpu if device.type == "cpu" else _on_gpu
-        with (
-            reporter.progress(f"image features of {studies.split}", len(images), "images") as go,
-            closing(on_device(images, encode)) as blocks,
-        ):
-            for block in blocks:
-                features[start : start + len(block)] = block
-                start += len(block)
-                go(len(block))
-        features.flush()
-        about = {
-            "data": f"{studies.prepared}, {studies.split}",
-            "images": len(images),
-            "patches": list(shape[1:]),
-        }
-        rows = {key: row for row, key in enumerate(wanted)}
-        (partial / INDEX).write_text(json.dumps({"about": about, "rows": rows}))
+    yield encode(images[0][None])  # for their shape
+    on_device = _on_cpu if device.type == "cpu" else _on_gpu
+    with closing(on_device(images, encode)) as blocks:
+        yield from blocks
 
 
-def _on_gpu(
-    images: _Pixels, encode: Callable[[Tensor], np.ndarray]
-) -> Generator[np.ndarray, None, None]:
+def _read(folder: Path) -> Generator[Tensor, None, None]:
+    """As `_compute`, from an entry of the cache."""
+    patches = np.load(folder / FEATURES, mmap_mode="r")
+    yield torch.from_numpy(np.array(patches[:1]))
+    for start in range(0, len(patches), _BATCH):
+        yield torch.from_numpy(np.array(patches[start : start + _BATCH]))
+
+
+def _write(
+    patches: Generator[Tensor, None, None],
+    selected: SelectedImages,
+    folder: Path,
+    reduction: Reduction | None,
+    reporter: Reporter,
+) -> None:
+    studies, wanted = selected.studies, selected.places
+    kept = patches if reduction is None else map(reduction.reduce, patches)
+    # float32, as computed: in half precision training would give other results.
+    dtype = np.dtype(np.float32 if reduction is None else np.float16)
+    with closing(patches):
+        shape = (len(wanted), *next(iter(kept)).shape[1:])
+        needed, free = dtype.itemsize * math.prod(shape), shutil.disk_usage(folder.parent).free
+        if needed > free:
+            raise DataError(
+                f"the feature cache needs {needed / 1e9:.1f} GB and {folder.parent} has "
+                f"{free / 1e9:.1f} GB free. Clear old entries with: radrep cache clear, or set "
+                "RADREP_CACHE to a folder on another disk"
+            )
+        with atomic_dir(folder, replace=True) as partial:
+            features = np.lib.format.open_memmap(
+                partial / FEATURES, mode="w+", dtype=dtype, shape=shape
+            )
+            start = 0
+            label = f"image features of {studies.split}"
+            with reporter.progress(label, len(wanted), "images") as advance:
+                for block in kept:
+                    features[start : start + len(block)] = block.numpy()
+                    start += len(block)
+                    advance(len(block))
+            features.flush()
+            about = {
+                "data": f"{studies.prepared}, {studies.split}",
+                "images": len(wanted),
+                "patches": list(shape[1:]),
+            }
+            rows = {key: row for row, key in enumerate(wanted)}
+            (partial / INDEX).write_text(json.dumps({"about": about, "rows": rows}))
+
+
+def _on_gpu(images: _Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Tensor, None, None]:
     """In order; worker processes decode ahead."""
     loader = DataLoader(
         images,
@@ -259,12 +298,10 @@ def _on_gpu(
     yield from map(encode, loader)
 
 
-def _on_cpu(
-    images: _Pixels, encode: Callable[[Tensor], np.ndarray]
-) -> Generator[np.ndarray, None, None]:
+def _on_cpu(images: _Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Tensor, None, None]:
     """In order; each core has parts of its own: with small maps, cores that share one wait."""
 
-    def encode_part(start: int) -> np.ndarray:
+    def encode_part(start: int) -> Tensor:
         return encode(torch.stack([images[i] for i in range(len(images))[start : start + _BATCH]]))
 
     before, cores = torch.get_num_threads(), count_cores()

@@ -21,7 +21,7 @@ def test_demo_goes_the_whole_way_and_states_what_is_next(tmp_path: Path) -> None
     words = [word for change in small for word in ("--set", change)]
     result = radrep("demo", "--out", tmp_path / "demo", "--num-studies", 60, *words)
     assert result.exit_code == 0, result.output
-    for text in ("named rightly, with side", "shuffled control", "nearest neighbour",
+    for text in ("named rightly, with side", "shuffled control", "nearest neighbour", "selection",
                  "radrep generate", "radrep prepare iu", "protocol published"):  # fmt: skip
         assert text in result.stdout
     assert (tmp_path / "demo/run/scores-test.json").is_file()

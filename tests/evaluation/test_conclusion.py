@@ -70,6 +70,27 @@ def test_only_a_significant_loss_in_the_shuffled_control_counts(systems, expecte
             "It scores lower in CIDEr than one constant report. No significant difference in CIDEr "
             "over 295 studies to the nearest training study’s report.",
         ),
+        ({"selection": (0.2, 0.3)}, "It scores higher than every baseline."),
+        (
+            {"selection": (0.2, 0.48), "constant, best cider": (0.2, 0.3)},
+            "It scores higher than every baseline in CIDEr, but not in findings F1 (rules) "
+            "without No Finding.",
+        ),
+        (
+            {"selection": (0.6, 0.3), "constant, best cider": (0.2, 0.3)},
+            "It scores lower in CIDEr than the training report that image features select. So "
+            "there is no evidence that it does more than choose among training reports.",
+        ),
+        (
+            {
+                "nearest neighbour": (0.39, 0.3),
+                "selection": (0.42, 0.3),
+                "constant, best cider": (0.4, 0.3),
+            },
+            "No significant difference in CIDEr over 295 studies to one constant report, the "
+            "nearest training study’s report and the training report that image features select. "
+            "So there is no evidence that it does more than choose among training reports.",
+        ),
     ],
 )
 def test_a_baseline_that_is_as_good_stands_in_the_answer(baselines, expected):

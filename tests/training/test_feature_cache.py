@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from filelock import FileLock
 
@@ -14,7 +15,12 @@ from radrep.data.preprocess import Preprocess
 from radrep.data.selection import ImageSelection, View
 from radrep.modules.backbone import Backbone
 from radrep.progress import Reporter
-from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
+from radrep.training.feature_cache import (
+    FeatureStore,
+    Reduction,
+    SelectedImages,
+    cached_features,
+)
 from tests.whole_way import TINY, radrep, read_metrics, write_recipe
 
 
@@ -43,6 +49,7 @@ def features_of(
 ) -> FeatureStore:
     torch.manual_seed(0)
     backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
+    reduction = changes.pop("reduction", None)
     if changes.pop("other_weights", False):
         with torch.no_grad():
             next(backbone.parameters()).add_(0.1)
@@ -53,6 +60,7 @@ def features_of(
         [SelectedImages.find(ModelStudies(phantoms, split), selection) for split in splits],
         device=torch.device("cpu"),
         reporter=reporter or Reporter(),
+        reduction=reduction,
     )
 
 
@@ -105,3 +113,22 @@ def test_of_two_processes_one_computes_and_the_other_waits(tmp_path: Path, phant
         lock.release()
         waiting.result(timeout=60)
     assert "from the cache, 8 images of val" in heard[0]
+
+
+def test_reduced_features_are_made_of_cached_patches_where_they_are(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mean = Reduction("mean", lambda patches: patches.mean(dim=1, keepdim=True))
+    from_pixels = features_of(phantoms, "val", reduction=mean)
+    whole = features_of(phantoms, "val")
+    assert len(list((tmp_path / "cache/features").iterdir())) == 2
+    images = SelectedImages.find(ModelStudies(phantoms, "val"), ImageSelection())
+    for (key,) in images.keys:
+        expected = whole.read(key).mean(dim=0, keepdim=True)
+        assert torch.allclose(from_pixels.read(key), expected, rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr(Backbone, "forward", None)  # not run again
+    most = Reduction("maximum", lambda patches: patches.amax(dim=1, keepdim=True))
+    from_patches = features_of(phantoms, "val", reduction=most)
+    assert len(list((tmp_path / "cache/features").iterdir())) == 3
+    for (key,) in images.keys:
+        assert torch.allclose(from_patches.read(key), whole.read(key).amax(0), rtol=1e-3)

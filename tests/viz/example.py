@@ -24,6 +24,7 @@ SYSTEMS = {
     "shuffled control": (0.124, 0.302),
     "blank-image control": (0.098, 0.287),
     "nearest neighbour": (0.281, 0.418),
+    "selection": (0.398, 0.422),
     "constant, best bleu4": (0.266, 0.395),
     "constant, best cider": (0.410, 0.395),
     "constant, best rouge_l": (0.335, 0.395),

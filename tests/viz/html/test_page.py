@@ -112,7 +112,9 @@ def test_the_answer_comes_first_and_the_constant_is_not_hidden(reader):
     answer = reader.find("p", first, class_="answer")[0]["text"]
     assert answer == (
         "This model uses the image. No significant difference in CIDEr over 295 studies to one "
-        "constant report and the nearest training study’s report."
+        "constant report, the nearest training study’s report and the training report that image "
+        "features select. So there is no evidence that it does more than choose among training "
+        "reports."
     )
     assert "Not for clinical use" in reader.find("footer")[0]["text"]
 

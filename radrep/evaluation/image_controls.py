@@ -1,0 +1,135 @@
+"""The controls that answer with a training report chosen by image features.
+
+Features are of the packaged EfficientNet-Lite0 of ImageNet, so they are the same for all systems.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from radrep.data.preprocess import Preprocess
+from radrep.data.selection import ImageSelection
+from radrep.device import best_device
+from radrep.evaluation.eval_set import EvalSet
+from radrep.guidance.image_features import study_vectors, summarize_maps
+from radrep.guidance.selection import PENALTIES, TrainingStudies, UtilityWeights, cross_fit
+from radrep.metrics.names import NEAREST, SELECTION
+from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
+from radrep.progress import Reporter
+from radrep.training.feature_cache import (
+    FeatureStore,
+    Reduction,
+    SelectedImages,
+    cached_features,
+)
+
+EXTRACTOR = "tf_efficientnet_lite0"
+POOL_SIZE = 300
+# On folds of IU X-Ray's training split the best of those tried in words and findings together.
+WEIGHTS = UtilityWeights(rouge=5.0, labels=5.0)
+MAX_TRAINING = 5000  # studies that selection is fitted on; with 270,000 it would take days
+_SAMPLE_SEED = 0
+_IMAGE_SIZE = 224
+_SELECTION = ImageSelection("views", max_views=2)
+_BLOCK = 1024  # studies compared with all of training at once
+
+
+def image_controls(studies: EvalSet, reporter: Reporter) -> dict[str, list[str]]:
+    """The cleaned training reports of both controls; none without images."""
+    if studies.prepared is None or studies.train is None:
+        return {}
+    train, asked = (
+        SelectedImages.find(each, _SELECTION) for each in (studies.train, studies.prepared)
+    )
+    features = _features([train, asked], reporter)
+    reports = studies.corpus.cleaned_train
+    return {
+        NEAREST.name: [reports[i] for i in find_nearest(train, asked, features)],
+        SELECTION.name: _select(train, asked, features, reports, reporter),
+    }
+
+
+def _features(splits: list[SelectedImages], reporter: Reporter) -> FeatureStore:
+    """`summarize_maps` of every image, the mean first."""
+    backbone = Backbone(
+        name=EXTRACTOR,
+        weights=f"package:{PACKAGED_WEIGHTS}",
+        image_size=_IMAGE_SIZE,
+        frozen=True,
+    )
+
+    def summarize(patches: Tensor) -> Tensor:
+        return summarize_maps(patches.unflatten(1, backbone.grid))
+
+    return cached_features(
+        backbone,
+        Preprocess(size=_IMAGE_SIZE, mean=backbone.mean, std=backbone.std),
+        splits,
+        device=best_device(),
+        reporter=reporter,
+        reduction=Reduction("mean, maximum, standard deviation, 3 x 3 means", summarize),
+    )
+
+
+def find_nearest(
+    train: SelectedImages, asked: SelectedImages, features: FeatureStore
+) -> np.ndarray:
+    """For each study the index of the training study with the largest cosine of features, (n,).
+
+    Features are means over the first two views. No study is its own neighbour.
+    """
+    known, wanted = (_embed(split, features) for split in (train, asked))
+    places = {id_: i for i, id_ in enumerate(train.ids)}
+    nearest = []
+    for start in range(0, len(wanted), _BLOCK):
+        cosines = wanted[start : start + _BLOCK] @ known.T
+        for row, id_ in enumerate(asked.ids[start : start + _BLOCK]):
+            if id_ in places:
+                cosines[row, places[id_]] = -torch.inf
+        nearest.append(cosines.argmax(dim=1))
+    return torch.cat(nearest).numpy()
+
+
+def _embed(selected: SelectedImages, features: FeatureStore) -> Tensor:
+    """Vectors of length 1, (n, c)."""
+    rows = [
+        torch.stack([features.read(key)[0] for key in keys]).mean(dim=0) for keys in selected.keys
+    ]
+    return nn.functional.normalize(torch.stack(rows), dim=1)
+
+
+def _select(
+    train: SelectedImages,
+    asked: SelectedImages,
+    features: FeatureStore,
+    reports: Sequence[str],
+    reporter: Reporter,
+) -> list[str]:
+    """By expected utility; no patient's own report reaches what is selected for the patient."""
+    rows = np.arange(len(reports))
+    if len(rows) > MAX_TRAINING:
+        drawn = np.random.default_rng(_SAMPLE_SEED).permutation(len(rows))
+        rows = np.sort(drawn[:MAX_TRAINING])
+    studies = TrainingStudies(
+        _vectors(train, features, rows),
+        [reports[int(i)] for i in rows],
+        [train.patients[i] for i in rows],
+    )
+    with reporter.progress("selection control", len(PENALTIES), "penalties") as advance:
+        found = cross_fit(
+            studies,
+            _vectors(asked, features, np.arange(len(asked.keys))),
+            asked.patients,
+            pool_size=POOL_SIZE,
+            weights=WEIGHTS,
+            advance=advance,
+        )
+    return [each.report for each in found]
+
+
+def _vectors(selected: SelectedImages, features: FeatureStore, rows: np.ndarray) -> np.ndarray:
+    chosen = (selected.keys[i] for i in rows)
+    views = _SELECTION.max_views
+    return study_vectors((torch.stack([*map(features.read, keys)]) for keys in chosen), views)
