@@ -1,33 +1,52 @@
 """Words that deny a finding, doubt it or place it at another time, and words that end their scope.
 
 After NegBio and the CheXpert labeler (Peng et al., 2018; Irvin et al., 2019), on words, commas and
-conjunctions instead of a parsed sentence.
+conjunctions instead of a parsed sentence. Terms of NegBio (public domain), of NegEx as in negspaCy
+(MIT) and of medspaCy's ConText (MIT) are among them.
 """
 
 from itertools import product
 from typing import NamedTuple
 
+from radrep.metrics.labeler.forms import ASK, OFF, ON
 from radrep.metrics.labeler.vocabulary import phrases, word_set
 
 
 class Cue(NamedTuple):
     """The effect of a cue on a mention, and on which side of the cue."""
 
-    # negative, uncertain, open (not excluded: stronger than a negation), aside (not of this exam)
+    # negative, uncertain, open (not excluded: stronger than a negation), aside (not of this exam),
+    # or none: words that only resemble a cue
     effect: str
-    reach: str  # after, before, both, or either: after it if a mention follows, else before
+    # after, before, both, next (one word), item (after, to the next comma), or either: after it if
+    # a mention follows, else before
+    reach: str
 
 
 _DENYING = """no, without, negative for, free of, clear of, absence of, lack of, neither, nor, no
     evidence of, no evidence for, no radiographic evidence of, no definite evidence of, no sign of,
     no signs of, no findings of, without evidence of, without evidence for, not, devoid of, denies,
-    non, never, without radiographic evidence of, cleared of, clear from, instead of"""
+    never, without radiographic evidence of, cleared of, clear from, instead of, none of, nothing to
+    suggest, nothing to indicate, no features of, no suggestion of, no findings to indicate, cannot
+    see, cannot identify, unable to identify, unable to see, unable to demonstrate, fails to reveal,
+    fails to demonstrate, fails to show, failed to reveal, failed to demonstrate, failed to show,
+    rules out, excludes, lacking, lacks, inconsistent with, not consistent with, not compatible
+    with, unremarkable for, absent of, disappearance of, <off>"""
 _DENYING_BACK = """not seen, not identified, not present, not visualized, not evident, not noted,
     not demonstrated, not appreciated, not apparent, not detected, not visible, not found, none, not
     definitely seen, not definitely identified, not seen today, not observed, not displayed, not
     currently seen, not currently identified, removed, negative, not confirmed, not clearly
-    identified"""
-_DENYING_EITHER = "absent, excluded, ruled out, resolved, cleared, no longer"
+    identified, cannot be seen, cannot be identified, cannot be demonstrated, cannot be detected,
+    could not be seen, could not be identified, could not be demonstrated, could not be detected,
+    can not be seen, can not be identified, disappeared, is artifact, is an artifact, <no>"""
+_DENYING_EITHER = """absent, excluded, ruled out, resolved, cleared, no longer, nil, nonexistent,
+    non existent, nonvisualized, non visualized, nonvisualised, non visualised, nonvisualization,
+    nonvisualization of, non visualization of, nonvisualisation of, not visualised"""
+# They only resemble a denial.
+_HARMLESS = """no more than, not more than, no less than, not less than, not insignificant, not
+    inconsiderable, no other than, not normal, not clear, not unremarkable, not intact, not within
+    normal limits, not necessarily, not only, not known if, not certain if, not certain whether,
+    not to mention, nothing but, nothing more than, nothing other than"""
 _ENDED = "resolution of, clearing of, removal of, resolution in, clearance of"
 _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, presumptive,
     questionable, question, question of, suspected, suspect, suspicious for, suspicion of, suspicion
@@ -39,16 +58,19 @@ _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, pre
     simulating, mimicking, rather than, raising possibility of, possibility of, potential, symptoms
     of, differential diagnosis, correlate clinically for, clinically correlate for, consider, raise
     the possibility of, raises the possibility of, raising the possibility of, question if, cannot
-    be differentiated from"""
+    be differentiated from, query, indefinite for, concerned about, worried about, could this be,
+    may this be, cannot be distinguished from"""
 _DOUBTING_EITHER = """unlikely, less likely, doubtful, considered, not likely, suspected,
-    questioned, possible, probable, questionable, equivocal, is possible, are possible"""
+    questioned, possible, probable, questionable, equivocal, is possible, are possible,
+    <maybe>"""
 _DOUBTING_BACK = """poorly evaluated, incompletely evaluated, not well seen, not well visualized,
     not well evaluated, not clearly seen, not clearly visualized, not evaluated, a possibility, a
     consideration, another consideration, in the differential, less likely than, not fully
-    evaluated, ?"""
+    evaluated, if present, if any, to be confirmed, ?"""
 _UNABLE = """cannot exclude, can not exclude, cannot rule out, can not rule out, not exclude,
     difficult to exclude, hard to exclude, not rule out, cannot entirely exclude, to exclude, cannot
     completely exclude, could not exclude, rule out, r / o, unable to exclude, cannot definitely
+    exclude, not entirely exclude, unable to rule out, not completely exclude, not definitely
     exclude"""
 _NOT_EXCLUDED = """cannot be excluded, can not be excluded, not excluded, not be excluded, cannot be
     ruled out, can not be ruled out, not be ruled out, not ruled out, not entirely excluded, cannot
@@ -69,7 +91,7 @@ _SHOWED = ("showed", "demonstrated", "revealed", "described")
 # Denied these, a finding is as it was. Fillers may stand between.
 _KEPT_NOUNS = word_set(
     "change changes increase decrease improvement difference progression worsening "
-    "resolution clearing doubt prior priors previous comparison comparisons"
+    "resolution clearing reduction regression doubt prior priors previous comparison comparisons"
 )
 _KEPT_VERBS = word_set(
     "changed increased decreased improved progressed worsened cleared resolved removed only "
@@ -103,6 +125,10 @@ def _table() -> dict[tuple[str, ...], Cue]:
         (_NOT_SHOWN, Cue("aside", "before")),
         ("may, might, could", Cue("uncertain", "after")),
         ("versus, vs, vs .", Cue("uncertain", "both")),
+        ("non", Cue("negative", "next")),
+        (ASK, Cue("uncertain", "item")),
+        ("should read, should say", Cue("aside", "before")),
+        (_HARMLESS, Cue("none", "after")),
     ):
         table.update(dict.fromkeys(phrases(text), cue))
     for modal in _MODALS:
@@ -143,6 +169,27 @@ def of_another_view(words: list[str], start: int, end: int) -> bool:
     return not _OTHER_VIEWS.isdisjoint(words[end + 1 : end + 4])
 
 
+SIDES = {
+    **dict.fromkeys(word_set("left lingula lingular"), "left"),
+    **dict.fromkeys(word_set("right midright"), "right"),
+    **dict.fromkeys(
+        word_set("bilateral bilaterally both bibasilar bibasal biapical bihilar"), "bilateral"
+    ),
+}
+_BEFORE_SIDE = word_set("the on in")
+_AFTER_SIDE = word_set(", but ) ;")
+
+
+def denied_side(words: list[str], start: int) -> int:
+    """The position of a side that "not" before `start` denies, "right, not the left", else 0."""
+    i = start
+    while i < len(words) and words[i] in _BEFORE_SIDE:
+        i += 1
+    if i == len(words) or words[i] not in SIDES:
+        return 0
+    return i if i + 1 == len(words) or words[i + 1] in _AFTER_SIDE else 0
+
+
 # States of an organ.
 ENLARGED_WORDS = word_set(
     "enlarged enlargement large enlarging larger prominent prominence widened widening wide "
@@ -156,9 +203,12 @@ UNCHANGED = word_set("stable unchanged similar midline constant")
 # Where the reach of a cue ends.
 STOPS_AFTER = word_set(
     "but however although though except which while whereas now despite yet besides aside "
-    "apart with ; otherwise secondary because after following"
+    "apart with ; otherwise secondary because after following save bar barring excepting "
+    f"{OFF} {ON}"
 )
-STOPS_BEFORE = word_set("but however although though except while whereas with ;")
+STOPS_BEFORE = word_set(f"but however although though except while whereas with ; {OFF} {ON}")
+# No effusion but what follows one of these.
+EXCEPTING = word_set("except but save bar barring excepting besides aside apart other")
 JOINED_WITH = word_set("consistent compatible associated concordant along")
 VERBS = word_set(
     "is are was were has have had remains remain appears appear shows show demonstrates "

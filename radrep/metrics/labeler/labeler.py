@@ -5,11 +5,13 @@ observation, see which cues deny or doubt them, take the strongest mention of ea
 our own; scores based on them are called "findings F1 (rules)".
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from radrep.metrics.labeler.cues import SIDES
 from radrep.metrics.labeler.organs import organ_sizes, size_after
 from radrep.metrics.labeler.scope import Scopes, Span
 from radrep.metrics.labeler.sides import find_sides, join_sides
@@ -27,8 +29,18 @@ STATES = ("positive", "negative", "uncertain", "absent")
 
 _STRENGTH = {"absent": 0, "negative": 1, "uncertain": 2, "positive": 3}
 _WITHOUT_SIDE = frozenset((NO_FINDING, ENLARGED, CARDIOMEGALY))
+_OTHER_KINDS = ("other", "abnormal")
 _CACHED_SENTENCES = 2**16
 _LONGEST_CACHED = 1000  # characters
+
+_CORRECTION = re.compile(
+    r"\W*(?:(?:report\s+)?(?:correct(?:ion|ed)|addend(?:um|a)|amend(?:ed|ment)|errat(?:um|a)|revis"
+    r"(?:ed|ion)))\b",
+    re.IGNORECASE,
+)
+_MEANT = re.compile(r"\b(?:I mean|I meant|should (?:read|say|have (?:read|said)))\b", re.IGNORECASE)
+_CORRECTING = ("correct", "addend", "amend", "errat", "revis", "i mean", "should ")
+_BODY = re.compile(r"\W*(?:findings?|impressions?|conclusions?)\s*:", re.IGNORECASE)
 
 _TABLE: PhraseTable[tuple[str, tuple[str, ...]]] = PhraseTable(MENTIONS)
 
@@ -90,14 +102,67 @@ class _Found(NamedTuple):
 def label_report(text: str) -> Findings:
     """Label one report, raw or cleaned, without sections such as the indication."""
     mentions = []
-    for start, end in split_sentences(text):
+    sentences = split_sentences(text)
+    for start, end in sentences:
         sentence = text[start:end]
         remembered = len(sentence) <= _LONGEST_CACHED
         for found in read_sentence(sentence) if remembered else _read_anew(sentence):
             observation, state, first, last, cue, side = found
             place = (start + first, start + last, (start, end))
             mentions.append(Mention(observation, state, *place, cue, side))
+    lower = text.lower()
+    if any(word in lower for word in _CORRECTING):
+        mentions = _corrected(text, sentences, mentions)
     return _aggregate(tuple(mentions))
+
+
+def _corrected(
+    text: str, sentences: list[tuple[int, int]], mentions: list[Mention]
+) -> list[Mention]:
+    """The mentions without those that a correction or an addendum overrules."""
+    by_sentence: dict[tuple[int, int], list[Mention]] = {place: [] for place in sentences}
+    for mention in mentions:
+        by_sentence[mention.sentence].append(mention)
+    added: dict[str, set[str | None]] = {}  # observation -> its sides in an addendum
+    meant: dict[str, int] = {}  # observation -> where it is named again
+    in_addendum: set[tuple[int, int]] = set()
+    last: tuple[int, int] | None = None  # sentence with mentions
+    under_heading = False
+    for place in sentences:
+        sentence = text[slice(*place)]
+        under_heading = under_heading or bool(_CORRECTION.match(sentence))
+        under_heading = under_heading and not _BODY.match(sentence)
+        means = bool(_MEANT.search(sentence))
+        if means and last and not by_sentence[place]:
+            by_sentence[last] = _moved(by_sentence[last], sentence)
+        for mention in by_sentence[place]:
+            if means:
+                meant[mention.observation] = place[0]
+            elif under_heading:
+                added.setdefault(mention.observation, set()).add(mention.side)
+        if under_heading:
+            in_addendum.add(place)
+        last = place if by_sentence[place] else last
+    return [
+        mention
+        for place in sentences
+        for mention in by_sentence[place]
+        if place[0] >= meant.get(mention.observation, 0)
+        and (place in in_addendum or not _overruled(mention, added.get(mention.observation)))
+    ]
+
+
+def _overruled(mention: Mention, sides: set[str | None] | None) -> bool:
+    """Whether an addendum on these sides speaks of the mention: one of the other side stays."""
+    if sides is None:
+        return False
+    return None in sides or mention.side is None or mention.side in sides
+
+
+def _moved(mentions: list[Mention], sentence: str) -> list[Mention]:
+    """Mentions moved to the side that the next sentence means: "I meant on the right"."""
+    sides = {SIDES[word] for word in read_words(sentence).words if word in SIDES}
+    return [replace(m, side=next(iter(sides))) for m in mentions] if len(sides) == 1 else mentions
 
 
 def label_reports(texts: Sequence[str]) -> list[Findings]:
@@ -174,10 +239,10 @@ class _SentenceReader:
         spans = [span for span, _, _ in sided]
         sides = dict(zip(spans, find_sides(self._words, spans), strict=True))
         for (place, kind, names), (state, cue) in zip(self._others, decided, strict=True):
-            if state == "aside" or (kind == "other" and state == "negative"):
+            if state == "aside" or (kind in _OTHER_KINDS and state == "negative"):
                 continue
             for name in names:
-                labelled = "negative" if kind == "other" else state
+                labelled = "negative" if kind in _OTHER_KINDS else state
                 found.append(self._found(name, labelled, place, cue, sides.get(place)))
             if kind == "failure" and state != "negative":
                 found.append(self._found(CARDIOMEGALY, "uncertain", place, place, None))
@@ -195,7 +260,7 @@ class _SentenceReader:
         return "uncertain" if reach.effect == "open" else reach.effect, reach.cue
 
     def _read_organs(self, found: list[_Found]) -> None:
-        findings = [span for span, kind, _ in self._others if kind != "doubtful"]
+        findings = [span for span, kind, _ in self._others if kind not in ("doubtful", "abnormal")]
         taken = {i for span in findings for i in range(span.start, span.end)}
         organs = [span for span, _ in self._organs]
         sizes = organ_sizes(self._words, organs, taken)

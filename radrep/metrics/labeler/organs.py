@@ -23,6 +23,9 @@ _ADVERBS = word_set(
 )
 # An adjective such as "cardiac" names an organ only where its noun follows in a list.
 _ADJECTIVES = word_set("cardiac mediastinal cardiomediastinal")
+_RATIOS = word_set("ratio index")
+_ABOVE = word_set("> above exceeds exceed exceeding over greater more larger")
+_BELOW = word_set("< below less under smaller")
 _LIST_FOLLOWS = frozenset(("and", ",", "/", "or"))
 
 
@@ -42,11 +45,36 @@ def organ_sizes(
         size = None
         is_adjective = organ.end - organ.start == 1 and words[organ.start] in _ADJECTIVES
         if not is_adjective or not _LIST_FOLLOWS.isdisjoint(words[organ.end : organ.end + 1]):
-            size = _size_before(words, organ) or size_after(words, organ, findings)
+            ratio = words[organ.end - 1] in _RATIOS and _ratio_after(words, organ.end)
+            size = ratio or _size_before(words, organ) or size_after(words, organ, findings)
         if size is None and k and _JOINTS.issuperset(words[organs[k - 1].end : organ.start]):
             size = sizes[k - 1]  # normal heart size and mediastinal contours
         sizes.append(size)
     return sizes
+
+
+def _ratio_after(words: list[str], start: int) -> Size | None:
+    """The size by a cardiothoracic ratio: enlarged above a half."""
+    beyond = 0
+    for i in range(start, min(len(words), start + 8)):
+        word = words[i]
+        if word in _ABOVE or word in _BELOW:
+            beyond = 1 if word in _ABOVE else -1
+            beyond = -beyond if "not" in words[start:i] else beyond
+        if not word[0].isdecimal():
+            continue
+        value, end = float(".".join(word.split(".")[:2])), i
+        if words[i + 1 : i + 2] in (["/"], [","]) and "".join(words[i + 2 : i + 3]).isdecimal():
+            end = i + 2  # 15 / 28, or a decimal comma
+            divided = words[i + 1] == "/"
+            value = value / max(float(words[end]), 1) if divided else float(f"{word}.{words[end]}")
+        if value > 1:
+            value /= 100
+        enlarged = value > 0.5 or (value == 0.5 and beyond > 0)
+        if beyond < 0 and value <= 0.5:
+            enlarged = False
+        return Size("positive" if enlarged else "negative", Span(start, end + 1))
+    return None
 
 
 def _size_before(words: list[str], organ: Span) -> Size | None:
@@ -96,7 +124,11 @@ def _or_enlarged(words: list[str], start: int) -> bool:
 def _size_at(words: list[str], i: int) -> Size | None:
     word = words[i]
     if word in ENLARGED_WORDS:
+        if i and words[i - 1] == "non":
+            return Size("negative", Span(i - 1, i + 1))
         return Size("positive", Span(i, i + 1))
+    if (word in NORMAL_WORDS or word == "within") and "not" in words[max(0, i - 2) : i]:
+        return Size("positive", Span(i - 1, i + 1))
     if word in NORMAL_WORDS:
         return Size("negative", Span(i, i + 1))
     if word == "within" and not WITHIN_LIMITS.isdisjoint(words[i + 1 : i + 3]):

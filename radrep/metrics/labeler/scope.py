@@ -7,6 +7,7 @@ from typing import NamedTuple
 from radrep.metrics.labeler.cues import (
     AFFIRMING,
     CUES,
+    EXCEPTING,
     JOINED_WITH,
     NEW_STATEMENT,
     SEEN,
@@ -16,9 +17,11 @@ from radrep.metrics.labeler.cues import (
     VERBS,
     Cue,
     denied_change,
+    denied_side,
     ended_in_part,
     of_another_view,
 )
+from radrep.metrics.labeler.vocabulary import word_set
 from radrep.metrics.labeler.words import PhraseTable
 
 # No list is as long, and a text without full stops takes no longer for it.
@@ -29,6 +32,11 @@ _STOPS_OF_TWO = frozenset(
     (("or", "there"), ("or", "the"), ("nor", "there"), ("nor", "the"), ("other", "than"))
 )
 _COMMAS = frozenset((",", "(", ")"))
+# "No effusion except a trace on the left": some of what is denied is there.
+_SOME = word_set(
+    "a an trace tiny small minimal mild minor one some few amount component residual left right "
+    "apical basal basilar old known chronic"
+)
 
 _TABLE: PhraseTable[Cue] = PhraseTable(CUES)
 
@@ -58,9 +66,12 @@ class Scopes:
         self._ends = {mention.end for mention in mentions}
         self.denied_change = False  # "no change" of something, which is present then
         self._reaches: list[Reach] = []
+        self._excepted: set[int] = set()  # first words of mentions denied with an exception
         free = 0
         for start, end, cue in _TABLE.find(words):
-            if start < free:
+            if start < free or cue.effect == "none":
+                continue
+            if words[end - 1] == "not" and denied_side(words, end):
                 continue
             kept = denied_change(words, start) if end - start == 1 else 0
             if kept:
@@ -75,15 +86,38 @@ class Scopes:
         if cue.reach == "either":
             ahead = any(start in self._starts for start in range(after.start, after.end))
             spans = [after] if ahead else [self._span_before(place.start)]
+        elif cue.reach == "next":
+            spans = [Span(place.end, place.end + 1)]
+        elif cue.reach == "item":
+            commas = (i for i in range(after.start, after.end) if self._words[i] in _COMMAS)
+            spans = [Span(after.start, next(commas, after.end))]
         elif cue.reach == "both":
             spans = [self._weighed_before(place.start), after]
         else:
-            spans = [after] if cue.reach == "after" else [self._span_before(place.start)]
+            # "an effusion, if present, is small"
+            apart = self._words[place.start] == "if" and self._words[place.start - 1] in _COMMAS
+            before = place.start - 1 if apart and place.start else place.start
+            spans = [after] if cue.reach == "after" else [self._span_before(before)]
+        if cue.effect == "negative" and after.end < len(self._words):
+            self._except(after)
         return [Reach(cue.effect, place, span) for span in spans]
+
+    def _except(self, denied: Span) -> None:
+        words, start = self._words, denied.end
+        follows = words[start + 1 : start + 3]
+        if words[start] == "but" and follows[:1] != ["for"]:
+            return
+        if words[start] not in EXCEPTING and follows != ["the", "exception"]:
+            return
+        last = self._mentions[-1].start
+        if denied.start <= last < start and not _SOME.isdisjoint(words[start + 1 : start + 12]):
+            self._excepted.add(last)
 
     def strongest(self, index: int) -> Reach | None:
         """The cue that decides about a word: of those that reach it the strongest, then nearest."""
         best: Reach | None = None
+        if index in self._excepted:
+            return None
         first = bisect_left(self._cue_starts, index - LONGEST_REACH - LONGEST_CUE)
         for reach in self._reaches[
             first : bisect_left(self._cue_starts, index + LONGEST_REACH + 1)

@@ -2,21 +2,16 @@
 
 from collections.abc import Sequence
 
-from radrep.metrics.labeler.cues import STOPS_AFTER, VERBS
+from radrep.metrics.labeler.cues import EXCEPTING, SIDES, STOPS_AFTER, VERBS, denied_side
+from radrep.metrics.labeler.forms import ASK
 from radrep.metrics.labeler.scope import Span
 from radrep.metrics.labeler.vocabulary import word_set
 
-_SIDES = {
-    **dict.fromkeys(word_set("left lingula lingular lul lll"), "left"),
-    **dict.fromkeys(word_set("right rul rml rll midright"), "right"),
-    **dict.fromkeys(
-        word_set("bilateral bilaterally both bibasilar bibasal biapical bihilar"), "bilateral"
-    ),
-}
 _MORE = word_set("worse greater more larger")
+_MEANT = word_set("mean meant")
 _BREAKS = frozenset((",", ";", "(", ")"))
 # Joints of mentions that share a side: "small left effusion and atelectasis".
-_JOINTS = word_set("and or with , / adjacent associated versus vs")
+_JOINTS = word_set(f"and or with , / adjacent associated versus vs {ASK}")
 _BE = word_set("is are was were")
 # An opacity of the right base which may be pneumonia makes it right.
 _STOPS_BEFORE = STOPS_AFTER - {"which"}
@@ -46,13 +41,18 @@ def find_sides(words: list[str], mentions: Sequence[Span]) -> list[str | None]:
 
 
 def _marks(words: list[str]) -> list[str | None]:
-    marks = [_SIDES.get(word) for word in words]
+    marks = [SIDES.get(word) for word in words]
     for i, word in enumerate(words):
         if word == "middle" and words[i + 1 : i + 2] == ["lobe"]:
             marks[i] = "right"
         elif word == "than" and any(marks[max(0, i - 4) : i]) and any(marks[i : i + 4]):
             for k in range(max(0, i - 4), min(len(words), i + 4)):  # left greater than right
                 marks[k] = "bilateral" if marks[k] else None
+        elif word == "not" and (denied := denied_side(words, i + 1)):
+            marks[denied] = None  # right, not left
+        elif word in _MEANT:
+            for k in range(max(0, i - 5), i):  # left, I mean right
+                marks[k] = None
         elif marks[i] and words[i - 2 : i] == ["on", "the"] and words[i - 3] in _MORE:
             marks[i] = None  # edema, worse on the right
     return marks
@@ -61,9 +61,9 @@ def _marks(words: list[str]) -> list[str | None]:
 def _before(words: list[str], marks: list[str | None], taken: set[int], start: int) -> set[str]:
     found: set[str] = set()
     for i in range(start - 1, max(-1, start - 1 - _LONGEST_WALK), -1):
-        if i in taken or words[i] in _BREAKS or words[i] in _STOPS_BEFORE:
+        if i in taken or words[i] in _STOPS_BEFORE or words[i] in _BE:
             break
-        if words[i] in _BE:
+        if words[i] in _BREAKS and not _corrects(words, i):
             break
         if words[i] == "and" and found and _has_mention_before(words, taken, i):
             break  # atelectasis in the left base and right effusion
@@ -71,6 +71,15 @@ def _before(words: list[str], marks: list[str | None], taken: set[int], start: i
         if mark:
             found.add(mark)
     return found
+
+
+def _corrects(words: list[str], comma: int) -> bool:
+    """Whether a comma belongs to a corrected side: "right, not left, effusion"."""
+    if words[comma + 1 : comma + 2] == ["not"]:
+        return denied_side(words, comma + 2) > 0
+    behind = words[max(0, comma - 4) : comma]
+    corrected = "not" in behind or not _MEANT.isdisjoint(behind)
+    return bool(behind) and behind[-1] in SIDES and corrected
 
 
 def _has_mention_before(words: list[str], taken: set[int], start: int) -> bool:
@@ -86,8 +95,13 @@ def _after(
     words: list[str], marks: list[str | None], taken: set[int], end: int, has_side: bool
 ) -> set[str]:
     found: set[str] = set()
-    for i in range(end, min(len(words), end + _LONGEST_WALK)):
-        if i in taken or words[i] in STOPS_AFTER or words[i] == ";":
+    last = min(len(words), end + _LONGEST_WALK)
+    for i in range(end, last):
+        if i in taken or words[i] == ";":
+            break
+        if words[i] in STOPS_AFTER and (
+            words[i] not in EXCEPTING or not taken.isdisjoint(range(i, last))
+        ):
             break
         if words[i] in _BREAKS or words[i] == "and":
             segment = range(i + 1, min(len(words), i + 1 + _LONGEST_WALK))
@@ -118,7 +132,7 @@ def _share(words: list[str], mentions: Sequence[Span], sides: list[str | None]) 
     for k in range(len(mentions) - 2, -1, -1):
         if sides[k] is None and _are_joined(words, mentions[k], mentions[k + 1]):
             behind = mentions[k + 1].end
-            if any(_SIDES.get(word) for word in words[behind : behind + _LONGEST_WALK]):
+            if any(SIDES.get(word) for word in words[behind : behind + _LONGEST_WALK]):
                 sides[k] = sides[k + 1]
 
 

@@ -38,13 +38,14 @@ _NAMED = {
         interstitial thickening, interstitial pulmonary disease, interstitial pulmonary pattern,
         reticular pattern, reticular marking, reticulation, scar, scarring, cicatrix, pulmonary
         fibrosis, interstitial fibrosis, fibrotic change, reticular nodular opacity, reticulonodular
-        opacity, lung marking, bronchovascular marking, pulmonary marking, ground glass""",
+        opacity, lung marking, bronchovascular marking, pulmonary marking, ground glass,
+        shadowing""",
     LESION: """nodule, mass, lung lesion, pulmonary lesion, cavitary lesion, nodular lesion, nodular
         opacity, nodular density, nodular infiltrate, nodularity, masslike opacity, mass like
         opacity, masslike consolidation, masslike density, masslike opacification, mass like
         opacification, carcinoma, neoplasm, tumor, lung cancer, malignancy, pulmonary metastasis,
         lung metastasis, metastasis""",
-    EDEMA: """edema, heart failure, cardiac failure, congestive failure, chf, fluid overload, volume
+    EDEMA: """edema, heart failure, cardiac failure, congestive failure, fluid overload, volume
         overload, acute failure, overt failure""",
     CONSOLIDATION: "consolidation, consolidative, consolidated, consolidating",
     PNEUMONIA: """pneumonia, bronchopneumonia, pneumonic, infection, infectious, infectious process,
@@ -60,17 +61,18 @@ _NAMED = {
         pleuroparenchymal scar, pleuroparenchymal thickening, fibrothorax, pleural fibrosis,
         thickening of the pleura, pleural based density, pleural density, pleural reaction, pleural
         cap, apical cap, apical capping""",
-    FRACTURE: "fracture, fractured, fx",
-    DEVICES: """pacemaker, pacer, icd, aicd, defibrillator, pacemaker lead, pacing lead, icd lead,
+    FRACTURE: "fracture, fractured",
+    DEVICES: """pacemaker, pacer, defibrillator, pacemaker lead, pacing lead, defibrillator lead,
         pacer lead, pacer wire, pacing wire, pacemaker wire, monitor lead, cardiac monitor lead, ekg
         lead, ecg lead, overlying lead, distal lead, cardiac device, catheter fracture, generator,
-        lead tip, dual lead, single lead, tube, chest tube, tubing, tracheostomy, catheter, picc,
-        pic line, picc line, mediport, port a cath, portacath, portacatheter, chest port, infusion
-        port, port tip, line, cannula, drain, hardware, arthroplasty, prosthesis, prosthetic, screw,
-        plate, rod, orthopedic device, device, stimulator, neurostimulator, stent, coil,
-        embolization coil, cabg marker, graft marker, valve replacement, mechanical valve,
-        artificial valve, valve prosthesis, prosthetic valve, vp shunt, support apparatus, occluder,
-        implantable generator, pulse generator, balloon pump, iabp, lvad, swan ganz, port""",
+        lead tip, dual lead, single lead, tube, chest tube, tubing, tracheostomy, catheter, pic
+        line, catheter line, hickman, broviac, groshong, permcath, jugular line, crt d, crt p,
+        mediport, port a cath, portacath, portacatheter, chest port, infusion port, port tip, line,
+        cannula, drain, hardware, arthroplasty, prosthesis, prosthetic, screw, plate, rod,
+        orthopedic device, device, stimulator, neurostimulator, stent, coil, embolization coil, cabg
+        marker, graft marker, valve replacement, mechanical valve, artificial valve, valve
+        prosthesis, prosthetic valve, vp shunt, support apparatus, occluder, implantable generator,
+        pulse generator, balloon pump, swan ganz, port""",
 }
 _SEVERAL = {
     "hydropneumothorax": (PNEUMOTHORAX, EFFUSION),
@@ -85,7 +87,7 @@ DOUBTFUL = """vascular congestion, pulmonary congestion, venous congestion, vasc
     vascular indistinctness"""
 
 # Failure of the heart doubts its size too, as in the CheXpert labeler.
-HEART_FAILURE = """heart failure, cardiac failure, congestive failure, chf, acute failure, overt
+HEART_FAILURE = """heart failure, cardiac failure, congestive failure, acute failure, overt
     failure"""
 
 # Organs, not findings: their size decides (organs.py).
@@ -93,7 +95,8 @@ _ORGANS = {
     CARDIOMEGALY: """heart, heart size, heart silhouette, heart contour, heart shadow, cardiac
         silhouette, cardiac size, cardiac contour, cardiac shadow, cardiac border, cardiac
         silhouette size, cardiac fluid, size of the heart, size of the cardiac silhouette, cardiac
-        diameter, cardiac""",
+        diameter, cardiac, cardiothoracic ratio, cardio thoracic ratio, cardiothoracic index, c / t
+        ratio, c : t ratio, ct ratio""",
     ENLARGED: """mediastinum, cardiomediastinum, mediastinal, mediastinal contour, mediastinal
         silhouette, mediastinal configuration, mediastinal border, mediastinal shadow, mediastinal
         width, mediastinal structure, mediastinal and hilar contour, mediastinal size,
@@ -115,10 +118,11 @@ _NOTHING = """mass effect, joint effusion, suprapatellar effusion, knee effusion
     breast implant, osseous infection, bony infection, bone infection, tuberculosis infection, end
     plate, growth plate, plate like, plate atelectasis, line shadow, prior infection, old infection,
     remote infection, previous infection, cardiac and pulmonary, lung mass like, mediastinal clip,
-    infection control, nodule like, metastasis survey, cardiac pulmonary, acute cardiac"""
+    infection control, nodule like, metastasis survey, cardiac pulmonary, acute cardiac, not
+    clear whether, not clear if, not clear why, not clear from"""
 
 # Abnormal, yet none of the thirteen: with one of them a report is not "No Finding".
-_OTHER = """emphysema, emphysematous, copd, chronic obstructive, obstructive pulmonary disease,
+_OTHER = """emphysema, emphysematous, chronic obstructive, obstructive pulmonary disease,
     obstructive lung disease, chronic lung disease, chronic change, hyperexpanded, hyperinflated,
     hyperinflation, hyperexpansion, hyperaerated, hyperlucent, hyperlucency, air trapping,
     degenerative, degenerated, spondylosis, spondylitic, osteophyte, osteophytosis, spurring, spur,
@@ -142,7 +146,10 @@ _OTHER = """emphysema, emphysematous, copd, chronic obstructive, obstructive pul
     foreign body, bullet, shrapnel, hypoinflated, hypoinflation, hypoventilation, low lung volume,
     pneumatocele, separation, epicardial fat, pericardial fat, retraction, mastectomy, lobectomy,
     pneumonectomy, amputation, spondylolisthesis, fibronodular, effacement, bronchospasm, asthma,
-    airway disease, hypoventilated, dish, hyperostosis"""
+    airway disease, hypoventilated, dish, hyperostosis, respiratory distress syndrome"""
+
+# Abnormal by a denial of the normal.
+_NOT_NORMAL = "not normal, not clear, not unremarkable, not intact, not within normal limits"
 
 _PLURALS = """pneumothoraces pneumothorax, pneumothoraxes pneumothorax, hydropneumothoraces
     hydropneumothorax, metastases metastasis, atelectases atelectasis, prostheses prosthesis, bullae
@@ -196,6 +203,7 @@ MENTIONS: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(phrases(DOUBTFUL), ("doubtful", (EDEMA,))),
     **dict.fromkeys(phrases(HEART_FAILURE), ("failure", (EDEMA,))),
     **dict.fromkeys(phrases(_NOTHING), ("nothing", ())),
+    **dict.fromkeys(phrases(_NOT_NORMAL), ("abnormal", (NO_FINDING,))),
 }
 
 

@@ -5,30 +5,50 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from radrep.metrics.labeler.abbreviations import AMBIGUOUS, WRITTEN_OUT, in_context
+from radrep.metrics.labeler.forms import MARKED, marked_tokens
 from radrep.metrics.labeler.vocabulary import BASE
 
 T = TypeVar("T")
 
-# A full stop ends a sentence before white space or a capital, not in "vs." nor in "1.5 cm". A
-# line break ends one where the next line opens a list item, a heading or a capitalised word;
-# otherwise the line was only wrapped.
-_END = re.compile(
-    r"(?<!\b(?i:vs|dr))(?<!\b(?i:vs) )[.](?=\s|$|[A-Za-z])"
+# A full stop ends a sentence before white space or a capital, not in "vs." nor in "1.5 cm", nor
+# after an abbreviation unless a capitalised word follows. A line break ends one where the next line
+# opens a list item, a heading, a row or a capitalised word; otherwise the line was only wrapped.
+_STOP = (
+    r"[.](?=\s|$|[A-Za-z])(?<!\b(?i:vs|dr|mr|ca)[.])(?<!\b(?i:vs) [.])(?<!\b(?i:mrs)[.])"
+    r"(?<!\b(?i:poss|prob|susp|prof)[.])(?<!\b(?i:approx)[.])(?<![.]{4})"
+    r"(?:(?<!\b(?i:rt|lt|pl)[.])(?<!\b(?i:pulm)[.])(?<!\b(?i:bilat)[.])|(?=\s+[A-Z][a-z]))"
+    r"(?:(?<!\b(?i:no)[.])|(?!\s*\d+(?![\d.)])))"
+    r"(?:(?<!\b(?i:cm|mm)[.])|(?!\s+(?:at|in|on|of|from|above|below)\b))"
     r"|[!;]"
-    r"|[?](?=\s|$)"
-    r"|\n(?=[^\S\n]*(?:\n|\d{1,2}[.)]|[-*\u2022]|[A-Z][a-z ]|[A-Z]+:))"
+    r"|[?](?=\s|$)(?!\s*(?i:yes|no|none|nil|not seen|absent)\s*(?:[.,;]|$|\n))"
+    r"(?:(?<=[\w)\"'][?])|(?=\s*(?:$|\n|(?i:no|there|the)\b)))"
+)
+_LINE = r"\n(?=[^\S\n]*(?:\n|\d{1,2}[.)]|[-*\u2022|\[(\u2610-\u2612]|[A-Z][a-z ]|[A-Z]+:"
+_END = re.compile(_STOP + "|" + _LINE + "))")
+# As written in forms: "1) ... 2) ...", "Effusion: No Edema: Yes", rows of a table.
+_FORM_MARK = re.compile(r"[:=|)\t]")
+_END_OF_FORM = re.compile(
+    _STOP
+    + r"|(?:(?<=[:=] (?i:no))|(?<=[:=] (?i:yes))|(?<=[:=] (?i:none)))\s+(?=[A-Z][\w /-]{2,40}[:=])"
+    r"|[(]?(?<!\w)\d{1,2}[)](?=\s*(?:[A-Z]|no\b))|" + _LINE + r"|[A-Za-z][\w /-]{2,40}[:=|\t]))"
 )
 _WORD = re.compile(r"[a-z]+|[0-9]+(?:[.][0-9]+)*|[^\sa-z0-9]")
 # A hyphen or an apostrophe within a word only joins its parts.
-_SILENT = frozenset("-'*\"_\u2013\u2014\u2019#")
+_SILENT = frozenset("-'*\"_\u2010\u2011\u2012\u2013\u2014\u2212\u2018\u2019\u201c\u201d")
 
 _HEADING = re.compile(r"\s*([A-Za-z][A-Za-z /]{2,30}?)\s*:")
 _ASIDE = re.compile(
     r"(?:clinical|indication|history|reason|comparison|technique|procedure|exam|examination|"
-    r"patient|signs|views?)\b",
+    r"patient|signs|views?|question|request|referral|complaint)\b",
     re.IGNORECASE,
 )
 _BODY = re.compile(r"(?:findings?|impressions?|conclusions?|opinion|interpretation)\b", re.I)
+_FORMS: dict[str, tuple[str, ...]] = {
+    **{form: (word,) for form, word in BASE.items()},
+    **WRITTEN_OUT,
+    **dict.fromkeys(AMBIGUOUS, ()),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,8 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     """
     spans = []
     start = 0
-    for end in _END.finditer(text):
+    ends = _END_OF_FORM if _FORM_MARK.search(text) else _END
+    for end in ends.finditer(text):
         spans.append((start, end.start() + (end.group() == "?")))
         start = end.end()
     spans.append((start, len(text)))
@@ -80,12 +101,40 @@ def read_words(sentence: str) -> Words:
     lower = sentence.lower()
     if len(lower) != len(sentence):  # a few characters grow in lower case, and places would shift
         lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in sentence)
-    words, spans = [], []
+    if MARKED.search(lower):
+        return _in_context(sentence, list(marked_tokens(lower)))
+    words: list[str] = []
+    spans: list[tuple[int, int]] = []
     for match in _WORD.finditer(lower):
         word = match.group()
-        if word not in _SILENT:
-            words.append(BASE.get(word, word))
+        if word in _SILENT:
+            continue
+        written_out = _FORMS.get(word)
+        if written_out is None:
+            words.append(word)
             spans.append(match.span())
+        elif written_out:
+            words += written_out
+            spans += [match.span()] * len(written_out)
+        else:
+            return _in_context(sentence, [(m.group(), m.span()) for m in _WORD.finditer(lower)])
+    return Words(words, spans)
+
+
+def _in_context(sentence: str, tokens: list[tuple[str, tuple[int, int]]]) -> Words:
+    """Words whose abbreviations may be ambiguous."""
+    tokens = [token for token in tokens if token[0] not in _SILENT]
+    read = [word for word, _ in tokens]
+    words: list[str] = []
+    spans: list[tuple[int, int]] = []
+    for i, (word, span) in enumerate(tokens):
+        written_out = _FORMS.get(word)
+        if word in AMBIGUOUS:
+            written_out = in_context(read, i, sentence[slice(*span)])
+            if not written_out and word == "#":
+                continue
+        words += written_out or (word,)
+        spans += [span] * len(written_out or (word,))
     return Words(words, spans)
 
 
