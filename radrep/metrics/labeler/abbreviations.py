@@ -4,10 +4,11 @@ Sources, facts only:
   devices    Hunter and Taljanovic, "Glossary of Medical Devices and Procedures: Abbreviations,
              Acronyms, and Definitions", RadioGraphics 2003;23:195
   findings   Hansell et al., "Fleischner Society: Glossary of Terms for Thoracic Imaging",
-             Radiology 2008;246:697; the Radiology and Pulmonology parts of common ward lists
-             (PTX, PNA, HTX, ATX, CMG, SPN, GGO)
-  shorthand  lists of radiology abbreviations for patients (WNL, R/O, S/P, H/O, F/U) and of
-             radiographers (# for fracture)
+             Radiology 2008;246:697 (GGO, ILD, IPF); a radiologist's public list of short forms,
+             github.com/tsaiid/ahk-smartwonder (PTX, PNA, HTX, BPN, GGN, METS, TB, WNL)
+  places     lobes as in the above; zones (LLZ, RMZ) as in British reports
+  shorthand  radily.ai/blog/common-radiology-abbreviations (R/O, S/P, H/O, F/U, WNL, NL);
+             shaderware.com/legacy/glossary_rh.html (# for fracture); contractions as in NegEx
 One that means several things is expanded only where its neighbours decide: see `in_context`.
 """
 
@@ -17,7 +18,7 @@ from radrep.metrics.labeler.vocabulary import word_set
 
 _FINDINGS = {
     "pneumothorax": "ptx pnx pthx",
-    "hydropneumothorax": "hptx",
+    "hydropneumothorax": "hptx hydroptx hydropnx",
     "hemothorax": "htx",
     "pneumonia": "pna bpn vap pjp",
     "infection": "lrti",

@@ -8,45 +8,49 @@ conjunctions instead of a parsed sentence. Terms of NegBio (public domain), of N
 from itertools import product
 from typing import NamedTuple
 
-from radrep.metrics.labeler.forms import ASK, OFF, ON
+from radrep.metrics.labeler.forms import ASK, BLANK, NO, OFF, ON
 from radrep.metrics.labeler.vocabulary import phrases, word_set
 
 
 class Cue(NamedTuple):
     """The effect of a cue on a mention, and on which side of the cue."""
 
-    # negative, uncertain, open (not excluded: stronger than a negation), aside (not of this exam),
-    # or none: words that only resemble a cue
+    # negative, uncertain, open (not excluded: stronger than a negation), answer (a negation that is
+    # stronger still), aside (not of this exam), or none: words that only resemble a cue
     effect: str
-    # after, before, both, next (one word), item (after, to the next comma), or either: after it if
-    # a mention follows, else before
+    # after, before, both, next (one word), item (after, to the next comma), replaced (the mention
+    # before, if another follows), or either: after it if a mention follows, else before
     reach: str
 
 
-_DENYING = """no, without, negative for, free of, clear of, absence of, lack of, neither, nor, no
-    evidence of, no evidence for, no radiographic evidence of, no definite evidence of, no sign of,
-    no signs of, no findings of, without evidence of, without evidence for, not, devoid of, denies,
-    never, without radiographic evidence of, cleared of, clear from, instead of, none of, nothing to
-    suggest, nothing to indicate, no features of, no suggestion of, no findings to indicate, cannot
-    see, cannot identify, unable to identify, unable to see, unable to demonstrate, fails to reveal,
-    fails to demonstrate, fails to show, failed to reveal, failed to demonstrate, failed to show,
-    rules out, excludes, lacking, lacks, inconsistent with, not consistent with, not compatible
-    with, unremarkable for, absent of, disappearance of, <off>"""
+_DENYING = """no, without, negative for, free of, free from, clear of, absence of, lack of, neither,
+    nor, no evidence of, no evidence for, no radiographic evidence of, no definite evidence of, no
+    sign of, no signs of, no findings of, without evidence of, without evidence for, not, devoid of,
+    denies, never, without radiographic evidence of, cleared of, clear from, instead of, none of,
+    nothing to suggest, nothing to indicate, no features of, no suggestion of, no findings to
+    indicate, cannot see, cannot identify, unable to identify, unable to see, unable to demonstrate,
+    fails to reveal, fails to demonstrate, fails to show, failed to reveal, failed to demonstrate,
+    failed to show, rules out, excludes, lacking, lacks, inconsistent with, not consistent with, not
+    compatible with, unremarkable for, absent of, disappearance of, <off>"""
 _DENYING_BACK = """not seen, not identified, not present, not visualized, not evident, not noted,
     not demonstrated, not appreciated, not apparent, not detected, not visible, not found, none, not
     definitely seen, not definitely identified, not seen today, not observed, not displayed, not
     currently seen, not currently identified, removed, negative, not confirmed, not clearly
     identified, cannot be seen, cannot be identified, cannot be demonstrated, cannot be detected,
     could not be seen, could not be identified, could not be demonstrated, could not be detected,
-    can not be seen, can not be identified, disappeared, is artifact, is an artifact, <no>"""
+    can not be seen, can not be identified, disappeared, is artifact, is an artifact, was artifact,
+    was an artifact, were artifacts, represents artifact, represents an artifact, artifactual, not
+    persist, not persisted, not in place, no longer in place, not in situ, never present, never
+    seen, never demonstrated, gone, vanished, is a nipple shadow, are nipple shadows, represents a
+    nipple shadow, was a nipple shadow, is a skin fold, represents a skin fold, was a skin fold"""
 _DENYING_EITHER = """absent, excluded, ruled out, resolved, cleared, no longer, nil, nonexistent,
     non existent, nonvisualized, non visualized, nonvisualised, non visualised, nonvisualization,
     nonvisualization of, non visualization of, nonvisualisation of, not visualised"""
 # They only resemble a denial.
 _HARMLESS = """no more than, not more than, no less than, not less than, not insignificant, not
     inconsiderable, no other than, not normal, not clear, not unremarkable, not intact, not within
-    normal limits, not necessarily, not only, not known if, not certain if, not certain whether,
-    not to mention, nothing but, nothing more than, nothing other than"""
+    normal limits, not necessarily, not only, not known if, not certain if, not certain whether, not
+    to mention, nothing but, nothing more than, nothing other than"""
 _ENDED = "resolution of, clearing of, removal of, resolution in, clearance of"
 _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, presumptive,
     questionable, question, question of, suspected, suspect, suspicious for, suspicion of, suspicion
@@ -61,8 +65,8 @@ _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, pre
     be differentiated from, query, indefinite for, concerned about, worried about, could this be,
     may this be, cannot be distinguished from"""
 _DOUBTING_EITHER = """unlikely, less likely, doubtful, considered, not likely, suspected,
-    questioned, possible, probable, questionable, equivocal, is possible, are possible,
-    <maybe>"""
+    questioned, possible, probable, questionable, equivocal, is possible, are possible, <maybe>, not
+    favored, not favoured"""
 _DOUBTING_BACK = """poorly evaluated, incompletely evaluated, not well seen, not well visualized,
     not well evaluated, not clearly seen, not clearly visualized, not evaluated, a possibility, a
     consideration, another consideration, in the differential, less likely than, not fully
@@ -76,8 +80,12 @@ _NOT_EXCLUDED = """cannot be excluded, can not be excluded, not excluded, not be
     ruled out, can not be ruled out, not be ruled out, not ruled out, not entirely excluded, cannot
     be entirely excluded, not be entirely excluded, cannot be completely excluded, difficult to be
     excluded, cannot be totally excluded"""
+# What stands before is meant otherwise.
+_MEANT = "should read, should say, sorry, scratch that, correction, i mean, i meant"
 # About another time, or about what these images cannot show at all.
-_ASIDE = """history of, hx of, h / o, known history of, past history of, status post, s / p"""
+_ASIDE = """history of, hx of, h / o, known history of, past history of, status post, s / p, cxr
+    for, cxr to, exam for, examination for, referred for, requested for, performed for, obtained
+    for"""
 _NOT_SHOWN = "may not be demonstrated, may not be visible, may not be seen, may not be apparent"
 _MODALS = ("may", "might", "could", "would")
 _MAY = """represent, reflect, be, indicate, include, suggest, relate to, be related to, be due to,
@@ -102,7 +110,11 @@ _FILLERS = word_set(
     "been marked major gross further the a any definite obvious completely fully entirely "
     "considerably greatly other available radiographic yet"
 )
-_KEPT_HEADS = {"no": _KEPT_NOUNS, "without": _KEPT_NOUNS, "not": _KEPT_VERBS}
+_KEPT_HEADS = {
+    "no": _KEPT_NOUNS,
+    "without": _KEPT_NOUNS,
+    "not": _KEPT_VERBS | {"change", "changes", "difference"},
+}
 _PARTLY = word_set("partial partially near nearly incomplete incompletely almost some")
 _OTHER_VIEWS = word_set("prior previous earlier old last lateral frontal pa comparison")
 _ENDING = word_set("resolution clearing resolved cleared removed clearance")
@@ -127,7 +139,9 @@ def _table() -> dict[tuple[str, ...], Cue]:
         ("versus, vs, vs .", Cue("uncertain", "both")),
         ("non", Cue("negative", "next")),
         (ASK, Cue("uncertain", "item")),
-        ("should read, should say", Cue("aside", "before")),
+        (_MEANT, Cue("aside", "replaced")),
+        (NO, Cue("answer", "before")),
+        (BLANK, Cue("aside", "before")),
         (_HARMLESS, Cue("none", "after")),
     ):
         table.update(dict.fromkeys(phrases(text), cue))
@@ -187,7 +201,17 @@ def denied_side(words: list[str], start: int) -> int:
         i += 1
     if i == len(words) or words[i] not in SIDES:
         return 0
-    return i if i + 1 == len(words) or words[i + 1] in _AFTER_SIDE else 0
+    end = i + 2 if words[i + 1 : i + 2] in (["side"], ["one"]) else i + 1
+    return i if end == len(words) or words[end] in _AFTER_SIDE else 0
+
+
+def of_one_side(words: list[str], start: int) -> bool:
+    """Whether the answer at `start` denies one side of two: "right: moderate, left: none"."""
+    side = SIDES.get(words[start - 1]) if start and words[start] == NO else None
+    return side is not None and any(
+        SIDES.get(words[i], side) != side and words[i + 1 : i + 2] != [NO]
+        for i in range(max(0, start - 12), min(len(words), start + 12))
+    )
 
 
 # States of an organ.

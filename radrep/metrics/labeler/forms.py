@@ -1,28 +1,35 @@
 """Forms: ticked boxes, answers after a name, question marks, contractions, as words of their own.
 
-NO, YES, MAYBE answer what stands before them, OFF and ON tick what stands behind, ASK doubts it.
+NO, YES, MAYBE and BLANK answer what stands before them; OFF and ON tick what stands behind, ASK
+doubts it.
 """
 
 import re
 from collections.abc import Iterator
 
 NO, YES, MAYBE, OFF, ON, ASK = "<no>", "<yes>", "<maybe>", "<off>", "<on>", "<ask>"
+BLANK = "<blank>"
+SIZES = "small|tiny|trace|mild|minimal|moderate|large|severe"
 
 # A sentence without any of these marks has no forms.
 MARKED = re.compile(
-    r"[:=|?/\[\]()#+'\u2019\t\u2610-\u2612\u00b1]|[-\u2012-\u2015\u2212]\s*no|no[.]|[.]{4}"
+    r"[:;=|?/\[\]()#+'\u2019\t\u2610-\u2612\u00b1\uff1a\uff1f]"
+    r"|[-\u2012-\u2015\u2212](?:ve\b|\s*no)|no[.]|[.]{4}"
 )
 
-_GAP = r"\s{0,4}"
+_GAP = r"""[\s*_"\u201c\u201d]{0,6}"""
 _BOX = r"(?:\[\s*[x\u2713\u2714]?\s*\]|\(\s*[x\u2713\u2714]?\s*\)|[\u2610-\u2612])"
 _TICKED = frozenset("x\u2713\u2714\u2611\u2612")
 _FOLLOWS = re.compile(r"\s{0,4}[a-z0-9#]")
 _DASHES = re.compile(r"^[-\u2012-\u2015\u2212]\s*(?=\w)")
-_ANSWERS = {"no": NO, "yes": YES, "maybe": MAYBE}
+_ANSWERS = {"no": NO, "yes": YES, "maybe": MAYBE, "blank": BLANK}
 _OPTION = r"(?:yes|no|present|absent|positive|negative|none)"
 _DENIED = frozenset(("no", "absent", "negative", "none"))
+_COLON = r"[:=|\t\uff1a]"
 _DASH = r"[-\u2012-\u2015\u2212]"
-_ENDS = r"(?=\s{0,4}(?:[.](?!\d)|[,;|)\]?\n]|$))"
+_ENDS = rf"(?={_GAP}(?:[.](?!\d)|[,;|()\]}}?\n]|\s{_DASH}\s|$))"
+_UNKNOWN = "n/a|na|not applicable|not assessed|not reported|not mentioned|unknown|unassessed"
+_SOME = rf"(?:a\s+)?(?:{SIZES})\s+(?:one|ones|amount)\b"
 _NO_WORDS = (
     r"no(?:ne)?(?:\s+(?:evidence|definite|acute|significant|obvious|visible|seen|identified|"
     r"present|detected|convincing))?"
@@ -32,13 +39,16 @@ _TOKEN = re.compile(
     rf"|\b{_OPTION}{_GAP}{_BOX}[\s,/]*{_OPTION}{_GAP}{_BOX})"
     rf"|(?P<box>{_BOX})"
     rf"|(?P<maybe>\+{_GAP}/{_GAP}{_DASH}|\u00b1"
-    rf"|[:=|\t]{_GAP}(?:\?|indeterminate|maybe){_ENDS})"
-    rf"|(?P<no>(?:[:=|?\t(]|[.]{{4,}}|{_DASH}){_GAP}{_NO_WORDS}{_ENDS}"
-    rf"|[:=|\t]{_GAP}(?:n|0|false|{_DASH}){_ENDS}|[?(]{_GAP}(?:n|{_DASH}){_ENDS})"
-    rf"|(?P<yes>[:=|?\t(]{_GAP}(?:yes|y|true|\+){_ENDS}|[?]{_GAP}yes\b)"
+    rf"|{_COLON}{_GAP}(?:\?|indeterminate|maybe){_ENDS})"
+    rf"|(?P<blank>{_COLON}{_GAP}(?:{_UNKNOWN}){_ENDS})"
+    rf"|(?P<no>(?:{_COLON}|[;?\uff1f(]|[.]{{4,}}|{_DASH}){_GAP}{_NO_WORDS}{_ENDS}"
+    rf"|{_COLON}{_GAP}(?:n|0|false|{_DASH}){_ENDS}|[?\uff1f(]{_GAP}(?:n|{_DASH}){_ENDS}"
+    rf"|{_DASH}ve\b)"
+    rf"|(?P<yes>(?:{_COLON}|[;?\uff1f(]){_GAP}(?:yes|y|true|\+){_ENDS}"
+    rf"|[?\uff1f]{_GAP}(?:yes\b|(?={_SOME}))|\+ve\b)"
     r"|(?P<ask>\(?\?+\)?)"
     r"|(?P<short>\b(?:w/(?:out|o)?|c/w|a/w|d/t|s/p|h/o|r/o|f/u|b/l)(?![a-z/])|[a-z]+n['\u2019]t\b)"
-    r"|(?P<number>\bno[.]\s{0,4}(?=\d)|#\s{0,4}(?=\d+(?!\d|\s{0,4}(?:st|nd|rd|th)\b))|##+)"
+    r"|(?P<number>\((?:y/n|yes/no|y|n)\)(?=\s*[:=])|\bno[.]\s{0,4}(?=\d)|#\s{0,4}(?=\d+(?!\d|\s{0,4}(?:st|nd|rd|th)\b))|##+)"
     r"|(?P<word>[a-z]+|[0-9]+(?:[.][0-9]+)*|[^\sa-z0-9])"
 )
 
@@ -63,7 +73,7 @@ def marked_tokens(lower: str) -> Iterator[tuple[str, tuple[int, int]]]:
             continue
         else:
             word = _ANSWERS[str(kind)]
-            answer = text.lstrip(":=|?(. \t\n")
+            answer = text.lstrip(':;=|?(. \t\n*_"\u201c\u201d\uff1a\uff1f') or text
             if len(answer) > 1:
                 answer = _DASHES.sub("", answer)
             yield word, (match.end() - len(answer), match.end())

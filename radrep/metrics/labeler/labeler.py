@@ -29,6 +29,7 @@ STATES = ("positive", "negative", "uncertain", "absent")
 
 _STRENGTH = {"absent": 0, "negative": 1, "uncertain": 2, "positive": 3}
 _WITHOUT_SIDE = frozenset((NO_FINDING, ENLARGED, CARDIOMEGALY))
+_STATE_OF = {"open": "uncertain", "answer": "negative"}
 _OTHER_KINDS = ("other", "abnormal")
 _CACHED_SENTENCES = 2**16
 _LONGEST_CACHED = 1000  # characters
@@ -257,7 +258,7 @@ class _SentenceReader:
                 return "uncertain", reach.cue if reach else place
         if reach is None:
             return "positive", None
-        return "uncertain" if reach.effect == "open" else reach.effect, reach.cue
+        return _STATE_OF.get(reach.effect, reach.effect), reach.cue
 
     def _read_organs(self, found: list[_Found]) -> None:
         findings = [span for span, kind, _ in self._others if kind not in ("doubtful", "abnormal")]
@@ -274,7 +275,7 @@ class _SentenceReader:
                 if reach and reach.effect == "aside":
                     continue
                 if reach:
-                    state = "uncertain" if reach.effect == "open" else reach.effect
+                    state = _STATE_OF.get(reach.effect, reach.effect)
                     cue = reach.cue
             for name in names:
                 reason = None if state == "positive" else cue

@@ -26,6 +26,7 @@ _ADJECTIVES = word_set("cardiac mediastinal cardiomediastinal")
 _RATIOS = word_set("ratio index")
 _ABOVE = word_set("> above exceeds exceed exceeding over greater more larger")
 _BELOW = word_set("< below less under smaller")
+_NOT_RAISED = (["is", "not", "increased"], ["is", "not", "raised"])
 _LIST_FOLLOWS = frozenset(("and", ",", "/", "or"))
 
 
@@ -124,7 +125,8 @@ def _or_enlarged(words: list[str], start: int) -> bool:
 def _size_at(words: list[str], i: int) -> Size | None:
     word = words[i]
     if word in ENLARGED_WORDS:
-        if i and words[i - 1] == "non":
+        not_raised = words[max(0, i - 2) : i + 1] in _NOT_RAISED
+        if not_raised or (i and words[i - 1] == "non"):
             return Size("negative", Span(i - 1, i + 1))
         return Size("positive", Span(i, i + 1))
     if (word in NORMAL_WORDS or word == "within") and "not" in words[max(0, i - 2) : i]:

@@ -1,7 +1,6 @@
 """The scope of a cue, and its effect on the mentions within."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from radrep.metrics.labeler.cues import (
@@ -20,6 +19,7 @@ from radrep.metrics.labeler.cues import (
     denied_side,
     ended_in_part,
     of_another_view,
+    of_one_side,
 )
 from radrep.metrics.labeler.vocabulary import word_set
 from radrep.metrics.labeler.words import PhraseTable
@@ -27,7 +27,7 @@ from radrep.metrics.labeler.words import PhraseTable
 # No list is as long, and a text without full stops takes no longer for it.
 LONGEST_REACH = 80
 LONGEST_CUE = max(map(len, CUES))
-_RANK = {"aside": 4, "open": 3, "negative": 2, "uncertain": 1}
+_RANK = {"aside": 5, "answer": 4, "open": 3, "negative": 2, "uncertain": 1}
 _STOPS_OF_TWO = frozenset(
     (("or", "there"), ("or", "the"), ("nor", "there"), ("nor", "the"), ("other", "than"))
 )
@@ -59,7 +59,7 @@ class Reach(NamedTuple):
 class Scopes:
     """The cues of a sentence, with the positions of its mentions in order, and their reaches."""
 
-    def __init__(self, words: list[str], mentions: Sequence[Span]) -> None:
+    def __init__(self, words: list[str], mentions: list[Span]) -> None:
         self._words = words
         self._mentions = mentions
         self._starts = {mention.start for mention in mentions}
@@ -72,6 +72,8 @@ class Scopes:
             if start < free or cue.effect == "none":
                 continue
             if words[end - 1] == "not" and denied_side(words, end):
+                continue
+            if of_one_side(words, start):
                 continue
             kept = denied_change(words, start) if end - start == 1 else 0
             if kept:
@@ -91,6 +93,8 @@ class Scopes:
         elif cue.reach == "item":
             commas = (i for i in range(after.start, after.end) if self._words[i] in _COMMAS)
             spans = [Span(after.start, next(commas, after.end))]
+        elif cue.reach == "replaced":
+            spans = self._replaced(place)
         elif cue.reach == "both":
             spans = [self._weighed_before(place.start), after]
         else:
@@ -101,6 +105,10 @@ class Scopes:
         if cue.effect == "negative" and after.end < len(self._words):
             self._except(after)
         return [Reach(cue.effect, place, span) for span in spans]
+
+    def _replaced(self, place: Span) -> list[Span]:
+        earlier = bisect_left(self._mentions, place)
+        return self._mentions[earlier - 1 : earlier] if 0 < earlier < len(self._mentions) else []
 
     def _except(self, denied: Span) -> None:
         words, start = self._words, denied.end
@@ -199,8 +207,13 @@ class Scopes:
         words = self._words
         first = max(0, end - LONGEST_REACH)
         joined = False
+        passed = end
         for i in range(end - 1, first - 1, -1):
             word = words[i]
+            if word == ")" and i == end - 1 and "(" in words[first:i]:  # "effusion (left): no"
+                passed = i - words[i:first:-1].index("(")
+            if i >= passed:
+                continue
             if word in STOPS_BEFORE and not (word == "with" and words[i - 1] in JOINED_WITH):
                 return Span(i + 1, end)
             if word in ("or", "nor"):

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from radrep.metrics.labeler.cues import EXCEPTING, SIDES, STOPS_AFTER, VERBS, denied_side
-from radrep.metrics.labeler.forms import ASK
+from radrep.metrics.labeler.forms import ASK, NO
 from radrep.metrics.labeler.scope import Span
 from radrep.metrics.labeler.vocabulary import word_set
 
 _MORE = word_set("worse greater more larger")
-_MEANT = word_set("mean meant")
+_MEANT = word_set("mean meant sorry correction")
+_UNITS = word_set("mm cm")
+_MEASURED = (["mm"], ["cm"])
 _BREAKS = frozenset((",", ";", "(", ")"))
 # Joints of mentions that share a side: "small left effusion and atelectasis".
 _JOINTS = word_set(f"and or with , / adjacent associated versus vs {ASK}")
@@ -41,7 +43,9 @@ def find_sides(words: list[str], mentions: Sequence[Span]) -> list[str | None]:
 
 
 def _marks(words: list[str]) -> list[str | None]:
-    marks = [SIDES.get(word) for word in words]
+    marks = [
+        SIDES.get(word) if words[i + 1 : i + 2] != [NO] else None for i, word in enumerate(words)
+    ]
     for i, word in enumerate(words):
         if word == "middle" and words[i + 1 : i + 2] == ["lobe"]:
             marks[i] = "right"
@@ -104,6 +108,8 @@ def _after(
         ):
             break
         if words[i] in _BREAKS or words[i] == "and":
+            if words[i - 1] in _UNITS or words[i + 2 : i + 3] in _MEASURED:
+                continue  # nodules, 4 mm and 7 mm, in the right lung
             segment = range(i + 1, min(len(words), i + 1 + _LONGEST_WALK))
             if not _is_place(words, marks, taken, segment):
                 break

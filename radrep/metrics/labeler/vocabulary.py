@@ -39,7 +39,7 @@ _NAMED = {
         reticular pattern, reticular marking, reticulation, scar, scarring, cicatrix, pulmonary
         fibrosis, interstitial fibrosis, fibrotic change, reticular nodular opacity, reticulonodular
         opacity, lung marking, bronchovascular marking, pulmonary marking, ground glass,
-        shadowing""",
+        ground glass opacity, ground glass density, ground glass opacification, shadowing""",
     LESION: """nodule, mass, lung lesion, pulmonary lesion, cavitary lesion, nodular lesion, nodular
         opacity, nodular density, nodular infiltrate, nodularity, masslike opacity, mass like
         opacity, masslike consolidation, masslike density, masslike opacification, mass like

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from radrep.metrics.labeler.abbreviations import AMBIGUOUS, WRITTEN_OUT, in_context
-from radrep.metrics.labeler.forms import MARKED, marked_tokens
+from radrep.metrics.labeler.forms import MARKED, SIZES, marked_tokens
 from radrep.metrics.labeler.vocabulary import BASE
 
 T = TypeVar("T")
@@ -20,8 +20,9 @@ _STOP = (
     r"(?:(?<!\b(?i:rt|lt|pl)[.])(?<!\b(?i:pulm)[.])(?<!\b(?i:bilat)[.])|(?=\s+[A-Z][a-z]))"
     r"(?:(?<!\b(?i:no)[.])|(?!\s*\d+(?![\d.)])))"
     r"(?:(?<!\b(?i:cm|mm)[.])|(?!\s+(?:at|in|on|of|from|above|below)\b))"
-    r"|[!;]"
+    r"|!|;(?!\s*(?i:yes|no|none)\s*(?:$|\n))"
     r"|[?](?=\s|$)(?!\s*(?i:yes|no|none|nil|not seen|absent)\s*(?:[.,;]|$|\n))"
+    rf"(?!\s*(?i:(?:a\s+)?(?:{SIZES})\s+(?:one|ones|amount)\b))"
     r"(?:(?<=[\w)\"'][?])|(?=\s*(?:$|\n|(?i:no|there|the)\b)))"
 )
 _LINE = r"\n(?=[^\S\n]*(?:\n|\d{1,2}[.)]|[-*\u2022|\[(\u2610-\u2612]|[A-Z][a-z ]|[A-Z]+:"
