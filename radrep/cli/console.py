@@ -98,14 +98,16 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
 
     def __enter__(self) -> Self:
         self._warnings.__enter__()
-        warnings.simplefilter("once", ImageWarning)
+        warnings.simplefilter("always", ImageWarning)
         show_others = warnings.showwarning
+        shown = set[str]()  # an image may be read at several sizes
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
-            if issubclass(category, ImageWarning):
-                self.warn(str(message))
-            else:
+            if not issubclass(category, ImageWarning):
                 show_others(message, category, *place)
+            elif str(message) not in shown:
+                shown.add(str(message))
+                self.warn(str(message))
 
         warnings.showwarning = cast(Any, show)
         return self

@@ -120,7 +120,8 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
     except DataError:
         raise
     except Exception as error:  # decoders raise nearly anything on broken input
-        reason = str(error) or type(error).__name__
+        text = " ".join(str(error).split()) or type(error).__name__
+        reason = "".join(c if c.isprintable() else "?" for c in text)
         raise DataError(f"{name}: broken image file ({reason})") from error
     for note in notes:
         warnings.warn(f"{name}: {note}", ImageWarning, stacklevel=4)

@@ -13,6 +13,7 @@ from PIL import Image
 from radrep.data.batch import Batch
 from radrep.inference.generator import ReportGenerator, StudyFiles
 from radrep.models.csr_lmca import CsrLmca, Encoded
+from tests.data.dicom.drawing import DEEP, draw
 from tests.whole_way import radrep, write_films
 
 
@@ -146,6 +147,17 @@ def test_dicom_works_like_its_pixels(trained_run: Path, data_dir: Path) -> None:
     result = radrep("generate", film, "--checkpoint", trained_run)
     assert result.exit_code == 0, result.output
     assert result.stdout.strip()
+
+
+def test_what_was_chosen_in_reading_dicom_is_one_warning(trained_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.dcm"
+    path.write_bytes(draw(DEEP, elements={"WindowCenter": "9000", "WindowWidth": "100"}))
+    heatmap = ("--heatmap", tmp_path / "map.png")  # reads the file at two sizes
+    for more in ((), heatmap):
+        result = radrep("generate", path, "--checkpoint", trained_run, *more)
+        assert result.exit_code == 0, result.output
+        warning = "x.dcm: its window leaves no picture and is not used (center 9000, width 100)"
+        assert result.stderr.replace("\n", "").count(warning) == 1
 
 
 @pytest.mark.parametrize(

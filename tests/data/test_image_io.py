@@ -89,6 +89,83 @@ def test_bitmaps_and_one_bit_pictures_are_read(tmp_path):
     assert np.array_equal(read_image(save(bits, tmp_path / "b.png")), (GREY > 100) * 255)
 
 
+@pytest.mark.parametrize(
+    ("format_", "options"),
+    [
+        ("WEBP", {"lossless": True}),
+        ("WEBP", {"quality": 95}),
+        ("JPEG2000", {"irreversible": False}),
+        ("JPEG2000", {"no_jp2": True}),
+        ("GIF", {}),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.dcm", "a"])
+def test_webp_jpeg_2000_and_gif_are_read_under_any_name(tmp_path, format_, options, name):
+    path = save(GREY, tmp_path / name, format=format_, **options)
+    assert np.abs(read_image(path).astype(int) - GREY).max() <= (6 if "quality" in options else 1)
+    assert read_image(path, 36).shape == (43, 36)
+
+
+def test_deep_jpeg_2000_is_scaled_like_deep_png(tmp_path):
+    path = save(GREY.astype(np.uint16) * 257, tmp_path / "a.jp2")
+    assert np.array_equal(read_image(path), GREY)
+
+
+@pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_a_file_of_several_pictures_is_refused(tmp_path, format_):
+    first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
+    path = save(first, tmp_path / "a", format=format_, save_all=True, append_images=[second])
+    with pytest.raises(DataError, match=f"a {format_} file of 2 pictures"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("alpha", [0, 3, 128, 255])
+@pytest.mark.parametrize("format_", ["PNG", "WEBP", "TIFF"])
+def test_an_alpha_channel_that_is_the_same_all_over_is_ignored(tmp_path, format_, alpha):
+    rgba = np.dstack([GREY, GREY, GREY, np.full_like(GREY, alpha)])
+    options = {"lossless": True, "exact": True} if format_ == "WEBP" else {}
+    path = save(rgba, tmp_path / "a", format=format_, **options)
+    assert np.abs(read_image(path).astype(int) - GREY).max() <= 1
+    if format_ == "PNG":
+        grey = Image.fromarray(rgba).convert("LA")
+        assert np.array_equal(read_image(save(grey, tmp_path / "b.png")), GREY)
+
+
+def test_a_palette_that_is_transparent_all_over_is_looked_up(tmp_path):
+    picture = Image.fromarray(GREY)
+    picture.putpalette([value for grey in range(256) for value in (grey,) * 3])
+    path = save(picture, tmp_path / "a.png", transparency=bytes(256))
+    assert np.array_equal(read_image(path), GREY)
+
+
+def png16(channels: np.ndarray, colour_type: int) -> bytes:
+    """A PNG of 16 bits a channel, (h, w, c), which Pillow reads but does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    height, width = channels.shape[:2]
+    lines = channels.astype(">u2").reshape(height, -1).view(np.uint8)
+    data = zlib.compress(np.insert(lines, 0, 0, axis=1).tobytes())
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("alpha", [0, 65535])
+def test_png_of_16_bits_with_alpha_or_colour_is_read(alpha):
+    deep = GREY.astype(np.uint16) * 257
+    layer = np.full_like(deep, alpha)
+    for channels, colour_type in (
+        ([deep, layer], 4),
+        ([deep, deep, deep, layer], 6),
+        ([deep, deep, deep], 2),
+    ):
+        pixels = decode_image(png16(np.dstack(channels), colour_type), "a.png")
+        assert np.abs(pixels.astype(int) - GREY).max() <= 1
+
+
 @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
 def test_tiff_of_8_and_16_bits_is_read(tmp_path, compression):
     path = save(GREY, tmp_path / "a.tif", compression=compression)

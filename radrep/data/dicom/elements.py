@@ -10,6 +10,7 @@ _BINARY = {
     "US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "UV": "u8", "SV": "i8",
     "FL": "f4", "FD": "f8", "OW": "u2", "OL": "u4", "OF": "f4", "OD": "f8",
 }  # fmt: skip
+_MAX_TEXT = 64  # the longest UID or LO
 _DIGITS = frozenset(b"0123456789+-.,eE\\ ")
 
 
@@ -21,8 +22,13 @@ def texts(dataset: Any, keyword: str) -> list[str]:
     vr, value, order = content
     if vr in _BINARY:
         return [str(number) for number in _unpack(value, _BINARY[vr], order).tolist()]
-    found = [text.strip(" \0\t\r\n") for text in value.decode("latin-1").split("\\")]
+    found = [printable(part.strip(" \0\t\r\n")) for part in _decode(value).split("\\")]
     return found if any(found) else []
+
+
+def printable(text: str) -> str:
+    """A text from a file as it may stand in a message: short and without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_TEXT])
 
 
 def text(dataset: Any, keyword: str) -> str:
@@ -88,6 +94,14 @@ def _content(dataset: Any, keyword: str) -> tuple[str, bytes, str] | None:
     if vr in _BINARY and len(value) % np.dtype(_BINARY[vr]).itemsize and _DIGITS.issuperset(value):
         vr = "DS"
     return vr, value, "<" if element.is_little_endian else ">"
+
+
+def _decode(value: bytes) -> str:
+    # Of the character sets that DICOM knows these two are nearly all; only identifiers need them.
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _unpack(value: bytes, kind: str, order: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from radrep.data.dicom.elements import text
+from radrep.data.dicom.elements import text, texts
 from radrep.errors import DataError
 
 # What `is_dicom` needs of a file's begin.
@@ -76,7 +76,7 @@ def open_dicom(file: BinaryIO, name: str) -> DicomFile:
         raise DataError(f"{name}: not a DICOM file")
     file.seek(place)
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    declared = str(meta.get("TransferSyntaxUID") or "").strip(" \0")
+    declared = next(iter(texts(meta, "TransferSyntaxUID")), "")
     stream = _inflate(file, declared, name)
     start = stream.tell()
     first = stream.read(6)
@@ -107,7 +107,7 @@ def open_dicom(file: BinaryIO, name: str) -> DicomFile:
     if not found and "Rows" in dataset:
         return DicomFile(dataset, declared, little, "OW", stream, -1)
     if not found and (
-        meta.get("MediaStorageSOPClassUID") == _DIRECTORY or _DIRECTORY_TAG in dataset
+        _DIRECTORY in texts(meta, "MediaStorageSOPClassUID") or _DIRECTORY_TAG in dataset
     ):
         raise DataError(f"{name}: a DICOMDIR, the list of a disc; give the files it lists")
     if not found:

@@ -166,7 +166,7 @@ def _encoding(
     if syntax != file.declared:
         _check_codec(syntax, layout, name)
     depth = _find_sof(frame)[1] if frame.startswith(b"\xff\xd8") else 0
-    if syntax == _RLE:  # a segment for each byte of a pixel
+    if syntax == _RLE and found:  # a segment for each byte of a pixel
         depth = 8 * (struct.unpack_from("<L", frame)[0] // layout.samples)
     if depth:
         allocated = 8 if depth <= 8 else 16 if depth <= 16 else depth
