@@ -43,7 +43,7 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Contents of a prepared folder; `notes` are the source's warnings."""
+    """Contents of a prepared folder; `notes` are those of its source, then its warnings."""
 
     recipe: Mapping[str, object]
     layout: str
@@ -77,7 +77,7 @@ def describe(prepared: Path) -> DataFacts:
     return DataFacts(
         **{name: record[name] for name in ("recipe", "layout", "num_left_out")},
         splits=splits,
-        notes=tuple(record["notes"]),
+        notes=(*record["notes"], *record.get("warnings", ())),
         leaks=Leaks(**record["leaks"]),
     )
 

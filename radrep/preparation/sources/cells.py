@@ -30,6 +30,8 @@ _SCIENTIFIC = re.compile(r"\d([.,]\d+)?[eE]\+\d{1,3}", re.ASCII)
 _DATE = re.compile(r"\d{1,2}-[A-Z][a-z]{2}|[A-Z][a-z]{2}-\d{1,2}", re.ASCII)
 EXPORT_AGAIN = "export the table again with this column as text"
 
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+_NUMPY_BREAK = re.compile(r"""['"]\s+['"]""")
 _SEPARATORS = ("\n", "|", ";", ",", " ")
 
 
@@ -103,6 +105,8 @@ def split_list(text: str) -> list[str]:
     text = text.strip()
     if text[:1] + text[-1:] not in ("[]", "()", "{}"):
         return [text] if text else []
+    if _NUMPY_BREAK.search(text):  # Python would join the texts
+        return [first or second for first, second in _QUOTED.findall(text)]
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text)
@@ -110,8 +114,6 @@ def split_list(text: str) -> list[str]:
             continue
         if isinstance(value, (list, tuple, set)):
             return [str(entry).strip() for entry in value if entry is not None]
-    if quoted := re.findall(r"'([^']*)'|\"([^\"]*)\"", text):  # NumPy writes no commas
-        return ["".join(pair).strip() for pair in quoted]
     return [entry.strip() for entry in text[1:-1].split(",")]
 
 

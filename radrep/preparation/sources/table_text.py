@@ -25,7 +25,7 @@ _UTF_16 = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _UTF_8 = "utf-8-sig"
 _GUESSED = {"cp1252": "Windows' characters (cp1252)", "mac_roman": "a Mac's characters (Mac Roman)"}
 # What no text of one byte a letter has: control characters, and letters as UTF-8 has them.
-_NO_SINGLE_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1f]|\xc3[\x80-\xbf]|\xe2\x80[\x90-\xbf]")
+_NO_SINGLE_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1f]|\xc3[\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}")
 _UNDEFINED_CP1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 
 
@@ -94,11 +94,10 @@ def guess_encoding(chunks: Iterable[bytes], path: Path) -> str:
             return encoding
     decoder = codecs.getincrementaldecoder("utf-8")()
     line, is_ascii, has_lf, is_defined = 1, True, False, True
-    chunk = first
-    while chunk:
+    for chunk in itertools.chain([first], chunks, [b""]):
         has_lf = has_lf or b"\n" in chunk
         try:
-            is_ascii = decoder.decode(chunk).isascii() and is_ascii
+            is_ascii = decoder.decode(chunk, final=not chunk).isascii() and is_ascii
         except UnicodeDecodeError as error:
             before, broken = error.object[: error.start], error.object[error.start :]
             line += before.count(b"\n")
@@ -116,7 +115,6 @@ def guess_encoding(chunks: Iterable[bytes], path: Path) -> str:
                 f"{path}, line {line}: byte {broken[0]:#04x} is not UTF-8; save the table as UTF-8"
             ) from error
         line += chunk.count(b"\n")
-        chunk = next(chunks, b"")
     return _UTF_8
 
 

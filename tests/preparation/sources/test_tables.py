@@ -1,15 +1,19 @@
+import csv
 import gzip
+import io
 
 import numpy as np
 import pytest
 
 from radrep.errors import DataError
+from radrep.preparation.sources.table_text import text_notes
 from radrep.preparation.sources.tables import (
     Column,
     Index,
     one_of,
     parse_number,
     read_columns,
+    stream_cells,
     stream_rows,
 )
 
@@ -130,3 +134,102 @@ def test_an_index_finds_the_first_row_of_a_key():
     assert index.find(np.array([b"dd", b"b", b"c", b"a", b"zzz"])).tolist() == [3, 0, -1, 1, -1]
     assert Index(np.arange(1000) % 3).find(np.array([2, 0])).tolist() == [2, 0]
     assert Index(np.array([], np.int64)).find(np.array([1])).tolist() == [-1]
+
+
+def draw_table(seed: int, letters: str, line_end: str) -> list[list[str]]:
+    """A header and rows of texts with quotes, delimiters, line ends and these letters."""
+    draw = np.random.default_rng(seed)
+    alphabet = [*'ab1. ,;|\t"', line_end, *letters]
+
+    def text() -> str:
+        return "x" + "".join(draw.choice(alphabet, draw.integers(0, 12))) + "y"
+
+    return [["id", "report", "label"], *([text() for _ in range(3)] for _ in range(6))]
+
+
+def write_csv(rows: list[list[str]], delimiter: str, end: str, extra: int = 0) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, delimiter=delimiter, lineterminator=end)
+    writer.writerows(row + [""] * extra for row in rows)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("encoding", "letters"),
+    [
+        ("utf-8", "äß–”日"),
+        ("utf-8-sig", "äß–”日"),
+        ("utf-16", "äß–”日"),
+        ("utf-16-le", "äß–”"),
+        ("utf-16-be", "äß–”"),
+        ("cp1252", "äß–”"),
+    ],
+)
+def test_a_table_is_the_same_however_a_spreadsheet_saves_it(
+    tmp_path, delimiter, end, encoding, letters
+):
+    if (encoding, end) == ("cp1252", "\r"):
+        encoding = "mac_roman"
+    # With carriage returns alone, a cell has no other line ends.
+    rows = draw_table(len(delimiter + end + encoding), letters, "\r" if end == "\r" else "\n")
+    header, *body = rows
+    expected = [dict(zip(header, row, strict=True)) for row in body]
+    path = tmp_path / "t.csv"
+    empty = f"{delimiter * 2}{end}"
+    plain = write_csv(rows, delimiter, end)
+    variants = {
+        "plain": plain,
+        "sep": f"sep={delimiter}{end}" + plain,
+        "quoted sep": f'"sep={delimiter}"{end}' + plain,
+        "empty lines": end + empty + plain + empty + end,
+        "spaces around names": plain.replace("id", " id ", 1).replace("label", "label ", 1),
+        "no end": plain.removesuffix(end),
+        "trailing": write_csv(rows, delimiter, end, extra=2),
+        "rows trailing": write_csv([header], delimiter, end)
+        + write_csv(body, delimiter, end, extra=1),
+    }
+    for name, text in variants.items():
+        for content in (text.encode(encoding), gzip.compress(text.encode(encoding), mtime=0)):
+            path.write_bytes(content)
+            found = [{k: v for k, v in row.items() if k} for _, row in stream_cells(path)]
+            assert found == expected, name
+            guessed = encoding in ("cp1252", "mac_roman")
+            assert bool(text_notes(path)) == guessed, name
+
+
+def test_lines_are_those_of_the_file_also_after_lines_of_nothing(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('\nsep=,\n,,\na,b\n1,"x\ny"\n,,\n2,z\n')
+    assert [line for line, _ in stream_cells(path)] == [5, 8]
+    path.write_text("\n\na,b\n1,2,3\n")
+    with pytest.raises(DataError, match="line 4: 3 values, but the header names 2"):
+        list(stream_cells(path))
+
+
+def test_two_columns_of_one_name_may_say_the_same(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,a\n1,2,1 \n")
+    assert list(stream_rows(path, ("a", "b"))) == [(2, ["1", "2"])]
+    path.write_text("a,b,b\n1,2,3\n")
+    assert list(stream_rows(path, ("a",))) == [(2, ["1"])]
+
+
+def test_spaces_after_each_delimiter_are_no_part_of_the_cells(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('a, b, c\n1, "x, y", z\n')
+    assert list(stream_rows(path, ("a", "b", "c"))) == [(2, ["1", "x, y", "z"])]
+
+
+def test_a_table_of_megabytes_has_its_one_odd_letter(tmp_path):
+    path = tmp_path / "t.csv"
+    lines = ["id,text", *(f"{k},{'x' * 90}" for k in range(30_000)), "30000,café"]
+    path.write_bytes("\n".join(lines).encode("cp1252"))
+    *_, (_, (_, text)) = stream_rows(path, ("id", "text"))
+    assert text == "café"
+    path.write_bytes(
+        "\n".join([*lines, "1,日"]).encode("utf-8").replace(b"caf\xc3\xa9", b"caf\xe9")
+    )
+    with pytest.raises(DataError, match="line 30002: byte 0xe9 is not UTF-8"):
+        list(stream_rows(path, ("id",)))

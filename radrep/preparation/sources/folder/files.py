@@ -76,6 +76,11 @@ def unpack(texts: "pyarrow.Array", place: int) -> str:
     return texts[place].as_py().decode("utf-8", "surrogatepass")
 
 
+def unpack_all(texts: "pyarrow.Array") -> Iterator[str]:
+    """The texts of a packed array."""
+    return (text.decode("utf-8", "surrogatepass") for text in texts.to_pylist())
+
+
 def count_groups(keys: "pyarrow.Array") -> tuple[np.ndarray, np.ndarray]:
     """The number of each key in the order of first appearance, (n,), and how often each appears."""
     codes = keys.dictionary_encode().indices.to_numpy()

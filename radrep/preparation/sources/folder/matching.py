@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -11,15 +11,14 @@ import pyarrow
 import pyarrow.compute
 
 from radrep.preparation.sources.cells import IMAGE_ENDINGS
-from radrep.preparation.sources.folder.files import count_groups, is_image, pack, unpack
+from radrep.preparation.sources.folder.files import count_groups, is_image, pack, unpack, unpack_all
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _DRIVE = re.compile(r"[a-z]:", re.IGNORECASE)
+_PLAIN = re.compile(r"(?:[\w-][\w.+-]*/)*[\w-][\w.+-]*", re.ASCII)
 # Also ".dcm.png", and the ".0" that pandas gives a name that is a number.
-_ENDINGS = re.compile(
-    rf"(?:{'|'.join(map(re.escape, (*IMAGE_ENDINGS, '.nii', '.npy', '.gz', '.0')))})+",
-    re.IGNORECASE,
-)
+_KNOWN_ENDINGS = "|".join(map(re.escape, (*IMAGE_ENDINGS, ".nii", ".npy", ".gz", ".0")))
+_ENDINGS = re.compile(rf"(?<=[^/])(?:{_KNOWN_ENDINGS})+\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,58 +39,103 @@ def match_files(names: pyarrow.Array, files: pyarrow.Array) -> Matches:
     places = np.full(len(names), -1, dtype=np.int32)
     if not len(names) or not len(files):
         return Matches(places)
-    wanted = [_same(unpack(names, place)) for place in range(len(names))]
-    found = [_same(unpack(files, place)) for place in range(len(files))]
-    images = [place for place, name in enumerate(found) if is_image(name)]
-    everything = range(len(found))
-    deepest = min(max(path.count("/") for path in paths) for paths in (wanted, found)) + 1
-    for length in range(deepest, 0, -1):
-        _match_ends(wanted, found, everything, str, length, places)
-        _match_ends(wanted, found, images, _without_ending, length, places)
-        _match_ends(wanted, found, images, _folded_stem, length, places)
-        _match_ends(wanted, found, everything, _folded_stem, length, places)
+    wanted, found = ([_same(text) for text in unpack_all(texts)] for texts in (names, files))
+    images = np.array([is_image(name) for name in found])
+    _match_keys(wanted, found, images, list(range(len(wanted))), places)
+    if (places < 0).any():
+        loose_names, loose_files = (
+            [_folded_stem(path) for path in paths] for paths in (wanted, found)
+        )
+        lengths = _longest_ends(loose_names, loose_files, places)
+        for length in np.unique(lengths[lengths > 0]).tolist():
+            rows = np.flatnonzero(lengths == length).tolist()
+            several = _several_longer(loose_names, length)
+            rows = [n for n in rows if _end(loose_names[n], length) not in several]
+            ends = [_end(path, length) for path in found]
+            _match_keys([_end(path, length) for path in wanted], ends, images, rows, places)
     missing = np.flatnonzero(places < 0)
-    _match_ends(wanted, found, images, _without_zeros, 1, places)
+    _match_zeros(wanted, found, images, missing.tolist(), places)
     late = missing[places[missing] >= 0]
     return Matches(places, len(late), unpack(names, int(late[0])) if len(late) else "")
 
 
-def _match_ends(
-    names: list[str],
-    files: list[str],
-    chosen: Sequence[int],
+def _match_keys(
+    wanted: list[str], found: list[str], images: np.ndarray, rows: list[int], places: np.ndarray
+) -> None:
+    """Fill the places of some names that are those of one file, the nearest spelling first."""
+    everything = np.ones(len(found), bool)
+    for key, chosen in (
+        (str, everything),
+        (_without_ending, images),
+        (_folded_stem, images),
+        (_folded_stem, everything),
+    ):
+        rows = [n for n in rows if places[n] < 0]
+        if rows:
+            _match_unique(wanted, found, np.flatnonzero(chosen), rows, key, places)
+
+
+def _match_zeros(
+    wanted: list[str], found: list[str], images: np.ndarray, rows: list[int], places: np.ndarray
+) -> None:
+    """Fill the places of names that are numbers and lack the zeros before a file's name."""
+    rows = [n for n in rows if _without_zeros(wanted[n])]
+    chosen = [place for place in np.flatnonzero(images).tolist() if _without_zeros(found[place])]
+    if rows and chosen:
+        _match_unique(wanted, found, np.array(chosen), rows, _without_zeros, places)
+
+
+def _match_unique(
+    wanted: list[str],
+    found: list[str],
+    chosen: np.ndarray,
+    rows: list[int],
     key: Callable[[str], str],
-    length: int,
     places: np.ndarray,
 ) -> None:
-    """Fill the missing places of names whose last parts are, by the key, those of one file."""
-    missing = [n for n in np.flatnonzero(places < 0).tolist() if names[n].count("/") + 1 >= length]
-    if not missing or not chosen:
-        return
-    ends = pack(key(_end(files[place], length)) for place in chosen)
-    codes, counts = count_groups(ends)
+    """Fill the places of names whose key is that of exactly one of the chosen files."""
+    keys = pack(key(found[place]) for place in chosen.tolist())
+    codes, counts = count_groups(keys)
     once = np.flatnonzero(counts[codes] == 1)
-    wanted = [key(_end(names[n], length)) for n in missing]
-    found = pyarrow.compute.index_in(pack(wanted), ends.take(pyarrow.array(once)))
-    hits = found.fill_null(-1).to_numpy(zero_copy_only=False).tolist()
-    if max(hits) < 0:
-        return
-    several = _several_longer(names, key, length)
-    for n, end, hit in zip(missing, wanted, hits, strict=True):
-        if hit >= 0 and end and end not in several:
-            places[n] = chosen[once[hit]]
+    hits = _index(pack(key(wanted[n]) for n in rows), keys.take(pyarrow.array(once)))
+    rows_hit = np.array(rows)[hits >= 0]
+    places[rows_hit] = chosen[once[hits[hits >= 0]]]
 
 
-def _several_longer(names: list[str], key: Callable[[str], str], length: int) -> set[str]:
+def _longest_ends(names: list[str], files: list[str], places: np.ndarray) -> np.ndarray:
+    """The number of parts of the longest end of each missing name that a file has, int (n,)."""
+    lengths = np.zeros(len(names), int)
+    rows = np.flatnonzero(places < 0)
+    deepest = max(path.count("/") for path in files) + 1
+    for length in range(1, deepest + 1):
+        rows = np.array([n for n in rows.tolist() if names[n].count("/") + 1 >= length], int)
+        if not len(rows):
+            break
+        hits = _index(
+            pack(_end(names[n], length) for n in rows.tolist()),
+            pack(_end(path, length) for path in files),
+        )
+        rows = rows[hits >= 0]
+        lengths[rows] = length
+    return lengths
+
+
+def _several_longer(names: list[str], length: int) -> set[str]:
     """The ends of names that differ before it."""
     first: dict[str, str] = {}
     several = set()
     for name in names:
         if name.count("/") >= length:
-            end, whole = key(_end(name, length)), key(name)
-            if first.setdefault(end, whole) != whole:
+            end = _end(name, length)
+            if first.setdefault(end, name) != name:
                 several.add(end)
     return several
+
+
+def _index(values: pyarrow.Array, known: pyarrow.Array) -> np.ndarray:
+    """The first place of each value among the known ones, (n,), -1 for none."""
+    found = pyarrow.compute.index_in(values, known)
+    return found.fill_null(-1).to_numpy(zero_copy_only=False)
 
 
 def _end(path: str, length: int) -> str:
@@ -100,6 +144,8 @@ def _end(path: str, length: int) -> str:
 
 def _same(name: str) -> str:
     """A name as a path from a folder: composed letters, slashes, no root, scheme or drive."""
+    if _PLAIN.fullmatch(name):
+        return name
     if match := _SCHEME.match(name):
         name = unquote(name[match.end() :])
     return "/".join(_parts(unicodedata.normalize("NFC", name.strip().replace("\\", "/"))))
@@ -122,6 +168,4 @@ def _without_zeros(path: str) -> str:
 
 
 def _without_ending(path: str) -> str:
-    folder, slash, name = path.rpartition("/")
-    match = next((m for m in _ENDINGS.finditer(name) if m.end() == len(name) and m.start()), None)
-    return folder + slash + (name[: match.start()] if match else name)
+    return _ENDINGS.sub("", path)

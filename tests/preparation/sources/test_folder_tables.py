@@ -1,0 +1,342 @@
+"""Tables of public data sets as their owners ship them, with invented rows."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radrep.errors import DataError
+from radrep.preparation.sources.base import split_by_hash
+from radrep.preparation.sources.folder.source import FolderSource
+
+
+def draw(raw: Path, *names: str) -> None:
+    for seed, name in enumerate(names):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 50)).astype(np.uint8)
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(raw / name, format="PNG")
+
+
+def write(path: Path, header: str, *rows: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    return path
+
+
+def notes(source: FolderSource) -> str:
+    return " ".join(source.notes)
+
+
+CHEXPERT = "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Cardiomegaly,Edema"
+
+
+def chexpert(raw: Path, root: str, folders: dict[str, int]) -> list[str]:
+    """Two studies of two views for each patient, by split, and the rows of the table."""
+    rows = []
+    for split, num in folders.items():
+        for patient in range(num):
+            for study in (1, 2):
+                for view, side in ((1, "frontal"), (2, "lateral")):
+                    number = patient + 100 * (split == "valid")
+                    name = f"{split}/patient{number:05d}/study{study}/view{view}_{side}.jpg"
+                    draw(raw, name)
+                    rows.append(f"{root}/{name},Male,{50 + patient},{side.title()},AP,,1.0,-1.0")
+    return rows
+
+
+@pytest.mark.parametrize("root", ["CheXpert-v1.0-small", "CheXpert-v1.0", "/data/CheXpert-v1.0"])
+@pytest.mark.parametrize("inside", ["", "CheXpert-v1.0-small"])
+def test_chexperts_patients_and_studies_are_those_of_its_paths(tmp_path, root, inside):
+    rows = chexpert(tmp_path / inside, root, {"train": 6})
+    source = FolderSource(tmp_path, write(tmp_path / "train.csv", CHEXPERT, *rows))
+    studies = list(source)
+    assert len(studies) == 12
+    for study in studies:
+        assert study.id.startswith(f"{study.patient_id}/study")
+        assert study.split == split_by_hash(study.patient_id, 0.8, 0.1)
+        assert [image.projection for image in study.images] == ["frontal", "lateral"]
+        assert study.labels == {"Cardiomegaly": 1, "Edema": -1}
+        assert all(image.read(256).shape == (40, 50) for image in study.images)
+    assert "patient00000/study1" in notes(source)
+    assert "Sex ('Male'), Age ('50'), AP/PA ('AP'), No Finding (empty)" in notes(source)
+
+
+def test_chexperts_train_and_valid_are_its_splits_in_one_table(tmp_path):
+    rows = chexpert(tmp_path, "CheXpert-v1.0-small", {"train": 3, "valid": 2})
+    source = FolderSource(tmp_path, write(tmp_path / "all.csv", CHEXPERT, *rows))
+    splits = {study.patient_id: study.split for study in source}
+    assert splits == {
+        **dict.fromkeys(("patient00000", "patient00001", "patient00002"), "train"),
+        **dict.fromkeys(("patient00100", "patient00101"), "val"),
+    }
+    assert "The splits are those that the folders are named after." in source.notes
+
+
+def test_folders_without_a_table_name_patients_and_splits_too(tmp_path):
+    chexpert(tmp_path, "", {"train": 2, "valid": 1})
+    studies = list(FolderSource(tmp_path))
+    assert [study.id for study in studies][:2] == ["patient00000/study1", "patient00000/study2"]
+    assert [len(study.images) for study in studies] == [2] * 6
+    assert [study.split for study in studies] == ["train"] * 4 + ["val"] * 2
+
+
+PADCHEST = (
+    ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,"
+    "ViewPosition_DICOM,Projection,MethodProjection,Pediatric,PixelRepresentation_DICOM,ReportID,"
+    "Report,MethodLabel,Labels,Localizations"
+)
+
+
+@pytest.mark.parametrize("folder", ["{}/", ""])
+def test_padchests_table_gives_views_labels_and_reports(tmp_path, folder):
+    rows = []
+    for number in range(4):
+        draw(tmp_path, f"{folder.format(number % 2)}1_{number}.png")
+        view = "PA" if number % 2 == 0 else "L"
+        rows.append(
+            f"{number},1_{number}.png,{number % 2},20140915,study{number // 2},pat{number // 2},"
+            f"1930,M,POSTEROANTERIOR,{view},Manual,No,{number % 2},{number},"
+            "derrame pleural izquierdo .,"
+            "Physician,\"['pleural effusion', 'kyphosis', 'normal']\",\"['loc left']\""
+        )  # fmt: skip
+    source = FolderSource(tmp_path, write(tmp_path / "PADCHEST.csv", PADCHEST, *rows))
+    studies = list(source)
+    assert [(study.id, study.patient_id) for study in studies] == [
+        ("study0", "pat0"),
+        ("study1", "pat1"),
+    ]
+    for study in studies:
+        assert [image.projection for image in study.images] == ["frontal", "lateral"]
+        assert study.sections == {"findings": "derrame pleural izquierdo ."}
+        assert study.labels == dict.fromkeys(("pleural effusion", "kyphosis", "normal"), 1)
+        assert all(image.read(256).shape == (40, 50) for image in study.images)
+    assert "PixelRepresentation_DICOM" in notes(source)
+
+
+def test_vindrs_boxes_of_one_image_are_one_study(tmp_path):
+    names = [f"{number:032x}" for number in range(3)]
+    draw(tmp_path, *(f"train/{name}.dicom" for name in names))
+    rows = [
+        f"{names[0]},R10,Nodule/Mass,10.5,0,30,40",
+        f"{names[0]},R9,Cardiomegaly,1,1,1,1",
+        f"{names[1]},R9,No finding,,,,",
+        f"{names[2]},R9,Cardiomegaly,1,0,1,1",
+    ]
+    header = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max"
+    source = FolderSource(tmp_path, write(tmp_path / "annotations_train.csv", header, *rows))
+    assert [study.labels for study in source] == [
+        {"Nodule/Mass": 1, "Cardiomegaly": 1},
+        {"No finding": 1},
+        {"Cardiomegaly": 1},
+    ]
+    assert len(source) == 3
+
+
+def test_rsnas_patients_name_the_images(tmp_path):
+    draw(tmp_path, "stage_2_train_images/0004cfab.dcm", "stage_2_train_images/000db696.dcm")
+    rows = ["0004cfab,,,,,0", "000db696,316.0,318.0,170.0,478.0,1", "000db696,1,1,1,1,1"]
+    header = "patientId,x,y,width,height,Target"
+    source = FolderSource(tmp_path, write(tmp_path / "labels.csv", header, *rows))
+    assert [(s.patient_id, dict(s.labels), len(s.images)) for s in source] == [
+        ("0004cfab", {"Target": 0}, 1),
+        ("000db696", {"Target": 1}, 1),
+    ]
+    assert "No column names the images" in notes(source)
+    write(tmp_path / "labels.csv", header, "elsewhere,,,,,0")
+    with pytest.raises(DataError, match=r"no row with a column of images .* are patientId, x, y"):
+        FolderSource(tmp_path)
+
+
+def test_nihs_follow_up_and_sizes_are_no_findings(tmp_path):
+    draw(tmp_path, *(f"images_00{k + 1}/images/0000000{k}_000.png" for k in range(3)))
+    header = (
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,"
+        "View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+    )
+    rows = [
+        f"0000000{k}_000.png,Effusion|Mass,{k % 2},{k},058Y,M,PA,2682,2749,0.143,0.143,"
+        for k in range(3)
+    ]
+    source = FolderSource(tmp_path, write(tmp_path / "Data_Entry_2017.csv", header, *rows))
+    for number, study in enumerate(source):
+        assert study.labels == {"Effusion": 1, "Mass": 1}
+        assert study.patient_id == str(number)
+    assert "Follow-up # (1, 0 or -1)" in notes(source)
+
+
+def test_covid_chestxrays_offsets_are_no_findings(tmp_path):
+    draw(tmp_path, "images/a.png", "images/b.jpeg", "images/c.png")
+    header = "patientid,offset,sex,age,finding,survival,view,modality,folder,filename,other"
+    rows = [
+        "2,0,M,65,Pneumonia/Viral/COVID-19,Y,PA,X-ray,images,a.png,",
+        "2,1,M,65,No Finding,Y,AP Supine,X-ray,images,b.jpeg,",
+        "4,0,F,,todo,,L,X-ray,images,c,",
+        "5,0,F,,Unknown,,Axial,CT,volumes,d.nii.gz,",
+    ]
+    source = FolderSource(tmp_path, write(tmp_path / "metadata.csv", header, *rows))
+    studies = list(source)
+    assert studies[0].labels == {"Pneumonia/Viral/COVID-19": 1}
+    assert [s.images[0].projection for s in studies[:3]] == ["frontal", "frontal", "lateral"]
+    assert studies[2].images[0].read(256).shape == (40, 50)
+    assert source._table.labels == ()
+    assert "offset (1, 0 or -1)" in notes(source)
+    assert "1 of 4 images of the table are not in the folder, the first volumes/d" in notes(source)
+
+
+def test_mimic_cxrs_metadata_names_images_by_their_dicom_id(tmp_path):
+    draw(
+        tmp_path, "files/p10/p10000032/s50414267/02aa-1.jpg", "files/p10/p10000032/s50414267/1.jpg"
+    )
+    header = "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows"
+    rows = ["02aa-1,10000032,50414267,CHEST (PA AND LAT),PA,3056", "1,10000032,50414267,,LATERAL,2"]
+    source = FolderSource(tmp_path, write(tmp_path / "reports.csv", header, *rows))
+    (study,) = source
+    assert (study.id, study.patient_id) == ("50414267", "10000032")
+    assert [image.projection for image in study.images] == ["frontal", "lateral"]
+
+
+def rexrank(split: str) -> dict[str, object]:
+    return {
+        "image_path": ["CXR1/0.png", "CXR1/1.png"],
+        "key_image_path": "CXR1/0.png",
+        "report": "Findings: Heart large. Impression: Cardiomegaly.",
+        "section_findings": "Heart large.",
+        "section_impression": "Cardiomegaly.",
+        "split": split,
+        "frontal_lateral": ["Frontal", "Lateral"],
+        "context": "Indication: Shortness of breath Comparison: None",
+    }
+
+
+@pytest.mark.parametrize("indent", [None, 4])
+def test_rexranks_json_is_a_table(tmp_path, indent):
+    draw(tmp_path, "CXR1/0.png", "CXR1/1.png")
+    table = tmp_path / "ReXRank_valid.json"
+    table.write_text(json.dumps({"CXR1_IM-0001": rexrank("val")}, indent=indent))
+    (study,) = FolderSource(tmp_path, table)
+    assert (study.id, study.split) == ("CXR1_IM-0001", "val")
+    assert [image.projection for image in study.images] == ["frontal", "lateral"]
+    sections = {"findings": "Heart large.", "impression": "Cardiomegaly."}
+    before = {"indication": "Shortness of breath", "comparison": "None"}
+    assert study.sections == sections | before
+    row = rexrank("test")
+    del row["section_findings"], row["section_impression"], row["context"]
+    table.write_text(json.dumps([{"id": 7} | row], indent=indent))
+    (study,) = FolderSource(tmp_path, table)
+    assert (study.id, study.split, study.sections) == ("7", "test", sections)
+
+
+def test_r2gens_annotation_is_a_table(tmp_path):
+    draw(tmp_path, "images/1/0.png", "images/2/0.png")
+    rows = {
+        split: [{"id": f"{n}", "report": "Clear lungs.", "image_path": [f"{n}/0.png"]}]
+        for n, split in ((1, "train"), (2, "test"))
+    }
+    table = tmp_path / "annotation.json"
+    table.write_text(json.dumps(rows))
+    studies = list(FolderSource(tmp_path, table))
+    assert [(study.id, study.split) for study in studies] == [("1", "train"), ("2", "test")]
+
+
+WORDS = ["NA", "nan", "NaN", "None", "NULL", "", "-", "n/a", "<NA>"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("yes", ["1", "1.0", "TRUE", "True"])
+def test_words_for_nothing_are_blank_in_every_column(tmp_path, word, yes):
+    draw(tmp_path, *(f"{k}.png" for k in range(3)))
+    no = {"1": "0", "1.0": "0.0", "TRUE": "FALSE", "True": "False"}[yes]
+    header = "image,study_id,patient_id,report,view,Edema,Mass,Empty"
+    source = FolderSource(
+        tmp_path,
+        write(
+            tmp_path / "reports.csv",
+            header,
+            f"0.png,{word},p1,Clear.,PA,{yes},{word},{word}",
+            f"1.png,{word},{word},{word},{word},{no},{yes},{word}",
+            f"2.png,s3,p1,Well.,L,{word},{no},{word}",
+        ),
+    )
+    one, two, three = source
+    assert [study.labels for study in (one, two, three)] == [
+        {"Edema": 1},
+        {"Edema": 0, "Mass": 1},
+        {"Mass": 0},
+    ]
+    assert [study.patient_id for study in (one, two, three)] == ["p1", None, "p1"]
+    assert two.sections == {}
+    assert two.report == ""
+    assert "Columns that are not used: Empty (empty)." in source.notes
+    assert bool(word) == ("1 texts are read as missing" in notes(source))
+
+
+def test_a_column_with_one_value_that_is_no_label_is_named_with_its_line(tmp_path):
+    draw(tmp_path, *(f"{k}.png" for k in range(4)))
+    rows = ["0.png,1,0,40", "1.png,0,1,41", "2.png,2,0,42", "3.png,1,,43"]
+    source = FolderSource(tmp_path, write(tmp_path / "labels.csv", "image,Edema,Mass,age", *rows))
+    assert source._table.labels == ("Mass",)
+    assert "Edema is not read as a finding: line 4 has '2'" in notes(source)
+    assert "not used: Edema ('2'), age ('40')" in notes(source)
+
+
+@pytest.mark.parametrize("column", ["study_id", "patient_id", "image"])
+@pytest.mark.parametrize("value", ["1.23E+15", "#NAME?"])
+def test_ids_that_a_spreadsheet_rounded_are_refused_with_the_value(tmp_path, column, value):
+    draw(tmp_path, "a.png", "b.png")
+    row = {"image": "a.png", "study_id": "s", "patient_id": "p"} | {column: value}
+    with (tmp_path / "reports.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows([{"image": "b.png"}, row])
+    role = column.removesuffix("_id")
+    with pytest.raises(DataError, match=f"line 3: {role} is '{value[:4]}.*export the table again"):
+        FolderSource(tmp_path)
+
+
+def test_numbers_of_which_excel_kept_fifteen_digits_are_a_warning(tmp_path):
+    draw(tmp_path, *(f"{k}.png" for k in range(3)))
+    ids = ["1234567890123450000", "1234567890123460000", "1234567890123460000"]
+    rows = [f"{k}.png,{id_}" for k, id_ in enumerate(ids)]
+    table = write(tmp_path / "reports.csv", "image,patient_id", *rows)
+    (warning,) = FolderSource(tmp_path).warnings
+    assert "every patient_id of more than 15 digits ends in zeros (1234567890123450000" in warning
+    table.write_text(table.read_text().replace("60000", "60001"))
+    assert FolderSource(tmp_path).warnings == ()
+
+
+def test_patients_of_several_splits_and_ids_that_are_one_are_warnings(tmp_path):
+    draw(tmp_path, *(f"{k}.png" for k in range(8)))
+    rows = [f"{k}.png,p{k % 4},{'train' if k < 4 else 'test'}" for k in range(8)]
+    write(tmp_path / "reports.csv", "image,patient_id,split", *rows)
+    (warning,) = FolderSource(tmp_path).warnings
+    assert "4 patients are in several splits of the table, the first 'p0'" in warning
+    write(tmp_path / "reports.csv", "image,patient_id", *(f"{k}.png,ANONYMOUS" for k in range(8)))
+    (warning,) = FolderSource(tmp_path).warnings
+    assert "8 of 8 studies are of the patient 'ANONYMOUS'" in warning
+    write(tmp_path / "reports.csv", "image,study_id", *(f"{k}.png,1" for k in range(8)))
+    (warning,) = FolderSource(tmp_path).warnings
+    assert "8 of 8 images are views of the study '1'" in warning
+    rows = [f"{k}.png,{'Unknown' if k < 2 else k}" for k in range(8)]
+    write(tmp_path / "reports.csv", "image,patient_id", *rows)
+    assert "2 of 8 studies are of the patient 'Unknown'" in FolderSource(tmp_path).warnings[0]
+    write(tmp_path / "reports.csv", "image,patient_id", *(f"{k}.png,{k}" for k in range(8)))
+    assert FolderSource(tmp_path).warnings == ()
+
+
+def test_a_table_that_was_not_named_is_mentioned(tmp_path):
+    draw(tmp_path, "a.png")
+    write(tmp_path / "PADCHEST.csv", "ImageID", "a.png")
+    assert "PADCHEST.csv is not read; --reports takes a table." in FolderSource(tmp_path).notes
+
+
+def test_a_cell_may_name_several_images(tmp_path):
+    draw(tmp_path, *["a.png", "b.png", "c.png", "d.png"])
+    rows = ["1,a.png;b.png,Clear.", "2,\"['c.png', 'd.png']\",Well."]
+    source = FolderSource(tmp_path, write(tmp_path / "reports.csv", "id,images,report", *rows))
+    assert [[image.name for image in study.images] for study in source] == [
+        ["a.png", "b.png"],
+        ["c.png", "d.png"],
+    ]
