@@ -1,10 +1,64 @@
 """Files and folders that are there whole or not at all, also after a machine has crashed."""
 
+import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
+
+from radrep.errors import RadrepError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+def check_output(
+    path: Path, option: str, *, folder: bool, new: bool, make_parents: bool = False
+) -> None:
+    """Raise RadrepError, before any work, if an output cannot be written where an option says.
+
+    What exists is overwritten, or a folder added to, unless it must be `new`. A folder's missing
+    parents are made later; a file's must exist unless `make_parents`.
+    """
+    problem, other = f"{path} cannot be written", f"name another {option}"
+    try:
+        exists = path.lstat() is not None
+        there = path.exists()
+    except (FileNotFoundError, NotADirectoryError):
+        exists = there = False
+    except (OSError, ValueError) as error:  # a name too long, a null byte, a folder closed to us
+        reason = getattr(error, "strerror", None) or error
+        raise RadrepError(f"{problem}: {reason}; {other}") from error
+    if exists and new:
+        raise RadrepError(f"{path} exists already and is not overwritten; {other}")
+    if there and not folder:
+        if path.is_dir():
+            raise RadrepError(f"{path} is a folder; name a file with {option}")
+        if not os.access(path, os.W_OK):
+            raise RadrepError(f"{problem}: no permission; {other}")
+        if not path.is_file():  # a device, a pipe
+            return
+    around = [path, *path.absolute().parents] if folder else [*path.absolute().parents]
+    nearest = next(each for each in around if _exists(each))
+    if not nearest.is_dir():
+        raise RadrepError(f"{problem}: {nearest} is a file and no folder; {other}")
+    if not folder and not make_parents and nearest != around[0]:
+        raise RadrepError(f"{problem}: there is no folder {around[0]}; make it, or {other}")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):  # disks lie about permissions, to root above all
+            pass
+    except OSError as error:
+        raise RadrepError(f"{problem}: {error.strerror} ({nearest}); {other}") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder closed to us; what lies around it is not
+        return False
 
 
 def atomic_write_text(path: Path, text: str) -> None:
@@ -71,4 +125,52 @@ def cache_folder() -> Path:
     """Where caches lie: RADREP_CACHE if set, else the user's cache folder."""
     if value := os.environ.get("RADREP_CACHE"):
         return Path(value)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radrep"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radrep"
+    except RuntimeError as error:  # a user without a home
+        raise RadrepError(
+            "no folder for caches: HOME is not set. Set RADREP_CACHE to a folder"
+        ) from error
+
+
+def make_cache_folder(name: str) -> Path:
+    """A folder of the cache, made if it is missing; RadrepError if it cannot be written."""
+    folder = cache_folder() / name
+    check_output(folder, "folder for caches with RADREP_CACHE", folder=True, new=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
+    """Hold a file's lock; filelock.Timeout after so many seconds, for ever by default.
+
+    On a disk that knows no locks nothing is held: the files behind them are whole or not there.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_tree(folder: Path) -> list[OSError]:
+    """Remove a folder as far as possible; the errors, with whole paths, of what stays."""
+    errors: list[OSError] = []
+    for base, folders, files in os.walk(folder, topdown=False, onerror=errors.append):
+        for path in (Path(base, name) for name in (*files, *folders, "")):
+            try:
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+            except FileNotFoundError:  # it goes while this removes
+                pass
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # that follows from another one
+                    errors.append(error)
+    return [error for error in errors if not isinstance(error, FileNotFoundError)]

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from radrep.atomic import check_output
 from radrep.data.arrow import encode_png
 from radrep.data.store import PreparedStudies
-from radrep.errors import DataError
 from radrep.evaluation.evaluate import evaluate
 from radrep.evaluation.result import EvalResult
 from radrep.inference.generator import GeneratedReport, ReportGenerator
@@ -44,8 +44,7 @@ def run_demo(
     reporter: Reporter | None = None,
 ) -> DemoResult:
     """Do the main job on drawn phantoms, a twelfth of them for validation and one for the test."""
-    if out.exists():
-        raise DataError(f"{out} exists already and is not overwritten; name another --out")
+    check_output(out, "--out", folder=True, new=True)
     start, reporter = time.monotonic(), reporter or Reporter()
     source = PhantomSource(num_studies, seed=seed, splits=(5 / 6, 1 / 12, 1 / 12))
     prepared = prepare(source, out / PREPARED, reporter=reporter)

@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from radrep import __version__
 from radrep.cli import cache, data, demo, doctor, eval, generate, prepare, recipes, train, weights
-from radrep.cli.console import show_error
+from radrep.cli.console import lost_results, prepare_streams, show_error
 from radrep.errors import RadrepError
 
 ORDER = (
@@ -17,6 +17,13 @@ ORDER = (
     *("eval", "generate"),
     *("import", "export", "merge"),
     *("demo", "recipes", "doctor"),
+)
+
+_BROKEN_PIPE = 128 + 13  # as a shell has it of a program that SIGPIPE ended
+# What paths and disks do; a file that is not found may be a bug of ours, which keeps its traceback.
+_ONE_LINE = (
+    *(errno.EIO, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EPERM, errno.EOPNOTSUPP),
+    *(errno.ELOOP, errno.EFBIG, errno.ESTALE, errno.EMFILE, errno.EBUSY),
 )
 
 
@@ -29,7 +36,7 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
         except RadrepError as error:
             show_error(str(error))
             raise typer.Exit(2) from error
@@ -42,6 +49,13 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             show_error("stopped", prefix="")
             raise typer.Exit(130) from None
+        lost = lost_results()
+        if lost:
+            show_error(f"{lost}: what the command wrote there is lost")
+            raise typer.Exit(2)
+        if lost is not None:
+            raise typer.Exit(_BROKEN_PIPE)
+        return result
 
 
 def _describe_disk_error(error: OSError) -> str | None:
@@ -50,6 +64,8 @@ def _describe_disk_error(error: OSError) -> str | None:
         return f"no disk space left{where}. Free some, then run the same command again"
     if error.errno in (errno.EACCES, errno.EROFS):
         return f"no permission{where}: {error.strerror}. Choose another folder"
+    if error.errno in _ONE_LINE and error.filename:
+        return f"{error.filename}: {error.strerror}"
     return None
 
 
@@ -95,4 +111,5 @@ app.command(rich_help_panel="Explore")(doctor.doctor)
 
 def run() -> None:
     """Entry point of the `radrep` command."""
+    prepare_streams()
     app()

@@ -2,7 +2,9 @@
 
 import typer
 
-from radrep.cli.console import say, table
+from radrep.cli.console import say, show_error, table
+
+_SHOWN = 5  # of what could not be removed
 
 app = typer.Typer(invoke_without_command=True)
 
@@ -35,4 +37,12 @@ def clear() -> None:
     """Remove the whole cache; what a run needs of it is made again."""
     from radrep.training.feature_cache import clear_cache
 
-    say(f"{clear_cache() / 1e6:.0f} MB freed.")
+    freed, errors = clear_cache()
+    say(f"{freed / 1e6:.0f} MB freed.")
+    if errors:
+        reasons = [f"  {error.filename}: {error.strerror}" for error in errors]
+        more = len(reasons) - _SHOWN
+        shown = [*reasons[:_SHOWN], *([f"  ... and {more} more"] if more > 0 else [])]
+        title = f"{len(errors)} files and folders of the cache could not be removed:"
+        show_error("\n".join([title, *shown]))
+        raise typer.Exit(2)

@@ -1,13 +1,16 @@
 """Terminal output: results on stdout, progress, warnings and errors on stderr."""
 
+import errno
+import json
+import os
 import re
 import sys
 import textwrap
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Self, cast
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import IO, Any, Self, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -22,25 +25,106 @@ BAR_CELLS = 20
 UNWRAPPED = 10_000  # files and pipes get whole lines, so that they grep well
 
 
+# Control characters, of file names and of texts, that a terminal would obey.
+_SHOWN = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\n\t"}
+# Errors of a stream that nobody reads any more: its reader ended, it is closed, no terminal.
+_GONE = (errno.EPIPE, errno.EBADF, errno.EIO)
+
+_lost: list[str] = []  # why results did not reach stdout, if so
+
+
+def prepare_streams() -> None:
+    """Make the standard streams usable, whatever the caller closed and however he encodes."""
+    _lost.clear()
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file to be opened would be taken for that stream
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (libraries write to it until the end)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def lost_results() -> str | None:
+    """Why results did not reach stdout, "" if its reader ended, as `head` does; None: they did."""
+    return _lost[0] if _lost else None
+
+
+class _Forgiving:
+    """A stream for messages, whose loss must not end hours of work."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: it is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console that leaves text as it is: no markup, no highlighting, no wrapping in files."""
-    console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    stream = sys.stderr if stderr else sys.stdout
+    file = cast(IO[str], _Forgiving(stream)) if stderr and stream is not None else None
+    console = Console(file=file, stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = UNWRAPPED
+    elif console.width < 1:  # COLUMNS=0
+        console.width = 80
     return console
 
 
 def say(text: str) -> None:
     """Write a result to stdout, unwrapped, above the live line if there is one."""
-    # Names from downloads may hold what no terminal and no file can: halves of characters.
-    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
-    sys.stdout.flush()  # each result is in the pipe at once
+    _write(text.translate(_SHOWN) + "\n")
+
+
+def say_json(value: object) -> None:
+    """Write one line of JSON to stdout, in ASCII where stdout cannot take more."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    say(json.dumps(value, ensure_ascii=encoding != "utf8"))
+
+
+def quote(name: str) -> str:
+    """A name as it is or, if it would not stay in its line or field, as a JSON string."""
+    return name if name.isprintable() and not name.startswith('"') else json.dumps(name)
+
+
+def _write(text: str) -> None:
+    """Write to stdout; if nobody reads it, note that and go on: the work may be in files."""
+    if _lost:
+        return
+    stream = sys.stdout
+    if stream is None or stream.closed:
+        _lost.append("stdout is closed")
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        # Names from downloads may hold what no terminal and no file can: halves of characters.
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()  # each result is in the pipe at once
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is left in the buffer would fail at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if error.errno not in _GONE:
+            raise
+        _lost.append("" if error.errno == errno.EPIPE else f"stdout cannot be written ({error})")
 
 
 def show_error(text: str, *, prefix: str = "error: ") -> None:
     """Write one red block to stderr; on a terminal long problems wrap below their own text."""
     console = make_console(stderr=True)
-    lines = [_hang(line, console.width) for line in (prefix + text).splitlines()]
+    lines = [_hang(line.translate(_SHOWN), console.width) for line in (prefix + text).split("\n")]
     console.print("\n".join(lines), style="red", soft_wrap=True)
 
 
@@ -69,13 +153,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
 def print_grid(grid: Table) -> None:
     """Write a rich table to stdout, in files without trailing spaces."""
     console = make_console()
-    if console.is_terminal:
-        console.print(grid)
-        return
     with console.capture() as captured:
         console.print(grid)
-    for line in captured.get().splitlines():
-        say(line.rstrip())
+    text = captured.get()
+    if not console.is_terminal:
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines()).translate(_SHOWN)
+    _write(text)
 
 
 def _cell(value: object) -> str:
@@ -118,6 +201,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
 
     def info(self, label: str, text: str) -> None:
         """Write "label   text", all texts aligned."""
+        text = text.translate(_SHOWN)
         if not self._console.is_terminal:
             self._console.print(f"{label:<7} {text}")
             return
@@ -128,7 +212,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
 
     def warn(self, text: str) -> None:
         """Write "warning: text"."""
-        self._console.print(f"warning: {text}", style="yellow", soft_wrap=True)
+        self._console.print(f"warning: {text.translate(_SHOWN)}", style="yellow", soft_wrap=True)
 
     def log_metrics(self, fields: Mapping[str, object]) -> None:
         """Show "name value" pairs in order; "step", as "done/total", moves the bar."""

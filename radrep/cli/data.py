@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
+from radrep.cli.outputs import any_file
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def show(
     prepared: Prepared,
     out: Annotated[
         Path | None,
-        typer.Option(help="File of the contact sheet.", show_default="in the folder"),
+        typer.Option(
+            help="File of the contact sheet.", show_default="in the folder", callback=any_file
+        ),
     ] = None,
     split: Annotated[
         str | None,

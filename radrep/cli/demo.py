@@ -7,10 +7,13 @@ import typer
 
 from radrep.cli.console import TerminalReporter, say, table
 from radrep.cli.eval import show_result
+from radrep.cli.outputs import new_folder
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="A folder to make.")] = Path("radrep-demo"),
+    out: Annotated[Path, typer.Option(help="A folder to make.", callback=new_folder)] = Path(
+        "radrep-demo"
+    ),
     num_studies: Annotated[int, typer.Option(min=60, help="Number of phantoms to draw.")] = 1600,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the phantoms.")] = 0,
     overrides: Annotated[

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from radrep.cli.console import TerminalReporter, say, table
-from radrep.cli.eval_discriminator import show_labels
+from radrep.cli.console import TerminalReporter, say, show_error, table
+from radrep.cli.outputs import added_folder
 from radrep.errors import RadrepError
 from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, SELECTION, SHUFFLED
 
@@ -23,6 +23,11 @@ FINDINGS = (
 )
 COMPARED = ("bleu4", "meteor", "rouge_l", "cider")
 COMPARED_FINDINGS = ("14 micro f1", "14 macro f1", "14 by report f1", "13 with side micro f1")
+
+_LABEL_COLUMNS = {  # short titles, for a terminal of 80 columns
+    "known": "num_known", "present": "num_present", "AUROC": "auroc", "AP": "average_precision",
+    "Brier": "brier", "ECE": "calibration_error", "above": "threshold", "F1": "f1",
+}  # fmt: skip
 
 
 def evaluate(
@@ -69,7 +74,11 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the scores go.", show_default="the run, or evaluations/"),
+        typer.Option(
+            help="Where the scores go.",
+            show_default="the run, or evaluations/",
+            callback=added_folder,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -123,8 +132,9 @@ def evaluate(
                 f"{runs[0]} is a discriminator, which writes no reports: --set, --clinical, "
                 "--clean-predictions and --no-meteor are for report models"
             )
-        show_labels(runs[0], split, out)
+        _show_labels(runs[0], split, out)
         return
+    failed: list[tuple[Path, RadrepError]] = []
     with TerminalReporter() as reporter:
         shared: dict[str, Any] = {
             "split": split, "out": out, "overrides": overrides or (), "reporter": reporter,
@@ -133,12 +143,22 @@ def evaluate(
         if predictions or len(runs) > 1:
             shared |= {"references": references, "dataset": dataset}
             columns = ColumnNames(id_column, text_column)
-            result = compare(runs, predictions, columns=columns, **shared)
+            result = compare(
+                runs,
+                predictions,
+                columns=columns,
+                skip=lambda system, error: failed.append((system, error)),
+                **shared,
+            )
         elif of_folds:
             result = evaluate_folds(runs[0], **shared)
         else:
             result = run_evaluate(runs[0] if runs else None, **shared)
     show_result(result)
+    if failed:
+        lines = [f"{len(failed)} of {len(runs) + len(predictions)} systems could not be scored:"]
+        show_error("\n".join([*lines, *(f"  {system}: {error}" for system, error in failed)]))
+        raise typer.Exit(2)
 
 
 def show_result(result: "EvalResult") -> None:
@@ -241,3 +261,32 @@ def _difference(found: "Difference | None") -> str:
 
 def _interval(bounds: "Interval | Difference | None") -> str:
     return "-" if bounds is None else f"{bounds.low:.3f}..{bounds.high:.3f}"
+
+
+def _show_labels(run: Path, split: str | None, out: Path | None) -> None:
+    """Score a discriminator and print one row per label."""
+    from radrep.evaluation.discriminator import evaluate_discriminator
+    from radrep.evaluation.folds import evaluate_discriminator_folds
+    from radrep.metrics.classification import MEASURES
+    from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
+    from radrep.weights.folds import is_folds
+
+    with TerminalReporter() as reporter:
+        if is_folds(run):
+            result = evaluate_discriminator_folds(run, out=out, reporter=reporter)
+        else:
+            loaded = load_checkpoint(find_checkpoint(run))
+            result = evaluate_discriminator(loaded, split=split, out=out, reporter=reporter)
+    say(f"checkpoint  {result.checkpoint}")
+    say(f"split       {result.split}, {result.num_studies} studies, one row per image")
+    rows: list[tuple[object, ...]] = [
+        (row.name, *(getattr(row, name) for name in _LABEL_COLUMNS.values()))
+        for row in result.scores.rows
+    ]
+    means = [result.scores.macro(n) if n in MEASURES else None for n in _LABEL_COLUMNS.values()]
+    table(("", *_LABEL_COLUMNS), [*rows, ("mean of labels", *means)])
+    chosen = "validation chose the thresholds"
+    if result.split == "val":
+        chosen += ", so F1 is optimistic here"
+    say(f"AP average precision, ECE calibration error in 15 bins; {chosen}.")
+    say(f"Scores:  {result.scores_file}")

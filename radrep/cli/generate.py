@@ -1,14 +1,15 @@
 """radrep generate: reports for image files."""
 
-import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radrep.cli.console import TerminalReporter, say
-from radrep.errors import RadrepError
+from radrep.cli.console import TerminalReporter, lost_results, quote, say, say_json, show_error
+from radrep.cli.outputs import new_file
+from radrep.errors import DataError, RadrepError
 
 if TYPE_CHECKING:
     from radrep.inference.generator import GeneratedReport, StudyFiles
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 def generate(
     images: Annotated[
         list[Path],
-        typer.Argument(help="PNG, JPEG, TIFF, BMP or DICOM files, one study each."),
+        typer.Argument(
+            help="PNG, JPEG, TIFF, BMP or DICOM files, one study each; /dev/stdin for a pipe."
+        ),
     ],
     checkpoint: Annotated[
         Path | None,
@@ -36,7 +39,9 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     heatmap: Annotated[
         Path | None,
-        typer.Option(help="Save an attention / Grad-CAM heatmap (PNG) of one study."),
+        typer.Option(
+            help="Save an attention / Grad-CAM heatmap (PNG) of one study.", callback=new_file
+        ),
     ] = None,
     discriminator: Annotated[
         Path | None,
@@ -66,6 +71,10 @@ def generate(
 ) -> None:
     """Write reports for new images. Not for clinical use.
 
+    Of several studies each line has the file's name, a tab and the report. A name with a tab or
+    a line break in it is written as a JSON string. Files that cannot be read are listed at the end
+    and cost the others nothing; the exit code is then 2.
+
     Example:  radrep generate frontal.png lateral.png --single-study --heatmap heatmap.png
     """
     from radrep.inference.decode_options import change_decode
@@ -78,8 +87,6 @@ def generate(
             f"--heatmap draws one study and {len(studies)} were given; add --single-study if they "
             "are views of one"
         )
-    if heatmap is not None and heatmap.exists():
-        raise RadrepError(f"{heatmap} exists already; name another file for --heatmap")
     options = {
         "preset": preset, "method": method, "beam_size": beam_size,
         "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
@@ -90,25 +97,34 @@ def generate(
         decode = change_decode(folder, typed)[0] if typed else None
         generator = ReportGenerator(folder, decode=decode, discriminator=discriminator)
         reporter.info("checkpoint", str(folder))
+        show = partial(_show, as_json=as_json, alone=len(studies) == 1)
         if heatmap is not None:
             (study,) = studies
             sides = study.projections
-            reports = [generator.write(*study.images, projections=sides, seed=seed, explain=True)]
-        else:
-            reports = []
-            with reporter.progress("reports", len(studies), "studies") as advance:
-                for report in generator.write_all(studies, seed=seed):
-                    reports.append(report)
-                    advance()
-    for report in reports:
-        _show(report, as_json=as_json, alone=len(reports) == 1)
-    if heatmap is not None:
-        if not reports[0].attention and generator.discriminator is None:
-            raise RadrepError(
-                "--heatmap shows the attention of CSR-LMCA; this model's words come from a "
-                "language model, which has no attention maps. Add --discriminator RUN for Grad-CAM"
-            )
-        _draw(reports[0], heatmap)
+            report = generator.write(*study.images, projections=sides, seed=seed, explain=True)
+            show(report)
+            if not report.attention and generator.discriminator is None:
+                raise RadrepError(
+                    "--heatmap shows the attention of CSR-LMCA; this model's words come from a "
+                    "language model, which has no attention maps. Add --discriminator RUN for "
+                    "Grad-CAM"
+                )
+            _draw(report, heatmap)
+            return
+        failed: list[tuple[StudyFiles, DataError]] = []
+        with reporter.progress("reports", len(studies), "studies") as advance:
+
+            def skip(study: "StudyFiles", error: DataError) -> None:
+                failed.append((study, error))
+
+            for report in generator.write_all(studies, seed=seed, skip=skip):
+                show(report)
+                if lost_results() is not None:  # nobody reads the reports
+                    break
+                advance()
+    if failed:
+        _show_failed(failed, len(studies))
+        raise typer.Exit(2)
 
 
 def _group(
@@ -131,9 +147,19 @@ def _group(
 def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
     names = [str(image) for image in report.images]
     if as_json:
-        say(json.dumps({"images": names, "report": report.text}, ensure_ascii=False))
+        say_json({"images": names, "report": report.text})
     else:
-        say(report.text if alone else f"{' '.join(names)}\t{report.text}")
+        text = " ".join(report.text.split())
+        say(text if alone else f"{' '.join(map(quote, names))}\t{text}")
+
+
+def _show_failed(failed: Sequence[tuple["StudyFiles", DataError]], num_studies: int) -> None:
+    if num_studies == 1:
+        ((_, error),) = failed
+        show_error(str(error))
+        return
+    lines = [f"{len(failed)} of {num_studies} files have no report:"]
+    show_error("\n".join([*lines, *(f"  {' '.join(str(error).split())}" for _, error in failed)]))
 
 
 def _draw(report: "GeneratedReport", path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
 from radrep.cli.data import show_leaks
+from radrep.cli.outputs import added_folder
 from radrep.cli.saliency import saliency
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Raw = Annotated[
     Path | None,
     typer.Option(help="Folder of the download.", show_default="searched in data/, downloads/, ."),
 ]
-Out = Annotated[Path, typer.Option(help="Folder to make.")]
+Out = Annotated[Path, typer.Option(help="Folder to make.", callback=added_folder)]
 ImageSize = Annotated[int, typer.Option(min=32, help="Short side of the images, in pixels.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of processes.", show_default="one per core")
@@ -37,7 +38,8 @@ _SECTION_HELP = (
 )
 Section = Annotated[str, typer.Option(help=_SECTION_HELP)]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Count studies and check files; write nothing.")
+    bool,
+    typer.Option("--dry-run", help="Count studies and check files; write nothing.", is_eager=True),
 ]
 
 

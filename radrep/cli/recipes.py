@@ -30,12 +30,14 @@ def copy(
     ] = None,
 ) -> None:
     """Copy a recipe out, comments and all; an existing file is never overwritten."""
+    from radrep.atomic import check_output
     from radrep.recipe.load import shipped_recipe_text
 
     text = shipped_recipe_text(name)
     file_name = f"{name.removesuffix('.yaml')}.yaml"
     target = dest or Path(file_name)
     target = target / file_name if target.is_dir() else target
+    check_output(target.parent, "place", folder=True, new=False)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         file = target.open("x", encoding="utf-8")

@@ -7,6 +7,7 @@ import typer
 
 from radrep.cli.console import TerminalReporter, say
 from radrep.cli.eval import evaluate
+from radrep.cli.outputs import added_folder
 from radrep.errors import RadrepError, RecipeError
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ Overrides = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(help="The run's folder.", show_default="the recipe's, numbered when taken"),
+    typer.Option(
+        help="The run's folder.",
+        show_default="the recipe's, numbered when taken",
+        callback=added_folder,
+    ),
 ]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on exactly where the newest run stands.")

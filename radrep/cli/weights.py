@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radrep.cli.console import say
+from radrep.cli.outputs import nested_file, new_folder
 from radrep.errors import RadrepError
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 SHOWN = 3  # names per group without --verbose
 
-Out = Annotated[Path, typer.Option(help="A new folder.")]
+Out = Annotated[Path, typer.Option(help="A new folder.", callback=new_folder)]
 Checkpoint = Annotated[Path, typer.Argument(help="A run or a checkpoint.")]
 
 
@@ -90,7 +91,7 @@ def _show_group(label: str, names: Sequence[str], note: str, verbose: bool) -> N
 
 def export(
     checkpoint: Checkpoint,
-    out: Annotated[Path, typer.Option(help="A new .safetensors file.")],
+    out: Annotated[Path, typer.Option(help="A new .safetensors file.", callback=nested_file)],
     adapters: Annotated[
         bool, typer.Option("--adapters", help="Only the low-rank adapters.")
     ] = False,

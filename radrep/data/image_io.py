@@ -12,13 +12,14 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from radrep.data.dicom import DicomPicture, is_dicom
+from radrep.data.dicom import DicomPicture, find_tags, is_dicom
 from radrep.data.file_kinds import HEAD_BYTES, describe, picture_format
 from radrep.errors import DataError, ImageWarning
 
 MIN_SIDE = 32
 # The largest digital radiographs have 20 million, a film scanned at 600 dpi has 86.
 MAX_PIXELS = 100_000_000
+_MAX_PIPED = 1_000_000_000  # bytes, all in memory
 # A blank image saved as JPEG is not quite constant.
 _BLANK_RANGE = 2
 # How deep radiography detectors digitise; a 16-bit file often holds fewer bits.
@@ -44,17 +45,36 @@ def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
 
 def read_image_sizes(path: str | Path, short_sides: Sequence[int | None]) -> list[np.ndarray]:
     """Read one radiograph at several sizes, each as `read_image` does; the file is opened once."""
+    return read_image_and_view(path, short_sides)[0]
+
+
+def read_image_and_view(
+    path: str | Path, short_sides: Sequence[int | None]
+) -> tuple[list[np.ndarray], str]:
+    """As `read_image_sizes`, with the ViewPosition of a DICOM file, "" of others."""
     path = Path(path)
+    with _open(path) as file:
+        images = [_decode(file, str(path), short_side) for short_side in short_sides]
+        return images, find_tags(file)[2]
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file to be read from any place in it: what comes through a pipe is read whole."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; give an image file")
     try:
         file = path.open("rb")
+        if file.seekable():
+            return file
+        with file:
+            data = file.read(_MAX_PIPED + 1)
     except FileNotFoundError:
         raise DataError(f"{path} not found") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise DataError(f"{path} cannot be read: {error}") from error
-    with file:
-        return [_decode(file, str(path), short_side) for short_side in short_sides]
+    if len(data) > _MAX_PIPED:
+        raise DataError(f"{path}: more than {_MAX_PIPED:,} bytes came through the pipe")
+    return io.BytesIO(data)
 
 
 def decode_image(data: bytes, name: str, short_side: int | None = None) -> np.ndarray:

@@ -1,32 +1,20 @@
 """The files of an evaluation: scores, predictions, the page, the model card."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from radrep.atomic import atomic_write_text
-from radrep.errors import DataError
 from radrep.evaluation.page_studies import page_studies
 from radrep.evaluation.result import EvalResult
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.training import Decode
 from radrep.training.run_log import ENVIRONMENT
 from radrep.viz.html.page import Page, render_page
-from radrep.weights.checkpoint import WEIGHTS, Loaded, run_dir
+from radrep.weights.checkpoint import Loaded
 from radrep.weights.model_card import MODEL_CARD, ReportEvaluation, describe_model
-
-
-def check_out(out: Path | None) -> None:
-    """Raise DataError early where the folder of the scores cannot be one."""
-    if out is None:
-        return
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise DataError(f"{out} cannot be made: {there} is a file; name a folder as --out")
-    if not os.access(there, os.W_OK):
-        raise DataError(f"{out} cannot be written: no permission at {there}; name another --out")
+from radrep.weights.run_folder import WEIGHTS, run_dir
 
 
 def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:

@@ -2,14 +2,15 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from radrep.data.dataset import ModelStudies
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
-from radrep.errors import DataError
+from radrep.errors import DataError, RadrepError
 from radrep.evaluation.artifacts import read_reports
 from radrep.evaluation.eval_set import EvalSet, studies_of_run
 from radrep.evaluation.evaluate import Systems, check_request, finish, predict
@@ -26,10 +27,12 @@ from radrep.inference.decode_options import change_decode
 from radrep.metrics.scorecard import Corpus
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
-from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_dir
+from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint
 from radrep.weights.folds import is_folds
+from radrep.weights.run_folder import run_dir
 
 OUT = Path("evaluations")
+Skip = Callable[[Path, RadrepError], None]  # of a system that cannot be scored, and why
 _LONGEST_NAME = 200  # bytes; most disks take 255
 
 
@@ -64,6 +67,7 @@ def compare(
     columns: ColumnNames | None = None,
     options: EvalOptions | None = None,
     reporter: Reporter | None = None,
+    skip: Skip | None = None,
 ) -> EvalResult:
     """Score runs (or checkpoints) and predictions of other programs on the same studies, paired.
 
@@ -76,7 +80,8 @@ def compare(
     - dataset: one of DATASETS, recognised by the ids of the references;
     - out: a folder under evaluations/ named by the systems.
 
-    Overrides change the decoding of every run, as after --set: "decode.beam_size=1".
+    Overrides change the decoding of every run, as after --set: "decode.beam_size=1". A system that
+    cannot be read is handed to `skip`, with the reason, where others can be scored.
 
     Raises:
         RadrepError: If systems cannot be compared or read, or an override is not of the decoding.
@@ -96,9 +101,10 @@ def compare(
             "--set changes how a run writes its reports, and predictions in a file are written "
             "already; name a run, or leave --set out"
         )
-    check_request(options, overrides, out)
+    check_request(options, overrides, out or OUT)
+    failures = _Failures(len(runs) + len(predictions), skip)
     if runs:
-        systems = _systems_of_runs(runs, split, overrides, reporter)
+        systems = _systems_of_runs(runs, split, overrides, reporter, failures)
     elif references is not None:
         wanted = read_references(references, split=split, columns=columns)
         systems = _external_systems(wanted, dataset)
@@ -113,9 +119,11 @@ def compare(
         folder = studies.prepared.prepared
         wanted = read_references(folder, split=studies.split, target=studies.target)
     for file in predictions:
-        given = read_predictions(file, target=studies.target, columns=columns)
-        reports, notes = align(given, wanted)
-        systems.add(file.stem, list(reports), (given.source, *given.notes, *notes))
+        with failures.noted(file):
+            given = read_predictions(file, target=studies.target, columns=columns)
+            reports, notes = align(given, wanted)
+            systems.add(file.stem, list(reports), (given.source, *given.notes, *notes))
+    systems.notes += failures.notes
     out = out or OUT / _folder_name(systems.reports)
     return finish(systems, out, options, None, reporter)
 
@@ -129,25 +137,56 @@ def _folder_name(systems: Iterable[str]) -> str:
     return f"{raw[: _LONGEST_NAME - 9].decode(errors='ignore')}-{digest}"
 
 
+class _Failures:
+    """Systems that cannot be read; the last of those left must be, and without `skip` every one."""
+
+    def __init__(self, num_left: int, skip: Skip | None) -> None:
+        self._num_left, self._skip = num_left, skip
+        self.notes: list[str] = []
+
+    @contextmanager
+    def noted(self, system: Path) -> Iterator[None]:
+        """Note an error of one system, and go on."""
+        try:
+            yield
+        except RadrepError as error:
+            self._num_left -= 1
+            if self._skip is None or not self._num_left:
+                raise
+            self._skip(system, error)
+            self.notes.append(f"{system} is not compared, since it cannot be scored: {error}")
+
+
 def _systems_of_runs(
-    runs: Sequence[Path], split: str | None, overrides: Sequence[str], reporter: Reporter
+    runs: Sequence[Path],
+    split: str | None,
+    overrides: Sequence[str],
+    reporter: Reporter,
+    failures: _Failures,
 ) -> Systems:
     found: Systems | None = None
+    first = runs[0]
     for run in runs:
-        if is_folds(run):
-            of_folds = write_folds(run, split, overrides, reporter, saved_in=run)
-            found = found or Systems(of_folds.studies, notes=[folds_note(of_folds.studies)])
-            _check_same(found.studies, of_folds.studies, runs[0], run)
-            found.decodes[found.add(str(run), of_folds.reports, of_folds.notes)] = of_folds.decode
-            continue
-        loaded = load_checkpoint(find_checkpoint(run))
-        decode, changed = change_decode(loaded.folder, overrides)
-        studies = studies_of_run(loaded, split, reporter)
-        found = found or Systems(studies)
-        _check_same(found.studies, studies, runs[0], run)
-        reports = _reports_of_run(run, loaded, studies, decode, reporter)
-        found.decodes[found.add(str(run), reports, changed)] = decode
-    assert found is not None, "there is a run"
+        with failures.noted(run):
+            changed: Sequence[str]
+            if is_folds(run):
+                of_folds = write_folds(run, split, overrides, reporter, saved_in=run)
+                studies, changed, decode = of_folds.studies, of_folds.notes, of_folds.decode
+                if found is None:
+                    found, first = Systems(studies, notes=[folds_note(studies)]), run
+                _check_same(found.studies, studies, first, run)
+                reports = of_folds.reports
+            else:
+                loaded = load_checkpoint(find_checkpoint(run))
+                decode, changed = change_decode(loaded.folder, overrides)
+                studies = studies_of_run(loaded, split, reporter)
+                if found is None:
+                    found, first = Systems(studies), run
+                _check_same(found.studies, studies, first, run)
+                reports = _reports_of_run(run, loaded, studies, decode, reporter)
+            found.decodes[found.add(str(run), reports, changed)] = decode
+    if found is None:
+        raise DataError("none of the runs can be scored; predictions alone need --references")
     return found
 
 

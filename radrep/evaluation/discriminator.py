@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from radrep.atomic import atomic_write_text
+from radrep.atomic import atomic_write_text, check_output
 from radrep.device import best_device
-from radrep.evaluation.artifacts import check_out
 from radrep.evaluation.eval_set import batches_of, default_split
 from radrep.inference.classify import Row, classify, score_rows
 from radrep.metrics.classification import MEASURES, LabelScores
@@ -17,8 +16,9 @@ from radrep.models.base import LabelModel
 from radrep.progress import Reporter
 from radrep.saliency.masked_split import read_split
 from radrep.training.labels import build_labels, check_labels
-from radrep.weights.checkpoint import Loaded, run_dir
+from radrep.weights.checkpoint import Loaded
 from radrep.weights.model_card import MODEL_CARD, LabelEvaluation, describe_model
+from radrep.weights.run_folder import run_dir
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def evaluate_discriminator(
     The split is by default test, or val where there is no test study; the files go to `out`, by
     default the folder of the run.
     """
-    check_out(out)
+    check_output(out or run_dir(loaded.folder), "--out", folder=True, new=False)
     name = split or default_split(loaded.recipe.data, reporter)
     rows, thresholds, num_studies = classify_split(loaded, name, reporter)
     scores, loss = score_rows(rows, thresholds)

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations, count
 from pathlib import Path
 
+from radrep.atomic import check_output
 from radrep.device import best_device
-from radrep.evaluation.artifacts import check_out, write_evaluation
+from radrep.evaluation.artifacts import write_evaluation
 from radrep.evaluation.controls import (
     by_fold,
     constant_reports,
@@ -24,7 +25,8 @@ from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score
 from radrep.metrics.scorecard import score_card
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
-from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint, run_dir
+from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint
+from radrep.weights.run_folder import run_dir
 
 _WITHOUT_METEOR = "METEOR was left out on request (--no-meteor)"
 
@@ -67,8 +69,10 @@ def evaluate(
         RadrepError: If checkpoint or data is missing, or an override is not of the decoding.
     """
     reporter, options = reporter or Reporter(), options or EvalOptions()
+    folder = find_checkpoint(checkpoint)
+    out = out or run_dir(folder)
     check_request(options, overrides, out)
-    loaded = load_checkpoint(find_checkpoint(checkpoint))
+    loaded = load_checkpoint(folder)
     decode, changed = change_decode(loaded.folder, overrides)
     studies = studies_of_run(loaded, split, reporter)
     written = predict(loaded, studies, decode, reporter)
@@ -76,14 +80,14 @@ def evaluate(
     systems.blank = write_blank(loaded, studies, decode)
     if loaded.codec.note:
         systems.notes.append(f"language model: {loaded.codec.note}")
-    return finish(systems, out or run_dir(loaded.folder), options, loaded, reporter)
+    return finish(systems, out, options, loaded, reporter)
 
 
-def check_request(options: EvalOptions, overrides: Sequence[str], out: Path | None) -> None:
+def check_request(options: EvalOptions, overrides: Sequence[str], out: Path) -> None:
     """Refuse what cannot be done before minutes of work."""
     check_clinical_metrics(options.clinical)
     check_overrides(overrides)
-    check_out(out)
+    check_output(out, "--out", folder=True, new=False)
 
 
 def predict(loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from radrep.atomic import check_output
 from radrep.data.study import HELD_OUT
 from radrep.errors import DataError
 from radrep.evaluation.artifacts import read_reports
@@ -38,7 +39,7 @@ def evaluate_folds(
     folder of the runs.
     """
     reporter, options = reporter or Reporter(), options or EvalOptions()
-    check_request(options, overrides, out)
+    check_request(options, overrides, out or folder)
     written = write_folds(folder, split, overrides, reporter, blank=True)
     systems = Systems(
         written.studies,
@@ -116,6 +117,7 @@ def evaluate_discriminator_folds(
     folder: Path, *, out: Path | None, reporter: Reporter
 ) -> DiscriminatorScores:
     """Score discriminators on the images that each held out, all together, label by label."""
+    check_output(out or folder, "--out", folder=True, new=False)
     rows, thresholds, num_studies = [], [], 0
     for checkpoint in fold_checkpoints(folder):
         loaded = load_checkpoint(checkpoint)

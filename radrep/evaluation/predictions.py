@@ -7,8 +7,11 @@ Files are JSON, JSONL, CSV or TSV, plain or gzip, recognised by their content:
     {"train": [...], "val": [...], "test": [...]}  R2Gen's annotation.json
     {"id": ..., "report": ...} per line            JSONL
     id,report                                      a table with a header
+    "the lungs are clear ."                        a text per line or row, or a list of texts
 
-The second is that of ReXrank (https://rexrank.ai), with `section_findings`, `model_prediction`, ...
+The last, as R2Gen's testers write res.csv and gts.csv, has no ids: its texts are in the order of
+the references. The second is that of ReXrank (https://rexrank.ai), with `section_findings`,
+`model_prediction`, ...
 """
 
 import re
@@ -26,8 +29,13 @@ from radrep.errors import DataError
 from radrep.evaluation.report_files import (
     ID_COLUMNS,
     KEY,
+    PREDICTED,
+    REFERENCE,
+    TEXTS,
+    WHOLE,
     ReportFile,
     Row,
+    are_numbered,
     cell_id,
     cell_text,
     plain,
@@ -37,16 +45,12 @@ from radrep.preparation.sources.cells import EXPORT_AGAIN, is_rounded
 
 # Columns in the order of preference, by their plain names: small letters and digits.
 _PREDICTED_IDS = (KEY, "studyid", "dicomid", "imageid", "uid", "id", "subjectid")
-_PREDICTED = (
-    "prediction", "predictions", "predicted", "predictedreport", "modelprediction", "generated",
-    "generatedreport", "hypothesis", "candidate", "caption",
-)  # fmt: skip
-_REFERENCE = ("reference", "referencereport", "groundtruth")
-_WHOLE = ("report", "reports", "text")
 _HEADING = re.compile(r"\b(findings|impression)\s*:", re.IGNORECASE)
 # A study of R2Gen's MIMIC-CXR, prepared, has one image, and both in its id.
 _MIMIC_ID = re.compile(r"s(?P<studyid>\d+)_(?P<dicomid>.+)")
 _SHOWN = 10  # ids in a message
+_NUMBERS = ("index", "unnamed0")  # of rows, as pandas names them
+_PLACE = "place in the file"  # the kind of id where there is none
 
 _Ids = dict[str, tuple[str, ...]]
 
@@ -68,6 +72,7 @@ class Predictions:
     kind: str  # column of the ids
     reports: Mapping[str, str]  # by id, in the order of the file, "" where there is none
     notes: tuple[str, ...]
+    truths: tuple[str, ...] = ()  # the references in the same file, where it has no ids
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class References:
     ids_by_kind: Mapping[str, tuple[str, ...]]  # every kind of id, `ids` among them
     without_text: Mapping[str, frozenset[str]]  # ids of studies that lack the target
     notes: tuple[str, ...]
+    rows: tuple[int, ...]  # places of `ids` among the rows of the split
+    num_rows: int
 
 
 def read_predictions(
@@ -96,10 +103,17 @@ def read_predictions(
     """
     columns = columns or ColumnNames()
     file = read_file(path).together()
-    texts, notes = _read_texts(file, None, _PREDICTED, target, columns.text)
+    texts, notes = _read_texts(file, None, PREDICTED, target, columns.text)
     notes += file.notes
     # "id" late: it may be the number of the row.
-    ids = _read_ids(file, None, (plain(columns.id),) if columns.id else _PREDICTED_IDS)
+    wanted = (plain(columns.id),) if columns.id else _PREDICTED_IDS
+    truths: tuple[str, ...] = ()
+    if columns.id is None and file.columns.keys() <= {*TEXTS, *_NUMBERS}:
+        ids = {_PLACE: tuple(map(str, range(1, len(texts) + 1)))}
+        if file.columns.keys() & {*REFERENCE}:
+            truths = tuple(_read_texts(file, None, REFERENCE, target, None)[0])
+    else:
+        ids = _read_ids(file, None, wanted)
     kind, kept = _distinct_rows(path, ids, texts, notes)
     texts = [texts[row] for row in kept]
     if num := sum(not text.strip() for text in texts):
@@ -110,7 +124,7 @@ def read_predictions(
             "they are scored as they are"
         )
     reports = dict(zip(_take(ids, kept)[kind], texts, strict=True))
-    return Predictions(path, file.form, kind, reports, tuple(notes))
+    return Predictions(path, file.form, kind, reports, tuple(notes), truths)
 
 
 def read_references(
@@ -133,9 +147,12 @@ def read_references(
     file = _prepared_file(path, target) if prepared else read_file(path).by_split()
     sizes = {part: len(rows) for part, rows in file.parts.items()}
     name, notes = _choose_split(path, sizes, split)
-    texts, more = _read_texts(file, name, _REFERENCE, target, None)
+    texts, more = _read_texts(file, name, REFERENCE, target, None)
     more += file.notes
-    ids = _read_ids(file, name, (named,) if named in file.columns and not prepared else ID_COLUMNS)
+    ids = {_PLACE: tuple(map(str, range(1, len(texts) + 1)))}
+    if named or prepared or not file.columns.keys() <= {*TEXTS, *_NUMBERS}:
+        own = (named,) if named in file.columns and not prepared else ID_COLUMNS
+        ids = _read_ids(file, name, own)
     kind, kept = _distinct_rows(path, ids, texts, more)
     empty = {row for row in kept if not texts[row].strip()}
     if file.by_key and empty:
@@ -151,7 +168,7 @@ def read_references(
     train, val = (
         tuple(
             text
-            for text in _read_texts(file, part, _REFERENCE, target, None)[0]
+            for text in _read_texts(file, part, REFERENCE, target, None)[0]
             if text or not prepared
         )
         if sizes.get(part)
@@ -170,6 +187,8 @@ def read_references(
         ids_by_kind=ids_by_kind,
         without_text={k: frozenset(v) for k, v in _take(ids, sorted(empty)).items()},
         notes=(*notes, *more),
+        rows=tuple(scored),
+        num_rows=len(texts),
     )
 
 
@@ -184,6 +203,8 @@ def align(
         DataError: If the ids differ; it lists them.
     """
     given, tried = predictions.reports, []
+    if predictions.kind == _PLACE:
+        return _align_by_place(predictions, references)
     spellings: tuple[Callable[[str], str], ...] = (str, _common_spelling)
     for spell, (kind, ids) in product(spellings, references.ids_by_kind.items()):
         texts = {spell(id_): text for id_, text in given.items()}
@@ -204,6 +225,8 @@ def align(
                 notes.append(f"{num} predictions are for studies without the target text")
             return tuple(texts[spelled] for spelled in wanted), tuple(notes)
         tried.append((len(wanted) - len(missing), kind, len(wanted), missing, extra))
+    if are_numbered(list(given)) and len(given) in (references.num_rows, len(references.ids)):
+        return _align_by_place(predictions, references)
     _, kind, num_wanted, missing, extra = max(tried, key=itemgetter(0))
     part = f", {references.split}" if references.split else ""
     lines = [
@@ -219,6 +242,36 @@ def align(
     raise DataError("\n".join(lines))
 
 
+def _align_by_place(
+    predictions: Predictions, references: References
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Texts without ids, in the order of the references, those without the target text or not."""
+    texts, ids, num_rows = [*predictions.reports.values()], references.ids, references.num_rows
+    if len(texts) not in (len(ids), num_rows):
+        part = f" of {references.split}" if references.split else ""
+        count = f"{len(ids)} references{part}"
+        if num_rows != len(ids):
+            count += f" (or {num_rows} studies with those that have no text)"
+        raise DataError(
+            f"{predictions.path} has no ids and {len(texts)} texts, and {references.path} has "
+            f"{count}: without ids there must be as many, in the same order. Add a column of ids"
+        )
+    rows = references.rows if len(texts) != len(ids) else range(len(ids))
+    truths = predictions.truths
+    for id_, row, reference in zip(ids, rows, references.reports, strict=True) if truths else ():
+        theirs, ours = (set(re.findall(r"[a-z]+", t.casefold())) for t in (truths[row], reference))
+        if len(theirs - ours) > len(theirs & ours):
+            raise DataError(
+                f"{predictions.path} has no ids and its row {row + 1} is beside another reference "
+                f"than that of {id_}: its order is not that of {references.path}. Add ids"
+            )
+    proof = ", to which the references beside them fit" if truths else ""
+    return tuple(texts[row] for row in rows), (
+        f"{predictions.path.name} has no ids: its {len(texts)} texts are taken in the order of "
+        f"{references.path}{proof}",
+    )
+
+
 def _common_spelling(id_: str) -> str:
     """An id without pandas' ".0", MIMIC's "s", Excel's lost zeros and CheXpert Plus' slashes."""
     return re.sub(r"^s?0*(\d+)(\.0)?$", r"\1", id_).replace("/", "_")
@@ -232,7 +285,7 @@ def _read_texts(
     if target not in TARGETS:
         raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")
     in_sections = [sections, tuple(f"section{name}" for name in sections)]
-    candidates = [*((name,) for name in preferred), *in_sections, *((name,) for name in _WHOLE)]
+    candidates = [*((name,) for name in preferred), *in_sections, *((name,) for name in WHOLE)]
     if named is not None:
         candidates = [(plain(named),)]
     present = [columns for columns in candidates if set(columns) <= file.columns.keys()]
@@ -258,7 +311,7 @@ def _read_texts(
     if rest:
         unused = ", ".join(file.written(*columns) for columns in rest)
         notes.append(f"{file.path.name}: {file.written(*chosen)} is read, {unused} is not")
-    if chosen[0] in _WHOLE and target != "findings":
+    if chosen[0] in WHOLE and target != "findings":
         notes.append(
             f"{file.path.name} does not name the section of {file.written(*chosen)}; it is scored "
             f"as it is, for the target '{target}'"

@@ -1,12 +1,13 @@
 """Rows of a file of reports, whatever its form; see `radrep.evaluation.predictions`."""
 
+import csv
 import gzip
 import io
 import json
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +20,24 @@ from radrep.preparation.sources.tables import parse_cells
 
 KEY = "key"  # stands for the keys of JSON
 ID_COLUMNS = (KEY, "id", "studyid", "dicomid", "imageid", "uid", "subjectid")  # plain names
+# Columns of texts in the order of preference.
+PREDICTED = (
+    "prediction", "predictions", "predicted", "predictedreport", "predictedreports",
+    "modelprediction", "generated", "generatedreport", "generatedreports", "hypothesis",
+    "hypotheses", "hyp", "hyps", "candidate", "caption", "pred", "preds", "res", "result",
+    "results",
+)  # fmt: skip
+REFERENCE = (
+    "reference", "references", "referencereport", "groundtruth", "groundtruths", "gt", "gts", "ref",
+    "refs",
+)  # fmt: skip
+WHOLE = ("report", "reports", "text", "texts", "reportimpression")
+_SECTIONS = ("findings", "impression", "sectionfindings", "sectionimpression")
+TEXTS = {*PREDICTED, *REFERENCE, *WHOLE, *_SECTIONS}
 _WRAPPERS = {"predictions", "references", "results", "reports", "data", "studies"}
 _REXRANK = {"sectionfindings", "modelprediction", "keyimagepath"}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_JSON = (".json", ".jsonl")
 _GZIP = b"\x1f\x8b"
 
 Row = Mapping[str, Any]
@@ -73,8 +89,10 @@ def read_file(path: Path) -> ReportFile:
         DataError: If it cannot be read, is in none of the forms, or has no row or a column twice.
     """
     text, notes = _read_text(path)
-    if text.lstrip()[:1] in ("{", "["):
+    if text.lstrip()[:1] in ("{", "[") or (text[:1] == '"' and path.suffix in _JSON):
         form, raw = _read_json(text, path)
+    elif (texts := _read_texts_alone(text)) is not None:
+        form, raw = "list of texts", {None: texts}
     else:
         form, raw = "CSV table", {None: [*_read_table(text, path)]}
     columns: dict[str, str] = {}
@@ -142,7 +160,7 @@ def _read_json(text: str, path: Path) -> tuple[str, _Parts]:
     return _find_rows(value, path)
 
 
-def _read_lines(text: str, path: Path) -> Iterator[dict[str, Any]]:
+def _read_lines(text: str, path: Path) -> Iterator[dict[str, Any] | str]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -150,7 +168,7 @@ def _read_lines(text: str, path: Path) -> Iterator[dict[str, Any]]:
             row = _load(line)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: no JSON object ({error})") from error
-        if not isinstance(row, dict):
+        if not isinstance(row, (dict, str)):
             raise DataError(f"{path}, line {number}: expected one JSON object a line")
         yield row
 
@@ -174,7 +192,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _find_rows(value: Any, path: Path) -> tuple[str, _Parts]:
     """The rows of a JSON value, by split where its keys are splits."""
     if isinstance(value, list):
-        return "list of JSON objects", {None: value}
+        alone = value and all(isinstance(row, (str, list)) for row in value)
+        return "list of texts" if alone else "list of JSON objects", {None: value}
+    if isinstance(value, str):
+        return "list of texts", {None: [value]}
+    if value and all(plain(key) in TEXTS and isinstance(held, list) for key, held in value.items()):
+        lengths = {key: len(held) for key, held in value.items()}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{key} {length}" for key, length in lengths.items())
+            raise DataError(f"{path}: its lists have different lengths ({found})")
+        if any(isinstance(text, str) for text in next(iter(value.values()))):
+            rows = [
+                dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)
+            ]
+            return "JSON of columns", {None: rows}
     known = {
         key: held
         for key, held in value.items()
@@ -205,6 +236,33 @@ def _keyed(key: str, value: Any, path: Path) -> dict[str, Any]:
     return {KEY: key, "report": value}
 
 
+def _read_texts_alone(text: str) -> list[str] | None:
+    """Texts without names or ids, as pandas writes one column and programs write lines; or None."""
+    names = {plain(name) for name in re.split(r"[,;|\t]", text.split("\n", 1)[0])}
+    if names & {*TEXTS, *ID_COLUMNS, "split"}:
+        return None
+    try:
+        cells = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [row for row in cells if any(map(str.strip, row))]
+    except csv.Error:
+        rows = []
+    widths = {*map(len, rows)}
+    if widths == {2} and are_numbered([number for number, _ in rows[1:]]) and not rows[0][0]:
+        return [row[1] for row in rows[1:]]  # with the index of pandas
+    if len(widths) == 1 and widths != {1}:
+        return None  # a table
+    texts = [row[0] for row in rows] if widths == {1} else text.splitlines()  # commas unquoted
+    if texts and texts[0] == "0":  # what pandas calls a column without a name
+        return texts[1:]
+    return [t for t in texts if t.strip()] if texts and len(texts[0].split()) > 1 else None
+
+
+def are_numbered(ids: Sequence[str]) -> bool:
+    """Whether ids are 0, 1, 2, ... or 1, 2, 3, ...: places in the file rather than ids."""
+    count = len(ids)
+    return count > 0 and list(ids) in ([*map(str, range(count))], [*map(str, range(1, count + 1))])
+
+
 def _read_table(text: str, path: Path) -> list[dict[str, str]]:
     rows = parse_cells(io.StringIO(text, newline=""), path)
     return [{name: cell for name, cell in cells.items() if name} for _, cells in rows]
@@ -214,8 +272,10 @@ def _plain_rows(rows: list[Any], columns: dict[str, str], path: Path) -> list[Ro
     """Rows by the plain names of their columns, which are added to `columns`."""
     found: list[Row] = []
     for number, row in enumerate(rows, start=1):
+        if (text := cell_text(row)) is not None and row is not None:
+            row = {"text": text}
         if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: {_short(row)}; expected an object")
+            raise DataError(f"{path}, row {number}: {_short(row)}; expected an object or a text")
         cells = {plain(name): cell for name, cell in row.items()}
         if len(cells) < len(row):
             raise DataError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from radrep.errors import RadrepError
 from radrep.recipe.load import load_recipe
 from radrep.recipe.training import DECODE_PRESETS, Decode
-from radrep.weights.checkpoint import RECIPE
+from radrep.weights.run_folder import RECIPE
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Reports for a user's own image files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
-from radrep.data.dicom import read_tags
-from radrep.data.image_io import read_image_sizes
+from radrep.data.image_io import read_image_and_view
 from radrep.data.selection import masked_view
 from radrep.data.study import Image, Study, projection_of
 from radrep.device import best_device
@@ -128,16 +127,22 @@ class ReportGenerator:
         )
 
     def write_all(
-        self, studies: Sequence[StudyFiles], *, seed: int = 0
+        self,
+        studies: Sequence[StudyFiles],
+        *,
+        seed: int = 0,
+        skip: Callable[[StudyFiles, DataError], None] | None = None,
     ) -> Iterator[GeneratedReport]:
         """Write the reports of several studies, decode.batch_size at a time, in their order.
 
-        Draws of sampling would depend on the batch, so that sampled studies go one by one.
+        Draws of sampling would depend on the batch, so that sampled studies go one by one. A study
+        that cannot be read is handed to `skip`, with the reason, and costs the others nothing; the
+        error is raised without.
         """
         size = 1 if self._decode.method == "sample" else self._decode.batch_size
-        rest = iter(studies)
-        while chunk := list(islice(rest, size)):
-            reports, images, _ = zip(*map(self._read, chunk), strict=True)
+        readable = self._read_all(studies, skip)
+        while chunk := list(islice(readable, size)):
+            reports, images, _ = zip(*chunk, strict=True)
             batch = Batch(
                 ids=tuple(map(str, range(len(chunk)))),
                 num_views=torch.tensor(list(map(len, images))),
@@ -149,6 +154,21 @@ class ReportGenerator:
             )
             for report, (_, text) in zip(reports, written, strict=True):
                 yield replace(report, text=text)
+
+    def _read_all(
+        self,
+        studies: Sequence[StudyFiles],
+        skip: Callable[[StudyFiles, DataError], None] | None,
+    ) -> Iterator[tuple[GeneratedReport, list[Tensor], list[np.ndarray]]]:
+        for study in studies:
+            try:
+                found = self._read(study)
+            except DataError as error:
+                if skip is None:
+                    raise
+                skip(study, error)
+                continue
+            yield found
 
     def _read(
         self, files: StudyFiles, *, with_films: bool = False
@@ -169,9 +189,9 @@ class ReportGenerator:
             )
         # The model's pixels are read at their own size: from those of 512 they would differ.
         sides = [self.loaded.prepared_size, *([_FILM_SIDE] if with_films else [])]
-        sizes = [read_image_sizes(path, sides) for path in paths]
+        sizes, positions = zip(*(read_image_and_view(path, sides) for path in paths), strict=True)
         images = [image for image, *_ in sizes]
-        projections = files.projections or tuple(projection_of(read_tags(p)[2]) for p in paths)
+        projections = files.projections or tuple(map(projection_of, positions))
         rows = tuple(Image(p.name, view, "") for p, view in zip(paths, projections, strict=True))
         study = Study("study", None, "test", rows)
         views = self._selection.of(study)

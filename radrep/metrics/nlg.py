@@ -4,6 +4,8 @@ pycocoevalcap's METEOR program is run; its other scorers would count every refer
 system. Scores come with the statistics from which a bootstrap computes them for any sample.
 """
 
+import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,13 @@ METRICS = metric_names(TEXT)
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 _NUM_METEOR_COUNTS = 23
+
+_JAVA_OPTIONS = ("_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS")
+_JAVA_CHATTER = ("Picked up ", "NOTE: Picked up ", "WARNING: ", "... ")
+_JAVA_ERROR = re.compile(
+    r"Exception|Error|could not|cannot|unable|too (small|large)|memory|unrecognized", re.I
+)
+_JAVA_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -263,10 +272,12 @@ def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     fields = [line.split() for line in done.stdout.splitlines()]
     rows = [row for row in fields if len(row) == _NUM_METEOR_COUNTS]
     if done.returncode != 0 or len(rows) != len(lines):
-        last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        options = [f"{name}={os.environ[name]}" for name in _JAVA_OPTIONS if os.environ.get(name)]
+        under = f", under {' '.join(options)}" if options else ""
         raise _MeteorUnavailableError(
-            f"java ended with code {done.returncode} after {len(rows)} of {len(lines)} reports; "
-            f"last output: {last}. Test the runtime with `java -version`"
+            f"java ended with code {done.returncode} after {len(rows)} of {len(lines)} reports"
+            f"{under}: {_java_reason(done.stderr, done.stdout)}. Test the runtime with "
+            "`java -version`"
         )
     counts = np.array(rows, dtype=np.float64)
     # METEOR leaves the one chunk of a perfect match out of its sums and its penalty.
@@ -274,6 +285,18 @@ def _count_meteor(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     perfect = np.all(stages.sum(axis=1) == counts[:, 0:2], axis=1) & (counts[:, 20] == 1)
     counts[perfect, 20] = 0
     return counts[places]
+
+
+def _java_reason(*outputs: str) -> str:
+    """The lines of Java's output that name its error: not the frames below it, nor its settings."""
+    lines = [line.strip() for output in outputs for line in output.splitlines()]
+    telling = [
+        line
+        for line in lines
+        if line and not line.startswith("at ") and not line.startswith(_JAVA_CHATTER)
+    ]
+    named = [line for line in telling if _JAVA_ERROR.search(line)]
+    return " / ".join(dict.fromkeys((named or telling[-1:])[:_JAVA_LINES])) or "it wrote nothing"
 
 
 def _drop_separators(text: str) -> str:

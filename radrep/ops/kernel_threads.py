@@ -2,13 +2,30 @@
 
 import functools
 import os
+import re
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numba
 import numpy as np
 import torch
+
+# What a debugging session left in the environment: without the compiler there are no kernels, its
+# dumps go to stdout, and a number of Numba's own threads, which are not used, may stop its import.
+_LEFT_OVER = re.compile(r"NUMBA_(DISABLE_JIT|NUM_THREADS|DEBUG.*|DUMP_.*|TRACE)")
+
+
+def _drop_left_over() -> None:
+    for name in filter(_LEFT_OVER.fullmatch, list(os.environ)):
+        del os.environ[name]
+    if "numba" in sys.modules:
+        sys.modules["numba"].core.config.reload_config()
+
+
+_drop_left_over()
+
+import numba  # noqa: E402
 
 SCALAR_OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
 KERNEL_OPTIONS = SCALAR_OPTIONS | {"nogil": True, "fastmath": {"contract", "reassoc"}}

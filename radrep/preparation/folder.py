@@ -13,14 +13,14 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from radrep.atomic import atomic_write_text, sync_folder
+from radrep.atomic import atomic_write_text, locked, sync_folder
 from radrep.data.manifest import (
     PREPARED,
     ShardRecord,
@@ -214,21 +214,20 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
 @contextmanager
 def _locked(partial: Path) -> Iterator[None]:
     partial.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(partial.with_name(partial.name + ".lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise DataError(
-            f"{partial} is being written by another radrep prepare. Wait until it ends, or stop "
-            f"it and run the command again. (If none is running, the disk knows no locks: remove "
-            f"{lock.lock_file})"
-        ) from error
-    try:
-        yield
-    finally:
-        if os.name == "posix":  # elsewhere an open file cannot be removed
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    lock = partial.with_name(partial.name + ".lock")
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, timeout=0))
+        except Timeout as error:
+            raise DataError(
+                f"{partial} is being written by another radrep prepare. Wait until it ends, or "
+                "stop it and run the command again"
+            ) from error
+        try:
+            yield
+        finally:
+            if os.name == "posix":  # elsewhere an open file cannot be removed
+                lock.unlink(missing_ok=True)
 
 
 def _clear_marks(out: Path) -> None:

@@ -22,7 +22,7 @@ from radrep.recipe.recipe import Recipe
 from radrep.saliency.grad_cam import enlarge, grad_cam
 from radrep.saliency.masks import aggregate_maps, make_mask, mask_image
 from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint, read_recipe
-from radrep.weights.pretrained import WEIGHTS
+from radrep.weights.run_folder import WEIGHTS
 
 # To be raised when the same discriminator would give other maps or masks than before.
 _VERSION = 1

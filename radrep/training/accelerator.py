@@ -1,12 +1,13 @@
 """Processes that train together; the one place that configures Accelerate."""
 
 import os
+from datetime import timedelta
 from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
-from torch import Tensor
+from torch import Tensor, distributed
 
 from radrep.errors import RecipeError
 from radrep.parallel import count_cores
@@ -19,6 +20,48 @@ _SHARDED = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
 }
+
+_ADVICE = (
+    "If no launcher started this one, unset what it left: unset RANK WORLD_SIZE LOCAL_RANK "
+    "LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; several processes are started by: accelerate launch "
+    "-m radrep train RECIPE"
+)
+_NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+_LAUNCHER = (*_NUMBERS, "MASTER_ADDR")
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_MET: list[object] = []  # the store of the meeting, which Accelerate's own goes on with
+_JOIN = timedelta(minutes=3)  # for the other processes of a launch to appear
+
+
+def join_processes() -> PartialState:
+    """The processes of a launch, joined once; RecipeError if the others do not come.
+
+    What a launcher left in the environment of a process that is alone is dropped: torch would ask
+    for the rest of it, or wait half an hour for others.
+    """
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    if not PartialState._shared_state:
+        for name in (*_NUMBERS, *_SIZES):
+            value = os.environ.get(name, "")
+            if value and not value.removeprefix("-").isdecimal():
+                raise RecipeError("this run", [("train", f"{name} is '{value}'. {_ADVICE}")])
+        most = max(int(os.environ.get(name) or 1) for name in (_SIZES if on_cpu else _SIZES[:1]))
+        if most > 1 and (on_cpu or torch.cuda.is_available()) and "LOCAL_RANK" in os.environ:
+            _await_others()
+        elif most == 1:
+            for name in _LAUNCHER:
+                os.environ.pop(name, None)
+    return PartialState(cpu=on_cpu)
+
+
+def _await_others() -> None:
+    """Meet the other processes, for minutes; torch's own bound must be long, for all that comes."""
+    found = " ".join(f"{name}={os.environ[name]}" for name in _LAUNCHER if name in os.environ)
+    try:
+        _MET.append(next(distributed.rendezvous("env://", timeout=_JOIN)))
+    except (ValueError, RuntimeError) as error:  # DistStoreError and DistNetworkError among them
+        text = f"{found}: several processes, which did not meet ({error}). {_ADVICE}"
+        raise RecipeError("this run", [("train", " ".join(text.split()))]) from error
 
 
 def build_accelerator(section: Train) -> Accelerator:
@@ -33,6 +76,7 @@ def build_accelerator(section: Train) -> Accelerator:
     if section.precision == "fp16" and not torch.cuda.is_available():
         text = "'fp16' needs CUDA, and this machine has none; use bf16 or fp32"
         raise RecipeError("this run", [("train.precision", text)])
+    join_processes()
     # The loop does autocast itself: Accelerate keeps the precision of a process's first run, and
     # takes another one from the environment.
     return Accelerator(mixed_precision="no")
@@ -40,7 +84,7 @@ def build_accelerator(section: Train) -> Accelerator:
 
 def is_main_process() -> bool:
     """Whether this process reports to the user."""
-    return bool(PartialState().is_main_process)
+    return bool(join_processes().is_main_process)
 
 
 def count_workers(accelerator: Accelerator, wanted: int) -> int:

@@ -7,17 +7,16 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from radrep.atomic import atomic_dir, cache_folder
+from radrep.atomic import atomic_dir, cache_folder, locked, make_cache_folder, remove_tree
 from radrep.data.dataset import ModelStudies, leave_stopping_to_parent
 from radrep.data.preprocess import Preprocess
 from radrep.data.selection import ImageSelection, View
@@ -46,7 +45,10 @@ def list_cache() -> list[CachedFeatures]:
     """Every entry of features, oldest first."""
     entries = []
     for index in sorted(cache_folder().glob(f"features/*/{INDEX}"), key=os.path.getmtime):
-        about = json.loads(index.read_text())["about"]
+        try:
+            about = dict(json.loads(index.read_text())["about"])
+        except (OSError, ValueError, KeyError, TypeError):
+            about = {"data": "cannot be read", "images": None}
         entries.append(CachedFeatures(index.parent, about, _num_bytes(index.parent)))
     return entries
 
@@ -57,17 +59,26 @@ def list_language_models() -> list[tuple[Path, int]]:
     return [(folder, _num_bytes(folder)) for folder in folders]
 
 
-def clear_cache() -> int:
-    """Remove all features and converted language models; the number of bytes that this frees."""
-    freed = 0
-    for name in ("features", "language_models"):
-        freed += _num_bytes(cache_folder() / name)
-        shutil.rmtree(cache_folder() / name, ignore_errors=True)
-    return freed
+def clear_cache() -> tuple[int, list[OSError]]:
+    """Remove all features, converted language models and locks.
+
+    Returns the bytes that are freed, and the errors of what could not be removed.
+    """
+    freed, errors = 0, list[OSError]()
+    for name in ("features", "language_models", "locks"):
+        folder = cache_folder() / name
+        before = _num_bytes(folder)
+        errors += remove_tree(folder)
+        freed += before - _num_bytes(folder)
+    return freed, errors
 
 
 def _num_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    num_bytes = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):  # it goes while this counts, or is closed to us
+            num_bytes += file.stat().st_size if file.is_file() else 0
+    return num_bytes
 
 
 _Place = tuple[int, View]  # a study's index, and which of its images
@@ -167,10 +178,8 @@ def cached_features(
             folder = root / _key(f"{reduction.name} {encoder_hash}", studies, wanted)
         folders.append(folder)
         if not (folder / INDEX).is_file():
-            locks = cache_folder() / "locks"
-            for made in (root, locks):
-                made.mkdir(parents=True, exist_ok=True)
-            with FileLock(locks / f"{folder.name}.lock"):
+            make_cache_folder("features")
+            with locked(make_cache_folder("locks") / f"{folder.name}.lock"):
                 if not (folder / INDEX).is_file():
                     pixels = _Pixels(studies, list(wanted.values()), preprocess)
                     patches = _compute(encoder, pixels, device)

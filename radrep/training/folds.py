@@ -7,16 +7,17 @@ same data, fold K starts from fold K of it, which never had a study of the patie
 from pathlib import Path
 from typing import Any
 
-from radrep.atomic import atomic_write_text
+from radrep.atomic import atomic_write_text, check_output
 from radrep.errors import CheckpointError, RecipeError
 from radrep.progress import Reporter
 from radrep.recipe.load import change_section, dump_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.training.accelerator import is_main_process
 from radrep.training.run import train
-from radrep.weights.checkpoint import RECIPE, find_checkpoint, last_checkpoint, read_recipe
+from radrep.weights.checkpoint import find_checkpoint, read_recipe
 from radrep.weights.folds import FOLDS, SUFFIX, fold_folder, is_folds, read_folds
 from radrep.weights.model_card import MODEL_CARD
+from radrep.weights.run_folder import RECIPE, last_checkpoint
 
 # Keys that may name a run.
 _STARTS = (
@@ -58,6 +59,7 @@ def train_folds(
             "it: --resume"
         )
     assert num_folds is not None, "new folds have a number"
+    check_output(folder, "--out", folder=True, new=False)
     recipes = [fold_recipe(recipe, number, num_folds) for number in range(num_folds)]
     if not resume and is_main_process():
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from radrep.errors import CheckpointError
 from radrep.models.base import TrainableModel
 from radrep.saliency.sdam import check_mask_fingerprint
 from radrep.training.loop import Progress
-from radrep.weights import checkpoint
+from radrep.weights import checkpoint, run_folder
 
 
 def newest_run(out: Path) -> Path:
@@ -20,7 +20,7 @@ def newest_run(out: Path) -> Path:
     numbered = [
         p for p in out.parent.glob(f"{out.name}-*") if p.name[len(out.name) + 1 :].isdigit()
     ]
-    runs = [p for p in (out, *numbered) if checkpoint.last_checkpoint(p) is not None]
+    runs = [p for p in (out, *numbered) if run_folder.last_checkpoint(p) is not None]
     if not runs:
         raise CheckpointError(f"{out} has no checkpoint to resume from; start it without --resume")
     return max(runs, key=lambda p: int(p.name[len(out.name) + 1 :] or 1))

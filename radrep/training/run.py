@@ -44,6 +44,7 @@ from radrep.training.resume import load_last, newest_run
 from radrep.training.run_log import (
     ENVIRONMENT,
     RunLog,
+    check_new_run,
     check_tracker,
     claim_run,
     describe_environment,
@@ -51,7 +52,7 @@ from radrep.training.run_log import (
     scan_backend,
 )
 from radrep.training.validation import Validation
-from radrep.weights import checkpoint
+from radrep.weights import checkpoint, run_folder
 from radrep.weights.model_card import MODEL_CARD, describe_model
 from radrep.weights.pretrained import load_pretrained
 
@@ -123,7 +124,11 @@ def train(
 
 def _resolve(recipe: Recipe, out: Path | None, resume: bool, reporter: Reporter) -> _Resolved:
     """Refuse what cannot work before anything takes time; start the processes."""
-    last = checkpoint.last_checkpoint(newest_run(out or recipe.out)) if resume else None
+    if resume:
+        last: Path | None = run_folder.check_resumable(newest_run(out or recipe.out))
+    else:
+        last = None
+        check_new_run(recipe.out, out)
     check_tracker(recipe.train.logger)
     accelerator = build_accelerator(recipe.train)
     if accelerator.is_main_process:
@@ -222,12 +227,12 @@ def _open_folder(resolved: _Resolved, made: _Model) -> tuple[Path, RunLog | None
     Called when nothing of the input can be wrong any more.
     """
     recipe, accelerator = resolved.recipe, resolved.accelerator
-    folder, log = resolved.last and checkpoint.run_dir(resolved.last), None
+    folder, log = resolved.last and run_folder.run_dir(resolved.last), None
     if accelerator.is_main_process:
         if folder is None:
             folder = claim_run(recipe, resolved.out)
         else:
-            checkpoint.restore_best(folder, made.progress.best_step)
+            run_folder.restore_best(folder, made.progress.best_step)
         log = RunLog(folder, recipe, made.progress.step)
         environment = describe_environment(accelerator, recipe, made.model)
         atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
@@ -332,7 +337,7 @@ def _save(
     training: dict[str, Any],
     best: bool,
 ) -> None:
-    masks, folder = data.splits["train"].masks, checkpoint.step_folder(run, step)
+    masks, folder = data.splits["train"].masks, run_folder.step_folder(run, step)
     checkpoint.save_checkpoint(
         folder,
         model=model,
@@ -343,8 +348,8 @@ def _save(
         training=training,
     )
     if best:
-        checkpoint.link_best(run, folder)
-    checkpoint.drop_old_checkpoints(run)
+        run_folder.link_best(run, folder)
+    run_folder.drop_old_checkpoints(run)
 
 
 def _finish(folder: Path, recipe: Recipe, progress: Progress, *, write: bool) -> TrainResult:
@@ -353,5 +358,6 @@ def _finish(folder: Path, recipe: Recipe, progress: Progress, *, write: bool) ->
     if write:
         reached = f"Best {metric} {progress.best:.3f}, at step {progress.best_step}."
         atomic_write_text(folder / MODEL_CARD, describe_model(recipe, None, reached))
-    best = (folder / checkpoint.BEST).resolve()
+    best = run_folder.best_checkpoint(folder)
+    assert best is not None, "the first validation is the best so far"
     return TrainResult(folder, best, metric, progress.best, progress.best_step, progress.epoch)

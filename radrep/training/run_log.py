@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather
 from torch import nn
 
-from radrep.atomic import atomic_write_text
+from radrep.atomic import atomic_write_text, check_output
 from radrep.errors import CheckpointError, RecipeError
 from radrep.models.base import TrainableModel
 from radrep.models.emrrg import language_part
@@ -26,11 +26,17 @@ from radrep.modules.hub import hub_sources
 from radrep.ops.selective_scan.choose import BackendChoice, select_backend
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.weights import checkpoint
+from radrep.weights.run_folder import METRICS, RECIPE
 
-METRICS = "metrics.jsonl"
 ENVIRONMENT = "environment.json"
 _TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name in recipes: package
+
+
+def check_new_run(default: Path, out: Path | None) -> None:
+    """Raise RadrepError, before any work, if the folder of a new run cannot be made."""
+    check_output(out or default, "--out", folder=True, new=False)
+    if out is not None and out.is_dir() and any(out.iterdir()):
+        raise _taken(out)
 
 
 def claim_run(recipe: Recipe, out: Path | None) -> Path:
@@ -39,7 +45,7 @@ def claim_run(recipe: Recipe, out: Path | None) -> Path:
     Without `out` it is the recipe's, with -2, -3, ... where a run is already.
     """
     folder = _new_folder(recipe.out, out)
-    atomic_write_text(folder / checkpoint.RECIPE, dump_recipe(recipe))
+    atomic_write_text(folder / RECIPE, dump_recipe(recipe))
     return folder
 
 
@@ -53,13 +59,17 @@ def _new_folder(default: Path, out: Path | None) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError as error:
             if out is not None:
-                raise CheckpointError(
-                    f"{out} exists already and is not overwritten; name another --out, or resume "
-                    "it with --resume"
-                ) from error
+                raise _taken(out) from error
             continue
         return folder
     raise CheckpointError(f"{wanted} and its 9,999 successors exist; name another --out")
+
+
+def _taken(out: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{out} exists already and is not overwritten; name another --out, or resume it with "
+        "--resume"
+    )
 
 
 class MetricsLog:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from radrep.atomic import check_output
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba, merge_lora
@@ -18,7 +19,6 @@ from radrep.recipe import models as schema
 from radrep.recipe.load import change_section
 from radrep.weights.checkpoint import (
     Loaded,
-    check_not_exists,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -26,7 +26,6 @@ from radrep.weights.checkpoint import (
 from radrep.weights.pretrained import (
     ADAPTERS,
     ENCODER,
-    WEIGHTS,
     check_base,
     check_state_dict,
     encoder_part,
@@ -37,6 +36,7 @@ from radrep.weights.pretrained import (
     save_encoder,
 )
 from radrep.weights.public_names import XRAY_MAMBA_EXPORT, rename
+from radrep.weights.run_folder import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def merge_checkpoint(checkpoint: Path, out: Path) -> None:
 
     If the new checkpoint is trained further, the whole encoder is. Raises CheckpointError.
     """
-    check_not_exists(out)
+    check_output(out, "--out", folder=True, new=True)
     loaded, model = _load_with_adapters(checkpoint)
     merge_lora(model.encoder)
     title = f"the recipe of {loaded.folder}"
@@ -74,7 +74,7 @@ def merge_adapters(file: Path, base: Path, out: Path) -> None:
     `base` is a run, a checkpoint or a folder that `radrep import` wrote; `out` is made for
     model.encoder.weights. Raises CheckpointError if the adapters are of another encoder.
     """
-    check_not_exists(out)
+    check_output(out, "--out", folder=True, new=True)
     state, about = read_adapters(file)
     encoder = make_xray_mamba(
         about["size"], image_size=int(about["image_size"]), patch_size=int(about["patch_size"])
@@ -164,7 +164,7 @@ def _load_with_adapters(checkpoint: Path) -> tuple[Loaded, Emrrg]:
 
 
 def _check_out(out: Path) -> None:
-    check_not_exists(out)
+    check_output(out, "--out", folder=False, new=True, make_parents=True)
     if out.suffix != ".safetensors":
         raise CheckpointError(f"--out must end in .safetensors, got {out}")
 

@@ -1,8 +1,7 @@
-"""Checkpoints that load on their own, and the run folders that hold them.
+"""Checkpoints that load on their own.
 
-A run has recipe.yaml, environment.json, metrics.jsonl, checkpoints/step-NNNNNNN/ and a link
-`best`. A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json and, if training can be
-resumed from it, training.pt.
+A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json and, if training can be resumed
+from it, training.pt.
 """
 
 import errno
@@ -26,13 +25,19 @@ from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.weights.pretrained import WEIGHTS, check_state_dict, read_weights
-
-RECIPE = "recipe.yaml"
-VOCABULARY = "vocabulary.json"
-TRAINING = "training.pt"
-CHECKPOINTS = "checkpoints"
-BEST = "best"
+from radrep.weights.pretrained import check_state_dict, read_weights
+from radrep.weights.run_folder import (
+    BEST,
+    RECIPE,
+    TRAINING,
+    VOCABULARY,
+    WEIGHTS,
+    best_checkpoint,
+    find_best,
+    find_damage,
+    name_others,
+    run_dir,
+)
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,6 @@ class Loaded:
     model: TrainableModel  # in evaluation mode
     prepared_size: int  # short side in pixels of its images
     saliency: str  # fingerprint of its masked images; empty without any
-
-
-def check_not_exists(out: Path) -> None:
-    """Raise CheckpointError rather than overwrite."""
-    if out.exists() or out.is_symlink():
-        raise CheckpointError(f"{out} exists already and is left as it is: give another --out")
 
 
 def save_checkpoint(
@@ -119,6 +118,9 @@ def load_checkpoint(folder: Path) -> Loaded:
             fit one another.
     """
     _check_files(folder, WEIGHTS, RECIPE, VOCABULARY)
+    if damage := find_damage(folder):
+        others = name_others(run_dir(folder), folder)
+        raise CheckpointError(f"{folder} cannot be read: {damage}{others}")
     recipe = read_recipe(folder)
     tokenizer = Tokenizer.load(folder / VOCABULARY)
     model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
@@ -157,46 +159,8 @@ def load_training(folder: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises many kinds, all mean a broken file
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def step_folder(run: Path, step: int) -> Path:
-    """The folder of the checkpoint after a step."""
-    return run / CHECKPOINTS / f"step-{step:07d}"
-
-
-def _step_folders(run: Path) -> list[Path]:
-    """The checkpoints of a run by step; names of different lengths do not sort by number."""
-    steps = ((path.name.removeprefix("step-"), path) for path in (run / CHECKPOINTS).glob("step-*"))
-    return [path for _, path in sorted((int(n), path) for n, path in steps if n.isdecimal())]
-
-
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint of a run, if it has one."""
-    return next(reversed(_step_folders(run)), None)
-
-
-def link_best(run: Path, folder: Path) -> None:
-    """Make the link `best` lead to a checkpoint of the run."""
-    link = run / f".{BEST}.{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.relative_to(run))
-    os.replace(link, run / BEST)
-
-
-def restore_best(run: Path, best_step: int) -> None:
-    """Repair the link `best` on resume: a crash may fall between a checkpoint and its link."""
-    folder = step_folder(run, best_step)
-    if folder.is_dir() and (run / BEST).resolve() != folder.resolve():
-        link_best(run, folder)
-
-
-def drop_old_checkpoints(run: Path) -> None:
-    """Keep the newest checkpoint and the best one."""
-    best = (run / BEST).resolve()
-    for folder in _step_folders(run)[:-1]:
-        if folder.resolve() != best:
-            shutil.rmtree(folder)
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # torch adds a paragraph
+        raise CheckpointError(f"{path} cannot be read: {reason}") from error
 
 
 def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
@@ -205,8 +169,8 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
     `name` is a checkpoint, a run, for its best one, or None for the newest run of a report model.
     """
     if name is None:
-        best = [p for depth in ("*", "*/*") for p in runs.glob(f"{depth}/{BEST}") if p.is_dir()]
-        found = [path.parent for path in best if _has_output(path.parent, "reports")]
+        best = [p.parent for depth in ("*", "*/*") for p in runs.glob(f"{depth}/{BEST}")]
+        found = [run for run in best if best_checkpoint(run) and _has_output(run, "reports")]
         if not found:
             raise CheckpointError(
                 f"{runs.resolve()} holds no trained report model. Train one with: radrep train "
@@ -219,11 +183,7 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
         raise CheckpointError(f"{name} is a file; name the folder of a run or checkpoint")
     if (name / WEIGHTS).is_file():
         return name
-    if (name / BEST).is_dir():
-        return (name / BEST).resolve()
-    if (name / CHECKPOINTS).is_dir():
-        raise CheckpointError(f"{name} has no finished epoch yet, so it has no best checkpoint")
-    raise CheckpointError(f"{name} is not a run or checkpoint: it has no {WEIGHTS} and no {BEST}")
+    return find_best(name)
 
 
 def is_discriminator(name: Path) -> bool:
@@ -236,9 +196,3 @@ def _has_output(name: Path, output: str) -> bool:
         return read_recipe(find_checkpoint(name)).model.output == output
     except RadrepError:
         return False
-
-
-def run_dir(checkpoint: Path) -> Path:
-    """The run that a checkpoint belongs to; itself, when it was moved out of one."""
-    resolved = checkpoint.resolve()
-    return resolved.parent.parent if resolved.parent.name == CHECKPOINTS else resolved

@@ -9,7 +9,8 @@ from pathlib import Path
 from radrep.errors import CheckpointError
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.weights.checkpoint import BEST, find_checkpoint
+from radrep.weights.checkpoint import find_checkpoint
+from radrep.weights.run_folder import best_checkpoint
 
 FOLDS = "folds.yaml"
 
@@ -38,7 +39,7 @@ def fold_checkpoints(folder: Path) -> list[Path]:
     """The best checkpoint of every fold in order; CheckpointError where one is missing."""
     _, num_folds = read_folds(folder)
     runs = [fold_folder(folder, number) for number in range(num_folds)]
-    missing = [run.name for run in runs if not (run / BEST).exists()]
+    missing = [run.name for run in runs if best_checkpoint(run) is None]
     if missing:
         raise CheckpointError(
             f"{folder} has no finished epoch of {', '.join(missing)}, of {num_folds} folds. Go on "

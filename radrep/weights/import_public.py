@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from radrep.atomic import check_output
 from radrep.build import build_language_model, build_model, build_tokenizer
 from radrep.data.manifest import read_image_size
 from radrep.data.store import PreparedStudies
@@ -22,7 +23,7 @@ from radrep.models.xray_mamba import XRAY_MAMBA_SIZES, make_stage_one_encoder, m
 from radrep.recipe import models as schema
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.weights.checkpoint import check_not_exists, save_checkpoint
+from radrep.weights.checkpoint import save_checkpoint
 from radrep.weights.pretrained import ADAPTERS, load_pretrained, save_encoder
 from radrep.weights.public_names import (
     CSR_LMCA,
@@ -83,7 +84,7 @@ def import_public(
     """
     if kind not in KINDS:
         raise CheckpointError(f"--format must be one of {', '.join(KINDS)}, got '{kind}'")
-    check_not_exists(out)
+    check_output(out, "--out", folder=True, new=True)
     if kind not in _ENCODERS:
         return _import_model(path, kind, recipe or _RECIPES[kind], overrides, out)
     if recipe is not None or overrides:

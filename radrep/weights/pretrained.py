@@ -24,8 +24,8 @@ from radrep.models.xray_mamba import XrayMamba, resize_positions
 from radrep.modules.backbone import Backbone
 from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe.recipe import Recipe
+from radrep.weights.run_folder import WEIGHTS, best_checkpoint
 
-WEIGHTS = "weights.safetensors"
 ABOUT = "about.json"  # the source of weights that were imported or merged
 ADAPTERS = ".adapters."
 BACKBONE = "backbone."
@@ -186,8 +186,8 @@ def save_encoder(encoder: XrayMamba, out: Path, about: Mapping[str, str]) -> Non
 
 
 def _weights_file(source: Path) -> Path:
-    for folder in (source, source / "best"):
-        if (folder / WEIGHTS).is_file():
+    for folder in (source, best_checkpoint(source)):
+        if folder and (folder / WEIGHTS).is_file():
             return folder / WEIGHTS
     # Shipped recipes write to runs/ under their own name.
     recipe = source.name if source.name.startswith("pretrain_") else "pretrain_contrastive_cpu"

@@ -1,13 +1,19 @@
 """Plain lines where no terminal listens, one live line where one does; results on stdout alone."""
 
+import errno
+import io
+import json
 import os
 import pty
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from radrep.cli import console
+from radrep.cli import app, console
 from radrep.cli.console import TerminalReporter, table
 
 STEP = {"epoch": "7/20", "step": "412/1300", "loss": 2.41712, "img/s": 212, "eta": "2:14"}
@@ -169,3 +175,132 @@ def test_tables_put_numbers_to_the_right_and_state_what_is_missing(capsys):
     assert capsys.readouterr().out == (
         "val, full\nmetric  model    n\nbleu4   0.123  295\nmeteor      -    2\n"
     )
+
+
+def failing(number: int | None) -> Any:
+    """A stream whose writes fail with an error of the system; None for a closed one."""
+    if number is None:
+        return None
+    if number == errno.EPIPE:
+        ours, theirs = os.pipe()
+        os.close(ours)
+        return os.fdopen(theirs, "w")
+    if number == errno.ENOSPC:
+        return open("/dev/full", "w")
+    return os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    console._lost.clear()
+    yield
+    console._lost.clear()
+
+
+@pytest.mark.parametrize(
+    ("stdout", "code", "told"),
+    [
+        (None, 2, "error: stdout is closed: what the command wrote there is lost\n"),
+        (errno.EBADF, 2, "error: stdout cannot be written"),
+        (errno.EPIPE, 141, ""),  # as SIGPIPE ends a program: `head` has what it wants
+        (errno.ENOSPC, 2, "error: no disk space left"),
+    ],
+    ids=["closed", "not open", "no reader", "full"],
+)
+@pytest.mark.usefixtures("fresh")
+def test_results_that_nobody_reads_end_without_a_traceback(
+    stdout: int | None, code: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr = io.StringIO()
+    stream = failing(stdout)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with pytest.raises(SystemExit) as ended:
+        app(["recipes"])
+    assert ended.value.code == code
+    assert stderr.getvalue().startswith(told)
+    assert len(stderr.getvalue().splitlines()) == (1 if told else 0)
+    if stream is not None:
+        stream.close()  # nothing is left in its buffer that fails now, or at exit
+
+
+@pytest.mark.parametrize("stderr", [None, errno.EPIPE, errno.ENOSPC])
+@pytest.mark.usefixtures("fresh")
+def test_messages_that_nobody_reads_stop_no_work(
+    stderr: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = failing(stderr)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with TerminalReporter() as reporter, reporter.progress("reading", 2, "images") as advance:
+        reporter.info("data", "x")
+        reporter.warn("y")
+        advance(2)
+    console.show_error("gone")
+    console.say("a result")
+    assert capsys.readouterr().out == "a result\n"
+    if stream is not None:
+        with suppress(OSError):
+            stream.close()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
+@pytest.mark.usefixtures("fresh")
+def test_narrow_encodings_lose_nothing(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding, newline="\n"))
+    value = {"name": "\u00e9 \u2501 \u6f22 \udcff", "report": "x"}
+    console.say_json(value)
+    console.say("\u00e9 \u6f22")
+    console.table(("a",), [("\u6f22",)], title="\u2501")
+    first, second, *_ = raw.getvalue().decode(encoding).splitlines()
+    assert json.loads(first) == value
+    assert second.encode("ascii", "backslashreplace").decode("unicode_escape") == "\u00e9 \u6f22"
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "20", "abc", "-5", ""])
+@pytest.mark.parametrize("term", ["xterm", "dumb", "", "unknown"])
+@pytest.mark.usefixtures("fresh")
+def test_no_width_and_no_kind_of_terminal_is_too_odd(
+    columns: str, term: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stdout, stderr = Terminal(), Terminal()
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    console.table(("finding", "count"), [("effusion", 3)], title="t")
+    with TerminalReporter() as reporter, reporter.progress("reading", 2, "images") as advance:
+        reporter.info("data", "x" * 50)
+        reporter.log_metrics(STEP)
+        advance(2)
+    console.show_error("a.yaml has 1 problem:\n  key.of.it  a problem with many words in it")
+    assert "3" in stdout.getvalue()
+    assert "many" in stderr.getvalue()
+    for words in ([], ["--help"], ["generate", "--help"], ["no-such"]):
+        with pytest.raises(SystemExit) as ended:
+            app(words)
+        assert ended.value.code in (0, 2)
+
+
+@pytest.mark.usefixtures("fresh")
+def test_no_name_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("a\x1b[31mb\x07")
+    console.show_error("c\x9bd")
+    out, err = capsys.readouterr()
+    assert out == "a\\x1b[31mb\\x07\n"
+    assert err == "error: c\\x9bd\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&- <&-", "| head -n 1", "2>/dev/full"])
+def test_closed_streams_of_a_process(closing: str) -> None:
+    command = f"set -o pipefail; {sys.executable} -m radrep doctor {closing}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "Exception ignored" not in done.stderr
+    if closing.startswith(">&-"):
+        assert done.returncode == 2

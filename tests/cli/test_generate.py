@@ -1,9 +1,11 @@
 """radrep generate, and the same from Python."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -180,6 +182,60 @@ def test_what_is_no_image_ends_in_one_block(
     assert re.search(told, result.stderr), result.stderr
     assert str(path) in result.stderr.replace("\n", "")
     assert "Traceback" not in result.stderr
+
+
+def test_one_bad_file_costs_no_other_report(
+    trained_run: Path, films: list[Path], tmp_path: Path
+) -> None:
+    """Whatever its place in a batch, and however many are bad."""
+    html, empty = tmp_path / "html.png", tmp_path / "empty.dcm"
+    html.write_text("<!doctype html>")
+    empty.touch()
+    gone = tmp_path / "gone.png"
+    given = [html, films[0], gone, films[1], films[2], empty]
+    for more in ([], ["--json"], ["--method", "sample"]):
+        result = radrep("generate", *given, "--checkpoint", trained_run, *more)
+        alone = radrep("generate", *films[:3], "--checkpoint", trained_run, *more)
+        assert alone.exit_code == 0
+        assert result.exit_code == 2
+        assert result.stdout == alone.stdout
+        told = result.stderr.splitlines()[-4:]
+        assert told[0] == "error: 3 of 6 files have no report:"
+        for line, path in zip(told[1:], (html, gone, empty), strict=True):
+            assert line.startswith(f"  {path}"), line
+
+
+def test_a_picture_from_a_pipe_is_read(
+    trained_run: Path, film: Path, tmp_path: Path, data_dir: Path
+) -> None:
+    for source in (film, data_dir / "dicom/chest_pa_monochrome2_jpeg.dcm"):
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        feeder = Thread(target=pipe.write_bytes, args=(source.read_bytes(),))
+        feeder.start()
+        result = radrep("generate", pipe, "--checkpoint", trained_run)
+        feeder.join()
+        assert result.exit_code == 0, result.output
+        assert result.stdout == radrep("generate", source, "--checkpoint", trained_run).stdout
+        pipe.unlink()
+
+
+@pytest.mark.parametrize(
+    "name", ["a\tb.png", "a\nb.png", 'a"b.png', "ü é.png", b"a\xff.png", "\x1b[31m"]
+)
+def test_a_name_stays_in_its_field(
+    name: str | bytes, trained_run: Path, films: list[Path], tmp_path: Path
+) -> None:
+    path = tmp_path / os.fsdecode(name)
+    shutil.copyfile(films[0], path)
+    result = radrep("generate", path, films[1], "--checkpoint", trained_run)
+    assert result.exit_code == 0, result.output
+    (field, text), (other, _) = (line.split("\t") for line in result.stdout.splitlines())
+    assert (json.loads(field) if field.startswith('"') else field) == str(path)
+    assert other == str(films[1])
+    rows = radrep("generate", path, films[1], "--checkpoint", trained_run, "--json").stdout
+    first = json.loads(rows.splitlines()[0])
+    assert first == {"images": [str(path)], "report": text}
 
 
 def _truncate(path: Path) -> Path:

@@ -206,7 +206,7 @@ def test_empty_predictions_are_kept_and_counted(tmp_path):
         ('{"id": "a", "report": "x"}\n{"id": "b", "rep\n', "line 2: no JSON object"),
         ('{"id": "a", "report": "x"}\n["b", "y"]\n', "line 2: expected one JSON object a line"),
         ("[" * 100_000, "cannot be read"),
-        ('["x", "y"]', 'row 1: "x"; expected an object'),
+        ('["x", 5]', "row 2: 5; expected an object or a text"),
         ('{"a": 5}', "'a' holds 5; expected a report or an object"),
         ('[{"id": "a", "report": 5}]', "row 1: 'report' is 5; expected text"),
         ('{"a": "\\ud83d"}', "surrogates not allowed"),
@@ -568,3 +568,120 @@ def test_reading_reports_imports_no_torch():
         "assert not {'torch', 'pydicom', 'datasets', 'pyarrow', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+TEXTS = [
+    "the lungs are clear .",
+    'no "acute" finding , \u00fc .',
+    "heart , lungs , and bones normal .",
+]
+
+
+def pandas_column(texts: list[str], *, head: str | None = None, index: bool = False) -> str:
+    """What pandas' to_csv writes of one column."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    if head is not None:
+        writer.writerow([*([""] if index else []), head])
+    writer.writerows([[*([number] if index else []), text] for number, text in enumerate(texts)])
+    return out.getvalue()
+
+
+IN_ORDER = {
+    "R2GenCMN's res.csv": (pandas_column(TEXTS), "csv"),
+    "pandas' name of a column": (pandas_column(TEXTS, head="0"), "csv"),
+    "pandas' index": (pandas_column(TEXTS, head="0", index=True), "csv"),
+    "a column": (pandas_column(TEXTS, head="reports"), "csv"),
+    "an index and a column": (pandas_column(TEXTS, head="Generated Report", index=True), "csv"),
+    "CheXbert's column": (pandas_column(TEXTS, head="Report Impression"), "csv"),
+    "lines": ("".join(f"{text}\n" for text in TEXTS), "txt"),
+    "lines of Windows": ("".join(f"{text}\r\n" for text in TEXTS), "txt"),
+    "no last line end": ("\n".join(TEXTS), "txt"),
+    "a list": (json.dumps(TEXTS), "json"),
+    "a list of lists": (json.dumps([[text] for text in TEXTS]), "json"),
+    "lists": (json.dumps({"reports": TEXTS}), "json"),
+    "under a name": (json.dumps({"results": TEXTS}), "json"),
+    "numbered": (json.dumps({str(i): text for i, text in enumerate(TEXTS)}), "json"),
+    "numbered from 1": (json.dumps({i: [text] for i, text in enumerate(TEXTS, 1)}), "json"),
+    "objects": (json.dumps([{"pred": text} for text in TEXTS]), "json"),
+    "JSONL": (json_lines([{"prediction": text} for text in TEXTS]), "jsonl"),
+    "JSONL of texts": ("".join(json.dumps(text) + "\n" for text in TEXTS), "jsonl"),
+}
+
+
+@pytest.fixture
+def ordered(tmp_path: Path) -> Path:
+    """References whose second study of four has no text."""
+    rows = annotation("CXR2_IM-1", "CXR1_IM-1", "CXR3_IM-1", "CXR9_IM-1")
+    for row, text in zip(rows["test"], [TEXTS[0], "", *TEXTS[1:]], strict=True):
+        row["report"] = text
+    return write(tmp_path / "refs.jsonl", json_lines(rows["test"]))
+
+
+@pytest.mark.parametrize(("content", "ending"), IN_ORDER.values(), ids=IN_ORDER)
+def test_texts_without_ids_are_taken_in_the_order_of_the_references(
+    content: str, ending: str, tmp_path: Path, ordered: Path
+) -> None:
+    given = read_predictions(write(tmp_path / f"theirs.{ending}", content))
+    references = read_references(ordered)
+    texts, notes = align(given, references)
+    assert list(texts) == TEXTS
+    assert [note for note in notes if "has no ids: its 3 texts are taken in the order of" in note]
+
+
+def test_a_text_for_every_study_also_those_without_a_reference(
+    tmp_path: Path, ordered: Path
+) -> None:
+    every = [TEXTS[0], "for the one without", *TEXTS[1:]]
+    given = read_predictions(write(tmp_path / "res.csv", pandas_column(every)))
+    assert list(align(given, read_references(ordered))[0]) == TEXTS
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_another_number_of_texts_is_refused_with_both(
+    count: int, tmp_path: Path, ordered: Path
+) -> None:
+    texts = [f"report number {n} ." for n in range(count)]
+    given = read_predictions(write(tmp_path / "res.csv", pandas_column(texts)))
+    told = f"has no ids and {count} texts, and .* has 3 references of test .or 4 studies"
+    with pytest.raises(DataError, match=told):
+        align(given, read_references(ordered))
+
+
+def test_references_beside_the_texts_prove_their_order(tmp_path: Path, ordered: Path) -> None:
+    columns = {"reports": ["a b", "c d", "e f"], "ground_truths": TEXTS}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    for name, content in (("a.json", json.dumps(columns)), ("a.csv", table(rows))):
+        given = read_predictions(write(tmp_path / name, content))
+        texts, notes = align(given, read_references(ordered))
+        assert list(texts) == columns["reports"]
+        assert "to which the references beside them fit" in notes[0]
+    shuffled = [rows[1], rows[0], rows[2]]
+    given = read_predictions(write(tmp_path / "b.csv", table(shuffled)))
+    with pytest.raises(DataError, match="its row 1 is beside another reference than that of CXR2"):
+        align(given, read_references(ordered))
+
+
+def test_both_files_without_ids(tmp_path: Path) -> None:
+    given = read_predictions(write(tmp_path / "res.csv", pandas_column(["x y", "", "z w"])))
+    references = read_references(write(tmp_path / "gts.csv", pandas_column(TEXTS)))
+    assert references.reports == tuple(TEXTS)
+    with pytest.raises(DataError, match="2 texts"):  # pandas writes an empty text as an empty line
+        align(given, references)
+    given = read_predictions(write(tmp_path / "res.json", json.dumps(["x y", "", "z w"])))
+    assert align(given, references)[0] == ("x y", "", "z w")
+
+
+def test_numbers_that_are_ids_stay_ids(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "report": text} for n, text in zip((2, 0, 1), TEXTS, strict=True)]
+    references = read_references(write(tmp_path / "refs.jsonl", json_lines(rows)))
+    given = read_predictions(
+        write(tmp_path / "p.json", {"0": "zero a", "1": "one b", "2": "two c"})
+    )
+    assert align(given, references)[0] == ("two c", "zero a", "one b")
+
+
+def test_a_table_of_unknown_columns_is_no_list_of_texts(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "My Study Name,My Own Body\nx,clear lungs\ny,large heart\n")
+    with pytest.raises(DataError, match="no column of reports"):
+        read_predictions(path)

@@ -201,6 +201,45 @@ def test_java_that_ends_before_it_has_read_everything_is_noted(tmp_path, monkeyp
     assert note.startswith("METEOR skipped: java ended with code 3 after 0 of 2000 reports")
 
 
+FRAMES = "\\tat Meteor.main(Unknown Source)\\n\\t... 3 more\\n"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "told"),
+    [
+        (
+            f'Exception in thread "main" java.lang.OutOfMemoryError: Java heap space\\n{FRAMES}',
+            'Exception in thread "main" java.lang.OutOfMemoryError: Java heap space.',
+        ),
+        (
+            "Error occurred during initialization of VM\\nToo small maximum heap\\n",
+            "Error occurred during initialization of VM / Too small maximum heap.",
+        ),
+        (
+            "Unrecognized option: -Xmy8m\\nError: Could not create the Java Virtual Machine.\\n"
+            "Error: A fatal exception has occurred. Program will exit.\\n",
+            "Unrecognized option: -Xmy8m / Error: Could not create the Java Virtual Machine. / ",
+        ),
+        (
+            'Exception in thread "main" java.lang.UnsupportedClassVersionError: Meteor has been\\n'
+            f"{FRAMES}Caused by: java.lang.ClassNotFoundException: x\\n{FRAMES}",
+            "UnsupportedClassVersionError: Meteor has been / Caused by: java.lang.ClassNotFound",
+        ),
+        ("Killed\\n", ": Killed."),
+        ("", ": it wrote nothing."),
+    ],
+)
+def test_the_error_of_java_is_named(stderr, told, tmp_path, monkeypatch):
+    monkeypatch.setenv("_JAVA_OPTIONS", "-Xmx8m")
+    picked = "Picked up _JAVA_OPTIONS: -Xmx8m\\n" if stderr else ""
+    fake_java(tmp_path, monkeypatch, f"printf '{picked}{stderr}' >&2\nexit 1")
+    (note,) = score_nlg(["a b", "c"], ["a b", "c"]).notes
+    assert told in note
+    assert "under _JAVA_OPTIONS=-Xmx8m" in note
+    assert "Picked up" not in note
+    assert "Unknown Source" not in note
+
+
 def test_ctrl_c_while_java_works_ends_both(tmp_path, monkeypatch):
     """The signal goes to Python alone; from a terminal Java would get it as well."""
     alive = tmp_path / "alive"  # has a writer as long as Java runs

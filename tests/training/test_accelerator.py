@@ -1,6 +1,8 @@
 """Processes and devices."""
 
 import pickle
+import socket
+from datetime import timedelta
 
 import pytest
 import torch
@@ -8,8 +10,13 @@ import torch
 from radrep.data.batch import Batch
 from radrep.errors import RecipeError
 from radrep.recipe.training import Train
-from radrep.training import pretraining_task
-from radrep.training.accelerator import build_accelerator, count_workers
+from radrep.training import accelerator, pretraining_task
+from radrep.training.accelerator import (
+    build_accelerator,
+    count_workers,
+    is_main_process,
+    join_processes,
+)
 from radrep.training.pretraining_task import PretrainingTask
 
 
@@ -30,12 +37,12 @@ def test_the_environment_does_not_change_the_precision(monkeypatch: pytest.Monke
 
 
 def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    accelerator = build_accelerator(Train(epochs=1, batch_size=1))
+    built = build_accelerator(Train(epochs=1, batch_size=1))
     monkeypatch.setattr("radrep.training.accelerator.count_cores", lambda: 16)
-    assert count_workers(accelerator, 8) == 8
+    assert count_workers(built, 8) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert count_workers(accelerator, 8) == 2
-    assert count_workers(accelerator, 0) == 0
+    assert count_workers(built, 8) == 2
+    assert count_workers(built, 0) == 0
 
 
 def test_gathered_rows_do_not_carry_their_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +87,56 @@ def test_gathered_rows_do_not_carry_their_whole_batch(monkeypatch: pytest.Monkey
     found = task._retrieval(Embeds())  # type: ignore[arg-type]
     assert found["loss"] > 0
     assert sizes[0] < 1.5 * 2 * b * dim * 4
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has not yet joined others; its variables come back afterwards."""
+    for name in (*accelerator._LAUNCHER, *accelerator._SIZES):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(accelerator.PartialState, "_shared_state", {})
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("names", [["RANK"], ["RANK", "WORLD_SIZE", "LOCAL_RANK"], ["MASTER_PORT"]])
+def test_a_process_alone_ignores_what_a_launcher_left(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"WORLD_SIZE": "1", "MASTER_PORT": "29500"}
+    for name in names:
+        monkeypatch.setenv(name, values.get(name, "0"))
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert join_processes().num_processes == 1
+    assert is_main_process()
+    assert build_accelerator(Train(epochs=1, batch_size=1)).num_processes == 1
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"])
+def test_a_launcher_variable_that_is_no_number_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(RecipeError, match=f"{name} is 'two'.*unset RANK WORLD_SIZE"):
+        join_processes()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("missing", ["MASTER_ADDR", None])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_ranks_that_never_come_are_not_waited_for_long(
+    rank: str, missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerator, "_JOIN", timedelta(milliseconds=200))
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    left = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
+    for name, value in (left | {"WORLD_SIZE": "2"}).items():
+        if name != missing:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match=f"RANK={rank} WORLD_SIZE=2.*did not meet"):
+        join_processes()

@@ -1,5 +1,8 @@
 """The cache of image features: keyed by what decides them, made once by one process."""
 
+import errno
+import fcntl
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,6 +16,7 @@ from filelock import FileLock
 from radrep.data.dataset import ModelStudies
 from radrep.data.preprocess import Preprocess
 from radrep.data.selection import ImageSelection, View
+from radrep.errors import RadrepError
 from radrep.modules.backbone import Backbone
 from radrep.progress import Reporter
 from radrep.training.feature_cache import (
@@ -132,3 +136,54 @@ def test_reduced_features_are_made_of_cached_patches_where_they_are(
     assert len(list((tmp_path / "cache/features").iterdir())) == 3
     for (key,) in images.keys:
         assert torch.allclose(from_patches.read(key), whole.read(key).amax(0), rtol=1e-3)
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill() -> None:
+        for name in ("features/a", "features/b", "language_models/c", "locks"):
+            folder = tmp_path / "cache" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "x.npy").write_bytes(b"0" * 1_000_000)
+
+    fill()
+    unlink = os.unlink
+
+    def refuse(path: str, *rest: object, **more: Any) -> None:
+        if "features" in str(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        unlink(path, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        result = radrep("cache", "clear")
+    assert result.exit_code == 2
+    assert result.stdout == "2 MB freed.\n"
+    assert "Read-only file system" in result.stderr
+    assert str(tmp_path / "cache/features/a/x.npy") in result.stderr
+    done = radrep("cache", "clear")
+    assert (done.exit_code, done.stdout) == (0, "2 MB freed.\n")
+    fill()
+    (tmp_path / "cache/features/a/index.json").write_text("{ cut")
+    assert "cannot be read" in radrep("cache").stdout
+    assert radrep("cache", "clear").exit_code == 0
+    assert radrep("cache").stdout.endswith(" is empty.\n")
+
+
+@pytest.mark.parametrize("value", ["file", "/proc/x", "file/below"])
+def test_a_cache_that_cannot_be_made_names_its_variable(
+    value: str, tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RADREP_CACHE", str(tmp_path / value))
+    with pytest.raises(RadrepError, match="name another folder for caches with RADREP_CACHE"):
+        features_of(phantoms, "val")
+
+
+def test_a_disk_without_locks_computes_without_them(
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert features_of(phantoms, "val") is not None

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from radrep.build import build_model, build_tokenizer
-from radrep.errors import CheckpointError
+from radrep.errors import CheckpointError, RadrepError
 from radrep.inference.generator import ReportGenerator
 from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba
@@ -26,7 +26,8 @@ from radrep.weights.adapters import (
 )
 from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
 from radrep.weights.import_public import import_public
-from radrep.weights.pretrained import WEIGHTS, load_encoder, load_pretrained
+from radrep.weights.pretrained import load_encoder, load_pretrained
+from radrep.weights.run_folder import WEIGHTS
 from tests.whole_way import radrep, write_recipe
 
 MODEL: dict[str, Any] = {
@@ -100,7 +101,7 @@ def test_merging_without_adapters_or_onto_something_is_refused(
     with pytest.raises(CheckpointError, match="has no low-rank adapters"):
         merge_checkpoint(trained, tmp_path / "merged")
     before = {file.name: file.read_bytes() for file in trained.iterdir()}
-    with pytest.raises(CheckpointError, match="checkpoint exists already"):
+    with pytest.raises(RadrepError, match="checkpoint exists already"):
         merge_checkpoint(adapted, trained)
     assert {file.name: file.read_bytes() for file in trained.iterdir()} == before
 
@@ -217,7 +218,7 @@ def test_adapters_are_folded_into_the_encoder_they_were_trained_on(
     with pytest.raises(CheckpointError, match="were trained on another encoder"):
         merge_adapters(file, base, tmp_path / "other")
     assert not (tmp_path / "other").exists()
-    with pytest.raises(CheckpointError, match="merged exists already"):
+    with pytest.raises(RadrepError, match="merged exists already"):
         merge_adapters(file, base, out)
 
 
@@ -249,7 +250,7 @@ def test_exports_that_cannot_be_are_refused(adapted: Path, phantoms: Path, tmp_p
         export_adapters(adapted, tmp_path / "x.pth")
     (tmp_path / "there.safetensors").write_text("kept")
     for export in (export_adapters, export_encoder):
-        with pytest.raises(CheckpointError, match="exists already"):
+        with pytest.raises(RadrepError, match="exists already"):
             export(adapted, tmp_path / "there.safetensors")
     assert (tmp_path / "there.safetensors").read_text() == "kept"
     with pytest.raises(CheckpointError, match="has no low-rank adapters"):

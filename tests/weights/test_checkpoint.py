@@ -1,4 +1,4 @@
-"""Checkpoints: order by step, the link to the best, failed writes, recipes of older versions."""
+"""Checkpoints: failed writes, recipes of older versions."""
 
 import errno
 import json
@@ -12,39 +12,7 @@ from safetensors import SafetensorError, safe_open
 from radrep.errors import CheckpointError
 from radrep.modules.hub import hub_sources
 from radrep.weights import checkpoint
-from radrep.weights.checkpoint import (
-    drop_old_checkpoints,
-    last_checkpoint,
-    link_best,
-    load_checkpoint,
-    restore_best,
-    save_checkpoint,
-    step_folder,
-)
-
-
-def make_run(run: Path, *steps: int) -> Path:
-    for step in steps:
-        step_folder(run, step).mkdir(parents=True)
-    return run
-
-
-def test_checkpoints_are_ordered_by_step_beyond_seven_digits(tmp_path: Path) -> None:
-    run = make_run(tmp_path, 9_999_999, 10_000_000)
-    (tmp_path / "checkpoints/step-old").mkdir()
-    assert last_checkpoint(run) == step_folder(run, 10_000_000)
-    drop_old_checkpoints(run)
-    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {"step-10000000", "step-old"}
-
-
-def test_a_crash_before_the_link_to_the_best_is_repaired(tmp_path: Path) -> None:
-    run = make_run(tmp_path, 10, 20)
-    link_best(run, step_folder(run, 10))
-    restore_best(run, 20)
-    assert (run / "best").resolve() == step_folder(run, 20).resolve()
-    restore_best(run, 30)  # of a checkpoint that is gone
-    assert (run / "best").resolve() == step_folder(run, 20).resolve()
+from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.mark.parametrize(

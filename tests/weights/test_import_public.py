@@ -37,8 +37,9 @@ from radrep.recipe.load import load_recipe
 from radrep.saliency.masked_split import read_split
 from radrep.weights.checkpoint import load_checkpoint
 from radrep.weights.import_public import import_public, read_public
-from radrep.weights.pretrained import WEIGHTS, load_encoder
+from radrep.weights.pretrained import load_encoder
 from radrep.weights.public_names import CSR_LMCA, XRAY_MAMBA_EXPORT, rename
+from radrep.weights.run_folder import WEIGHTS
 from tests.golden import Golden, assert_output, golden_files
 from tests.whole_way import radrep, write_recipe
 

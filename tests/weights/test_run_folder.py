@@ -1,0 +1,201 @@
+"""A run's folder: order by step, the best one on any disk, checkpoints that are not whole."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from radrep.errors import CheckpointError
+from radrep.weights.checkpoint import find_checkpoint
+from radrep.weights.run_folder import (
+    best_checkpoint,
+    check_resumable,
+    drop_old_checkpoints,
+    find_damage,
+    last_checkpoint,
+    link_best,
+    restore_best,
+    run_dir,
+    step_folder,
+)
+from tests.whole_way import radrep
+
+
+def make_run(run: Path, *steps: int) -> Path:
+    for step in steps:
+        step_folder(run, step).mkdir(parents=True)
+    return run
+
+
+def test_checkpoints_are_ordered_by_step_beyond_seven_digits(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 9_999_999, 10_000_000)
+    (tmp_path / "checkpoints/step-old").mkdir()
+    assert last_checkpoint(run) == step_folder(run, 10_000_000)
+    drop_old_checkpoints(run)
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"step-10000000", "step-old"}
+
+
+def test_a_crash_before_the_link_to_the_best_is_repaired(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 10, 20)
+    link_best(run, step_folder(run, 10))
+    restore_best(run, 20)
+    assert (run / "best").resolve() == step_folder(run, 20).resolve()
+    restore_best(run, 30)  # of a checkpoint that is gone
+    assert (run / "best").resolve() == step_folder(run, 20).resolve()
+
+
+def unsupported(error: type[OSError] | type[Exception], number: int) -> Callable[..., None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.EINVAL])
+def test_a_disk_without_links_keeps_the_best_in_a_text_file(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("symlink", "link", "chmod"):
+        monkeypatch.setattr(os, name, unsupported(OSError, number))
+    run = make_run(tmp_path / "run", 10, 20, 30)
+    for step in (10, 20):  # the second is written over the first
+        link_best(run, step_folder(run, step))
+        assert (run / "best").read_text() == f"checkpoints/step-{step:07d}\n"
+        assert best_checkpoint(run) == step_folder(run, step).resolve() == find_checkpoint(run)
+    assert not list(run.glob(".*")), "nothing is left beside it"
+    drop_old_checkpoints(run)
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"step-0000020", "step-0000030"}
+    restore_best(run, 30)
+    assert best_checkpoint(run) == step_folder(run, 30).resolve()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "checkpoints/step-0000010",  # a link that a zip or a cloud made a text of
+        "checkpoints/step-0000010\r\n",
+        "checkpoints\\step-0000010",
+        "/somewhere/else/run/checkpoints/step-0000010",
+        "step-0000010/",
+    ],
+)
+@pytest.mark.parametrize("link", [False, True])
+def test_the_best_is_known_by_the_name_of_its_checkpoint(
+    target: str, link: bool, tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", 10, 20)
+    if link:
+        (run / "best").symlink_to(target)
+    else:
+        (run / "best").write_text(target)
+    assert best_checkpoint(run) == step_folder(run, 10).resolve()
+
+
+def test_a_link_that_was_copied_as_a_folder_is_the_best_until_there_is_a_better(
+    tmp_path: Path,
+) -> None:
+    run = make_run(tmp_path / "run", 10, 20)
+    shutil.copytree(step_folder(run, 10), run / "best")
+    best = best_checkpoint(run)
+    assert best == (run / "best").resolve()
+    assert run_dir(best) == run.resolve()
+    link_best(run, step_folder(run, 20))
+    assert best_checkpoint(run) == step_folder(run, 20).resolve()
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of a trained run with one checkpoint more, the older one the best."""
+    copy = Path(shutil.copytree(trained_run, tmp_path / "run", symlinks=True))
+    last = last_checkpoint(copy)
+    assert last is not None
+    newest = step_folder(copy, int(last.name.removeprefix("step-")) + 1)
+    shutil.copytree(last, newest)
+    link_best(copy, last)
+    return copy
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("training.pt", cut, "its training.pt is cut off or broken"),
+        ("training.pt", lambda p: p.write_bytes(b""), "its training.pt is empty"),
+        ("training.pt", Path.unlink, "it has no training.pt"),
+        ("weights.safetensors", cut, "its weights.safetensors is cut off or broken"),
+        ("weights.safetensors", lambda p: p.write_bytes(b"\0" * 100), "its weights.safetensors is"),
+        ("recipe.yaml", lambda p: p.write_bytes(b""), "its recipe.yaml is empty"),
+        ("vocabulary.json", Path.unlink, "it has no vocabulary.json"),
+    ],
+)
+def test_a_newest_checkpoint_that_is_not_whole_is_named_with_the_one_before(
+    name: str, damage: Callable[[Path], object], told: str, run: Path
+) -> None:
+    newest = last_checkpoint(run)
+    assert newest is not None
+    assert check_resumable(run) == newest
+    damage(newest / name)
+    result = radrep("train", run, "--resume")
+    assert result.exit_code == 2
+    assert f"{newest} cannot be resumed from: {told}" in result.stderr
+    older = find_checkpoint(run)
+    assert f"{older.name} before it is whole: to resume from that, remove {newest}" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    shutil.rmtree(newest)
+    assert check_resumable(run).name == older.name
+
+
+def test_an_empty_folder_of_a_checkpoint_and_no_whole_one(run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        for file in folder.iterdir():
+            file.unlink()
+    with pytest.raises(CheckpointError, match="no other checkpoint is whole: train anew"):
+        check_resumable(run)
+
+
+def test_a_broken_best_names_the_others(run: Path) -> None:
+    best = find_checkpoint(run)
+    cut(best / "weights.safetensors")
+    assert find_damage(best)
+    result = radrep("eval", run)
+    assert result.exit_code == 2
+    assert "its weights.safetensors is cut off" in result.stderr
+    assert f"Name one of its checkpoints: {last_checkpoint(run)}" in result.stderr.replace(
+        str(run.resolve()), str(run)
+    )
+
+
+def test_a_lost_best_is_not_an_unfinished_epoch(run: Path, tmp_path: Path) -> None:
+    newest = last_checkpoint(run)
+    (run / "best").unlink()
+    with pytest.raises(CheckpointError, match="has lost its best; --resume") as raised:
+        find_checkpoint(run)
+    assert str(newest) in str(raised.value)
+    (run / "best").write_text("checkpoints/step-9999999")
+    with pytest.raises(CheckpointError, match="leads to no checkpoint of the run"):
+        find_checkpoint(run)
+    (run / "best").unlink()
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    with pytest.raises(CheckpointError, match="has no finished epoch yet"):
+        find_checkpoint(run)
+
+
+def test_training_resumes_and_generates_on_a_disk_without_links(
+    run: Path, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(last_checkpoint(run))  # type: ignore[arg-type]
+    monkeypatch.setattr(os, "symlink", unsupported(OSError, errno.EOPNOTSUPP))
+    (run / "best").unlink()
+    resumed = radrep("train", run, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert (run / "best").read_text().startswith("checkpoints/step-")
+    result = radrep("generate", films[0], "--checkpoint", run)
+    assert result.exit_code == 0, result.output
