@@ -9,9 +9,8 @@ Files are JSON, JSONL, CSV or TSV, plain or gzip, recognised by their content:
     id,report                                      a table with a header
     "the lungs are clear ."                        a text per line or row, or a list of texts
 
-The last, as R2Gen's testers write res.csv and gts.csv, has no ids: its texts are in the order of
-the references. The second is that of ReXrank (https://rexrank.ai), with `section_findings`,
-`model_prediction`, ...
+The last, as R2Gen's testers write it, has no ids: its texts are in the order of the references. The
+second is that of ReXrank (https://rexrank.ai), with `section_findings`, `model_prediction`, ...
 """
 
 import re
@@ -49,8 +48,7 @@ _HEADING = re.compile(r"\b(findings|impression)\s*:", re.IGNORECASE)
 # A study of R2Gen's MIMIC-CXR, prepared, has one image, and both in its id.
 _MIMIC_ID = re.compile(r"s(?P<studyid>\d+)_(?P<dicomid>.+)")
 _SHOWN = 10  # ids in a message
-_NUMBERS = ("index", "unnamed0")  # of rows, as pandas names them
-_PLACE = "place in the file"  # the kind of id where there is none
+_NUMBERS, _PLACE = ("index", "unnamed0"), "place in the file"  # of rows by pandas; in place of ids
 
 _Ids = dict[str, tuple[str, ...]]
 
@@ -225,7 +223,7 @@ def align(
                 notes.append(f"{num} predictions are for studies without the target text")
             return tuple(texts[spelled] for spelled in wanted), tuple(notes)
         tried.append((len(wanted) - len(missing), kind, len(wanted), missing, extra))
-    if are_numbered(list(given)) and len(given) in (references.num_rows, len(references.ids)):
+    if are_numbered([*given]) and len(given) in (references.num_rows, len(references.ids)):
         return _align_by_place(predictions, references)
     _, kind, num_wanted, missing, extra = max(tried, key=itemgetter(0))
     part = f", {references.split}" if references.split else ""
@@ -248,8 +246,7 @@ def _align_by_place(
     """Texts without ids, in the order of the references, those without the target text or not."""
     texts, ids, num_rows = [*predictions.reports.values()], references.ids, references.num_rows
     if len(texts) not in (len(ids), num_rows):
-        part = f" of {references.split}" if references.split else ""
-        count = f"{len(ids)} references{part}"
+        count = f"{len(ids)} references of {references.split or 'all'}"
         if num_rows != len(ids):
             count += f" (or {num_rows} studies with those that have no text)"
         raise DataError(
