@@ -62,8 +62,8 @@ _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, pre
     simulating, mimicking, rather than, raising possibility of, possibility of, potential, symptoms
     of, differential diagnosis, correlate clinically for, clinically correlate for, consider, raise
     the possibility of, raises the possibility of, raising the possibility of, question if, cannot
-    be differentiated from, query, indefinite for, concerned about, worried about, could this be,
-    may this be, cannot be distinguished from"""
+    be differentiated from, query, non diagnostic, nondiagnostic, indefinite for, concerned about,
+    worried about, could this be, may this be, cannot be distinguished from"""
 _DOUBTING_EITHER = """unlikely, less likely, doubtful, considered, not likely, suspected,
     questioned, possible, probable, questionable, equivocal, is possible, are possible, <maybe>, not
     favored, not favoured"""

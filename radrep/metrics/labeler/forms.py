@@ -13,8 +13,8 @@ SIZES = "small|tiny|trace|mild|minimal|moderate|large|severe"
 
 # A sentence without any of these marks has no forms.
 MARKED = re.compile(
-    r"[:;=|?/\[\]()#+'\u2019\t\u2610-\u2612\u00b1\uff1a\uff1f]"
-    r"|[-\u2012-\u2015\u2212](?:ve\b|\s*no)|no[.]|[.]{4}"
+    r"[:;=>|?/\[\]()#+'\u2019\t\u2610-\u2612\u00b1\uff1a\uff1f]"
+    r"|[-\u2012-\u2015\u2212](?:ve\b|\s*no)|no[.]|[.]{4}|\bno\s*$"
 )
 
 _GAP = r"""[\s*_"\u201c\u201d]{0,6}"""
@@ -25,25 +25,29 @@ _DASHES = re.compile(r"^[-\u2012-\u2015\u2212]\s*(?=\w)")
 _ANSWERS = {"no": NO, "yes": YES, "maybe": MAYBE, "blank": BLANK}
 _OPTION = r"(?:yes|no|present|absent|positive|negative|none)"
 _DENIED = frozenset(("no", "absent", "negative", "none"))
-_COLON = r"[:=|\t\uff1a]"
+_COLON = r"[:=>|\t\uff1a]"
 _DASH = r"[-\u2012-\u2015\u2212]"
-_ENDS = rf"(?={_GAP}(?:[.](?!\d)|[,;|()\]}}?\n]|\s{_DASH}\s|$))"
+_ENDS = (
+    rf"(?={_GAP}(?:[.](?!\d)|[,;|()\]}}?\n]|\s{_DASH}\s|$"
+    rf"|[\w /-]{{3,40}}{_COLON}{_GAP}(?:yes|no|none)\b))"
+)
+_DOUBT = "indeterminate|maybe|uncertain|unclear|possibly|probably|perhaps"
 _UNKNOWN = "n/a|na|not applicable|not assessed|not reported|not mentioned|unknown|unassessed"
 _SOME = rf"(?:a\s+)?(?:{SIZES})\s+(?:one|ones|amount)\b"
 _NO_WORDS = (
-    r"no(?:ne)?(?:\s+(?:evidence|definite|acute|significant|obvious|visible|seen|identified|"
-    r"present|detected|convincing))?"
+    r"no(?:ne)?(?:\s+(?:evidence(?:\s+(?:of|for))?|new|definite|acute|significant|obvious|visible|"
+    r"seen|identified|present|detected|convincing))?"
 )
 _TOKEN = re.compile(
     rf"(?P<pair>{_BOX}{_GAP}{_OPTION}\b[\s,/]*{_BOX}{_GAP}{_OPTION}\b"
     rf"|\b{_OPTION}{_GAP}{_BOX}[\s,/]*{_OPTION}{_GAP}{_BOX})"
     rf"|(?P<box>{_BOX})"
     rf"|(?P<maybe>\+{_GAP}/{_GAP}{_DASH}|\u00b1"
-    rf"|{_COLON}{_GAP}(?:\?|indeterminate|maybe){_ENDS})"
+    rf"|{_COLON}{_GAP}(?:\?|-1|{_DOUBT}){_ENDS})"
     rf"|(?P<blank>{_COLON}{_GAP}(?:{_UNKNOWN}){_ENDS})"
     rf"|(?P<no>(?:{_COLON}|[;?\uff1f(]|[.]{{4,}}|{_DASH}){_GAP}{_NO_WORDS}{_ENDS}"
-    rf"|{_COLON}{_GAP}(?:n|0|false|{_DASH}){_ENDS}|[?\uff1f(]{_GAP}(?:n|{_DASH}){_ENDS}"
-    rf"|{_DASH}ve\b)"
+    rf"|{_COLON}{_GAP}(?:n|0|f|false|{_DASH}){_ENDS}|[?\uff1f(]{_GAP}(?:n|{_DASH}){_ENDS}"
+    rf"|{_DASH}ve\b|\bno\s*$)"
     rf"|(?P<yes>(?:{_COLON}|[;?\uff1f(]){_GAP}(?:yes|y|true|\+){_ENDS}"
     rf"|[?\uff1f]{_GAP}(?:yes\b|(?={_SOME}))|\+ve\b)"
     r"|(?P<ask>\(?\?+\)?)"

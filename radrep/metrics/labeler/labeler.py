@@ -239,7 +239,11 @@ class _SentenceReader:
         sided = [mention for mention in self._others if not _WITHOUT_SIDE.issuperset(mention[2])]
         spans = [span for span, _, _ in sided]
         sides = dict(zip(spans, find_sides(self._words, spans), strict=True))
-        for (place, kind, names), (state, cue) in zip(self._others, decided, strict=True):
+        for k, ((place, kind, names), (state, cue)) in enumerate(
+            zip(self._others, decided, strict=True)
+        ):
+            if self._is_label(k):
+                continue
             if state == "aside" or (kind in _OTHER_KINDS and state == "negative"):
                 continue
             for name in names:
@@ -247,6 +251,14 @@ class _SentenceReader:
                 found.append(self._found(name, labelled, place, cue, sides.get(place)))
             if kind == "failure" and state != "negative":
                 found.append(self._found(CARDIOMEGALY, "uncertain", place, place, None))
+
+    def _is_label(self, k: int) -> bool:
+        """Whether a phrase only opens what names it again, "Pneumothorax: no pneumothorax"."""
+        place, _, names = self._others[k]
+        if self._words[place.end : place.end + 1] != [":"]:
+            return False
+        again = [(one, found) for one, _, found in self._others[k + 1 : k + 9]] + self._organs[:8]
+        return any(one.start > place.end and set(names) & set(found) for one, found in again)
 
     def _decide(self, place: Span, kind: str) -> tuple[str, Span | None]:
         reach = self._scopes.strongest(place.start)

@@ -66,13 +66,13 @@ _NAMED = {
         pacer lead, pacer wire, pacing wire, pacemaker wire, monitor lead, cardiac monitor lead, ekg
         lead, ecg lead, overlying lead, distal lead, cardiac device, catheter fracture, generator,
         lead tip, dual lead, single lead, tube, chest tube, tubing, tracheostomy, catheter, pic
-        line, catheter line, hickman, broviac, groshong, permcath, jugular line, crt d, crt p,
-        mediport, port a cath, portacath, portacatheter, chest port, infusion port, port tip, line,
-        cannula, drain, hardware, arthroplasty, prosthesis, prosthetic, screw, plate, rod,
+        line, catheter line, hickman, broviac, groshong, permcath, jugular line, jugular tip, crt d,
+        crt p, mediport, port a cath, portacath, portacatheter, chest port, infusion port, port tip,
+        line, cannula, drain, hardware, arthroplasty, prosthesis, prosthetic, screw, plate, rod,
         orthopedic device, device, stimulator, neurostimulator, stent, coil, embolization coil, cabg
         marker, graft marker, valve replacement, mechanical valve, artificial valve, valve
         prosthesis, prosthetic valve, vp shunt, support apparatus, occluder, implantable generator,
-        pulse generator, balloon pump, swan ganz, port""",
+        pulse generator, balloon pump, swan ganz, ivc filter, port""",
 }
 _SEVERAL = {
     "hydropneumothorax": (PNEUMOTHORAX, EFFUSION),

@@ -60,7 +60,7 @@ def test_a_sentence_says_what_a_radiologist_reads_in_it(case: Case):
 
 
 def test_own_readings_are_met():
-    """readings.tsv was written before the rules that it tests; all that fail are listed."""
+    """All that fail are listed. The parts of readings.tsv tell when they were written."""
     path = Path(__file__).with_name("readings.tsv")
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [row for row in rows if len(row) > 1 and not row[0].startswith("# text")]
@@ -202,7 +202,7 @@ def test_any_text_is_labelled_and_its_mentions_lie_within_it():
      "prior exam showed effusion ", "heart and ", "abc : ", "Findings: ", "left effusion and ",
      "\u0130", "Pneumothorax: No ", "? effusion ", "[ ] effusion ", "(", "\t", "CTR 0.6 / ", "1) ",
      "no effusion except a ", "Correction: no effusion. ", "I meant left effusion. ", "- ", "?",
-     "I mean left. Effusion. ", ": no. "],
+     "I mean left. Effusion. ", ": no. ", "effusion: "],
 )  # fmt: skip
 def test_a_huge_text_takes_time_in_proportion(unit):
     def seconds(size: int) -> float:
