@@ -213,3 +213,34 @@ def test_where_no_download_is_found_the_error_lists_the_places_searched(
     assert f"holds {content} (data/" in result.stderr
     assert f"radrep prepare {command} --raw DIR" in result.stderr
     assert not any((tmp_path / "data" / out).exists() for out in ("mimic", "iu", "chexpert_plus"))
+
+
+@pytest.mark.parametrize(
+    ("patients", "empty", "reason"),
+    [
+        ([f"p{number}" for number in range(6)], "", ""),
+        (["ANONYMOUS"] * 6, "", "6 of 6 studies are of the patient 'ANONYMOUS'"),
+        ([f"p{number % 5}" for number in range(6)], "", "1 patients are in several splits"),
+        ([f"p{number}" for number in range(6)], "val", "there is no study in val. Give a table"),
+        ([f"p{number}" for number in range(6)], "test", "there is no study in test. Give a table"),
+    ],
+)
+def test_a_set_is_called_ready_only_if_it_is(
+    tmp_path: Path, patients: list[str], empty: str, reason: str
+) -> None:
+    rows = ["image,patient_id,split"]
+    for number, patient in enumerate(patients):
+        split = ("train", "val", "test")[number % 3]
+        rows.append(f"{number}.png,{patient},{'train' if split == empty else split}")
+        Image.effect_noise((64, 64), 40 + number).save(tmp_path / f"{number}.png")
+    (tmp_path / "reports.csv").write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    command = ("prepare", "folder", "--raw", tmp_path, "--out", out, "--workers", "1")
+    for options in (["--dry-run"], []):
+        result = radrep(*command, *options)
+        assert result.exit_code == 0, result.output
+        assert ("warning: " in result.stderr) == bool(reason)
+        assert reason in result.stderr
+    ending = "is not ready for training: see the warnings." if reason else "is ready."
+    assert result.stdout.splitlines()[-1] == f"{out} {ending}"
+    assert reason in radrep("data", "show", out).stdout

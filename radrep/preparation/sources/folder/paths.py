@@ -5,9 +5,10 @@ import re
 from radrep.data.study import SPLIT_NAMES
 
 # patient00001/study1 (CheXpert), p10000032/s50414267 (MIMIC-CXR), sub-01/ses-02 (BIDS), ...
+_NUMBER = r"(?:[-_ ][a-z]{0,2})?\d\w*"
 _IDS = re.compile(
-    r"(?:^|/)(?P<patient>(?:patient|subject|subj|sub|pat)[-_ ]?\w*\d\w*|p\d{4,})"
-    r"(?:/(?P<study>(?:study|session|ses|exam|visit)[-_ ]?\w*\d\w*|s\d{4,}))?(?=/)",
+    rf"(?:^|/)(?P<patient>(?:patient|subject|subj|sub|pat){_NUMBER}|p\d{{4,}})"
+    rf"(?:/(?P<study>(?:study|session|ses|exam|visit){_NUMBER}|s\d{{4,}}))?(?=/)",
     re.IGNORECASE | re.ASCII,
 )
 
