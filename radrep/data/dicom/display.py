@@ -17,7 +17,7 @@ from radrep.data.dicom.tables import read_table
 from radrep.errors import DataError
 
 # Fewer grey levels than these, of values that have many, hide what is in a film.
-_FEW, _MANY = 16, 64
+_FEW, _MANY, _NARROW = 16, 64, 32
 _SATURATED = 0.95
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 _SPACINGS = (
@@ -175,5 +175,10 @@ def _judge(grey: np.ndarray, counts: np.ndarray, notes: list[str]) -> None:
         if share > _SATURATED:
             notes.append(f"nearly all of it is shown in {what} grey level ({share:.1%})")
             return
+    # From the 1st to the 99th percentile: one bright pixel can leave the rest nearly black.
+    shares = np.cumsum(np.bincount(grey, weights=counts, minlength=256)) / num_pixels
+    low, high = np.searchsorted(shares, (0.01, 0.99))
     if num_values >= _MANY and num_levels < _FEW:
         notes.append(f"shown in few grey levels ({num_levels} of {num_values} values)")
+    elif num_values >= _MANY and high - low < _NARROW:
+        notes.append(f"shown in few grey levels (nearly all of it in {low} to {high} of 255)")

@@ -21,9 +21,14 @@ _UNDEFINED = 2**32 - 1
 _PIXELS, _FLOAT_PIXELS = 0x7FE00010, (0x7FE00008, 0x7FE00009)
 _ITEM = b"\xfe\xff\x00\xe0"
 _DIRECTORY, _DIRECTORY_TAG = "1.2.840.10008.1.3.10", 0x00041220  # of a DICOMDIR
+_BIG = "1.2.840.10008.1.2.2"  # Explicit VR Big Endian
+_COMMON_GROUP = 0x28  # the last group in which a data set may begin, but for private ones
 # The first elements of a data set without meta group: 0008,0000 to 0008,0018.
 _FIRST_ELEMENTS = (0x00, 0x01, 0x05, 0x06, 0x08, 0x12, 0x13, 0x14, 0x16, 0x18)
-_TEXT_VR = b"AE AS AT CS DA DS DT FD FL IS LO LT OB OW PN SH SL SQ SS ST TM UI UL UN US UT".split()
+_VRS = frozenset(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT OB OD OF OL OV OW PN SH SL SQ SS ST SV TM UC UI UL UN UR "
+    b"US UT UV".split()
+)
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ def open_dicom(file: BinaryIO, name: str) -> DicomFile:
     first = stream.read(6)
     stream.seek(start)
     # By what is there: some files are encoded otherwise than they declare.
-    implicit = first[4:6] not in _TEXT_VR
-    little = int.from_bytes(first[:2], "little") < 0x400
+    implicit = first[4:6] not in _VRS
+    little = _is_little(first, declared)
     found: list[tuple[int, str | None, int, int]] = []
 
     def at_pixels(tag: int, vr: str | None, length: int) -> bool:
@@ -100,6 +105,11 @@ def open_dicom(file: BinaryIO, name: str) -> DicomFile:
             is_cut = 0 < size < _UNDEFINED and len(element.value or b"") < size
     except (EOFError, struct.error, StopIteration):
         is_cut = True
+    except OSError as error:  # pydicom read on for the end of a sequence
+        kind = _kind(Dataset(elements))
+        raise DataError(
+            f"{name}: broken image file (a sequence in its header has no end{kind})"
+        ) from error
     dataset = Dataset(elements)
     dataset.set_original_encoding(implicit, little, "iso8859")
     if is_cut and not found:
@@ -134,10 +144,17 @@ def _start(head: bytes) -> int | None:
 def _begins_elements(first: bytes) -> bool:
     if len(first) < 8:
         return False
-    if first[4:6] in _TEXT_VR:  # explicit, in either order of bytes
+    if first[4:6] in _VRS:  # explicit, in either order of bytes
         return first[:4] in _tags("<") | _tags(">")
     group, element, length = struct.unpack("<HHL", first)
     return group == 8 and element in _FIRST_ELEMENTS and 0 < length <= 64 and length % 2 == 0
+
+
+def _is_little(first: bytes, declared: str) -> bool:
+    """The byte order of the elements, by the group of the first, which is mostly 0008."""
+    if int.from_bytes(first[:2], "little") <= _COMMON_GROUP:
+        return True
+    return int.from_bytes(first[:2], "big") > _COMMON_GROUP and declared != _BIG
 
 
 def _tags(order: str) -> set[bytes]:

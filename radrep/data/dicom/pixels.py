@@ -110,6 +110,7 @@ def read_stored(file: DicomFile, layout: PixelLayout, name: str) -> Stored:
     syntax, layout = _encoding(file, layout, value if is_frame else None, name)
     if is_frame:
         _check_end(value, syntax, is_cut, name)
+        _check_frame_size(value, layout, name)
     else:
         value, layout = _fit_native(value, layout, is_cut, name)
     stored = _decode(file, layout, value, syntax, is_frame)
@@ -139,15 +140,30 @@ def _syntaxes_of(frame: bytes) -> tuple[str, ...]:
     return ()
 
 
-def _find_sof(frame: bytes) -> tuple[int, int]:
-    """Marker and bits of the frame header of JPEG; (0, 0) without one."""
+def _find_sof(frame: bytes) -> tuple[int, int, tuple[int, int]]:
+    """Marker, bits, and rows and columns of the frame header of JPEG; all 0 without one."""
     place = 2
     while place + 5 <= len(frame) and frame[place] == 0xFF:
         marker = frame[place + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7:
-            return marker, frame[place + 4]
+            size = frame[place + 5 : place + 9].ljust(4, b"\0")
+            return marker, frame[place + 4], struct.unpack(">HH", size)
         place += 1 if marker == 0xFF else 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
-    return 0, 0
+    return 0, 0, (0, 0)
+
+
+def _check_frame_size(frame: bytes, layout: PixelLayout, name: str) -> None:
+    """Refuse a frame of other sides than the header's: decoders would wrap its lines."""
+    size = _find_sof(frame)[2] if frame.startswith(b"\xff\xd8") else (0, 0)
+    start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if _syntaxes_of(frame) == _J2K_SYNTAXES and len(frame) >= start + 24:
+        columns, rows, left, top = struct.unpack_from(">4L", frame, start + 8)
+        size = (rows - top, columns - left)
+    if all(size) and size != (layout.rows, layout.columns):
+        raise DataError(
+            f"{name}: broken image file (its compressed picture is {size[1]} x {size[0]} pixels, "
+            f"but Columns and Rows are {layout.columns} x {layout.rows})"
+        )
 
 
 def _encoding(

@@ -122,6 +122,8 @@ WITH_GRAPHICS = DEEP | np.where(np.add.outer(np.arange(48), np.arange(39)) % 11 
 WITH_GRAPHICS = WITH_GRAPHICS.astype(np.uint16)
 # Values of 14 bits, of which 12 are declared.
 WIDE = (GREY.astype(np.uint16) * 64).astype(np.uint16)
+MARKED = DEEP.copy()
+MARKED[0, 0] = 65535
 JPEG = encode(GREY, "JPEG", quality=95)
 JPEG_GREY = decode_image(JPEG, "a.jpg")
 EIGHT = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
@@ -172,6 +174,12 @@ DRAWINGS: dict[str, Drawing] = {
     "cut-header": Drawing(
         edit=lambda file: file[: file.index(b"(\0\x10\0US") + 9], expected="cut off.*modality CR"
     ),
+    "sequence-endless": Drawing(
+        edit=lambda file: file.replace(
+            b"\xe0\x7f\x10\0O", b"\x28\0\x10\x30SQ\0\0\xff\xff\xff\xff" + b"\xe0\x7f\x10\0O", 1
+        ),
+        expected="a sequence in its header has no end; modality CR",
+    ),
     "cut-pixels": Drawing(edit=lambda file: file[:-400], expected="cut off"),
     "cut-jpeg": jpeg(value=item(JPEG)[:-200], end=b""),
     "pixels-missing": Drawing(
@@ -193,6 +201,9 @@ DRAWINGS: dict[str, Drawing] = {
     "rows-text": Drawing({"Rows": ("IS", b"48"), "Columns": ("DS", b" 39.0")}),
     "rows-unknown": Drawing({"Rows": ("UN", b"\x30\0"), "Columns": ("UL", b"\x27\0\0\0")}),
     "rows-missing": Drawing({"Rows": None}, expected="without Rows"),
+    "rows-swapped": Drawing(
+        {"Rows": 39, "Columns": 48}, forms=("lossless JPEG",), expected="is 39 x 48 pixels, but"
+    ),
     "rows-zero": Drawing({"Rows": 0}, expected="smaller than 32"),
     "frames-one": Drawing({"NumberOfFrames": "1 "}),
     "frames-none": Drawing({"NumberOfFrames": "0"}),
@@ -463,6 +474,12 @@ DRAWINGS: dict[str, Drawing] = {
         window("2000", "300"),
         expected=windowed(2000, 300),
         note=r"few grey levels \(\d of 86 values\)",
+    ),
+    "outlier": Drawing(
+        {"BitsStored": 16},
+        MARKED,
+        _grey(MARKED / 65535),
+        note=r"few grey levels \(nearly all of it in 1 to 15 of 255\)",
     ),
     "saturated": Drawing(
         window("3950", "300"), expected=windowed(3950, 300), note=r"the darkest grey level \(9"
