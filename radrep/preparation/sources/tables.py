@@ -78,7 +78,7 @@ def _parse(lines: Lines, path: Path, wanted: Sequence[str] = ()) -> Iterator[tup
         dialect = _sniff_dialect(first, wanted, mark)
         reader = csv.reader(itertools.chain([first], lines), strict=True, **dialect)
         try:
-            header = [name.strip().strip("\ufeff\u200b") for name in next(reader, [])]
+            header = [" ".join(name.strip("\ufeff\u200b ").split()) for name in next(reader, [])]
             columns = _Header(path, header, wanted)
             yield before + 1, header
             line = position.line = before + reader.line_num + 1

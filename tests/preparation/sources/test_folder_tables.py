@@ -307,6 +307,15 @@ def test_numbers_of_which_excel_kept_fifteen_digits_are_a_warning(tmp_path):
     assert FolderSource(tmp_path).warnings == ()
 
 
+def test_ids_that_differ_in_zeros_only_are_a_warning(tmp_path):
+    draw(tmp_path, "a.png", "b.png")
+    write(tmp_path / "reports.csv", "image,patient_id", "a.png,007", "b.png,7")
+    (warning,) = FolderSource(tmp_path).warnings
+    assert "patient_id has '007' and '7'" in warning
+    write(tmp_path / "reports.csv", "image,patient_id", "a.png,007", "b.png,070")
+    assert FolderSource(tmp_path).warnings == ()
+
+
 def test_patients_of_several_splits_and_ids_that_are_one_are_warnings(tmp_path):
     draw(tmp_path, *(f"{k}.png" for k in range(8)))
     rows = [f"{k}.png,p{k % 4},{'train' if k < 4 else 'test'}" for k in range(8)]

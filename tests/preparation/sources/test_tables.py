@@ -208,6 +208,12 @@ def test_lines_are_those_of_the_file_also_after_lines_of_nothing(tmp_path):
         list(stream_cells(path))
 
 
+def test_a_line_end_in_the_name_of_a_column_is_a_blank(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('a,"Study\n ID"\n1,2\n')
+    assert list(stream_cells(path)) == [(3, {"a": "1", "Study ID": "2"})]
+
+
 def test_two_columns_of_one_name_may_say_the_same(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b,a\n1,2,1 \n")

@@ -26,6 +26,7 @@ _IDS = ("study", "patient")
 # Of these "None" may be what the radiologist wrote.
 _NONE_IS_TEXT = ("indication", "comparison", "context")
 _SHOWN = 8  # columns in a note
+_MAX_IDS = 100_000  # that are compared with one another
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class _Damage:
 
     def __init__(self) -> None:
         self._cut: dict[str, dict[str, bool]] = {role: {} for role in _IDS}
+        self._numbers: dict[str, dict[str, str]] = {role: {} for role in _IDS}  # without zeros
+        self._twins: dict[str, tuple[str, str]] = {}
         self._lost = Counter[str]()
 
     def count(self, values: Mapping[str, str]) -> None:
@@ -69,8 +72,13 @@ class _Damage:
         for role, found in self._cut.items():
             id_ = values.get(role, "").strip()
             is_cut = cell.is_cut_number(id_)
-            if is_cut is not None and len(found) < 10_000:
+            if is_cut is not None and len(found) < _MAX_IDS:
                 found[id_] = is_cut
+            numbers = self._numbers[role]
+            if id_.isdecimal() and len(numbers) < _MAX_IDS:
+                twin = numbers.setdefault(id_.lstrip("0"), id_)
+                if twin != id_:
+                    self._twins.setdefault(role, (twin, id_))
         for role in columns.TEXTS:
             text = values.get(role, "").strip()
             if text and not _is_text(role, text):
@@ -84,6 +92,11 @@ class _Damage:
 
     def warnings(self, known: Mapping[str, str]) -> Iterator[str]:
         """Ids of which not all digits were kept; `known` are the columns by role."""
+        for role, (first, second) in self._twins.items():
+            yield (
+                f"{known[role]} has {first!r} and {second!r}: if a spreadsheet took zeros away, "
+                f"they are one and now count as two; {cell.EXPORT_AGAIN}."
+            )
         for role, found in self._cut.items():
             if len(found) > 1 and all(found.values()):
                 yield (
