@@ -164,13 +164,14 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
 def remove_tree(folder: Path) -> list[OSError]:
     """Remove a folder as far as possible; the errors, with whole paths, of what stays."""
     errors: list[OSError] = []
-    for base, folders, files in os.walk(folder, topdown=False, onerror=errors.append):
-        for path in (Path(base, name) for name in (*files, *folders, "")):
-            try:
-                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-            except FileNotFoundError:  # it goes while this removes
-                pass
-            except OSError as error:
-                if error.errno != errno.ENOTEMPTY:  # that follows from another one
-                    errors.append(error)
+    walked = os.walk(folder, topdown=False, onerror=errors.append)
+    below = [Path(base, name) for base, folders, files in walked for name in (*files, *folders)]
+    for path in (*below, folder):
+        try:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        except FileNotFoundError:  # it goes while this removes
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:  # that follows from another one
+                errors.append(error)
     return [error for error in errors if not isinstance(error, FileNotFoundError)]

@@ -207,7 +207,7 @@ def test_an_out_that_cannot_be_a_folder_is_refused_at_once(
     for out in (file, file / "below"):
         result = radrep("eval", trained_run, "--out", out)
         assert result.exit_code == 2
-        assert f"{file} is a file; name a folder as --out" in result.stderr
+        assert f"{file} is a file and no folder; name another --out" in result.stderr
         assert "reports for" not in result.stderr, "nothing was decoded in vain"
     assert file.read_text() == "mine"
 

@@ -55,8 +55,9 @@ def test_kernel_is_compiled_in_memory_when_the_disk_is_full(tmp_path, monkeypatc
     [("DISABLE_JIT", "1"), ("NUM_THREADS", "0"), ("DUMP_IR", "1"), ("DEBUG", "1")],
 )
 def test_what_a_debugging_session_left_in_the_environment_is_dropped(
-    name, value, monkeypatch, capsys
+    name, value, monkeypatch, capsys, tmp_path
 ):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv(f"NUMBA_{name}", value)
     if name != "NUM_THREADS":  # which stops the import of Numba
         numba.core.config.reload_config()
