@@ -19,6 +19,7 @@ from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
 from radrep.generation.contract import DecodeOptions
+from radrep.guidance.selection import UtilityWeights
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.models.autoregressive import AutoregressivePretraining
 from radrep.models.base import TrainableModel
@@ -46,7 +47,7 @@ from radrep.modules.text_encoder import (
 from radrep.recipe import models as schema
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
-from radrep.recipe.training import Decode
+from radrep.recipe.training import Decode, Select
 
 LabelSource = Literal["table", "reports"]
 Uncertain = Literal["ignore", "zero", "one"]
@@ -131,10 +132,15 @@ def build_selection(data: Data) -> ImageSelection:
 def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
     """The decoding of a recipe; `decode.precision: train` is the arithmetic of training."""
     return DecodeOptions(
-        **decode.model_dump(exclude={"preset", "batch_size", "precision"}),
+        **decode.by_decoder.model_dump(exclude={"preset", "select", "batch_size", "precision"}),
         precision=train_precision if decode.precision == "train" else "fp32",
         float32_weights={"auto": None, "fp32": True, "train": False}[decode.precision],
     )
+
+
+def build_utility(section: Select) -> UtilityWeights:
+    """The weights of a utility's parts."""
+    return UtilityWeights(rouge=section.rouge, labels=section.labels)
 
 
 def label_source(section: schema.Model) -> tuple[LabelSource, Uncertain] | None:

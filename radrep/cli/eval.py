@@ -168,6 +168,9 @@ def show_result(result: "EvalResult") -> None:
         say(f"checkpoint  {result.checkpoint}")
     counted = f"{studies.split or 'references'}, {card.num_studies} studies"
     say(f"split       {counted} (ids {studies.ids_sha256[:12]})")
+    for name, made in result.made.items():
+        of = "" if result.checkpoint is not None else f" of {name}"
+        say(f"reports     {made}{of}")
     for scored in card.protocols:
         _show_protocol(scored, result)
     _show_findings(card.findings, result.main)

@@ -59,7 +59,7 @@ def generate(
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="beam, greedy or sample.", show_default="the run's")
+        str | None, typer.Option(help="beam, greedy, sample or select.", show_default="the run's")
     ] = None,
     beam_size: Annotated[int | None, typer.Option(min=1)] = None,
     length_penalty: Annotated[
@@ -105,9 +105,9 @@ def generate(
             show(report)
             if not report.attention and generator.discriminator is None:
                 raise RadrepError(
-                    "--heatmap shows the attention of CSR-LMCA; this model's words come from a "
-                    "language model, which has no attention maps. Add --discriminator RUN for "
-                    "Grad-CAM"
+                    "--heatmap shows the attention of CSR-LMCA's decoder; this report comes from "
+                    "a language model, or was selected, and has no attention maps. Add "
+                    "--discriminator RUN for Grad-CAM"
                 )
             _draw(report, heatmap)
             return
@@ -147,7 +147,7 @@ def _group(
 def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
     names = [str(image) for image in report.images]
     if as_json:
-        say_json({"images": names, "report": report.text})
+        say_json({"images": names, "report": report.text, "made": report.made})
     else:
         text = " ".join(report.text.split())
         say(text if alone else f"{' '.join(map(quote, names))}\t{text}")

@@ -67,6 +67,7 @@ def make_page(result: EvalResult, loaded: Loaded | None) -> Page:
         num_without_text=studies.num_without_text,
         card=result.card,
         main=result.main,
+        made=result.made.get(result.main, ""),
         answer=result.conclusion.answer,
         evidence=[(item.about, item.sentences) for item in result.conclusion.evidence],
         constants=result.constants,

@@ -14,6 +14,7 @@ from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.evaluation.eval_set import EvalSet
 from radrep.inference.decode import report_model, write_reports
+from radrep.inference.selection import selector_for
 from radrep.metrics.baselines import best_constants
 from radrep.metrics.names import CONSTANTS, SHUFFLED
 from radrep.metrics.protocol import published_references
@@ -50,7 +51,15 @@ def write_blank(loaded: Loaded, studies: EvalSet, decode: Decode) -> list[str]:
     counts = sorted(set(views))
     batches = [Batch.of_study(str(n), [black] * n) for n in counts]
     precision, seed = loaded.recipe.train.precision, loaded.recipe.train.seed
-    written = write_reports(model, batches, loaded.codec, decode, precision=precision, seed=seed)
+    written = write_reports(
+        model,
+        batches,
+        loaded.codec,
+        decode,
+        precision=precision,
+        seed=seed,
+        selector=selector_for(loaded, decode),
+    )
     report = dict(zip(counts, (text for _, text in written), strict=True))
     return [report[n] for n in views]
 

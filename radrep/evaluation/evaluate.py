@@ -19,6 +19,7 @@ from radrep.evaluation.image_controls import image_controls
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.decode_options import change_decode, check_overrides
+from radrep.inference.selection import selector_for
 from radrep.metrics.names import BLANK, CONTROLS, MODEL
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
@@ -94,7 +95,7 @@ def predict(loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
     """Write the report of every study from its pixels, never from cached features."""
     train = loaded.recipe.train
     assert studies.prepared is not None, "the studies of a run are prepared"
-    model = report_model(loaded).to(best_device())
+    model, selector = report_model(loaded).to(best_device()), selector_for(loaded, decode)
     batches = batches_of(loaded, studies.prepared, decode.batch_size)
     with reporter.progress(f"reports for {studies.split}", len(studies.ids), "studies") as advance:
         written = write_reports(
@@ -105,6 +106,7 @@ def predict(loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
             precision=train.precision,
             seed=train.seed,
             advance=advance,
+            selector=selector,
         )
     assert tuple(id_ for id_, _ in written) == studies.ids, "every study has one report"
     return [text for _, text in written]

@@ -14,7 +14,13 @@ from radrep.data.selection import ImageSelection
 from radrep.device import best_device
 from radrep.evaluation.eval_set import EvalSet
 from radrep.guidance.image_features import study_vectors, summarize_maps
-from radrep.guidance.selection import PENALTIES, TrainingStudies, UtilityWeights, cross_fit
+from radrep.guidance.selection import (
+    PENALTIES,
+    TrainingStudies,
+    UtilityWeights,
+    cross_fit,
+    training_rows,
+)
 from radrep.metrics.names import NEAREST, SELECTION
 from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
@@ -29,8 +35,6 @@ EXTRACTOR = "tf_efficientnet_lite0"
 POOL_SIZE = 300
 # On folds of IU X-Ray's training split the best of those tried in words and findings together.
 WEIGHTS = UtilityWeights(rouge=5.0, labels=5.0)
-MAX_TRAINING = 5000  # studies that selection is fitted on; with 270,000 it would take days
-_SAMPLE_SEED = 0
 _IMAGE_SIZE = 224
 _SELECTION = ImageSelection("views", max_views=2)
 _BLOCK = 1024  # studies compared with all of training at once
@@ -108,19 +112,16 @@ def _select(
     reporter: Reporter,
 ) -> list[str]:
     """By expected utility; no patient's own report reaches what is selected for the patient."""
-    rows = np.arange(len(reports))
-    if len(rows) > MAX_TRAINING:
-        drawn = np.random.default_rng(_SAMPLE_SEED).permutation(len(rows))
-        rows = np.sort(drawn[:MAX_TRAINING])
+    rows = training_rows(len(reports))
     studies = TrainingStudies(
         _vectors(train, features, rows),
-        [reports[int(i)] for i in rows],
+        [reports[i] for i in rows],
         [train.patients[i] for i in rows],
     )
     with reporter.progress("selection control", len(PENALTIES), "penalties") as advance:
         found = cross_fit(
             studies,
-            _vectors(asked, features, np.arange(len(asked.keys))),
+            _vectors(asked, features, range(len(asked.keys))),
             asked.patients,
             pool_size=POOL_SIZE,
             weights=WEIGHTS,
@@ -129,7 +130,7 @@ def _select(
     return [each.report for each in found]
 
 
-def _vectors(selected: SelectedImages, features: FeatureStore, rows: np.ndarray) -> np.ndarray:
+def _vectors(selected: SelectedImages, features: FeatureStore, rows: range) -> np.ndarray:
     chosen = (selected.keys[i] for i in rows)
     views = _SELECTION.max_views
     return study_vectors((torch.stack([*map(features.read, keys)]) for keys in chosen), views)

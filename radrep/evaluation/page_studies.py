@@ -66,9 +66,11 @@ def _study(
                 "under its SDAM mask" if view.masked else projections[view.number]
                 for view, _ in views
             ]
+            decode = result.decodes[result.main]
             given = [preprocess.evaluate(image, saliency=view.masked) for view, image in views]
-            batch = Batch.of_study(study.id, given)
-            _, maps = write_report(loaded, batch, result.decodes[result.main])
+            maps = np.zeros(0)
+            if decode.method != "select":  # no decoder attended to anything
+                _, maps = write_report(loaded, Batch.of_study(study.id, given), decode)
             if len(maps):  # a language model has none
                 means = maps.mean(axis=0)
                 heatmaps = [overlay(i, mean) for i, mean in zip(images, means, strict=True)]

@@ -34,7 +34,7 @@ class EvalResult:
     clinical: Mapping[str, float]  # of the main system
     decodes: Mapping[str, Decode]  # of each run
     notes: tuple[str, ...]  # lines for the reader
-    predictions: tuple[str, ...]  # of the main system, as decoded
+    predictions: tuple[str, ...]  # of the main system, before scoring
     out: Path
 
     @property
@@ -63,6 +63,11 @@ class EvalResult:
         decodes = {name: decode.model_dump() for name, decode in self.decodes.items()}
         return decodes if self.checkpoint is None else decodes[self.main]
 
+    @property
+    def made(self) -> Mapping[str, str]:
+        """How the reports of each run were made, in words."""
+        return {name: decode.made for name, decode in self.decodes.items()}
+
     def to_json(self) -> dict[str, Any]:
         """The content of the scores file."""
         studies, card, findings = self.studies, self.card, self.card.findings
@@ -74,6 +79,7 @@ class EvalResult:
             "ids_sha256": studies.ids_sha256,
             "target": studies.target,
             "decode": self.decode,
+            "made": dict(self.made),
             "model": self.main,
             "num_seen": card.num_seen,
             "protocols": {

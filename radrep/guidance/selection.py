@@ -6,6 +6,7 @@ training reports (`radrep.guidance.utility`). Nothing is learned of any study bu
 Letters: n training studies, d features of a study, m reports of the pool, b new studies.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 NUM_FOLDS = 5
 # On IU X-Ray 900 outputs take 110 MB; at rank 128 they take 8 in half precision.
 RANK = 128
+MAX_STUDIES = 5000  # the fit takes time by their cube
 _TOP = 5
 _MIN_SCALE = 1e-6  # a channel that is the same in all studies stays 0
 
@@ -68,10 +70,11 @@ class ReportSelector:
     """
 
     pool: tuple[str, ...]
+    pool_size: int  # that was asked for
     mean: np.ndarray  # of the training features, (d,)
     scale: np.ndarray  # their standard deviation, (d,)
-    encode: np.ndarray  # (d, r)
-    decode: np.ndarray  # (r, 3 m)
+    basis: np.ndarray  # (d, r)
+    loadings: np.ndarray  # (r, 3 m)
     offset: np.ndarray  # mean utilities in training, (3 m,)
     penalty: float  # of the ridge
     score: float  # realised utility out of fold, at that penalty
@@ -83,12 +86,17 @@ class ReportSelector:
                 f"images have {vectors.shape[1]} features and selection was fitted on "
                 f"{len(self.mean)}: the two are of other encoders or numbers of views"
             )
-        flat = ((vectors - self.mean) / self.scale) @ self.encode @ self.decode + self.offset
+        flat = ((vectors - self.mean) / self.scale) @ self.basis @ self.loadings + self.offset
         return flat.reshape(len(vectors), len(PARTS), len(self.pool)).swapaxes(0, 1)
 
-    def select(self, vectors: np.ndarray, weights: UtilityWeights) -> list[Selected]:
-        """The report of highest predicted utility for each study, (b, d) -> b."""
-        utilities = weights.combine(self.predict(vectors))
+    def select(
+        self, vectors: np.ndarray, weights: UtilityWeights, pool_size: int | None = None
+    ) -> list[Selected]:
+        """The report of highest predicted utility for each study, (b, d) -> b.
+
+        Only the `pool_size` most frequent ones answer, by default the whole pool.
+        """
+        utilities = weights.combine(self.predict(vectors))[:, :pool_size]
         return [self._selected(row) for row in utilities]
 
     def _selected(self, utilities: np.ndarray) -> Selected:
@@ -131,13 +139,14 @@ def fit_selector(
     targets = parts.transpose(1, 0, 2).reshape(len(reports), -1)  # (n, 3 m)
     offset = targets.mean(axis=0)
     dual = solve_ridge(kernel, targets - offset, best[1])
-    encode, decode = _factorise(standard, kernel, dual)
+    basis, loadings = _factorise(standard, kernel, dual)
     return ReportSelector(
         pool=pool.reports,
+        pool_size=pool_size,
         mean=mean,
         scale=scale,
-        encode=encode,
-        decode=decode,
+        basis=basis,
+        loadings=loadings,
         offset=offset.astype(np.float32),
         penalty=best[1],
         score=best[0],
@@ -168,6 +177,11 @@ def cross_fit(
         rows = np.flatnonzero(wanted == fold).tolist()
         selected |= zip(rows, selector.select(vectors[rows], weights), strict=True)
     return [selected[i] for i in range(len(patients))]
+
+
+def training_rows(num_studies: int) -> range:
+    """The training studies to fit on: all, or at most `MAX_STUDIES` at equal distances."""
+    return range(0, num_studies, max(1, math.ceil(num_studies / MAX_STUDIES)))
 
 
 def assign_folds(patients: Sequence[str], num_folds: int = NUM_FOLDS) -> np.ndarray:
@@ -220,6 +234,6 @@ def _factorise(
     predicted = kernel @ dual  # (n, k)
     _, directions = np.linalg.eigh(predicted.T @ predicted)  # ascending
     kept = directions[:, ::-1][:, :RANK]
-    encode = standard.T @ (dual @ kept / standard.shape[1])
-    size = np.maximum(np.abs(encode).max(axis=0), np.finfo(np.float32).tiny)  # fits half precision
-    return encode / size, size[:, None] * kept.T
+    basis = standard.T @ (dual @ kept / standard.shape[1])
+    size = np.maximum(np.abs(basis).max(axis=0), np.finfo(np.float32).tiny)  # fits half precision
+    return basis / size, size[:, None] * kept.T

@@ -10,6 +10,8 @@ from radrep.data.batch import Batch
 from radrep.data.tokenizer import ReportCodec
 from radrep.device import autocast
 from radrep.errors import CheckpointError
+from radrep.guidance.selection import ReportSelector
+from radrep.inference.selection import select_reports
 from radrep.models.base import ReportModel
 from radrep.progress import Advance
 from radrep.recipe.training import Decode
@@ -26,11 +28,13 @@ def write_reports(
     precision: str,
     seed: int = 0,
     advance: Advance | None = None,
+    selector: ReportSelector | None = None,
 ) -> list[tuple[str, str]]:
     """Write (id, report) of every study, in the order of the batches.
 
     The bare model lies on its device and is put into evaluation mode; `precision` is the arithmetic
     of training, for `decode.precision: train`; `advance` gets the number of studies of each batch.
+    With a selector, of `selector_for`, reports are selected instead.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -39,10 +43,14 @@ def write_reports(
     written: list[tuple[str, str]] = []
     with autocast(device, options.precision):
         for batch in batches:
-            ids = model.write(batch.to(device), options, generator)
-            written += zip(batch.ids, map(codec.decode, ids), strict=True)
+            batch = batch.to(device)
+            if selector is not None:
+                reports = select_reports(model, batch, selector, decode, options)
+            else:
+                reports = [*map(codec.decode, model.write(batch, options, generator))]
+            written += zip(batch.ids, reports, strict=True)
             if advance is not None:
-                advance(len(ids))
+                advance(len(reports))
     return written
 
 
@@ -63,18 +71,26 @@ def report_model(loaded: Loaded) -> ReportModel:
 
 @torch.no_grad()
 def write_report(
-    loaded: Loaded, batch: Batch, decode: Decode, *, seed: int = 0
+    loaded: Loaded,
+    batch: Batch,
+    decode: Decode,
+    *,
+    seed: int = 0,
+    selector: ReportSelector | None = None,
 ) -> tuple[str, np.ndarray]:
     """Write the report of one study, with the attention before each word, by a model in eval mode.
 
     Attention is averaged over layers and heads, (words, views, rows, columns), 1 in sum for a word;
-    without words for a language model.
+    without words for a language model and for a report that was selected.
     """
     model = report_model(loaded)
     options = build_decode(decode, loaded.recipe.train.precision)
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
     with autocast(batch.device, options.precision):
+        if selector is not None:
+            (report,) = select_reports(model, batch, selector, decode, options)
+            return report, np.zeros((0, 0, 0, 0), np.float32)
         ids, maps = model.write_with_attention(batch, options, generator)
     attention = np.zeros((0, 0, 0, 0), np.float32) if maps is None else maps.cpu().numpy()
     return loaded.codec.decode(ids), attention

@@ -35,13 +35,19 @@ def change_decode(checkpoint: Path, overrides: Sequence[str]) -> tuple[Decode, l
         preset = DECODE_PRESETS.get(str(decode.preset), {})
         filled = [f"decode.{key}={value}" for key, value in preset.items()]
         decode = load_recipe(file, [*filled, *overrides]).decode
-    before, now = own.model_dump(), decode.model_dump()
+    before, now = _flat(own), _flat(decode)
     changed = [
-        f"{key} {value} instead of {before[key]}"
+        f"{key} {value} instead of {before.get(key)}"
         for key, value in now.items()
-        if value != before[key]
+        if value != before.get(key)
     ]
     return decode, [f"decoding changed by --set: {', '.join(changed)}"] if changed else []
+
+
+def _flat(decode: Decode) -> dict[str, object]:
+    values = decode.model_dump()
+    section = values.pop("select") or {"": None}
+    return values | {f"select.{key}".rstrip("."): value for key, value in section.items()}
 
 
 def _key(override: str) -> str:

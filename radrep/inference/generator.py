@@ -18,6 +18,7 @@ from radrep.device import best_device
 from radrep.errors import DataError
 from radrep.inference.decode import report_model, write_report, write_reports
 from radrep.inference.finding_maps import map_findings
+from radrep.inference.selection import selector_for
 from radrep.recipe.data import Saliency
 from radrep.recipe.training import Decode
 from radrep.saliency.sdam import SaliencyMaker, check_mask_fingerprint, load_discriminator
@@ -52,6 +53,7 @@ class GeneratedReport:
     images: tuple[Path, ...]
     projections: tuple[str, ...]  # "frontal", "lateral" or "unknown" of each
     text: str
+    made: str  # "decoded" or "selected"
     masked: np.ndarray | None
     films: tuple[np.ndarray, ...] = ()
     attention: tuple[np.ndarray, ...] = ()
@@ -83,6 +85,7 @@ class ReportGenerator:
         folder = find_checkpoint(None if checkpoint is None else Path(checkpoint))
         self.loaded = load_checkpoint(folder)
         self._decode = decode or self.loaded.recipe.decode
+        self._selector = selector_for(self.loaded, self._decode)
         device = device or best_device()
         self._model = report_model(self.loaded).to(device)
         data = self.loaded.recipe.data
@@ -116,7 +119,9 @@ class ReportGenerator:
             return next(self.write_all([study], seed=seed))
         report, pixels, bare = self._read(study, with_films=True)
         batch = Batch.of_study("study", pixels)
-        text, attention = write_report(self.loaded, batch, self._decode, seed=seed)
+        text, attention = write_report(
+            self.loaded, batch, self._decode, seed=seed, selector=self._selector
+        )
         maker = self.discriminator
         summaries = [maker.summarize(image, full_size=True) for image in bare if maker]
         return replace(
@@ -150,7 +155,13 @@ class ReportGenerator:
             )
             codec, precision = self.loaded.codec, self.loaded.recipe.train.precision
             written = write_reports(
-                self._model, [batch], codec, self._decode, precision=precision, seed=seed
+                self._model,
+                [batch],
+                codec,
+                self._decode,
+                precision=precision,
+                seed=seed,
+                selector=self._selector,
             )
             for report, (_, text) in zip(reports, written, strict=True):
                 yield replace(report, text=text)
@@ -208,6 +219,7 @@ class ReportGenerator:
             self._preprocess.evaluate(image, saliency=view.masked)
             for (image, *_), view in zip(shown, views, strict=True)
         ]
+        made = "decoded" if self._selector is None else "selected"
         films = tuple(each[1] for each in shown) if with_films else ()
-        report = GeneratedReport(paths, projections, "", masked, films)
+        report = GeneratedReport(paths, projections, "", made, masked, films)
         return report, pixels, [images[view.number] for view in views]

@@ -105,6 +105,9 @@ class ReportModel(TrainableModel, Protocol):
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
         """The batch with features in place of images, as `write` computes them, for both calls."""
 
+    def feature_maps(self, batch: Batch) -> Tensor:
+        """What the encoder makes of each image, as maps: (v, rows, columns, c)."""
+
     def write(
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
     ) -> list[list[int]]:

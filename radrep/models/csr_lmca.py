@@ -257,6 +257,10 @@ class CsrLmca(VisionModel):
         maps = maps[: max(1, len(ids))].float()
         return ids, maps.view(len(maps), int(batch.num_views), *decoder.grid)
 
+    def feature_maps(self, batch: Batch) -> Tensor:
+        """The maps of the backbone."""
+        return self.features(batch).unflatten(1, self.backbone.grid)
+
     def encode(self, batch: Batch) -> Encoded:
         """Encode the images, or the cached features, of a batch."""
         features = self.features(batch)

@@ -196,6 +196,10 @@ class Emrrg(VisionModel):
         with self._precision(decode.float32_weights):
             return super().encode_images(batch, decode)
 
+    def feature_maps(self, batch: Batch) -> Tensor:
+        """The maps of the vision encoder."""
+        return self._maps(self.features(batch))
+
     def encode(self, batch: Batch) -> Tensor:
         """The encoder's tokens, averaged over the views of a study: (b, n, c)."""
         return average_views(self.features(batch), batch.num_views)
@@ -247,11 +251,15 @@ class Emrrg(VisionModel):
 
     def _pooled(self, tokens: Tensor) -> Tensor:
         """Average 2 x 2 patches, fewer at the edge of an odd grid: (b, n, c) -> (b, m, c)."""
+        maps = self._maps(tokens).permute(0, 3, 1, 2)  # (b, c, rows, columns)
+        return F.avg_pool2d(maps, 2, ceil_mode=True).flatten(2).transpose(1, 2)
+
+    def _maps(self, tokens: Tensor) -> Tensor:
+        """Patches without the class token: (b, n, c) -> (b, rows, columns, c)."""
         index = self.encoder.class_index
         if index is not None:
             tokens = torch.cat([tokens[:, :index], tokens[:, index + 1 :]], dim=1)
-        maps = tokens.transpose(1, 2).unflatten(2, self.encoder.grid)  # (b, c, rows, columns)
-        return F.avg_pool2d(maps, 2, ceil_mode=True).flatten(2).transpose(1, 2)
+        return tokens.unflatten(1, self.encoder.grid)
 
     def _prompt(self, visual: Tensor) -> Tensor:
         """(b, m, d) -> (b, p, d)."""

@@ -69,11 +69,21 @@ DECODE_PRESETS: Mapping[str, dict[str, Any]] = {
 }
 
 
+class Select(Section):
+    """Expected-utility selection: what the utility of a training report is made of."""
+
+    # Candidates, the most frequent training reports; generate and eval may take fewer of them.
+    pool: Count = 300
+    rouge: NotNegative = 5.0  # weight of ROUGE-L beside CIDEr-D
+    labels: NotNegative = 5.0  # weight of the F1 of the 13 abnormal findings beside it
+
+
 class Decode(Section):
     """How reports are generated, in validation, eval and generate alike."""
 
     preset: Literal["mambaxray_iu", "mambaxray_mimic", "mambaxray_chexpert_plus"] | None = None
-    method: Literal["beam", "greedy", "sample"] = "beam"
+    # select: a training report, by features of the model's encoder; validation decodes by beam
+    method: Literal["beam", "greedy", "sample", "select"] = "beam"
     beam_size: Count = 3  # method beam only
     length_penalty: NotNegative = 0.0  # method beam only; 0 as published, 1 the mean over tokens
     max_new_tokens: Count = 60
@@ -82,11 +92,30 @@ class Decode(Section):
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0  # method sample only
     temperature: Positive = 1.0  # method sample only
     block_trigrams: bool = False
+    select: Select | None = Select()  # fitted at the end of training; null: not at all
     batch_size: Count = 16
     # fp32: a report does not depend on its batch (a language model's weights take 4 bytes each
     # meanwhile); train: as train.precision, in which it may; auto: fp32, but on GPUs a language
     # model keeps the precision of its weights.
     precision: Literal["auto", "fp32", "train"] = "auto"
+
+    def rules(self) -> Iterable[Rule]:
+        """Selection has settings."""
+        text = "must not be null for decode.method: select"
+        yield self.method == "select" and self.select is None, "decode.select", text
+
+    @property
+    def by_decoder(self) -> "Decode":
+        """How the decoder writes, also where reports are selected."""
+        return self.model_copy(update={"method": "beam"}) if self.method == "select" else self
+
+    @property
+    def made(self) -> str:
+        """How a report was made, in words."""
+        if self.method == "select" and self.select is not None:
+            return f"selected from {self.select.pool} training reports"
+        by = {"beam": f"beam search, {self.beam_size} beams", "greedy": "greedy search"}
+        return f"decoded by {by.get(self.method, 'sampling')}"
 
     @model_validator(mode="before")
     @classmethod

@@ -28,6 +28,7 @@ from radrep.data.dataset import (
 )
 from radrep.data.manifest import hash_recipe, read_image_size, read_shards
 from radrep.data.tokenizer import ReportCodec, Tokenizer
+from radrep.inference.selection import fit_to_encoder
 from radrep.models.base import LabelModel, ReportModel, TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
@@ -55,6 +56,7 @@ from radrep.training.validation import Validation
 from radrep.weights import checkpoint, run_folder
 from radrep.weights.model_card import MODEL_CARD, describe_model
 from radrep.weights.pretrained import load_pretrained
+from radrep.weights.selector_file import has_selector, save_selector
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,8 @@ def _log_model(resolved: _Resolved, model: TrainableModel) -> None:
         f"{accelerator.num_processes} x {accelerator.device.type}, {section.precision}, "
         f"effective batch {batch}",
     )
+    if resolved.recipe.decode.method == "select":
+        resolved.reporter.info("val", f"reports are {resolved.recipe.decode.by_decoder.made}")
     if (scan := scan_backend(model, accelerator.device)) is not None:
         resolved.reporter.info("scan", str(scan))
 
@@ -315,6 +319,8 @@ def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
         if log is not None:
             log.close()
     accelerator.end_training()
+    if accelerator.is_main_process:
+        _fit_selection(folder, resolved, data, made, progress)
     return _finish(folder, recipe, progress, write=accelerator.is_main_process)
 
 
@@ -350,6 +356,29 @@ def _save(
     if best:
         run_folder.link_best(run, folder)
     run_folder.drop_old_checkpoints(run)
+
+
+def _fit_selection(
+    folder: Path, resolved: _Resolved, data: _Data, made: _Model, progress: Progress
+) -> None:
+    """Fit decode.method select on the encoder of the best checkpoint, for that checkpoint."""
+    recipe, model = resolved.recipe, made.model
+    best = run_folder.step_folder(folder, progress.best_step)
+    if not isinstance(model, ReportModel) or recipe.decode.select is None or has_selector(best):
+        return
+    if model.frozen_encoder() is None and progress.best_step != progress.step:
+        checkpoint.load_weights(model, best)
+    dataset = build_dataset(
+        recipe,
+        data.splits["train"],
+        preprocess=build_preprocess(recipe.data, model),
+        codec=made.codec,
+        features=made.features,
+    )
+    selector = fit_to_encoder(model, dataset, recipe, resolved.reporter)
+    save_selector(best, selector)
+    found = f"{len(selector.pool)} reports, penalty {selector.penalty:g}"
+    resolved.reporter.info("selection", f"{found} (decode.method: select)")
 
 
 def _finish(folder: Path, recipe: Recipe, progress: Progress, *, write: bool) -> TrainResult:

@@ -1,7 +1,7 @@
 """Checkpoints that load on their own.
 
 A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json and, if training can be resumed
-from it, training.pt.
+from it, training.pt; the best one of a finished run has selection.safetensors.
 """
 
 import errno
@@ -128,6 +128,11 @@ def load_checkpoint(folder: Path) -> Loaded:
     codec = build_codec(recipe, tokenizer, model)
     size, saliency = int(about["prepared_size"]), about.get("saliency", "")
     return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
+
+
+def load_weights(model: TrainableModel, folder: Path) -> None:
+    """Fill a model of the same recipe with the weights of a checkpoint."""
+    _load_weights(model, folder, len(Tokenizer.load(folder / VOCABULARY).vocabulary))
 
 
 def _load_weights(model: TrainableModel, folder: Path, num_words: int) -> dict[str, str]:

@@ -120,7 +120,10 @@ def _label_scores(found: LabelEvaluation) -> list[str]:
 
 
 def _scores(found: ReportEvaluation) -> list[str]:
-    decode = [f"{key} {value}" for key, value in found.decode.items() if value is not None]
+    used = {key: value for key, value in found.decode.items() if value is not None}
+    if used.get("method") != "select":
+        used.pop("select", None)
+    decode = [f"{key} {value}" for key, value in used.items()]
     lines = [
         f"Split `{found.split}`, {found.card.num_studies} studies (SHA-256 of their ids "
         f"`{found.ids_sha256}`); 95 % bootstrap intervals over studies.",

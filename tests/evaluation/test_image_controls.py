@@ -65,6 +65,6 @@ def test_no_training_report_reaches_what_is_selected_for_its_own_study(phantoms:
 
 def test_a_large_training_split_is_sampled(phantoms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies = studies_of(phantoms, "test")
-    monkeypatch.setattr(controls, "MAX_TRAINING", 3)
+    monkeypatch.setattr("radrep.guidance.selection.MAX_STUDIES", 3)
     selected = controls.image_controls(studies, Reporter())["selection"]
     assert 1 <= len(set(selected)) <= 3

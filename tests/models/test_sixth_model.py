@@ -65,6 +65,10 @@ class Toy(nn.Module):
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
         return batch  # nothing of it takes time
 
+    def feature_maps(self, batch: Batch) -> Tensor:
+        assert batch.images is not None
+        return batch.images.permute(0, 2, 3, 1)
+
     def write(
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
     ) -> list[list[int]]:

@@ -222,6 +222,7 @@ def make_page(*, card: Scorecard | None = None, main: str = "model", **changes: 
         "num_without_text": 1,
         "card": card,
         "main": main,
+        "made": "decoded by beam search, 3 beams",
         "answer": conclusion.answer,
         "evidence": [(item.about, item.sentences) for item in conclusion.evidence],
         "constants": {name: NORMAL for name in SYSTEMS if name.startswith("constant")},

@@ -75,6 +75,7 @@ class Page:
     num_without_text: int  # studies left out because they lack it
     card: Scorecard
     main: str  # the system that the evaluation is of
+    made: str  # how its reports were made; "" where not known
     answer: str  # the conclusion
     evidence: Sequence[tuple[str, Sequence[str]]]  # heading and sentences
     constants: Mapping[str, str]  # by the name of their control
