@@ -235,7 +235,7 @@ def test_a_name_stays_in_its_field(
     assert other == str(films[1])
     rows = radrep("generate", path, films[1], "--checkpoint", trained_run, "--json").stdout
     first = json.loads(rows.splitlines()[0])
-    assert first == {"images": [str(path)], "report": text}
+    assert first == {"images": [str(path)], "report": text, "made": "decoded"}
 
 
 def _truncate(path: Path) -> Path:
@@ -248,7 +248,7 @@ def _truncate(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--method", "bam"], "must be 'beam', 'greedy' or 'sample'"),
+        (["--method", "bam"], "must be 'beam', 'greedy', 'sample' or 'select'"),
         (["--method", "sample", "--top-p", "1.5"], "decode.top_p"),
         (["--checkpoint", "nowhere"], "nowhere not found"),
         (["--preset", "mambaxray_iu"], "is for emrrg alone, got mambaxray_iu"),
