@@ -11,12 +11,8 @@ NO, YES, MAYBE, OFF, ON, ASK = "<no>", "<yes>", "<maybe>", "<off>", "<on>", "<as
 BLANK = "<blank>"
 SIZES = "small|tiny|trace|mild|minimal|moderate|large|severe"
 
-# A sentence without any of these marks has no forms.
-MARKED = re.compile(
-    r"[:;=>|?/\[\]()#+'\u2019\t\u2610-\u2612\u00b1\uff1a\uff1f]"
-    r"|[-\u2012-\u2015\u2212](?:ve\b|\s*no)|no[.]|[.]{4}|\bno\s*$"
-)
-
+_MARK = re.compile(r"[:;=>|?/\[\]()#+'\u2019\t\u2610-\u2612\u00b1\uff1a\uff1f\u2012-\u2015\u2212]")
+_HYPHEN = re.compile(r"-(?:ve\b|\s*no)")
 _GAP = r"""[\s*_"\u201c\u201d]{0,6}"""
 _BOX = r"(?:\[\s*[x\u2713\u2714]?\s*\]|\(\s*[x\u2713\u2714]?\s*\)|[\u2610-\u2612])"
 _TICKED = frozenset("x\u2713\u2714\u2611\u2612")
@@ -55,6 +51,13 @@ _TOKEN = re.compile(
     r"|(?P<number>\((?:y/n|yes/no|y|n)\)(?=\s*[:=])|\bno[.]\s{0,4}(?=\d)|#\s{0,4}(?=\d+(?!\d|\s{0,4}(?:st|nd|rd|th)\b))|##+)"
     r"|(?P<word>[a-z]+|[0-9]+(?:[.][0-9]+)*|[^\sa-z0-9])"
 )
+
+
+def has_forms(lower: str) -> bool:
+    """Whether a sentence in lower case may hold any; most hold none."""
+    if _MARK.search(lower) or lower.endswith("no") or "no." in lower or "...." in lower:
+        return True
+    return "-" in lower and _HYPHEN.search(lower) is not None
 
 
 def marked_tokens(lower: str) -> Iterator[tuple[str, tuple[int, int]]]:

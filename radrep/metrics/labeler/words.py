@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from radrep.metrics.labeler.abbreviations import AMBIGUOUS, WRITTEN_OUT, in_context
-from radrep.metrics.labeler.forms import MARKED, SIZES, marked_tokens
+from radrep.metrics.labeler.forms import SIZES, has_forms, marked_tokens
 from radrep.metrics.labeler.vocabulary import BASE
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def read_words(sentence: str) -> Words:
     lower = sentence.lower()
     if len(lower) != len(sentence):  # a few characters grow in lower case, and places would shift
         lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in sentence)
-    if MARKED.search(lower):
+    if has_forms(lower):
         return _in_context(sentence, list(marked_tokens(lower)))
     words: list[str] = []
     spans: list[tuple[int, int]] = []
