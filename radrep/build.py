@@ -19,6 +19,7 @@ from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
 from radrep.generation.contract import DecodeOptions
+from radrep.guidance.editing import OperatingPoint
 from radrep.guidance.selection import UtilityWeights
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.models.autoregressive import AutoregressivePretraining
@@ -47,7 +48,7 @@ from radrep.modules.text_encoder import (
 from radrep.recipe import models as schema
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
-from radrep.recipe.training import Decode, Select
+from radrep.recipe.training import Decode, Edit, Select
 
 LabelSource = Literal["table", "reports"]
 Uncertain = Literal["ignore", "zero", "one"]
@@ -132,7 +133,9 @@ def build_selection(data: Data) -> ImageSelection:
 def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
     """The decoding of a recipe; `decode.precision: train` is the arithmetic of training."""
     return DecodeOptions(
-        **decode.by_decoder.model_dump(exclude={"preset", "select", "batch_size", "precision"}),
+        **decode.by_decoder.model_dump(
+            exclude={"preset", "select", "edit", "batch_size", "precision"}
+        ),
         precision=train_precision if decode.precision == "train" else "fp32",
         float32_weights={"auto": None, "fp32": True, "train": False}[decode.precision],
     )
@@ -141,6 +144,11 @@ def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
 def build_utility(section: Select) -> UtilityWeights:
     """The weights of a utility's parts."""
     return UtilityWeights(rouge=section.rouge, labels=section.labels)
+
+
+def build_operating_point(section: Edit) -> OperatingPoint:
+    """Where observations are called present."""
+    return OperatingPoint(**section.model_dump())
 
 
 def label_source(section: schema.Model) -> tuple[LabelSource, Uncertain] | None:

@@ -1,9 +1,11 @@
 """radrep generate: reports for image files."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,6 +63,21 @@ def generate(
     method: Annotated[
         str | None, typer.Option(help="beam, greedy, sample or select.", show_default="the run's")
     ] = None,
+    sensitivity: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FINDING=]SHARE",
+            help="Edit reports to name this share of what is there, of all findings or of one: "
+            "0.8, or 'Pleural Effusion=0.9'.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FINDING=P",
+            help="Edit reports to name a finding above this probability, and leave it out below.",
+        ),
+    ] = None,
     beam_size: Annotated[int | None, typer.Option(min=1)] = None,
     length_penalty: Annotated[
         float | None, typer.Option(help="For --method beam: above 0, longer reports.")
@@ -76,6 +93,8 @@ def generate(
     and cost the others nothing; the exit code is then 2.
 
     Example:  radrep generate frontal.png lateral.png --single-study --heatmap heatmap.png
+
+    Findings: radrep generate film.png --json --sensitivity 0.8, which marks edited sentences
     """
     from radrep.inference.decode_options import change_decode
     from radrep.inference.generator import ReportGenerator
@@ -92,6 +111,7 @@ def generate(
         "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
     }  # fmt: skip
     typed = [f"decode.{key}={value}" for key, value in options.items() if value is not None]
+    typed += _operating_point(sensitivity or [], threshold or [])
     with TerminalReporter() as reporter:
         folder = find_checkpoint(checkpoint)
         decode = change_decode(folder, typed)[0] if typed else None
@@ -127,6 +147,27 @@ def generate(
         raise typer.Exit(2)
 
 
+def _operating_point(sensitivity: Sequence[str], threshold: Sequence[str]) -> list[str]:
+    """The options as --set of decode.edit."""
+    typed = []
+    for key, option, values in (
+        ("sensitivity", "--sensitivity", sensitivity),
+        ("thresholds", "--threshold", threshold),
+    ):
+        found: dict[str, float] = {}
+        for value in values:
+            name, _, number = value.rpartition("=")
+            try:
+                found[name.strip()] = float(number)
+            except ValueError:
+                raise RadrepError(f"{option} takes a number from 0 to 1, got '{value}'") from None
+        if "" in found and (len(found) > 1 or key == "thresholds"):
+            raise RadrepError(f"{option} names a finding, as in 'Pleural Effusion=0.3'")
+        if found:
+            typed.append(f"decode.edit.{key}={json.dumps(found.get('', found))}")
+    return typed
+
+
 def _group(
     images: Sequence[Path], projections: Sequence[str], *, single_study: bool
 ) -> list["StudyFiles"]:
@@ -147,7 +188,11 @@ def _group(
 def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
     names = [str(image) for image in report.images]
     if as_json:
-        say_json({"images": names, "report": report.text, "made": report.made})
+        values: dict[str, Any] = {"images": names, "report": report.text, "made": report.made}
+        if report.sentences:
+            sentences = [asdict(sentence) for sentence in report.sentences]
+            values |= {"sentences": sentences, "removed": report.removed}
+        say_json(values)
     else:
         text = " ".join(report.text.split())
         say(text if alone else f"{' '.join(map(quote, names))}\t{text}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:
     result.scores_file.unlink(missing_ok=True)
     studies, keys = result.studies, ("id", "reference", "generated")
     rows = zip(studies.ids, studies.corpus.references, result.predictions, strict=True)
-    lines = [json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in rows]
+    written: list[dict[str, Any]] = [dict(zip(keys, row, strict=True)) for row in rows]
+    for row, edited in zip(written, result.edits, strict=False):  # empty where nothing is edited
+        row |= {"sentences": [asdict(s) for s in edited.sentences], "removed": edited.removed}
+    lines = [json.dumps(row, ensure_ascii=False) for row in written]
     atomic_write_text(result.predictions_file, "".join(f"{line}\n" for line in lines))
     text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"
     atomic_write_text(result.scores_file, text)

@@ -14,7 +14,7 @@ from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.evaluation.eval_set import EvalSet
 from radrep.inference.decode import report_model, write_reports
-from radrep.inference.selection import selector_for
+from radrep.inference.guide import guide_for
 from radrep.metrics.baselines import best_constants
 from radrep.metrics.names import CONSTANTS, SHUFFLED
 from radrep.metrics.protocol import published_references
@@ -58,9 +58,9 @@ def write_blank(loaded: Loaded, studies: EvalSet, decode: Decode) -> list[str]:
         decode,
         precision=precision,
         seed=seed,
-        selector=selector_for(loaded, decode),
+        guide=guide_for(loaded, decode),
     )
-    report = dict(zip(counts, (text for _, text in written), strict=True))
+    report = dict(zip(counts, (report.text for _, report in written), strict=True))
     return [report[n] for n in views]
 
 

@@ -17,9 +17,10 @@ from radrep.evaluation.controls import (
 from radrep.evaluation.eval_set import EvalSet, batches_of, studies_of_run
 from radrep.evaluation.image_controls import image_controls
 from radrep.evaluation.result import EvalOptions, EvalResult
+from radrep.guidance.editing import WrittenReport
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.decode_options import change_decode, check_overrides
-from radrep.inference.selection import selector_for
+from radrep.inference.guide import guide_for
 from radrep.metrics.names import BLANK, CONTROLS, MODEL
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
@@ -41,6 +42,13 @@ class Systems:
     decodes: dict[str, Decode] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     blank: list[str] | None = None  # reports of the one run for black images
+    edits: tuple[WrittenReport, ...] = ()  # of the one run, where it edits
+
+    def take(self, name: str, written: Sequence[WrittenReport]) -> None:
+        """The reports of the one run."""
+        self.reports[name] = [report.text for report in written]
+        if any(report.sentences for report in written):
+            self.edits = tuple(written)
 
     def add(self, name: str, reports: list[str], notes: Sequence[str]) -> str:
         """Add a system; return its name, numbered where another one or a control has it."""
@@ -77,7 +85,8 @@ def evaluate(
     decode, changed = change_decode(loaded.folder, overrides)
     studies = studies_of_run(loaded, split, reporter)
     written = predict(loaded, studies, decode, reporter)
-    systems = Systems(studies, {MODEL: written}, {MODEL: decode}, changed)
+    systems = Systems(studies, {}, {MODEL: decode}, changed)
+    systems.take(MODEL, written)
     systems.blank = write_blank(loaded, studies, decode)
     if loaded.codec.note:
         systems.notes.append(f"language model: {loaded.codec.note}")
@@ -91,11 +100,13 @@ def check_request(options: EvalOptions, overrides: Sequence[str], out: Path) -> 
     check_output(out, "--out", folder=True, new=False)
 
 
-def predict(loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter) -> list[str]:
+def predict(
+    loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
+) -> list[WrittenReport]:
     """Write the report of every study from its pixels, never from cached features."""
     train = loaded.recipe.train
     assert studies.prepared is not None, "the studies of a run are prepared"
-    model, selector = report_model(loaded).to(best_device()), selector_for(loaded, decode)
+    model, guide = report_model(loaded).to(best_device()), guide_for(loaded, decode)
     batches = batches_of(loaded, studies.prepared, decode.batch_size)
     with reporter.progress(f"reports for {studies.split}", len(studies.ids), "studies") as advance:
         written = write_reports(
@@ -106,10 +117,10 @@ def predict(loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
             precision=train.precision,
             seed=train.seed,
             advance=advance,
-            selector=selector,
+            guide=guide,
         )
     assert tuple(id_ for id_, _ in written) == studies.ids, "every study has one report"
-    return [text for _, text in written]
+    return [report for _, report in written]
 
 
 def finish(
@@ -158,6 +169,7 @@ def finish(
         decodes=systems.decodes,
         notes=tuple(dict.fromkeys(notes)),
         predictions=tuple(systems.reports[main]),
+        edits=systems.edits,
         out=out,
     )
     write_evaluation(result, loaded)

@@ -15,6 +15,7 @@ from radrep.evaluation.discriminator import DiscriminatorScores, classify_split,
 from radrep.evaluation.eval_set import EvalSet, pool, studies_of_run
 from radrep.evaluation.evaluate import Systems, check_request, finish, predict
 from radrep.evaluation.result import EvalOptions, EvalResult
+from radrep.guidance.editing import WrittenReport
 from radrep.inference.classify import score_rows
 from radrep.inference.decode_options import change_decode
 from radrep.metrics.names import MODEL
@@ -43,11 +44,12 @@ def evaluate_folds(
     written = write_folds(folder, split, overrides, reporter, blank=True)
     systems = Systems(
         written.studies,
-        {MODEL: written.reports},
+        {},
         {MODEL: written.decode},
         [folds_note(written.studies), *written.notes],
         written.blank,
     )
+    systems.take(MODEL, written.reports)
     return finish(systems, out or folder, options, None, reporter, checkpoint=folder)
 
 
@@ -65,7 +67,7 @@ class FoldReports:
 
     studies: EvalSet
     decode: Decode
-    reports: list[str] = field(default_factory=list)
+    reports: list[WrittenReport] = field(default_factory=list)
     blank: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -103,7 +105,7 @@ def write_folds(
                 saved_in, HELD_OUT, checkpoint=folder, weights=checkpoints, decode=decode
             )
         if set(part.ids) <= saved.keys():
-            found.reports += [saved[id_] for id_ in part.ids]
+            found.reports += [WrittenReport(saved[id_]) for id_ in part.ids]
         else:
             found.reports += predict(loaded, part, decode, reporter)
         if blank:

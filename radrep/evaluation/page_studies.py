@@ -7,6 +7,7 @@ import numpy as np
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.evaluation.result import EvalResult
+from radrep.guidance.editing import WrittenReport
 from radrep.inference.decode import report_model, write_report
 from radrep.metrics.labeler import Findings, label_report
 from radrep.viz.figures.heatmap import overlay
@@ -83,7 +84,19 @@ def _study(
         heatmaps=heatmaps,
         reference=passages(reference, theirs, ours, otherwise=MISSED),
         generated=passages(generated, ours, theirs, otherwise=NOT_IN_REFERENCE),
+        edits=_describe_edits(result.edits[index]) if result.edits else (),
     )
+
+
+def _describe_edits(report: WrittenReport) -> list[str]:
+    """A line for each sentence that editing put in, cut or took out."""
+    lines = []
+    for sentence in report.changes:
+        why = sentence.observation
+        if sentence.probability is not None:
+            why += f", probability {sentence.probability:.2f}"
+        lines.append(f"{sentence.origin}: {sentence.text}{f' ({why})' if why else ''}")
+    return lines + [f"taken out: {text}" for text in report.removed]
 
 
 def passages(text: str, own: Findings, other: Findings, *, otherwise: str) -> list[Passage]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from radrep.evaluation.conclusion import Conclusion, conclude
 from radrep.evaluation.eval_set import EvalSet
+from radrep.guidance.editing import WrittenReport
 from radrep.metrics.scorecard import Scorecard, ScoreTable
 from radrep.recipe.training import Decode
 
@@ -35,6 +36,7 @@ class EvalResult:
     decodes: Mapping[str, Decode]  # of each run
     notes: tuple[str, ...]  # lines for the reader
     predictions: tuple[str, ...]  # of the main system, before scoring
+    edits: tuple[WrittenReport, ...]  # the reports where sentences were edited; else empty
     out: Path
 
     @property

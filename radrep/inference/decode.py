@@ -10,12 +10,14 @@ from radrep.data.batch import Batch
 from radrep.data.tokenizer import ReportCodec
 from radrep.device import autocast
 from radrep.errors import CheckpointError
-from radrep.guidance.selection import ReportSelector
-from radrep.inference.selection import select_reports
+from radrep.guidance.editing import WrittenReport
+from radrep.inference.guide import Guide, edit_reports, select_reports, study_features
 from radrep.models.base import ReportModel
 from radrep.progress import Advance
 from radrep.recipe.training import Decode
 from radrep.weights.checkpoint import Loaded
+
+DECODED = Guide()  # nothing but the decoder
 
 
 @torch.no_grad()
@@ -28,27 +30,30 @@ def write_reports(
     precision: str,
     seed: int = 0,
     advance: Advance | None = None,
-    selector: ReportSelector | None = None,
-) -> list[tuple[str, str]]:
+    guide: Guide = DECODED,
+) -> list[tuple[str, WrittenReport]]:
     """Write (id, report) of every study, in the order of the batches.
 
     The bare model lies on its device and is put into evaluation mode; `precision` is the arithmetic
     of training, for `decode.precision: train`; `advance` gets the number of studies of each batch.
-    With a selector, of `selector_for`, reports are selected instead.
+    A guide, of `guide_for`, selects reports in place of the decoder, or edits them.
     """
     model.eval()
     device = next(model.parameters()).device
     options = build_decode(decode, precision)
     generator = torch.Generator().manual_seed(seed)
-    written: list[tuple[str, str]] = []
+    written: list[tuple[str, WrittenReport]] = []
     with autocast(device, options.precision):
         for batch in batches:
-            batch = batch.to(device)
-            if selector is not None:
-                reports = select_reports(model, batch, selector, decode, options)
+            batch, vectors = batch.to(device), None
+            if guide.needs_features:
+                batch = model.encode_images(batch, options)
+                vectors = study_features(model, batch, guide)
+            if guide.selector is not None and vectors is not None:
+                reports = select_reports(guide, vectors, decode)
             else:
                 reports = [*map(codec.decode, model.write(batch, options, generator))]
-            written += zip(batch.ids, reports, strict=True)
+            written += zip(batch.ids, edit_reports(guide, vectors, reports), strict=True)
             if advance is not None:
                 advance(len(reports))
     return written
@@ -76,8 +81,8 @@ def write_report(
     decode: Decode,
     *,
     seed: int = 0,
-    selector: ReportSelector | None = None,
-) -> tuple[str, np.ndarray]:
+    guide: Guide = DECODED,
+) -> tuple[WrittenReport, np.ndarray]:
     """Write the report of one study, with the attention before each word, by a model in eval mode.
 
     Attention is averaged over layers and heads, (words, views, rows, columns), 1 in sum for a word;
@@ -87,10 +92,15 @@ def write_report(
     options = build_decode(decode, loaded.recipe.train.precision)
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
+    maps, vectors = None, None
     with autocast(batch.device, options.precision):
-        if selector is not None:
-            (report,) = select_reports(model, batch, selector, decode, options)
-            return report, np.zeros((0, 0, 0, 0), np.float32)
-        ids, maps = model.write_with_attention(batch, options, generator)
+        if guide.needs_features:
+            batch = model.encode_images(batch, options)
+            vectors = study_features(model, batch, guide)
+        if guide.selector is not None and vectors is not None:
+            (report,) = select_reports(guide, vectors, decode)
+        else:
+            ids, maps = model.write_with_attention(batch, options, generator)
+            report = loaded.codec.decode(ids)
     attention = np.zeros((0, 0, 0, 0), np.float32) if maps is None else maps.cpu().numpy()
-    return loaded.codec.decode(ids), attention
+    return edit_reports(guide, vectors, [report])[0], attention

@@ -46,8 +46,10 @@ def change_decode(checkpoint: Path, overrides: Sequence[str]) -> tuple[Decode, l
 
 def _flat(decode: Decode) -> dict[str, object]:
     values = decode.model_dump()
-    section = values.pop("select") or {"": None}
-    return values | {f"select.{key}".rstrip("."): value for key, value in section.items()}
+    for name in ("select", "edit"):
+        section = values.pop(name) or {"": None}
+        values |= {f"{name}.{key}".rstrip("."): value for key, value in section.items()}
+    return values
 
 
 def _key(override: str) -> str:

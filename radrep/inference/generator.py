@@ -16,9 +16,10 @@ from radrep.data.selection import masked_view
 from radrep.data.study import Image, Study, projection_of
 from radrep.device import best_device
 from radrep.errors import DataError
+from radrep.guidance.editing import Sentence, WrittenReport
 from radrep.inference.decode import report_model, write_report, write_reports
 from radrep.inference.finding_maps import map_findings
-from radrep.inference.selection import selector_for
+from radrep.inference.guide import guide_for
 from radrep.recipe.data import Saliency
 from radrep.recipe.training import Decode
 from radrep.saliency.sdam import SaliencyMaker, check_mask_fingerprint, load_discriminator
@@ -53,11 +54,17 @@ class GeneratedReport:
     images: tuple[Path, ...]
     projections: tuple[str, ...]  # "frontal", "lateral" or "unknown" of each
     text: str
-    made: str  # "decoded" or "selected"
+    made: str  # "decoded" or "selected", and ", edited"
     masked: np.ndarray | None
     films: tuple[np.ndarray, ...] = ()
     attention: tuple[np.ndarray, ...] = ()
     findings: tuple[FindingAttention, ...] = ()
+    sentences: tuple[Sentence, ...] = ()  # of an edited report, each with where it is from
+    removed: tuple[str, ...] = ()  # sentences of the model that editing took out
+
+
+def _with_text(report: GeneratedReport, written: WrittenReport) -> GeneratedReport:
+    return replace(report, text=written.text, sentences=written.sentences, removed=written.removed)
 
 
 class ReportGenerator:
@@ -85,7 +92,7 @@ class ReportGenerator:
         folder = find_checkpoint(None if checkpoint is None else Path(checkpoint))
         self.loaded = load_checkpoint(folder)
         self._decode = decode or self.loaded.recipe.decode
-        self._selector = selector_for(self.loaded, self._decode)
+        self._guide = guide_for(self.loaded, self._decode)
         device = device or best_device()
         self._model = report_model(self.loaded).to(device)
         data = self.loaded.recipe.data
@@ -119,16 +126,17 @@ class ReportGenerator:
             return next(self.write_all([study], seed=seed))
         report, pixels, bare = self._read(study, with_films=True)
         batch = Batch.of_study("study", pixels)
-        text, attention = write_report(
-            self.loaded, batch, self._decode, seed=seed, selector=self._selector
+        written, attention = write_report(
+            self.loaded, batch, self._decode, seed=seed, guide=self._guide
         )
         maker = self.discriminator
         summaries = [maker.summarize(image, full_size=True) for image in bare if maker]
+        # Edited words were not written while the decoder attended to the image.
+        maps = attention if not (written.changes or written.removed) else attention[:0]
         return replace(
-            report,
-            text=text,
+            _with_text(report, written),
             attention=tuple(attention.mean(axis=0)) if len(attention) else (),
-            findings=map_findings(text, attention, summaries),
+            findings=map_findings(written.text, maps, summaries),
         )
 
     def write_all(
@@ -161,10 +169,10 @@ class ReportGenerator:
                 self._decode,
                 precision=precision,
                 seed=seed,
-                selector=self._selector,
+                guide=self._guide,
             )
             for report, (_, text) in zip(reports, written, strict=True):
-                yield replace(report, text=text)
+                yield _with_text(report, text)
 
     def _read_all(
         self,
@@ -219,7 +227,8 @@ class ReportGenerator:
             self._preprocess.evaluate(image, saliency=view.masked)
             for (image, *_), view in zip(shown, views, strict=True)
         ]
-        made = "decoded" if self._selector is None else "selected"
+        made = "decoded" if self._guide.selector is None else "selected"
+        made += ", edited" if self._guide.editor is not None else ""
         films = tuple(each[1] for each in shown) if with_films else ()
         report = GeneratedReport(paths, projections, "", made, masked, films)
         return report, pixels, [images[view.number] for view in views]

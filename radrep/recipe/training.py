@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.recipe.section import (
     Count,
     Fraction,
@@ -15,6 +16,8 @@ from radrep.recipe.section import (
     Section,
     Whole,
 )
+
+Share = Annotated[Number, Field(gt=0, le=1)]
 
 
 class Optim(Section):
@@ -78,6 +81,28 @@ class Select(Section):
     labels: NotNegative = 5.0  # weight of the F1 of the 13 abnormal findings beside it
 
 
+class Edit(Section):
+    """Sentence editing: reports name what is predicted present and leave out what is not.
+
+    An observation is present where its probability exceeds a threshold, by default that of the
+    greatest F score in training, out of fold.
+    """
+
+    beta: Positive = 0.5  # of the F score: below 1 for precision, above 1 for recall
+    min_precision: Fraction = 0.3  # observations whose calls are right less often are left alone
+    # An operating point in place of them: 0.8, or {Cardiomegaly: 0.8}
+    sensitivity: Share | dict[str, Share] | None = None
+    thresholds: dict[str, Share] = {}  # of the probability, such as {Pleural Effusion: 0.3}
+
+    def rules(self) -> Iterable[Rule]:
+        """Observations are the fourteen but No Finding."""
+        named = self.sensitivity if isinstance(self.sensitivity, dict) else {}
+        for key, names in (("sensitivity", named), ("thresholds", self.thresholds)):
+            unknown = [name for name in names if name not in ABNORMAL]
+            text = f"must name one of {', '.join(ABNORMAL)}; got {', '.join(unknown)}"
+            yield bool(unknown), f"decode.edit.{key}", text
+
+
 class Decode(Section):
     """How reports are generated, in validation, eval and generate alike."""
 
@@ -93,6 +118,7 @@ class Decode(Section):
     temperature: Positive = 1.0  # method sample only
     block_trigrams: bool = False
     select: Select | None = Select()  # fitted at the end of training; null: not at all
+    edit: Edit | None = None  # null: reports stay as they are decoded or selected
     batch_size: Count = 16
     # fp32: a report does not depend on its batch (a language model's weights take 4 bytes each
     # meanwhile); train: as train.precision, in which it may; auto: fp32, but on GPUs a language
@@ -106,16 +132,18 @@ class Decode(Section):
 
     @property
     def by_decoder(self) -> "Decode":
-        """How the decoder writes, also where reports are selected."""
-        return self.model_copy(update={"method": "beam"}) if self.method == "select" else self
+        """How the decoder writes, also where reports are selected or edited."""
+        method = "beam" if self.method == "select" else self.method
+        return self.model_copy(update={"method": method, "edit": None})
 
     @property
     def made(self) -> str:
         """How a report was made, in words."""
+        edited = ", sentences edited by predicted findings" if self.edit is not None else ""
         if self.method == "select" and self.select is not None:
-            return f"selected from {self.select.pool} training reports"
+            return f"selected from {self.select.pool} training reports{edited}"
         by = {"beam": f"beam search, {self.beam_size} beams", "greedy": "greedy search"}
-        return f"decoded by {by.get(self.method, 'sampling')}"
+        return f"decoded by {by.get(self.method, 'sampling')}{edited}"
 
     @model_validator(mode="before")
     @classmethod

@@ -68,7 +68,7 @@ class ReportTask:
         everyone = gather(on.accelerator, [(written, losses)])
         scores: dict[str, float] = {}
         if on.accelerator.is_main_process:  # alone: METEOR starts a Java of 2 GB
-            reports = {id_: text for texts, _ in everyone for id_, text in texts}
+            reports = {id_: report.text for texts, _ in everyone for id_, report in texts}
             scores = self._score([reports[study.id] for study in on.dataset.studies])
         loss = mean_loss(part for _, parts in everyone for part in parts)
         return {"val/loss": loss, **broadcast(on.accelerator, scores)}

@@ -28,7 +28,7 @@ from radrep.data.dataset import (
 )
 from radrep.data.manifest import hash_recipe, read_image_size, read_shards
 from radrep.data.tokenizer import ReportCodec, Tokenizer
-from radrep.inference.selection import fit_to_encoder
+from radrep.inference.guide import fit_to_encoder
 from radrep.models.base import LabelModel, ReportModel, TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
@@ -54,9 +54,9 @@ from radrep.training.run_log import (
 )
 from radrep.training.validation import Validation
 from radrep.weights import checkpoint, run_folder
+from radrep.weights.guidance_files import has_guidance, save_editor, save_selector
 from radrep.weights.model_card import MODEL_CARD, describe_model
 from radrep.weights.pretrained import load_pretrained
-from radrep.weights.selector_file import has_selector, save_selector
 
 
 @dataclass(frozen=True)
@@ -361,10 +361,11 @@ def _save(
 def _fit_selection(
     folder: Path, resolved: _Resolved, data: _Data, made: _Model, progress: Progress
 ) -> None:
-    """Fit decode.method select on the encoder of the best checkpoint, for that checkpoint."""
+    """Fit selection and editing on the encoder of the best checkpoint, for that checkpoint."""
     recipe, model = resolved.recipe, made.model
     best = run_folder.step_folder(folder, progress.best_step)
-    if not isinstance(model, ReportModel) or recipe.decode.select is None or has_selector(best):
+    wanted = recipe.decode.select is not None or recipe.decode.edit is not None
+    if not isinstance(model, ReportModel) or not wanted or has_guidance(best):
         return
     if model.frozen_encoder() is None and progress.best_step != progress.step:
         checkpoint.load_weights(model, best)
@@ -375,10 +376,14 @@ def _fit_selection(
         codec=made.codec,
         features=made.features,
     )
-    selector = fit_to_encoder(model, dataset, recipe, resolved.reporter)
-    save_selector(best, selector)
-    found = f"{len(selector.pool)} reports, penalty {selector.penalty:g}"
-    resolved.reporter.info("selection", f"{found} (decode.method: select)")
+    selector, editor = fit_to_encoder(model, dataset, recipe, resolved.reporter)
+    save_editor(best, editor)
+    learned = int((editor.predictor.auroc() > 0).sum())
+    resolved.reporter.info("editing", f"{learned} findings are predicted (decode.edit)")
+    if selector is not None:
+        save_selector(best, selector)
+        found = f"{len(selector.pool)} reports, penalty {selector.penalty:g}"
+        resolved.reporter.info("selection", f"{found} (decode.method: select)")
 
 
 def _finish(folder: Path, recipe: Recipe, progress: Progress, *, write: bool) -> TrainResult:

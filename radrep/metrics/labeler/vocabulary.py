@@ -24,6 +24,7 @@ OBSERVATIONS: tuple[str, ...] = (
     *(NO_FINDING, ENLARGED, CARDIOMEGALY, OPACITY, LESION, EDEMA, CONSOLIDATION),
     *(PNEUMONIA, ATELECTASIS, PNEUMOTHORAX, EFFUSION, PLEURAL_OTHER, FRACTURE, DEVICES),
 )
+ABNORMAL = tuple(name for name in OBSERVATIONS if name != NO_FINDING)
 
 # One phrase between commas. A finding that carries its own doubt stands in DOUBTFUL.
 _NAMED = {

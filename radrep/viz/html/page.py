@@ -63,6 +63,7 @@ class PageStudy:
     heatmaps: Sequence[np.ndarray]  # the views under theirs, uint8 (h, w, 3) each, or none
     reference: Sequence[Passage]
     generated: Sequence[Passage]
+    edits: Sequence[str] = ()  # how the generated report differs from what the model wrote
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ def _study(study: PageStudy) -> dict[str, Any]:
         "id": study.id,
         "score": study.score,
         "pictures": pictures,
+        "edits": study.edits,
         "texts": [
             ("Reference", list(_passages(study.reference, never=NOT_IN_REFERENCE))),
             ("Generated", list(_passages(study.generated, never=MISSED))),

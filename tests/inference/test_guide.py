@@ -1,7 +1,8 @@
-"""decode.method: select, by the commands: fitted by training, for eval and generate."""
+"""decode.method: select and decode.edit: fitted by training, for eval and generate."""
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,20 @@ from radrep.data.batch import Batch
 from radrep.data.store import PreparedStudies
 from radrep.data.text import get_cleaner
 from radrep.errors import CheckpointError, RecipeError
+from radrep.guidance.editing import ReportEditor, SentenceBank
 from radrep.inference.generator import ReportGenerator
-from radrep.inference.selection import selector_for
+from radrep.inference.guide import guide_for
+from radrep.metrics.labeler import label_report
 from radrep.recipe.load import load_recipe
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
-from radrep.weights.selector_file import SELECTION, read_selector, save_selector
+from radrep.weights.guidance_files import (
+    EDITING,
+    SELECTION,
+    read_editor,
+    read_selector,
+    save_editor,
+    save_selector,
+)
 from tests.whole_way import radrep, write_recipe
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -100,7 +110,7 @@ def test_a_missing_broken_or_foreign_selector_is_refused_and_fitted_by_resume(
 
     def refusal() -> str:
         with pytest.raises(CheckpointError) as error:
-            selector_for(loaded, decode)
+            guide_for(loaded, decode)
         return str(error.value)
 
     flipped = bytearray(whole)
@@ -122,12 +132,12 @@ def test_a_missing_broken_or_foreign_selector_is_refused_and_fitted_by_resume(
     assert "radrep train RUN --resume" in evaluated.stderr
     resumed = radrep("train", run, "--resume")
     assert resumed.exit_code == 0, resumed.output
-    assert selector_for(loaded, decode) is not None
+    assert guide_for(loaded, decode).selector is not None
     larger = decode.model_copy(
         update={"select": decode.select.model_copy(update={"pool": 301})}  # type: ignore
     )
     with pytest.raises(CheckpointError, match="pool is 301 and .* was trained with 300"):
-        selector_for(loaded, larger)
+        guide_for(loaded, larger)
 
 
 def test_a_run_may_fit_none_and_may_select_by_default(
@@ -162,3 +172,88 @@ def test_the_maps_of_both_methods_are_those_of_their_encoders() -> None:
         assert maps.shape[0] == 3
         assert maps.shape[-1] == tokens.shape[-1]
         assert tokens.shape[1] - maps[0, ..., 0].numel() in (0, 1), "the class token is no patch"
+
+
+@pytest.fixture
+def certain(run: Path) -> Path:
+    """The run, whose editor finds a large effusion in every film and no cardiomegaly in any."""
+    folder = find_checkpoint(run)
+    editor = read_editor(folder)
+    predictor, names = editor.predictor, editor.predictor.names
+    slope, bias = np.zeros(len(names)), np.full(len(names), -np.inf)
+    bias[names.index("Pleural Effusion")] = 3.0
+    predictor = replace(predictor, slope=slope, bias=bias)
+    bank = SentenceBank({"Pleural Effusion": "large pleural effusion ."}, {})
+    save_editor(folder, ReportEditor(predictor, bank))
+    return run
+
+
+POINT = ("--threshold", "Pleural Effusion=0.9", "--threshold", "Cardiomegaly=0.5")
+
+
+def test_generate_edits_and_marks_what_it_edited(
+    certain: Path, films: list[Path], tmp_path: Path
+) -> None:
+    words = ("generate", *films[:2], "--checkpoint", certain, "--json")
+    plain = [json.loads(line) for line in radrep(*words).stdout.splitlines()]
+    assert all("sentences" not in row for row in plain)
+    result = radrep(*words, *POINT)
+    assert result.exit_code == 0, result.output
+    for row in map(json.loads, result.stdout.splitlines()):
+        assert row["made"] == "decoded, edited"
+        states = label_report(row["report"]).states
+        assert states["Pleural Effusion"] == "positive"
+        assert states["Cardiomegaly"] != "positive"
+        (inserted,) = (s for s in row["sentences"] if s["origin"] == "inserted")
+        assert inserted["observation"] == "Pleural Effusion"
+        assert inserted["probability"] == pytest.approx(1 / (1 + np.exp(-3.0)))
+        assert " ".join(s["text"] for s in row["sentences"]) == row["report"]
+    single = radrep(*words[:2], *words[3:], *POINT, "--heatmap", tmp_path / "a.png")
+    assert (
+        json.loads(single.stdout)["report"] == json.loads(result.stdout.splitlines()[0])["report"]
+    )
+    above = radrep(*words, "--threshold", "Pleural Effusion=0.99")
+    assert "large pleural effusion" not in above.stdout
+
+
+@pytest.mark.usefixtures("without_java")
+def test_eval_says_that_reports_were_edited_and_keeps_their_marks(certain: Path) -> None:
+    point = ("--set", "decode.edit.thresholds={Pleural Effusion: 0.9}")
+    result = radrep("eval", certain, "--split", "test", *point)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(r) for r in (certain / "predictions-test.jsonl").read_text().splitlines()]
+    assert all("large pleural effusion ." in row["generated"] for row in rows)
+    assert all(any(s["origin"] == "inserted" for s in row["sentences"]) for row in rows)
+    scores = json.loads((certain / "scores-test.json").read_text())
+    assert scores["made"]["model"].endswith("sentences edited by predicted findings")
+    page = (certain / "report.html").read_text()
+    assert "inserted: large pleural effusion . (Pleural Effusion, probability 0.95)" in page
+
+
+def test_an_operating_point_that_cannot_be_is_refused(run: Path, films: list[Path]) -> None:
+    words = ("generate", films[0], "--checkpoint", run)
+    for options, text in (
+        (("--sensitivity", "Edema=0.9"), "Edema: too few training studies have it"),
+        (("--sensitivity", "high"), "--sensitivity takes a number from 0 to 1, got 'high'"),
+        (("--threshold", "0.5"), "--threshold names a finding"),
+        (("--threshold", "Plague=0.5"), "must name one of Enlarged Cardiomediastinum"),
+        (("--sensitivity", "1.5"), "decode.edit.sensitivity"),
+    ):
+        result = radrep(*words, *options)
+        assert result.exit_code == 2, result.output
+        assert text in " ".join(result.stderr.split())
+
+
+def test_the_editor_is_read_as_it_was_fitted(run: Path) -> None:
+    folder = find_checkpoint(run)
+    editor = read_editor(folder)
+    save_editor(folder, editor)
+    again = read_editor(folder)
+    assert again.bank == editor.bank
+    vectors = np.random.default_rng(0).normal(size=(3, len(editor.predictor.mean)))
+    assert np.array_equal(
+        again.predictor.probabilities(vectors), editor.predictor.probabilities(vectors)
+    )
+    (folder / EDITING).write_bytes((folder / EDITING).read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_editor(folder)

@@ -1,0 +1,154 @@
+"""Probabilities of the observations from image features, and where to call one present.
+
+A kernel ridge regression per observation, in closed form, whose scores out of fold are made into
+probabilities (Platt, 1999) and decide the operating points: nothing is judged on studies that it
+was fitted on.
+
+Letters: n training studies, d features of a study, l observations, b new studies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from radrep.guidance.selection import assign_folds, out_of_fold, solve_ridge
+
+PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_FEWEST = 10  # studies with and without an observation, for it to be predicted
+_MIN_SCALE = 1e-6
+NEVER = np.inf  # a threshold that nothing exceeds
+
+
+@dataclass(frozen=True)
+class LabelPredictor:
+    """Predicts observations from features of new images.
+
+    `known` and `found` are the labels of the training studies, NaN unknown, and their probabilities
+    out of fold, (n, l) each.
+    """
+
+    names: tuple[str, ...]
+    mean: np.ndarray  # of the training features, (d,)
+    scale: np.ndarray  # their standard deviation, (d,)
+    weights: np.ndarray  # (d, l)
+    slope: np.ndarray  # of the logistic function, (l,)
+    bias: np.ndarray  # (l,)
+    known: np.ndarray
+    found: np.ndarray
+
+    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
+        """Of each observation, (b, d) -> (b, l); 0 for those too rare to be learned."""
+        scores = ((vectors - self.mean) / self.scale) @ self.weights
+        return _logistic(scores * self.slope + self.bias)
+
+    def at_f_score(self, beta: float) -> np.ndarray:
+        """The thresholds of the greatest F score out of fold, (l,).
+
+        `beta` below 1 is for precision, above 1 for recall.
+        """
+        return np.array([self._best(i, beta) for i in range(len(self.names))])
+
+    def at_sensitivity(self, sensitivity: float) -> np.ndarray:
+        """The highest thresholds that find this share of what is present, out of fold, (l,)."""
+        thresholds = []
+        for i in range(len(self.names)):
+            present = np.sort(self.found[self.known[:, i] == 1, i])[::-1]
+            needed = max(1, int(np.ceil(sensitivity * len(present) - 1e-9)))
+            enough = _learned(self.known[:, i]) and len(present) >= needed
+            thresholds.append(np.nextafter(present[needed - 1], -1) if enough else NEVER)
+        return np.array(thresholds)
+
+    def precision(self, thresholds: np.ndarray) -> np.ndarray:
+        """How often what exceeds the thresholds is present, out of fold, (l,); 0 where nothing."""
+        called = (self.found > thresholds) & ~np.isnan(self.known)
+        right = (called & (self.known == 1)).sum(axis=0)
+        shares: np.ndarray = right / np.maximum(called.sum(axis=0), 1)
+        return shares
+
+    def auroc(self) -> np.ndarray:
+        """Of each observation, out of fold, (l,); 0 for those too rare to be learned."""
+        found = np.zeros(len(self.names))
+        for i in range(len(self.names)):
+            if _learned(self.known[:, i]):
+                sure = ~np.isnan(self.known[:, i])
+                found[i] = _auroc(self.found[sure, i], self.known[sure, i] == 1)
+        return found
+
+    def _best(self, i: int, beta: float) -> float:
+        sure = ~np.isnan(self.known[:, i])
+        if not _learned(self.known[:, i]):
+            return NEVER
+        found, present = self.found[sure, i], self.known[sure, i] == 1
+        order = np.argsort(-found, kind="stable")
+        right = np.cumsum(present[order])
+        called = np.arange(1, len(order) + 1)
+        scores = (1 + beta**2) * right / (called + beta**2 * right[-1])
+        # Only between different probabilities can a threshold be.
+        last = np.append(found[order][:-1] != found[order][1:], True)
+        best = int(np.argmax(np.where(last, scores, -1)))
+        return float(np.nextafter(found[order][best], -1))
+
+
+def fit_labels(
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    patients: Sequence[str],
+    names: Sequence[str],
+    penalties: Sequence[float] = PENALTIES,
+) -> LabelPredictor:
+    """Fit on training studies: features (n, d), labels 1, 0 or NaN unknown (n, l).
+
+    The penalty of each observation is the one with the greatest AUROC out of fold by patient.
+    """
+    mean = vectors.mean(axis=0)
+    scale = np.maximum(vectors.std(axis=0), _MIN_SCALE)
+    standard = (vectors - mean) / scale
+    kernel = standard @ standard.T / standard.shape[1]
+    folds = assign_folds(patients)
+    # What is unknown counts as the mean, which teaches nothing.
+    counts = np.maximum((~np.isnan(labels)).sum(axis=0), 1)
+    means = np.nansum(labels, axis=0) / counts
+    targets = np.where(np.isnan(labels), means, labels)
+    scored = [out_of_fold(kernel, targets, folds, penalty) for penalty in penalties]
+    num = len(names)
+    weights = np.zeros((vectors.shape[1], num), np.float32)
+    slope, bias = np.zeros(num), np.full(num, -np.inf)
+    found = np.zeros(labels.shape)
+    for i in range(num):
+        if not _learned(labels[:, i]):
+            continue
+        sure = ~np.isnan(labels[:, i])
+        present = labels[sure, i] == 1
+        ranks = [_auroc(scores[sure, i], present) for scores in scored]
+        best = int(np.argmax(ranks))
+        slope[i], shift = _platt(scored[best][sure, i], present)
+        dual = solve_ridge(kernel, targets[:, i : i + 1] - means[i], penalties[best])
+        weights[:, i] = (standard.T @ dual)[:, 0] / standard.shape[1]
+        found[:, i] = _logistic(scored[best][:, i] * slope[i] + shift)
+        bias[i] = means[i] * slope[i] + shift  # the ridge predicts differences from the mean
+    return LabelPredictor(tuple(names), mean, scale, weights, slope, bias, labels, found)
+
+
+def _learned(labels: np.ndarray) -> bool:
+    return min((labels == 1).sum(), (labels == 0).sum()) >= _FEWEST
+
+
+def _logistic(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-values))
+
+
+def _auroc(scores: np.ndarray, present: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score  # two seconds to import
+
+    return float(roc_auc_score(present, scores))
+
+
+def _platt(scores: np.ndarray, present: np.ndarray) -> tuple[float, float]:
+    """Slope and shift of the logistic function that fits best."""
+    from sklearn.linear_model import LogisticRegression
+
+    size = max(float(scores.std()), _MIN_SCALE)
+    fitted = LogisticRegression(C=1e3).fit(scores[:, None] / size, present)
+    return float(fitted.coef_[0, 0]) / size, float(fitted.intercept_[0])

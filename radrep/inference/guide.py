@@ -1,0 +1,154 @@
+"""What is fitted on a report model's own encoder: which training report fits, what is present.
+
+Reports are selected or decoded, and then edited.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from radrep.build import build_decode, build_operating_point, build_utility
+from radrep.data.batch import Batch
+from radrep.data.dataset import ReportDataset, in_order
+from radrep.data.text import get_cleaner
+from radrep.device import autocast
+from radrep.errors import CheckpointError
+from radrep.guidance.editing import ReportEditor, WrittenReport, fit_editor
+from radrep.guidance.image_features import NUM_SUMMARIES, study_vectors, summarize_maps
+from radrep.guidance.selection import (
+    PENALTIES,
+    ReportSelector,
+    TrainingStudies,
+    fit_selector,
+    training_rows,
+)
+from radrep.metrics.protocol import full_references
+from radrep.models.base import ReportModel
+from radrep.progress import Reporter
+from radrep.recipe.recipe import Recipe
+from radrep.recipe.training import Decode
+from radrep.weights.checkpoint import Loaded
+from radrep.weights.guidance_files import read_editor, read_selector
+
+
+@dataclass(frozen=True)
+class Guide:
+    """How a checkpoint's reports are made from features; nothing of it where they are decoded."""
+
+    selector: ReportSelector | None = None
+    editor: ReportEditor | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # of the editor, by observation
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether anything is read from them."""
+        return self.selector is not None or self.editor is not None
+
+
+def guide_for(loaded: Loaded, decode: Decode) -> Guide:
+    """What a checkpoint has for a way to decode.
+
+    Raises:
+        CheckpointError: If it has none, or its pool is too small.
+        DataError: If an observation is too rare in training for its operating point.
+    """
+    selector = editor = None
+    thresholds: Mapping[str, float] = {}
+    if decode.method == "select" and decode.select is not None:
+        selector = read_selector(loaded.folder)
+        if decode.select.pool > selector.pool_size:
+            raise CheckpointError(
+                f"decode.select.pool is {decode.select.pool} and {loaded.folder} was trained with "
+                f"{selector.pool_size}; take at most as many"
+            )
+    if decode.edit is not None:
+        editor = read_editor(loaded.folder)
+        thresholds = editor.thresholds(build_operating_point(decode.edit))
+    return Guide(selector, editor, thresholds)
+
+
+@torch.no_grad()
+def fit_to_encoder(
+    model: ReportModel, dataset: ReportDataset, recipe: Recipe, reporter: Reporter
+) -> tuple[ReportSelector | None, ReportEditor]:
+    """Fit on the studies of training, at most 5,000 of them; their images are not cropped."""
+    decode, studies = recipe.decode, dataset.studies
+    rows = training_rows(len(studies))
+    clean = get_cleaner(recipe.data.tokenizer.cleaner)
+    raw = studies.texts(dataset.target)
+    reports = full_references(raw, clean=clean).texts
+    patients = [study.patient_id or f"study {study.id}" for study in studies]
+    part = slice(rows.start, rows.stop, rows.step)
+    num_workers = recipe.data.num_workers if dataset.features is None else 0
+    batches = in_order(dataset, decode.batch_size, num_workers=num_workers, part=part)
+    model.eval()
+    device, options = next(model.parameters()).device, build_decode(decode, recipe.train.precision)
+    found: list[Tensor] = []
+    with (
+        reporter.progress("features for selection", len(rows), "studies") as advance,
+        autocast(device, options.precision),
+    ):
+        for batch in batches:
+            encoded = model.encode_images(batch.to(device), options)
+            found += [each.cpu() for each in _summaries(model, encoded)]
+            advance(len(batch.ids))
+    training = TrainingStudies(
+        study_vectors(found, max(map(len, found))),
+        [reports[i] for i in rows],
+        [patients[i] for i in rows],
+    )
+    selector = None
+    if decode.select is not None:
+        with reporter.progress("selection", len(PENALTIES), "penalties") as advance:
+            selector = fit_selector(
+                training,
+                pool_size=decode.select.pool,
+                weights=build_utility(decode.select),
+                advance=advance,
+            )
+    with reporter.progress("findings for editing", 1, "fits") as advance:
+        editor = fit_editor(
+            training.vectors, [raw[i] for i in rows], training.reports, training.patients
+        )
+        advance()
+    return selector, editor
+
+
+def study_features(model: ReportModel, batch: Batch, guide: Guide) -> np.ndarray:
+    """Features of the studies of an encoded batch, as the guide was fitted on, float32 (b, d)."""
+    editor = guide.editor
+    mean = editor.predictor.mean if editor is not None else None
+    mean = guide.selector.mean if guide.selector is not None else mean
+    assert mean is not None, "something was fitted"
+    summaries = _summaries(model, batch)
+    num_views = len(mean) // (NUM_SUMMARIES * summaries[0].shape[-1])
+    return study_vectors(summaries, max(num_views, 1))
+
+
+def select_reports(guide: Guide, vectors: np.ndarray, decode: Decode) -> list[str]:
+    """The report selected for each study."""
+    assert decode.select is not None, "decode.method select has settings"
+    assert guide.selector is not None, "and a selector"
+    weights, pool_size = build_utility(decode.select), decode.select.pool
+    return [found.report for found in guide.selector.select(vectors, weights, pool_size)]
+
+
+def edit_reports(
+    guide: Guide, vectors: np.ndarray | None, reports: Sequence[str]
+) -> list[WrittenReport]:
+    """The reports edited, or as they are without an editor."""
+    if guide.editor is None or vectors is None:
+        return [WrittenReport(report) for report in reports]
+    found = guide.editor.predictor.probabilities(vectors)
+    return [
+        guide.editor.edit(report, own, guide.thresholds)
+        for report, own in zip(reports, found, strict=True)
+    ]
+
+
+def _summaries(model: ReportModel, batch: Batch) -> list[Tensor]:
+    """`summarize_maps` of each study of an encoded batch, (views, 12, c)."""
+    return list(summarize_maps(model.feature_maps(batch)).split(batch.num_views.tolist()))

@@ -1,0 +1,121 @@
+"""What is fitted on a checkpoint's encoder, in files beside the weights: selection, editing."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from radrep.errors import CheckpointError
+from radrep.guidance.editing import ReportEditor, SentenceBank
+from radrep.guidance.labels import LabelPredictor
+from radrep.guidance.selection import ReportSelector
+from radrep.weights.pretrained import read_weights
+from radrep.weights.run_folder import WEIGHTS
+
+SELECTION = "selection.safetensors"
+EDITING = "editing.safetensors"
+_OF_SELECTOR = ("mean", "scale", "basis", "loadings", "offset")
+_OF_PREDICTOR = ("mean", "scale", "weights", "slope", "bias", "known", "found")
+_HALF = ("basis",)  # nearly all of the file
+
+
+def save_selector(folder: Path, selector: ReportSelector) -> None:
+    """Write a selector into the folder of its checkpoint, whole or not at all."""
+    arrays = {name: getattr(selector, name) for name in _OF_SELECTOR}
+    values = {f.name: getattr(selector, f.name) for f in fields(selector) if f.name not in arrays}
+    _save(folder / SELECTION, arrays, values)
+
+
+def read_selector(folder: Path) -> ReportSelector:
+    """The selector of a checkpoint; raise CheckpointError if it has none, or a broken one."""
+    arrays, values = _read(folder / SELECTION, _OF_SELECTOR, "select", "decode.method: select")
+    return ReportSelector(**values | arrays | {"pool": tuple(values["pool"])})
+
+
+def save_editor(folder: Path, editor: ReportEditor) -> None:
+    """Write an editor into the folder of its checkpoint, whole or not at all."""
+    arrays = {name: getattr(editor.predictor, name) for name in _OF_PREDICTOR}
+    values = {
+        "names": editor.predictor.names,
+        "present": dict(editor.bank.present),
+        "absent": [[sorted(names), text] for names, text in editor.bank.absent.items()],
+    }
+    _save(folder / EDITING, arrays, values)
+
+
+def read_editor(folder: Path) -> ReportEditor:
+    """The editor of a checkpoint; raise CheckpointError if it has none, or a broken one."""
+    arrays, values = _read(folder / EDITING, _OF_PREDICTOR, "edit", "decode.edit")
+    absent = {frozenset(names): text for names, text in values["absent"]}
+    return ReportEditor(
+        LabelPredictor(names=tuple(values["names"]), **arrays),
+        SentenceBank(values["present"], absent),
+    )
+
+
+def has_guidance(folder: Path) -> bool:
+    """Whether a checkpoint has both files, of its own weights."""
+    try:
+        read_selector(folder)
+        read_editor(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
+    arrays = {
+        name: np.ascontiguousarray(array, np.float16 if name in _HALF else np.float32)
+        for name, array in arrays.items()
+    }
+    about = json.dumps(values, ensure_ascii=False)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            weights = _hash_file(path.with_name(WEIGHTS))
+            sums = {"sha256": _hash(arrays, about), "weights_sha256": weights}
+            file.write(save(arrays, {"about": about, **sums}))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(
+    path: Path, names: tuple[str, ...], section: str, needs: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    again = f"fit it with: radrep train RUN --resume, where decode.{section} is not null"
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} has no {path.name}, which {needs} needs; {again}")
+    tensors, sums = read_weights(path)
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    about = sums.get("about", "")
+    if set(arrays) != set(names) or sums.get("sha256") != _hash(arrays, about):
+        raise CheckpointError(f"{path} is damaged: its checksum is wrong; remove it and {again}")
+    if sums.get("weights_sha256") != _hash_file(path.with_name(WEIGHTS)):
+        raise CheckpointError(
+            f"{path} was fitted on other weights than {WEIGHTS} beside it; remove it and {again}"
+        )
+    return {name: array.astype(np.float32) for name, array in arrays.items()}, json.loads(about)
+
+
+def _hash(arrays: Mapping[str, np.ndarray], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
