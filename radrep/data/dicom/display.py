@@ -107,13 +107,15 @@ def _display(
     """Map rescaled values to grey, 0 to 1, by the first VOI that leaves a picture."""
     exposed = values[present]
     has_many = len(np.unique(exposed)) >= _FEW
-    for voi, found, shown in _vois(dataset, values, signed, notes):
+    is_unusable = False
+    for voi, found, shown in _vois(dataset, layout, values, signed, notes):
         grey = np.unique(np.rint(np.clip(shown[present], 0.0, 1.0) * 255.0))
         num_inside = ((grey > 0) & (grey < 255)).sum()
         if num_inside >= 2 or (not has_many and len(grey) > 1):
             return shown
         notes.append(f"its {voi} leaves no picture and is not used ({found})")
-    if layout.depth == 8 and not layout.signed:
+        is_unusable = True
+    if layout.depth == 8 and not layout.signed and not is_unusable:
         if items(dataset, "ModalityLUTSequence"):
             black, white = 0.0, 255.0
         else:
@@ -125,9 +127,13 @@ def _display(
 
 
 def _vois(
-    dataset: Any, values: np.ndarray, signed: bool, notes: list[str]
+    dataset: Any, layout: PixelLayout, values: np.ndarray, signed: bool, notes: list[str]
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Each VOI LUT and then each window of a file: its name, what it is, the values under it."""
+    """Each VOI LUT and then each window of a file: its name, what it is, the values under it.
+
+    A window over all that the stored bits can hold is what exporters write who know none, and
+    counts as none: 12 bits of which a film uses half would be shown at half of its contrast.
+    """
     for item in items(dataset, "VOILUTSequence"):
         table = read_table(item)
         if table is None or not table.entries.any():
@@ -143,12 +149,23 @@ def _vois(
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     for center, width in zip(centers, widths, strict=False):
         # A window without width, which the standard forbids, counts as none.
+        if function != "SIGMOID" and _holds_all(center, width, layout, values):
+            continue
         if not math.isnan(center) and width > 0:
             found = f"center {center:g}, width {width:g}"
             yield "window", found, _window(values, center, width, function)
         else:
             written = ["\\".join(texts(dataset, f"Window{key}")) for key in ("Center", "Width")]
             notes.append(f"its window is not used (center {written[0]!r}, width {written[1]!r})")
+
+
+def _holds_all(center: float, width: float, layout: PixelLayout, values: np.ndarray) -> bool:
+    """Whether a window reaches from the least to the greatest value that can be stored."""
+    half = 2 ** (layout.depth - 1)
+    codes = (-half % len(values), half - 1) if layout.signed else (0, 2 * half - 1)
+    least, greatest = sorted(float(values[code]) for code in codes)
+    step = (greatest - least) / (2 * half - 1)
+    return center - width / 2 <= least + step and center + width / 2 >= greatest - step
 
 
 def _window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:

@@ -432,7 +432,20 @@ DRAWINGS: dict[str, Drawing] = {
         window("1", "1"), note=r"leaves no picture and is not used \(center 1, width 1\)"
     ),
     "window-left-over-8-bit": Drawing(
-        window("0", "1"), pixels=GREY, note="leaves no picture and is not used"
+        window("0", "1"),
+        pixels=GREY // 2 + np.uint8(20),
+        expected=_grey((GREY // 2 - 0.0) / 127),
+        note="leaves no picture and is not used",
+    ),
+    "window-full": Drawing(
+        window("2048", "4096"), DEEP // 2, _grey((DEEP // 2) / float(DEEP.max() // 2))
+    ),
+    "window-full-signed": Drawing(
+        window("0", "8192")
+        | {"RescaleSlope": "2", "RescaleIntercept": "0"}
+        | {"PixelRepresentation": 1},
+        signed(DEEP // 2, 1000),
+        _grey((DEEP // 2) / float(DEEP.max() // 2)),
     ),
     "window-beside": Drawing(window("9000", "2000"), note="leaves no picture and is not used"),
     "function-exact": Drawing(

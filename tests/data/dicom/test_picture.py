@@ -150,10 +150,10 @@ def test_dicom_modality_table_goes_before_the_window(tmp_path, syntax):
             BitsStored=12,
             PhotometricInterpretation=photometric,
             ModalityLUTSequence=[table(curve, 0, 12)],
-            WindowCenter=2048,
-            WindowWidth=4096,
+            WindowCenter=1500,
+            WindowWidth=3000,
         )
-        shown = np.rint(np.clip((4095.0 - DEEP - 2047.5) / 4095 + 0.5, 0, 1) * 255)
+        shown = np.rint(np.clip((4095.0 - DEEP - 1499.5) / 2999 + 0.5, 0, 1) * 255)
         expected = shown if photometric == "MONOCHROME2" else 255 - shown
         assert np.array_equal(read_image(path), expected)
 
