@@ -91,14 +91,18 @@ def test_sampling_is_refused_and_a_preset_is_taken(emrrg_run: Path, films: list[
     words = ("generate", films[0], "--checkpoint", emrrg_run)
     sampled = radrep(*words, "--method", "sample")
     assert sampled.exit_code == 2
-    assert "emrrg writes by beam or greedy" in sampled.stderr
+    assert "emrrg writes by beam, greedy or select" in sampled.stderr
+    selected = radrep(*words, "--method", "select", "--json")
+    assert selected.exit_code == 0, selected.output
+    assert json.loads(selected.stdout)["made"] == "selected"
     plain, preset = (
         ReportGenerator(emrrg_run).loaded.recipe,
-        radrep(*words, "--preset", "mambaxray_iu", "--beam-size", 2),
+        radrep(*words, "--json", "--preset", "mambaxray_iu", "--beam-size", 2),
     )
     assert preset.exit_code == 0, preset.output
     settings = Decode(preset="mambaxray_iu", beam_size=2, batch_size=plain.decode.batch_size)
-    assert ReportGenerator(emrrg_run, decode=settings).write(films[0]).text == preset.stdout.strip()
+    report = json.loads(preset.stdout)["report"]
+    assert ReportGenerator(emrrg_run, decode=settings).write(films[0]).text == report
     unknown = radrep(*words, "--preset", "padchest")
     assert unknown.exit_code == 2
     assert "decode.preset" in unknown.stderr

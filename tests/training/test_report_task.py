@@ -29,7 +29,10 @@ def test_a_run_folder_is_complete(trained_run: Path) -> None:
     names = {path.name for path in trained_run.iterdir()}
     assert {"recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints", "best"} <= names
     files = {path.name for path in (trained_run / "best").iterdir()}
-    assert files == {"weights.safetensors", "recipe.yaml", "vocabulary.json", "training.pt"}
+    assert files == {
+        "weights.safetensors", "recipe.yaml", "vocabulary.json", "training.pt",
+        "selection.safetensors", "editing.safetensors",
+    }  # fmt: skip
     environment = json.loads((trained_run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
 
