@@ -283,9 +283,9 @@ def _run(
         say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
         _show_left_out(result.left_out)
     _show_warnings(result.warnings)
-    ready = "is not ready for training: see the warnings." if result.warnings else "is ready."
+    ready = "is prepared; see the warnings before you train on it." * bool(result.warnings)
     before = "was prepared before in the same way; nothing was done." * result.already_done
-    say(f"{result.out} {before or ready}")
+    say(f"{result.out} {before or ready or 'is ready.'}")
 
 
 def _show_warnings(warnings: Sequence[str]) -> None:

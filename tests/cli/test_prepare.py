@@ -241,6 +241,6 @@ def test_a_set_is_called_ready_only_if_it_is(
         assert result.exit_code == 0, result.output
         assert ("warning: " in result.stderr) == bool(reason)
         assert reason in result.stderr
-    ending = "is not ready for training: see the warnings." if reason else "is ready."
+    ending = "is prepared; see the warnings before you train on it." if reason else "is ready."
     assert result.stdout.splitlines()[-1] == f"{out} {ending}"
     assert reason in radrep("data", "show", out).stdout
