@@ -122,7 +122,8 @@ def _beside_controls(
         if names := [noun for noun, relation in relations.items() if relation == kind]:
             listed = ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
             yield _CONTROLS[kind].format(names=listed, **fill)
-    if relations.get(_SELECTED, "higher") != "higher":
+    selected = relations.get(_SELECTED, "higher"), findings.relation(main, SELECTION.name)
+    if "higher" not in selected:
         yield _CONTROLS["selects"]
 
 

@@ -17,7 +17,7 @@ from radrep.data.store import order_patients
 from radrep.errors import DataError
 from radrep.guidance.utility import PARTS, build_pool, utility_parts
 
-PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 NUM_FOLDS = 5
 # On IU X-Ray 900 outputs take 110 MB; at rank 128 they take 8 in half precision.
 RANK = 128

@@ -77,14 +77,18 @@ def test_only_a_significant_loss_in_the_shuffled_control_counts(systems, expecte
             "without No Finding.",
         ),
         (
-            {"selection": (0.6, 0.3), "constant, best cider": (0.2, 0.3)},
+            {"selection": (0.6, 0.48), "constant, best cider": (0.2, 0.3)},
             "It scores lower in CIDEr than the training report that image features select. So "
             "there is no evidence that it does more than choose among training reports.",
         ),
         (
+            {"selection": (0.6, 0.3), "constant, best cider": (0.2, 0.3)},
+            "It scores lower in CIDEr than the training report that image features select.",
+        ),
+        (
             {
                 "nearest neighbour": (0.39, 0.3),
-                "selection": (0.42, 0.3),
+                "selection": (0.42, 0.48),
                 "constant, best cider": (0.4, 0.3),
             },
             "No significant difference in CIDEr over 295 studies to one constant report, the "
