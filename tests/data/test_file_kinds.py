@@ -39,7 +39,7 @@ def array() -> bytes:
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF"),
         (zipped(), "a ZIP archive"),
         (tarred(), "a TAR archive"),
-        (gzip.compress(b"volume"), "a gzip archive"),
+        (gzip.compress(b"volume", mtime=0), "a gzip archive"),
         (bytes(344) + b"n+1\0", "a NIfTI volume"),
         (b"NRRD0004\n", "an NRRD volume"),
         (array(), "a NumPy array"),
