@@ -22,6 +22,7 @@ from radrep.progress import Advance, Reporter
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 10.0  # between two lines of progress without a terminal
 BAR_CELLS = 20
+_NARROWEST = 20  # columns; in fewer no number can be read
 UNWRAPPED = 10_000  # files and pipes get whole lines, so that they grep well
 
 
@@ -79,7 +80,7 @@ def make_console(*, stderr: bool = False) -> Console:
     console = Console(file=file, stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = UNWRAPPED
-    elif console.width < 1:  # COLUMNS=0
+    elif console.width < _NARROWEST:  # such as COLUMNS=0 or 1
         console.width = 80
     return console
 

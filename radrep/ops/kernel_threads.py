@@ -19,8 +19,8 @@ _LEFT_OVER = re.compile(r"NUMBA_(DISABLE_JIT|NUM_THREADS|DEBUG.*|DUMP_.*|TRACE)"
 def _drop_left_over() -> None:
     for name in filter(_LEFT_OVER.fullmatch, list(os.environ)):
         del os.environ[name]
-    if "numba" in sys.modules:
-        sys.modules["numba"].core.config.reload_config()
+    if (loaded := sys.modules.get("numba")) is not None:
+        loaded.core.config.reload_config()
 
 
 _drop_left_over()

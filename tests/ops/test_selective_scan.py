@@ -322,7 +322,7 @@ def test_cpu_choice_names_numba_and_threads():
 def test_without_numba_the_choice_is_chunked_and_states_why(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)  # as if its import failed
     for module in ("kernel_threads", "selective_scan.cpu", "selective_scan.cpu_kernels"):
-        monkeypatch.delitem(sys.modules, f"radrep.ops.{module}")
+        monkeypatch.delitem(sys.modules, f"radrep.ops.{module}", raising=False)
     choice = select_backend(torch.device("cpu"), torch.float32)
     assert choice.name == "chunked"
     assert "Numba cannot be imported" in choice.reason

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from radrep.build import build_model, build_tokenizer
 from radrep.data.batch import Batch
-from radrep.errors import CheckpointError, DataError, RecipeError
+from radrep.errors import CheckpointError, DataError, RadrepError, RecipeError
 from radrep.models.csr_lmca import CsrLmca
 from radrep.models.emrrg import PROMPT, Emrrg
 from radrep.models.xray_mamba import (
@@ -307,7 +307,7 @@ def test_an_encoder_of_another_size_is_refused(tmp_path: Path) -> None:
 def test_an_import_overwrites_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(CheckpointError, match="out exists already"):
+    with pytest.raises(RadrepError, match="out exists already"):
         import_public(tmp_path / "x.pth", "xray-mamba-tiny", out=out)
     with pytest.raises(CheckpointError, match="must be one of xray-mamba-tiny"):
         import_public(tmp_path / "x.pth", "vim", out=tmp_path / "new")
