@@ -552,7 +552,13 @@ def assert_says(text: str, pattern: str) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="takes away a permission")
-@pytest.mark.parametrize("make", [make_folder, make_iu, make_mimic, make_chexpert])
+@pytest.mark.parametrize(
+    "make",
+    [
+        make_folder,
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (make_iu, make_mimic, make_chexpert)),
+    ],
+)
 def test_an_unreadable_image_is_left_out(make: Callable[[Path], list[str]], tmp_path: Path) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     raw.mkdir()

@@ -79,6 +79,7 @@ def test_several_studies_and_json(trained_run: Path, films: list[Path]) -> None:
     assert json.loads(alone.stdout) == rows[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_java")
 def test_generate_sees_what_evaluation_sees(
     trained_run: Path, phantoms: Path, tmp_path: Path

@@ -370,6 +370,7 @@ def test_training_without_masked_images_states_how_to_make_them(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_cached_features_know_whose_masks_they_are_of(
     tmp_path: Path, own_phantoms: Path, discriminator: Path, masked: Path
 ) -> None:
@@ -454,6 +455,7 @@ def test_a_set_without_a_table_of_labels_is_named_so(tmp_path: Path, own_phantom
     assert "labels: reports" in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "raw", "vocabulary", "unknown"),
     [

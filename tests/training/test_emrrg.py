@@ -120,6 +120,7 @@ def test_a_killed_run_resumes_to_the_same_curve(
     assert read_metrics(tmp_path / "run") == read_metrics(emrrg_run)
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_is_read_from_the_cache(phantoms: Path, tmp_path: Path) -> None:
     recipe = write(tmp_path, phantoms, train_encoder="frozen", hybrid=None)
     result = radrep("train", recipe)

@@ -134,6 +134,7 @@ def test_terms_that_leave_an_observation_open_make_it_uncertain(mesh):
     assert present(as_one, study({"Density": 1})) == {"Lung Opacity", "Lung Lesion"}
 
 
+@pytest.mark.slow
 def test_mesh_terms_agree_with_what_the_reports_say(data_dir):
     source = [s for s in IuXraySource(data_dir / "iu_xray") if s.split == "train"]
     studies = [study(s.labels, **s.sections) for s in source]

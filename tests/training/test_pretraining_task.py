@@ -60,6 +60,7 @@ def test_stage_one_is_validated_by_its_loss(stage_one: Path) -> None:
     assert {name for row in rows for name in row if name.startswith("val/")} == {"val/loss"}
 
 
+@pytest.mark.slow
 def test_stage_two_starts_from_stage_one_and_is_validated_by_retrieval(
     stage_one: Path, phantoms: Path, tmp_path: Path
 ) -> None:

@@ -648,6 +648,7 @@ def test_a_cell_that_is_not_kaggles_is_named(tmp_path, table, row, message):
         IuXraySource(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_real_layouts_agree(data_dir, tmp_path):
     raw = data_dir / "iu_xray"
     with (raw / "image_names.csv").open(newline="") as file:
