@@ -119,8 +119,9 @@ def _display(
         if items(dataset, "ModalityLUTSequence"):
             black, white = 0.0, 255.0
         else:
-            black, white = values[0], values[255]  # as they are stored
-        if min(black, white) <= exposed.min() and exposed.max() <= max(black, white):
+            # As they are stored; a negative slope inverts.
+            black, white = sorted((float(values[0]), float(values[255])))
+        if black <= exposed.min() and exposed.max() <= white:
             return (values - black) / (white - black)
     least, greatest = float(exposed.min()), float(exposed.max())
     return (values - least) / (greatest - least if greatest > least else 1.0)

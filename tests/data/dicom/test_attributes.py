@@ -355,6 +355,11 @@ DRAWINGS: dict[str, Drawing] = {
     "slope-negative": Drawing(
         {"RescaleSlope": "-1", "RescaleIntercept": "4095"}, expected=255 - GREY
     ),
+    "slope-negative-8-bit": Drawing(
+        {"RescaleSlope": "-1", "RescaleIntercept": "255"},
+        pixels=GREY // 2,
+        expected=255 - GREY // 2,
+    ),
     "slope-tiny": Drawing({"RescaleSlope": "1e-05"}),
     "slope-comma": Drawing(
         {"RescaleSlope": "0,5", "RescaleIntercept": "-100,0"} | window(900, 1000),
