@@ -15,6 +15,7 @@ from typing import Any
 
 from radrep.data.study import SPLIT_NAMES
 from radrep.errors import DataError
+from radrep.preparation.sources.cells import is_missing
 from radrep.preparation.sources.table_text import decode_text
 from radrep.preparation.sources.tables import parse_cells
 
@@ -130,7 +131,9 @@ def cell_text(value: object) -> str | None:
 
 
 def _is_missing(value: object) -> bool:
-    # pandas writes NaN into JSON for a cell without a value.
+    # pandas writes NaN into JSON for a cell without a value, and str() makes "nan" or "None" of it.
+    if isinstance(value, str):
+        return is_missing(value)
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

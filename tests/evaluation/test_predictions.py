@@ -179,8 +179,19 @@ def test_rows_repeated_whole_leave_the_images_of_a_study_apart(tmp_path):
 def test_empty_predictions_are_kept_and_counted(tmp_path):
     content = '{"a": "", "b": null, "c": NaN, "d": " ", "e": "clear"}'
     predictions = read_predictions(write(tmp_path / "p.json", content))
-    assert predictions.reports == {"a": "", "b": "", "c": "", "d": " ", "e": "clear"}
+    assert predictions.reports == {"a": "", "b": "", "c": "", "d": "", "e": "clear"}
     assert predictions.notes == ("4 of 5 predictions are empty; they are scored as such",)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "None", "N/A", "<NA>", "null", " none "])
+def test_words_for_nothing_are_no_reports(tmp_path, word):
+    rows = [{"id": "a", "report": "None acute."}, {"id": "b", "report": word}]
+    for name, content in (("p.csv", table(rows)), ("p.json", rows), ("p.jsonl", json_lines(rows))):
+        path = write(tmp_path / name, content)
+        assert read_predictions(path).reports == {"a": "None acute.", "b": ""}
+        assert read_references(path).reports == ("None acute.",)
+    with pytest.raises(DataError, match="row 1: it has no id"):
+        read_predictions(write(tmp_path / "p.csv", table([{"id": word, "report": "Clear."}])))
 
 
 @pytest.mark.parametrize(
