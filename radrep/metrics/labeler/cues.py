@@ -8,7 +8,7 @@ conjunctions instead of a parsed sentence. Terms of NegBio (public domain), of N
 from itertools import product
 from typing import NamedTuple
 
-from radrep.metrics.labeler.forms import ASK, BLANK, NO, OFF, ON
+from radrep.metrics.labeler.forms import ASK, BLANK, NO, OFF, ON, YES
 from radrep.metrics.labeler.vocabulary import phrases, word_set
 
 
@@ -227,12 +227,14 @@ UNCHANGED = word_set("stable unchanged similar midline constant")
 # Where the reach of a cue ends.
 STOPS_AFTER = word_set(
     "but however although though except which while whereas now despite yet besides aside "
-    "apart with ; otherwise secondary because after following save bar barring excepting "
+    "apart beyond with ; otherwise secondary because after following save bar barring excepting "
     f"{OFF} {ON}"
 )
-STOPS_BEFORE = word_set(f"but however although though except while whereas with ; {OFF} {ON}")
+STOPS_BEFORE = word_set(
+    f"but however although though except while whereas with ; {OFF} {ON} {YES} {NO}"
+)
 # No effusion but what follows one of these.
-EXCEPTING = word_set("except but save bar barring excepting besides aside apart other")
+EXCEPTING = word_set("except but save bar barring excepting besides aside apart beyond other")
 JOINED_WITH = word_set("consistent compatible associated concordant along")
 VERBS = word_set(
     "is are was were has have had remains remain appears appear shows show demonstrates "

@@ -1,6 +1,7 @@
 """The scope of a cue, and its effect on the mentions within."""
 
 from bisect import bisect_left
+from itertools import pairwise
 from typing import NamedTuple
 
 from radrep.metrics.labeler.cues import (
@@ -30,8 +31,10 @@ LONGEST_CUE = max(map(len, CUES))
 _RANK = {"aside": 5, "answer": 4, "open": 3, "negative": 2, "uncertain": 1}
 _STOPS_OF_TWO = frozenset(
     (("or", "there"), ("or", "the"), ("nor", "there"), ("nor", "the"), ("other", "than"))
+    + (("to", "explain"), ("to", "account"))
 )
 _COMMAS = frozenset((",", "(", ")"))
+_LISTING = _COMMAS | {"and", "or", "nor"}
 # "No effusion except a trace on the left": some of what is denied is there.
 _SOME = word_set(
     "a an trace tiny small minimal mild minor one some few amount component residual left right "
@@ -159,6 +162,8 @@ class Scopes:
             elif word in _COMMAS or word == "and":
                 if not self._list_goes_on(i + 1, end):
                     return i
+                if word == "," and "," not in words[start:i] and self._is_noted(i + 1):
+                    return i
             elif tuple(words[i : i + 2]) in _STOPS_OF_TWO:
                 return i
         return end
@@ -184,6 +189,16 @@ class Scopes:
         words = self._words
         return any(
             words[i] in VERBS and SEEN.isdisjoint(words[i + 1 : i + 4]) for i in range(start, end)
+        )
+
+    def _is_noted(self, start: int) -> bool:
+        """Whether the rest is one finding and "noted", or "seen in" a place on one side."""
+        rest = self._words[start : start + 13]
+        if len(rest) > 12 or not _LISTING.isdisjoint(rest) or not VERBS.isdisjoint(rest):
+            return False
+        seen_in = any(a in SEEN and b in ("in", "at") for a, b in pairwise(rest))
+        return rest[-1:] in (["noted"], ["present"]) or (
+            seen_in and ("left" in rest or "right" in rest)
         )
 
     def _closes_with_or(self, start: int, end: int) -> bool:

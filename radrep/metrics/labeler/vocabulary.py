@@ -73,7 +73,8 @@ _NAMED = {
         orthopedic device, device, stimulator, neurostimulator, stent, coil, embolization coil, cabg
         marker, graft marker, valve replacement, mechanical valve, artificial valve, valve
         prosthesis, prosthetic valve, vp shunt, support apparatus, occluder, implantable generator,
-        pulse generator, balloon pump, swan ganz, ivc filter, port""",
+        pulse generator, balloon pump, swan ganz, ivc filter, port,
+        introducer, jugular sheath, ij sheath, venous sheath, vascular sheath, subclavian sheath""",
 }
 _SEVERAL = {
     "hydropneumothorax": (PNEUMOTHORAX, EFFUSION),

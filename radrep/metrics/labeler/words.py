@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from radrep.metrics.labeler.abbreviations import AMBIGUOUS, WRITTEN_OUT, in_context
+from radrep.metrics.labeler.cues import AFFIRMING
 from radrep.metrics.labeler.forms import SIZES, has_forms, marked_tokens
-from radrep.metrics.labeler.vocabulary import BASE
+from radrep.metrics.labeler.vocabulary import BASE, MENTIONS
 
 T = TypeVar("T")
 
@@ -26,13 +27,18 @@ _STOP = (
     r"(?:(?<=[\w)\"'][?])|(?=\s*(?:$|\n|(?i:no|there|the)\b)))"
 )
 _LINE = r"\n(?=[^\S\n]*(?:\n|\d{1,2}[.)]|[-*\u2022|\[(\u2610-\u2612]|[A-Z][a-z ]|[A-Z]+:"
-_END = re.compile(_STOP + "|" + _LINE + "))")
+# "no infiltrate\nmild cardiomegaly", "No edema - small effusion": what may open a new statement.
+_ANEW = rf"(?:\n|\s[-\u2012-\u2015]+)\s*(?=(?i:{'|'.join(sorted(AFFIRMING - {'a', 'an'}))})\b)"
+_FINDINGS = frozenset(phrase[-1] for phrase, (kind, _) in MENTIONS.items() if kind == "finding")
+_DENIED = re.compile(r"\W*(?:no|without|negative)\b", re.IGNORECASE)
+_END = re.compile(_STOP + "|" + _LINE + "))|(?P<anew>" + _ANEW + ")")
 # As written in forms: "1) ... 2) ...", "Effusion: No Edema: Yes", rows of a table.
 _FORM_MARK = re.compile(r"[:=|)\t]")
 _END_OF_FORM = re.compile(
     _STOP
     + r"|(?:(?<=[:=] (?i:no))|(?<=[:=] (?i:yes))|(?<=[:=] (?i:none)))\s+(?=[A-Z][\w /-]{2,40}[:=])"
     r"|[(]?(?<!\w)\d{1,2}[)](?=\s*(?:[A-Z]|no\b))|" + _LINE + r"|[A-Za-z][\w /-]{2,40}[:=|\t]))"
+    rf"|(?P<anew>{_ANEW})"
 )
 _WORD = re.compile(r"[a-z]+|[0-9]+(?:[.][0-9]+)*|[^\sa-z0-9]")
 # A hyphen or an apostrophe within a word only joins its parts.
@@ -70,11 +76,19 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     start = 0
     ends = _END_OF_FORM if _FORM_MARK.search(text) else _END
     for end in ends.finditer(text):
+        if end["anew"] and not _is_denied(text[start : end.start()]):
+            continue
         spans.append((start, end.start() + (end.group() == "?")))
         start = end.end()
     spans.append((start, len(text)))
     spans = [span for span in (_strip(text, *span) for span in spans) if span[0] < span[1]]
     return spans if ":" not in text else _without_asides(text, spans)
+
+
+def _is_denied(part: str) -> bool:
+    """Whether a statement that denies a finding ends with its name."""
+    last = part.lower().split()[-1:]
+    return bool(last) and BASE.get(last[0], last[0]) in _FINDINGS and bool(_DENIED.match(part))
 
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
