@@ -1,3 +1,4 @@
+import random
 import unicodedata
 
 import pytest
@@ -88,3 +89,49 @@ def test_nothing_is_found_of_nothing():
     assert found([], FILES) == []
     assert found(["a", "", "/", ".."], ["b.png"]) == [None] * 4
     assert found(["a.png"], []) == [None]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_name_gets_the_image_of_another(seed):
+    """Patients have images of the same numbers; some are missing and zeros are lost at random."""
+    draw = random.Random(seed)
+    folder = draw.choice(["p{}", "patient{:05d}/study1", "data/{}", "site{}/films"])
+    width = draw.randint(3, 8)
+    inner, root = draw.choice([("", ""), ("png/", ""), ("", "/home/x/"), ("", "C:\\films\\")])
+    truth = {}
+    for patient in range(1, draw.randint(3, 6)):
+        for number in [7, *draw.sample(range(8, 100), 4)]:
+            zeros = draw.choice([1, width])
+            file = f"{inner}{folder.format(patient)}/{number:0{width}d}.png"
+            truth[f"{folder.format(patient)}/{number:0{zeros}d}"] = file
+    ending = draw.choice(["", ".png", ".jpg"])
+    files = [file for file in truth.values() if draw.random() < 0.6]
+    names = draw.sample(sorted(truth), len(truth))
+    expected = [truth[name] if truth[name] in files else None for name in names]
+    assert found([f"{root}{name}{ending}" for name in names], files) == expected
+    # Of a part of the table no more is known, but folders that differ in a number still differ.
+    for name, file in zip(names, expected, strict=True):
+        assert found([f"{root}{name}{ending}"], files) == [file]
+
+
+def test_zeros_are_lost_in_the_same_folder_and_only_by_one_name():
+    draw = random.Random(0)
+    number = str(draw.randint(1, 999))
+    file = f"a/b/000{number}.png"
+    for name in (number, f"b/{number}", f"x/a/b/{number}.png"):
+        assert found([name], [file]) == [file]
+        assert found([name, f"0{number}"], [file]) == [None, None]
+        assert found([name, f"000{number}"], [file]) == [None, file]
+        other = f"c/{name.replace(number, '0' + number)}".removesuffix(".png") + ".png"
+        assert found([name], [file, other]) == [None]
+    assert found([f"c/{number}", f"a/{number}", f"0{number}"], [file]) == [None] * 3
+    assert found([f"p1/{number}", f"p2/{number}"], [f"00{number}.png"]) == [None, None]
+
+
+def test_a_table_may_have_its_own_folders_but_not_the_files_for_other_images():
+    assert found(["images/b", "images/c"], ["films/b.png"]) == ["films/b.png", None]
+    assert found(["train/b"], ["train/normal/b.png"]) == ["train/normal/b.png"]
+    assert found(["ann/b", "bob/c"], ["bob/b.png", "bob/c.png"]) == [None, "bob/c.png"]
+    assert found(["ann/b"], ["bob/b.png", "ann/c.png"]) == [None]
+    assert found(["p2/b"], ["p1/b.png"]) == [None]
+    assert found(["b", "ann/b"], ["b.png"]) == ["b.png", None]

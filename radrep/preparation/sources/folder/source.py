@@ -146,7 +146,7 @@ class FolderSource(Source):
         matches = match_files(packed, self._files[:num_own])
         missing = np.flatnonzero(matches.places < 0)
         if len(missing) and self._num_inner:
-            linked = match_files(packed.take(missing), self._files[num_own:]).places
+            linked = match_files(packed, self._files[num_own:]).places[missing]
             matches.places[missing] = np.where(linked < 0, -1, linked + num_own)
         return matches
 
