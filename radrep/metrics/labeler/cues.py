@@ -41,7 +41,8 @@ _DENYING_BACK = """not seen, not identified, not present, not visualized, not ev
     can not be seen, can not be identified, disappeared, is artifact, is an artifact, was artifact,
     was an artifact, were artifacts, represents artifact, represents an artifact, artifactual, not
     persist, not persisted, not in place, no longer in place, not in situ, never present, never
-    seen, never demonstrated, gone, vanished, is a nipple shadow, are nipple shadows, represents a
+    seen, never demonstrated, gone, vanished, is a nipple shadow, are nipple shadows, not recurred,
+    not recur, not reaccumulated, not reaccumulate, represents a
     nipple shadow, was a nipple shadow, is a skin fold, represents a skin fold, was a skin fold"""
 _DENYING_EITHER = """absent, excluded, ruled out, resolved, cleared, no longer, nil, nonexistent,
     non existent, nonvisualized, non visualized, nonvisualised, non visualised, nonvisualization,

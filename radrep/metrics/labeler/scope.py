@@ -35,6 +35,8 @@ _STOPS_OF_TWO = frozenset(
 )
 _COMMAS = frozenset((",", "(", ")"))
 _LISTING = _COMMAS | {"and", "or", "nor"}
+_AUXILIARIES = word_set("has have had is are was were now since completely fully currently again")
+_NOT_NOW = word_set("previously before prior previous earlier last initially then ct lateral")
 # "No effusion except a trace on the left": some of what is denied is there.
 _SOME = word_set(
     "a an trace tiny small minimal mild minor one some few amount component residual left right "
@@ -90,7 +92,7 @@ class Scopes:
         after = Span(place.end, self._end_after(place.end))
         if cue.reach == "either":
             ahead = any(start in self._starts for start in range(after.start, after.end))
-            spans = [after] if ahead else [self._span_before(place.start)]
+            spans = [after] if ahead else [self._span_before(place.start, place.end)]
         elif cue.reach == "next":
             spans = [Span(place.end, place.end + 1)]
         elif cue.reach == "item":
@@ -101,10 +103,12 @@ class Scopes:
         elif cue.reach == "both":
             spans = [self._weighed_before(place.start), after]
         else:
+            # "A fracture, incompletely evaluated" is there.
+            cue_end = 0 if cue.effect == "uncertain" else place.end
             # "an effusion, if present, is small"
             apart = self._words[place.start] == "if" and self._words[place.start - 1] in _COMMAS
             before = place.start - 1 if apart and place.start else place.start
-            spans = [after] if cue.reach == "after" else [self._span_before(before)]
+            spans = [after] if cue.reach == "after" else [self._span_before(before, cue_end)]
         if cue.effect == "negative" and after.end < len(self._words):
             self._except(after)
         return [Reach(cue.effect, place, span) for span in spans]
@@ -218,8 +222,9 @@ class Scopes:
             start -= 1
         return Span(max(start + 1, self._span_before(end).start), end)
 
-    def _span_before(self, end: int) -> Span:
+    def _span_before(self, end: int, cue_end: int = 0) -> Span:
         words = self._words
+        set_apart = self._set_apart(end, cue_end)
         first = max(0, end - LONGEST_REACH)
         joined = False
         passed = end
@@ -238,5 +243,22 @@ class Scopes:
                     return Span(i + 1, end)
                 joined = True
             elif word in _COMMAS and not (joined and i in self._ends):
-                return Span(i + 1, end)
+                named = any(k in self._starts for k in range(i + 1, end))
+                if named or not set_apart:
+                    return Span(i + 1, end)
         return Span(first, end)
+
+    def _set_apart(self, start: int, end: int) -> bool:
+        """Whether only a comma parts a cue from its finding: "Effusion, right, has resolved"."""
+        words = self._words
+        first = start
+        while first and words[first - 1] in _AUXILIARIES:
+            first -= 1
+        if not end or not first or words[first - 1] not in _COMMAS:
+            return False
+        follows = words[end : end + 5]
+        if words[start:end] == ["no", "longer"]:
+            return SEEN.issuperset(follows[:1])
+        if SEEN.isdisjoint(words[start:end]):
+            return True
+        return _NOT_NOW.isdisjoint(follows) and not any(word.isdigit() for word in follows)
