@@ -30,6 +30,16 @@ _SCIENTIFIC = re.compile(r"\d([.,]\d+)?[eE]\+\d{1,3}", re.ASCII)
 _DATE = re.compile(r"\d{1,2}-[A-Z][a-z]{2}|[A-Z][a-z]{2}-\d{1,2}", re.ASCII)
 EXPORT_AGAIN = "export the table again with this column as text"
 
+_TEXT_FILE = re.compile(
+    r"(?:[^\n]*[/\\])?[^\n/\\]{1,80}\.(?:txt|text|rtf|docx?|odt|pdf|html?|xml|json|png|jpe?g|dcm)",
+    re.IGNORECASE,
+)
+_NAME = re.compile(
+    r"(?!.*\b(?:is|are|was|were|not|without|seen|clear|unchanged|no(?! findings?\b))\b)"
+    r"(?:[^\W\d_][^\s.:!?]*)(?:[ _][^\s.:!?]+){0,4}",
+    re.IGNORECASE,
+)  # of a finding
+
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _NUMPY_BREAK = re.compile(r"""['"]\s+['"]""")
 _SEPARATORS = ("\n", "|", ";", ",", " ")
@@ -45,6 +55,21 @@ def is_formula_error(text: str) -> bool:
     """Whether a cell holds what a spreadsheet shows for a formula that failed, such as #NAME?."""
     text = text.strip()
     return text in _FORMULA_ERRORS or (len(text) > 1 and not text.strip("#"))
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell has no letter, or one truth: a label or a number, but no words of a report."""
+    return parse_label(text) is not None or not re.search(r"[^\W\d_]", text)
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a cell is the name of a file of text, or of an image."""
+    return bool(_TEXT_FILE.fullmatch(text.strip()))
+
+
+def are_names(text: str) -> bool:
+    """Whether a cell may be names of findings rather than sentences: "Effusion|Pleural mass"."""
+    return all(_NAME.fullmatch(name.strip()) for name in text.split("|"))
 
 
 @lru_cache(maxsize=4096)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +350,42 @@ def test_a_cell_may_name_several_images(tmp_path):
         ["a.png", "b.png"],
         ["c.png", "d.png"],
     ]
+
+
+@pytest.mark.parametrize("column", ["findings", "impression", "report_text"])
+@pytest.mark.parametrize("values", ["01", "0 1.0 -1", "True False", "2 17 3.5"])
+def test_numbers_are_no_text_and_do_not_hide_one(tmp_path, column, values):
+    draw_value = random.Random(column + values).choice
+    cells = [draw_value(values.split() if " " in values else [*values]) for _ in range(4)]
+    draw(tmp_path, *(f"{k}.png" for k in range(4)))
+    other = "report" if column != "report_text" else "findings"
+    rows = [f"{k}.png,{cell},Lungs clear." for k, cell in enumerate(cells)]
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column},{other}", *rows))
+    assert [study.sections for study in source] == [{"findings": "Lungs clear."}] * 4
+    assert "4 texts are read as missing" in notes(source)
+
+
+@pytest.mark.parametrize("column", ["findings", "report", "Impression"])
+def test_names_of_findings_are_labels_in_a_column_of_texts(tmp_path, column):
+    names = ["Effusion", "Mass", "Pleural_Thickening", "No Finding", "Enlarged heart", "Edema"]
+    drawn = [random.Random(k).sample(names, 1 + k % 3) for k in range(6)]
+    draw(tmp_path, *(f"{k}.png" for k in range(6)))
+    rows = [f"{k}.png,{'|'.join(found)}" for k, found in enumerate(drawn)]
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", *rows))
+    assert [study.labels for study in source] == [dict.fromkeys(found, 1) for found in drawn]
+    assert all(not study.sections and not study.report for study in source)
+    assert f"{column} is read as names of findings." in source.notes
+    rows[0] = "0.png,Effusion|Lungs are clear."
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", *rows))
+    assert not any(study.labels for study in source)
+
+
+@pytest.mark.parametrize("column", ["findings", "report", "impression"])
+@pytest.mark.parametrize("name", ["a.txt", "texts/my report 1.TXT", "C:\\x\\a.docx", "s50.pdf"])
+def test_names_of_files_are_no_texts(tmp_path, column, name):
+    draw(tmp_path, "0.png", "1.png")
+    rows = ["0.png,Compared with a.txt. Clear.", f"1.png,{name}"]
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", rows[0]))
+    assert len(list(source)) == 1
+    with pytest.raises(DataError, match=f"line 3: {column} is .*expected the text itself"):
+        FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", *rows))

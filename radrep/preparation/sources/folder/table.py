@@ -3,7 +3,8 @@
 image, path, filename, ...    required: the path from the folder or its end, or several of them
                               ("a.png;b.png", a list); an id of a row may stand for it
 study_id, patient_id, split, view, report, findings, impression, indication, comparison
-Finding Labels                names of findings, "Effusion|Mass", as in NIH ChestX-ray14
+Finding Labels                names of findings, "Effusion|Mass", as in NIH ChestX-ray14; so is any
+                              column of texts with nothing but such names
 any other of 1, 0, -1, blank  a finding: present, absent, uncertain, not mentioned
 """
 
@@ -25,6 +26,8 @@ from radrep.preparation.sources.tables import bad_value, stream_cells
 _IDS = ("study", "patient")
 # Of these "None" may be what the radiologist wrote.
 _NONE_IS_TEXT = ("indication", "comparison", "context")
+# Of these numbers, names of findings and names of files are none.
+_SENTENCES = ("report", "findings", "impression")
 _SHOWN = 8  # columns in a note
 _MAX_IDS = 100_000  # that are compared with one another
 
@@ -66,6 +69,7 @@ class _Damage:
         self._numbers: dict[str, dict[str, str]] = {role: {} for role in _IDS}  # without zeros
         self._twins: dict[str, tuple[str, str]] = {}
         self._lost = Counter[str]()
+        self._names: dict[str, tuple[bool, bool]] = {}  # of texts: one is "A|B", all are names
 
     def count(self, values: Mapping[str, str]) -> None:
         """Count the values of one row, by role."""
@@ -83,6 +87,14 @@ class _Damage:
             text = values.get(role, "").strip()
             if text and not _is_text(role, text):
                 self._lost[text] += 1
+            elif text and role in _SENTENCES:
+                is_list, are_names = self._names.get(role, (False, True))
+                self._names[role] = (is_list or "|" in text, are_names and cell.are_names(text))
+
+    @property
+    def lists(self) -> Iterator[str]:
+        """Roles of texts of which the values are names of findings: "Effusion|Mass"."""
+        return (role for role, is_list_of_names in self._names.items() if all(is_list_of_names))
 
     def notes(self) -> Iterator[str]:
         """Texts that are none."""
@@ -127,6 +139,7 @@ class Table:
             for name, value in cells.items():
                 if name not in taken:
                     _count(others.setdefault(name, _Values()), value, line)
+        self._lists = tuple(damage.lists)
         self._image_by = None if "image" in known else columns.image_names_by(known)
         names = [name for name in (*known.values(), *others) if not columns.is_row_number(name)]
         self._all_columns = ", ".join(names) or "none"
@@ -137,6 +150,7 @@ class Table:
         self.has_studies = "study" in known
         self.labels = tuple(sorted(name for name in others if _is_label(name, others[name])))
         self.notes = [*text_notes(path), *_column_notes(others, self.labels), *damage.notes()]
+        self.notes += [f"{known[role]} is read as names of findings." for role in self._lists]
         self.warnings = list(damage.warnings(known))
 
     def __iter__(self) -> Iterator[Row]:
@@ -164,13 +178,21 @@ class Table:
             image = cells.get(self._image_by)
         names = self._names(line, image, self._plain(line, "folder", known.pop("folder", "")))
         views = self._list(line, "projection", known.pop("projection", ""))
-        findings = self._list(line, "label list", known.pop("label list", ""))
+        findings = [
+            text
+            for role in ("label list", *self._lists)
+            for text in self._list(line, role, known.pop(role, ""))
+        ]
         values = {role: self._plain(line, role, value) for role, value in known.items()}
         split = values.get("split", "").strip().casefold()
         split = "" if cell.is_missing(split) else split
         if split and split not in SPLIT_NAMES:
             raise bad_value(self.path, line, "split", split, "expected train, val or test")
         ids = {role: self._id(line, role, values.get(role, "")) for role in _IDS}
+        for role in _SENTENCES:
+            if cell.is_file_name(text := values.get(role, "")):
+                problem = "expected the text itself and not the name of a file"
+                raise bad_value(self.path, line, roles[role], text, problem)
         if not names and not ids["study"]:
             raise bad_value(self.path, line, "image", "", "expected the name of a file")
         return Row(
@@ -237,7 +259,7 @@ class Table:
 
 def _is_text(role: str, text: str) -> bool:
     text = text.strip()
-    if not text or cell.is_formula_error(text):
+    if not text or cell.is_formula_error(text) or (role in _SENTENCES and cell.is_number(text)):
         return False
     return not cell.is_missing(text) or (role in _NONE_IS_TEXT and text.casefold() == "none")
 
