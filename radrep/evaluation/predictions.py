@@ -304,10 +304,7 @@ def _read_texts(
                 )
             cells[name.removeprefix("section")] = text
         texts.append(target_text(cells, target) if len(cells) > 1 else cells.popitem()[1])
-    notes = []
-    if rest:
-        unused = ", ".join(file.written(*columns) for columns in rest)
-        notes.append(f"{file.path.name}: {file.written(*chosen)} is read, {unused} is not")
+    notes = file.note_unread(split, chosen, rest) if named is None else []
     if chosen[0] in WHOLE and target != "findings":
         notes.append(
             f"{file.path.name} does not name the section of {file.written(*chosen)}; it is scored "

@@ -26,7 +26,9 @@ PREDICTED = (
     "prediction", "predictions", "predicted", "predictedreport", "predictedreports",
     "modelprediction", "generated", "generatedreport", "generatedreports", "hypothesis",
     "hypotheses", "hyp", "hyps", "candidate", "caption", "pred", "preds", "res", "result",
-    "results",
+    "results", "modeloutput", "modeloutputs", "output", "outputs", "outputtext", "generatedtext",
+    "generatedtexts", "generatedoutput", "predictedtext", "modelresponse", "response", "responses",
+    "completion", "completions", "generation", "generations", "modelanswer", "answer", "answers",
 )  # fmt: skip
 REFERENCE = (
     "reference", "references", "referencereport", "groundtruth", "groundtruths", "gt", "gts", "ref",
@@ -35,6 +37,13 @@ REFERENCE = (
 WHOLE = ("report", "reports", "text", "texts", "reportimpression")
 _SECTIONS = ("findings", "impression", "sectionfindings", "sectionimpression")
 TEXTS = {*PREDICTED, *REFERENCE, *WHOLE, *_SECTIONS}
+NUMBERS = ("index", "unnamed0")  # of rows, as pandas writes them
+# Columns of words that are no report, without "section".
+_CONTEXT = re.compile(
+    "context|(clinical)?(indication|history|info|information)|comparison|technique|exam|examination"
+    "|procedure|prompt|question|instruction|input|split|.*(view|path|paths|position|date|id|name)"
+)
+_WORDS = re.compile(r"[^\W\d_]+[^\w\s]*\s+[^\W\d_]+|[^\x00-\x7f]{4}")  # two, or not spaced ones
 _WRAPPERS = {"predictions", "references", "results", "reports", "data", "studies"}
 _REXRANK = {"sectionfindings", "modelprediction", "keyimagepath"}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -63,6 +72,27 @@ class ReportFile:
     def where(self, split: str | None, place: int) -> str:
         """The file and a row, for a message."""
         return f"{self.path}, {f'{split} ' if split else ''}row {place + 1}"
+
+    def note_unread(
+        self, split: str | None, chosen: Sequence[str], rest: Sequence[Sequence[str]]
+    ) -> list[str]:
+        """A note of the columns of reports beside the chosen one; `rest` has those known by name.
+
+        Beside one whose name does not state whose reports it has, columns of any name count.
+        """
+        unread = [self.written(*columns) for columns in rest]
+        if chosen[0] in (*WHOLE, *_SECTIONS):
+            for name in self.columns:
+                if name in {*TEXTS, *ID_COLUMNS, *NUMBERS}:
+                    continue
+                cells = [cell_text(row.get(name)) for row in self.parts[split]]
+                filled = [cell for cell in cells if cell]
+                known = _CONTEXT.fullmatch(name.removeprefix("section"))
+                if not known and sum(map(bool, map(_WORDS.search, filled))) * 2 > len(filled):
+                    unread.append(self.written(name))
+        if not unread:
+            return []
+        return [f"{self.path.name}: {self.written(*chosen)} is read, {', '.join(unread)} is not"]
 
     def together(self) -> "ReportFile":
         """The same rows in one part, whatever their splits."""

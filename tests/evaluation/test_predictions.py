@@ -133,6 +133,38 @@ def test_a_column_of_predictions_is_preferred_to_one_of_reports_and_that_is_stat
     assert predictions.notes == ("p.json: 'prediction' is read, 'findings', 'report' is not",)
 
 
+@pytest.mark.parametrize(
+    "column", ["output", "Output", "model_output", "response", "answer", "generation", "completion"]
+)
+@pytest.mark.parametrize("other", ["report", "text", "findings"])
+def test_what_a_model_wrote_wins_over_columns_that_do_not_state_whose_they_are(
+    tmp_path, column, other
+):
+    rows = [{"id": id_, other: f"Truth of {id_}.", column: f"Model on {id_}."} for id_ in "ab"]
+    for name, content in (("p.csv", table(rows)), ("p.jsonl", json_lines(rows))):
+        path = write(tmp_path / name, content)
+        predictions = read_predictions(path)
+        assert predictions.reports == {"a": "Model on a.", "b": "Model on b."}
+        assert predictions.notes == (f"{name}: '{column}' is read, '{other}' is not",)
+        assert read_references(path).reports == ("Truth of a.", "Truth of b.")
+
+
+@pytest.mark.parametrize("known", ["report", "text", "findings", "section_findings"])
+def test_a_column_of_texts_that_nobody_knows_is_noted(tmp_path, known):
+    row = {"id": "a b", known: "Lungs are clear.", "view": "PA and lateral", "label": "1"}
+    for more, notes in (
+        ({"llava": "The lungs clear."}, (f"p.csv: '{known}' is read, 'llava' is not",)),
+        ({"llava": "\u80ba\u91ce\u6e05\u6670"}, (f"p.csv: '{known}' is read, 'llava' is not",)),
+        ({"label": "No effusion"}, (f"p.csv: '{known}' is read, 'label' is not",)),
+        ({"time": "2019-01-02 10:00", "Clinical History": "chest pain"}, ()),
+    ):
+        path = write(tmp_path / "p.csv", table([row | more, {**row, "id": "c"} | more]))
+        assert read_predictions(path).notes == notes
+        assert read_references(path).notes == notes
+        named = ColumnNames(text=known)
+        assert read_predictions(path, columns=named).notes == ()
+
+
 def test_columns_can_be_named(tmp_path):
     rows = [{"Case": "a", "id": 0, "Their Text": "theirs", "report": "r"}]
     path = write(tmp_path / "p.csv", table(rows))
