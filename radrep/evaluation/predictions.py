@@ -28,6 +28,7 @@ from radrep.errors import DataError
 from radrep.evaluation.report_files import (
     ID_COLUMNS,
     KEY,
+    NUMBERS,
     PREDICTED,
     REFERENCE,
     TEXTS,
@@ -48,7 +49,7 @@ _HEADING = re.compile(r"\b(findings|impression)\s*:", re.IGNORECASE)
 # A study of R2Gen's MIMIC-CXR, prepared, has one image, and both in its id.
 _MIMIC_ID = re.compile(r"s(?P<studyid>\d+)_(?P<dicomid>.+)")
 _SHOWN = 10  # ids in a message
-_NUMBERS, _PLACE = ("index", "unnamed0"), "place in the file"  # of rows by pandas; in place of ids
+_PLACE = "place in the file"  # in place of ids
 
 _Ids = dict[str, tuple[str, ...]]
 
@@ -101,12 +102,13 @@ def read_predictions(
     """
     columns = columns or ColumnNames()
     file = read_file(path).together()
+    file = file if columns.id else file.in_order()
     texts, notes = _read_texts(file, None, PREDICTED, target, columns.text)
     notes += file.notes
     # "id" late: it may be the number of the row.
     wanted = (plain(columns.id),) if columns.id else _PREDICTED_IDS
     truths: tuple[str, ...] = ()
-    if columns.id is None and file.columns.keys() <= {*TEXTS, *_NUMBERS}:
+    if columns.id is None and file.columns.keys() <= {*TEXTS, *NUMBERS}:
         ids = {_PLACE: tuple(map(str, range(1, len(texts) + 1)))}
         if file.columns.keys() & {*REFERENCE}:
             truths = tuple(_read_texts(file, None, REFERENCE, target, None)[0])
@@ -143,12 +145,13 @@ def read_references(
     """
     prepared, named = path.is_dir(), plain(columns.id) if columns and columns.id else ""
     file = _prepared_file(path, target) if prepared else read_file(path).by_split()
+    file = file if named in file.columns else file.in_order()
     sizes = {part: len(rows) for part, rows in file.parts.items()}
     name, notes = _choose_split(path, sizes, split)
     texts, more = _read_texts(file, name, REFERENCE, target, None)
     more += file.notes
     ids = {_PLACE: tuple(map(str, range(1, len(texts) + 1)))}
-    if named or prepared or not file.columns.keys() <= {*TEXTS, *_NUMBERS}:
+    if named or prepared or not file.columns.keys() <= {*TEXTS, *NUMBERS}:
         own = (named,) if named in file.columns and not prepared else ID_COLUMNS
         ids = _read_ids(file, name, own)
     kind, kept = _distinct_rows(path, ids, texts, more)

@@ -98,6 +98,33 @@ class ReportFile:
         """The same rows in one part, whatever their splits."""
         return replace(self, parts={None: [row for part in self.parts.values() for row in part]})
 
+    def in_order(self) -> "ReportFile":
+        """The rows of a file without ids sorted by their numbers, if it has those.
+
+        Raises:
+            DataError: If the numbers give no order.
+        """
+        if not self.columns.keys() <= {*TEXTS, *NUMBERS}:
+            return self
+        parts, notes = {}, [*self.notes]
+        for split, rows in self.parts.items():
+            parts[split] = rows
+            for name in (name for name in NUMBERS if name in self.columns):
+                cells = [cell_id(row.get(name)).removesuffix(".0") for row in rows]
+                numbers = [int(cell) if cell.isdecimal() else -1 for cell in cells]
+                if not any(cells) or (-1 not in numbers and numbers == sorted(set(numbers))):
+                    continue
+                if not are_numbered([*map(str, sorted(numbers))]):
+                    raise DataError(
+                        f"{self.path} has no ids, and its {self.written(name)} "
+                        f"({_short(cells[:5])}) neither ascends nor numbers the rows; choose a "
+                        "column with --id-column, or leave this one out if the order is right"
+                    )
+                parts[split] = [rows[k] for k in sorted(range(len(rows)), key=numbers.__getitem__)]
+                notes.append(f"{self.path.name}: its rows are sorted by {self.written(name)}")
+                break
+        return replace(self, parts=parts, notes=tuple(notes))
+
     def by_split(self) -> "ReportFile":
         """The same rows by the column of their split, if there is one."""
         if self.by_key or "split" not in self.columns:
@@ -298,7 +325,11 @@ def are_numbered(ids: Sequence[str]) -> bool:
 
 def _read_table(text: str, path: Path) -> list[dict[str, str]]:
     rows = parse_cells(io.StringIO(text, newline=""), path)
-    return [{name: cell for name, cell in cells.items() if name} for _, cells in rows]
+    found = [cells for _, cells in rows]
+    if found and next(iter(found[0])) == "" and "Unnamed: 0" not in found[0]:
+        # The index of pandas, by the name that pandas gives it.
+        found = [{"Unnamed: 0": cells[""], **cells} for cells in found]
+    return [{name: cell for name, cell in cells.items() if name} for cells in found]
 
 
 def _plain_rows(rows: list[Any], columns: dict[str, str], path: Path) -> list[Row]:

@@ -705,6 +705,36 @@ def test_references_beside_the_texts_prove_their_order(tmp_path: Path, ordered: 
         align(given, read_references(ordered))
 
 
+@pytest.mark.parametrize("index", ["index", "Unnamed: 0", ""])
+@pytest.mark.parametrize(
+    ("numbers", "order"),
+    [("201", (1, 2, 0)), ("312", (1, 2, 0)), ("012", None), ("259", None), (["", "", ""], None)],
+)
+def test_rows_are_in_the_order_of_their_index(tmp_path, ordered, index, numbers, order):
+    rows = [{index: n, "prediction": text} for n, text in zip(numbers, TEXTS, strict=True)]
+    wanted = tuple(TEXTS[k] for k in order or range(3))
+    sorted_by = ("p: its rows are sorted by '" + (index or "Unnamed: 0") + "'",)
+    for content in (table(rows), json_lines(rows)) if index else (table(rows),):
+        path = write(tmp_path / "p", content)
+        predictions = read_predictions(path)
+        assert align(predictions, read_references(ordered))[0] == wanted
+        assert predictions.notes == (sorted_by if order else ())
+    path = write(
+        tmp_path / "p", table([{index: r[index], "report": r["prediction"]} for r in rows])
+    )
+    assert read_references(path).reports == wanted
+
+
+@pytest.mark.parametrize("index", ["index", "Unnamed: 0", ""])
+@pytest.mark.parametrize("numbers", ["010", "925", ["s1", "s2", "s3"], ["0", "", "1"]])
+def test_an_index_that_gives_no_order_is_refused(tmp_path, index, numbers):
+    rows = [{index: n, "report": text} for n, text in zip(numbers, TEXTS, strict=True)]
+    path = write(tmp_path / "p.csv", table(rows))
+    for read in (read_predictions, read_references):
+        with pytest.raises(DataError, match=r"has no ids, and its '.*neither ascends nor numbers"):
+            read(path)
+
+
 def test_both_files_without_ids(tmp_path: Path) -> None:
     given = read_predictions(write(tmp_path / "res.csv", pandas_column(["x y", "", "z w"])))
     references = read_references(write(tmp_path / "gts.csv", pandas_column(TEXTS)))
