@@ -389,3 +389,19 @@ def test_names_of_files_are_no_texts(tmp_path, column, name):
     assert len(list(source)) == 1
     with pytest.raises(DataError, match=f"line 3: {column} is .*expected the text itself"):
         FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", *rows))
+
+
+@pytest.mark.parametrize("header", ["image,report", "id,image,impression", "study_id,image,report"])
+def test_rows_of_one_study_that_differ_in_text_are_a_warning(tmp_path, header):
+    draw(tmp_path, *(f"{k}.png" for k in range(4)))
+    for seed in range(4):
+        several = random.Random(seed).sample(range(4), 1 + seed % 3)
+        texts = [(k, f"Text {k}.") for k in range(4)] + [(k, f"Text  {k}.") for k in range(4)]
+        texts += [(k, f"Other {k}.") for k in several]
+        start = "" if header.startswith("image") else "s{0},"
+        rows = [f"{start.format(k)}{k}.png,{text}" for k, text in texts]
+        (warning,) = FolderSource(tmp_path, write(tmp_path / "r.csv", header, *rows)).warnings
+        assert f"{len(several)} studies have rows of different texts" in warning
+        assert repr(f"s{several[0]}" if start else f"{several[0]}.png") in warning
+        rows = rows[:8]
+        assert not FolderSource(tmp_path, write(tmp_path / "r.csv", header, *rows)).warnings

@@ -197,6 +197,7 @@ class FolderSource(Source):
         for row, places in self._identified_rows():
             key = row.study or f"\0{self._path(row, places)}"
             self._ids.add(key, row.study, row.patient, row.split, sum(p >= 0 for p in places))
+            self._ids.add_texts(key, _shown(row.study or self._path(row, places)), row.texts)
             yield key
 
     def _path(self, row: Row, places: list[int]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from radrep.data.study import SPLITS
 
@@ -24,6 +24,8 @@ class IdCheck:
         self._studies: Counter[str] = Counter()  # images of those that have an id
         self._splits: dict[str, int] = {}  # of each patient, as bits
         self._seen: set[int] = set()  # hashes of studies
+        self._texts: dict[int, int] = {}  # hashes of the first text by that of study and role
+        self._differing: dict[str, str] = {}  # an example of the texts by study
         self._num_studies = self._num_images = 0
 
     def add(self, key: str, study: str, patient: str, split: str, images: int) -> None:
@@ -38,6 +40,13 @@ class IdCheck:
             self._patients[patient] += is_first
             if split:
                 self._splits[patient] = self._splits.get(patient, 0) | _BITS[split]
+
+    def add_texts(self, key: str, name: str, texts: Mapping[str, str]) -> None:
+        """Compare the texts of one row of the study `key` with those of its rows before."""
+        for role, text in texts.items():
+            text = " ".join(text.split())
+            if self._texts.setdefault(hash((key, role)), hash(text)) != hash(text):
+                self._differing.setdefault(name, role)
 
     @property
     def num_without_patient(self) -> int:
@@ -66,4 +75,11 @@ class IdCheck:
             yield (
                 f"{len(shared)} patients are in several splits of the table, the first "
                 f"{shared[0]!r}: scores on test will be too good. Give each patient one split."
+            )
+        if self._differing:
+            study, role = next(iter(self._differing.items()))
+            yield (
+                f"{len(self._differing)} studies have rows of different texts, the first {study!r} "
+                f"({role}): only the first text is used. If each row is a study, give it its own "
+                "study_id; if not, put its texts in one row."
             )
