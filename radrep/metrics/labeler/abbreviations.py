@@ -96,6 +96,7 @@ _SHORTHAND = {
     "status post": "s/p",
     "history of": "h/o",
     "rule out": "r/o",
+    "ruled out": "r/od",
     "follow up": "f/u",
     "bilateral": "b/l",
     "is not": "isnt",

@@ -31,27 +31,31 @@ _DENYING = """no, without, negative for, free of, free from, clear of, absence o
     indicate, cannot see, cannot identify, unable to identify, unable to see, unable to demonstrate,
     fails to reveal, fails to demonstrate, fails to show, failed to reveal, failed to demonstrate,
     failed to show, rules out, excludes, lacking, lacks, inconsistent with, not consistent with, not
-    compatible with, unremarkable for, absent of, disappearance of, <off>"""
+    compatible with, unremarkable for, absent of, disappearance of, <off>,
+    negative chest for, negative chest x ray for, negative exam for, negative examination for,
+    negative study for, negative film for, negative radiograph for, negative scan for"""
 _DENYING_BACK = """not seen, not identified, not present, not visualized, not evident, not noted,
-    not demonstrated, not appreciated, not apparent, not detected, not visible, not found, none, not
-    definitely seen, not definitely identified, not seen today, not observed, not displayed, not
-    currently seen, not currently identified, removed, negative, not confirmed, not clearly
-    identified, cannot be seen, cannot be identified, cannot be demonstrated, cannot be detected,
-    could not be seen, could not be identified, could not be demonstrated, could not be detected,
-    can not be seen, can not be identified, disappeared, is artifact, is an artifact, was artifact,
-    was an artifact, were artifacts, represents artifact, represents an artifact, artifactual, not
+    not demonstrated, not appreciated, not apparent, not detected, not visible, not found, none,
+    not definitely seen, not definitely identified, not seen today, not observed, not displayed,
+    not currently seen, not currently identified, removed, not confirmed, not clearly identified,
+    cannot be seen, cannot be identified, cannot be demonstrated, cannot be detected, could not
+    be seen, could not be identified, could not be demonstrated, could not be detected, can not
+    be seen, can not be identified, disappeared, is artifact, is an artifact, was artifact, was
+    an artifact, were artifacts, represents artifact, represents an artifact, artifactual, not
     persist, not persisted, not in place, no longer in place, not in situ, never present, never
-    seen, never demonstrated, gone, vanished, is a nipple shadow, are nipple shadows, not recurred,
-    not recur, not reaccumulated, not reaccumulate, represents a
-    nipple shadow, was a nipple shadow, is a skin fold, represents a skin fold, was a skin fold"""
-_DENYING_EITHER = """absent, excluded, ruled out, resolved, cleared, no longer, nil, nonexistent,
-    non existent, nonvisualized, non visualized, nonvisualised, non visualised, nonvisualization,
-    nonvisualization of, non visualization of, nonvisualisation of, not visualised"""
+    seen, never demonstrated, gone, vanished, is a nipple shadow, are nipple shadows, not
+    recurred, not recur, not reaccumulated, not reaccumulate, represents a nipple shadow, was a
+    nipple shadow, is a skin fold, represents a skin fold, was a skin fold"""
+_DENYING_EITHER = """absent, negative, excluded, ruled out, resolved, cleared, no longer, nil,
+    nonexistent, non existent, nonvisualized, non visualized, nonvisualised, non visualised,
+    nonvisualization, nonvisualization of, non visualization of, nonvisualisation of, not
+    visualised"""
 # They only resemble a denial.
 _HARMLESS = """no more than, not more than, no less than, not less than, not insignificant, not
     inconsiderable, no other than, not normal, not clear, not unremarkable, not intact, not within
     normal limits, not necessarily, not only, not known if, not certain if, not certain whether, not
-    to mention, nothing but, nothing more than, nothing other than"""
+    to mention, nothing but, nothing more than, nothing other than, negative chest, negative exam,
+    negative examination, negative study, negative film, negative radiograph"""
 _ENDED = "resolution of, clearing of, removal of, resolution in, clearance of"
 _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, presumptive,
     questionable, question, question of, suspected, suspect, suspicious for, suspicion of, suspicion
@@ -64,14 +68,18 @@ _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, pre
     of, differential diagnosis, correlate clinically for, clinically correlate for, consider, raise
     the possibility of, raises the possibility of, raising the possibility of, question if, cannot
     be differentiated from, query, non diagnostic, nondiagnostic, indefinite for, concerned about,
-    worried about, could this be, may this be, cannot be distinguished from"""
+    worried about, could this be, may this be, cannot be distinguished from, sensitivity for, doubt,
+    little evidence for, little evidence of, insufficient evidence for, insufficient evidence of,
+    low likelihood of, low probability of, trace if any, minimal if any, small if any, tiny if any,
+    mild if any, little if any"""
 _DOUBTING_EITHER = """unlikely, less likely, doubtful, considered, not likely, suspected,
     questioned, possible, probable, questionable, equivocal, is possible, are possible, <maybe>, not
     favored, not favoured"""
 _DOUBTING_BACK = """poorly evaluated, incompletely evaluated, not well seen, not well visualized,
     not well evaluated, not clearly seen, not clearly visualized, not evaluated, a possibility, a
     consideration, another consideration, in the differential, less likely than, not fully
-    evaluated, if present, if any, to be confirmed, ?"""
+    evaluated, if present, if any, to be confirmed, ?, cannot be evaluated, cannot be assessed,
+    cannot be well evaluated, cannot be reliably assessed, not assessed, not assessable"""
 _UNABLE = """cannot exclude, can not exclude, cannot rule out, can not rule out, not exclude,
     difficult to exclude, hard to exclude, not rule out, cannot entirely exclude, to exclude, cannot
     completely exclude, could not exclude, rule out, r / o, unable to exclude, cannot definitely
@@ -92,7 +100,10 @@ _MODALS = ("may", "might", "could", "would")
 _MAY = """represent, reflect, be, indicate, include, suggest, relate to, be related to, be due to,
     be secondary to, be representing, also represent, also be, simply represent, partially reflect,
     be reflective of, have, simply reflect, mimic, obscure"""
-_MAY_BACK = "be present, be seen, exist, be considered, have this appearance, also be present"
+_MAY_BACK = """be present, be seen, exist, be considered, have this appearance, also be present,
+    be missed, be overlooked"""
+_DEGREES = ("likely", "probable", "probably", "possible", "possibly")
+_MIMICS = "nipple shadow, nipple shadows, skin fold, skin folds"
 _EARLIER = ("prior", "previous", "old", "earlier", "last")
 _STUDIES = ("exam", "examination", "study", "film", "radiograph", "ct", "x ray", "chest x ray",
             "report", "scan", "chest radiograph")  # fmt: skip
@@ -149,6 +160,8 @@ def _table() -> dict[tuple[str, ...], Cue]:
     for modal in _MODALS:
         table |= {(modal, *verb): Cue("uncertain", "after") for verb in phrases(_MAY)}
         table |= {(modal, *verb): Cue("uncertain", "before") for verb in phrases(_MAY_BACK)}
+    for degree, article, mimic in product(_DEGREES, ((), ("a",)), phrases(_MIMICS)):
+        table[(degree, *article, *mimic)] = Cue("uncertain", "before")
     for earlier, study, showed in product(_EARLIER, _STUDIES, _SHOWED):
         table[(earlier, *study.split(), showed)] = Cue("aside", "after")
     return table
