@@ -161,6 +161,11 @@ def split_names(text: str) -> list[str]:
 
 
 def split_findings(text: str) -> list[str]:
-    """The names of findings in a cell: a list, or names between "|" or ";", blanks left out."""
-    parts = [part for entry in split_list(text) for part in re.split(r"[|;]", entry)]
-    return [part.strip() for part in parts if not is_missing(part)]
+    """The names of findings in a cell: a list, or names between "|", ";", commas or lines.
+
+    Blanks and numbers are left out. A slash is part of a name, as in "Nodule/Mass".
+    """
+    entries = split_list(text)
+    marks = r"[|;,\n]" if entries == [text.strip()] else r"[|;]"
+    parts = [part.strip() for entry in entries for part in re.split(marks, entry)]
+    return [part for part in parts if not is_missing(part) and not is_number(part)]

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from radrep.preparation.sources.cells import (
@@ -115,3 +117,13 @@ def test_a_cell_may_hold_several_names(text, names):
 )
 def test_a_cell_may_hold_several_findings(text, findings):
     assert split_findings(text) == findings
+
+
+@pytest.mark.parametrize("mark", [",", ", ", "\n", "\r\n", ";", "|", " | "])
+def test_findings_are_apart_at_commas_and_lines_and_numbers_are_none(mark):
+    for seed in range(8):
+        names = ["Pneumonia", "Nodule/Mass", "No Finding", "2.0", "17", "Pleural effusion"]
+        drawn = random.Random(seed).sample(names, 4)
+        expected = [name for name in drawn if name not in ("2.0", "17")]
+        assert split_findings(mark.join(drawn) + mark) == expected
+    assert split_findings("['Effusion, left', 'Mass']") == ["Effusion, left", "Mass"]

@@ -323,6 +323,10 @@ def test_patients_of_several_splits_and_ids_that_are_one_are_warnings(tmp_path):
     write(tmp_path / "reports.csv", "image,patient_id,split", *rows)
     (warning,) = FolderSource(tmp_path).warnings
     assert "4 patients are in several splits of the table, the first 'p0'" in warning
+    rows = [f"{k}.png,{'pP'[k > 3]}t-{k % 4},{'train' if k < 4 else 'test'}" for k in range(8)]
+    write(tmp_path / "reports.csv", "image,patient_id,split", *rows)
+    (warning,) = FolderSource(tmp_path).warnings
+    assert "4 patients are in several splits of the table, the first 'pt-0'" in warning
     write(tmp_path / "reports.csv", "image,patient_id", *(f"{k}.png,ANONYMOUS" for k in range(8)))
     (warning,) = FolderSource(tmp_path).warnings
     assert "8 of 8 studies are of the patient 'ANONYMOUS'" in warning

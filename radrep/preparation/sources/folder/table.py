@@ -248,8 +248,7 @@ class Table:
             if value is not None:  # a column of ones and zeros, called as one of names
                 labels[column] = value
             else:
-                names = (name for name in cell.split_findings(text) if not name.isdecimal())
-                labels |= dict.fromkeys(names, 1)
+                labels |= dict.fromkeys(cell.split_findings(text), 1)
         for name in self.labels:
             value = cell.parse_label(_text(cells.get(name)) or "")
             if value is not None:

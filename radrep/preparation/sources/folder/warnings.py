@@ -22,6 +22,7 @@ class IdCheck:
     def __init__(self) -> None:
         self._patients: Counter[str] = Counter()  # studies
         self._studies: Counter[str] = Counter()  # images of those that have an id
+        self._spellings: dict[str, str] = {}  # the first of each patient, capitals aside
         self._splits: dict[str, int] = {}  # of each patient, as bits
         self._seen: set[int] = set()  # hashes of studies
         self._texts: dict[int, int] = {}  # hashes of the first text by that of study and role
@@ -39,7 +40,8 @@ class IdCheck:
         if patient:
             self._patients[patient] += is_first
             if split:
-                self._splits[patient] = self._splits.get(patient, 0) | _BITS[split]
+                name = self._spellings.setdefault(patient.casefold(), patient)
+                self._splits[name] = self._splits.get(name, 0) | _BITS[split]
 
     def add_texts(self, key: str, name: str, texts: Mapping[str, str]) -> None:
         """Compare the texts of one row of the study `key` with those of its rows before."""
