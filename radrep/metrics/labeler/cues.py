@@ -71,7 +71,7 @@ _DOUBTING = """possible, possibly, probable, probably, presumed, presumably, pre
     worried about, could this be, may this be, cannot be distinguished from, sensitivity for, doubt,
     little evidence for, little evidence of, insufficient evidence for, insufficient evidence of,
     low likelihood of, low probability of, trace if any, minimal if any, small if any, tiny if any,
-    mild if any, little if any"""
+    mild if any, little if any, more likely"""
 _DOUBTING_EITHER = """unlikely, less likely, doubtful, considered, not likely, suspected,
     questioned, possible, probable, questionable, equivocal, is possible, are possible, <maybe>, not
     favored, not favoured"""
