@@ -409,3 +409,15 @@ def test_rows_of_one_study_that_differ_in_text_are_a_warning(tmp_path, header):
         assert repr(f"s{several[0]}" if start else f"{several[0]}.png") in warning
         rows = rows[:8]
         assert not FolderSource(tmp_path, write(tmp_path / "r.csv", header, *rows)).warnings
+
+
+@pytest.mark.parametrize("column", ["subset", "Partition", "data_split"])
+def test_a_column_of_names_of_splits_is_one(tmp_path, column):
+    draw(tmp_path, *(f"{k}.png" for k in range(6)))
+    drawn = random.Random(column).choices(["train", "VAL", "Test"], k=6)
+    rows = [f"{k}.png,{split}" for k, split in enumerate(drawn)]
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", *rows))
+    assert [study.split for study in source] == [split.casefold() for split in drawn]
+    rows[0] = "0.png,images_001"
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", *rows))
+    assert f"Columns that are not used: {column}" in notes(source)

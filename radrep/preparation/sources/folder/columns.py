@@ -42,6 +42,9 @@ _COLUMNS = {
 # Of a table without a column of images, those that may be the names of the images.
 _NAMED_BY = ("study", "patient")
 
+# Of a split, where all values are names of splits.
+_MAYBE_SPLIT = frozenset(("subset", "partition", "set", "datasplit", "datasetsplit"))
+
 # Words of columns that may be 1, 0 or -1 in every row and are no findings all the same.
 _NO_FINDING = frozenset(
     ("age", "offset", "follow", "followup", "up", "number", "num", "nr", "count", "index", "idx")
@@ -75,6 +78,11 @@ def may_be_finding(name: str) -> bool:
     if "#" in name or _ROW_NUMBERS.fullmatch(name) or _plain(name) in _COORDINATES:
         return False
     return not {word.casefold() for word in _WORD.findall(name)} & _NO_FINDING
+
+
+def may_be_split(name: str) -> bool:
+    """Whether a column may be of splits, by its name."""
+    return _plain(name) in _MAYBE_SPLIT
 
 
 def is_row_number(name: str) -> bool:

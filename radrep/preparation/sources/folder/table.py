@@ -57,6 +57,7 @@ class _Values:
 
     labels: int = 0
     others: int = 0
+    splits: int = 0  # of the others, names of splits
     example: str = ""  # the first that is no label
     line: int = 0
 
@@ -140,6 +141,10 @@ class Table:
                 if name not in taken:
                     _count(others.setdefault(name, _Values()), value, line)
         self._lists = tuple(damage.lists)
+        self._split_by = _split_column(others) if "split" not in known else ""
+        if self._split_by:
+            known["split"] = self._split_by
+            del others[self._split_by]
         self._image_by = None if "image" in known else columns.image_names_by(known)
         names = [name for name in (*known.values(), *others) if not columns.is_row_number(name)]
         self._all_columns = ", ".join(names) or "none"
@@ -173,6 +178,8 @@ class Table:
     def _row(self, line: int, cells: Mapping[str, Any]) -> Row:
         roles = columns.find_roles(tuple(cells))
         known = {role: cells[name] for role, name in roles.items()}
+        if self._split_by:
+            known["split"] = cells.get(self._split_by, "")
         image = known.pop("image", None)
         if image is None and self._image_by is not None:
             image = cells.get(self._image_by)
@@ -278,9 +285,18 @@ def _count(values: _Values, value: object, line: int) -> None:
         values.labels += 1
         return
     values.others += 1
+    values.splits += text is not None and text.strip().casefold() in SPLIT_NAMES
     if values.others == 1:
         shown = json.dumps(value) if text is None else text.strip()
         values.example, values.line = shown if len(shown) <= 24 else shown[:21] + "...", line
+
+
+def _split_column(others: Mapping[str, _Values]) -> str:
+    """The column that is of splits though it is not called so, "" for none."""
+    for name, values in others.items():
+        if columns.may_be_split(name) and 0 < values.splits == values.others + values.labels:
+            return name
+    return ""
 
 
 def _is_label(name: str, values: _Values) -> bool:
