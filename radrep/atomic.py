@@ -18,7 +18,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 def check_output(
     path: Path, option: str, *, folder: bool, new: bool, make_parents: bool = False
 ) -> None:
-    """Raise RadrepError, before any work, if an output cannot be written where an option says.
+    """Raise RadrepError, before any work, if the output of an option cannot be written.
 
     What exists is overwritten, or a folder added to, unless it must be `new`. A folder's missing
     parents are made later; a file's must exist unless `make_parents`.

@@ -148,7 +148,7 @@ def edit_report(
     """Make a report agree with decisions, observation to whether it is present.
 
     Where an observation is decided present and the bank has no sentence for it, the report keeps
-    what it says about it. Observations are of `ABNORMAL`.
+    its own sentences about it. Observations are of `ABNORMAL`.
     """
     wanted = {
         name: present
@@ -208,7 +208,7 @@ class OperatingPoint:
     """Where observations are called present, and which of them are decided about at all.
 
     By default those whose calls at the threshold of the greatest F score are right often enough.
-    Mappings are by observation, `sensitivity` or a number for all that are told apart well.
+    Mappings are by observation, `sensitivity` or a number for all of AUROC .7 or more.
     """
 
     beta: float = 0.5

@@ -1,6 +1,8 @@
 """Names of what an evaluation measures, and of the controls that it compares a model with.
 
 Recipes, scores, pages, model cards and the terminal read them. Imports nothing, since recipes do.
+A new metric is a row here, computed in nlg.py (TEXT), labeler/scores.py (FINDINGS) or
+classification.py (LABELS).
 """
 
 from collections.abc import Mapping

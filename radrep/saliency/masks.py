@@ -1,4 +1,7 @@
-"""From the maps of the labels that fire to one masked image."""
+"""From the maps of the labels that fire to one masked image.
+
+Which image of a study is masked is decided by `radrep.data.selection.masked_view`.
+"""
 
 import numpy as np
 import torch

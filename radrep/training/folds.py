@@ -1,7 +1,8 @@
 """Cross-validation inside the training split: one run per fold, OUT/fold-0, OUT/fold-1, ...
 
-What a recipe starts from is cross-fitted too: where that learned from reports or labels of the
-same data, fold K starts from fold K of it, which never had a study of the patients held out.
+Whose studies a fold holds out is decided by `radrep.data.store.Fold`. What a recipe starts from is
+cross-fitted too: where that learned from reports or labels of the same data, fold K starts from
+fold K of it, which never had a study of the patients held out.
 """
 
 from pathlib import Path

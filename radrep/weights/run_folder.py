@@ -95,7 +95,7 @@ def restore_best(run: Path, best_step: int) -> None:
 
 
 def find_best(run: Path) -> Path:
-    """The best checkpoint of a run; CheckpointError that says why there is none."""
+    """The best checkpoint of a run; CheckpointError with the reason if there is none."""
     if (best := best_checkpoint(run)) is not None:
         return best
     if not (run / CHECKPOINTS).is_dir():

@@ -40,7 +40,7 @@ def find_values(
 
     Args:
         dataset: Where overlays are declared.
-        layout: What the header says of bits and sign.
+        layout: Bits and sign by the header.
         pixels: The codes of the picture, (h, w).
         present: Which codes occur in the picture outside its padding, bool (codes).
         notes: Gets a note where the header contradicts the pixels.

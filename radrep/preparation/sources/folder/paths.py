@@ -1,4 +1,4 @@
-"""What the path of an image says of its patient, its study and its split."""
+"""Patient, study and split of an image, by its path."""
 
 import re
 

@@ -223,7 +223,7 @@ class Table:
         ]
         for name in names:
             if cell.is_rounded(name) or cell.is_formula_error(name):
-                self._id(line, "image", name)  # it says what is wrong
+                self._id(line, "image", name)  # raises, with the reason
         folder = "" if cell.is_missing(folder) else folder.strip().rstrip("/\\")
         return tuple(f"{folder}/{name}" if folder else name for name in names)
 
