@@ -11,8 +11,8 @@ from torch import Tensor
 
 from radrep.atomic import cache_folder
 from radrep.data.dataset import ModelStudies, ReportDataset
+from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import ImageSelection, View
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Image, Study
 from radrep.data.text import get_cleaner

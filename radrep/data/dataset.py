@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from radrep.data.batch import Batch
+from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess
 from radrep.data.saliency_store import SaliencyImages
-from radrep.data.selection import ImageSelection, View
 from radrep.data.store import Fold, PreparedStudies, StoredStudy
 from radrep.data.study import Image, Study
 from radrep.data.text import target_text

@@ -1,4 +1,7 @@
-"""Score cross-validated runs on what each held out, all studies together."""
+"""Score cross-validated runs on what each held out, all studies together.
+
+Which studies a fold holds out is decided by `radrep.data.store.Fold`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

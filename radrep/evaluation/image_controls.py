@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from radrep.data.image_selection import ImageSelection
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import ImageSelection
 from radrep.device import best_device
 from radrep.evaluation.eval_set import EvalSet
 from radrep.guidance.image_features import study_vectors, summarize_maps

@@ -1,1 +1,1 @@
-"""Decoding over a step decoder, whatever class it is."""
+"""Decoding over a step decoder; a language model decodes by transformers."""

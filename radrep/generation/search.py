@@ -1,5 +1,7 @@
 """Beam search, greedy decoding and sampling over any step decoder.
 
+For EMRRG transformers searches, with its own length penalty (radrep/models/emrrg.py).
+
 Letters: b open studies, k beams, w words.
 """
 

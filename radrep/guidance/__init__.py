@@ -1,1 +1,1 @@
-"""What is known of a study before its report is written: which reports would fit it."""
+"""What images predict of a study: to select its report, or to edit one that is written."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.data.image_io import read_image_and_view
-from radrep.data.selection import masked_view
+from radrep.data.image_selection import masked_view
 from radrep.data.study import Image, Study, projection_of
 from radrep.device import best_device
 from radrep.errors import DataError

@@ -1,8 +1,9 @@
 """Names of what an evaluation measures, and of the controls that it compares a model with.
 
 Recipes, scores, pages, model cards and the terminal read them. Imports nothing, since recipes do.
-A new metric is a row here, computed in nlg.py (TEXT), labeler/scores.py (FINDINGS) or
-classification.py (LABELS).
+A new metric is a row here, computed in nlg.py (TEXT), labeler/scores.py (FINDINGS; its column is
+in viz/html/page.py), classification.py (LABELS) or models/contrastive.py (RETRIEVAL). Its interval
+needs it among the statistics and figures there. RadEval's metrics are in radeval.py.
 """
 
 from collections.abc import Mapping

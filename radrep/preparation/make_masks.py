@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from radrep.data.arrow import ShardWriter, open_shards
+from radrep.data.image_selection import masked_view
 from radrep.data.manifest import hash_recipe, read_record, read_shards
 from radrep.data.saliency_store import (
     SaliencyImage,
@@ -18,7 +19,6 @@ from radrep.data.saliency_store import (
     saliency_features,
     saliency_row,
 )
-from radrep.data.selection import masked_view
 from radrep.data.store import PreparedStudies, StoredStudy
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS

@@ -1,4 +1,7 @@
-"""The studies of a split as a recipe reads them, with the masked images that it names."""
+"""The studies of a split as a recipe reads them, with the masked images that it names.
+
+Which image of a study is masked is decided by `radrep.data.image_selection.masked_view`.
+"""
 
 from pathlib import Path
 

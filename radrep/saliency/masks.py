@@ -1,6 +1,6 @@
 """From the maps of the labels that fire to one masked image.
 
-Which image of a study is masked is decided by `radrep.data.selection.masked_view`.
+Which image of a study is masked is decided by `radrep.data.image_selection.masked_view`.
 """
 
 import numpy as np

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from radrep.atomic import atomic_dir, cache_folder, locked, make_cache_folder, remove_tree
 from radrep.data.dataset import ModelStudies, leave_stopping_to_parent
+from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import ImageSelection, View
 from radrep.data.study import Image
 from radrep.errors import DataError
 from radrep.parallel import count_cores

@@ -1,7 +1,8 @@
 """What `radrep train --resume` reads of a run.
 
 Of the newest run in the folder: recipe.yaml, metrics.jsonl (run_log.py cuts it at the step of the
-checkpoint) and, of its last checkpoint, weights.safetensors, vocabulary.json and training.pt.
+checkpoint) and, of its last checkpoint, weights.safetensors, recipe.yaml, vocabulary.json and
+training.pt; of folds, folds.yaml says which there are.
 """
 
 from pathlib import Path

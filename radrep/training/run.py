@@ -109,7 +109,7 @@ def train(
     resume: bool = False,
     reporter: Reporter | None = None,
 ) -> TrainResult:
-    """Train or pretrain in a new folder, or resume the newest run there with its own recipe.
+    """Train or pretrain in a new folder, or resume the newest run there, whose recipe this is.
 
     Without `out` the folder is the recipe's, with -2, -3, ... where a run is already. Several
     processes, started by `accelerate launch` or torchrun, train together; the main one reports.

@@ -1,7 +1,7 @@
 """Checkpoints that load on their own.
 
 A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json and, if training can be resumed
-from it, training.pt; the best one of a finished run has selection.safetensors.
+from it, training.pt; the best one of a finished report model has what guidance_files.py writes.
 """
 
 import errno

@@ -2,6 +2,8 @@
 
 folds.yaml       the recipe, with data.fold for how many folds there are
 fold-0, fold-1   their runs, whose recipes name the weights that each starts from
+
+Which studies a fold holds out is decided by `radrep.data.store.Fold`.
 """
 
 from pathlib import Path

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 
 from radrep.data.arrow import encode_png
 from radrep.data.dataset import EpochOrder, ModelStudies, ReportDataset, collate
+from radrep.data.image_selection import ImageSelection
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import ImageSelection
 from radrep.data.tokenizer import Tokenizer
 from radrep.preparation.pipeline import prepare
 from radrep.preparation.sources.phantom.source import PhantomSource

@@ -18,8 +18,8 @@ from radrep.data.dataset import (
     in_order,
     mix_seed,
 )
+from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import ImageSelection, View
 from radrep.data.tokenizer import Tokenizer
 from radrep.errors import DataError
 

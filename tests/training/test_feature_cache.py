@@ -14,8 +14,8 @@ import torch
 from filelock import FileLock
 
 from radrep.data.dataset import ModelStudies
+from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess
-from radrep.data.selection import ImageSelection, View
 from radrep.errors import RadrepError
 from radrep.modules.backbone import Backbone
 from radrep.progress import Reporter

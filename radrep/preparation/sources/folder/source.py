@@ -25,8 +25,8 @@ from radrep.preparation.sources.folder import files, paths
 from radrep.preparation.sources.folder.matching import Matches, match_files
 from radrep.preparation.sources.folder.table import Row, Table
 from radrep.preparation.sources.folder.warnings import IdCheck
+from radrep.preparation.sources.free_text_sections import parse_report
 from radrep.preparation.sources.image_tree import describe_image, existing, found_image
-from radrep.preparation.sources.report_headings import parse_report
 from radrep.preparation.sources.tables import hash_table
 
 _TABLES = ("reports.csv", "reports.tsv", "reports.jsonl", "reports.json", "labels.csv")

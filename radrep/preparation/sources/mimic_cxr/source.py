@@ -29,7 +29,7 @@ from radrep.preparation.sources.base import LazyStudy, Source, check_folder
 from radrep.preparation.sources.find_raw import Download, folders_beside, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.mimic_cxr import files
-from radrep.preparation.sources.report_sections import parse_sections
+from radrep.preparation.sources.mimic_sections import parse_sections
 from radrep.preparation.sources.table_text import text_notes
 from radrep.preparation.sources.tables import Column, hash_table, one_of, parse_number, read_columns
 

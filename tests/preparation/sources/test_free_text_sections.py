@@ -3,8 +3,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from radrep.preparation.sources.report_headings import parse_report
-from radrep.preparation.sources.report_sections import parse_sections
+from radrep.preparation.sources.free_text_sections import parse_report
+from radrep.preparation.sources.mimic_sections import parse_sections
 
 PARTS = ("Indication", "Comparison", "Findings", "Impression")
 SENTENCES = (

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from radrep.preparation.sources.report_sections import parse_sections
+from radrep.preparation.sources.mimic_sections import parse_sections
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)

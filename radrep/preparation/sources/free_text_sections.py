@@ -1,4 +1,4 @@
-"""Splits a report into its sections by headings as people, programs and models write them.
+"""Splits a report into its sections by headings as people write them; MIMIC: mimic_sections.py.
 
 FINDINGS: Clear. IMPRESSION: Normal.      also on one line; ReXrank has "clear.Impression:Normal."
 Findings: Clear.                          capitals do not matter after the end of a sentence
@@ -6,7 +6,7 @@ Findings: Clear.                          capitals do not matter after the end o
 Findings                                  alone on a line, without a colon
 FINDINGS Clear.                           in capitals, where the rest is not
 
-The names of headings are those of report_sections.py, which is for MIMIC-CXR and published tables.
+The names of headings are those of mimic_sections.py, which is for MIMIC-CXR and published tables.
 Another heading in capitals inside findings or impression ("LUNGS:") is part of their text.
 """
 
@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from radrep.preparation.sources.report_sections import (
+from radrep.preparation.sources.mimic_sections import (
     MAIN,
     NAMES,
     collect_sections,

@@ -1,6 +1,6 @@
 import pytest
 
-from radrep.data.selection import ImageSelection, View, masked_view
+from radrep.data.image_selection import ImageSelection, View, masked_view
 from radrep.data.study import Image, Study
 
 
