@@ -421,3 +421,17 @@ def test_a_column_of_names_of_splits_is_one(tmp_path, column):
     rows[0] = "0.png,images_001"
     source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", *rows))
     assert f"Columns that are not used: {column}" in notes(source)
+
+
+def test_reports_that_do_not_say_where_findings_begin_are_a_warning(tmp_path):
+    draw(tmp_path, *(f"{k}.png" for k in range(6)))
+    texts = ["Indication: Cough. The lungs are clear.", "Indication: Cough.\nThe lungs are clear."]
+    for seed in range(4):
+        unclear = random.Random(seed).sample(range(6), 1 + seed)
+        rows = [f'{k}.png,"{texts[k not in unclear]}"' for k in range(6)]
+        source = FolderSource(tmp_path, write(tmp_path / "r.csv", "image,report", *rows))
+        (warning,) = source.warnings
+        assert warning.startswith(f"{1 + seed} reports do not say where their findings begin")
+        assert f"'{min(unclear)}.png'" in warning
+        for k, study in enumerate(source):
+            assert study.sections["findings"] == (texts[0] if k in unclear else texts[1][19:])

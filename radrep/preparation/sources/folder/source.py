@@ -25,7 +25,7 @@ from radrep.preparation.sources.folder import files, paths
 from radrep.preparation.sources.folder.matching import Matches, match_files
 from radrep.preparation.sources.folder.table import Row, Table
 from radrep.preparation.sources.folder.warnings import IdCheck
-from radrep.preparation.sources.free_text_sections import parse_report
+from radrep.preparation.sources.free_text_sections import ParsedReport, parse_report
 from radrep.preparation.sources.image_tree import describe_image, existing, found_image
 from radrep.preparation.sources.tables import hash_table
 
@@ -79,6 +79,7 @@ class FolderSource(Source):
         if not self._has_splits:
             self._split_by_folder = self._folders_are_splits()
         self._ids = IdCheck()
+        self._unclear: list[str] = []  # studies whose findings no heading tells from the indication
         self._studies, self._num_rows = files.count_groups(files.pack(self._study_keys()))
         num_dicom = sum(self._dicom)
         self.layout = f"{len(self._files)} images, {num_dicom} of them DICOM, without a table"
@@ -93,6 +94,12 @@ class FolderSource(Source):
             *(self._table.warnings if self._table else ()),
             *self._ids.warnings(*names_of),
         )
+        if self._unclear:
+            self.warnings += (
+                f"{len(self._unclear)} reports do not say where their findings begin, the first of "
+                f"{self._unclear[0]!r}: all of the section is taken, with the indication before "
+                "them. Put a heading 'Findings:' there.",
+            )
 
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the table and of the names and sizes of the images that are used."""
@@ -197,7 +204,10 @@ class FolderSource(Source):
         for row, places in self._identified_rows():
             key = row.study or f"\0{self._path(row, places)}"
             self._ids.add(key, row.study, row.patient, row.split, sum(p >= 0 for p in places))
-            self._ids.add_texts(key, _shown(row.study or self._path(row, places)), row.texts)
+            name = _shown(row.study or self._path(row, places))
+            self._ids.add_texts(key, name, row.texts)
+            if _sections(row.texts).is_unclear:
+                self._unclear.append(name)
             yield key
 
     def _path(self, row: Row, places: list[int]) -> str:
@@ -234,7 +244,7 @@ class FolderSource(Source):
             patient_id=_shown(patients[0]) if patients else None,
             split=splits[0] if splits else drawn,
             images=tuple(images.values()),
-            sections=_sections(texts),
+            sections=_sections(texts).sections,
             report=texts.get("report", ""),
             labels=labels,
             refusal=refusal,
@@ -314,17 +324,18 @@ def _find_table(raw: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _sections(texts: Mapping[str, str]) -> dict[str, str]:  # of the columns, else of the report
+def _sections(texts: Mapping[str, str]) -> ParsedReport:  # of the columns, else of the report
     given = {name: text for name, text in texts.items() if name not in ("report", "context")}
     if context := texts.get("context", ""):  # ReXrank's: indication and comparison
-        before = parse_report(context, "indication")
+        before = parse_report(context, "indication").sections
         given = {
             **{n: t for n, t in before.items() if n not in ("findings", "impression")},
             **given,
         }
     if "findings" in given or "impression" in given:
-        return given
-    return {**parse_report(texts.get("report", "")), **given}
+        return ParsedReport(given)
+    found = parse_report(texts.get("report", ""))
+    return replace(found, sections={**found.sections, **given})
 
 
 def _shown(name: str) -> str:  # bytes that are not UTF-8 as escapes
