@@ -15,8 +15,15 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_SET = re.compile(r"[\s_-]*set\Z")
 _FRONTAL = {"frontal", "front", "pa", "ap", "posteroanterior", "anteroposterior"}
 _LATERAL = {"lateral", "lat", "ll", "rl", "l"}
+
+
+@lru_cache(maxsize=256)
+def split_named(name: str) -> str:
+    """The split that a name stands for, such as "Training set"; "" for none."""
+    return SPLIT_NAMES.get(_SET.sub("", name.strip().casefold()), "")
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from radrep.data.study import SPLIT_NAMES
+from radrep.data.study import SPLIT_NAMES, split_named
 from radrep.errors import DataError
 from radrep.preparation.sources.cells import is_missing
 from radrep.preparation.sources.table_text import decode_text
@@ -136,7 +136,7 @@ class ReportFile:
                 raise DataError(
                     f"{self.where(None, place)}: it has no split, though the file has splits"
                 )
-            parts.setdefault(SPLIT_NAMES.get(split, split), []).append(row)
+            parts.setdefault(split_named(split) or split, []).append(row)
         return replace(self, parts=parts)
 
 

@@ -22,6 +22,7 @@ _LABELS = {
     **dict.fromkeys(("false", "falsch", "faux", "falso"), 0),
 }
 _NUMBER_LABEL = re.compile(r"([+-]?[01])(?:[.,]0+)?", re.ASCII)
+_CODE = re.compile(r"([+-]?\d{1,2})(?:[.,]0+)?", re.ASCII)
 
 _FORMULA_ERRORS = frozenset(("#NAME?", "#REF!", "#VALUE!", "#NUM!", "#NULL!", "#DIV/0!"))
 _AS_TEXT = re.compile(r'="([^"]*)"|\'(\S+)')  # how a spreadsheet is made to keep zeros
@@ -79,6 +80,12 @@ def parse_label(text: str) -> int | None:
     if match := _NUMBER_LABEL.fullmatch(text):
         return int(match[1])
     return _LABELS.get(text)
+
+
+def parse_code(text: str) -> int | None:
+    """A whole number of at most two digits, None of anything else."""
+    match = _CODE.fullmatch(text.strip())
+    return int(match[1]) if match else None
 
 
 def is_rounded(text: str) -> bool:

@@ -129,11 +129,45 @@ def test_vindrs_boxes_of_one_image_are_one_study(tmp_path):
     header = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max"
     source = FolderSource(tmp_path, write(tmp_path / "annotations_train.csv", header, *rows))
     assert [study.labels for study in source] == [
-        {"Nodule/Mass": 1, "Cardiomegaly": 1},
+        {"Nodule/Mass": -1, "Cardiomegaly": -1},  # each by one of two readers
         {"No finding": 1},
         {"Cardiomegaly": 1},
     ]
     assert len(source) == 3
+    assert "rad_id names readers" in notes(source)
+
+
+@pytest.mark.parametrize("form", ["names", "columns"])
+@pytest.mark.parametrize("seed", range(6))
+def test_of_several_readers_the_majority_decides(tmp_path, form, seed):
+    drawn = random.Random(seed)
+    draw(tmp_path, *(f"{k}.png" for k in range(8)))
+    votes = {  # the readers of each image, and who of them marks an effusion
+        k: [(f"R{r}", drawn.random() < 0.5) for r in range(drawn.randint(1, 4))] for k in range(8)
+    }
+    header = "image_id,rad_id,class_name"
+    rows = [f"{k},{r},{'Effusion' if v else 'No finding'}" for k in votes for r, v in votes[k]]
+    if form == "columns":
+        header = "image_id,rad_ID,Effusion,No finding"
+        rows = [f"{k},{r},{int(v)},{int(not v)}" for k in votes for r, v in votes[k]]
+    drawn.shuffle(rows)
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", header, *rows, *rows))
+    assert len(source) == 8
+    for study in source:
+        marks = [v for _, v in votes[int(study.images[0].name)]]
+        share = sum(marks) / len(marks)
+        effusion = 1 if share > 0.5 else -1 if share == 0.5 else 0
+        assert study.labels.get("Effusion", 0) == effusion
+        assert study.labels.get("No finding", 0) == int(effusion == 0)
+
+
+def test_no_finding_of_one_row_gives_way_to_a_finding_of_another(tmp_path):
+    draw(tmp_path, "a.png", "b.png")
+    for finding, value, normal in (("Edema", 1, 0), ("Edema", -1, 0), ("Support Devices", 1, 1)):
+        header = f"image,study_id,No Finding,{finding}"
+        table = write(tmp_path / "r.csv", header, "a.png,s,1,", f"b.png,s,,{value}")
+        (study,) = FolderSource(tmp_path, table)
+        assert study.labels == {"No Finding": normal, finding: value}
 
 
 def test_rsnas_patients_name_the_images(tmp_path):
@@ -279,8 +313,47 @@ def test_a_column_with_one_value_that_is_no_label_is_named_with_its_line(tmp_pat
     rows = ["0.png,1,0,40", "1.png,0,1,41", "2.png,2,0,42", "3.png,1,,43"]
     source = FolderSource(tmp_path, write(tmp_path / "labels.csv", "image,Edema,Mass,age", *rows))
     assert source._table.labels == ("Mass",)
-    assert "Edema is not read as a finding: line 4 has '2'" in notes(source)
+    (warning,) = source.warnings
+    assert "Edema is not read as a finding: line 4 has '2' and its values are 0, 1, 2;" in warning
     assert "not used: Edema ('2'), age ('40')" in notes(source)
+
+
+@pytest.mark.parametrize("column", ["Edema", "label", "Labels", "finding"])
+@pytest.mark.parametrize("codes", ["0123", "012", "01234", ["0.0", "1.0", "3.0"], "01-24"])
+def test_numbers_of_unknown_meaning_are_no_labels_and_a_warning(tmp_path, column, codes):
+    codes = ["0", "1", "-2", "4"] if codes == "01-24" else list(codes)
+    draw(tmp_path, *(f"{k}.png" for k in range(len(codes))))
+    values = random.Random(column).sample(codes, len(codes))
+    rows = [f"{k}.png,{value},{k % 2}" for k, value in enumerate(values)]
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column},Mass", *rows))
+    (warning,) = source.warnings
+    found = ", ".join(str(int(float(c))) for c in sorted(codes, key=float))
+    assert f"{column} is not read as a finding: line " in warning
+    assert f"its values are {found}; known are 1 (present), 0 (absent)" in warning
+    assert warning.endswith("Mass are read.")
+    assert [study.labels for study in source] == [{"Mass": k % 2} for k in range(len(codes))]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            ["1", "2", "3"],
+            "Edema is not read as a finding: line 3 has '2' (its values are 1, 2, 3)",
+        ),
+        (["1", "-1", "1"], "-1 is read as uncertain"),
+        (["1", "-1", ""], ""),
+        (["1", "-1", "0"], ""),
+        (["1.0", "", "0.0"], ""),
+    ],
+)
+def test_known_labels_are_read_without_a_word(tmp_path, values, said):
+    draw(tmp_path, *(f"{k}.png" for k in range(3)))
+    rows = [f"{k}.png,{value}" for k, value in enumerate(values)]
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", "image,Edema", *rows))
+    told = " ".join((*source.warnings, *source.notes))
+    assert said in told
+    assert ("Edema" in told) == bool(said)
 
 
 @pytest.mark.parametrize("column", ["study_id", "patient_id", "image"])
@@ -415,7 +488,8 @@ def test_rows_of_one_study_that_differ_in_text_are_a_warning(tmp_path, header):
 def test_a_column_of_names_of_splits_is_one(tmp_path, column):
     draw(tmp_path, *(f"{k}.png" for k in range(6)))
     drawn = random.Random(column).choices(["train", "VAL", "Test"], k=6)
-    rows = [f"{k}.png,{split}" for k, split in enumerate(drawn)]
+    ends = ["", " set", "-Set", "set", "_set", " "]
+    rows = [f"{k}.png,{split}{ends[k]}" for k, split in enumerate(drawn)]
     source = FolderSource(tmp_path, write(tmp_path / "r.csv", f"image,{column}", *rows))
     assert [study.split for study in source] == [split.casefold() for split in drawn]
     rows[0] = "0.png,images_001"

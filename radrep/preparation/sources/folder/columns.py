@@ -24,6 +24,10 @@ _COLUMNS = {
     ),
     "patient": ("patientid", "patient", "subjectid", "subject", "deidpatientid", "pid"),
     "split": ("split",),
+    "reader": (
+        "radid", "readerid", "reader", "radiologistid", "radiologist", "annotatorid", "annotator",
+        "raterid", "rater",
+    ),
     "projection": (
         "projection", "view", "viewposition", "frontallateral", "viewpositiondicom", "orientation",
     ),

@@ -2,7 +2,7 @@
 
 import re
 
-from radrep.data.study import SPLIT_NAMES
+from radrep.data.study import split_named
 
 # patient00001/study1 (CheXpert), p10000032/s50414267 (MIMIC-CXR), sub-01/ses-02 (BIDS), ...
 _NUMBER = r"(?:[-_ ][a-z]{0,2})?\d\w*"
@@ -23,6 +23,6 @@ def ids_of(path: str) -> tuple[str, str]:
 
 def split_of(path: str) -> str:
     """The split that exactly one of the folders of a path names, "" for none."""
-    folders = path.replace("\\", "/").casefold().split("/")[:-1]
-    found = {SPLIT_NAMES[name] for name in folders if name in SPLIT_NAMES}
+    folders = path.replace("\\", "/").split("/")[:-1]
+    found = {split_named(name) for name in folders} - {""}
     return found.pop() if len(found) == 1 else ""

@@ -23,6 +23,7 @@ from radrep.errors import DataError
 from radrep.preparation.sources.base import Source, check_folder, split_by_hash
 from radrep.preparation.sources.folder import files, paths
 from radrep.preparation.sources.folder.matching import Matches, match_files
+from radrep.preparation.sources.folder.readings import merge_labels
 from radrep.preparation.sources.folder.table import Row, Table
 from radrep.preparation.sources.folder.warnings import IdCheck
 from radrep.preparation.sources.free_text_sections import ParsedReport, parse_report
@@ -35,7 +36,6 @@ _MAY_BE_TABLES = (".csv", ".tsv", ".jsonl", ".json", ".csv.gz", ".xlsx")
 _Images = dict[int | str, SourceImage]
 
 _TRAIN, _VAL = 0.8, 0.1
-_WEIGHTS = (0, -1, 1)  # what one image shows is in the study: of several labels the last counts
 _OTHERS = "others"  # files that are no images
 _SKIPPED = {
     files.BROKEN: "links lead nowhere, the first {first}.",
@@ -226,11 +226,8 @@ class FolderSource(Source):
         patients = sorted({row.patient for row, _ in rows if row.patient})
         splits = sorted({row.split for row, _ in rows if row.split})
         texts: dict[str, str] = {}
-        labels: dict[str, int] = {}
         for row, _ in rows:
             texts = {**row.texts, **texts}
-            for finding, value in row.labels.items():
-                labels[finding] = max(value, labels.get(finding, value), key=_WEIGHTS.index)
         refusal = None
         for what, values in (("splits", splits), ("patients", patients)):
             if len(values) > 1:
@@ -246,7 +243,7 @@ class FolderSource(Source):
             images=tuple(images.values()),
             sections=_sections(texts).sections,
             report=texts.get("report", ""),
-            labels=labels,
+            labels=merge_labels([row for row, _ in rows]),
             refusal=refusal,
         )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from radrep.data.study import SPLIT_NAMES, projection_of
+from radrep.data.study import projection_of, split_named
 from radrep.errors import DataError
 from radrep.preparation.sources import cells as cell
 from radrep.preparation.sources.folder import columns
@@ -29,6 +29,7 @@ _NONE_IS_TEXT = ("indication", "comparison", "context")
 # Of these numbers, names of findings and names of files are none.
 _SENTENCES = ("report", "findings", "impression")
 _SHOWN = 8  # columns in a note
+_MAX_CODES = 10  # different ones of a column; more are measures
 _MAX_IDS = 100_000  # that are compared with one another
 
 
@@ -40,6 +41,7 @@ class Row:
     study: str = ""  # without a name, the row is a study of its own
     patient: str = ""
     split: str = ""
+    reader: str = ""  # who set the labels
     projections: tuple[str, ...] = ()  # of each image, or one of all
     texts: Mapping[str, str] = field(default_factory=dict)  # by section, and "report"
     labels: Mapping[str, int] = field(default_factory=dict)  # 1, 0 or -1 by finding
@@ -58,6 +60,9 @@ class _Values:
     labels: int = 0
     others: int = 0
     splits: int = 0  # of the others, names of splits
+    coded: int = 0  # of the others, whole numbers of up to two digits
+    codes: set[int] = field(default_factory=set)  # those, and labels
+    blanks: int = 0
     example: str = ""  # the first that is no label
     line: int = 0
 
@@ -131,6 +136,7 @@ class Table:
         self._is_json = is_json(path)
         known: dict[str, str] = {}
         others: dict[str, _Values] = {}  # in the order of the columns
+        listed: dict[str, _Values] = {}  # of the column that lists findings
         damage = _Damage()
         for line, cells in self._cells():
             roles = columns.find_roles(tuple(cells))
@@ -140,6 +146,8 @@ class Table:
             for name, value in cells.items():
                 if name not in taken:
                     _count(others.setdefault(name, _Values()), value, line)
+                elif name == roles.get("label list") and not isinstance(value, list):
+                    _count(listed.setdefault(name, _Values()), value, line)
         self._lists = tuple(damage.lists)
         self._split_by = _split_column(others) if "split" not in known else ""
         if self._split_by:
@@ -154,9 +162,19 @@ class Table:
         self.has_splits, self.has_patients = "split" in known, "patient" in known
         self.has_studies = "study" in known
         self.labels = tuple(sorted(name for name in others if _is_label(name, others[name])))
+        self._coded = {
+            name: values
+            for name, values in (*others.items(), *listed.items())
+            if _are_codes(name, values) and (name in listed or values.codes >= {0, 1})
+        }
         self.notes = [*text_notes(path), *_column_notes(others, self.labels), *damage.notes()]
         self.notes += [f"{known[role]} is read as names of findings." for role in self._lists]
-        self.warnings = list(damage.warnings(known))
+        if "reader" in known:
+            self.notes.append(
+                f"{known['reader']} names readers: what more than half of an image's readers mark "
+                "is present, what half of them mark uncertain."
+            )
+        self.warnings = [*damage.warnings(known), *_code_warnings(self._coded, others, self.labels)]
 
     def __iter__(self) -> Iterator[Row]:
         """Yield every row; DataError names a bad value and its line."""
@@ -191,9 +209,9 @@ class Table:
             for text in self._list(line, role, known.pop(role, ""))
         ]
         values = {role: self._plain(line, role, value) for role, value in known.items()}
-        split = values.get("split", "").strip().casefold()
+        split = values.get("split", "").strip()
         split = "" if cell.is_missing(split) else split
-        if split and split not in SPLIT_NAMES:
+        if split and not split_named(split):
             raise bad_value(self.path, line, "split", split, "expected train, val or test")
         ids = {role: self._id(line, role, values.get(role, "")) for role in _IDS}
         for role in _SENTENCES:
@@ -206,7 +224,8 @@ class Table:
             images=names,
             study=ids["study"],
             patient=ids["patient"],
-            split=SPLIT_NAMES.get(split, ""),
+            split=split_named(split),
+            reader=values.get("reader", "").strip(),
             projections=tuple(map(projection_of, views)),
             texts={
                 name: values[name] for name in columns.TEXTS if _is_text(name, values.get(name, ""))
@@ -250,7 +269,7 @@ class Table:
         self, cells: Mapping[str, object], listed: list[str], column: str
     ) -> dict[str, int]:
         labels: dict[str, int] = {}
-        for text in listed:
+        for text in listed if column not in self._coded else ():
             value = cell.parse_label(text)
             if value is not None:  # a column of ones and zeros, called as one of names
                 labels[column] = value
@@ -280,12 +299,18 @@ def _text(value: object) -> str | None:
 def _count(values: _Values, value: object, line: int) -> None:
     text = _text(value)
     if text is not None and cell.is_missing(text):
+        values.blanks += 1
         return
-    if text is not None and cell.parse_label(text) is not None:
+    label = None if text is None else cell.parse_label(text)
+    code = label if text is None or label is not None else cell.parse_code(text)
+    if code is not None:
+        values.codes.add(code)
+    if label is not None:
         values.labels += 1
         return
     values.others += 1
-    values.splits += text is not None and text.strip().casefold() in SPLIT_NAMES
+    values.coded += code is not None
+    values.splits += text is not None and bool(split_named(text))
     if values.others == 1:
         shown = json.dumps(value) if text is None else text.strip()
         values.example, values.line = shown if len(shown) <= 24 else shown[:21] + "...", line
@@ -303,6 +328,35 @@ def _is_label(name: str, values: _Values) -> bool:
     return bool(values.labels) and not values.others and columns.may_be_finding(name)
 
 
+def _are_codes(name: str, values: _Values) -> bool:
+    """Whether a column holds a few whole numbers, of which some are no labels: 0, 1, 2, 3."""
+    is_coded = 0 < values.others == values.coded and len(values.codes) <= _MAX_CODES
+    return is_coded and columns.may_be_finding(name)
+
+
+def _code_warnings(
+    coded: Mapping[str, _Values], others: Mapping[str, _Values], labels: tuple[str, ...]
+) -> Iterator[str]:
+    """Columns of numbers whose meaning is not known."""
+    for name, values in coded.items():
+        beside = f" {', '.join(labels[:_SHOWN])} are read." if labels else ""
+        yield (
+            f"{name} is not read as a finding: line {values.line} has {values.example!r} and its "
+            f"values are {_listed(values.codes)}; known are 1 (present), 0 (absent), -1 "
+            f"(uncertain) and blank. Write those, or take the column out.{beside}"
+        )
+    unsaid = [n for n in labels if others[n].codes == {-1, 1} and not others[n].blanks]
+    if unsaid:
+        yield (
+            f"{', '.join(unsaid[:_SHOWN])} hold 1 and -1 in every row, and neither 0 nor blanks: "
+            "-1 is read as uncertain. Write 0 if it is to mean absent."
+        )
+
+
+def _listed(codes: set[int]) -> str:
+    return ", ".join(map(str, sorted(codes)))
+
+
 def _column_notes(others: Mapping[str, _Values], labels: tuple[str, ...]) -> Iterator[str]:
     left = {
         name: values
@@ -310,10 +364,12 @@ def _column_notes(others: Mapping[str, _Values], labels: tuple[str, ...]) -> Ite
         if name not in labels and not columns.is_row_number(name)
     }
     for name, values in left.items():
-        if values.labels > values.others > 0 and columns.may_be_finding(name):
+        coded = _are_codes(name, values) and not values.codes >= {0, 1}  # else there is a warning
+        if (values.labels > values.others > values.coded and columns.may_be_finding(name)) or coded:
+            found = f" (its values are {_listed(values.codes)})" * coded
             yield (
-                f"{name} is not read as a finding: line {values.line} has {values.example!r}, "
-                "expected 1, 0, -1 or blank."
+                f"{name} is not read as a finding: line {values.line} has {values.example!r}{found}"
+                ", expected 1, 0, -1 or blank."
             )
     if left:
         names = [f"{name} ({_content(values)})" for name, values in left.items()]
