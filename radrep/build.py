@@ -134,8 +134,9 @@ def build_decode(decode: Decode, train_precision: str) -> DecodeOptions:
     """The decoding of a recipe; `decode.precision: train` is the arithmetic of training."""
     return DecodeOptions(
         **decode.by_decoder.model_dump(
-            exclude={"preset", "select", "edit", "batch_size", "precision"}
+            exclude={"preset", "select", "consensus", "edit", "batch_size", "precision"}
         ),
+        num_samples=decode.num_samples,
         precision=train_precision if decode.precision == "train" else "fp32",
         float32_weights={"auto": None, "fp32": True, "train": False}[decode.precision],
     )
@@ -307,12 +308,8 @@ def _build_csr_lmca(
 
 
 def _build_xray_mamba(section: schema.XrayMamba, image_size: int) -> XrayMamba:
-    return make_xray_mamba(
-        section.size,
-        image_size=image_size,
-        patch_size=section.patch_size,
-        drop_path=section.drop_path,
-    )
+    sizes = {"image_size": image_size, "patch_size": section.patch_size}
+    return make_xray_mamba(section.size, **sizes, drop_path=section.drop_path)
 
 
 def _build_emrrg(section: schema.Emrrg, image_size: int, language_weights: bool) -> Emrrg:

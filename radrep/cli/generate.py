@@ -61,7 +61,8 @@ def generate(
         ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="beam, greedy, sample or select.", show_default="the run's")
+        str | None,
+        typer.Option(help="beam, greedy, sample, select or consensus.", show_default="the run's"),
     ] = None,
     sensitivity: Annotated[
         list[str] | None,
@@ -84,7 +85,7 @@ def generate(
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="For --method sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="For --method sample.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For --method sample.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For --method sample and consensus.")] = 0,
 ) -> None:
     """Write reports for new images. Not for clinical use.
 

@@ -26,8 +26,11 @@ def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:
     studies, keys = result.studies, ("id", "reference", "generated")
     rows = zip(studies.ids, studies.corpus.references, result.predictions, strict=True)
     written: list[dict[str, Any]] = [dict(zip(keys, row, strict=True)) for row in rows]
-    for row, edited in zip(written, result.edits, strict=False):  # empty where nothing is edited
-        row |= {"sentences": [asdict(s) for s in edited.sentences], "removed": edited.removed}
+    for row, own in zip(written, result.written, strict=False):  # empty where several runs are
+        row["source"] = own.source
+        if own.sentences:
+            sentences = [asdict(sentence) for sentence in own.sentences]
+            row |= {"sentences": sentences, "removed": own.removed}
     lines = [json.dumps(row, ensure_ascii=False) for row in written]
     atomic_write_text(result.predictions_file, "".join(f"{line}\n" for line in lines))
     text = json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n"

@@ -42,13 +42,12 @@ class Systems:
     decodes: dict[str, Decode] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     blank: list[str] | None = None  # reports of the one run for black images
-    edits: tuple[WrittenReport, ...] = ()  # of the one run, where it edits
+    written: tuple[WrittenReport, ...] = ()  # of the one run
 
     def take(self, name: str, written: Sequence[WrittenReport]) -> None:
         """The reports of the one run."""
         self.reports[name] = [report.text for report in written]
-        if any(report.sentences for report in written):
-            self.edits = tuple(written)
+        self.written = tuple(written)
 
     def add(self, name: str, reports: list[str], notes: Sequence[str]) -> str:
         """Add a system; return its name, numbered where another one or a control has it."""
@@ -169,7 +168,7 @@ def finish(
         decodes=systems.decodes,
         notes=tuple(dict.fromkeys(notes)),
         predictions=tuple(systems.reports[main]),
-        edits=systems.edits,
+        written=systems.written,
         out=out,
     )
     write_evaluation(result, loaded)

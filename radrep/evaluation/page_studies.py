@@ -8,7 +8,8 @@ from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.evaluation.result import EvalResult
 from radrep.guidance.editing import WrittenReport
-from radrep.inference.decode import report_model, write_report
+from radrep.inference.decode import DECODED, report_model, write_report
+from radrep.inference.guide import Guide, guide_for
 from radrep.metrics.labeler import Findings, label_report
 from radrep.viz.figures.heatmap import overlay
 from radrep.viz.html.page import (
@@ -39,14 +40,16 @@ def page_studies(result: EvalResult, loaded: Loaded | None) -> list[PageStudy]:
     for rank, indices in places.items():
         for index in indices:
             shown.setdefault(int(index), rank)
+    guide = DECODED if loaded is None else guide_for(loaded, result.decodes[result.main])
     studies = [
-        _study(result, index, rank, float(values[index]), loaded) for index, rank in shown.items()
+        _study(result, index, rank, float(values[index]), loaded, guide)
+        for index, rank in shown.items()
     ]
     return sorted(studies, key=lambda study: RANKS.index(study.rank))
 
 
 def _study(
-    result: EvalResult, index: int, rank: str, score: float, loaded: Loaded | None
+    result: EvalResult, index: int, rank: str, score: float, loaded: Loaded | None, guide: Guide
 ) -> PageStudy:
     prepared = result.studies.prepared
     reference, generated = result.studies.corpus.references[index], result.predictions[index]
@@ -69,10 +72,9 @@ def _study(
             ]
             decode = result.decodes[result.main]
             given = [preprocess.evaluate(image, saliency=view.masked) for view, image in views]
-            maps = np.zeros(0)
-            if decode.method != "select":  # no decoder attended to anything
-                _, maps = write_report(loaded, Batch.of_study(study.id, given), decode)
-            if len(maps):  # a language model has none
+            batch, seed = Batch.of_study(study.id, given), loaded.recipe.train.seed
+            _, maps = write_report(loaded, batch, decode, seed=seed, guide=guide)
+            if len(maps):  # a language model has none, nor has a training report
                 means = maps.mean(axis=0)
                 heatmaps = [overlay(i, mean) for i, mean in zip(images, means, strict=True)]
     return PageStudy(
@@ -84,7 +86,7 @@ def _study(
         heatmaps=heatmaps,
         reference=passages(reference, theirs, ours, otherwise=MISSED),
         generated=passages(generated, ours, theirs, otherwise=NOT_IN_REFERENCE),
-        edits=_describe_edits(result.edits[index]) if result.edits else (),
+        edits=_describe_edits(result.written[index]) if result.written else (),
     )
 
 

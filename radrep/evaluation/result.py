@@ -36,7 +36,7 @@ class EvalResult:
     decodes: Mapping[str, Decode]  # of each run
     notes: tuple[str, ...]  # lines for the reader
     predictions: tuple[str, ...]  # of the main system, before scoring
-    edits: tuple[WrittenReport, ...]  # the reports where sentences were edited; else empty
+    written: tuple[WrittenReport, ...]  # of the main system, where it is one run; else empty
     out: Path
 
     @property

@@ -19,8 +19,9 @@ class DecodeOptions:
     min_new_tokens: int = 0
     repetition_penalty: float = 1.0  # worsens the scores of tokens written before
     top_p: float = 1.0  # draw from the likeliest tokens that reach this probability; sample only
-    temperature: float = 1.0  # log-probabilities are divided by it; sample only
+    temperature: float = 1.0  # log-probabilities are divided by it; in sampling
     block_trigrams: bool = False  # forbid a trigram that the report already has
+    num_samples: int = 0  # candidates drawn beside the beams, at `temperature`
     precision: str = "fp32"  # of autocast: fp32, bf16 or fp16
     # Weights of half precision compute in float32 too, so that a report does not depend on its
     # batch; None: except on GPUs, where they may not fit.

@@ -5,6 +5,7 @@ For EMRRG transformers searches, with its own length penalty (radrep/models/emrr
 Letters: b open studies, k beams, w words.
 """
 
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 from radrep.generation.contract import StepDecoder
 
 
-@torch.no_grad()
 def beam_search(
     decoder: StepDecoder,
     encoded: Any,
@@ -24,18 +24,46 @@ def beam_search(
     length_penalty: float = 0.0,
     block_trigrams: bool = False,
 ) -> list[list[int]]:
-    """Find the report of highest summed log-probability over length ** length_penalty.
+    """Find the report of highest summed log-probability over length ** length_penalty, by study.
+
+    It is the first of `finished_beams`. Return word ids without the opening and closing ids.
+    """
+    found = finished_beams(
+        decoder,
+        encoded,
+        num_studies=num_studies,
+        beam_size=beam_size,
+        max_words=max_words,
+        length_penalty=length_penalty,
+        block_trigrams=block_trigrams,
+    )
+    return [beams[0] for beams in found]
+
+
+@torch.no_grad()
+def finished_beams(
+    decoder: StepDecoder,
+    encoded: Any,
+    *,
+    num_studies: int,
+    beam_size: int = 3,
+    max_words: int = 60,
+    length_penalty: float = 0.0,
+    block_trigrams: bool = False,
+) -> list[list[list[int]]]:
+    """Search for the reports of highest summed log-probability over length ** length_penalty.
 
     Each step takes the ``beam_size`` best continuations of a study's open beams. Those that end
     are set aside and the next step takes as many from the beams still open. At ``max_words`` open
     beams count as finished. A study is done when no open beam can win any more: sums only fall.
 
     A length_penalty of 0 is the published search, which favours short reports; 1 compares the mean
-    log-probability per word, the end included. Return word ids without the opening and closing ids.
+    log-probability per word, the end included. Return for each study the beams that were finished
+    by then, the best first, at most `beam_size`.
     """
     k = beam_size
     state = decoder.start(encoded, k)
-    reports: list[list[int]] = [[] for _ in range(num_studies)]
+    finished: list[list[tuple[float, list[int]]]] = [[] for _ in range(num_studies)]
     best_score = torch.full((num_studies,), float("-inf"))
     open_studies = torch.arange(num_studies)
     device = decoder.device
@@ -56,7 +84,7 @@ def beam_search(
                            next_words[..., None]], dim=-1)  # fmt: skip
         ends = (next_words == decoder.end) | (step == max_words - 1)
         scores = sums / (step + 1) ** length_penalty
-        _set_aside(reports, best_score, open_studies, words, scores, ends, decoder.end)
+        _set_aside(finished, best_score, open_studies, words, scores, ends, decoder.end)
         sums = sums.masked_fill(ends, float("-inf"))
         still_open = sums.amax(dim=1).cpu() / max_words**length_penalty > best_score[open_studies]
         if not still_open.any():
@@ -66,11 +94,12 @@ def beam_search(
         state = state.select(rows[keep])
         sums, words, open_studies = sums[keep], words[keep], open_studies[still_open]
         last = next_words[keep].flatten()
-    return reports
+    ranked = [sorted(found, key=lambda each: -each[0]) for found in finished]  # of equals the first
+    return [[ids for _, ids in found[:k]] or [[]] for found in ranked]
 
 
 def _set_aside(
-    reports: list[list[int]],
+    finished: list[list[tuple[float, list[int]]]],
     best_score: Tensor,
     open_studies: Tensor,
     words: Tensor,
@@ -78,13 +107,13 @@ def _set_aside(
     ends: Tensor,
     end: int,
 ) -> None:
-    """Note each ended beam that beats the study's best so far; of equals the first stands."""
+    """Note each ended beam with its score."""
     rows = ends.nonzero()[:, 0].tolist()  # three transfers from the device, whatever their number
     for row, score, ids in zip(rows, scores[ends].tolist(), words[ends].tolist(), strict=True):
         study = int(open_studies[row])
-        if score > best_score[study]:
-            best_score[study] = score
-            reports[study] = ids[:-1] if ids[-1] == end else ids
+        if score > float("-inf"):
+            best_score[study] = max(score, best_score[study])
+            finished[study].append((score, ids[:-1] if ids[-1] == end else ids))
 
 
 @torch.no_grad()
@@ -131,6 +160,63 @@ def sample(
         last, words = last[is_open], words[is_open]
         open_studies = [open_studies[row] for row in rows[:, 0].tolist()]
     return reports
+
+
+@torch.no_grad()
+def sample_many(
+    decoder: StepDecoder,
+    encoded: Any,
+    *,
+    num_studies: int,
+    num_samples: int,
+    max_words: int = 60,
+    temperature: float = 1.0,
+    block_trigrams: bool = False,
+    seed: int = 0,
+) -> list[list[list[int]]]:
+    """Draw several reports of each study, all at once.
+
+    Every study is given the same random numbers, so that its reports do not depend on its batch.
+    Those of one word are stratified over its samples: each sample by itself is an ordinary one,
+    together they differ more.
+    """
+    k, device = num_samples, decoder.device
+    random = torch.Generator().manual_seed(seed)
+    state = decoder.start(encoded, k)
+    reports: list[list[list[int]]] = [[[] for _ in range(k)] for _ in range(num_studies)]
+    open_studies = torch.arange(num_studies, device=device)
+    last = torch.full((num_studies * k,), decoder.begin, device=device)
+    words = torch.empty(num_studies, k, 0, dtype=torch.long, device=device)
+    ended = torch.zeros(num_studies, k, dtype=torch.bool, device=device)
+    for step in range(max_words):
+        log_probs, state = decoder.step(last, state)  # (b k, w)
+        log_probs = log_probs.view(len(open_studies), k, -1)
+        if block_trigrams:
+            log_probs = _without_repeated_trigrams(log_probs, words)
+        strata = torch.randperm(k, generator=random) + torch.rand(k, generator=random)
+        drawn = _at_level(log_probs / temperature, (strata / k).to(device))
+        drawn = drawn.masked_fill(ended, decoder.end)
+        words = torch.cat([words, drawn[..., None]], dim=-1)
+        ended = ended | (drawn == decoder.end)
+        done = ended.all(dim=1) if step < max_words - 1 else torch.ones_like(ended[:, 0])
+        for study, ids in zip(open_studies[done].tolist(), words[done].tolist(), strict=True):
+            reports[study] = [list(takewhile(lambda i: i != decoder.end, each)) for each in ids]
+        if done.all():
+            break
+        if done.any():
+            keep = ~done
+            rows = torch.arange(len(done) * k, device=device).view(-1, k)[keep]
+            state, words, ended = state.select(rows), words[keep], ended[keep]
+            open_studies, drawn = open_studies[keep], drawn[keep]
+        last = drawn.flatten()
+    return reports
+
+
+def _at_level(logits: Tensor, levels: Tensor) -> Tensor:
+    """The words at which the cumulated probability passes a level: (b, k, w), (k,) -> (b, k)."""
+    cumulated = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    found = torch.searchsorted(cumulated, (levels[None, :, None] * cumulated[..., -1:]), right=True)
+    return found.squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def _draw(

@@ -22,6 +22,7 @@ from radrep.metrics.labeler import vocabulary as o
 from radrep.metrics.labeler.words import split_sentences
 
 Origin = Literal["generated", "shortened", "inserted"]
+Source = Literal["decoder", "training reports"]
 
 _TOLD_APART = 0.7  # AUROC out of fold
 _LONGEST = 12  # words of a sentence that is put in
@@ -65,6 +66,9 @@ class WrittenReport:
     text: str
     sentences: tuple[Sentence, ...] = ()
     removed: tuple[str, ...] = ()
+    source: Source = "decoder"
+    draft: str = ""  # before editing
+    probabilities: tuple[float, ...] = ()  # of `ABNORMAL`, where they were predicted
 
     @property
     def changes(self) -> tuple[Sentence, ...]:

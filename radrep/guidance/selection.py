@@ -90,17 +90,21 @@ class ReportSelector:
         return flat.reshape(len(vectors), len(PARTS), len(self.pool)).swapaxes(0, 1)
 
     def select(
-        self, vectors: np.ndarray, weights: UtilityWeights, pool_size: int | None = None
+        self,
+        vectors: np.ndarray,
+        weights: UtilityWeights,
+        pool_size: int | None = None,
+        num_top: int = _TOP,
     ) -> list[Selected]:
         """The report of highest predicted utility for each study, (b, d) -> b.
 
         Only the `pool_size` most frequent ones answer, by default the whole pool.
         """
         utilities = weights.combine(self.predict(vectors))[:, :pool_size]
-        return [self._selected(row) for row in utilities]
+        return [self._selected(row, num_top) for row in utilities]
 
-    def _selected(self, utilities: np.ndarray) -> Selected:
-        best = np.argsort(-utilities, kind="stable")[:_TOP].tolist()
+    def _selected(self, utilities: np.ndarray, num_top: int) -> Selected:
+        best = np.argsort(-utilities, kind="stable")[:num_top].tolist()
         top = tuple((self.pool[i], float(utilities[i])) for i in best)
         return Selected(*top[0], top)
 

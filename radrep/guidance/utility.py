@@ -76,13 +76,18 @@ def _rouge(reports: Sequence[str], candidates: Sequence[str]) -> np.ndarray:
 
 def _label_f1(reports: Sequence[str], candidates: Sequence[str]) -> np.ndarray:
     """F1 of the 13 observations without No Finding that each pair calls positive."""
-    theirs, ours = _positive(reports), _positive(candidates)
+    return f1_of_positives(positive_labels(reports), positive_labels(candidates))
+
+
+def f1_of_positives(theirs: np.ndarray, ours: np.ndarray) -> np.ndarray:
+    """F1 of each pair of label sets, 0 or 1, (n, l) and (m, l) -> (n, m)."""
     in_both = theirs @ ours.T
     in_either = theirs.sum(axis=1)[:, None] + ours.sum(axis=1)
     return np.where(in_either == 0, BOTH_NORMAL, 2 * in_both / np.maximum(in_either, 1))
 
 
-def _positive(reports: Sequence[str]) -> np.ndarray:
+def positive_labels(reports: Sequence[str]) -> np.ndarray:
+    """Which of `ABNORMAL` each report calls positive, 0 or 1, (n, 13)."""
     names = [OBSERVATIONS[i] for i in LABEL_SETS["13"]]
     found = label_reports(list(reports))
     return np.array([[f.states[n] == "positive" for n in names] for f in found], dtype=np.float64)

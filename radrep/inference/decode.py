@@ -10,8 +10,16 @@ from radrep.data.batch import Batch
 from radrep.data.tokenizer import ReportCodec
 from radrep.device import autocast
 from radrep.errors import CheckpointError
+from radrep.generation.contract import DecodeOptions
 from radrep.guidance.editing import WrittenReport
-from radrep.inference.guide import Guide, edit_reports, select_reports, study_features
+from radrep.inference.guide import (
+    Draft,
+    Guide,
+    choose_reports,
+    edit_reports,
+    select_reports,
+    study_features,
+)
 from radrep.models.base import ReportModel
 from radrep.progress import Advance
 from radrep.recipe.training import Decode
@@ -36,7 +44,7 @@ def write_reports(
 
     The bare model lies on its device and is put into evaluation mode; `precision` is the arithmetic
     of training, for `decode.precision: train`; `advance` gets the number of studies of each batch.
-    A guide, of `guide_for`, selects reports in place of the decoder, or edits them.
+    A guide, of `guide_for`, selects reports in place of the decoder, compares or edits them.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -45,18 +53,47 @@ def write_reports(
     written: list[tuple[str, WrittenReport]] = []
     with autocast(device, options.precision):
         for batch in batches:
-            batch, vectors = batch.to(device), None
-            if guide.needs_features:
-                batch = model.encode_images(batch, options)
-                vectors = study_features(model, batch, guide)
-            if guide.selector is not None and vectors is not None:
-                reports = select_reports(guide, vectors, decode)
-            else:
-                reports = [*map(codec.decode, model.write(batch, options, generator))]
-            written += zip(batch.ids, edit_reports(guide, vectors, reports), strict=True)
+            drafts, probabilities = _draft(
+                model, batch.to(device), codec, decode, options, guide, seed, generator
+            )
+            written += zip(batch.ids, edit_reports(guide, probabilities, drafts), strict=True)
             if advance is not None:
-                advance(len(reports))
+                advance(len(drafts))
     return written
+
+
+def _draft(
+    model: ReportModel,
+    batch: Batch,
+    codec: ReportCodec,
+    decode: Decode,
+    options: DecodeOptions,
+    guide: Guide,
+    seed: int,
+    generator: torch.Generator,
+) -> tuple[list[Draft], np.ndarray | None]:
+    """A report of each study before editing, and the probabilities of its findings (b, l)."""
+    selected: list[list[Draft]] = [[] for _ in batch.ids]
+    probabilities = None
+    if guide.needs_features:
+        batch = model.encode_images(batch, options)
+        vectors = study_features(model, batch, guide)
+        if guide.predictor is not None:
+            probabilities = guide.predictor.probabilities(vectors)
+        if guide.selector is not None:
+            num = 1 if guide.consensus is None else decode.consensus.selections
+            selected = select_reports(guide, vectors, decode, num)
+    if guide.consensus is not None:
+        found = model.write_candidates(batch, options, seed)
+        candidates = [
+            [*(Draft(codec.decode(ids), ids) for ids in own), *others]
+            for own, others in zip(found, selected, strict=True)
+        ]
+        return choose_reports(guide.consensus, candidates, probabilities), probabilities
+    if guide.selector is not None:
+        return [best for (best,) in selected], probabilities
+    written = model.write(batch, options, generator)
+    return [Draft(codec.decode(ids), ids) for ids in written], probabilities
 
 
 def report_model(loaded: Loaded) -> ReportModel:
@@ -92,15 +129,11 @@ def write_report(
     options = build_decode(decode, loaded.recipe.train.precision)
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
-    maps, vectors = None, None
     with autocast(batch.device, options.precision):
-        if guide.needs_features:
-            batch = model.encode_images(batch, options)
-            vectors = study_features(model, batch, guide)
-        if guide.selector is not None and vectors is not None:
-            (report,) = select_reports(guide, vectors, decode)
-        else:
-            ids, maps = model.write_with_attention(batch, options, generator)
-            report = loaded.codec.decode(ids)
+        drafts, probabilities = _draft(
+            model, batch, loaded.codec, decode, options, guide, seed, generator
+        )
+        ids = drafts[0].ids
+        maps = None if ids is None else model.attention(batch, ids)
     attention = np.zeros((0, 0, 0, 0), np.float32) if maps is None else maps.cpu().numpy()
-    return edit_reports(guide, vectors, [report])[0], attention
+    return edit_reports(guide, probabilities, drafts)[0], attention

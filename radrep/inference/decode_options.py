@@ -46,7 +46,7 @@ def change_decode(checkpoint: Path, overrides: Sequence[str]) -> tuple[Decode, l
 
 def _flat(decode: Decode) -> dict[str, object]:
     values = decode.model_dump()
-    for name in ("select", "edit"):
+    for name in ("select", "consensus", "edit"):
         section = values.pop(name) or {"": None}
         values |= {f"{name}.{key}".rstrip("."): value for key, value in section.items()}
     return values

@@ -19,7 +19,7 @@ from radrep.errors import DataError
 from radrep.guidance.editing import Sentence, WrittenReport
 from radrep.inference.decode import report_model, write_report, write_reports
 from radrep.inference.finding_maps import map_findings
-from radrep.inference.guide import guide_for
+from radrep.inference.guide import guide_for, made_by
 from radrep.recipe.data import Saliency
 from radrep.recipe.training import Decode
 from radrep.saliency.sdam import SaliencyMaker, check_mask_fingerprint, load_discriminator
@@ -54,17 +54,13 @@ class GeneratedReport:
     images: tuple[Path, ...]
     projections: tuple[str, ...]  # "frontal", "lateral" or "unknown" of each
     text: str
-    made: str  # "decoded" or "selected", and ", edited"
+    made: str  # "decoded" or "selected", and ", by consensus" or ", edited"
     masked: np.ndarray | None
     films: tuple[np.ndarray, ...] = ()
     attention: tuple[np.ndarray, ...] = ()
     findings: tuple[FindingAttention, ...] = ()
     sentences: tuple[Sentence, ...] = ()  # of an edited report, each with where it is from
     removed: tuple[str, ...] = ()  # sentences of the model that editing took out
-
-
-def _with_text(report: GeneratedReport, written: WrittenReport) -> GeneratedReport:
-    return replace(report, text=written.text, sentences=written.sentences, removed=written.removed)
 
 
 class ReportGenerator:
@@ -134,7 +130,7 @@ class ReportGenerator:
         # Edited words were not written while the decoder attended to the image.
         maps = attention if not (written.changes or written.removed) else attention[:0]
         return replace(
-            _with_text(report, written),
+            self._with_text(report, written),
             attention=tuple(attention.mean(axis=0)) if len(attention) else (),
             findings=map_findings(written.text, maps, summaries),
         )
@@ -172,7 +168,16 @@ class ReportGenerator:
                 guide=self._guide,
             )
             for report, (_, text) in zip(reports, written, strict=True):
-                yield _with_text(report, text)
+                yield self._with_text(report, text)
+
+    def _with_text(self, report: GeneratedReport, written: WrittenReport) -> GeneratedReport:
+        return replace(
+            report,
+            text=written.text,
+            made=made_by(written, self._guide),
+            sentences=written.sentences,
+            removed=written.removed,
+        )
 
     def _read_all(
         self,
@@ -227,8 +232,6 @@ class ReportGenerator:
             self._preprocess.evaluate(image, saliency=view.masked)
             for (image, *_), view in zip(shown, views, strict=True)
         ]
-        made = "decoded" if self._guide.selector is None else "selected"
-        made += ", edited" if self._guide.editor is not None else ""
         films = tuple(each[1] for each in shown) if with_films else ()
-        report = GeneratedReport(paths, projections, "", made, masked, films)
+        report = GeneratedReport(paths, projections, "", "", masked, films)
         return report, pixels, [images[view.number] for view in views]

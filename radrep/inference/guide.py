@@ -1,10 +1,10 @@
-"""What is fitted on a report model's own encoder: which training report fits, what is present.
+"""What is fitted for a report model: which training report fits, what is present, what is common.
 
-Reports are selected or decoded, and then edited.
+Reports are decoded, selected or chosen by consensus, and then edited.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from radrep.data.dataset import ReportDataset, in_order
 from radrep.data.text import get_cleaner
 from radrep.device import autocast
 from radrep.errors import CheckpointError
-from radrep.guidance.editing import ReportEditor, WrittenReport, fit_editor
+from radrep.guidance.consensus import ConsensusRule, DocumentFrequencies
+from radrep.guidance.editing import ReportEditor, Source, WrittenReport, fit_editor
 from radrep.guidance.image_features import NUM_SUMMARIES, study_vectors, summarize_maps
+from radrep.guidance.labels import LabelPredictor
 from radrep.guidance.selection import (
     PENALTIES,
     ReportSelector,
@@ -25,13 +27,19 @@ from radrep.guidance.selection import (
     fit_selector,
     training_rows,
 )
+from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.metrics.protocol import full_references
 from radrep.models.base import ReportModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Decode
 from radrep.weights.checkpoint import Loaded
-from radrep.weights.guidance_files import read_editor, read_selector
+from radrep.weights.guidance_files import (
+    has_editor,
+    read_editor,
+    read_frequencies,
+    read_selector,
+)
 
 
 @dataclass(frozen=True)
@@ -39,41 +47,64 @@ class Guide:
     """How a checkpoint's reports are made from features; nothing of it where they are decoded."""
 
     selector: ReportSelector | None = None
+    predictor: LabelPredictor | None = None
+    consensus: ConsensusRule | None = None
     editor: ReportEditor | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)  # of the editor, by observation
 
     @property
     def needs_features(self) -> bool:
         """Whether anything is read from them."""
-        return self.selector is not None or self.editor is not None
+        return self.selector is not None or self.predictor is not None
 
 
-def guide_for(loaded: Loaded, decode: Decode) -> Guide:
-    """What a checkpoint has for a way to decode.
+@dataclass(frozen=True)
+class Draft:
+    """A report before editing, with its token ids where the decoder wrote it."""
+
+    text: str
+    ids: list[int] | None = None
+
+    @property
+    def source(self) -> Source:
+        """Who worded it."""
+        return "training reports" if self.ids is None else "decoder"
+
+
+def guide_for(loaded: Loaded, decode: Decode, *, predict: bool = False) -> Guide:
+    """What a checkpoint has for a way to decode; with `predict` its findings, if it has any.
 
     Raises:
         CheckpointError: If it has none, or its pool is too small.
         DataError: If an observation is too rare in training for its operating point.
     """
-    selector = editor = None
+    selector = editor = consensus = predictor = None
     thresholds: Mapping[str, float] = {}
-    if decode.method == "select" and decode.select is not None:
+    compared = decode.method == "consensus"
+    selects = decode.method == "select" or (compared and decode.consensus.selections > 0)
+    if selects and decode.select is not None:
         selector = read_selector(loaded.folder)
         if decode.select.pool > selector.pool_size:
             raise CheckpointError(
                 f"decode.select.pool is {decode.select.pool} and {loaded.folder} was trained with "
                 f"{selector.pool_size}; take at most as many"
             )
+    if compared and decode.select is not None:
+        frequencies, weights = read_frequencies(loaded.folder), build_utility(decode.select)
+        consensus = ConsensusRule(frequencies, weights, decode.consensus.labels)
     if decode.edit is not None:
         editor = read_editor(loaded.folder)
+        predictor = editor.predictor
         thresholds = editor.thresholds(build_operating_point(decode.edit))
-    return Guide(selector, editor, thresholds)
+    elif (compared and decode.consensus.labels > 0) or (predict and has_editor(loaded.folder)):
+        predictor = read_editor(loaded.folder).predictor
+    return Guide(selector, predictor, consensus, editor, thresholds)
 
 
 @torch.no_grad()
 def fit_to_encoder(
     model: ReportModel, dataset: ReportDataset, recipe: Recipe, reporter: Reporter
-) -> tuple[ReportSelector | None, ReportEditor]:
+) -> tuple[ReportSelector | None, ReportEditor, DocumentFrequencies]:
     """Fit on the studies of training, at most 5,000 of them; their images are not cropped."""
     decode, studies = recipe.decode, dataset.studies
     rows = training_rows(len(studies))
@@ -114,13 +145,12 @@ def fit_to_encoder(
             training.vectors, [raw[i] for i in rows], training.reports, training.patients
         )
         advance()
-    return selector, editor
+    return selector, editor, DocumentFrequencies.of(training.reports)
 
 
 def study_features(model: ReportModel, batch: Batch, guide: Guide) -> np.ndarray:
     """Features of the studies of an encoded batch, as the guide was fitted on, float32 (b, d)."""
-    editor = guide.editor
-    mean = editor.predictor.mean if editor is not None else None
+    mean = guide.predictor.mean if guide.predictor is not None else None
     mean = guide.selector.mean if guide.selector is not None else mean
     assert mean is not None, "something was fitted"
     summaries = _summaries(model, batch)
@@ -128,25 +158,51 @@ def study_features(model: ReportModel, batch: Batch, guide: Guide) -> np.ndarray
     return study_vectors(summaries, max(num_views, 1))
 
 
-def select_reports(guide: Guide, vectors: np.ndarray, decode: Decode) -> list[str]:
-    """The report selected for each study."""
+def select_reports(
+    guide: Guide, vectors: np.ndarray, decode: Decode, num: int = 1
+) -> list[list[Draft]]:
+    """The reports selected for each study, the best first."""
     assert decode.select is not None, "decode.method select has settings"
     assert guide.selector is not None, "and a selector"
     weights, pool_size = build_utility(decode.select), decode.select.pool
-    return [found.report for found in guide.selector.select(vectors, weights, pool_size)]
+    selected = guide.selector.select(vectors, weights, pool_size, num)
+    return [[Draft(report) for report, _ in found.top] for found in selected]
+
+
+def choose_reports(
+    rule: ConsensusRule, candidates: Sequence[Sequence[Draft]], probabilities: np.ndarray | None
+) -> list[Draft]:
+    """The candidate of each study that the others agree with; probabilities (b, l)."""
+    unknown = np.zeros((len(candidates), len(ABNORMAL)))
+    chosen = []
+    for own, found in zip(
+        candidates, unknown if probabilities is None else probabilities, strict=True
+    ):
+        chosen.append(own[rule.choose([each.text for each in own], found)])
+    return chosen
 
 
 def edit_reports(
-    guide: Guide, vectors: np.ndarray | None, reports: Sequence[str]
+    guide: Guide, probabilities: np.ndarray | None, drafts: Sequence[Draft]
 ) -> list[WrittenReport]:
-    """The reports edited, or as they are without an editor."""
-    if guide.editor is None or vectors is None:
-        return [WrittenReport(report) for report in reports]
-    found = guide.editor.predictor.probabilities(vectors)
-    return [
-        guide.editor.edit(report, own, guide.thresholds)
-        for report, own in zip(reports, found, strict=True)
-    ]
+    """The reports edited, or as they are without an editor; probabilities (b, l)."""
+    reports = []
+    for i, draft in enumerate(drafts):
+        written = WrittenReport(draft.text)
+        known: tuple[float, ...] = ()
+        if probabilities is not None:
+            known = tuple(map(float, probabilities[i]))
+            if guide.editor is not None:
+                written = guide.editor.edit(draft.text, probabilities[i], guide.thresholds)
+        reports.append(replace(written, source=draft.source, draft=draft.text, probabilities=known))
+    return reports
+
+
+def made_by(report: WrittenReport, guide: Guide) -> str:
+    """How one report was made: "decoded" or "selected", and ", by consensus" or ", edited"."""
+    made = "decoded" if report.source == "decoder" else "selected"
+    made += ", by consensus" if guide.consensus is not None else ""
+    return made + (", edited" if guide.editor is not None else "")
 
 
 def _summaries(model: ReportModel, batch: Batch) -> list[Tensor]:

@@ -125,7 +125,7 @@ class ReferenceNgrams:
             for values in (clipped, products)
         )
         cosines = dots / (self._norms[reference_rows] * self._norms[hypothesis_rows])
-        penalties = _length_penalties(table.lengths[reference_rows], table.lengths[hypothesis_rows])
+        penalties = length_penalties(table.lengths[reference_rows], table.lengths[hypothesis_rows])
         return matches.astype(np.int64), 10 * cosines.mean(axis=1) * penalties
 
     def score_constants(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,7 +158,7 @@ class ReferenceNgrams:
         lengths_of_entries = lengths[reports]
         dots = np.zeros(num_cells)
         for length in np.unique(lengths):
-            penalties = _length_penalties(table.lengths[self._rows], length)
+            penalties = length_penalties(table.lengths[self._rows], length)
             added = np.bincount(in_term, products * penalties[holders], len(terms))
             chosen = np.flatnonzero(lengths_of_entries == length)
             dots += np.bincount(cells[chosen], added[term_of[chosen]], num_cells)
@@ -177,7 +177,7 @@ class ReferenceNgrams:
             cells = holders * MAX_N + table.orders[table.ngrams[theirs]]
             dots = np.bincount(cells, products * self._weights[theirs], len(reference_norms))
             cosines = (dots / reference_norms).reshape(-1, MAX_N) / self._norms[row]
-            penalties = _length_penalties(lengths[self._rows], lengths[row])
+            penalties = length_penalties(lengths[self._rows], lengths[row])
             found[:, column] = 10 * cosines.mean(axis=1) * penalties
         return found[self._row_of]
 
@@ -197,7 +197,7 @@ class ReferenceNgrams:
         return order, ngrams[order]
 
 
-def _length_penalties(reference_lengths: np.ndarray, lengths: np.ndarray | np.int64) -> np.ndarray:
+def length_penalties(reference_lengths: np.ndarray, lengths: np.ndarray | np.int64) -> np.ndarray:
     """CIDEr-D's penalties for a difference in length, which it counts in 2-grams."""
     gaps = np.maximum(0, reference_lengths - 1) - np.maximum(0, lengths - 1)
     penalties: np.ndarray = np.exp(-(gaps**2) / (2 * _CIDER_SIGMA**2))

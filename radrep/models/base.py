@@ -113,10 +113,16 @@ class ReportModel(TrainableModel, Protocol):
     ) -> list[list[int]]:
         """The token ids of each study's report; the generator draws, when sampling."""
 
-    def write_with_attention(
-        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
-    ) -> tuple[list[int], Tensor | None]:
-        """As `write` for one study, with the attention to the patches before each token.
+    def write_candidates(
+        self, batch: Batch, decode: DecodeOptions, seed: int = 0
+    ) -> list[list[list[int]]]:
+        """The token ids of several reports of each study: finished beams, the best first.
+
+        Then come `decode.num_samples` reports drawn by a seed, which do not depend on the batch.
+        """
+
+    def attention(self, batch: Batch, ids: list[int]) -> Tensor | None:
+        """The attention of the one study's report to the patches before each token.
 
         That is (tokens, views, rows, columns), 1 in sum for each token; None without such maps.
         """

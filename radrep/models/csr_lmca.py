@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
-from radrep.generation.search import beam_search, sample
+from radrep.generation.search import beam_search, finished_beams, sample, sample_many
 from radrep.models.base import VisionModel
 from radrep.modules.backbone import Backbone
 from radrep.modules.dropout import Dropout
@@ -214,15 +214,7 @@ class CsrLmca(VisionModel):
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
     ) -> list[list[int]]:
         """Write a report for each study by `beam_search` or `sample`."""
-        return self._write(self.encode(batch), len(batch.ids), decode, generator)
-
-    def _write(
-        self,
-        encoded: Encoded,
-        num_studies: int,
-        decode: DecodeOptions,
-        generator: torch.Generator | None,
-    ) -> list[list[int]]:
+        encoded, num_studies = self.encode(batch), len(batch.ids)
         if decode.method == "beam":
             return beam_search(
                 self.encoder_decoder,
@@ -245,17 +237,42 @@ class CsrLmca(VisionModel):
             generator=generator,
         )
 
-    def write_with_attention(
-        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
-    ) -> tuple[list[int], Tensor]:
-        """One report, with its maps' mean over layers and heads: (words, views, rows, columns)."""
+    def write_candidates(
+        self, batch: Batch, decode: DecodeOptions, seed: int = 0
+    ) -> list[list[list[int]]]:
+        """Beams and samples behind one pass of the encoder."""
+        encoded, num_studies = self.encode(batch), len(batch.ids)
+        found = finished_beams(
+            self.encoder_decoder,
+            encoded,
+            num_studies=num_studies,
+            beam_size=decode.beam_size,
+            max_words=decode.max_new_tokens,
+            length_penalty=decode.length_penalty,
+            block_trigrams=decode.block_trigrams,
+        )
+        if not decode.num_samples:
+            return found
+        drawn = sample_many(
+            self.encoder_decoder,
+            encoded,
+            num_studies=num_studies,
+            num_samples=decode.num_samples,
+            max_words=decode.max_new_tokens,
+            temperature=decode.temperature,
+            block_trigrams=decode.block_trigrams,
+            seed=seed,
+        )
+        return [beams + samples for beams, samples in zip(found, drawn, strict=True)]
+
+    def attention(self, batch: Batch, ids: list[int]) -> Tensor:
+        """The maps' mean over layers and heads: (words, views, rows, columns)."""
         encoded, decoder = self.encode(batch), self.encoder_decoder
-        (ids,) = self._write(encoded, 1, decode, generator)
         tokens = torch.tensor([[decoder.begin, *ids]], device=decoder.device)
         maps = decoder.attention_maps(encoded, tokens)[0]  # (words + 1, n)
         # The last row precedes the word after the report, so it belongs to no word.
         maps = maps[: max(1, len(ids))].float()
-        return ids, maps.view(len(maps), int(batch.num_views), *decoder.grid)
+        return maps.view(len(maps), int(batch.num_views), *decoder.grid)
 
     def feature_maps(self, batch: Batch) -> Tensor:
         """The maps of the backbone."""

@@ -10,6 +10,7 @@ tokens in the sequence, d width of the language model, p prompt positions, l rep
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -213,21 +214,31 @@ class Emrrg(VisionModel):
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
     ) -> list[list[int]]:
         """See `generate`; nothing is drawn, so the generator is not read."""
-        return self.generate(
-            batch,
-            num_beams=decode.beam_size if decode.method == "beam" else 1,
-            min_new_tokens=decode.min_new_tokens,
-            max_new_tokens=decode.max_new_tokens,
-            repetition_penalty=decode.repetition_penalty,
-            length_penalty=decode.length_penalty,
-            in_float32=decode.float32_weights,
-        )
+        beams = decode.beam_size if decode.method == "beam" else 1
+        return self.generate(batch, num_beams=beams, **_limits(decode))
 
-    def write_with_attention(
-        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
-    ) -> tuple[list[int], None]:
-        """The report, and None: a language model attends to no map of patches."""
-        return self.write(batch, decode, generator)[0], None
+    def write_candidates(
+        self, batch: Batch, decode: DecodeOptions, seed: int = 0
+    ) -> list[list[list[int]]]:
+        """Beams, and samples of each study alone: transformers' draws depend on the batch."""
+        k, limits = decode.beam_size, _limits(decode)
+        batch = self.encode_images(batch, decode)
+        found = self.generate(batch, num_beams=k, num_returned=k, **limits)
+        candidates = [found[start : start + k] for start in range(0, len(found), k)]
+        drawn: dict[str, Any] = {
+            "num_returned": decode.num_samples,
+            "temperature": decode.temperature,
+        }
+        for own, features in zip(candidates, self.encode(batch).split(1), strict=True):
+            alone = replace(batch, features=features, num_views=torch.ones(1, dtype=torch.long))
+            if decode.num_samples:
+                with torch.random.fork_rng():
+                    torch.manual_seed(seed)
+                    own += self.generate(alone, num_beams=1, **drawn, **limits)
+        return candidates
+
+    def attention(self, batch: Batch, ids: list[int]) -> None:
+        """None: a language model attends to no map of patches."""
 
     @contextmanager
     def _shown(self, tokens: Tensor, num_beams: int = 1) -> Iterator[Tensor]:
@@ -295,13 +306,18 @@ class Emrrg(VisionModel):
         batch: Batch,
         *,
         num_beams: int = 3,
+        num_returned: int = 1,
         min_new_tokens: int = 0,
         max_new_tokens: int = 100,
         repetition_penalty: float = 1.0,
         length_penalty: float = 1.0,
+        temperature: float | None = None,
         in_float32: bool | None = True,
     ) -> list[list[int]]:
         """Token ids of each study's report, without its end, by beam search; 1 beam is greedy.
+
+        With `num_returned` those of so many beams, the best first, study after study; with a
+        temperature so many reports are drawn.
 
         In half precision the rounding of a product depends on the rows beside it, and penalties
         and beams amplify it: only in float32 is a study's report the same in a batch of any size.
@@ -309,8 +325,11 @@ class Emrrg(VisionModel):
         on GPUs, where a 7B would take 27 GB; there it computes in their precision.
         """
         settings = GenerationConfig(
-            do_sample=False,
+            do_sample=temperature is not None,
+            temperature=temperature,
+            top_k=0 if temperature is not None else None,
             num_beams=num_beams,
+            num_return_sequences=num_returned,
             min_new_tokens=min_new_tokens,
             max_new_tokens=max_new_tokens,
             repetition_penalty=repetition_penalty,
@@ -321,7 +340,7 @@ class Emrrg(VisionModel):
         )
         with (
             self._precision(in_float32),
-            self._shown(self.encode(batch), num_beams) as prompt,
+            self._shown(self.encode(batch), max(num_beams, num_returned)) as prompt,
             warnings.catch_warnings(),
         ):
             # Rightly so: it is the report that should not repeat itself.
@@ -371,3 +390,13 @@ def language_part(name: str) -> str:
     if ".lora_" in name:
         return "language model LoRA"
     return "hybrid layers" if ".cross." in name else "language model"
+
+
+def _limits(decode: DecodeOptions) -> dict[str, Any]:
+    return {
+        "min_new_tokens": decode.min_new_tokens,
+        "max_new_tokens": decode.max_new_tokens,
+        "repetition_penalty": decode.repetition_penalty,
+        "length_penalty": decode.length_penalty,
+        "in_float32": decode.float32_weights,
+    }

@@ -47,7 +47,7 @@ class Recipe(Section):
             misplaced = isinstance(model, CsrLmca) and value != Decode.model_fields[name].default
             yield misplaced, f"decode.{name}", f"is for emrrg alone, got {value}"
         other = decode.method == "sample" or decode.block_trigrams
-        text = "emrrg writes by beam, greedy or select, without block_trigrams"
+        text = "emrrg writes by beam, greedy, select or consensus, without block_trigrams"
         yield isinstance(model, Emrrg) and other, "decode.method", text
 
     def _feature_rules(self) -> Iterator[Rule]:

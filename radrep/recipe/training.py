@@ -103,14 +103,28 @@ class Edit(Section):
             yield bool(unknown), f"decode.edit.{key}", text
 
 
+class Consensus(Section):
+    """Consensus: of several candidates the report that agrees best with the others.
+
+    They are beams, samples, and the best of expected-utility selection, compared by its utility
+    (`decode.select`).
+    """
+
+    samples: Whole = 4  # drawn by the decoder
+    temperature: Positive = 0.7  # of these samples
+    selections: Whole = 5  # training reports of highest predicted utility
+    labels: NotNegative = 5.0  # weight of the agreement with the predicted findings
+
+
 class Decode(Section):
     """How reports are generated, in validation, eval and generate alike."""
 
     preset: Literal["mambaxray_iu", "mambaxray_mimic", "mambaxray_chexpert_plus"] | None = None
-    # select: a training report, by features of the model's encoder; validation decodes by beam
-    method: Literal["beam", "greedy", "sample", "select"] = "beam"
-    beam_size: Count = 3  # method beam only
-    length_penalty: NotNegative = 0.0  # method beam only; 0 as published, 1 the mean over tokens
+    # select: a training report, by features of the model's encoder; consensus: the best of several
+    # candidates; with both validation decodes by beam
+    method: Literal["beam", "greedy", "sample", "select", "consensus"] = "beam"
+    beam_size: Count = 3  # methods beam and consensus
+    length_penalty: NotNegative = 0.0  # likewise; 0 as published, 1 the mean over tokens
     max_new_tokens: Count = 60
     min_new_tokens: Whole = 0  # emrrg only
     repetition_penalty: Positive = 1.0  # emrrg only
@@ -118,6 +132,7 @@ class Decode(Section):
     temperature: Positive = 1.0  # method sample only
     block_trigrams: bool = False
     select: Select | None = Select()  # fitted at the end of training; null: not at all
+    consensus: Consensus = Consensus()
     edit: Edit | None = None  # null: reports stay as they are decoded or selected
     batch_size: Count = 16
     # fp32: a report does not depend on its batch (a language model's weights take 4 bytes each
@@ -126,15 +141,30 @@ class Decode(Section):
     precision: Literal["auto", "fp32", "train"] = "auto"
 
     def rules(self) -> Iterable[Rule]:
-        """Selection has settings."""
-        text = "must not be null for decode.method: select"
-        yield self.method == "select" and self.select is None, "decode.select", text
+        """Selection and consensus have a utility, and candidates."""
+        needed, text = (
+            self.method in ("select", "consensus"),
+            "must not be null for decode.method: ",
+        )
+        yield needed and self.select is None, "decode.select", text + self.method
+        most = self.select.pool if self.select is not None else 0
+        text = f"must be at most decode.select.pool ({most}), got {self.consensus.selections}"
+        many = self.method == "consensus" and self.consensus.selections > most > 0
+        yield many, "decode.consensus.selections", text
 
     @property
     def by_decoder(self) -> "Decode":
-        """How the decoder writes, also where reports are selected or edited."""
-        method = "beam" if self.method == "select" else self.method
-        return self.model_copy(update={"method": method, "edit": None})
+        """How the decoder writes, also where reports are selected, compared or edited."""
+        method = "beam" if self.method in ("select", "consensus") else self.method
+        consensus = self.method == "consensus"
+        temperature = self.consensus.temperature if consensus else self.temperature
+        update = {"method": method, "edit": None, "temperature": temperature}
+        return self.model_copy(update=update)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that the decoder draws beside its beams."""
+        return self.consensus.samples if self.method == "consensus" else 0
 
     @property
     def made(self) -> str:
@@ -142,6 +172,11 @@ class Decode(Section):
         edited = ", sentences edited by predicted findings" if self.edit is not None else ""
         if self.method == "select" and self.select is not None:
             return f"selected from {self.select.pool} training reports{edited}"
+        if self.method == "consensus":
+            pool, beams = self.consensus, f"{self.beam_size} beams"
+            samples = f", {pool.samples} samples" if pool.samples else ""
+            selected = f" and {pool.selections} training reports" if pool.selections else ""
+            return f"chosen by consensus of {beams}{samples}{selected}{edited}"
         by = {"beam": f"beam search, {self.beam_size} beams", "greedy": "greedy search"}
         return f"decoded by {by.get(self.method, 'sampling')}{edited}"
 

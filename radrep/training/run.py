@@ -54,7 +54,7 @@ from radrep.training.run_log import (
 )
 from radrep.training.validation import Validation
 from radrep.weights import checkpoint, run_folder
-from radrep.weights.guidance_files import has_guidance, save_editor, save_selector
+from radrep.weights.guidance_files import has_guidance, save_guidance
 from radrep.weights.model_card import MODEL_CARD, describe_model
 from radrep.weights.pretrained import load_pretrained
 
@@ -219,7 +219,7 @@ def _log_model(resolved: _Resolved, model: TrainableModel) -> None:
         f"{accelerator.num_processes} x {accelerator.device.type}, {section.precision}, "
         f"effective batch {batch}",
     )
-    if resolved.recipe.decode.method == "select":
+    if resolved.recipe.decode.method in ("select", "consensus"):
         resolved.reporter.info("val", f"reports are {resolved.recipe.decode.by_decoder.made}")
     if (scan := scan_backend(model, accelerator.device)) is not None:
         resolved.reporter.info("scan", str(scan))
@@ -376,12 +376,11 @@ def _fit_selection(
         codec=made.codec,
         features=made.features,
     )
-    selector, editor = fit_to_encoder(model, dataset, recipe, resolved.reporter)
-    save_editor(best, editor)
+    selector, editor, frequencies = fit_to_encoder(model, dataset, recipe, resolved.reporter)
+    save_guidance(best, selector, editor, frequencies)
     learned = int((editor.predictor.auroc() > 0).sum())
     resolved.reporter.info("editing", f"{learned} findings are predicted (decode.edit)")
     if selector is not None:
-        save_selector(best, selector)
         found = f"{len(selector.pool)} reports, penalty {selector.penalty:g}"
         resolved.reporter.info("selection", f"{found} (decode.method: select)")
 

@@ -1,4 +1,4 @@
-"""What is fitted on a checkpoint's encoder, in files beside the weights: selection, editing."""
+"""What is fitted for a checkpoint, in files beside its weights: selection, editing, consensus."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from radrep.errors import CheckpointError
+from radrep.guidance.consensus import DocumentFrequencies
 from radrep.guidance.editing import ReportEditor, SentenceBank
 from radrep.guidance.labels import LabelPredictor
 from radrep.guidance.selection import ReportSelector
@@ -20,6 +21,7 @@ from radrep.weights.run_folder import WEIGHTS
 
 SELECTION = "selection.safetensors"
 EDITING = "editing.safetensors"
+CONSENSUS = "consensus.safetensors"
 _OF_SELECTOR = ("mean", "scale", "basis", "loadings", "offset")
 _OF_PREDICTOR = ("mean", "scale", "weights", "slope", "bias", "known", "found")
 _HALF = ("basis",)  # nearly all of the file
@@ -59,11 +61,47 @@ def read_editor(folder: Path) -> ReportEditor:
     )
 
 
+def save_frequencies(folder: Path, frequencies: DocumentFrequencies) -> None:
+    """Write document frequencies into the folder of a checkpoint, whole or not at all."""
+    counts = np.array(list(frequencies.counts.values()), np.float32)
+    values = {"num_reports": frequencies.num_reports, "ngrams": list(frequencies.counts)}
+    _save(folder / CONSENSUS, {"counts": counts}, values)
+
+
+def read_frequencies(folder: Path) -> DocumentFrequencies:
+    """Those of a checkpoint; raise CheckpointError if it has none, or broken ones."""
+    needs = "decode.method: consensus"
+    arrays, values = _read(folder / CONSENSUS, ("counts",), "select", needs)
+    counts = map(int, arrays["counts"].tolist())
+    return DocumentFrequencies(
+        values["num_reports"], dict(zip(values["ngrams"], counts, strict=True))
+    )
+
+
+def save_guidance(
+    folder: Path,
+    selector: ReportSelector | None,
+    editor: ReportEditor,
+    frequencies: DocumentFrequencies,
+) -> None:
+    """Write all that was fitted for a checkpoint into its folder."""
+    save_editor(folder, editor)
+    save_frequencies(folder, frequencies)
+    if selector is not None:
+        save_selector(folder, selector)
+
+
+def has_editor(folder: Path) -> bool:
+    """Whether a checkpoint has the file of an editor, good or bad."""
+    return (folder / EDITING).is_file()
+
+
 def has_guidance(folder: Path) -> bool:
-    """Whether a checkpoint has both files, of its own weights."""
+    """Whether a checkpoint has all files, of its own weights."""
     try:
         read_selector(folder)
         read_editor(folder)
+        read_frequencies(folder)
     except CheckpointError:
         return False
     return True

@@ -121,8 +121,10 @@ def _label_scores(found: LabelEvaluation) -> list[str]:
 
 def _scores(found: ReportEvaluation) -> list[str]:
     used = {key: value for key, value in found.decode.items() if value is not None}
-    if used.get("method") != "select":
-        used.pop("select", None)
+    if used.get("method") != "consensus":
+        used.pop("consensus", None)
+        if used["method"] != "select":
+            used.pop("select", None)
     decode = [f"{key} {value}" for key, value in used.items()]
     lines = [
         f"Split `{found.split}`, {found.card.num_studies} studies (SHA-256 of their ids "

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from radrep.generation.search import beam_search, sample
+from radrep.generation.search import beam_search, finished_beams, sample, sample_many
 
 
 class Table:
@@ -134,6 +134,42 @@ def test_sampling_repeats_with_a_seed_and_varies_without() -> None:
 
     assert draw(0) == draw(0)
     assert len({tuple(draw(seed)) for seed in range(8)}) > 1
+
+
+def test_many_samples_are_those_of_the_table_and_of_each_study_alone() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(40, 4, 4)
+    options = {"num_samples": 50, "max_words": 6, "temperature": 1.0, "seed": 3}
+    found = sample_many(Table(table), None, num_studies=40, **options)
+    for i in range(0, 40, 13):
+        (alone,) = sample_many(Table(table[i : i + 1]), None, num_studies=1, **options)
+        assert alone == found[i]
+    # The first words: each study's shares are its probabilities, to one of 50 strata.
+    firsts = torch.tensor([[(ids or [0])[0] for ids in own] for own in found])
+    shares = torch.stack([(firsts == word).float().mean(dim=1) for word in range(4)], dim=1)
+    expected = Table(table).table[:, 0].exp()
+    assert (shares - expected).abs().max() <= 2 / 50 + 1e-6
+    # A word after a given one: over all samples, as the table has it.
+    pairs = [ids[:2] for own in found[:1] for ids in own]
+    assert len({tuple(pair) for pair in pairs}) > 3
+    assert all(0 not in ids and len(ids) <= 6 for own in found for ids in own)
+    assert sample_many(Table(table), None, num_studies=40, **options | {"seed": 4}) != found
+    cold = sample_many(Table(table), None, num_studies=40, **options | {"temperature": 1e-3})
+    greedy = sample(Table(table), None, num_studies=40, max_words=6)
+    assert [own[0] for own in cold] == greedy
+
+
+def test_finished_beams_are_the_best_ones_in_order() -> None:
+    torch.manual_seed(0)
+    decoder = Table(torch.randn(6, 4, 4))
+    options = {"num_studies": 6, "beam_size": 5, "max_words": 6}
+    found = finished_beams(decoder, None, **options)
+    assert [own[0] for own in found] == beam_search(decoder, None, **options)
+    for table, own in zip(decoder.table, found, strict=True):
+        ids = [[0, *beam, *([0] if len(beam) < 6 else [])] for beam in own]
+        totals = [float(sum(table[a, b] for a, b in itertools.pairwise(each))) for each in ids]
+        assert totals == sorted(totals, reverse=True)
+        assert len(set(map(tuple, own))) == len(own) <= 5
 
 
 def test_top_p_draws_from_the_likeliest_words_alone() -> None:

@@ -76,10 +76,13 @@ class Toy(nn.Module):
             ranked = self.log_probs(batch)[:, 1:].topk(min(decode.max_new_tokens, 5)).indices + 1
         return [row.tolist() for row in ranked]
 
-    def write_with_attention(
-        self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None
-    ) -> tuple[list[int], None]:
-        return self.write(batch, decode, generator)[0], None
+    def write_candidates(
+        self, batch: Batch, decode: DecodeOptions, seed: int = 0
+    ) -> list[list[list[int]]]:
+        return [[ids] for ids in self.write(batch, decode)]
+
+    def attention(self, batch: Batch, ids: list[int]) -> None:
+        return None
 
 
 # ---- one recipe section: recipe/models.py

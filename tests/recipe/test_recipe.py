@@ -93,7 +93,7 @@ def test_what_varies_images_is_refused_with_a_frozen_encoder(model, frozen, key)
         (
             {"model": {"name": "emrrg"}, "decode": {"method": "sample"}},
             "decode.method",
-            "emrrg writes by beam, greedy or select",
+            "emrrg writes by beam, greedy, select or consensus",
         ),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from radrep.inference.generator import ReportGenerator
-from radrep.recipe.training import Decode
+from radrep.inference.generator import ReportGenerator, StudyFiles
+from radrep.recipe.training import Consensus, Decode
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 MODEL: dict[str, Any] = {
@@ -91,10 +91,16 @@ def test_sampling_is_refused_and_a_preset_is_taken(emrrg_run: Path, films: list[
     words = ("generate", films[0], "--checkpoint", emrrg_run)
     sampled = radrep(*words, "--method", "sample")
     assert sampled.exit_code == 2
-    assert "emrrg writes by beam, greedy or select" in sampled.stderr
+    assert "emrrg writes by beam, greedy, select or consensus" in sampled.stderr
     selected = radrep(*words, "--method", "select", "--json")
     assert selected.exit_code == 0, selected.output
     assert json.loads(selected.stdout)["made"] == "selected"
+    drawn = ReportGenerator(emrrg_run).loaded.recipe.decode.model_copy(
+        update={"method": "consensus", "consensus": Consensus(samples=2, temperature=2.0)}
+    )
+    generator = ReportGenerator(emrrg_run, decode=drawn)
+    together = [each.text for each in generator.write_all([StudyFiles((f,)) for f in films])]
+    assert [generator.write(film).text for film in films] == together
     plain, preset = (
         ReportGenerator(emrrg_run).loaded.recipe,
         radrep(*words, "--json", "--preset", "mambaxray_iu", "--beam-size", 2),
