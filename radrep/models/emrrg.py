@@ -394,9 +394,6 @@ def language_part(name: str) -> str:
 
 def _limits(decode: DecodeOptions) -> dict[str, Any]:
     return {
-        "min_new_tokens": decode.min_new_tokens,
-        "max_new_tokens": decode.max_new_tokens,
-        "repetition_penalty": decode.repetition_penalty,
-        "length_penalty": decode.length_penalty,
-        "in_float32": decode.float32_weights,
-    }
+        name: getattr(decode, name)
+        for name in ("min_new_tokens", "max_new_tokens", "repetition_penalty", "length_penalty")
+    } | {"in_float32": decode.float32_weights}
