@@ -53,7 +53,9 @@ def find_values(
         return declared
     shift = (layout.high_bit or 0) + 1 - depth
     masked = _interpret(codes, depth, signed=layout.signed)
-    if 0 < shift <= size - depth and not layout.signed:  # DCMTK: the bits below HighBit
+    # DCMTK: the bits below HighBit. Signed values without a bit above theirs are not extended.
+    is_shifted = not layout.signed or bool(codes[present].max() >= 2**depth)
+    if 0 < shift <= size - depth and is_shifted:
         return _interpret(codes >> shift, depth, signed=layout.signed)
     if _has_embedded_overlay(dataset):
         return masked

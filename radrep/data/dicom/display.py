@@ -19,6 +19,7 @@ from radrep.errors import DataError
 # Fewer grey levels than these, of values that have many, hide what is in a film.
 _FEW, _MANY, _NARROW = 16, 64, 32
 _SATURATED = 0.95
+_SPIKE = 1.5  # times the next
 _FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 _SPACINGS = (
     "PixelSpacing",
@@ -43,25 +44,58 @@ def show(dataset: Any, stored: Stored, name: str, notes: list[str]) -> tuple[np.
     values, signed = _rescale(dataset, layout, stored_values, name, notes)
     if not np.isfinite(values[present]).all():
         raise DataError(f"{name}: its rescaling is not a number")
-    shown = _display(dataset, layout, values, present, signed, notes)
+    ends = _ends(layout, stored_values, values)
+    shown = _display(dataset, layout, values, present, signed, ends, notes)
+    shown, shape = _present(dataset, shown, notes)
     grey = np.rint(np.clip(shown, 0.0, 1.0) * 255.0).astype(np.uint8)
     _judge(grey, np.where(present, counts, 0), notes)
-    negative = is_negative(dataset, layout, notes)
+    negative = is_negative(layout, shape, notes)
     grey[padding] = 255 if negative else 0  # black
     return grey[pixels], negative
 
 
-def is_negative(dataset: Any, layout: PixelLayout, notes: list[str]) -> bool:
+def is_negative(layout: PixelLayout, shape: str, notes: list[str]) -> bool:
     """Whether the least value is shown white.
 
     MONOCHROME1 and a presentation LUT of shape INVERSE are one statement and invert once.
     """
-    shape, is_first = text(dataset, "PresentationLUTShape"), layout.photometric == "MONOCHROME1"
-    if shape == "INVERSE" and not is_first:
-        notes.append("inverted by its Presentation LUT Shape, INVERSE, though it is MONOCHROME2")
-    elif shape == "IDENTITY" and is_first:
-        notes.append("inverted as MONOCHROME1, though its Presentation LUT Shape is IDENTITY")
-    return is_first or shape == "INVERSE"
+    is_first = layout.photometric == "MONOCHROME1"
+    if shape.startswith("INVERSE") and not is_first:
+        notes.append(f"inverted by its Presentation LUT Shape, {shape}, though it is MONOCHROME2")
+    elif shape.startswith("IDENTITY") and is_first:
+        notes.append(f"inverted as MONOCHROME1, though its Presentation LUT Shape is {shape}")
+    return is_first or shape.startswith("INVERSE")
+
+
+def _present(dataset: Any, shown: np.ndarray, notes: list[str]) -> tuple[np.ndarray, str]:
+    """Greys under the presentation LUT, not inverted yet, and its shape: falling is INVERSE."""
+    shape = text(dataset, "PresentationLUTShape")
+    for item in items(dataset, "PresentationLUTSequence")[:1]:
+        table = read_table(item)
+        if table is None or table.entries[0] == table.entries[-1]:
+            notes.append(
+                "its Presentation LUT has no data, or does not rise or fall: it is not used"
+            )
+            continue
+        entries = table.entries / float(table.entries.max())
+        is_falling = bool(entries[0] > entries[-1])
+        places = np.rint(np.clip(shown, 0.0, 1.0) * (len(entries) - 1)).astype(np.intp)
+        greys = entries[places]
+        shape = "INVERSE (a table)" if is_falling else "IDENTITY (a table)"
+        return (1.0 - greys if is_falling else greys), shape
+    return shown, shape
+
+
+def _ends(layout: PixelLayout, stored: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """The rescaled values of the least and the greatest value that can be stored."""
+    half = 2 ** (layout.depth - 1)
+    bounds = (-half, half - 1) if layout.signed else (0, 2 * half - 1)
+    codes = (np.flatnonzero(stored == bound) for bound in bounds)
+    first, last = (
+        float(values[found[0] if len(found) else bound % len(values)])
+        for found, bound in zip(codes, bounds, strict=True)
+    )
+    return min(first, last), max(first, last)
 
 
 def find_aspect(dataset: Any, notes: list[str]) -> float:
@@ -102,13 +136,14 @@ def _display(
     values: np.ndarray,
     present: np.ndarray,
     signed: bool,
+    ends: tuple[float, float],
     notes: list[str],
 ) -> np.ndarray:
     """Map rescaled values to grey, 0 to 1, by the first VOI that leaves a picture."""
     exposed = values[present]
     has_many = len(np.unique(exposed)) >= _FEW
     is_unusable = False
-    for voi, found, shown in _vois(dataset, layout, values, signed, notes):
+    for voi, found, shown in _vois(dataset, layout, values, signed, ends, notes):
         grey = np.unique(np.rint(np.clip(shown[present], 0.0, 1.0) * 255.0))
         num_inside = ((grey > 0) & (grey < 255)).sum()
         if num_inside >= 2 or (not has_many and len(grey) > 1):
@@ -119,8 +154,7 @@ def _display(
         if items(dataset, "ModalityLUTSequence"):
             black, white = 0.0, 255.0
         else:
-            # As they are stored; a negative slope inverts.
-            black, white = sorted((float(values[0]), float(values[255])))
+            black, white = ends  # as they are stored; a negative slope inverts
         if black <= exposed.min() and exposed.max() <= white:
             return (values - black) / (white - black)
     least, greatest = float(exposed.min()), float(exposed.max())
@@ -128,7 +162,12 @@ def _display(
 
 
 def _vois(
-    dataset: Any, layout: PixelLayout, values: np.ndarray, signed: bool, notes: list[str]
+    dataset: Any,
+    layout: PixelLayout,
+    values: np.ndarray,
+    signed: bool,
+    ends: tuple[float, float],
+    notes: list[str],
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Each VOI LUT and then each window of a file: its name, what it is, the values under it.
 
@@ -143,14 +182,14 @@ def _vois(
         # By the greatest entry: the descriptor of some (Agfa) has the bits of storage. So do Horos,
         # Cornerstone and dicom-rs.
         looked_up = table.look_up(values, signed=signed)
-        yield "VOI LUT", table.name, looked_up / float(table.entries.max())
+        yield "VOI LUT", table.name, looked_up / _white(table.entries, notes)
     function = text(dataset, "VOILUTFunction")
     if function not in ("", *_FUNCTIONS):
         notes.append(f"its VOI LUT Function is unknown and taken as LINEAR ({function[:16]!r})")
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     for center, width in zip(centers, widths, strict=False):
         # A window without width, which the standard forbids, counts as none.
-        if function != "SIGMOID" and _holds_all(center, width, layout, values):
+        if function != "SIGMOID" and _holds_all(center, width, layout, ends):
             continue
         if not math.isnan(center) and width > 0:
             found = f"center {center:g}, width {width:g}"
@@ -160,12 +199,24 @@ def _vois(
             notes.append(f"its window is not used (center {written[0]!r}, width {written[1]!r})")
 
 
-def _holds_all(center: float, width: float, layout: PixelLayout, values: np.ndarray) -> bool:
+def _white(entries: np.ndarray, notes: list[str]) -> float:
+    """The greatest entry of a table; not one alone that far exceeds all others."""
+    distinct = np.unique(entries)
+    greatest = int(distinct[-1])
+    if len(distinct) > _FEW and (entries == greatest).sum() == 1:
+        second = int(distinct[-2])
+        if greatest > _SPIKE * second:
+            notes.append(
+                f"one entry of its VOI LUT is not counted ({greatest}, others to {second})"
+            )
+            return float(second)
+    return float(greatest)
+
+
+def _holds_all(center: float, width: float, layout: PixelLayout, ends: tuple[float, float]) -> bool:
     """Whether a window reaches from the least to the greatest value that can be stored."""
-    half = 2 ** (layout.depth - 1)
-    codes = (-half % len(values), half - 1) if layout.signed else (0, 2 * half - 1)
-    least, greatest = sorted(float(values[code]) for code in codes)
-    step = (greatest - least) / (2 * half - 1)
+    least, greatest = ends
+    step = (greatest - least) / (2**layout.depth - 1)
     return center - width / 2 <= least + step and center + width / 2 >= greatest - step
 
 

@@ -10,6 +10,8 @@ _BINARY = {
     "US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "UV": "u8", "SV": "i8",
     "FL": "f4", "FD": "f8", "OW": "u2", "OL": "u4", "OF": "f4", "OD": "f8",
 }  # fmt: skip
+# Functional groups that decide what is shown.
+_MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence")
 _MAX_TEXT = 64  # the longest UID or LO
 _DIGITS = frozenset(b"0123456789+-.,eE\\ ")
 
@@ -75,6 +77,19 @@ def items(dataset: Any, keyword: str) -> list[Any]:
         return list(dataset.get(keyword) or [])
     except Exception:  # pydicom raises nearly anything on what is no sequence
         return []
+
+
+def merge_groups(dataset: Any) -> None:
+    """Set elements of the one frame's functional groups in the data set itself.
+
+    Enhanced objects hold there what others hold at the top; there it counts, as for dcm4che.
+    """
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in items(dataset, groups)[:1]:
+            for macro in _MACROS:
+                for item in items(group, macro)[:1]:
+                    for tag in tuple(item.keys()):  # iterating over it would convert
+                        dataset[tag] = item.get_item(tag)
 
 
 def _content(dataset: Any, keyword: str) -> tuple[str, bytes, str] | None:

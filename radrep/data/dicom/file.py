@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from radrep.data.dicom.elements import text, texts
+from radrep.data.dicom.elements import merge_groups, text, texts
 from radrep.errors import DataError
 
 # What `is_dicom` needs of a file's begin.
@@ -112,6 +112,7 @@ def open_dicom(file: BinaryIO, name: str) -> DicomFile:
         ) from error
     dataset = Dataset(elements)
     dataset.set_original_encoding(implicit, little, "iso8859")
+    merge_groups(dataset)
     if is_cut and not found:
         raise DataError(f"{name}: broken image file (cut off before its pixels{_kind(dataset)})")
     if not found and "Rows" in dataset:

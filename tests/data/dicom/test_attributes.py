@@ -83,6 +83,11 @@ def window(center: Any, width: Any, **more: Any) -> dict[str, Any]:
     return {"WindowCenter": center, "WindowWidth": width} | more
 
 
+def presented(entries: np.ndarray, more: dict[str, Any]) -> dict[str, Any]:
+    """A presentation LUT beside other elements."""
+    return {"PresentationLUTSequence": [lut(entries, 0, 12)]} | more
+
+
 def signed(pixels: np.ndarray, offset: int) -> np.ndarray:
     """Codes of values less an offset, in two's complement."""
     return (pixels.astype(np.int64) - offset).astype(np.int16).view(np.uint16)
@@ -107,6 +112,10 @@ CURVED = _grey(CURVE[DEEP] / 4095)
 RAMP = np.arange(4096).astype(np.uint16)
 FALLING = RAMP[::-1].copy()
 SS_12, SS_16 = {"PixelRepresentation": 1}, {"PixelRepresentation": 1, "BitsStored": 16}
+SPIKED = RAMP // 16
+SPIKED[DEEP[9, 9]] = 65535
+WINDOWED = np.clip((VALUES - 1999.5) / 3999 + 0.5, 0, 1)  # center 2000, width 4000
+PRESENTED = _grey(CURVE[np.rint(WINDOWED * 4095).astype(int)] / 4095)
 GREY_RGB = np.dstack([GREY] * 3)
 PLANES = np.ascontiguousarray(np.moveaxis(GREY_RGB, -1, 0)).reshape(*GREY.shape, 3)
 PALETTE = {
@@ -259,6 +268,24 @@ DRAWINGS: dict[str, Drawing] = {
         pixels=(DEEP << 4).astype(np.uint16),
         expected=windowed(2000, 2000),
     ),
+    "high-bit-shifted-signed": Drawing(
+        SS_12 | {"HighBit": 15} | window(-48, 2000),
+        (signed(DEEP, 2048) << 4).astype(np.uint16),
+        windowed(-48, 2000, VALUES - 2048),
+    ),
+    "high-bit-wrong-signed": Drawing(
+        SS_12 | {"HighBit": 15} | window(-48, 2000),
+        signed(DEEP, 2048),
+        windowed(-48, 2000, VALUES - 2048),
+    ),
+    "high-bit-wrong-not-extended": Drawing(
+        SS_12 | {"HighBit": 15} | window(-48, 2000),
+        signed(DEEP, 2048) & 0xFFF,
+        windowed(-48, 2000, VALUES - 2048),
+    ),
+    "high-bit-shifted-window": Drawing(
+        {"HighBit": 15} | window(600, 1300), (DEEP << 4).astype(np.uint16), windowed(600, 1300)
+    ),
     "sign-missing": Drawing({"PixelRepresentation": None}),
     "sign-wrong": Drawing(pixels=signed(DEEP, 2048), note="its pixels are signed"),
     "sign-not-extended": Drawing(
@@ -402,6 +429,11 @@ DRAWINGS: dict[str, Drawing] = {
     "voi-lut-beside": Drawing(
         {"VOILUTSequence": [lut(CURVE, 9000, 12)]}, note="its VOI LUT leaves no picture"
     ),
+    "voi-lut-spike": Drawing(
+        {"VOILUTSequence": [lut(SPIKED, 0, 16)]},
+        expected=np.where(DEEP[9, 9] == DEEP, 255, GREY).astype(np.uint8),
+        note=r"one entry of its VOI LUT is not counted \(65535, others to 255\)",
+    ),
     "voi-lut-empty": Drawing({"VOILUTSequence": [{}]}, note="its VOI LUT has no data", forms=BOTH),
     "voi-lut-none": Drawing({"VOILUTSequence": []}),
     "window": Drawing(window("2000", "2000"), expected=windowed(2000, 2000)),
@@ -481,6 +513,69 @@ DRAWINGS: dict[str, Drawing] = {
         note="inverted as MONOCHROME1",
     ),
     "shape-unknown": Drawing({"PresentationLUTShape": "LIN OD"}),
+    "presentation-lut": Drawing(presented(CURVE, window(2000, 4000)), expected=PRESENTED),
+    "presentation-lut-inverse": Drawing(
+        presented(CURVE[::-1].copy(), window(2000, 4000)),
+        expected=_grey(CURVE[::-1][np.rint(WINDOWED * 4095).astype(int)] / 4095),
+        note="inverted by its Presentation LUT Shape, INVERSE \\(a table\\)",
+    ),
+    "presentation-lut-inverse-1": Drawing(
+        presented(FALLING, {"PhotometricInterpretation": "MONOCHROME1"}), expected=255 - GREY
+    ),
+    "presentation-lut-1": Drawing(
+        presented(RAMP, {"PhotometricInterpretation": "MONOCHROME1"}),
+        expected=255 - GREY,
+        note="inverted as MONOCHROME1",
+    ),
+    "presentation-lut-empty": Drawing(
+        {"PresentationLUTSequence": [{"LUTDescriptor": [4096, 0, 12]}]},
+        note="Presentation LUT has no data",
+    ),
+    "groups-shared": Drawing(
+        {
+            "SharedFunctionalGroupsSequence": [
+                {
+                    "PixelValueTransformationSequence": [
+                        {"RescaleSlope": "2", "RescaleIntercept": "-1000"}
+                    ],
+                    "FrameVOILUTSequence": [window(3000, 4000)],
+                }
+            ]
+        },
+        expected=windowed(3000, 4000, VALUES * 2 - 1000),
+    ),
+    "groups-per-frame": Drawing(
+        {
+            "NumberOfFrames": "1",
+            "SharedFunctionalGroupsSequence": [
+                {"PixelValueTransformationSequence": [{"RescaleSlope": "-1"}]}
+            ],
+            "PerFrameFunctionalGroupsSequence": [
+                {"FrameVOILUTSequence": [window(-2000, 20, VOILUTFunction="LINEAR_EXACT")]}
+            ],
+        },
+        (GREY // 12 + np.uint16(1990)),
+        exactly(-2000, 20, -(GREY // 12 + 1990.0)),
+    ),
+    "groups-beside": Drawing(
+        window(500, 100)
+        | {"SharedFunctionalGroupsSequence": [{"FrameVOILUTSequence": [window(2000, 2000)]}]},
+        expected=windowed(2000, 2000),
+    ),
+    "groups-spacing": Drawing(
+        {
+            "PerFrameFunctionalGroupsSequence": [
+                {"PixelMeasuresSequence": [{"PixelSpacing": "0.3\\0.2"}]}
+            ]
+        },
+        expected=resize(GREY, 72, 39),
+    ),
+    "groups-empty": Drawing(
+        {
+            "SharedFunctionalGroupsSequence": [{"FrameVOILUTSequence": []}],
+            "PerFrameFunctionalGroupsSequence": [{}],
+        }
+    ),
     "spacing": Drawing({"PixelSpacing": "0.3\\0.2"}, expected=resize(GREY, 72, 39)),
     "spacing-imager": Drawing({"ImagerPixelSpacing": "0.2\\0.4"}, expected=resize(GREY, 48, 78)),
     "spacing-comma": Drawing({"PixelSpacing": "0,3\\0,2"}, expected=resize(GREY, 72, 39)),
