@@ -117,7 +117,7 @@ def evaluate(
     from radrep.evaluation.compare import DATASETS, compare
     from radrep.evaluation.evaluate import evaluate as run_evaluate
     from radrep.evaluation.folds import evaluate_folds
-    from radrep.evaluation.predictions import ColumnNames
+    from radrep.evaluation.report_files import ColumnNames
     from radrep.evaluation.result import EvalOptions
     from radrep.weights.checkpoint import is_discriminator
     from radrep.weights.folds import fold_folder, is_folds

@@ -16,12 +16,12 @@ from radrep.evaluation.eval_set import EvalSet, studies_of_run
 from radrep.evaluation.evaluate import Systems, check_request, finish, predict
 from radrep.evaluation.folds import folds_note, write_folds
 from radrep.evaluation.predictions import (
-    ColumnNames,
     References,
     align,
     read_predictions,
     read_references,
 )
+from radrep.evaluation.report_files import ColumnNames
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.decode_options import change_decode
 from radrep.metrics.scorecard import Corpus

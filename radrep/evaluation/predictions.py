@@ -33,6 +33,7 @@ from radrep.evaluation.report_files import (
     REFERENCE,
     TEXTS,
     WHOLE,
+    ColumnNames,
     ReportFile,
     Row,
     are_numbered,
@@ -55,14 +56,6 @@ _Ids = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class ColumnNames:
-    """Columns of report files as the user names them; None for the usual names."""
-
-    id: str | None = None  # used in every file that has it
-    text: str | None = None  # of predictions
-
-
-@dataclass(frozen=True)
 class Predictions:
     """Reports of another program."""
 
@@ -72,6 +65,7 @@ class Predictions:
     reports: Mapping[str, str]  # by id, in the order of the file, "" where there is none
     notes: tuple[str, ...]
     truths: tuple[str, ...] = ()  # the references in the same file, where it has no ids
+    numbers: tuple[str, ...] = ()  # of its rows there, which may be ids all the same
 
 
 @dataclass(frozen=True)
@@ -108,10 +102,12 @@ def read_predictions(
     # "id" late: it may be the number of the row.
     wanted = (plain(columns.id),) if columns.id else _PREDICTED_IDS
     truths: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     if columns.id is None and file.columns.keys() <= {*TEXTS, *NUMBERS}:
         ids = {_PLACE: tuple(map(str, range(1, len(texts) + 1)))}
         if file.columns.keys() & {*REFERENCE}:
             truths = tuple(_read_texts(file, None, REFERENCE, target, None)[0])
+        numbers = next((file.numbers(None, name) for name in NUMBERS if name in file.columns), ())
     else:
         ids = _read_ids(file, None, wanted)
     kind, kept = _distinct_rows(path, ids, texts, notes)
@@ -124,7 +120,7 @@ def read_predictions(
             "they are scored as they are"
         )
     reports = dict(zip(_take(ids, kept)[kind], texts, strict=True))
-    return Predictions(path, file.form, kind, reports, tuple(notes), truths)
+    return Predictions(path, file.form, kind, reports, tuple(notes), truths, numbers)
 
 
 def read_references(
@@ -205,7 +201,10 @@ def align(
     """
     given, tried = predictions.reports, []
     if predictions.kind == _PLACE:
-        return _align_by_place(predictions, references)
+        given = dict(zip(predictions.numbers, given.values(), strict=False))
+        kinds = (k for k, ids in references.ids_by_kind.items() if {*ids} <= given.keys())
+        if next(kinds, _PLACE) == _PLACE:
+            return _align_by_place(predictions, references)
     spellings: tuple[Callable[[str], str], ...] = (str, _common_spelling)
     for spell, (kind, ids) in product(spellings, references.ids_by_kind.items()):
         texts = {spell(id_): text for id_, text in given.items()}
@@ -307,7 +306,7 @@ def _read_texts(
                 )
             cells[name.removeprefix("section")] = text
         texts.append(target_text(cells, target) if len(cells) > 1 else cells.popitem()[1])
-    notes = file.note_unread(split, chosen, rest) if named is None else []
+    notes = [] if named else file.note_unread(split, chosen, rest, strict=preferred == PREDICTED)
     if chosen[0] in WHOLE and target != "findings":
         notes.append(
             f"{file.path.name} does not name the section of {file.written(*chosen)}; it is scored "

@@ -37,7 +37,8 @@ REFERENCE = (
 WHOLE = ("report", "reports", "text", "texts", "reportimpression")
 _SECTIONS = ("findings", "impression", "sectionfindings", "sectionimpression")
 TEXTS = {*PREDICTED, *REFERENCE, *WHOLE, *_SECTIONS}
-NUMBERS = ("index", "unnamed0")  # of rows, as pandas writes them
+# Of rows, as pandas writes them and people name them.
+NUMBERS = ("index", "idx", "row", "rownumber", "no", "nr", "unnamed0", "unnamed01", "level0")
 # Columns of words that are no report, without "section".
 _CONTEXT = re.compile(
     "context|(clinical)?(indication|history|info|information)|comparison|technique|exam|examination"
@@ -52,6 +53,14 @@ _GZIP = b"\x1f\x8b"
 
 Row = Mapping[str, Any]
 _Parts = dict[str | None, list[Any]]
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Columns of report files as the user names them; None for the usual names."""
+
+    id: str | None = None  # used in every file that has it
+    text: str | None = None  # of predictions
 
 
 @dataclass(frozen=True)
@@ -74,25 +83,44 @@ class ReportFile:
         return f"{self.path}, {f'{split} ' if split else ''}row {place + 1}"
 
     def note_unread(
-        self, split: str | None, chosen: Sequence[str], rest: Sequence[Sequence[str]]
+        self,
+        split: str | None,
+        chosen: Sequence[str],
+        rest: Sequence[Sequence[str]],
+        *,
+        strict: bool,
     ) -> list[str]:
         """A note of the columns of reports beside the chosen one; `rest` has those known by name.
 
         Beside one whose name does not state whose reports it has, columns of any name count.
+
+        Raises:
+            DataError: If `strict` and another may as well be meant.
         """
         unread = [self.written(*columns) for columns in rest]
         if chosen[0] in (*WHOLE, *_SECTIONS):
-            for name in self.columns:
-                if name in {*TEXTS, *ID_COLUMNS, *NUMBERS}:
-                    continue
-                cells = [cell_text(row.get(name)) for row in self.parts[split]]
-                filled = [cell for cell in cells if cell]
-                known = _CONTEXT.fullmatch(name.removeprefix("section"))
-                if not known and sum(map(bool, map(_WORDS.search, filled))) * 2 > len(filled):
-                    unread.append(self.written(name))
+            rows = self.parts[split]
+            alike = [name for name, *_ in rest if {name, chosen[0]} <= {*WHOLE}]
+            others = [n for n in alike if any(row.get(n) != row.get(chosen[0]) for row in rows)]
+            unknown = [name for name in self.columns if self._is_unknown_text(name, rows)]
+            if strict and (others := others + unknown):
+                raise DataError(
+                    f"{self.path} has several columns of texts: {self.written(*chosen, *others)}, "
+                    "and no name says which are the predictions. Choose one with --text-column"
+                )
+            unread += map(self.written, unknown)
         if not unread:
             return []
         return [f"{self.path.name}: {self.written(*chosen)} is read, {', '.join(unread)} is not"]
+
+    def _is_unknown_text(self, name: str, rows: Sequence[Row]) -> bool:
+        """Whether a column that is not known by name holds words."""
+        if name in {*TEXTS, *ID_COLUMNS, *NUMBERS} or _CONTEXT.fullmatch(
+            name.removeprefix("section")
+        ):
+            return False
+        filled = [cell for row in rows if (cell := cell_text(row.get(name)))]
+        return sum(map(bool, map(_WORDS.search, filled))) * 2 > len(filled)
 
     def together(self) -> "ReportFile":
         """The same rows in one part, whatever their splits."""
@@ -101,29 +129,42 @@ class ReportFile:
     def in_order(self) -> "ReportFile":
         """The rows of a file without ids sorted by their numbers, if it has those.
 
+        What neither ascends nor numbers the rows are ids, as of pandas' index.
+
         Raises:
-            DataError: If the numbers give no order.
+            DataError: If it is neither, since some are missing or repeated.
         """
         if not self.columns.keys() <= {*TEXTS, *NUMBERS}:
             return self
-        parts, notes = {}, [*self.notes]
+        parts, notes, columns = {}, [*self.notes], {**self.columns}
         for split, rows in self.parts.items():
             parts[split] = rows
             for name in (name for name in NUMBERS if name in self.columns):
-                cells = [cell_id(row.get(name)).removesuffix(".0") for row in rows]
+                cells = self.numbers(split, name)
                 numbers = [int(cell) if cell.isdecimal() else -1 for cell in cells]
                 if not any(cells) or (-1 not in numbers and numbers == sorted(set(numbers))):
                     continue
-                if not are_numbered([*map(str, sorted(numbers))]):
+                if are_numbered([*map(str, sorted(numbers))]):
+                    order = sorted(range(len(rows)), key=numbers.__getitem__)
+                    parts[split] = [rows[k] for k in order]
+                    notes.append(f"{self.path.name}: its rows are sorted by {self.written(name)}")
+                elif all(cells) and len({*cells}) == len(cells):
+                    columns["id"] = self.columns[name]
+                    parts[split] = [
+                        {**row, "id": cell} for row, cell in zip(rows, cells, strict=True)
+                    ]
+                else:
                     raise DataError(
                         f"{self.path} has no ids, and its {self.written(name)} "
                         f"({_short(cells[:5])}) neither ascends nor numbers the rows; choose a "
                         "column with --id-column, or leave this one out if the order is right"
                     )
-                parts[split] = [rows[k] for k in sorted(range(len(rows)), key=numbers.__getitem__)]
-                notes.append(f"{self.path.name}: its rows are sorted by {self.written(name)}")
                 break
-        return replace(self, parts=parts, notes=tuple(notes))
+        return replace(self, columns=columns, parts=parts, notes=tuple(notes))
+
+    def numbers(self, split: str | None, name: str) -> tuple[str, ...]:
+        """The cells of a column of `NUMBERS`, "" where it has none."""
+        return tuple(cell_id(row.get(name)).removesuffix(".0") for row in self.parts[split])
 
     def by_split(self) -> "ReportFile":
         """The same rows by the column of their split, if there is one."""

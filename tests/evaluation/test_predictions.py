@@ -16,11 +16,11 @@ from radrep.data.store import PreparedStudies, study_features, study_row
 from radrep.data.study import Study
 from radrep.errors import DataError
 from radrep.evaluation.predictions import (
-    ColumnNames,
     align,
     read_predictions,
     read_references,
 )
+from radrep.evaluation.report_files import ColumnNames
 from tests.whole_way import without_split
 
 # Invented reports; the second has everything that a table must quote.
@@ -159,10 +159,26 @@ def test_a_column_of_texts_that_nobody_knows_is_noted(tmp_path, known):
         ({"time": "2019-01-02 10:00", "Clinical History": "chest pain"}, ()),
     ):
         path = write(tmp_path / "p.csv", table([row | more, {**row, "id": "c"} | more]))
-        assert read_predictions(path).notes == notes
         assert read_references(path).notes == notes
-        named = ColumnNames(text=known)
-        assert read_predictions(path, columns=named).notes == ()
+        for column in (known, *more) if notes else (known,):
+            given = read_predictions(path, columns=ColumnNames(text=column))
+            assert [*given.reports.values()] == [(row | more)[column]] * 2
+            assert given.notes == ()
+        if not notes:
+            assert read_predictions(path).notes == ()
+            continue
+        (other,) = more
+        told = f"several columns of texts: '{known}' and '{other}', .* Choose one with --text-col"
+        with pytest.raises(DataError, match=told):
+            read_predictions(path)
+
+
+def test_two_columns_of_reports_that_differ_are_a_question(tmp_path):
+    rows = [{"id": "a", "report": "Clear.", "text": "Clear."}]
+    assert read_predictions(write(tmp_path / "p.csv", table(rows))).reports == {"a": "Clear."}
+    rows += [{"id": "b", "report": "Clear.", "text": "Large heart."}]
+    with pytest.raises(DataError, match="texts: 'report' and 'text', .* with --text-column"):
+        read_predictions(write(tmp_path / "p.csv", table(rows)))
 
 
 def test_columns_can_be_named(tmp_path):
@@ -705,7 +721,7 @@ def test_references_beside_the_texts_prove_their_order(tmp_path: Path, ordered: 
         align(given, read_references(ordered))
 
 
-@pytest.mark.parametrize("index", ["index", "Unnamed: 0", ""])
+@pytest.mark.parametrize("index", ["index", "idx", "row", "Unnamed: 0", ""])
 @pytest.mark.parametrize(
     ("numbers", "order"),
     [("201", (1, 2, 0)), ("312", (1, 2, 0)), ("012", None), ("259", None), (["", "", ""], None)],
@@ -725,8 +741,31 @@ def test_rows_are_in_the_order_of_their_index(tmp_path, ordered, index, numbers,
     assert read_references(path).reports == wanted
 
 
+@pytest.mark.parametrize("index", ["index", "idx", "row", "Unnamed: 0", ""])
+@pytest.mark.parametrize(
+    "ids", [("s9", "s2", "s5"), ("925", "12", "50"), ("2", "5", "9"), ("1", "2", "0")]
+)
+def test_an_index_that_has_the_ids_of_the_references_is_theirs(tmp_path, index, ids):
+    rows = [{index: n, "prediction": text} for n, text in zip(ids, TEXTS, strict=True)]
+    wanted = dict(zip(ids, TEXTS, strict=True))
+    order = random.Random(str(ids)).sample(ids, 3)
+    references = read_references(
+        write(tmp_path / "r.csv", table([{"study_id": n, "report": f"Of {n}."} for n in order]))
+    )
+    given = read_predictions(write(tmp_path / "p.csv", table(rows)))
+    assert list(align(given, references)[0]) == [wanted[n] for n in order]
+    others = [{"study_id": f"x{n}", "report": f"Of {n}."} for n in order]
+    other = read_references(write(tmp_path / "r.csv", table(others)))
+    if ids in (("2", "5", "9"), ("1", "2", "0")):  # an order, if no ids
+        in_order = TEXTS if ids[0] == "2" else [TEXTS[2], *TEXTS[:2]]
+        assert list(align(given, other)[0]) == in_order
+        return
+    with pytest.raises(DataError, match="the ids of .* are not those of .*--id-column"):
+        align(given, other)
+
+
 @pytest.mark.parametrize("index", ["index", "Unnamed: 0", ""])
-@pytest.mark.parametrize("numbers", ["010", "925", ["s1", "s2", "s3"], ["0", "", "1"]])
+@pytest.mark.parametrize("numbers", ["010", "992", ["s1", "s1", "s3"], ["0", "", "1"]])
 def test_an_index_that_gives_no_order_is_refused(tmp_path, index, numbers):
     rows = [{index: n, "report": text} for n, text in zip(numbers, TEXTS, strict=True)]
     path = write(tmp_path / "p.csv", table(rows))
