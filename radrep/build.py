@@ -181,6 +181,7 @@ def build_dataset(
         random_crop=training and (data.random_crop or data.random_resized_crop),
         seed=recipe.train.seed,
         features=features,
+        early=recipe.model.takes_early_maps,
         labels=labels,
     )
 
@@ -261,12 +262,9 @@ def _run_of_backbone(section: schema.Backbone) -> Path | None:
 def _build_backbone(section: schema.Backbone, image_size: int, pretrained: bool) -> Backbone:
     own = pretrained and _run_of_backbone(section) is None
     return Backbone(
-        name=section.name,
         weights=section.weights if own else "none",
         image_size=image_size,
-        frozen=section.frozen,
-        stride=section.stride,
-        revision=section.revision,
+        **section.model_dump(exclude={"weights"}),
     )
 
 

@@ -17,7 +17,8 @@ class Batch:
 
     ids: tuple[str, ...]
     num_views: Tensor  # of each study, (b,), at least 1; on the CPU, since shapes hang on it
-    images: Tensor | None = None  # normalised pixels, (v, 3, h, w); None when features are given
+    images: Tensor | None = None  # normalised pixels, (v, 3, h, w); None when these are given:
+    early_maps: Tensor | None = None  # cached, of a backbone's frozen stages, (v, k, h', w')
     features: Tensor | None = None  # cached backbone patches, (v, n, c)
     tokens: Tensor | None = None  # 0, words, 0, padding 0: (b, l); None: nothing to learn from
     lengths: Tensor | None = None  # tokens of each study without padding, (b,)
@@ -31,9 +32,8 @@ class Batch:
     @property
     def device(self) -> torch.device:
         """Where its images or features lie."""
-        views = self.images if self.images is not None else self.features
-        assert views is not None, "a batch has images or features"
-        return views.device
+        given = (self.images, self.early_maps, self.features)
+        return next(views.device for views in given if views is not None)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on a device; from pinned memory the copy runs alongside."""
@@ -44,7 +44,7 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
-        names = ("images", "features", "tokens", "lengths", "labels")
+        names = ("images", "early_maps", "features", "tokens", "lengths", "labels")
         given = {name: getattr(self, name) for name in names}
         moved: dict[str, Any] = {name: move(t) for name, t in given.items() if t is not None}
         return replace(self, **moved)

@@ -1,5 +1,6 @@
 """Prepared studies as batches, in an order that seed and epoch alone decide."""
 
+import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from radrep.data.batch import Batch
 from radrep.data.image_selection import ImageSelection, View
-from radrep.data.preprocess import Preprocess
+from radrep.data.preprocess import Preprocess, crop_map
 from radrep.data.saliency_store import SaliencyImages
 from radrep.data.store import Fold, PreparedStudies, StoredStudy
 from radrep.data.study import Image, Study
@@ -78,6 +79,7 @@ class Sample:
 
     id: str
     images: Tensor | None
+    early_maps: Tensor | None
     features: Tensor | None
     tokens: Tensor
     labels: Tensor | None = None
@@ -89,7 +91,8 @@ class ReportDataset(Dataset[Sample]):
 
     Everything is read when it is asked for: a data set of any size takes the same memory. The seed
     of a random crop is drawn from (seed, epoch, study). `features` gives the cached patches of an
-    image, (n, c), in place of its pixels; `labels` those of a study, (14,), NaN where not known.
+    image, (n, c), in place of its pixels, with `early` those of a square map that later stages of
+    a backbone go on from; `labels` those of a study, (14,), NaN where not known.
     """
 
     studies: ModelStudies
@@ -102,6 +105,7 @@ class ReportDataset(Dataset[Sample]):
     random_crop: bool = False
     seed: int = 0
     features: Callable[[Image, View], Tensor] | None = None
+    early: bool = False
     labels: Callable[[Study], np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -110,17 +114,31 @@ class ReportDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The sample of (epoch, index of the study)."""
         epoch, index = key
-        images = features = None
+        images = early_maps = features = None
         if self.features is not None:
             study = self.studies[index]
             given = [self.features(study.images[v.number], v) for v in self.selection.of(study)]
-            features = torch.stack(given)  # (views, n, c)
+            if self.early:
+                early_maps = torch.stack(
+                    [self._fit_map(patches, epoch, index) for patches in given]
+                )
+            else:
+                features = torch.stack(given)  # (views, n, c)
         else:
             study, views = self.studies.read_views(index, self.selection)
             images = torch.stack([self._fit(pixels, v, epoch, index) for v, pixels in views])
         tokens = self.codec.encode(target_text(study.sections, self.target), self.max_tokens)
         labels = None if self.labels is None else torch.from_numpy(self.labels(study))
-        return Sample(study.id, images, features, torch.tensor(tokens), labels)
+        return Sample(study.id, images, early_maps, features, torch.tensor(tokens), labels)
+
+    def _fit_map(self, patches: Tensor, epoch: int, index: int) -> Tensor:
+        """A map of early stages, (n, c), as (c, rows, columns); of random crops the part of it."""
+        side = math.isqrt(len(patches))
+        whole = patches.unflatten(0, (side, side)).permute(2, 0, 1)
+        if not self.random_crop:
+            return whole
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch, index))
+        return crop_map(whole, generator)
 
     def _fit(self, pixels: np.ndarray, view: View, epoch: int, index: int) -> Tensor:
         if not self.random_crop:
@@ -149,13 +167,15 @@ def mix_seed(*numbers: int) -> int:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Put samples side by side, padding the tokens with 0."""
     images = [s.images for s in samples if s.images is not None]
+    early_maps = [s.early_maps for s in samples if s.early_maps is not None]
     features = [s.features for s in samples if s.features is not None]
     labels = [s.labels for s in samples if s.labels is not None]
-    views = images or features
+    views = images or early_maps or features
     return Batch(
         ids=tuple(s.id for s in samples),
         num_views=torch.tensor([len(v) for v in views]),
         images=torch.cat(images) if images else None,
+        early_maps=torch.cat(early_maps) if early_maps else None,
         features=torch.cat(features) if features else None,
         tokens=pad_sequence([s.tokens for s in samples], batch_first=True),
         lengths=torch.tensor([len(s.tokens) for s in samples]),

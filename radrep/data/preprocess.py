@@ -75,6 +75,14 @@ class Preprocess:
         return (grey - mean) / std
 
 
+def crop_map(whole: Tensor, generator: torch.Generator) -> Tensor:
+    """A random square of a map, (c, rows, columns), of 7/8 of its sides, as of pixels."""
+    _, rows, columns = whole.shape
+    height, width = (round(side / _SHORT_SIDE_RATIO) for side in (rows, columns))
+    top, left = _draw(rows - height + 1, generator), _draw(columns - width + 1, generator)
+    return whole[:, top : top + height, left : left + width]
+
+
 def _draw(upper: int, generator: torch.Generator) -> int:
     """One whole number from 0 to upper - 1."""
     return int(torch.randint(upper, (1,), generator=generator))

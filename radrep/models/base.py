@@ -48,7 +48,10 @@ class TrainableModel(_Module, Protocol):
         """Parameters that learn at optim.encoder_lr."""
 
     def frozen_encoder(self) -> nn.Module | None:
-        """The module from pixels to features, where it never changes: its output is cached."""
+        """The part that never changes, from pixels to features or to maps of early stages.
+
+        Its output is cached.
+        """
 
     def checkpoint_state(self) -> dict[str, Tensor]:
         """The tensors that a checkpoint holds."""
@@ -81,13 +84,17 @@ class VisionModel(nn.Module, ABC):
         """What the encoder makes of a batch's images, or made of them before: (v, n, c)."""
         if batch.features is not None:
             return batch.features
+        encoder: Any = self.get_submodule(self.vision)
+        if batch.early_maps is not None:
+            finished: Tensor = encoder.finish(batch.early_maps)
+            return finished
         assert batch.images is not None, "a batch has images or features"
-        encoded: Tensor = self.get_submodule(self.vision)(batch.images)
+        encoded: Tensor = encoder(batch.images)
         return encoded
 
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
         """See `ReportModel`."""
-        return replace(batch, images=None, features=self.features(batch))
+        return replace(batch, images=None, early_maps=None, features=self.features(batch))
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:

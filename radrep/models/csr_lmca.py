@@ -202,8 +202,8 @@ class CsrLmca(VisionModel):
         return [*self.backbone.parameters(), *enhancer]
 
     def frozen_encoder(self) -> nn.Module | None:
-        """The backbone, if it is frozen."""
-        return self.backbone if self.backbone.frozen else None
+        """The backbone, or its frozen stages."""
+        return self.backbone.fixed_part()
 
     def num_loss_terms(self, batch: Batch) -> int:
         """Real tokens to predict: all but the opening 0."""

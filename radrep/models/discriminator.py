@@ -31,8 +31,8 @@ class Discriminator(VisionModel):
         self.register_buffer("thresholds", torch.ones(num_labels))
 
     def frozen_encoder(self) -> nn.Module | None:
-        """The backbone, if it is frozen."""
-        return self.backbone if self.backbone.frozen else None
+        """The backbone, or its frozen stages."""
+        return self.backbone.fixed_part()
 
     def num_loss_terms(self, batch: Batch) -> int:
         """Images."""

@@ -4,6 +4,7 @@ Letters: b images, n patches (rows times columns of the last map), c its width.
 """
 
 import copy
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ class Backbone(nn.Module):
     Args:
         weights: See `SOURCES`, or "none".
         frozen: Keep the weights and the running statistics as they are.
+        frozen_stages: Keep so many stages from the first one as they are, of a ResNet or an
+            EfficientNet (stem, then layers or blocks); the later ones learn, but no running
+            statistics change.
         stride: Pixels per side of a patch: 32 is the last map; 16 and 8 are from within.
         revision: Branch, tag or commit of weights from the hub.
 
@@ -43,6 +47,7 @@ class Backbone(nn.Module):
         weights: str,
         image_size: int,
         frozen: bool = False,
+        frozen_stages: int = 0,
         stride: int = 32,
         revision: str | None = None,
     ) -> None:
@@ -50,12 +55,18 @@ class Backbone(nn.Module):
         # Channels last: depthwise convolutions on CPUs run three times as fast.
         self.model = _create(name, weights, stride, revision).to(memory_format=torch.channels_last)
         self._finer = stride != 32
+        stages = split_stages(self.model) if frozen_stages else ()
+        if frozen_stages and not frozen_stages < len(stages):
+            raise CheckpointError(_no_such_stages(name, frozen_stages, len(stages)))
+        self._early, self._late = stages[:frozen_stages], stages[frozen_stages:]
         config = timm.data.resolve_model_data_config(self.model)
         self.mean: tuple[float, float, float] = tuple(config["mean"])
         self.std: tuple[float, float, float] = tuple(config["std"])
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
+        for stage in self._early:
+            stage.requires_grad_(False)
         shape = self._trace(image_size)
         if len(shape) != 4:
             raise CheckpointError(
@@ -77,13 +88,15 @@ class Backbone(nn.Module):
         if not self.frozen:
             features.sum().backward()
             for parameter, traced in zip(self.parameters(), shapes.parameters(), strict=True):
-                parameter.requires_grad_(traced.grad is not None)
+                parameter.requires_grad_(parameter.requires_grad and traced.grad is not None)
         return tuple(features.shape)
 
     def _map(self, images: Tensor) -> Tensor:
         """(b, c, rows, columns)."""
         images = images.contiguous(memory_format=torch.channels_last)
         model: Any = self.model
+        if self._early:
+            return self._finish(_through(self._early, images))
         features: Tensor = model(images)[0] if self._finer else model.forward_features(images)
         if getattr(model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
             features = features.permute(0, 3, 1, 2)
@@ -116,16 +129,86 @@ class Backbone(nn.Module):
         return shifts[0], shifts[1]
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Set the mode; a frozen backbone stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
+        """Set the mode; what is frozen stays in evaluation mode, and all norms beside it."""
+        super().train(mode and not self.frozen)
+        for stage in self._early:
+            stage.eval()
+        for stage in self._late:
+            for norm in (part for part in stage.modules() if isinstance(part, nn.BatchNorm2d)):
+                norm.eval()
+        return self
+
+    def fixed_part(self) -> nn.Module | None:
+        """What never changes of it, from images to patches of its own: all, some stages, none."""
+        if self.frozen:
+            return self
+        return EarlyStages(self._early) if self._early else None
+
+    def finish(self, maps: Tensor) -> Tensor:
+        """Turn maps of the frozen stages, (b, k, rows, columns), into patches (b, n, c)."""
+        return self._finish(maps).flatten(2).transpose(1, 2)
+
+    def _finish(self, maps: Tensor) -> Tensor:
+        return _through(self._late, maps.contiguous(memory_format=torch.channels_last))
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn normalised images (b, 3, h, w) into patches (b, n, c), row by row."""
+        if self._early and not self.frozen:
+            return self.finish(_early_maps(self._early, images))
         if not self.frozen:
             return self._map(images).flatten(2).transpose(1, 2)
         # In its own precision, so that cached features equal those of a new image.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self._map(images).flatten(2).transpose(1, 2)
+
+
+class EarlyStages(nn.Module):
+    """The frozen stages of a backbone: normalised images (b, 3, h, w) to patches (b, n, k)."""
+
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Row by row."""
+        return _early_maps(self.stages, images).flatten(2).transpose(1, 2)
+
+
+def split_stages(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The stages of a timm model whose maps follow from one another; none of other kinds."""
+    parts: Any = model
+    if isinstance(model, timm.models.EfficientNet):
+        stem = nn.Sequential(parts.conv_stem, parts.bn1)
+        return (stem, *parts.blocks, nn.Sequential(parts.conv_head, parts.bn2))
+    if isinstance(model, timm.models.ResNet):
+        stem = nn.Sequential(parts.conv1, parts.bn1, parts.act1, parts.maxpool)
+        return (stem, parts.layer1, parts.layer2, parts.layer3, parts.layer4)
+    return ()
+
+
+def _no_such_stages(name: str, wanted: int, stages: int) -> str:
+    if not stages:
+        return (
+            f"model.backbone.frozen_stages: {name} has no stages that can be told apart, at stride "
+            "32 a ResNet and an EfficientNet have; set it to 0, or model.backbone.frozen: true"
+        )
+    return (
+        f"model.backbone.frozen_stages: {name} has {stages} stages, of which the last one at least "
+        f"must learn; got {wanted}. To freeze all of them set model.backbone.frozen: true"
+    )
+
+
+def _through(stages: Iterable[nn.Module], maps: Tensor) -> Tensor:
+    for stage in stages:
+        maps = stage(maps)
+    return maps
+
+
+def _early_maps(stages: Iterable[nn.Module], images: Tensor) -> Tensor:
+    """In their own precision, so that cached maps equal those of a new image."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        return _through(stages, images)
 
 
 def _create(name: str, weights: str, stride: int, revision: str | None) -> nn.Module:

@@ -16,7 +16,15 @@ class Backbone(Section):
     weights: Name = "timm"  # or "none", "package:<name>", a local file, a discriminator's run
     revision: Name | None = None  # branch, tag or commit of timm's weights on the hub
     frozen: bool = False  # never trained, and its features are cached on disk
+    # So many stages from the first one are never trained, and their maps are cached: of a ResNet
+    # stem and 4 layers, of an EfficientNet stem, 7 blocks and head. No running statistics change.
+    frozen_stages: Whole = 0
     stride: Literal[32, 16, 8] = 32  # pixels a patch; below 32 a finer map from within
+
+    @property
+    def partly_frozen(self) -> bool:
+        """Whether it goes on from cached maps of its first stages."""
+        return self.frozen_stages > 0 and not self.frozen
 
 
 class Enhancer(Section):
@@ -87,6 +95,11 @@ class ModelSection(Section):
         return True
 
     @property
+    def takes_early_maps(self) -> bool:
+        """Whether it is fed with cached maps of a backbone's first stages."""
+        return False
+
+    @property
     def scores(self) -> tuple[str, ...]:
         """What validation scores it by."""
         if self.output == "reports":
@@ -106,6 +119,11 @@ class CsrLmca(ModelSection):
     memory: Memory = Memory()
     regions: Regions = Regions()
     transformer: Transformer = Transformer()
+
+    @property
+    def takes_early_maps(self) -> bool:
+        """With a partly frozen backbone."""
+        return self.backbone.partly_frozen
 
 
 class XrayMamba(Section):
@@ -226,6 +244,11 @@ class Discriminator(ModelSection):
     def needs_text(self) -> bool:
         """Whether labels are read from it."""
         return self.labels == "reports"
+
+    @property
+    def takes_early_maps(self) -> bool:
+        """With a partly frozen backbone."""
+        return self.backbone.partly_frozen
 
 
 Model = Annotated[

@@ -60,6 +60,12 @@ class Recipe(Section):
             text = f"{name.rpartition('_')[2]}s training images at random, but {key} computes "
             text += "their features once; set one of the two to false"
             yield frozen and getattr(self.data, name), f"data.{name}", text
+        # A classifier takes the mean over any map; what reads patches needs a fixed number of them.
+        crops = () if model.output == "labels" else ("random_crop",)
+        for name in (*crops, "random_resized_crop", "random_flip"):
+            text = "cannot be had of the cached maps of model.backbone.frozen_stages; set one of "
+            text += "the two off"
+            yield model.takes_early_maps and getattr(self.data, name), f"data.{name}", text
 
     def without_effect(self) -> Mapping[str, str]:
         """Keys and sections that other keys switch off, to what would switch them on."""
@@ -71,6 +77,8 @@ class Recipe(Section):
             off["data.saliency.threshold"] = "data.saliency.mask: hard"
         if not data.random_crop and not data.random_resized_crop:
             off["data.random_flip"] = "data.random_crop: true or data.random_resized_crop: true"
+        if isinstance(model, CsrLmca | Discriminator) and model.backbone.frozen:
+            off["model.backbone.frozen_stages"] = "model.backbone.frozen: false"
         if isinstance(model, CsrLmca):
             if model.enhancer.mode != "tokens":
                 off["model.enhancer.gate"] = "model.enhancer.mode: tokens"

@@ -367,7 +367,7 @@ def _fit_selection(
     wanted = recipe.decode.select is not None or recipe.decode.edit is not None
     if not isinstance(model, ReportModel) or not wanted or has_guidance(best):
         return
-    if model.frozen_encoder() is None and progress.best_step != progress.step:
+    if progress.best_step != progress.step:
         checkpoint.load_weights(model, best)
     dataset = build_dataset(
         recipe,

@@ -51,6 +51,45 @@ def test_sizes_and_what_learns_are_known_without_a_forward_pass(
         assert parameter.requires_grad == (parameter.grad is not None), parameter_name
 
 
+@pytest.mark.parametrize(
+    ("name", "frozen_stages"), [(SMALL, 3), ("test_efficientnet.r160_in1k", 4)]
+)
+def test_stages_that_are_frozen_and_finished_make_the_whole_backbone(
+    name: str, frozen_stages: int
+) -> None:
+    torch.manual_seed(0)
+    whole = Backbone(name=name, weights="none", image_size=64).eval()
+    parted = Backbone(name=name, weights="none", image_size=64, frozen_stages=frozen_stages)
+    parted.load_state_dict(whole.state_dict())
+    parted.train()
+    images = torch.randn(2, 3, 64, 64)
+    expected = whole(images)
+    assert torch.equal(parted(images), expected), "no running statistics change"
+    early = parted.fixed_part()
+    assert early is not None
+    patches = early(images)
+    side = round(patches.shape[1] ** 0.5)
+    maps = patches.transpose(1, 2).unflatten(2, (side, side))
+    torch.testing.assert_close(parted.finish(maps), expected, atol=1e-5, rtol=1e-4)
+    parted(images).square().sum().backward()
+    learned = {key for key, parameter in parted.named_parameters() if parameter.grad is not None}
+    assert learned == {key for key, each in parted.named_parameters() if each.requires_grad}
+    assert learned.isdisjoint(f"model.{key}" for key in ("conv1.weight", "conv_stem.weight"))
+    assert learned, "later stages learn"
+
+
+@pytest.mark.parametrize(
+    ("name", "frozen_stages", "text"),
+    [
+        (SMALL, 5, "has 5 stages, of which the last one at least must learn; got 5"),
+        ("test_convnext.r160_in1k", 1, "has no stages that can be told apart"),
+    ],
+)
+def test_stages_that_cannot_be_frozen_are_named(name: str, frozen_stages: int, text: str) -> None:
+    with pytest.raises(CheckpointError, match=text):
+        Backbone(name=name, weights="none", image_size=64, frozen_stages=frozen_stages)
+
+
 def test_the_error_of_the_hub_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("401 Client Error: token expired\nsee the log")

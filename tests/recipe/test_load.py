@@ -375,6 +375,12 @@ def test_an_unknown_shipped_name_lists_those_that_exist():
             "model.language_model.train: lora",
         ),
         (
+            "csr_lmca_iu_cpu",
+            ["model.backbone.frozen_stages=3"],
+            "model.backbone.frozen_stages",
+            "model.backbone.frozen: false",
+        ),
+        (
             "pretrain_contrastive",
             ["model.text_encoder.dim=64"],
             "model.text_encoder.dim",

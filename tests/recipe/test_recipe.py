@@ -58,6 +58,13 @@ def test_what_varies_images_is_refused_with_a_frozen_encoder(model, frozen, key)
     assert build(data=same, model=model).data.equalize_and_sharpen
 
 
+@pytest.mark.parametrize("key", ["random_crop", "random_resized_crop", "random_flip"])
+def test_what_cached_maps_cannot_do_is_refused_with_frozen_stages(key):
+    model = {"backbone": {"frozen_stages": 3}}
+    problems = problems_of(data={"prepared": "data/x", key: True}, model=model)
+    assert "the cached maps of model.backbone.frozen_stages" in problems[f"data.{key}"]
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "text"),
     [

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
+from safetensors.torch import load_file
 
 from radrep.data.dataset import ModelStudies
 from radrep.data.image_selection import ImageSelection, View
@@ -46,6 +49,34 @@ def test_frozen_features_are_computed_once(tmp_path: Path, phantoms: Path) -> No
     assert "MB freed" in radrep("cache", "clear").stdout
     assert not list((tmp_path / "cache").glob("*/*-gguf"))
     assert not (tmp_path / "cache/features").exists()
+
+
+def test_later_stages_learn_from_cached_maps_of_the_first_ones(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    backbone = TINY["model"]["backbone"] | {"frozen_stages": 3}
+    file = write_recipe(tmp_path, phantoms, model={"backbone": backbone})
+    recipe = yaml.safe_load(file.read_text())
+    recipe["model"] = {"name": "discriminator", "labels": "reports", "backbone": backbone}
+    recipe["data"] |= {"target": "both", "random_crop": True}
+    recipe["train"] |= {"epochs": 1, "monitor": "val/auroc"}
+    del recipe["decode"]
+    weights = []
+    for rate in (0.001, 0.01):
+        file.write_text(yaml.safe_dump(recipe | {"optim": recipe["optim"] | {"encoder_lr": rate}}))
+        result = radrep("train", file)
+        assert result.exit_code == 0, result.output
+        run = max(tmp_path.glob("run*"), key=os.path.getmtime)
+        weights.append(load_file(run / "best/weights.safetensors"))
+    assert "from the cache, 32 images of train" in result.stderr
+    changed = {key for key, tensor in weights[0].items() if not tensor.equal(weights[1][key])}
+    assert any("backbone.model.layer4" in key for key in changed)
+    assert not any("layer1" in key or "running" in key for key in changed)
+    # Validation in training is from cached maps, evaluation from pixels.
+    (loss,) = (row["val/loss"] for row in read_metrics(run) if "val/loss" in row)
+    assert radrep("eval", run, "--split", "val").exit_code == 0
+    scores = json.loads((run / "scores-val.json").read_text())
+    assert scores["loss"] == pytest.approx(loss, abs=1e-5)
 
 
 def features_of(
