@@ -77,6 +77,7 @@ def make_page(result: EvalResult, loaded: Loaded | None) -> Page:
         made=result.made.get(result.main, ""),
         answer=result.conclusion.answer,
         evidence=[(item.about, item.sentences) for item in result.conclusion.evidence],
+        rates=result.rates,
         constants=result.constants,
         clinical=result.clinical,
         notes=result.notes,

@@ -175,7 +175,7 @@ def _systems_of_runs(
                 if found is None:
                     found, first = Systems(studies, notes=[folds_note(studies)]), run
                 _check_same(found.studies, studies, first, run)
-                reports = [report.text for report in of_folds.reports]
+                reports = [report.text for report in of_folds.predicted.reports]
             else:
                 loaded = load_checkpoint(find_checkpoint(run))
                 decode, changed = change_decode(loaded.folder, overrides)
@@ -201,7 +201,7 @@ def _reports_of_run(
         decode=decode,
     )
     if tuple(saved) != studies.ids:
-        return [report.text for report in predict(loaded, studies, decode, reporter)]
+        return [report.text for report in predict(loaded, studies, decode, reporter).reports]
     reporter.info("reports", f"of {run} from its earlier evaluation")
     return list(saved.values())
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations, count
 from pathlib import Path
 
+import numpy as np
+
 from radrep.atomic import check_output
 from radrep.device import best_device
 from radrep.evaluation.artifacts import write_evaluation
@@ -20,8 +22,10 @@ from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.guidance.editing import WrittenReport
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.decode_options import change_decode, check_overrides
-from radrep.inference.guide import guide_for
+from radrep.inference.guide import edit_at_sensitivities, guide_for
+from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.metrics.names import BLANK, CONTROLS, MODEL
+from radrep.metrics.operating_points import FindingRates, rate_findings
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
 from radrep.metrics.scorecard import score_card
@@ -43,11 +47,12 @@ class Systems:
     notes: list[str] = field(default_factory=list)
     blank: list[str] | None = None  # reports of the one run for black images
     written: tuple[WrittenReport, ...] = ()  # of the one run
+    edited: dict[float, list[str]] = field(default_factory=dict)  # see `Predicted`
 
-    def take(self, name: str, written: Sequence[WrittenReport]) -> None:
+    def take(self, name: str, predicted: "Predicted") -> None:
         """The reports of the one run."""
-        self.reports[name] = [report.text for report in written]
-        self.written = tuple(written)
+        self.reports[name] = [report.text for report in predicted.reports]
+        self.written, self.edited = tuple(predicted.reports), predicted.edited
 
     def add(self, name: str, reports: list[str], notes: Sequence[str]) -> str:
         """Add a system; return its name, numbered where another one or a control has it."""
@@ -56,6 +61,20 @@ class Systems:
         self.reports[free] = reports
         self.notes += [f"{free}: {note}" for note in notes]
         return free
+
+
+@dataclass
+class Predicted:
+    """The reports of a run, and where it edits them how it would at other sensitivities."""
+
+    reports: list[WrittenReport] = field(default_factory=list)
+    edited: dict[float, list[str]] = field(default_factory=dict)
+
+    def add(self, other: "Predicted") -> None:
+        """Add those of other studies."""
+        self.reports += other.reports
+        for share, texts in other.edited.items():
+            self.edited.setdefault(share, []).extend(texts)
 
 
 def evaluate(
@@ -83,9 +102,8 @@ def evaluate(
     loaded = load_checkpoint(folder)
     decode, changed = change_decode(loaded.folder, overrides)
     studies = studies_of_run(loaded, split, reporter)
-    written = predict(loaded, studies, decode, reporter)
     systems = Systems(studies, {}, {MODEL: decode}, changed)
-    systems.take(MODEL, written)
+    systems.take(MODEL, predict(loaded, studies, decode, reporter, move=True))
     systems.blank = write_blank(loaded, studies, decode)
     if loaded.codec.note:
         systems.notes.append(f"language model: {loaded.codec.note}")
@@ -100,12 +118,16 @@ def check_request(options: EvalOptions, overrides: Sequence[str], out: Path) -> 
 
 
 def predict(
-    loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
-) -> list[WrittenReport]:
-    """Write the report of every study from its pixels, never from cached features."""
+    loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter, *, move: bool = False
+) -> Predicted:
+    """Write the report of every study from its pixels, never from cached features.
+
+    With `move` also as it would be at other sensitivities, where reports are edited.
+    """
     train = loaded.recipe.train
     assert studies.prepared is not None, "the studies of a run are prepared"
-    model, guide = report_model(loaded).to(best_device()), guide_for(loaded, decode)
+    model = report_model(loaded).to(best_device())
+    guide = guide_for(loaded, decode, predict=True)
     batches = batches_of(loaded, studies.prepared, decode.batch_size)
     with reporter.progress(f"reports for {studies.split}", len(studies.ids), "studies") as advance:
         written = write_reports(
@@ -119,7 +141,8 @@ def predict(
             guide=guide,
         )
     assert tuple(id_ for id_, _ in written) == studies.ids, "every study has one report"
-    return [report for _, report in written]
+    reports = [report for _, report in written]
+    return Predicted(reports, edit_at_sensitivities(guide, reports) if move else {})
 
 
 def finish(
@@ -169,7 +192,18 @@ def finish(
         notes=tuple(dict.fromkeys(notes)),
         predictions=tuple(systems.reports[main]),
         written=systems.written,
+        rates=_rates(systems, scored[main]),
         out=out,
     )
     write_evaluation(result, loaded)
     return result
+
+
+def _rates(systems: Systems, reports: Sequence[str]) -> tuple[FindingRates, ...]:
+    """Of the one run, where its encoder predicts findings."""
+    written = systems.written
+    if not written or not all(report.probabilities for report in written):
+        return ()
+    probabilities = np.array([report.probabilities for report in written])
+    references = systems.studies.corpus.references
+    return rate_findings(references, reports, ABNORMAL, probabilities, systems.edited)

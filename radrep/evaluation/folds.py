@@ -16,7 +16,7 @@ from radrep.evaluation.artifacts import read_reports
 from radrep.evaluation.controls import write_blank
 from radrep.evaluation.discriminator import DiscriminatorScores, classify_split, write_scores
 from radrep.evaluation.eval_set import EvalSet, pool, studies_of_run
-from radrep.evaluation.evaluate import Systems, check_request, finish, predict
+from radrep.evaluation.evaluate import Predicted, Systems, check_request, finish, predict
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.guidance.editing import WrittenReport
 from radrep.inference.classify import score_rows
@@ -44,7 +44,7 @@ def evaluate_folds(
     """
     reporter, options = reporter or Reporter(), options or EvalOptions()
     check_request(options, overrides, out or folder)
-    written = write_folds(folder, split, overrides, reporter, blank=True)
+    written = write_folds(folder, split, overrides, reporter, alone=True)
     systems = Systems(
         written.studies,
         {},
@@ -52,7 +52,7 @@ def evaluate_folds(
         [folds_note(written.studies), *written.notes],
         written.blank,
     )
-    systems.take(MODEL, written.reports)
+    systems.take(MODEL, written.predicted)
     return finish(systems, out or folder, options, None, reporter, checkpoint=folder)
 
 
@@ -70,7 +70,7 @@ class FoldReports:
 
     studies: EvalSet
     decode: Decode
-    reports: list[WrittenReport] = field(default_factory=list)
+    predicted: Predicted = field(default_factory=Predicted)
     blank: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -81,11 +81,12 @@ def write_folds(
     overrides: Sequence[str],
     reporter: Reporter,
     *,
-    blank: bool = False,
+    alone: bool = False,
     saved_in: Path | None = None,
 ) -> FoldReports:
-    """Write the reports of every fold; with `blank` those of black images too.
+    """Write the reports of every fold.
 
+    Where they are scored `alone`, also those of black images, and as edited at other sensitivities.
     With `saved_in` reports that an evaluation left there are read, where they are of now.
     """
     if split not in (None, HELD_OUT):
@@ -108,10 +109,10 @@ def write_folds(
                 saved_in, HELD_OUT, checkpoint=folder, weights=checkpoints, decode=decode
             )
         if set(part.ids) <= saved.keys():
-            found.reports += [WrittenReport(saved[id_]) for id_ in part.ids]
+            found.predicted.add(Predicted([WrittenReport(saved[id_]) for id_ in part.ids]))
         else:
-            found.reports += predict(loaded, part, decode, reporter)
-        if blank:
+            found.predicted.add(predict(loaded, part, decode, reporter, move=alone))
+        if alone:
             found.blank += write_blank(loaded, part, decode)
     assert found is not None, "there are two folds or more"
     found.studies = pool(parts)

@@ -9,6 +9,7 @@ from typing import Any
 from radrep.evaluation.conclusion import Conclusion, conclude
 from radrep.evaluation.eval_set import EvalSet
 from radrep.guidance.editing import WrittenReport
+from radrep.metrics.operating_points import FindingRates
 from radrep.metrics.scorecard import Scorecard, ScoreTable
 from radrep.recipe.training import Decode
 
@@ -37,6 +38,7 @@ class EvalResult:
     notes: tuple[str, ...]  # lines for the reader
     predictions: tuple[str, ...]  # of the main system, before scoring
     written: tuple[WrittenReport, ...]  # of the main system, where it is one run; else empty
+    rates: tuple[FindingRates, ...]  # of the main system, where it predicts findings; else empty
     out: Path
 
     @property
@@ -100,6 +102,7 @@ class EvalResult:
                 "tables": {n: [asdict(row) for row in rows] for n, rows in findings.tables.items()},
                 "num_sides": dict(findings.num_sides),
             },
+            "operating_points": [asdict(rates) for rates in self.rates],
             "diversity": {name: asdict(seen) for name, seen in card.diversity.items()},
             "constants": dict(self.constants),
             "clinical": dict(self.clinical),

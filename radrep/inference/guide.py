@@ -41,6 +41,8 @@ from radrep.weights.guidance_files import (
     read_selector,
 )
 
+SENSITIVITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
 
 @dataclass(frozen=True)
 class Guide:
@@ -196,6 +198,21 @@ def edit_reports(
                 written = guide.editor.edit(draft.text, probabilities[i], guide.thresholds)
         reports.append(replace(written, source=draft.source, draft=draft.text, probabilities=known))
     return reports
+
+
+def edit_at_sensitivities(guide: Guide, reports: Sequence[WrittenReport]) -> dict[float, list[str]]:
+    """The same drafts edited at other operating points of all findings; none without an editor."""
+    if guide.editor is None:
+        return {}
+    predictor, found = guide.editor.predictor, {}
+    for sensitivity in SENSITIVITIES:
+        chosen = zip(predictor.names, predictor.at_sensitivity(sensitivity), strict=True)
+        thresholds = {name: float(above) for name, above in chosen if np.isfinite(above)}
+        found[sensitivity] = [
+            guide.editor.edit(each.draft, np.array(each.probabilities), thresholds).text
+            for each in reports
+        ]
+    return found
 
 
 def made_by(report: WrittenReport, guide: Guide) -> str:

@@ -77,7 +77,7 @@ def resample(
     ends = np.cumsum([rows.shape[1] for rows in statistics.values()])
     together = np.concatenate(list(statistics.values()), axis=1)
     sums = np.concatenate(
-        [weights @ together for weights in _draw_studies(num_studies, num_samples, seed)]
+        [weights @ together for weights in draw_studies(num_studies, num_samples, seed)]
     )
     found = {}
     for (name, scores), own in zip(systems.items(), np.split(sums, ends[:-1], axis=1), strict=True):
@@ -117,7 +117,7 @@ def paired_bootstrap(a: Resamples, b: Resamples, *, level: float = 0.95) -> dict
     return found
 
 
-def _draw_studies(num_studies: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:
+def draw_studies(num_studies: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:
     """Yield how often each study occurs in each sample, blocks of (samples, studies)."""
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK_CELLS // num_studies)

@@ -8,6 +8,7 @@ from radrep.evaluation.conclusion import conclude
 from radrep.metrics.bootstrap import Difference, Interval
 from radrep.metrics.diversity import Diversity
 from radrep.metrics.labeler.scores import LabelCounts
+from radrep.metrics.operating_points import FindingRates, Rate
 from radrep.metrics.scorecard import (
     Comparison,
     FindingsCard,
@@ -211,6 +212,28 @@ def make_study(rank: str, number: int = 0, *, heatmaps: bool = True) -> PageStud
     )
 
 
+def make_rates(*, edited: bool = True) -> tuple[FindingRates, ...]:
+    """Three findings, one of them hardly told apart."""
+    found = []
+    for name, present, gain in (("Lung Opacity", 52, 2.0), ("Cardiomegaly", 40, 8.0),
+                                ("Lung Lesion", 16, 1.2)):  # fmt: skip
+        roc = [(x, 1 - (1 - x) ** gain) for x in np.linspace(0, 1, 41).tolist()]
+        moved = {s / 10: (1 - (1 - s / 10) ** (1 / gain), s / 10) for s in range(1, 10)}
+        found.append(
+            FindingRates(
+                name,
+                present,
+                295 - present,
+                sensitivity=Rate(0.4, 0.26, 0.55),
+                specificity=Rate(0.93, 0.89, 0.96),
+                auroc=Rate(gain / (1 + gain), gain / (1 + gain) - 0.06, gain / (1 + gain) + 0.05),
+                roc=tuple(roc),
+                edited=moved if edited else {},
+            )
+        )
+    return tuple(found)
+
+
 def make_page(*, card: Scorecard | None = None, main: str = "model", **changes: Any) -> Page:
     """A page of everything."""
     card = card or make_card()
@@ -225,6 +248,7 @@ def make_page(*, card: Scorecard | None = None, main: str = "model", **changes: 
         "made": "decoded by beam search, 3 beams",
         "answer": conclusion.answer,
         "evidence": [(item.about, item.sentences) for item in conclusion.evidence],
+        "rates": make_rates(),
         "constants": {name: NORMAL for name in SYSTEMS if name.startswith("constant")},
         "clinical": {},
         "notes": ["METEOR was computed without stemming of the numbers."],

@@ -5,7 +5,7 @@ page.html lays out the typed scores, page_macros.html and page_style.html inside
 
 import base64
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +17,7 @@ from PIL import Image
 from radrep.metrics import format as text
 from radrep.metrics.labeler.scores import AVERAGES, FIGURES
 from radrep.metrics.names import METRICS
+from radrep.metrics.operating_points import FindingRates
 from radrep.metrics.scorecard import ProtocolScores, Scorecard
 from radrep.viz.html.plots import LABEL_SETS, plot_lengths, plot_scores, readable
 
@@ -79,6 +80,7 @@ class Page:
     made: str  # how its reports were made; "" where not known
     answer: str  # the conclusion
     evidence: Sequence[tuple[str, Sequence[str]]]  # heading and sentences
+    rates: Sequence[FindingRates]  # of findings, empty where none is predicted
     constants: Mapping[str, str]  # by the name of their control
     clinical: Mapping[str, float]
     notes: Sequence[str]  # lines for the reader
@@ -139,9 +141,16 @@ def _template() -> Template:
         "readable": readable,
         # A word joiner, so that no line ends within "F1-14".
         "title_of": lambda metric: METRICS[metric].title.replace("F1-", "F1-\N{WORD JOINER}"),
+        "rate": "{:.2f}".format,
+        "line": _line,
         "place": lambda fraction: f"{100 * fraction:.2f}%",
     }
     return environment.get_template("page.html")
+
+
+def _line(points: Iterable[tuple[float, float]]) -> str:
+    """Points of a unit square as those of an SVG of 100 x 100, whose y axis goes down."""
+    return " ".join(f"{100 * x:.4g},{100 - 100 * y:.4g}" for x, y in points)
 
 
 def _describe(scored: ProtocolScores, num_studies: int) -> str:
