@@ -1,13 +1,16 @@
 """The studies of an evaluation's page: best, median and worst, with attention heatmaps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.evaluation.result import EvalResult
-from radrep.guidance.editing import WrittenReport
+from radrep.guidance.editing import Sentence, WrittenReport
 from radrep.inference.decode import DECODED, report_model, write_report
 from radrep.inference.guide import Guide, guide_for
 from radrep.metrics.labeler import Findings, label_report
@@ -54,6 +57,7 @@ def _study(
     prepared = result.studies.prepared
     reference, generated = result.studies.corpus.references[index], result.predictions[index]
     theirs, ours = label_report(reference), label_report(generated)
+    written = result.written[index] if result.written else WrittenReport(generated)
     images: Sequence[np.ndarray] = ()
     projections: list[str] = []
     heatmaps: list[np.ndarray] = []
@@ -85,9 +89,31 @@ def _study(
         projections=projections,
         heatmaps=heatmaps,
         reference=passages(reference, theirs, ours, otherwise=MISSED),
-        generated=passages(generated, ours, theirs, otherwise=NOT_IN_REFERENCE),
-        edits=_describe_edits(result.written[index]) if result.written else (),
+        generated=mark_edits(
+            passages(generated, ours, theirs, otherwise=NOT_IN_REFERENCE), written.sentences
+        ),
+        source=written.source if len({each.source for each in result.written}) > 1 else "",
+        edits=_describe_edits(written),
     )
+
+
+def mark_edits(found: Sequence[Passage], sentences: Sequence[Sentence]) -> list[Passage]:
+    """The passages of an edited report, cut at the sentences that were inserted or shortened."""
+    if all(sentence.origin == "generated" for sentence in sentences):
+        return list(found)
+    edits = [
+        "" if sentence.origin == "generated" else sentence.origin
+        for sentence in sentences
+        for _ in f"{sentence.text} "  # sentences are joined by spaces
+    ]
+    cut, start = [], 0
+    for passage in found:
+        letters = zip(passage.text, edits[start : start + len(passage.text)], strict=True)
+        for edit, own in groupby(letters, key=itemgetter(1)):
+            text = "".join(letter for letter, _ in own)
+            cut.append(replace(passage, text=text, edit=edit))
+        start += len(passage.text)
+    return cut
 
 
 def _describe_edits(report: WrittenReport) -> list[str]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from radrep.evaluation.page_studies import passages
+from radrep.evaluation.page_studies import mark_edits, passages
+from radrep.guidance.editing import Sentence
 from radrep.metrics.labeler import label_report
 
 
@@ -37,6 +38,26 @@ def test_a_finding_of_both_is_on_the_wrong_side_where_two_sides_differ(
     theirs, ours = marked(reference, generated)
     assert theirs
     assert {found for _, found in theirs + ours} == {kind}
+
+
+def test_inserted_sentences_are_cut_out_of_the_passages() -> None:
+    sentences = [
+        Sentence("no effusion ."),
+        Sentence("left pneumothorax .", "inserted", "Pneumothorax", 0.8),
+        Sentence("heart is normal .", "shortened"),
+    ]
+    text = " ".join(sentence.text for sentence in sentences)
+    reference, generated = map(label_report, ("Left pneumothorax.", text))
+    found = passages(text, generated, reference, otherwise="not-in-reference")
+    cut = mark_edits(found, sentences)
+    assert "".join(passage.text for passage in cut) == text
+    by_edit = {
+        edit: "".join(p.text for p in cut if p.edit == edit) for edit in ("inserted", "shortened")
+    }
+    assert by_edit == {"inserted": "left pneumothorax . ", "shortened": "heart is normal ."}
+    (agreed,) = (passage for passage in cut if passage.kind == "agree")
+    assert agreed.edit == "inserted"
+    assert mark_edits(found, sentences[:1]) == found
 
 
 def test_what_only_one_names_is_missed_or_not_in_the_reference() -> None:

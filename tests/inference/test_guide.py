@@ -230,6 +230,30 @@ def test_eval_says_that_reports_were_edited_and_keeps_their_marks(certain: Path)
     assert "inserted: large pleural effusion . (Pleural Effusion, probability 0.95)" in page
 
 
+@pytest.mark.usefixtures("without_java")
+def test_eval_shows_operating_points_beside_the_classifier(run: Path) -> None:
+    # Those of training, for the number of studies: out of fold they would be worse.
+    words = ("eval", run, "--split", "train", "--set")
+    assert radrep(*words, "decode.method=select").exit_code == 0
+    rates = json.loads((run / "scores-train.json").read_text())["operating_points"]
+    assert [each["name"] for each in rates] == ["Atelectasis"]
+    for each in rates:
+        assert each["num_present"] + each["num_absent"] == 32
+        assert each["edited"] == {}
+        assert each["auroc"]["low"] <= each["auroc"]["value"] <= each["auroc"]["high"]
+    assert "reports edited at sensitivities" not in (run / "report.html").read_text()
+    assert radrep(*words, "decode.edit={min_precision: 0.0}").exit_code == 0
+    (found,) = json.loads((run / "scores-train.json").read_text())["operating_points"]
+    assert list(found["edited"]) == [f"0.{tenth}" for tenth in range(1, 10)]
+    wrong, right = zip(*found["edited"].values(), strict=True)
+    assert sorted(wrong) == list(wrong)
+    assert sorted(right) == list(right)
+    assert right[-1] > right[0], "a higher sensitivity names it in more reports"
+    page = (run / "report.html").read_text()
+    assert "<b>Atelectasis</b>" in page
+    assert "reports edited at sensitivities" in page
+
+
 def test_an_operating_point_that_cannot_be_is_refused(run: Path, films: list[Path]) -> None:
     words = ("generate", films[0], "--checkpoint", run)
     for options, text in (

@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class Passage:
     text: str  # white space included
     kind: str  # one of KINDS
     note: str = ""  # the finding, such as "Cardiomegaly"
+    edit: str = ""  # "inserted" or "shortened" in editing
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class PageStudy:
     heatmaps: Sequence[np.ndarray]  # the views under theirs, uint8 (h, w, 3) each, or none
     reference: Sequence[Passage]
     generated: Sequence[Passage]
+    source: str = ""  # who worded the generated report, where reports of one run differ in it
     edits: Sequence[str] = ()  # how the generated report differs from what the model wrote
 
 
@@ -188,8 +191,11 @@ def _study(study: PageStudy) -> dict[str, Any]:
         "pictures": pictures,
         "edits": study.edits,
         "texts": [
-            ("Reference", list(_passages(study.reference, never=NOT_IN_REFERENCE))),
-            ("Generated", list(_passages(study.generated, never=MISSED))),
+            ("Reference", _by_edit(study.reference, never=NOT_IN_REFERENCE)),
+            (
+                f"Generated, worded by the {study.source}" if study.source else "Generated",
+                _by_edit(study.generated, never=MISSED),
+            ),
         ],
     }
 
@@ -204,6 +210,12 @@ def _embed(pixels: np.ndarray) -> dict[str, Any]:
     picture.save(buffer, "JPEG", quality=85)
     uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return {"uri": uri, "width": picture.width, "height": picture.height}
+
+
+def _by_edit(passages: Sequence[Passage], *, never: str) -> list[tuple[str, list[dict[str, str]]]]:
+    """Passages in a row that were inserted, or shortened, or neither."""
+    grouped = groupby(passages, key=lambda passage: passage.edit)
+    return [(edit, list(_passages(list(own), never=never))) for edit, own in grouped]
 
 
 def _passages(passages: Sequence[Passage], *, never: str) -> Iterator[dict[str, str]]:
