@@ -202,6 +202,11 @@ def test_reports_are_whole_and_what_is_marked_is_named_in_words(reader):
             assert mark["title"] == passage.note
             assert mark["text"].removeprefix(said) == passage.text.strip()
             text = text.replace(said, "", 1)
+        edits = reader.find("ins", report)
+        assert len(edits) == len({passage.edit for passage in passages} - {""})
+        for edit in edits:
+            assert edit["text"].startswith("inserted small pleural ")
+            text = text.replace("inserted ", "", 1)
         assert text == "".join(passage.text for passage in passages)
 
 
