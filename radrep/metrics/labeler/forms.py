@@ -7,18 +7,22 @@ doubts it.
 import re
 from collections.abc import Iterator
 
+from radrep.metrics.labeler.signs import SIGNS
+
 NO, YES, MAYBE, OFF, ON, ASK = "<no>", "<yes>", "<maybe>", "<off>", "<on>", "<ask>"
 BLANK = "<blank>"
 SIZES = "small|tiny|trace|mild|minimal|moderate|large|severe"
 
-_MARK = re.compile(r"[:;=>|?/\[\]()#+'\u2019\t\u2610-\u2612\u00b1\uff1a\uff1f\u2012-\u2015\u2212]")
+_MARK = re.compile(
+    rf"[{SIGNS}:;=>|?/\[\]()#+'\u2019\t\u2610-\u2612\u00b1\uff1a\uff1f\u2012-\u2015\u2212]"
+)
 _HYPHEN = re.compile(r"-(?:ve\b|\s*no)")
 _GAP = r"""[\s*_"\u201c\u201d]{0,6}"""
 _BOX = r"(?:\[\s*[x\u2713\u2714]?\s*\]|\(\s*[x\u2713\u2714]?\s*\)|[\u2610-\u2612])"
 _TICKED = frozenset("x\u2713\u2714\u2611\u2612")
 _FOLLOWS = re.compile(r"\s{0,4}[a-z0-9#]")
 _DASHES = re.compile(r"^[-\u2012-\u2015\u2212]\s*(?=\w)")
-_ANSWERS = {"off": OFF, "no": NO, "yes": YES, "maybe": MAYBE, "blank": BLANK}
+_ANSWERS = {"off": OFF, "on": ON, "no": NO, "yes": YES, "maybe": MAYBE, "blank": BLANK}
 _OPTION = r"(?:yes|no|present|absent|positive|negative|none)"
 _DENIED = frozenset(("no", "absent", "negative", "none"))
 _COLON = r"[:=>|\t\uff1a]"
@@ -41,12 +45,13 @@ _TOKEN = re.compile(
     rf"|(?P<maybe>\+{_GAP}/{_GAP}{_DASH}|\u00b1"
     rf"|{_COLON}{_GAP}(?:\?|-1|{_DOUBT}){_ENDS})"
     rf"|(?P<blank>{_COLON}{_GAP}(?:{_UNKNOWN}){_ENDS})"
-    rf"|(?P<off>(?:^|(?<=[,;] ))\s*[(]\s*{_DASH}\s*[)](?=\s*[a-z]))"
+    rf"|(?P<off>(?:^|(?<=[,;] ))\s*[(]\s*{_DASH}\s*[)](?=\s*[a-z])|{SIGNS[1]})"
+    rf"|(?P<on>(?:^|(?<=[,;] ))\s*[(]\s*\+\s*[)](?=\s*[a-z])|{SIGNS[0]})"
     rf"|(?P<no>(?:{_COLON}|[;?\uff1f(]|[.]{{4,}}|{_DASH}){_GAP}{_NO_WORDS}{_ENDS}"
     rf"|{_COLON}{_GAP}(?:n|0|f|false|{_DASH}){_ENDS}|[?\uff1f(]{_GAP}(?:n|{_DASH}){_ENDS}"
-    rf"|{_DASH}ve\b|\bno\s*$)"
+    rf"|{_DASH}ve\b|\bno\s*$|{SIGNS[3]})"
     rf"|(?P<yes>(?:{_COLON}|[;?\uff1f(]){_GAP}(?:yes|y|true|\+){_ENDS}"
-    rf"|[?\uff1f]{_GAP}(?:yes\b|(?={_SOME}))|\+ve\b)"
+    rf"|[?\uff1f]{_GAP}(?:yes\b|(?={_SOME}))|\+ve\b|{SIGNS[2]})"
     r"|(?P<ask>\(?\?+\)?)"
     r"|(?P<short>\b(?:r/o['\u2019]?d\b|w/(?:out|o)?|c/w|a/w|d/t|s/p|h/o|r/o|f/u|b/l)(?![a-z/])|[a-z]+n['\u2019]t\b)"
     r"|(?P<number>\((?:y/n|yes/no|y|n)\)(?=\s*[:=])|\bno[.]\s{0,4}(?=\d)|#\s{0,4}(?=\d+(?!\d|\s{0,4}(?:st|nd|rd|th)\b))|##+)"

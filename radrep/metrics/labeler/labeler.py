@@ -15,6 +15,7 @@ from radrep.metrics.labeler.cues import SIDES
 from radrep.metrics.labeler.organs import organ_sizes, size_after
 from radrep.metrics.labeler.scope import Scopes, Span
 from radrep.metrics.labeler.sides import find_sides, join_sides
+from radrep.metrics.labeler.signs import AS_WRITTEN, mark_signs
 from radrep.metrics.labeler.vocabulary import (
     CARDIOMEGALY,
     DEVICES,
@@ -41,6 +42,15 @@ _CORRECTION = re.compile(
 )
 _MEANT = re.compile(r"\b(?:I mean|I meant|should (?:read|say|have (?:read|said)))\b", re.IGNORECASE)
 _CORRECTING = ("correct", "addend", "amend", "errat", "revis", "i mean", "should ")
+# "On the right there is a small one": the finding that was named before.
+_ONE = re.compile(
+    r"\b(?:a|another|the|an?other|second|(?:small|tiny|trace|moderate|large)(?:er|r)?"
+    r"|there\s+(?:is|are|was|were|may\s+be)|also)(?:\s+(?!of\b|than\b)[a-z]+){0,3}?"
+    r"(?<!prior)(?<!previous)(?<!earlier)(?<!last)\s+(?P<one>ones?)"
+    r"(?=\s*(?:$|[.,;)])|\s+(?:on|in|at|is|are|was|has|have|seen|noted|present|along|near|also"
+    r"|persists|remains)\b)",
+    re.IGNORECASE,
+)
 _BODY = re.compile(r"\W*(?:findings?|impressions?|conclusions?)\s*:", re.IGNORECASE)
 
 _TABLE: PhraseTable[tuple[str, tuple[str, ...]]] = PhraseTable(MENTIONS)
@@ -103,11 +113,17 @@ class _Found(NamedTuple):
 def label_report(text: str) -> Findings:
     """Label one report, raw or cleaned, without sections such as the indication."""
     mentions = []
+    text = mark_signs(text)
     sentences = split_sentences(text)
+    named = ""  # the last finding of the sentence before, as it is written
     for start, end in sentences:
         sentence = text[start:end]
         remembered = len(sentence) <= _LONGEST_CACHED
-        for found in read_sentence(sentence) if remembered else _read_anew(sentence):
+        read = read_sentence(sentence) if remembered else _read_anew(sentence)
+        if one := _ONE.search(sentence):
+            read = _read_with_finding(sentence, one.span("one"), read, named)
+        named = _last_named(sentence, read, end - start)
+        for found in read:
             observation, state, first, last, cue, side = found
             place = (start + first, start + last, (start, end))
             mentions.append(Mention(observation, state, *place, cue, side))
@@ -115,6 +131,35 @@ def label_report(text: str) -> Findings:
     if any(word in lower for word in _CORRECTING):
         mentions = _corrected(text, sentences, mentions)
     return _aggregate(tuple(mentions))
+
+
+def _last_named(sentence: str, read: Sequence[_Found], end: int) -> str:
+    """The last finding before `end`, in the words of the sentence; "" for none."""
+    places = [
+        (found.start, found.end)
+        for found in read
+        if found.end <= end and found.observation not in _WITHOUT_SIDE
+    ]
+    return sentence[slice(*places[-1])] if places else ""
+
+
+def _read_with_finding(
+    sentence: str, one: tuple[int, int], read: tuple[_Found, ...], before: str
+) -> tuple[_Found, ...]:
+    """A sentence read with a finding in place of "one": its own, or that of the sentence before."""
+    start, end = one
+    finding = _last_named(sentence, read, start) or before
+    if not finding:
+        return read
+    shift = len(finding) - (end - start)
+
+    def place(at: int, inside: int) -> int:  # in the sentence as it is written
+        return at if at <= start else at - shift if at >= end + shift else inside
+
+    anew = _read_anew(sentence[:start] + finding + sentence[end:])
+    return tuple(
+        found._replace(start=place(found.start, start), end=place(found.end, end)) for found in anew
+    )
 
 
 def _corrected(
@@ -300,5 +345,5 @@ class _SentenceReader:
         words = None
         if cue is not None:
             cue_text = self._sentence[self._spans[cue.start][0] : self._spans[cue.end - 1][1]]
-            words = " ".join(cue_text.lower().split())
+            words = " ".join(cue_text.translate(AS_WRITTEN).lower().split())
         return _Found(name, state, start, end, words, side)

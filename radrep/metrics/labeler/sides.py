@@ -15,6 +15,7 @@ _BREAKS = frozenset((",", ";", "(", ")"))
 # Joints of mentions that share a side: "small left effusion and atelectasis".
 _JOINTS = word_set(f"and or with , / adjacent associated versus vs {ASK}")
 _BE = word_set("is are was were")
+_ARTICLES = word_set("a an")
 # An opacity of the right base which may be pneumonia makes it right.
 _STOPS_BEFORE = STOPS_AFTER - {"which"}
 _LONGEST_WALK = 14
@@ -65,7 +66,11 @@ def _marks(words: list[str]) -> list[str | None]:
 def _before(words: list[str], marks: list[str | None], taken: set[int], start: int) -> set[str]:
     found: set[str] = set()
     for i in range(start - 1, max(-1, start - 1 - _LONGEST_WALK), -1):
-        if i in taken or words[i] in _STOPS_BEFORE or words[i] in _BE:
+        if i in taken or words[i] in _STOPS_BEFORE or words[i] == "another":
+            break
+        if words[i] in _BE and words[i - 1 : i] != ["there"]:  # on the right there is an effusion
+            break
+        if words[i] == "and" and words[i + 1] in _ARTICLES:
             break
         if words[i] in _BREAKS and not _corrects(words, i):
             break

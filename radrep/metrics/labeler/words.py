@@ -26,7 +26,9 @@ _STOP = (
     rf"(?!\s*(?i:(?:a\s+)?(?:{SIZES})\s+(?:one|ones|amount)\b))"
     r"(?:(?<=[\w)\"'][?])|(?=\s*(?:$|\n|(?i:no|there|the)\b)))"
 )
-_LINE = r"\n(?=[^\S\n]*(?:\n|\d{1,2}[.)]|[-*\u2022|\[(\u2610-\u2612]|[A-Z][a-z ]|[A-Z]+:"
+_LINE = (
+    r"\n(?=[^\S\n]*(?:\n|\d{1,2}[.)]|[-*\u2022|\[(\u2610-\u2612\u2795\u2796]|[A-Z][a-z ]|[A-Z]+:"
+)
 # "no infiltrate\nmild cardiomegaly", "No edema - small effusion": what may open a new statement.
 _ANEW = rf"(?:\n|\s[-\u2012-\u2015]+)\s*(?=(?i:{'|'.join(sorted(AFFIRMING - {'a', 'an'}))})\b)"
 _FINDINGS = frozenset(phrase[-1] for phrase, (kind, _) in MENTIONS.items() if kind == "finding")

@@ -24,7 +24,8 @@ SPOKEN = """
     may represent versus cannot exclude XXXX \u0130 \u00df \u0301 \ud800 1. 2.5 - / ( ) opacity
     Findings: INDICATION: history of resolution in prior exam showed within limits middle than
     (?) [ ] [x] \u2611 = | + (-) no. 0.6 0,55 % CTR cm CM PE R L # rib PTX isn't except for if
-    present Correction: Addendum: I meant should read yes None other non b/l w/o ???? .....
+    present a small one ones + - -PTX +effusion
+    Correction: Addendum: I meant should read yes None other non b/l w/o ???? .....
 """
 WORDS = [*SPOKEN.split(), "\n", "\n\n"]
 
@@ -202,7 +203,8 @@ def test_any_text_is_labelled_and_its_mentions_lie_within_it():
      "prior exam showed effusion ", "heart and ", "abc : ", "Findings: ", "left effusion and ",
      "\u0130", "Pneumothorax: No ", "? effusion ", "[ ] effusion ", "(", "\t", "CTR 0.6 / ", "1) ",
      "no effusion except a ", "Correction: no effusion. ", "I meant left effusion. ", "- ", "?",
-     "I mean left. Effusion. ", ": no. ", "effusion: "],
+     "I mean left. Effusion. ", ": no. ", "effusion: ",
+     "+ ptx ", "-ptx, ", "ptx -, ", "a small one on ", "No effusion; a small one. "],
 )  # fmt: skip
 def test_a_huge_text_takes_time_in_proportion(unit):
     def seconds(size: int) -> float:
