@@ -20,6 +20,7 @@ class Batch:
     images: Tensor | None = None  # normalised pixels, (v, 3, h, w); None when these are given:
     early_maps: Tensor | None = None  # cached, of a backbone's frozen stages, (v, k, h', w')
     features: Tensor | None = None  # cached backbone patches, (v, n, c)
+    summaries: Tensor | None = None  # statistics of each image for linear models, (v, k)
     tokens: Tensor | None = None  # 0, words, 0, padding 0: (b, l); None: nothing to learn from
     lengths: Tensor | None = None  # tokens of each study without padding, (b,)
     labels: Tensor | None = None  # 1 present, 0 absent, NaN not known, (b, 14)
@@ -44,7 +45,7 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
-        names = ("images", "early_maps", "features", "tokens", "lengths", "labels")
+        names = ("images", "early_maps", "features", "summaries", "tokens", "lengths", "labels")
         given = {name: getattr(self, name) for name in names}
         moved: dict[str, Any] = {name: move(t) for name, t in given.items() if t is not None}
         return replace(self, **moved)

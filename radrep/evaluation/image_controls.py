@@ -13,7 +13,7 @@ from radrep.data.image_selection import ImageSelection
 from radrep.data.preprocess import Preprocess
 from radrep.device import best_device
 from radrep.evaluation.eval_set import EvalSet
-from radrep.guidance.image_features import study_vectors, summarize_maps
+from radrep.guidance.image_features import StageSummaries, study_vectors
 from radrep.guidance.selection import (
     PENALTIES,
     TrainingStudies,
@@ -26,7 +26,6 @@ from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
 from radrep.training.feature_cache import (
     FeatureStore,
-    Reduction,
     SelectedImages,
     cached_features,
 )
@@ -36,6 +35,7 @@ POOL_SIZE = 300
 # On folds of IU X-Ray's training split the best of those tried in words and findings together.
 WEIGHTS = UtilityWeights(rouge=5.0, labels=5.0)
 _IMAGE_SIZE = 224
+_MEANS = slice(-2 * 1280, -1280)  # of the last map, in front of its standard deviations
 _SELECTION = ImageSelection("views", max_views=2)
 _BLOCK = 1024  # studies compared with all of training at once
 
@@ -56,24 +56,19 @@ def image_controls(studies: EvalSet, reporter: Reporter) -> dict[str, list[str]]
 
 
 def _features(splits: list[SelectedImages], reporter: Reporter) -> FeatureStore:
-    """`summarize_maps` of every image, the mean first."""
+    """The statistics of every image, those of the last map at the end."""
     backbone = Backbone(
         name=EXTRACTOR,
         weights=f"package:{PACKAGED_WEIGHTS}",
         image_size=_IMAGE_SIZE,
         frozen=True,
     )
-
-    def summarize(patches: Tensor) -> Tensor:
-        return summarize_maps(patches.unflatten(1, backbone.grid))
-
     return cached_features(
-        backbone,
+        StageSummaries(backbone),
         Preprocess(size=_IMAGE_SIZE, mean=backbone.mean, std=backbone.std),
         splits,
         device=best_device(),
         reporter=reporter,
-        reduction=Reduction("mean, maximum, standard deviation, 3 x 3 means", summarize),
     )
 
 
@@ -82,7 +77,7 @@ def find_nearest(
 ) -> np.ndarray:
     """For each study the index of the training study with the largest cosine of features, (n,).
 
-    Features are means over the first two views. No study is its own neighbour.
+    Features are the means of the last map, over the first two views. No study is its own neighbour.
     """
     known, wanted = (_embed(split, features) for split in (train, asked))
     places = {id_: i for i, id_ in enumerate(train.ids)}
@@ -99,7 +94,8 @@ def find_nearest(
 def _embed(selected: SelectedImages, features: FeatureStore) -> Tensor:
     """Vectors of length 1, (n, c)."""
     rows = [
-        torch.stack([features.read(key)[0] for key in keys]).mean(dim=0) for keys in selected.keys
+        torch.stack([features.read(key)[0, _MEANS] for key in keys]).mean(dim=0)
+        for keys in selected.keys
     ]
     return nn.functional.normalize(torch.stack(rows), dim=1)
 

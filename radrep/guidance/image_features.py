@@ -1,17 +1,23 @@
-"""Feature maps of a study as one vector, for a linear model.
+"""What a linear model reads of a study's images: statistics of the maps that an encoder makes.
 
-Letters: v views, h rows and w columns of a map, c channels, s views of a vector, d = s 12 c.
+Letters: v views, h rows and w columns of a map, c channels, k statistics of a view, d = s k, s
+views of a study's vector.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from radrep.modules.backbone import Backbone
 
 _GRID = 3
 NUM_SUMMARIES = 3 + _GRID**2
+# Pixels a patch of the stages that tell most of a radiograph: from ImageNet the last map knows less
+# of it (.github/docs/results.md).
+_MIDDLE = range(8, 17)
 
 
 def summarize_maps(maps: Tensor) -> Tensor:
@@ -23,8 +29,39 @@ def summarize_maps(maps: Tensor) -> Tensor:
     return torch.cat([torch.stack([flat.mean(1), flat.amax(1), spread], dim=1), pools], dim=1)
 
 
+def summarize_stages(maps: Sequence[Tensor], image_size: int) -> Tensor:
+    """Statistics of the maps of all stages of a backbone, (v, c, h, w) each -> (v, k).
+
+    Mean and standard deviation of every map; of those of 8 and 16 pixels a patch, or where there
+    is none of the last one, the maximum and the 3 x 3 means too.
+    """
+    middle = [image_size // stage.shape[2] in _MIDDLE for stage in maps]
+    if not any(middle):
+        middle[-1] = True
+    found = []
+    for stage, whole in zip(maps, middle, strict=True):
+        if whole:
+            found.append(summarize_maps(stage.permute(0, 2, 3, 1)).flatten(1))
+        else:
+            flat = stage.float().flatten(2)
+            found += [flat.mean(dim=2), flat.std(dim=2, correction=0)]
+    return torch.cat(found, dim=1)
+
+
+class StageSummaries(nn.Module):
+    """`summarize_stages` of a backbone's maps: normalised images (v, 3, h, w) to (v, 1, k)."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        """One row of statistics an image, in place of patches."""
+        return summarize_stages(self.backbone.stage_maps(images), images.shape[2])[:, None]
+
+
 def study_vectors(studies: Iterable[Tensor], num_views: int) -> np.ndarray:
-    """The summaries of each study, (v, 12, c), side by side: float32 (n, d).
+    """The statistics of each study's views, (v, ...), side by side: float32 (n, d).
 
     A vector has so many views: those beyond are left out, those missing are the first one again.
     """

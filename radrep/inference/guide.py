@@ -3,7 +3,7 @@
 Reports are decoded, selected or chosen by consensus, and then edited.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,12 +13,14 @@ from torch import Tensor
 from radrep.build import build_decode, build_operating_point, build_utility
 from radrep.data.batch import Batch
 from radrep.data.dataset import ReportDataset, in_order
+from radrep.data.image_selection import View
+from radrep.data.study import Image
 from radrep.data.text import get_cleaner
 from radrep.device import autocast
 from radrep.errors import CheckpointError
 from radrep.guidance.consensus import ConsensusRule, DocumentFrequencies
 from radrep.guidance.editing import ReportEditor, Source, WrittenReport, fit_editor
-from radrep.guidance.image_features import NUM_SUMMARIES, study_vectors, summarize_maps
+from radrep.guidance.image_features import study_vectors
 from radrep.guidance.labels import LabelPredictor
 from radrep.guidance.selection import (
     PENALTIES,
@@ -103,31 +105,28 @@ def guide_for(loaded: Loaded, decode: Decode, *, predict: bool = False) -> Guide
     return Guide(selector, predictor, consensus, editor, thresholds)
 
 
-@torch.no_grad()
 def fit_to_encoder(
-    model: ReportModel, dataset: ReportDataset, recipe: Recipe, reporter: Reporter
+    model: ReportModel,
+    dataset: ReportDataset,
+    recipe: Recipe,
+    reporter: Reporter,
+    summaries: Callable[[Image, View], Tensor] | None = None,
 ) -> tuple[ReportSelector | None, ReportEditor, DocumentFrequencies]:
-    """Fit on the studies of training, at most 5,000 of them; their images are not cropped."""
+    """Fit on the studies of training, at most 5,000 of them; their images are not cropped.
+
+    Statistics of an image, (1, k), are given by `summaries` or computed.
+    """
     decode, studies = recipe.decode, dataset.studies
     rows = training_rows(len(studies))
     clean = get_cleaner(recipe.data.tokenizer.cleaner)
     raw = studies.texts(dataset.target)
     reports = full_references(raw, clean=clean).texts
     patients = [study.patient_id or f"study {study.id}" for study in studies]
-    part = slice(rows.start, rows.stop, rows.step)
-    num_workers = recipe.data.num_workers if dataset.features is None else 0
-    batches = in_order(dataset, decode.batch_size, num_workers=num_workers, part=part)
-    model.eval()
-    device, options = next(model.parameters()).device, build_decode(decode, recipe.train.precision)
-    found: list[Tensor] = []
-    with (
-        reporter.progress("features for selection", len(rows), "studies") as advance,
-        autocast(device, options.precision),
-    ):
-        for batch in batches:
-            encoded = model.encode_images(batch.to(device), options)
-            found += [each.cpu() for each in _summaries(model, encoded)]
-            advance(len(batch.ids))
+    if summaries is None:
+        found = _summarize(model, dataset, recipe, rows, reporter)
+    else:
+        chosen = [(study, dataset.selection.of(study)) for study in (studies[i] for i in rows)]
+        found = [torch.cat([summaries(s.images[v.number], v) for v in own]) for s, own in chosen]
     training = TrainingStudies(
         study_vectors(found, max(map(len, found))),
         [reports[i] for i in rows],
@@ -150,13 +149,36 @@ def fit_to_encoder(
     return selector, editor, DocumentFrequencies.of(training.reports)
 
 
+@torch.no_grad()
+def _summarize(
+    model: ReportModel, dataset: ReportDataset, recipe: Recipe, rows: range, reporter: Reporter
+) -> list[Tensor]:
+    """Statistics of the images of some studies, (views, k) each."""
+    decode = recipe.decode
+    part = slice(rows.start, rows.stop, rows.step)
+    num_workers = recipe.data.num_workers if dataset.features is None else 0
+    batches = in_order(dataset, decode.batch_size, num_workers=num_workers, part=part)
+    model.eval()
+    device, options = next(model.parameters()).device, build_decode(decode, recipe.train.precision)
+    found: list[Tensor] = []
+    with (
+        reporter.progress("features for selection", len(rows), "studies") as advance,
+        autocast(device, options.precision),
+    ):
+        for batch in batches:
+            encoded = model.encode_images(batch.to(device), options)
+            found += [each.cpu() for each in _summaries(model, encoded)]
+            advance(len(batch.ids))
+    return found
+
+
 def study_features(model: ReportModel, batch: Batch, guide: Guide) -> np.ndarray:
     """Features of the studies of an encoded batch, as the guide was fitted on, float32 (b, d)."""
     mean = guide.predictor.mean if guide.predictor is not None else None
     mean = guide.selector.mean if guide.selector is not None else mean
     assert mean is not None, "something was fitted"
     summaries = _summaries(model, batch)
-    num_views = len(mean) // (NUM_SUMMARIES * summaries[0].shape[-1])
+    num_views = len(mean) // summaries[0].shape[-1]
     return study_vectors(summaries, max(num_views, 1))
 
 
@@ -223,5 +245,5 @@ def made_by(report: WrittenReport, guide: Guide) -> str:
 
 
 def _summaries(model: ReportModel, batch: Batch) -> list[Tensor]:
-    """`summarize_maps` of each study of an encoded batch, (views, 12, c)."""
-    return list(summarize_maps(model.feature_maps(batch)).split(batch.num_views.tolist()))
+    """Those of each study of an encoded batch, (views, k)."""
+    return list(model.summaries(batch).split(batch.num_views.tolist()))

@@ -76,6 +76,10 @@ class VisionModel(nn.Module, ABC):
         """None: the encoder is trained."""
         return None
 
+    def frozen_summaries(self) -> nn.Module | None:
+        """None: see `ReportModel`."""
+        return None
+
     def checkpoint_state(self) -> dict[str, Tensor]:
         """All weights."""
         return self.state_dict()
@@ -112,8 +116,14 @@ class ReportModel(TrainableModel, Protocol):
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
         """The batch with features in place of images, as `write` computes them, for both calls."""
 
-    def feature_maps(self, batch: Batch) -> Tensor:
-        """What the encoder makes of each image, as maps: (v, rows, columns, c)."""
+    def summaries(self, batch: Batch) -> Tensor:
+        """Statistics of what the encoder makes of each image, of an encoded batch: (v, k)."""
+
+    def frozen_summaries(self) -> nn.Module | None:
+        """The module from pixels to these statistics, (v, 1, k), to be cached.
+
+        None where they are trained, or follow from the features of `frozen_encoder`.
+        """
 
     def write(
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
 from radrep.generation.search import beam_search, finished_beams, sample, sample_many
+from radrep.guidance.image_features import StageSummaries, summarize_stages
 from radrep.models.base import VisionModel
 from radrep.modules.backbone import Backbone
 from radrep.modules.dropout import Dropout
@@ -274,9 +275,26 @@ class CsrLmca(VisionModel):
         maps = maps[: max(1, len(ids))].float()
         return maps.view(len(maps), int(batch.num_views), *decoder.grid)
 
-    def feature_maps(self, batch: Batch) -> Tensor:
-        """The maps of the backbone."""
-        return self.features(batch).unflatten(1, self.backbone.grid)
+    def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
+        """See `ReportModel`."""
+        if batch.images is None:
+            return super().encode_images(batch, decode)
+        maps = self.backbone.stage_maps(batch.images)
+        return replace(
+            batch,
+            images=None,
+            features=maps[-1].flatten(2).transpose(1, 2),
+            summaries=summarize_stages(maps, batch.images.shape[2]),
+        )
+
+    def summaries(self, batch: Batch) -> Tensor:
+        """Statistics of the maps of all stages."""
+        assert batch.summaries is not None, "a batch of images was encoded"
+        return batch.summaries
+
+    def frozen_summaries(self) -> nn.Module | None:
+        """Those of a frozen backbone."""
+        return StageSummaries(self.backbone) if self.backbone.frozen else None
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the images, or the cached features, of a batch."""

@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
+from radrep.guidance.image_features import summarize_maps
 from radrep.models.base import VisionModel
 from radrep.models.xray_mamba import XrayMamba, average_views
 from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
@@ -197,9 +198,9 @@ class Emrrg(VisionModel):
         with self._precision(decode.float32_weights):
             return super().encode_images(batch, decode)
 
-    def feature_maps(self, batch: Batch) -> Tensor:
-        """The maps of the vision encoder."""
-        return self._maps(self.features(batch))
+    def summaries(self, batch: Batch) -> Tensor:
+        """Statistics of the maps of the vision encoder."""
+        return summarize_maps(self._maps(self.features(batch))).flatten(1)
 
     def encode(self, batch: Batch) -> Tensor:
         """The encoder's tokens, averaged over the views of a study: (b, n, c)."""

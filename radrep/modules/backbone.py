@@ -5,6 +5,7 @@ Letters: b images, n patches (rows times columns of the last map), c its width.
 
 import copy
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Backbone(nn.Module):
         # Channels last: depthwise convolutions on CPUs run three times as fast.
         self.model = _create(name, weights, stride, revision).to(memory_format=torch.channels_last)
         self._finer = stride != 32
-        stages = split_stages(self.model) if frozen_stages else ()
+        self._stages = stages = split_stages(self.model)
         if frozen_stages and not frozen_stages < len(stages):
             raise CheckpointError(_no_such_stages(name, frozen_stages, len(stages)))
         self._early, self._late = stages[:frozen_stages], stages[frozen_stages:]
@@ -137,6 +138,22 @@ class Backbone(nn.Module):
             for norm in (part for part in stage.modules() if isinstance(part, nn.BatchNorm2d)):
                 norm.eval()
         return self
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """The maps of all stages of normalised images (b, 3, h, w), (b, k, rows, columns) each.
+
+        The last one is that of `forward`. It is alone where stages cannot be told apart.
+        """
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen),
+            torch.autocast(images.device.type, enabled=False) if self.frozen else nullcontext(),
+        ):
+            if not self._stages:
+                return [self._map(images)]
+            maps = [images.contiguous(memory_format=torch.channels_last)]
+            for stage in self._stages:
+                maps.append(stage(maps[-1]))
+            return maps[1:]
 
     def fixed_part(self) -> nn.Module | None:
         """What never changes of it, from images to patches of its own: all, some stages, none."""

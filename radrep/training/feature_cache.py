@@ -118,14 +118,6 @@ class SelectedImages:
         return cls(whole, tuple(keys), places, tuple(ids), tuple(patients))
 
 
-@dataclass(frozen=True)
-class Reduction:
-    """What is kept of patches, in half precision: (v, n, c) -> (v, k, c)."""
-
-    name: str  # other reductions have other names
-    reduce: Callable[[Tensor], Tensor]
-
-
 class FeatureStore:
     """Reads cached patches by view; each split has an entry of the cache."""
 
@@ -156,12 +148,10 @@ def cached_features(
     *,
     device: torch.device,
     reporter: Reporter,
-    reduction: Reduction | None = None,
 ) -> FeatureStore:
     """The features of the images that a model is given, from the cache or computed now.
 
     The encoder makes patches (v, n, c) of normalised pixels (v, 3, h, w), squashed, never cropped.
-    What a reduction keeps of them is an entry of its own, made of cached patches where they are.
     Of several processes one computes while the others wait for its file lock; no collective of
     torch.distributed is held up, whatever its timeout.
 
@@ -173,19 +163,14 @@ def cached_features(
     folders: list[Path] = []
     for selected in {split.studies.split: split for split in splits}.values():
         studies, wanted = selected.studies, selected.places
-        folder = whole = root / _key(encoder_hash, studies, wanted)
-        if reduction is not None:
-            folder = root / _key(f"{reduction.name} {encoder_hash}", studies, wanted)
+        folder = root / _key(encoder_hash, studies, wanted)
         folders.append(folder)
         if not (folder / INDEX).is_file():
             make_cache_folder("features")
             with locked(make_cache_folder("locks") / f"{folder.name}.lock"):
                 if not (folder / INDEX).is_file():
                     pixels = _Pixels(studies, list(wanted.values()), preprocess)
-                    patches = _compute(encoder, pixels, device)
-                    if reduction is not None and (whole / INDEX).is_file():
-                        patches = _read(whole)
-                    _write(patches, selected, folder, reduction, reporter)
+                    _write(_compute(encoder, pixels, device), selected, folder, reporter)
                     continue
         counted = f"from the cache, {len(wanted)} images of {studies.split}"
         reporter.info("features", f"{counted} ({folder})")
@@ -246,27 +231,16 @@ def _compute(
         yield from blocks
 
 
-def _read(folder: Path) -> Generator[Tensor, None, None]:
-    """As `_compute`, from an entry of the cache."""
-    patches = np.load(folder / FEATURES, mmap_mode="r")
-    yield torch.from_numpy(np.array(patches[:1]))
-    for start in range(0, len(patches), _BATCH):
-        yield torch.from_numpy(np.array(patches[start : start + _BATCH]))
-
-
 def _write(
     patches: Generator[Tensor, None, None],
     selected: SelectedImages,
     folder: Path,
-    reduction: Reduction | None,
     reporter: Reporter,
 ) -> None:
     studies, wanted = selected.studies, selected.places
-    kept = patches if reduction is None else map(reduction.reduce, patches)
-    # float32, as computed: in half precision training would give other results.
-    dtype = np.dtype(np.float32 if reduction is None else np.float16)
+    dtype = np.dtype(np.float32)  # as computed: in half precision training would differ
     with closing(patches):
-        shape = (len(wanted), *next(iter(kept)).shape[1:])
+        shape = (len(wanted), *next(patches).shape[1:])
         needed, free = dtype.itemsize * math.prod(shape), shutil.disk_usage(folder.parent).free
         if needed > free:
             raise DataError(
@@ -281,7 +255,7 @@ def _write(
             start = 0
             label = f"image features of {studies.split}"
             with reporter.progress(label, len(wanted), "images") as advance:
-                for block in kept:
+                for block in patches:
                     features[start : start + len(block)] = block.numpy()
                     start += len(block)
                     advance(len(block))

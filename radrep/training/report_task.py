@@ -1,12 +1,17 @@
-"""Validation of a model that writes reports, by the reports that it writes."""
+"""Validation of a model that writes reports, and what is fitted on its encoder in the end."""
 
 from collections.abc import Iterator
+from pathlib import Path
+
+import torch
 
 from radrep.build import build_decode
 from radrep.data.batch import Batch
+from radrep.data.dataset import ReportDataset
 from radrep.data.text import get_cleaner
 from radrep.errors import RecipeError
 from radrep.inference.decode import write_reports
+from radrep.inference.guide import fit_to_encoder
 from radrep.metrics.nlg import score_nlg
 from radrep.metrics.protocol import (
     published_llm_references,
@@ -14,9 +19,13 @@ from radrep.metrics.protocol import (
     scored_predictions,
 )
 from radrep.models.base import ReportModel
+from radrep.progress import Reporter
+from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
 from radrep.training.accelerator import broadcast, gather
+from radrep.training.feature_cache import SelectedImages, cached_features
 from radrep.training.validation import Validation, mean_loss, moved
+from radrep.weights.guidance_files import save_guidance
 
 _METEOR = "val/meteor"
 
@@ -90,3 +99,30 @@ def check_meteor(section: Train) -> None:
     if tried.corpus["meteor"] is None:
         text = f"'{_METEOR}' cannot be computed here: {'; '.join(tried.notes)}"
         raise RecipeError("this run", [("train.monitor", text)])
+
+
+def fit_guidance(
+    folder: Path,
+    model: ReportModel,
+    dataset: ReportDataset,
+    recipe: Recipe,
+    device: torch.device,
+    reporter: Reporter,
+) -> None:
+    """Fit selection and editing on a model's encoder and the training studies, into a checkpoint.
+
+    Statistics that a frozen encoder makes are taken from the cache; others are computed here.
+    """
+    part, summaries = model.frozen_summaries(), None
+    if part is not None:
+        images = SelectedImages.find(dataset.studies, dataset.selection)
+        summaries = cached_features(
+            part, dataset.preprocess, [images], device=device, reporter=reporter
+        )
+    selector, editor, frequencies = fit_to_encoder(model, dataset, recipe, reporter, summaries)
+    save_guidance(folder, selector, editor, frequencies)
+    learned = int((editor.predictor.auroc() > 0).sum())
+    reporter.info("editing", f"{learned} findings are predicted (decode.edit)")
+    if selector is not None:
+        found = f"{len(selector.pool)} reports, penalty {selector.penalty:g}"
+        reporter.info("selection", f"{found} (decode.method: select)")

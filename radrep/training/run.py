@@ -28,7 +28,6 @@ from radrep.data.dataset import (
 )
 from radrep.data.manifest import hash_recipe, read_image_size, read_shards
 from radrep.data.tokenizer import ReportCodec, Tokenizer
-from radrep.inference.guide import fit_to_encoder
 from radrep.models.base import LabelModel, ReportModel, TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
@@ -40,7 +39,7 @@ from radrep.training.labels import LabelReader, build_labels, check_labels
 from radrep.training.loop import Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
-from radrep.training.report_task import ReportTask, check_meteor
+from radrep.training.report_task import ReportTask, check_meteor, fit_guidance
 from radrep.training.resume import load_last, newest_run
 from radrep.training.run_log import (
     ENVIRONMENT,
@@ -54,7 +53,7 @@ from radrep.training.run_log import (
 )
 from radrep.training.validation import Validation
 from radrep.weights import checkpoint, run_folder
-from radrep.weights.guidance_files import has_guidance, save_guidance
+from radrep.weights.guidance_files import has_guidance
 from radrep.weights.model_card import MODEL_CARD, describe_model
 from radrep.weights.pretrained import load_pretrained
 
@@ -374,15 +373,9 @@ def _fit_selection(
         data.splits["train"],
         preprocess=build_preprocess(recipe.data, model),
         codec=made.codec,
-        features=made.features,
+        features=None if recipe.model.takes_early_maps else made.features,
     )
-    selector, editor, frequencies = fit_to_encoder(model, dataset, recipe, resolved.reporter)
-    save_guidance(best, selector, editor, frequencies)
-    learned = int((editor.predictor.auroc() > 0).sum())
-    resolved.reporter.info("editing", f"{learned} findings are predicted (decode.edit)")
-    if selector is not None:
-        found = f"{len(selector.pool)} reports, penalty {selector.penalty:g}"
-        resolved.reporter.info("selection", f"{found} (decode.method: select)")
+    fit_guidance(best, model, dataset, recipe, resolved.accelerator.device, resolved.reporter)
 
 
 def _finish(folder: Path, recipe: Recipe, progress: Progress, *, write: bool) -> TrainResult:

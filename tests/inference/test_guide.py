@@ -17,6 +17,7 @@ from radrep.guidance.editing import ReportEditor, SentenceBank
 from radrep.inference.generator import ReportGenerator
 from radrep.inference.guide import guide_for
 from radrep.metrics.labeler import label_report
+from radrep.models.base import ReportModel
 from radrep.recipe.load import load_recipe
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 from radrep.weights.guidance_files import (
@@ -156,8 +157,9 @@ def test_a_run_may_fit_none_and_may_select_by_default(
     assert ReportGenerator(tmp_path / "selects").write(films[0]).made == "selected"
 
 
-def test_the_maps_of_both_methods_are_those_of_their_encoders() -> None:
-    from radrep.build import build_model
+def test_statistics_of_new_images_are_those_that_training_cached() -> None:
+    """Selection is fitted on the one and answers for the other."""
+    from radrep.build import build_decode, build_model
 
     torch.manual_seed(0)
     images = torch.randn(3, 3, 224, 224)
@@ -166,12 +168,20 @@ def test_the_maps_of_both_methods_are_those_of_their_encoders() -> None:
         ("csr_lmca_iu_cpu", ["model.backbone.weights=none"]),
         ("emrrg_iu_cpu", ["model.language_model.name=tiny:llama"]),
     ):
-        model = build_model(load_recipe(name, changes), 10).eval()  # type: ignore[attr-defined]
-        with torch.no_grad():
-            maps, tokens = model.feature_maps(batch), model.features(batch)
-        assert maps.shape[0] == 3
-        assert maps.shape[-1] == tokens.shape[-1]
-        assert tokens.shape[1] - maps[0, ..., 0].numel() in (0, 1), "the class token is no patch"
+        recipe = load_recipe(name, changes)
+        model = build_model(recipe, 10).eval()
+        assert isinstance(model, ReportModel)
+        encoder, summaries = model.frozen_encoder(), model.frozen_summaries()
+        assert encoder is not None or name.startswith("emrrg")
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=summaries is not None):
+            encoded = model.encode_images(batch, build_decode(recipe.decode, "fp32"))
+            found = model.summaries(encoded)
+            if encoder is not None and summaries is not None:
+                torch.testing.assert_close(found, summaries(images)[:, 0])
+                assert encoded.features is not None
+                torch.testing.assert_close(encoded.features, encoder(images))
+        assert found.shape[0] == 3
+        assert found.dtype == torch.float32
 
 
 @pytest.fixture

@@ -65,9 +65,12 @@ class Toy(nn.Module):
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
         return batch  # nothing of it takes time
 
-    def feature_maps(self, batch: Batch) -> Tensor:
+    def summaries(self, batch: Batch) -> Tensor:
         assert batch.images is not None
-        return batch.images.permute(0, 2, 3, 1)
+        return batch.images.mean(dim=(2, 3))
+
+    def frozen_summaries(self) -> None:
+        return None
 
     def write(
         self, batch: Batch, decode: DecodeOptions, generator: torch.Generator | None = None

@@ -24,7 +24,6 @@ from radrep.modules.backbone import Backbone
 from radrep.progress import Reporter
 from radrep.training.feature_cache import (
     FeatureStore,
-    Reduction,
     SelectedImages,
     cached_features,
 )
@@ -38,7 +37,7 @@ def test_frozen_features_are_computed_once(tmp_path: Path, phantoms: Path) -> No
     first = radrep("train", recipe)
     assert "image features" in first.stderr
     entries = list((tmp_path / "cache/features").iterdir())
-    assert len(entries) == 2, "train and val"
+    assert len(entries) == 3, "train and val; statistics of train, which selection is fitted on"
     again = radrep("train", recipe)
     assert "from the cache, 32 images of train" in again.stderr
     assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "run-2")
@@ -84,7 +83,6 @@ def features_of(
 ) -> FeatureStore:
     torch.manual_seed(0)
     backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
-    reduction = changes.pop("reduction", None)
     if changes.pop("other_weights", False):
         with torch.no_grad():
             next(backbone.parameters()).add_(0.1)
@@ -95,7 +93,6 @@ def features_of(
         [SelectedImages.find(ModelStudies(phantoms, split), selection) for split in splits],
         device=torch.device("cpu"),
         reporter=reporter or Reporter(),
-        reduction=reduction,
     )
 
 
@@ -148,25 +145,6 @@ def test_of_two_processes_one_computes_and_the_other_waits(tmp_path: Path, phant
         lock.release()
         waiting.result(timeout=60)
     assert "from the cache, 8 images of val" in heard[0]
-
-
-def test_reduced_features_are_made_of_cached_patches_where_they_are(
-    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mean = Reduction("mean", lambda patches: patches.mean(dim=1, keepdim=True))
-    from_pixels = features_of(phantoms, "val", reduction=mean)
-    whole = features_of(phantoms, "val")
-    assert len(list((tmp_path / "cache/features").iterdir())) == 2
-    images = SelectedImages.find(ModelStudies(phantoms, "val"), ImageSelection())
-    for (key,) in images.keys:
-        expected = whole.read(key).mean(dim=0, keepdim=True)
-        assert torch.allclose(from_pixels.read(key), expected, rtol=1e-3, atol=1e-4)
-    monkeypatch.setattr(Backbone, "forward", None)  # not run again
-    most = Reduction("maximum", lambda patches: patches.amax(dim=1, keepdim=True))
-    from_patches = features_of(phantoms, "val", reduction=most)
-    assert len(list((tmp_path / "cache/features").iterdir())) == 3
-    for (key,) in images.keys:
-        assert torch.allclose(from_patches.read(key), whole.read(key).amax(0), rtol=1e-3)
 
 
 def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
