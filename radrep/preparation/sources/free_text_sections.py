@@ -26,7 +26,8 @@ from radrep.preparation.sources.mimic_sections import (
 )
 
 _MORE_NAMES = {
-    "impressions": "impression", "opinion": "impression", "conclusions": "impression",
+    "findings": "findings", "impressions": "impression", "opinion": "impression",
+    "conclusions": "impression",
     "imp": "impression", "indications": "indication", "reason for study": "indication",
     "reason for the exam": "indication", "reason for the examination": "indication",
     "reason for referral": "indication", "reason for request": "indication",
@@ -50,10 +51,26 @@ _MARKED_NAMES = {
     "assessment": "impression", "summary": "impression", "reason": "indication",
     "clinical": "indication", "complaint": "indication", "complaints": "indication",
     "symptoms": "indication", "views": "technique", "view": "technique",
+    "observation": "findings", "comment": "comment", "comments": "comment", "dx": "diagnosis",
+    "hx": "history", "medical history": "history", "past medical history": "history",
+    "clinical info": "indication", "clinical hx": "indication", "clinical statement": "indication",
+    "indication for exam": "indication", "indication for study": "indication",
+    # In Spanish, Portuguese, German, French and Italian.
+    "hallazgos": "findings", "achados": "findings", "befund": "findings", "résultats": "findings",
+    "résultat": "findings", "reperto": "findings", "referto": "findings",
+    "impresión": "impression", "impresion": "impression", "conclusión": "impression",
+    "impresión diagnóstica": "impression", "impressão": "impression",
+    "conclusão": "impression", "beurteilung": "impression", "conclusioni": "impression",
+    "indicación": "indication", "indicação": "indication", "fragestellung": "indication",
+    "indikation": "indication", "klinische angaben": "indication", "quesito clinico": "indication",
+    "renseignements cliniques": "indication", "datos clínicos": "indication",
+    "técnica": "technique", "tecnica": "technique", "technik": "technique",
+    "comparación": "comparison", "voruntersuchung": "comparison",
 }  # fmt: skip
 # What these mean if a heading of the second name follows, and if not.
 _EITHER = {
     "interpretation": ("findings", "impression", "impression"),
+    "comment": ("findings", "impression", "impression"),
     "diagnosis": ("indication", "findings", "impression"),
 }
 _ALL_NAMES = {**NAMES, **_MORE_NAMES, **_MARKED_NAMES}
@@ -96,14 +113,16 @@ _CLOSING = r"\*{1,3}|_{1,3}|\]|</(?:b|u|strong|em|p|h\d|li)>"
 _BEFORE = re.compile(rf"(?:[ \t]*(?:{_OPENING}|[-•>]|\d{{1,2}}[.)]))*[ \t]*\Z")
 _BEHIND = re.compile(
     rf"(?:[ \t]*\([^()\n]{{1,40}}\))?(?P<bold>(?:{_CLOSING})*)"
-    r"[ \t]*(?P<mark>[:：](?:[-–—]+(?=\s))?|[-–—](?=\s)|\.(?=\s+\S))?"
+    r"[ \t]*(?P<mark>[:：](?:[-–—]+(?=\s))?|[-–—](?=\s)|[.=|](?=\s+\S))?"
     rf"(?:{_CLOSING})*(?:[ \t]*\n[ \t]*[=~_*-]{{3,}}[ \t]*(?=\n))?"
 )
 _COLON, _ENDS = re.compile(r":(?=\s)"), "\n.!?:;"
-_TAGS = re.compile(r"</?context>|<br */?>", re.IGNORECASE)
+_TAGS = re.compile(r"</?context>|<br */?>|</(?:findings|impression|indication)>", re.IGNORECASE)
+_TAG_HEADINGS = re.compile(r"<(findings|impression|indication)>", re.IGNORECASE)
 _BOLD = re.compile(rf"(?:{_OPENING})+\Z")
-_SENTENCE_END = re.compile(r"(?:\A|[.!?:;)>\]]|\n[ \t]*\n?)[ \t]*\Z")
-# "FINDINGS ARE CONSISTENT WITH EDEMA" is a sentence.
+_SENTENCE_END = re.compile(r"(?:\A|[.!?:;)>|\]]|\n[ \t]*\n?)[ \t]*\Z")
+# "Findings The lungs", "Impression 1. Normal"; "FINDINGS ARE CONSISTENT WITH EDEMA" is a sentence.
+_OPENS = re.compile(r"[A-Z](?:[^A-Z]+)?|AP|PA|\d{1,2}[.)]")
 _GOES_ON = re.compile(
     r"(?:is|are|was|were|be|of|in|on|to|with|from|for|that|which|and|or|may|suggest\w*|consistent"
     r"|compatible|shows?|demonstrates?|remains?|include)\b",
@@ -137,7 +156,7 @@ def parse_report(report: str, default: str = "findings") -> ParsedReport:
     text = report.replace("\r\n", "\n").replace("\r", "\n")
     if "\n" not in text.strip():
         text = text.replace("\\n", "\n")
-    text = _TAGS.sub("\n", text)
+    text = _TAG_HEADINGS.sub(r"\n\1: ", _TAGS.sub("\n", text))
     headings = _keep_headings(sorted(_find(text), key=lambda heading: heading.start), text)
     if not headings:
         return ParsedReport({default: report} if report.strip() else {})
@@ -145,6 +164,8 @@ def parse_report(report: str, default: str = "findings") -> ParsedReport:
     ends = [*(heading.start for heading in headings[1:]), len(text)]
     pairs = [(h.name, text[h.end : end].strip()) for h, end in zip(headings, ends, strict=True)]
     pairs = [(_name_film(name, words), words) for name, words in pairs]
+    if not any(name == "findings" and words for name, words in pairs):
+        pairs = _name_unknown(pairs)
     found = {name for name, words in pairs if words}
     is_unclear = False
     if "findings" not in found and default == "findings":
@@ -152,16 +173,35 @@ def parse_report(report: str, default: str = "findings") -> ParsedReport:
         names = [name for name, _ in pairs]
         stop = names.index("impression") if "impression" in found else len(names)
         last = max((k for k in range(stop) if names[k] not in _BEHIND_FINDINGS), default=None)
-        if states_findings(before):  # text before "Impression:"
+        is_body = before.endswith(".") and not before.isupper() and names[0] not in _AHEAD
+        if is_body or states_findings(before):  # text before "Impression:"
             pairs.append(("findings", before))
         elif last is not None and (names[last] in _AHEAD or "impression" not in found):
-            own, body = split_body(pairs[last][1], is_last="impression" not in found)
+            own, body = split_body(
+                pairs[last][1],
+                is_last="impression" not in found,
+                may_state=names[last] in ("examination", "technique", "comparison"),
+            )
             is_unclear = bool(body) and not own
             if is_unclear:
                 body = text[headings[last].start : ends[last]].strip()
             pairs[last : last + 1] = [(names[last], own), ("findings", body)]
     pairs = [(name, words) for name, words in pairs if words or name not in MAIN]
     return ParsedReport(collect_sections([("preamble", before), *pairs]), is_unclear)
+
+
+def _name_unknown(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Unknown headings as findings, together, where their text describes the image."""
+    stated = [
+        k for k, (n, w) in enumerate(pairs) if n not in _ALL_NAMES.values() and states_findings(w)
+    ]
+    if not stated:
+        return pairs
+    texts = [
+        f"{pairs[k][0].upper()}: {pairs[k][1]}" if len(stated) > 1 else pairs[k][1] for k in stated
+    ]
+    pairs[stated[0]] = ("findings", "\n".join(texts))
+    return [pair for k, pair in enumerate(pairs) if k not in stated[1:]]
 
 
 def _name_film(name: str, words: str) -> str:
@@ -203,7 +243,7 @@ def _find(text: str) -> Iterator[_Heading]:
         plain = re.sub(r"\s+", " ", match["name"].casefold())
         is_word, mark, faint = plain in _MARKED_NAMES, behind["mark"] or "", False
         if mark and not is_word and (at_line or mark[0] in ":："):
-            accepted = ends_before or (text[first].isupper() and mark != ".")
+            accepted = ends_before or (text[first].isupper() and mark not in ".=|")
         elif mark:
             accepted = ends_before and (text[first].isupper() or mark[0] in ":：" or not has_case)
         elif is_bold or (at_line and not rest):
@@ -215,8 +255,7 @@ def _find(text: str) -> Iterator[_Heading]:
                 accepted = accepted and not follows.isupper()
             elif has_case:
                 faint = True
-                opens = follows[:1].isupper() and (follows[1:].islower() or len(follows) == 1)
-                accepted = accepted and text[first].isupper() and opens
+                accepted = accepted and text[first].isupper() and bool(_OPENS.fullmatch(follows))
             else:
                 faint = True
                 accepted = accepted and not _GOES_ON.match(follows)
@@ -225,9 +264,10 @@ def _find(text: str) -> Iterator[_Heading]:
 
 
 def _name_capitals(heading: str) -> str:
-    if name := _ALL_NAMES.get(heading.strip().lower()):
+    heading = heading.replace("(S)", "S").strip()
+    if name := _ALL_NAMES.get(heading.lower()):
         return name
-    found = f"{heading.strip()}: "
+    found = f"{heading}: "
     return (
         "film" if _FILM.match(found) else "organ" if _ORGAN.match(found) else section_name(heading)
     )
@@ -238,7 +278,11 @@ def _keep_headings(candidates: list[_Heading], text: str) -> list[_Heading]:
     if len({heading.name for heading in candidates}) < 2:
         candidates = [heading for heading in candidates if not heading.faint]
     kept: list[_Heading] = []
-    for heading in candidates:
+    for k, heading in enumerate(candidates):
+        if heading.name in _EITHER:
+            first, other, second = _EITHER[heading.name]
+            follows = any(later.name == other for later in candidates[k + 1 :])
+            heading = replace(heading, name=first if follows else second)
         if kept and heading.start < kept[-1].end:
             continue
         inside = kept[-1].name if kept else ""
@@ -249,12 +293,4 @@ def _keep_headings(candidates: list[_Heading], text: str) -> list[_Heading]:
         if heading.name == "film" and kept and not text[kept[-1].end : heading.start].strip():
             continue  # "Examination: Chest X-ray: two views"
         kept.append(heading)
-    named: list[_Heading] = []
-    for k, heading in enumerate(kept):
-        if heading.name in _EITHER:
-            first, other, second = _EITHER[heading.name]
-            follows = any(later.name == other for later in kept[k + 1 :])
-            repeats = first == "findings" and any(earlier.name == first for earlier in named)
-            heading = replace(heading, name=first if follows and not repeats else second)
-        named.append(replace(heading, name="findings") if heading.name == "organ" else heading)
-    return named
+    return [replace(h, name="findings") if h.name == "organ" else h for h in kept]

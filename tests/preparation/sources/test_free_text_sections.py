@@ -119,6 +119,14 @@ HEADINGS = [
     ("Indication: ", "", "Impression: "),
     ("Indication: ", "", None),
     ("Indication: ", "Narrative: ", None),
+    ("Clinical info: ", "Observation: ", "Comment: "),
+    ("CLINICAL HX: ", "FINDING(S): ", "IMPRESSION(S): "),
+    ("Dx: ", "Findings = ", "Impression = "),
+    ("Indikation: ", "Befund: ", "Beurteilung: "),
+    ("Indicaci\u00f3n: ", "HALLAZGOS: ", "CONCLUSI\u00d3N: "),
+    ("Indication: ", "R\u00e9sultats : ", "Conclusion : "),
+    ("Indication: ", "IMAGE: ", "Impression: "),
+    ("<indication>", "</indication><findings>", "</findings><impression>"),
 ]
 
 
@@ -139,6 +147,20 @@ def test_organs_are_headings_of_findings_where_there_are_no_others():
         report = f"Indication: Cough\n{organs}\nImpression: Well."
         expected = {"indication": "Cough", "findings": organs, "impression": "Well."}
         assert parse_report(report).sections == expected
+
+
+def test_unknown_headings_whose_text_describes_the_image_are_findings_together():
+    report = (
+        "EXAM: Film.\nRIGHT SIDE: Clear lung.\nLEFT SIDE: Small effusion.\nIMPRESSION: Effusion."
+    )
+    found = "RIGHT SIDE: Clear lung.\nLEFT SIDE: Small effusion."
+    assert parse_report(report).sections["findings"] == found
+    report = "Examination: Chest\nThe lungs are clear.\nImpression: Normal."
+    assert parse_report(report).sections["findings"] == "The lungs are clear."
+    report = "Examination: Chest. Stents in place. Impression: Normal."
+    assert "findings" not in parse_report(report).sections
+    report = "Stents in place. Impression: Normal."
+    assert parse_report(report).sections["findings"] == "Stents in place."
 
 
 @pytest.mark.parametrize("before", ["Indication: Cough.", "Comparison: None.", "History: Fever."])
