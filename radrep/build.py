@@ -1,6 +1,6 @@
 """Recipe sections to objects: the only module that knows both schema and classes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,10 +16,12 @@ from radrep.data.preprocess import Preprocess
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Image, Study
 from radrep.data.text import get_cleaner
-from radrep.data.tokenizer import ReportCodec, Tokenizer
+from radrep.data.tokenizer import CleanedCodec, ClosedCodec, ReportCodec, Tokenizer
 from radrep.errors import RecipeError
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.editing import OperatingPoint
+from radrep.guidance.image_features import NUM_SUMMARIES, StageSummaries
+from radrep.guidance.label_tokens import LabelTokens
 from radrep.guidance.selection import UtilityWeights
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.models.autoregressive import AutoregressivePretraining
@@ -39,12 +41,7 @@ from radrep.modules.language_model import LanguageModel, load_language_model
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
-from radrep.modules.text_encoder import (
-    TextTokenizer,
-    load_text_encoder,
-    load_text_tokenizer,
-    small_text_encoder,
-)
+from radrep.modules.text_encoder import load_text_encoder, load_text_tokenizer, small_text_encoder
 from radrep.recipe import models as schema
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
@@ -54,43 +51,6 @@ LabelSource = Literal["table", "reports"]
 Uncertain = Literal["ignore", "zero", "one"]
 SMALL_TEXT_ENCODER = "small"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class _CleanedCodec:
-    """Cleaned reports as the tokens of a model of transformers."""
-
-    tokens: LanguageModel | TextTokenizer
-    clean: Callable[[str], str]
-    language_model: str = ""
-    note: str = ""
-
-    def encode(self, text: str, max_tokens: int) -> list[int]:
-        return self.tokens.encode_report(self.clean(text), max_tokens)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self.tokens.decode(ids)
-
-    def shorten(self, text: str, max_tokens: int) -> str:
-        return self.tokens.decode(self.tokens.encode_report(text, max_tokens))
-
-
-@dataclass(frozen=True)
-class _ClosedCodec:
-    """Our words, of which a cut report keeps its closing id: the text tower reads that one."""
-
-    words: Tokenizer
-    language_model: str = ""
-    note: str = ""
-
-    def encode(self, text: str, max_tokens: int) -> list[int]:
-        return [*self.words.encode(text, max_tokens)[:-1], 0]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self.words.decode(ids)
-
-    def shorten(self, text: str, max_tokens: int) -> str:
-        return self.words.shorten(text, max_tokens)
 
 
 def build_tokenizer(data: Data, train: PreparedStudies) -> Tokenizer:
@@ -116,13 +76,13 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: TrainableModel) -> 
     """How the model of a recipe reads and writes reports."""
     section, clean = recipe.model, get_cleaner(recipe.data.tokenizer.cleaner)
     if isinstance(model, Emrrg):
-        return _CleanedCodec(model.language, clean, model.language.name, model.language.note)
+        return CleanedCodec(model.language, clean, model.language.name, model.language.note)
     if not isinstance(section, schema.Contrastive):
         return tokenizer
     text = section.text_encoder
     if text.name == SMALL_TEXT_ENCODER:
-        return _ClosedCodec(tokenizer)
-    return _CleanedCodec(load_text_tokenizer(text.name, text.revision), clean)
+        return ClosedCodec(tokenizer)
+    return CleanedCodec(load_text_tokenizer(text.name, text.revision), clean)
 
 
 def build_selection(data: Data) -> ImageSelection:
@@ -204,7 +164,7 @@ def build_model(
     section, image_size = recipe.model, recipe.data.image_size
     try:
         if isinstance(section, schema.CsrLmca):
-            return _build_csr_lmca(section, image_size, vocabulary_size, pretrained)
+            return _build_csr_lmca(section, recipe.data, vocabulary_size, pretrained)
         if isinstance(section, schema.Discriminator):
             return Discriminator(
                 backbone=_build_backbone(section.backbone, image_size, pretrained),
@@ -212,7 +172,7 @@ def build_model(
                 dropout=section.dropout,
             )
         if isinstance(section, schema.Emrrg):
-            return _build_emrrg(section, image_size, language_weights)
+            return _build_emrrg(section, recipe.data, language_weights)
         if isinstance(section, schema.Autoregressive):
             return AutoregressivePretraining(
                 encoder=make_stage_one_encoder(
@@ -269,9 +229,9 @@ def _build_backbone(section: schema.Backbone, image_size: int, pretrained: bool)
 
 
 def _build_csr_lmca(
-    section: schema.CsrLmca, image_size: int, vocabulary_size: int, pretrained: bool
+    section: schema.CsrLmca, data: Data, vocabulary_size: int, pretrained: bool
 ) -> CsrLmca:
-    backbone = _build_backbone(section.backbone, image_size, pretrained)
+    backbone = _build_backbone(section.backbone, data.image_size, pretrained)
     memory, regions, transformer = section.memory, section.regions, section.transformer
     dim, num_heads, dropout = transformer.dim, transformer.num_heads, transformer.dropout
     encoder_decoder = EncoderDecoder(
@@ -302,6 +262,32 @@ def _build_csr_lmca(
         feature_norm=section.feature_norm,
         enhancer=_build_enhancer(section.enhancer, backbone.out_dim),
         encoder_decoder=encoder_decoder,
+        label_tokens=_build_label_tokens(section.label_tokens, data, StageSummaries(backbone), dim),
+    )
+
+
+def label_tokens_section(section: schema.Model) -> schema.LabelTokens | None:
+    """The label tokens of a recipe's model; None without any."""
+    return section.label_tokens if isinstance(section, schema.CsrLmca | schema.Emrrg) else None
+
+
+def _build_label_tokens(
+    section: schema.LabelTokens | None,
+    data: Data,
+    statistics: StageSummaries | int,  # of an image, or how many
+    dim: int,
+) -> LabelTokens | None:
+    if section is None:
+        return None
+    if not isinstance(statistics, int):
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, data.image_size, data.image_size)
+            statistics = int(statistics(blank).shape[-1])
+    return LabelTokens(
+        num_features=statistics,
+        num_views=build_selection(data).max_images,
+        dim=dim,
+        num_buckets=section.buckets,
     )
 
 
@@ -310,8 +296,8 @@ def _build_xray_mamba(section: schema.XrayMamba, image_size: int) -> XrayMamba:
     return make_xray_mamba(section.size, **sizes, drop_path=section.drop_path)
 
 
-def _build_emrrg(section: schema.Emrrg, image_size: int, language_weights: bool) -> Emrrg:
-    encoder = _build_xray_mamba(section.encoder, image_size)
+def _build_emrrg(section: schema.Emrrg, data: Data, language_weights: bool) -> Emrrg:
+    encoder = _build_xray_mamba(section.encoder, data.image_size)
     if section.train_encoder == "adapters":
         lora = section.lora
         add_partial_lora(
@@ -323,9 +309,11 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, language_weights: bool)
             per_direction=lora.per_direction,
         )
     language = section.language_model
+    model = build_language_model(language, weights=language_weights)
+    dim: int = model.model.config.hidden_size
     return Emrrg(
         encoder=encoder,
-        language=build_language_model(language, weights=language_weights),
+        language=model,
         encoder_training=section.train_encoder,
         language_training=language.train,
         visual_tokens=section.visual_tokens,
@@ -334,6 +322,9 @@ def _build_emrrg(section: schema.Emrrg, image_size: int, language_weights: bool)
         lora_rank=language.lora.rank,
         lora_alpha=language.lora.alpha,
         lora_dropout=language.lora.dropout,
+        label_tokens=_build_label_tokens(
+            section.label_tokens, data, NUM_SUMMARIES * encoder.dim, dim
+        ),
     )
 
 

@@ -24,6 +24,7 @@ class Batch:
     tokens: Tensor | None = None  # 0, words, 0, padding 0: (b, l); None: nothing to learn from
     lengths: Tensor | None = None  # tokens of each study without padding, (b,)
     labels: Tensor | None = None  # 1 present, 0 absent, NaN not known, (b, 14)
+    label_buckets: Tensor | None = None  # for label tokens, (b, 13); None: the model predicts them
 
     @classmethod
     def of_study(cls, id: str, images: Sequence[Tensor]) -> "Batch":
@@ -45,7 +46,16 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
-        names = ("images", "early_maps", "features", "summaries", "tokens", "lengths", "labels")
+        names = (
+            "images",
+            "early_maps",
+            "features",
+            "summaries",
+            "tokens",
+            "lengths",
+            "labels",
+            "label_buckets",
+        )
         given = {name: getattr(self, name) for name in names}
         moved: dict[str, Any] = {name: move(t) for name, t in given.items() if t is not None}
         return replace(self, **moved)

@@ -83,6 +83,7 @@ class Sample:
     features: Tensor | None
     tokens: Tensor
     labels: Tensor | None = None
+    label_buckets: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -92,7 +93,8 @@ class ReportDataset(Dataset[Sample]):
     Everything is read when it is asked for: a data set of any size takes the same memory. The seed
     of a random crop is drawn from (seed, epoch, study). `features` gives the cached patches of an
     image, (n, c), in place of its pixels, with `early` those of a square map that later stages of
-    a backbone go on from; `labels` those of a study, (14,), NaN where not known.
+    a backbone go on from; `labels` those of a study, (14,), NaN where not known; `label_buckets`
+    those of a study in training, (13,), by its id and a seed drawn likewise.
     """
 
     studies: ModelStudies
@@ -107,6 +109,7 @@ class ReportDataset(Dataset[Sample]):
     features: Callable[[Image, View], Tensor] | None = None
     early: bool = False
     labels: Callable[[Study], np.ndarray] | None = None
+    label_buckets: Callable[[str, int], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -129,7 +132,11 @@ class ReportDataset(Dataset[Sample]):
             images = torch.stack([self._fit(pixels, v, epoch, index) for v, pixels in views])
         tokens = self.codec.encode(target_text(study.sections, self.target), self.max_tokens)
         labels = None if self.labels is None else torch.from_numpy(self.labels(study))
-        return Sample(study.id, images, early_maps, features, torch.tensor(tokens), labels)
+        buckets = None
+        if self.label_buckets is not None:
+            buckets = self.label_buckets(study.id, mix_seed(self.seed, epoch, index))
+        ids = torch.tensor(tokens)
+        return Sample(study.id, images, early_maps, features, ids, labels, buckets)
 
     def _fit_map(self, patches: Tensor, epoch: int, index: int) -> Tensor:
         """A map of early stages, (n, c), as (c, rows, columns); of random crops the part of it."""
@@ -170,6 +177,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     early_maps = [s.early_maps for s in samples if s.early_maps is not None]
     features = [s.features for s in samples if s.features is not None]
     labels = [s.labels for s in samples if s.labels is not None]
+    buckets = [s.label_buckets for s in samples if s.label_buckets is not None]
     views = images or early_maps or features
     return Batch(
         ids=tuple(s.id for s in samples),
@@ -180,6 +188,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         tokens=pad_sequence([s.tokens for s in samples], batch_first=True),
         lengths=torch.tensor([len(s.tokens) for s in samples]),
         labels=torch.stack(labels) if labels else None,
+        label_buckets=torch.stack(buckets) if buckets else None,
     )
 
 

@@ -40,6 +40,11 @@ class ImageSelection:
         """How many images of a study are used at most, the masked one not counted."""
         return 1 if self.images == "frontal+mask" else self.max_views
 
+    @property
+    def max_images(self) -> int:
+        """How many images a model is given at most, the masked one too."""
+        return self.max_files + self.has_mask
+
     def of(self, study: Study) -> tuple[View, ...]:
         """The images of a study."""
         masked = masked_view(study)

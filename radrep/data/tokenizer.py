@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,59 @@ class Tokenizer:
         if problem:
             raise CheckpointError(f"{path} is not a vocabulary file: {problem}")
         return cls(tuple(row["vocabulary"]), row["cleaner"], row["min_count"])
+
+
+class ModelTokens(Protocol):
+    """Tokens of a model of transformers."""
+
+    def encode_report(self, text: str, max_tokens: int) -> list[int]:
+        """Turn a cleaned report into ids, its end included."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Turn ids into text."""
+
+
+@dataclass(frozen=True)
+class CleanedCodec:
+    """Cleaned reports as the tokens of a model of transformers."""
+
+    tokens: ModelTokens
+    clean: Callable[[str], str]
+    language_model: str = ""
+    note: str = ""
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """See `ReportCodec`."""
+        return self.tokens.encode_report(self.clean(text), max_tokens)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """See `ReportCodec`."""
+        return self.tokens.decode(ids)
+
+    def shorten(self, text: str, max_tokens: int) -> str:
+        """See `ReportCodec`."""
+        return self.tokens.decode(self.tokens.encode_report(text, max_tokens))
+
+
+@dataclass(frozen=True)
+class ClosedCodec:
+    """Our words, of which a cut report keeps its closing id: the text tower reads that one."""
+
+    words: Tokenizer
+    language_model: str = ""
+    note: str = ""
+
+    def encode(self, text: str, max_tokens: int) -> list[int]:
+        """See `ReportCodec`."""
+        return [*self.words.encode(text, max_tokens)[:-1], 0]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """See `ReportCodec`."""
+        return self.words.decode(ids)
+
+    def shorten(self, text: str, max_tokens: int) -> str:
+        """See `ReportCodec`."""
+        return self.words.shorten(text, max_tokens)
 
 
 def _problem(row: object) -> str | None:

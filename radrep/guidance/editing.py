@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from radrep.errors import DataError
-from radrep.guidance.labels import LabelPredictor, fit_labels
+from radrep.guidance.labels import LabelPredictor, abnormal_labels, fit_labels
 from radrep.metrics.labeler import label_report, label_reports
 from radrep.metrics.labeler import vocabulary as o
 from radrep.metrics.labeler.words import split_sentences
@@ -266,8 +266,5 @@ def fit_editor(
     vectors: np.ndarray, raw: Sequence[str], reports: Sequence[str], patients: Sequence[str]
 ) -> ReportEditor:
     """Fit on training studies: features (n, d), raw reports, and as the model writes them."""
-    values = {"positive": 1.0, "negative": 0.0, "absent": 0.0, "uncertain": np.nan}
-    found = label_reports(list(raw))
-    labels = np.array([[values[each.states[name]] for name in o.ABNORMAL] for each in found])
-    predictor = fit_labels(vectors, labels, patients, o.ABNORMAL)
+    predictor = fit_labels(vectors, abnormal_labels(raw), patients, o.ABNORMAL)
     return ReportEditor(predictor, SentenceBank.build(reports))

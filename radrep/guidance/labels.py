@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from radrep.guidance.selection import assign_folds, out_of_fold, solve_ridge
+from radrep.metrics.labeler import label_reports
+from radrep.metrics.labeler.vocabulary import ABNORMAL
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_STATES = {"positive": 1.0, "negative": 0.0, "absent": 0.0, "uncertain": np.nan}
 _FEWEST = 10  # studies with and without an observation, for it to be predicted
 _MIN_SCALE = 1e-6
 NEVER = np.inf  # a threshold that nothing exceeds
@@ -90,6 +93,12 @@ class LabelPredictor:
         return float(np.nextafter(found[order][best], -1))
 
 
+def abnormal_labels(reports: Sequence[str]) -> np.ndarray:
+    """The 13 observations of raw reports: 1, 0 or NaN for uncertain, (n, 13)."""
+    found = label_reports(list(reports))
+    return np.array([[_STATES[each.states[name]] for name in ABNORMAL] for each in found])
+
+
 def fit_labels(
     vectors: np.ndarray,
     labels: np.ndarray,
@@ -101,10 +110,61 @@ def fit_labels(
 
     The penalty of each observation is the one with the greatest AUROC out of fold by patient.
     """
-    mean = vectors.mean(axis=0)
-    scale = np.maximum(vectors.std(axis=0), _MIN_SCALE)
-    standard = (vectors - mean) / scale
-    kernel = standard @ standard.T / standard.shape[1]
+    features = _Standardised.of(vectors)
+    return _fit(features, labels, patients, names, penalties)
+
+
+def cross_fit_labels(
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    patients: Sequence[str],
+    folds: np.ndarray,
+    names: Sequence[str],
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[LabelPredictor, dict[int, LabelPredictor]]:
+    """As `fit_labels` on all studies, and by fold (n,) on those of the other folds.
+
+    No label of a fold reaches its predictor: penalty, logistic function and operating points are of
+    the others too. Images do, by mean and standard deviation of the features.
+    """
+    features = _Standardised.of(vectors)
+    parts: dict[int, LabelPredictor] = {}
+    for fold in np.unique(folds).tolist():
+        rest = np.flatnonzero(folds != fold)
+        theirs = [patients[i] for i in rest.tolist()]
+        parts[fold] = _fit(features.part(rest), labels[rest], theirs, names, penalties)
+    return _fit(features, labels, patients, names, penalties), parts
+
+
+@dataclass(frozen=True)
+class _Standardised:
+    """Features with mean 0 and standard deviation 1."""
+
+    mean: np.ndarray  # (d,)
+    scale: np.ndarray  # (d,)
+    rows: np.ndarray  # (n, d)
+    kernel: np.ndarray  # (n, n)
+
+    @classmethod
+    def of(cls, vectors: np.ndarray) -> "_Standardised":
+        mean = vectors.mean(axis=0)
+        scale = np.maximum(vectors.std(axis=0), _MIN_SCALE)
+        rows = (vectors - mean) / scale
+        return cls(mean, scale, rows, rows @ rows.T / rows.shape[1])
+
+    def part(self, rows: np.ndarray) -> "_Standardised":
+        kernel = self.kernel[np.ix_(rows, rows)]
+        return _Standardised(self.mean, self.scale, self.rows[rows], kernel)
+
+
+def _fit(
+    features: _Standardised,
+    labels: np.ndarray,
+    patients: Sequence[str],
+    names: Sequence[str],
+    penalties: Sequence[float],
+) -> LabelPredictor:
+    kernel, standard = features.kernel, features.rows
     folds = assign_folds(patients)
     # What is unknown counts as the mean, which teaches nothing.
     counts = np.maximum((~np.isnan(labels)).sum(axis=0), 1)
@@ -112,7 +172,7 @@ def fit_labels(
     targets = np.where(np.isnan(labels), means, labels)
     scored = [out_of_fold(kernel, targets, folds, penalty) for penalty in penalties]
     num = len(names)
-    weights = np.zeros((vectors.shape[1], num), np.float32)
+    weights = np.zeros((standard.shape[1], num), np.float32)
     slope, bias = np.zeros(num), np.full(num, -np.inf)
     found = np.zeros(labels.shape)
     for i in range(num):
@@ -127,6 +187,7 @@ def fit_labels(
         weights[:, i] = (standard.T @ dual)[:, 0] / standard.shape[1]
         found[:, i] = _logistic(scored[best][:, i] * slope[i] + shift)
         bias[i] = means[i] * slope[i] + shift  # the ridge predicts differences from the mean
+    mean, scale = features.mean, features.scale
     return LabelPredictor(tuple(names), mean, scale, weights, slope, bias, labels, found)
 
 

@@ -121,12 +121,8 @@ def fit_to_encoder(
     clean = get_cleaner(recipe.data.tokenizer.cleaner)
     raw = studies.texts(dataset.target)
     reports = full_references(raw, clean=clean).texts
-    patients = [study.patient_id or f"study {study.id}" for study in studies]
-    if summaries is None:
-        found = _summarize(model, dataset, recipe, rows, reporter)
-    else:
-        chosen = [(study, dataset.selection.of(study)) for study in (studies[i] for i in rows)]
-        found = [torch.cat([summaries(s.images[v.number], v) for v in own]) for s, own in chosen]
+    patients = patients_of(dataset)
+    found = read_summaries(model, dataset, recipe, rows, reporter, summaries)
     training = TrainingStudies(
         study_vectors(found, max(map(len, found))),
         [reports[i] for i in rows],
@@ -150,10 +146,20 @@ def fit_to_encoder(
 
 
 @torch.no_grad()
-def _summarize(
-    model: ReportModel, dataset: ReportDataset, recipe: Recipe, rows: range, reporter: Reporter
+def read_summaries(
+    model: ReportModel,
+    dataset: ReportDataset,
+    recipe: Recipe,
+    rows: range,
+    reporter: Reporter,
+    summaries: Callable[[Image, View], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Statistics of the images of some studies, (views, k) each."""
+    """Statistics of the images of some studies, (views, k) each, given or computed."""
+    if summaries is not None:
+        chosen = [
+            (study, dataset.selection.of(study)) for study in (dataset.studies[i] for i in rows)
+        ]
+        return [torch.cat([summaries(s.images[v.number], v) for v in own]) for s, own in chosen]
     decode = recipe.decode
     part = slice(rows.start, rows.stop, rows.step)
     num_workers = recipe.data.num_workers if dataset.features is None else 0
@@ -162,7 +168,7 @@ def _summarize(
     device, options = next(model.parameters()).device, build_decode(decode, recipe.train.precision)
     found: list[Tensor] = []
     with (
-        reporter.progress("features for selection", len(rows), "studies") as advance,
+        reporter.progress("statistics of images", len(rows), "studies") as advance,
         autocast(device, options.precision),
     ):
         for batch in batches:
@@ -170,6 +176,11 @@ def _summarize(
             found += [each.cpu() for each in _summaries(model, encoded)]
             advance(len(batch.ids))
     return found
+
+
+def patients_of(dataset: ReportDataset) -> list[str]:
+    """Whose each study is; a study without a patient is one of its own."""
+    return [study.patient_id or f"study {study.id}" for study in dataset.studies]
 
 
 def study_features(model: ReportModel, batch: Batch, guide: Guide) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
+from radrep.guidance.label_tokens import LabelTokens
 
 Channels = tuple[float, float, float]
 
@@ -143,6 +144,13 @@ class ReportModel(TrainableModel, Protocol):
 
         That is (tokens, views, rows, columns), 1 in sum for each token; None without such maps.
         """
+
+
+@runtime_checkable
+class LabelTokenModel(ReportModel, Protocol):
+    """A report model that can read label tokens."""
+
+    label_tokens: LabelTokens | None
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
 from radrep.generation.search import beam_search, finished_beams, sample, sample_many
 from radrep.guidance.image_features import StageSummaries, summarize_stages
+from radrep.guidance.label_tokens import LabelTokens
 from radrep.models.base import VisionModel
 from radrep.modules.backbone import Backbone
 from radrep.modules.dropout import Dropout
@@ -38,6 +39,7 @@ class Encoded:
     patches: Tensor  # (b, n, d), padded to the longest study
     mask: Tensor | None  # True where a patch is real, (b, 1, 1, n), or None when all are
     memory: tuple[Tensor, Tensor]  # its projected rows, which patches and words query alike
+    num_labels: int = 0  # label tokens in front of the patches, n counts them
 
 
 @dataclass
@@ -101,13 +103,21 @@ class EncoderDecoder(nn.Module):
         """Where the weights lie."""
         return self.to_words.weight.device
 
-    def encode(self, features: Tensor, num_views: Tensor) -> Encoded:
-        """Encode the studies, from patches (v, patches of a view, c) and views per study (b,)."""
+    def encode(self, features: Tensor, num_views: Tensor, labels: Tensor | None = None) -> Encoded:
+        """Encode the studies, from patches (v, patches of a view, c) and views per study (b,).
+
+        Label tokens (b, m, d) stand in front of a study's patches.
+        """
         patches = self.project(features)  # (v, n / views, d)
         memory = self.memory.keys_and_values()
         patches = patches + self.memory(patches, memory)
         studies, mask = self._regions_by_study(patches, num_views.tolist())
-        return Encoded(self.encoder(self.patch_positions(studies), mask), mask, memory)
+        studies, num_labels = self.patch_positions(studies), 0
+        if labels is not None:
+            num_labels = labels.shape[1]
+            studies = torch.cat([labels, studies], dim=1)
+            mask = None if mask is None else F.pad(mask, (num_labels, 0), value=True)
+        return Encoded(self.encoder(studies, mask), mask, memory, num_labels)
 
     def _regions_by_study(
         self, patches: Tensor, num_views: Sequence[int]
@@ -137,10 +147,17 @@ class EncoderDecoder(nn.Module):
         return F.log_softmax(self.to_words(words).float(), dim=-1)
 
     def attention_maps(self, encoded: Encoded, tokens: Tensor) -> Tensor:
-        """Attention to the patches before each next word, mean over layers and heads: (b, l, n)."""
+        """Attention to the patches before each next word, mean over layers and heads: (b, l, n).
+
+        That to label tokens is left out, and what is to the patches made 1 in sum.
+        """
         maps: list[Tensor] = []
         self._teacher_forced(encoded, tokens, maps)
-        return torch.stack(maps).mean(dim=0)
+        mean = torch.stack(maps).mean(dim=0)
+        if not encoded.num_labels:
+            return mean
+        patches = mean[..., encoded.num_labels :].float()
+        return patches / patches.sum(dim=-1, keepdim=True).clamp(min=torch.finfo().tiny)
 
     def _teacher_forced(
         self, encoded: Encoded, tokens: Tensor, maps: list[Tensor] | None
@@ -177,7 +194,8 @@ class CsrLmca(VisionModel):
 
     Not published is feature_norm: every backbone channel is brought to mean 0 and variance 1, by
     running statistics in evaluation. Behind a frozen backbone, whose channels differ a hundredfold
-    in scale and hardly vary around their means, learning hangs on it.
+    in scale and hardly vary around their means, learning hangs on it. Nor are label tokens, which
+    are for a frozen backbone.
     """
 
     vision = "backbone"
@@ -189,6 +207,7 @@ class CsrLmca(VisionModel):
         feature_norm: bool = False,
         enhancer: PooledEnhancer | TokenEnhancer | None,
         encoder_decoder: EncoderDecoder,
+        label_tokens: LabelTokens | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -196,6 +215,7 @@ class CsrLmca(VisionModel):
         self.feature_norm = nn.BatchNorm1d(channels, affine=False) if feature_norm else None
         self.enhancer = enhancer
         self.encoder_decoder = encoder_decoder
+        self.label_tokens = label_tokens
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Parameters of extractor and enhancer."""
@@ -298,12 +318,17 @@ class CsrLmca(VisionModel):
 
     def encode(self, batch: Batch) -> Encoded:
         """Encode the images, or the cached features, of a batch."""
+        labels = None
+        if self.label_tokens is not None:
+            if batch.label_buckets is None and batch.images is not None:
+                batch = self.encode_images(batch, DecodeOptions())
+            labels = self.label_tokens(batch, self.summaries)
         features = self.features(batch)
         if self.feature_norm is not None:
             features = self.feature_norm(features.float().flatten(0, 1)).view_as(features)
         if self.enhancer is not None:
             features = self.enhancer(features)
-        return self.encoder_decoder.encode(features, batch.num_views)
+        return self.encoder_decoder.encode(features, batch.num_views, labels)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the real tokens, the closing 0 included, as "loss"."""

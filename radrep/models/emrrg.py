@@ -22,10 +22,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.image_features import summarize_maps
+from radrep.guidance.label_tokens import LabelTokens
 from radrep.models.base import VisionModel
 from radrep.models.xray_mamba import XrayMamba, average_views
 from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
-from radrep.modules.language_model import LanguageModel
+from radrep.modules.language_model import Float32Weights, LanguageModel, language_part
 from radrep.modules.low_rank import LowRankUpdate
 
 PROMPT = (
@@ -55,6 +56,7 @@ class Emrrg(VisionModel):
             0 for none, published is 8.
         gradient_checkpointing: Layers of the language model compute their activations again in the
             backward pass instead of keeping them.
+        label_tokens: Behind the visual tokens in the sequence; not published.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Emrrg(VisionModel):
         lora_rank: int = 16,
         lora_alpha: int = 16,
         lora_dropout: float = 0.1,
+        label_tokens: LabelTokens | None = None,
     ) -> None:
         super().__init__()
         _one_of("encoder_training", encoder_training, get_args(EncoderTraining))
@@ -81,6 +84,7 @@ class Emrrg(VisionModel):
         self.encoder_training = encoder_training
         self.language_training = language_training
         self.visual_tokens = visual_tokens
+        self.label_tokens = label_tokens
         dim: int = self.language_model.config.hidden_size
         self.projector = nn.Sequential(nn.Linear(encoder.dim, dim), nn.LayerNorm(dim))
         self._context = (
@@ -91,7 +95,7 @@ class Emrrg(VisionModel):
             None if hybrid_every else self.language_model.get_correct_attn_implementation(None)
         )
         self._checkpointed: list[nn.Module] = []
-        self._half: list[tuple[nn.Parameter, torch.dtype]] = []  # in float32 for the moment
+        self._float32 = Float32Weights()
         if language_training == "lora":
             # Takes seconds to import, and most models need none.
             from peft import LoraConfig, inject_adapter_in_model
@@ -137,7 +141,7 @@ class Emrrg(VisionModel):
         """Training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         if mode:
-            self._set_float32(False)
+            self._float32.set(self, False)
         if self.encoder_training == "frozen":
             self.encoder.eval()
         if self.language_training == "frozen":
@@ -196,7 +200,10 @@ class Emrrg(VisionModel):
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
         """See `ReportModel`."""
         with self._precision(decode.float32_weights):
-            return super().encode_images(batch, decode)
+            batch = super().encode_images(batch, decode)
+        if self.label_tokens is None:
+            return batch
+        return replace(batch, label_buckets=self.label_tokens.read(batch, self.summaries))
 
     def summaries(self, batch: Batch) -> Tensor:
         """Statistics of the maps of the vision encoder."""
@@ -230,8 +237,14 @@ class Emrrg(VisionModel):
             "num_returned": decode.num_samples,
             "temperature": decode.temperature,
         }
-        for own, features in zip(candidates, self.encode(batch).split(1), strict=True):
-            alone = replace(batch, features=features, num_views=torch.ones(1, dtype=torch.long))
+        buckets = batch.label_buckets
+        for i, (own, features) in enumerate(zip(candidates, self.encode(batch), strict=True)):
+            alone = replace(
+                batch,
+                features=features[None],
+                num_views=torch.ones(1, dtype=torch.long),
+                label_buckets=None if buckets is None else buckets[i : i + 1],
+            )
             if decode.num_samples:
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)
@@ -242,17 +255,22 @@ class Emrrg(VisionModel):
         """None: a language model attends to no map of patches."""
 
     @contextmanager
-    def _shown(self, tokens: Tensor, num_beams: int = 1) -> Iterator[Tensor]:
-        """The prompt around visual tokens (b, n, c), seen by hybrid layers too: (b, p, d)."""
+    def _shown(self, batch: Batch, num_beams: int = 1) -> Iterator[Tensor]:
+        """The prompt around visual tokens, seen by hybrid layers too, and label ones: (b, p, d)."""
+        features = self.features(batch)
+        tokens = average_views(features, batch.num_views)
         inline = tokens if self.visual_tokens == "all" else self._pooled(tokens)
         visual = self.projector(inline)
-        prompt = self._prompt(visual)
+        added = visual
+        if self.label_tokens is not None:
+            labels = self.label_tokens(replace(batch, features=features), self.summaries)
+            added = torch.cat([visual, labels.to(visual.dtype)], dim=1)
+        prompt = self._prompt(added)
         if self._context is None:
             yield prompt
             return
         text = torch.ones(prompt.shape[:2], dtype=torch.bool, device=prompt.device)
-        first = len(self._before)
-        text[:, first : first + inline.shape[1]] = False
+        text[:, len(self._before) :][:, : added.shape[1]] = False
         real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         seen = visual if inline is tokens else self.projector(tokens)
         self._context.set(seen, real, text, num_beams)
@@ -285,11 +303,11 @@ class Emrrg(VisionModel):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the real report tokens, ends included, as "loss"."""
-        self._set_float32(False)
+        self._float32.set(self, False)
         assert batch.tokens is not None, "a batch to learn from has tokens"
         assert batch.lengths is not None, "a batch to learn from has lengths"
         count = batch.tokens.shape[1]
-        with self._shown(self.encode(batch)) as prompt:
+        with self._shown(batch) as prompt:
             # Without a mask: padding comes last, so no real token sees it.
             inputs = torch.cat([prompt, self._words(batch.tokens[:, :-1])], dim=1)
             # By index and not by number: a slice would have the weights copied for every study.
@@ -341,7 +359,7 @@ class Emrrg(VisionModel):
         )
         with (
             self._precision(in_float32),
-            self._shown(self.encode(batch), max(num_beams, num_returned)) as prompt,
+            self._shown(batch, max(num_beams, num_returned)) as prompt,
             warnings.catch_warnings(),
         ):
             # Rightly so: it is the report that should not repeat itself.
@@ -360,21 +378,10 @@ class Emrrg(VisionModel):
             in_float32 is None,
         )
         on = device not in GPUS or dtype == torch.float32 if auto else bool(in_float32)
-        self._set_float32(on)
+        self._float32.set(self, on)
         if on:
             return torch.autocast(device, enabled=False)
         return torch.autocast(device, dtype=dtype) if auto else nullcontext()
-
-    def _set_float32(self, on: bool) -> None:
-        """Cast weights of half precision to float32, once for a whole evaluation, or back."""
-        if on == bool(self._half):
-            return
-        if on:
-            self._half = [(p, p.dtype) for p in self.parameters() if p.dtype.itemsize == 2]
-        for parameter, dtype in self._half:
-            parameter.data = parameter.data.to(torch.float32 if on else dtype)
-        if not on:
-            self._half = []
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         end = self.language.eos_id
@@ -384,13 +391,6 @@ class Emrrg(VisionModel):
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def language_part(name: str) -> str:
-    """The part that a parameter of the language model belongs to."""
-    if ".lora_" in name:
-        return "language model LoRA"
-    return "hybrid layers" if ".cross." in name else "language model"
 
 
 def _limits(decode: DecodeOptions) -> dict[str, Any]:

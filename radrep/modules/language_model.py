@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -239,6 +240,31 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+def language_part(name: str) -> str:
+    """The part that a parameter of the language model belongs to."""
+    if ".lora_" in name:
+        return "language model LoRA"
+    return "hybrid layers" if ".cross." in name else "language model"
+
+
+class Float32Weights:
+    """Casts weights of half precision to float32, once for a whole evaluation, and back."""
+
+    def __init__(self) -> None:
+        self._half: list[tuple[nn.Parameter, torch.dtype]] = []  # in float32 for the moment
+
+    def set(self, model: nn.Module, on: bool) -> None:
+        """Cast the weights of a model, or back."""
+        if on == bool(self._half):
+            return
+        if on:
+            self._half = [(p, p.dtype) for p in model.parameters() if p.dtype.itemsize == 2]
+        for parameter, dtype in self._half:
+            parameter.data = parameter.data.to(torch.float32 if on else dtype)
+        if not on:
+            self._half = []
 
 
 def _tiny(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -107,6 +107,22 @@ class ModelSection(Section):
         return ("loss", "auroc", "average_precision") if self.output == "labels" else ("loss",)
 
 
+class LabelTokens(Section):
+    """Observations predicted from a frozen encoder's features, as tokens beside the patches."""
+
+    buckets: Annotated[int, Field(ge=2, le=10)] = 4  # of a probability; one more is "unknown"
+    # In training, shares of the studies that have the labels of their own report, and none at all;
+    # the others have probabilities out of fold.
+    gold: Fraction = 0.3
+    dropped: Fraction = 0.2
+
+    def rules(self) -> Iterable[Rule]:
+        """Some studies have predictions, as all new ones will."""
+        both = self.gold + self.dropped
+        text = f"must be below 1 together with model.label_tokens.dropped, got {both:g}"
+        yield both >= 1, "model.label_tokens.gold", text
+
+
 class CsrLmca(ModelSection):
     """CSR-LMCA: SR-Mamba enhancer, cross-modal memory, LMCA region encoder, transformer."""
 
@@ -119,6 +135,7 @@ class CsrLmca(ModelSection):
     memory: Memory = Memory()
     regions: Regions = Regions()
     transformer: Transformer = Transformer()
+    label_tokens: LabelTokens | None = None  # backbone.frozen only
 
     @property
     def takes_early_maps(self) -> bool:
@@ -188,6 +205,7 @@ class Emrrg(ModelSection):
     visual_tokens: Literal["all", "pooled"] = "all"  # in line; pooled: 2x2 means, 49 at 224 px
     language_model: LanguageModel = LanguageModel()
     hybrid: Hybrid | None = None
+    label_tokens: LabelTokens | None = None  # train_encoder: frozen only
 
 
 class Autoregressive(ModelSection):

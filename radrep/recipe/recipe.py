@@ -54,7 +54,8 @@ class Recipe(Section):
         """Features of a frozen encoder are computed once, so its images must not vary."""
         model = self.model
         frozen = isinstance(model, CsrLmca | Discriminator) and model.backbone.frozen
-        key = "model.backbone.frozen: true" if frozen else "model.train_encoder: frozen"
+        has_backbone = isinstance(model, CsrLmca | Discriminator)
+        key = "model.backbone.frozen: true" if has_backbone else "model.train_encoder: frozen"
         frozen = frozen or (isinstance(model, Emrrg) and model.train_encoder == "frozen")
         for name in ("random_crop", "random_resized_crop", "random_flip"):
             text = f"{name.rpartition('_')[2]}s training images at random, but {key} computes "
@@ -66,6 +67,11 @@ class Recipe(Section):
             text = "cannot be had of the cached maps of model.backbone.frozen_stages; set one of "
             text += "the two off"
             yield model.takes_early_maps and getattr(self.data, name), f"data.{name}", text
+        asked = isinstance(model, CsrLmca | Emrrg) and model.label_tokens is not None
+        text = f"needs {key}: findings are predicted from the encoder's features once, before "
+        text += "training, and one that is trained would change them; freeze it, or set "
+        text += "model.label_tokens to null"
+        yield asked and not frozen, "model.label_tokens", text
 
     def without_effect(self) -> Mapping[str, str]:
         """Keys and sections that other keys switch off, to what would switch them on."""

@@ -15,10 +15,10 @@ from radrep.recipe.load import change_section, dump_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.training.accelerator import is_main_process
 from radrep.training.run import train
-from radrep.weights.checkpoint import find_checkpoint, read_recipe
+from radrep.weights.checkpoint import find_checkpoint, learned_reports_of, read_recipe
 from radrep.weights.folds import FOLDS, SUFFIX, fold_folder, is_folds, read_folds
 from radrep.weights.model_card import MODEL_CARD
-from radrep.weights.run_folder import RECIPE, last_checkpoint
+from radrep.weights.run_folder import last_checkpoint
 
 # Keys that may name a run.
 _STARTS = (
@@ -117,16 +117,10 @@ def _of_fold(start: Path | str, recipe: Recipe, number: int, num_folds: int) -> 
         if section is None or section.of != num_folds:
             raise CheckpointError(f"{run} is of other folds than these {num_folds}")
         return kind(run)
-    if not path.is_dir():
+    if not learned_reports_of(path, recipe.data.prepared):
         return start
-    checkpoint = find_checkpoint(path)
-    if not (checkpoint / RECIPE).is_file():
-        return start  # imported weights
-    learned = read_recipe(checkpoint)
-    from_images = learned.model.output == "encoder" and not learned.model.needs_text
-    if from_images or learned.data.prepared.resolve() != recipe.data.prepared.resolve():
-        return start
+    task = read_recipe(find_checkpoint(path)).task
     raise CheckpointError(
-        f"{path} learned from the reports of {learned.data.prepared}, those that fold {number + 1} "
-        f"holds out too. Train its folds first: radrep {learned.task} RECIPE --folds {num_folds}"
+        f"{path} learned from the reports of {recipe.data.prepared}, those that fold {number + 1} "
+        f"holds out too. Train its folds first: radrep {task} RECIPE --folds {num_folds}"
     )

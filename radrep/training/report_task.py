@@ -1,6 +1,6 @@
 """Validation of a model that writes reports, and what is fitted on its encoder in the end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
 from radrep.training.accelerator import broadcast, gather
-from radrep.training.feature_cache import SelectedImages, cached_features
+from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.training.validation import Validation, mean_loss, moved
 from radrep.weights.guidance_files import save_guidance
 
@@ -101,6 +101,17 @@ def check_meteor(section: Train) -> None:
         raise RecipeError("this run", [("train.monitor", text)])
 
 
+def cached_summaries(
+    model: ReportModel, datasets: Sequence[ReportDataset], device: torch.device, reporter: Reporter
+) -> FeatureStore | None:
+    """Statistics that a frozen encoder makes of images; None where the model computes them."""
+    part = model.frozen_summaries()
+    if part is None:
+        return None
+    images = (SelectedImages.find(each.studies, each.selection) for each in datasets)
+    return cached_features(part, datasets[0].preprocess, images, device=device, reporter=reporter)
+
+
 def fit_guidance(
     folder: Path,
     model: ReportModel,
@@ -113,12 +124,7 @@ def fit_guidance(
 
     Statistics that a frozen encoder makes are taken from the cache; others are computed here.
     """
-    part, summaries = model.frozen_summaries(), None
-    if part is not None:
-        images = SelectedImages.find(dataset.studies, dataset.selection)
-        summaries = cached_features(
-            part, dataset.preprocess, [images], device=device, reporter=reporter
-        )
+    summaries = cached_summaries(model, [dataset], device, reporter)
     selector, editor, frequencies = fit_to_encoder(model, dataset, recipe, reporter, summaries)
     save_guidance(folder, selector, editor, frequencies)
     learned = int((editor.predictor.auroc() > 0).sum())

@@ -28,7 +28,8 @@ from radrep.data.dataset import (
 )
 from radrep.data.manifest import hash_recipe, read_image_size, read_shards
 from radrep.data.tokenizer import ReportCodec, Tokenizer
-from radrep.models.base import LabelModel, ReportModel, TrainableModel
+from radrep.inference.label_tokens import fit_label_tokens
+from radrep.models.base import LabelModel, LabelTokenModel, ReportModel, TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
@@ -39,7 +40,7 @@ from radrep.training.labels import LabelReader, build_labels, check_labels
 from radrep.training.loop import Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
-from radrep.training.report_task import ReportTask, check_meteor, fit_guidance
+from radrep.training.report_task import ReportTask, cached_summaries, check_meteor, fit_guidance
 from radrep.training.resume import load_last, newest_run
 from radrep.training.run_log import (
     ENVIRONMENT,
@@ -204,6 +205,12 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
         )
         for name, split in data.splits.items()
     }
+    if isinstance(model, LabelTokenModel) and model.label_tokens is not None:
+        sets, device = list(datasets.values()), accelerator.device
+        summaries = cached_summaries(model, sets, device, resolved.reporter)
+        fitted = fit_label_tokens(model, sets, recipe, resolved.reporter, summaries)
+        for each, buckets in zip(sets, broadcast(accelerator, fitted), strict=True):
+            each.label_buckets = buckets
     return _Model(model, codec, features, datasets, progress, state)
 
 

@@ -21,8 +21,8 @@ from torch import nn
 from radrep.atomic import atomic_write_text, check_output
 from radrep.errors import CheckpointError, RecipeError
 from radrep.models.base import TrainableModel
-from radrep.models.emrrg import language_part
 from radrep.modules.hub import hub_sources
+from radrep.modules.language_model import language_part
 from radrep.ops.selective_scan.choose import BackendChoice, select_backend
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe

@@ -191,6 +191,18 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
     return find_best(name)
 
 
+def learned_reports_of(start: Path, prepared: Path) -> bool:
+    """Whether a run or checkpoint learned from reports or labels of a prepared folder."""
+    if not start.is_dir():
+        return False
+    checkpoint = find_checkpoint(start)
+    if not (checkpoint / RECIPE).is_file():
+        return False  # imported weights
+    learned = read_recipe(checkpoint)
+    from_images = learned.model.output == "encoder" and not learned.model.needs_text
+    return not from_images and learned.data.prepared.resolve() == prepared.resolve()
+
+
 def is_discriminator(name: Path) -> bool:
     """Whether a run or checkpoint is of SDAM's discriminator; False if it cannot be read."""
     return _has_output(name, "labels")

@@ -84,7 +84,7 @@ def main() -> None:
     bare = load_language_model(
         arguments.language_model, cache_folder=cache_folder(), dtype=torch.bfloat16
     ).model
-    with torch.no_grad(), model._shown(model.encode(batch)) as prompt:
+    with torch.no_grad(), model._shown(batch) as prompt:
         width = prompt.shape[1]
         embedded = torch.randn(STUDIES, width + LENGTH, prompt.shape[2], dtype=torch.bfloat16)
     embedded.requires_grad_()

@@ -1,6 +1,12 @@
+from dataclasses import replace
+
+import pytest
 import torch
 
 from radrep.data.batch import Batch
+from radrep.generation.contract import DecodeOptions
+from radrep.guidance.image_features import StageSummaries
+from radrep.guidance.label_tokens import LabelTokens
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
 from radrep.modules.backbone import Backbone
 from radrep.modules.memory import CrossModalMemory
@@ -8,7 +14,9 @@ from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
 
 
-def tiny_model(enhancer: str = "tokens", *, joined: bool = False) -> CsrLmca:
+def tiny_model(
+    enhancer: str = "tokens", *, joined: bool = False, label_tokens: bool = False
+) -> CsrLmca:
     torch.manual_seed(0)
     backbone = Backbone(name="test_convnext.r160_in1k", weights="none", image_size=64)
     channels = backbone.out_dim
@@ -28,7 +36,22 @@ def tiny_model(enhancer: str = "tokens", *, joined: bool = False) -> CsrLmca:
         num_heads=2,
         ff_dim=24,
     )
-    return CsrLmca(backbone=backbone, enhancer=kinds.get(enhancer), encoder_decoder=encoder_decoder)
+    labels = None
+    if label_tokens:  # predicts at random
+        with torch.no_grad():
+            size = StageSummaries(backbone.eval())(torch.zeros(1, 3, 64, 64)).shape[-1]
+        backbone.train()
+        labels = LabelTokens(num_features=size, num_views=2, dim=16)
+        labels.weights.normal_()
+        labels.slope.fill_(0.1)
+        labels.bias.zero_()
+        labels.edges.copy_(torch.tensor([0.2, 0.5, 0.8]))
+    return CsrLmca(
+        backbone=backbone,
+        enhancer=kinds.get(enhancer),
+        encoder_decoder=encoder_decoder,
+        label_tokens=labels,
+    )
 
 
 def batch(num_views: list[int], *, length: int = 9) -> Batch:
@@ -79,8 +102,9 @@ def test_a_study_does_not_depend_on_its_batch() -> None:
                 )
 
 
-def test_cached_steps_equal_the_full_pass() -> None:
-    model = tiny_model().eval()
+@pytest.mark.parametrize("label_tokens", [False, True])
+def test_cached_steps_equal_the_full_pass(label_tokens: bool) -> None:
+    model = tiny_model(label_tokens=label_tokens).eval()
     whole = batch([2, 1, 2])
     assert whole.tokens is not None
     tokens = whole.tokens.masked_fill(whole.tokens == 0, 7)  # no study ends
@@ -139,7 +163,7 @@ def test_loss_is_the_mean_over_words_and_the_closing_token() -> None:
 
 def test_every_trainable_parameter_gets_a_finite_gradient() -> None:
     for enhancer in ("tokens", "pooled"):
-        model = tiny_model(enhancer)
+        model = tiny_model(enhancer, label_tokens=True)
         model.loss(batch([2, 1]))["loss"].backward()
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -161,11 +185,57 @@ def test_second_view_changes_the_report() -> None:
     assert (real - copied).abs().max() > 1e-4
 
 
-def test_attention_is_a_distribution_over_real_patches() -> None:
-    model = tiny_model().eval()
+@pytest.mark.parametrize("label_tokens", [False, True])
+def test_attention_is_a_distribution_over_real_patches(label_tokens: bool) -> None:
+    model = tiny_model(label_tokens=label_tokens).eval()
     whole = batch([2, 1])
     assert whole.tokens is not None
     patches = model.encoder_decoder.grid[0] * model.encoder_decoder.grid[1]
     looks = model.encoder_decoder.attention_maps(model.encode(whole), whole.tokens)
+    assert looks.shape[-1] == 2 * patches
     torch.testing.assert_close(looks.sum(-1), torch.ones(looks.shape[:2]))
     assert looks[1, :, patches:].abs().max() == 0
+
+
+BEAM = DecodeOptions(method="beam", beam_size=3, max_new_tokens=8)
+
+
+def test_a_report_with_label_tokens_does_not_depend_on_its_batch() -> None:
+    model = tiny_model(label_tokens=True).eval()
+    whole = batch([2, 1, 2, 1])
+    together = model.write(whole, BEAM)
+    assert together == [model.write(one_study(whole, study), BEAM)[0] for study in range(4)]
+
+
+def test_the_buckets_of_a_batch_take_the_place_of_those_of_its_images() -> None:
+    model = tiny_model(label_tokens=True).eval()
+    assert model.label_tokens is not None
+    whole = batch([2, 1])
+    assert whole.tokens is not None
+    with torch.no_grad():
+        encoded = model.encode_images(whole, BEAM)
+        buckets = model.label_tokens.read(encoded, model.summaries)
+        assert len(set(buckets.flatten().tolist())) > 2
+        found, given, turned = (
+            model.encoder_decoder.log_probs(model.encode(each), whole.tokens)
+            for each in (
+                whole,
+                replace(whole, label_buckets=buckets),
+                replace(whole, label_buckets=3 - buckets),
+            )
+        )
+    assert torch.equal(found, given)
+    assert (found - turned).abs().max() > 1e-3
+
+
+def test_a_model_without_label_tokens_is_the_one_before_them() -> None:
+    """Same weights from the same seed, and only they differ."""
+    without, with_tokens = tiny_model(), tiny_model(label_tokens=True)
+    state = with_tokens.state_dict()
+    for name, tensor in without.state_dict().items():
+        assert torch.equal(state.pop(name), tensor), name
+    assert all(name.startswith("label_tokens.") for name in state)
+    one = batch([2])
+    (ids,) = with_tokens.eval().write(one, BEAM)
+    maps = with_tokens.attention(one, ids)
+    assert maps.shape == (len(ids), 2, *with_tokens.encoder_decoder.grid)

@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from radrep.data.batch import Batch
+from radrep.generation.contract import DecodeOptions
+from radrep.guidance.label_tokens import LabelTokens
 from radrep.models.emrrg import PROMPT, Emrrg
 from radrep.models.xray_mamba import make_xray_mamba
 from radrep.modules.hybrid_decoder import VisualCrossAttention
@@ -63,6 +65,14 @@ def tiny_model(
     if adapters:
         encoder.patches.add_adapter("X", rank=2)
     language = load_language_model(f"tiny:{family}", cache_folder=Path(), dtype=dtype)
+    if how.pop("label_tokens", False):
+        dim = language.model.config.hidden_size
+        tokens = LabelTokens(num_features=12 * encoder.dim, num_views=2, dim=dim)
+        tokens.weights.normal_()  # predicts at random
+        tokens.slope.fill_(0.1)
+        tokens.bias.zero_()
+        tokens.edges.copy_(torch.tensor([0.2, 0.5, 0.8]))
+        how["label_tokens"] = tokens
     model = Emrrg(encoder=encoder, language=language, **how)
     # Initial weights are so small that the likeliest next token is nearly the same everywhere.
     with torch.no_grad():
@@ -128,6 +138,7 @@ SETUPS: list[dict[str, Any]] = [
     {"family": "qwen2", "visual_tokens": "pooled"},
     {"family": "llama", "visual_tokens": "pooled", "hybrid_every": 2},
     {"family": "qwen2", "hybrid_every": 2, "language_training": "lora"},
+    {"family": "llama", "hybrid_every": 2, "encoder_training": "frozen", "label_tokens": True},
 ]
 
 
@@ -168,6 +179,23 @@ def test_padding_never_changes_the_loss(setup: dict[str, Any]) -> None:
         torch.testing.assert_close(model.loss(longer)["loss"], expected)
 
 
+def test_label_tokens_change_the_report_and_learn() -> None:
+    model = tiny_model(**SETUPS[-1])
+    batch = tiny_batch([2, 1], model)
+    assert model.label_tokens is not None
+    absent = replace(batch, label_buckets=torch.zeros(2, 13, dtype=torch.long))
+    present = replace(batch, label_buckets=torch.full((2, 13), 3))
+    assert model.generate(absent) != model.generate(present)
+    options = DecodeOptions(beam_size=2, num_samples=2, max_new_tokens=6)
+    together = model.write_candidates(batch, options)
+    alone = [model.write_candidates(one_study(batch, study), options)[0] for study in range(2)]
+    assert together == alone, "samples too, behind features that are averaged over views"
+    model.train().loss(present)["loss"].backward()
+    gradient = model.label_tokens.embeddings.grad
+    assert gradient is not None
+    assert (gradient.abs().sum(dim=(0, 2)) > 0).tolist() == [False, False, False, True, False]
+
+
 def test_cached_tokens_are_as_good_as_images() -> None:
     model = tiny_model(hybrid_every=2)
     batch = tiny_batch([2, 1], model)
@@ -187,7 +215,7 @@ def test_greedy_reports_equal_the_full_pass_step_by_step(setup: dict[str, Any]) 
         written: list[int] = []
         one = one_study(batch, study)
         while len(written) < 10:
-            with torch.no_grad(), model._shown(model.encode(one)) as prompt:
+            with torch.no_grad(), model._shown(one) as prompt:
                 words = embed(torch.tensor([written], dtype=torch.long))
                 inputs = torch.cat([prompt, words], dim=1)
                 logits = model.language_model(inputs_embeds=inputs, use_cache=False).logits
@@ -225,7 +253,7 @@ def beams_over_full_passes(model: Emrrg, batch: Batch, *, num_beams: int, steps:
     for _ in range(steps):
         found = []
         for score, written in beams:
-            with torch.no_grad(), model._shown(model.encode(batch)) as prompt:
+            with torch.no_grad(), model._shown(batch) as prompt:
                 words = embed(torch.tensor([written], dtype=torch.long))
                 inputs = torch.cat([prompt, words], dim=1)
                 logits = model.language_model(inputs_embeds=inputs, use_cache=False).logits

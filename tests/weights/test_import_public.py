@@ -485,7 +485,7 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
     before = words_of(torch.tensor([language.bos_id, *language.encode(PROMPT[0])]))
     after = words_of(torch.tensor(language.encode(PROMPT[1])))
     batch = Batch(ids=("a",), num_views=torch.tensor([1]), images=images)
-    with torch.no_grad(), model._shown(model.encode(batch)) as prompt:
+    with torch.no_grad(), model._shown(batch) as prompt:
         torch.testing.assert_close(
             prompt, torch.cat([before, visual[0], after])[None], atol=1e-4, rtol=1e-4
         )
