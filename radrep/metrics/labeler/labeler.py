@@ -48,7 +48,7 @@ _ONE = re.compile(
     r"|there\s+(?:is|are|was|were|may\s+be)|also)(?:\s+(?!of\b|than\b)[a-z]+){0,3}?"
     r"(?<!prior)(?<!previous)(?<!earlier)(?<!last)\s+(?P<one>ones?)"
     r"(?=\s*(?:$|[.,;)])|\s+(?:on|in|at|is|are|was|has|have|seen|noted|present|along|near|also"
-    r"|persists|remains)\b)",
+    r"|persists|remains|possible|likely|probable|suspected|cannot)\b)",
     re.IGNORECASE,
 )
 _BODY = re.compile(r"\W*(?:findings?|impressions?|conclusions?)\s*:", re.IGNORECASE)

@@ -40,7 +40,8 @@ _NAMED = {
         reticular pattern, reticular marking, reticulation, scar, scarring, cicatrix, pulmonary
         fibrosis, interstitial fibrosis, fibrotic change, reticular nodular opacity, reticulonodular
         opacity, lung marking, bronchovascular marking, pulmonary marking, ground glass,
-        ground glass opacity, ground glass density, ground glass opacification, shadowing""",
+        ground glass opacity, ground glass density, ground glass opacification, shadowing,
+        whiteout, white out, opacified""",
     LESION: """nodule, mass, lung lesion, pulmonary lesion, cavitary lesion, nodular lesion, nodular
         opacity, nodular density, nodular infiltrate, nodularity, masslike opacity, mass like
         opacity, masslike consolidation, masslike density, masslike opacification, mass like
@@ -54,8 +55,8 @@ _NAMED = {
     ATELECTASIS: "atelectasis, atelectatic, collapse, collapsed",
     PNEUMOTHORAX: "pneumothorax",
     EFFUSION: """effusion, pleural effusion, pleural fluid, pleural collection, hemothorax, fluid in
-        the fissure, fluid in the pleural space, fluid in the right pleural space, fluid in the left
-        pleural space, pleural fluid collection, fissural fluid, empyema""",
+        the pleural space, fluid in the right pleural space, fluid in the left pleural space,
+        pleural fluid collection, fissural fluid, empyema""",
     PLEURAL_OTHER: """pleural thickening, apical thickening, biapical thickening, pleural plaque,
         pleural calcification, calcified pleural plaque, pleural scarring, pleural scar, pleural
         parenchymal scarring, pleural parenchymal scar, pleuroparenchymal scarring,
@@ -76,6 +77,12 @@ _NAMED = {
         pulse generator, balloon pump, swan ganz, ivc filter, port,
         introducer, jugular sheath, ij sheath, venous sheath, vascular sheath, subclavian sheath""",
 }
+_NAMED[EFFUSION] += "".join(
+    f", fluid {where} {fissure} fissure"
+    for where in ("in", "in the", "within the", "along the", "tracking into the")
+    for fissure in ("", "minor", "major", "horizontal", "oblique", "right", "left", "right minor",
+                    "right major", "left major")
+)  # fmt: skip
 _SEVERAL = {
     "hydropneumothorax": (PNEUMOTHORAX, EFFUSION),
     "hemopneumothorax": (PNEUMOTHORAX, EFFUSION),
