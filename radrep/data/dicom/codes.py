@@ -9,6 +9,7 @@ from radrep.data.dicom.pixels import PixelLayout
 
 _OVERLAYS = range(0x6000, 0x6100, 2)  # groups
 _ROWS_COMPARED = 64
+_MANY_CODES = 16  # on either side of where the sign begins
 
 
 def find_padding(dataset: Any, layout: PixelLayout, num_codes: int) -> np.ndarray:
@@ -49,6 +50,12 @@ def find_values(
     size = len(present).bit_length() - 1
     depth = min(layout.depth, size)
     declared = _interpret(codes, size, signed=layout.signed)
+    if depth == size and _is_torn(declared, pixels, present, size, signed=layout.signed):
+        notes.append(
+            f"its pixels are {'un' * layout.signed}signed, against its header (PixelRepresentation "
+            f"{int(layout.signed)})"
+        )
+        return _interpret(codes, size, signed=not layout.signed)
     if depth == size or _fits(declared, present, depth, signed=layout.signed):
         return declared
     shift = (layout.high_bit or 0) + 1 - depth
@@ -77,6 +84,24 @@ def find_values(
     if note:
         notes.append(f"{note}, against its header ({found})")
     return candidates[note]
+
+
+def _is_torn(
+    declared: np.ndarray, pixels: np.ndarray, present: np.ndarray, size: int, *, signed: bool
+) -> bool:
+    """Whether a picture is far smoother with its pixels of the other sign.
+
+    A few bright pixels, such as marks, do not count.
+    """
+    half = len(present) // 2
+    if min(present[:half].sum(), present[half:].sum()) < _MANY_CODES:
+        return False
+    # Signed values leave a gap in the middle of the codes; black beside white need not.
+    if not signed and present[half - half // 4 : half + half // 4].any():
+        return False
+    other = _interpret(np.arange(len(present)), size, signed=not signed)
+    rows = pixels[:: max(1, len(pixels) // _ROWS_COMPARED)]
+    return _roughness(other, rows) < 0.5 * _roughness(declared, rows)
 
 
 def _roughness(table: np.ndarray, rows: np.ndarray) -> float:

@@ -295,11 +295,13 @@ def _decode(
 def _planar(dataset: Any, value: bytes, layout: PixelLayout, is_frame: bool) -> int:
     """PlanarConfiguration; where it is missing or wrong, that in which a grey film is grey."""
     planar = int(number(dataset, "PlanarConfiguration") == 1)
-    if is_frame or layout.photometric != "RGB":
+    if is_frame or layout.photometric not in ("RGB", "YBR_FULL"):
         return planar
     samples = np.frombuffer(value, np.uint8, count=layout.rows * layout.columns * 3)
-    by_pixel, by_plane = samples.reshape(-1, 3), samples.reshape(3, -1).T
-    greys = [bool((each == each[:, :1]).all()) for each in (by_pixel, by_plane)]
+    greys = []
+    for each in (samples.reshape(-1, 3), samples.reshape(3, -1).T):
+        grey = each[:, :1] if layout.photometric == "RGB" else 128
+        greys.append(bool((each[:, 1:] == grey).all()))
     return planar if greys[planar] or not any(greys) else 1 - planar
 
 

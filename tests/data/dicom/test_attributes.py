@@ -233,6 +233,11 @@ DRAWINGS: dict[str, Drawing] = {
     "planar-missing": Drawing(pixels=GREY_RGB),
     "planar-wrong": Drawing({"PlanarConfiguration": 0}, pixels=PLANES, forms=NATIVE),
     "planar-wrong-for-pixels": Drawing({"PlanarConfiguration": 1}, pixels=GREY_RGB, forms=NATIVE),
+    "planar-wrong-ybr": Drawing(
+        {"PlanarConfiguration": 0, "PhotometricInterpretation": "YBR_FULL"},
+        pixels=np.stack([GREY, GREY * 0 + 128, GREY * 0 + 128]).reshape(*GREY.shape, 3),
+        forms=NATIVE,
+    ),
     "colour-422-whole": Drawing(
         {"PhotometricInterpretation": "YBR_FULL_422"},
         pixels=np.dstack([GREY, GREY * 0 + 128, GREY * 0 + 128]),
@@ -288,6 +293,12 @@ DRAWINGS: dict[str, Drawing] = {
     ),
     "sign-missing": Drawing({"PixelRepresentation": None}),
     "sign-wrong": Drawing(pixels=signed(DEEP, 2048), note="its pixels are signed"),
+    "sign-wrong-16": Drawing(
+        {"BitsStored": 16}, signed(DEEP, 2048), note="its pixels are signed, against its header"
+    ),
+    "sign-wrong-8": Drawing(
+        {"PixelRepresentation": 1}, pixels=GREY, note="its pixels are unsigned, against its header"
+    ),
     "sign-not-extended": Drawing(
         SS_12 | window(-48, 2000),
         pixels=signed(DEEP, 2048) & 0xFFF,
