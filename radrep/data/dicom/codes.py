@@ -97,7 +97,7 @@ def _is_torn(
     if min(present[:half].sum(), present[half:].sum()) < _MANY_CODES:
         return False
     # Signed values leave a gap in the middle of the codes; black beside white need not.
-    if not signed and present[half - half // 4 : half + half // 4].any():
+    if not signed and (size == 8 or present[half - half // 4 : half + half // 4].any()):
         return False
     other = _interpret(np.arange(len(present)), size, signed=not signed)
     rows = pixels[:: max(1, len(pixels) // _ROWS_COMPARED)]
