@@ -15,7 +15,23 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_SET = re.compile(r"[\s_-]*set\Z")
+# What may stand beside the name of a split: "Training set", "stage_2_train_images".
+_BESIDE_SPLIT = frozenset(
+    ("", "set", "data", "dataset", "split", "stage", "image", "images", "img", "imgs", "files")
+    + (
+        "cases",
+        "studies",
+        "folder",
+        "png",
+        "jpg",
+        "jpeg",
+        "dicom",
+        "dicoms",
+        "dcm",
+        "xray",
+        "xrays",
+    )
+)
 _FRONTAL = {"frontal", "front", "pa", "ap", "posteroanterior", "anteroposterior"}
 _LATERAL = {"lateral", "lat", "ll", "rl", "l"}
 
@@ -23,7 +39,9 @@ _LATERAL = {"lateral", "lat", "ll", "rl", "l"}
 @lru_cache(maxsize=256)
 def split_named(name: str) -> str:
     """The split that a name stands for, such as "Training set"; "" for none."""
-    return SPLIT_NAMES.get(_SET.sub("", name.strip().casefold()), "")
+    words = [word.removesuffix("set") for word in re.split(r"[\W\d_]+", name.casefold())]
+    found = {SPLIT_NAMES.get(word, "") for word in words if word not in _BESIDE_SPLIT}
+    return found.pop() if len(found) == 1 else ""
 
 
 @lru_cache(maxsize=256)

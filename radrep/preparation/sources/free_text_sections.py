@@ -117,7 +117,10 @@ _BEHIND = re.compile(
     rf"(?:{_CLOSING})*(?:[ \t]*\n[ \t]*[=~_*-]{{3,}}[ \t]*(?=\n))?"
 )
 _COLON, _ENDS = re.compile(r":(?=\s)"), "\n.!?:;"
-_TAGS = re.compile(r"</?context>|<br */?>|</(?:findings|impression|indication)>", re.IGNORECASE)
+_TAGS = re.compile(
+    r"</?(?:context|p|div|li|ul|ol)\b[^<>\n]*>|<br */?>|</(?:findings|impression|indication)>",
+    re.IGNORECASE,
+)
 _TAG_HEADINGS = re.compile(r"<(findings|impression|indication)>", re.IGNORECASE)
 _BOLD = re.compile(rf"(?:{_OPENING})+\Z")
 _SENTENCE_END = re.compile(r"(?:\A|[.!?:;)>|\]]|\n[ \t]*\n?)[ \t]*\Z")

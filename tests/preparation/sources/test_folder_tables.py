@@ -334,6 +334,17 @@ def test_numbers_of_unknown_meaning_are_no_labels_and_a_warning(tmp_path, column
     assert [study.labels for study in source] == [{"Mass": k % 2} for k in range(len(codes))]
 
 
+@pytest.mark.parametrize("values", [[str(k) for k in range(15)], ["0", "0.25", "1", "0.5"]])
+def test_numbers_in_a_column_of_labels_are_none_of_them_labels(tmp_path, values):
+    draw(tmp_path, *(f"{k}.png" for k in range(len(values))))
+    rows = [f"{k}.png,{value}" for k, value in enumerate(values)]
+    source = FolderSource(tmp_path, write(tmp_path / "r.csv", "image,label", *rows))
+    (warning,) = source.warnings
+    found = "0, 1 and others" if "0.5" in values else "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ..."
+    assert f"its values are {found}; known are" in warning
+    assert [study.labels for study in source] == [{}] * len(values)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -37,6 +37,7 @@ STYLES: dict[str, tuple[Callable[[str], str], str]] = {
     "numbered": (lambda name: f"{PARTS.index(name) + 1}. {name}: ", "\n"),
     "brackets": (lambda name: f"[{name.upper()}] ", " "),
     "HTML": (lambda name: f"<b>{name}:</b> ", "<br>"),
+    "HTML paragraphs": (lambda name: f"<p>{name}: ", "</p>"),
     "Windows": (lambda name: f"{name}: ", "\r\n"),
     "escaped": (lambda name: f"{name}: ", "\\n"),
     "dash, one line": (lambda name: f"{name} - ", " "),

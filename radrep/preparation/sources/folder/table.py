@@ -62,6 +62,7 @@ class _Values:
     splits: int = 0  # of the others, names of splits
     coded: int = 0  # of the others, whole numbers of up to two digits
     codes: set[int] = field(default_factory=set)  # those, and labels
+    numbers: int = 0  # of the others, without a letter
     blanks: int = 0
     example: str = ""  # the first that is no label
     line: int = 0
@@ -162,14 +163,11 @@ class Table:
         self.has_splits, self.has_patients = "split" in known, "patient" in known
         self.has_studies = "study" in known
         self.labels = tuple(sorted(name for name in others if _is_label(name, others[name])))
-        self._coded = {
-            name: values
-            for name, values in (*others.items(), *listed.items())
-            if _are_codes(name, values) and (name in listed or values.codes >= {0, 1})
-        }
+        self._coded = {n: v for n, v in listed.items() if 0 < v.others == v.numbers}
+        self._coded |= {n: v for n, v in others.items() if _are_codes(n, v) and v.codes >= {0, 1}}
         self.notes = [*text_notes(path), *_column_notes(others, self.labels), *damage.notes()]
         self.notes += [f"{known[role]} is read as names of findings." for role in self._lists]
-        if "reader" in known:
+        if "reader" in known and (self.labels or "label list" in known):
             self.notes.append(
                 f"{known['reader']} names readers: what more than half of an image's readers mark "
                 "is present, what half of them mark uncertain."
@@ -310,6 +308,7 @@ def _count(values: _Values, value: object, line: int) -> None:
         return
     values.others += 1
     values.coded += code is not None
+    values.numbers += text is not None and cell.is_number(text)
     values.splits += text is not None and bool(split_named(text))
     if values.others == 1:
         shown = json.dumps(value) if text is None else text.strip()
@@ -339,10 +338,11 @@ def _code_warnings(
 ) -> Iterator[str]:
     """Columns of numbers whose meaning is not known."""
     for name, values in coded.items():
+        more = " and others" * (values.coded < values.others)
         beside = f" {', '.join(labels[:_SHOWN])} are read." if labels else ""
         yield (
             f"{name} is not read as a finding: line {values.line} has {values.example!r} and its "
-            f"values are {_listed(values.codes)}; known are 1 (present), 0 (absent), -1 "
+            f"values are {_listed(values.codes)}{more}; known are 1 (present), 0 (absent), -1 "
             f"(uncertain) and blank. Write those, or take the column out.{beside}"
         )
     unsaid = [n for n in labels if others[n].codes == {-1, 1} and not others[n].blanks]
@@ -354,7 +354,8 @@ def _code_warnings(
 
 
 def _listed(codes: set[int]) -> str:
-    return ", ".join(map(str, sorted(codes)))
+    shown = sorted(codes)
+    return ", ".join(map(str, shown[:_MAX_CODES])) + ", ..." * (len(shown) > _MAX_CODES)
 
 
 def _column_notes(others: Mapping[str, _Values], labels: tuple[str, ...]) -> Iterator[str]:
