@@ -305,7 +305,7 @@ def stand_in(words: list[str]) -> None:
     read = [word for word, before in zip(words[1:], words, strict=False) if before != "--out"]
     if words[0] in ("eval", "generate") and "--predictions" not in words:
         read.append("runs/csr_lmca_iu_cpu")  # for the newest run
-    for run in read:
+    for run in (word.rpartition("=")[2] for word in read):  # --set KEY=RUN too
         recipe = STAND_INS.get(run)
         if recipe and not Path(run).exists():
             without_pretraining = ["--set", "model.encoder.weights=none"] * ("emrrg" in recipe)

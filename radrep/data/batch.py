@@ -25,6 +25,8 @@ class Batch:
     lengths: Tensor | None = None  # tokens of each study without padding, (b,)
     labels: Tensor | None = None  # 1 present, 0 absent, NaN not known, (b, 14)
     label_buckets: Tensor | None = None  # for label tokens, (b, 13); None: the model predicts them
+    token_weights: Tensor | None = None  # of each token in the loss, (b, l); None: 1
+    seeds: tuple[int, ...] = ()  # of what is drawn for each study in this epoch
 
     @classmethod
     def of_study(cls, id: str, images: Sequence[Tensor]) -> "Batch":
@@ -55,6 +57,7 @@ class Batch:
             "lengths",
             "labels",
             "label_buckets",
+            "token_weights",
         )
         given = {name: getattr(self, name) for name in names}
         moved: dict[str, Any] = {name: move(t) for name, t in given.items() if t is not None}

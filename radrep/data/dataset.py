@@ -84,6 +84,8 @@ class Sample:
     tokens: Tensor
     labels: Tensor | None = None
     label_buckets: Tensor | None = None
+    token_weights: Tensor | None = None
+    seed: int = 0
 
 
 @dataclass(eq=False)
@@ -94,7 +96,8 @@ class ReportDataset(Dataset[Sample]):
     of a random crop is drawn from (seed, epoch, study). `features` gives the cached patches of an
     image, (n, c), in place of its pixels, with `early` those of a square map that later stages of
     a backbone go on from; `labels` those of a study, (14,), NaN where not known; `label_buckets`
-    those of a study in training, (13,), by its id and a seed drawn likewise.
+    those of a study in training, (13,), by its id and a seed drawn likewise; `token_weights` the
+    weights in the loss of the tokens of a report, (l,).
     """
 
     studies: ModelStudies
@@ -110,12 +113,13 @@ class ReportDataset(Dataset[Sample]):
     early: bool = False
     labels: Callable[[Study], np.ndarray] | None = None
     label_buckets: Callable[[str, int], Tensor] | None = None
+    token_weights: Callable[[Sequence[int]], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.studies)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """The sample of (epoch, index of the study)."""
+        """The sample of (epoch, index of the study), as `EpochOrder` counts epochs."""
         epoch, index = key
         images = early_maps = features = None
         if self.features is not None:
@@ -135,8 +139,17 @@ class ReportDataset(Dataset[Sample]):
         buckets = None
         if self.label_buckets is not None:
             buckets = self.label_buckets(study.id, mix_seed(self.seed, epoch, index))
-        ids = torch.tensor(tokens)
-        return Sample(study.id, images, early_maps, features, ids, labels, buckets)
+        return Sample(
+            study.id,
+            images,
+            early_maps,
+            features,
+            torch.tensor(tokens),
+            labels,
+            buckets,
+            token_weights=None if self.token_weights is None else self.token_weights(tokens),
+            seed=mix_seed(self.seed, epoch, index, 1),  # another one than that of a crop
+        )
 
     def _fit_map(self, patches: Tensor, epoch: int, index: int) -> Tensor:
         """A map of early stages, (n, c), as (c, rows, columns); of random crops the part of it."""
@@ -178,6 +191,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     features = [s.features for s in samples if s.features is not None]
     labels = [s.labels for s in samples if s.labels is not None]
     buckets = [s.label_buckets for s in samples if s.label_buckets is not None]
+    weights = [s.token_weights for s in samples if s.token_weights is not None]
     views = images or early_maps or features
     return Batch(
         ids=tuple(s.id for s in samples),
@@ -189,6 +203,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         lengths=torch.tensor([len(s.tokens) for s in samples]),
         labels=torch.stack(labels) if labels else None,
         label_buckets=torch.stack(buckets) if buckets else None,
+        token_weights=pad_sequence(weights, batch_first=True) if weights else None,
+        seeds=tuple(s.seed for s in samples),
     )
 
 
@@ -200,6 +216,8 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     round is filled up from the front of the permutation when it does not divide evenly. A set of
     many shards is shuffled as a slow disk can follow: the shards at random, then, a few of them at
     a time, the studies of these. A batch has `batch_size` studies in each process.
+
+    Studies are read `repeats` times an epoch, each time as if in an epoch of its own.
     """
 
     shard_sizes: Sequence[int]
@@ -208,13 +226,15 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
     seed: int
     num_processes: int = 1
     process: int = 0
+    repeats: np.ndarray | None = None  # of each study, (n,); None: once
     epoch: int = field(default=0, init=False)
     first_batch: int = field(default=0, init=False)
 
     @property
     def num_batches(self) -> int:
         """Batches of a whole epoch."""
-        return -(-sum(self.shard_sizes) // (self.batch_size * self.num_processes))
+        num = sum(self.shard_sizes) if self.repeats is None else int(self.repeats.sum())
+        return -(-num // (self.batch_size * self.num_processes))
 
     def set_start(self, epoch: int, first_batch: int = 0) -> None:
         """Choose the epoch and the batch that iteration begins with."""
@@ -230,9 +250,16 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         size = self.batch_size * self.num_processes
         for batch in range(self.first_batch, self.num_batches):
             mine = order[batch * size : (batch + 1) * size][self.process :: self.num_processes]
-            yield [(self.epoch, index) for index in mine]
+            yield [self._key(number) for number in mine]
+
+    def _key(self, number: int) -> tuple[int, int]:
+        """Epoch and study of a number of `_shuffled`."""
+        time, index = divmod(number, sum(self.shard_sizes))
+        most = 1 if self.repeats is None else int(self.repeats.max())
+        return self.epoch * most + time, index
 
     def _shuffled(self, generator: torch.Generator) -> list[int]:
+        """Studies by index, and by index + times * number of studies when they come again."""
         ends = np.cumsum(self.shard_sizes)
         studies = np.split(np.arange(ends[-1]), ends[:-1])  # of each shard
         if len(studies) > _SHARDS_TOGETHER:
@@ -241,6 +268,12 @@ class EpochOrder(Sampler[list[tuple[int, int]]]):
         order: list[int] = []
         for first in range(0, len(studies), _SHARDS_TOGETHER):
             together = np.concatenate(studies[first : first + _SHARDS_TOGETHER])
+            if self.repeats is not None:
+                times = [
+                    together[self.repeats[together] > time] + time * ends[-1]
+                    for time in range(int(self.repeats.max()))
+                ]
+                together = np.concatenate(times)
             order += together[torch.randperm(len(together), generator=generator).numpy()].tolist()
         return order
 

@@ -34,7 +34,7 @@ class DecodingState(Protocol):
     def select(self: State, rows: Tensor) -> State:
         """Keep some rows, (studies kept, reports per study): in each line those of one old study.
 
-        The lines keep the order of the studies.
+        The lines keep the order of the studies. A study in several lines becomes several studies.
         """
 
 

@@ -3,6 +3,7 @@
 All systems and protocols share one table of counts, in which equal texts have one row.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -11,6 +12,8 @@ import numpy as np
 MAX_N = 4
 
 _CIDER_SIGMA = 6.0  # width of CIDEr-D's length penalty
+_FACTOR, _SHIFT = np.uint64(11400714785074694791), np.uint64(2870177450012600261)
+_TEXTS_TOGETHER = 50_000
 
 
 class NgramTable:
@@ -31,6 +34,7 @@ class NgramTable:
         split = [text.split() for text in self._row]
         self.lengths = np.array([len(words) for words in split], dtype=np.int64)
         known: dict[str, int] = {}
+        self._words, self._joined = known, list[np.ndarray]()
         tokens = np.array(
             [known.setdefault(word, len(known)) for words in split for word in words],
             dtype=np.int64,
@@ -46,6 +50,7 @@ class NgramTable:
                 joined = codes[starts] * len(known) + tokens[starts + n - 1]
                 distinct, codes[starts] = np.unique(joined, return_inverse=True)
                 num_codes = len(distinct)
+                self._joined.append(distinct)
             keys = token_rows[starts] * num_codes + codes[starts]
             keys, found = np.unique(keys, return_counts=True)
             rows.append(keys // max(num_codes, 1))
@@ -66,6 +71,17 @@ class NgramTable:
         """Row and n-gram of every entry as one number, ascending: row * num_ngrams + n-gram."""
         return self.rows * self.num_ngrams + self.ngrams
 
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """A number of 64 bits for every n-gram, by its words alone: the same in any table, (g,)."""
+        digests = b"".join(hashlib.blake2b(w.encode(), digest_size=8).digest() for w in self._words)
+        words = np.frombuffer(digests, np.uint64)
+        levels = [words]
+        for distinct in self._joined:
+            shorter, word = np.divmod(distinct, max(len(words), 1))
+            levels.append((levels[-1][shorter] ^ _SHIFT) * _FACTOR + words[word])
+        return np.concatenate(levels)
+
     def rows_of(self, texts: Iterable[str]) -> np.ndarray:
         """The rows of texts that were counted, (n,)."""
         return np.array([self._row[text] for text in texts], dtype=np.int64)
@@ -80,24 +96,55 @@ class NgramTable:
         return np.maximum(0, self.lengths[rows][:, np.newaxis] - np.arange(MAX_N))
 
 
+class DocumentFrequencies:
+    """How many of some texts have each of their n-grams; of n-grams of other tables too."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.num_texts = len(texts)
+        hashes, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        for first in range(0, len(texts), _TEXTS_TOGETHER):
+            part = texts[first : first + _TEXTS_TOGETHER]
+            table = NgramTable(part)
+            repeats = np.bincount(table.rows_of(part))
+            holders = np.bincount(table.ngrams, repeats[table.rows], table.num_ngrams)
+            hashes, places = np.unique(np.concatenate([hashes, table.hashes]), return_inverse=True)
+            counts = np.bincount(places, np.concatenate([counts, holders]), len(hashes))
+        self._hashes, self._counts = hashes, counts
+
+    def of(self, table: NgramTable) -> np.ndarray:
+        """Texts that have each n-gram of a table, (g,)."""
+        places = np.minimum(np.searchsorted(self._hashes, table.hashes), len(self._hashes) - 1)
+        return np.where(self._hashes[places] == table.hashes, self._counts[places], 0)
+
+
 class ReferenceNgrams:
     """References, all counted in a table, with the n-gram weights that CIDEr takes from them.
 
-    CIDEr is the CIDEr-D form (Vedantam et al., 2015), computed as by pycocoevalcap.
+    CIDEr is the CIDEr-D form (Vedantam et al., 2015), computed as by pycocoevalcap. Document
+    frequencies are those of the references, or given.
     """
 
-    def __init__(self, table: NgramTable, references: Sequence[str]) -> None:
+    def __init__(
+        self,
+        table: NgramTable,
+        references: Sequence[str],
+        frequencies: DocumentFrequencies | None = None,
+    ) -> None:
         self._table = table
         self._rows, self._row_of, self._repeats = np.unique(
             table.rows_of(references), return_inverse=True, return_counts=True
         )
         self._places, self._entries = table.entries_of(self._rows)
-        num_holders = np.bincount(
-            table.ngrams[self._entries],
-            weights=self._repeats[self._places],
-            minlength=table.num_ngrams,
-        )
-        self._idf = np.log(len(references)) - np.log(np.maximum(1.0, num_holders))
+        if frequencies is None:
+            num_texts = len(references)
+            num_holders = np.bincount(
+                table.ngrams[self._entries],
+                weights=self._repeats[self._places],
+                minlength=table.num_ngrams,
+            )
+        else:
+            num_texts, num_holders = frequencies.num_texts, frequencies.of(table)
+        self._idf = np.log(num_texts) - np.log(np.maximum(1.0, num_holders))
         self._weights = table.counts * self._idf[table.ngrams]  # tf-idf of every entry
         squares = np.bincount(
             table.rows * MAX_N + table.orders[table.ngrams],

@@ -5,6 +5,7 @@ A new model is one file here, one section in recipe/ and one branch in build.py.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -110,6 +111,22 @@ class VisionModel(nn.Module, ABC):
         return self.loss(batch)
 
 
+def mean_token_loss(losses: Tensor, real: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over the real tokens, of losses times weights where there are any; (b, l) each."""
+    return losses[real].mean() if weights is None else (losses * weights)[real].mean()
+
+
+@contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the moment."""
+    before = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(before)
+
+
 @runtime_checkable
 class ReportModel(TrainableModel, Protocol):
     """A model that writes reports."""
@@ -151,6 +168,30 @@ class LabelTokenModel(ReportModel, Protocol):
     """A report model that can read label tokens."""
 
     label_tokens: LabelTokens | None
+
+
+@runtime_checkable
+class PolicyModel(ReportModel, Protocol):
+    """A report model that can learn from rewards of reports which it draws.
+
+    An encoding, of whatever kind, serves all three calls below. The decoder's dropout is on in the
+    likelihood alone: a drawn report is scored by the very distribution that it comes from.
+    """
+
+    def encode_studies(self, batch: Batch) -> Any:
+        """The studies of a batch, as the decoder reads them."""
+
+    def likelihood(self, encoded: Any, batch: Batch) -> Tensor:
+        """The mean negative log-likelihood of the batch's reports: what `loss` is."""
+
+    def draw(self, encoded: Any, uniforms: Tensor, temperature: float) -> list[list[int]]:
+        """Draw k reports for each study by numbers in [0, 1), (b, k, l), without gradients.
+
+        The ids of the first study's, then of the second's; each has its end unless l ids cut it.
+        """
+
+    def log_probs(self, encoded: Any, tokens: Tensor, temperature: float) -> Tensor:
+        """Of each id of drawn reports, padded after their end: (b k, l) -> (b k, l)."""
 
 
 @runtime_checkable

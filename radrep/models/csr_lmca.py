@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
+from radrep.generation.draws import draw_reports
 from radrep.generation.search import beam_search, finished_beams, sample, sample_many
 from radrep.guidance.image_features import StageSummaries, summarize_stages
 from radrep.guidance.label_tokens import LabelTokens
-from radrep.models.base import VisionModel
+from radrep.models.base import VisionModel, mean_token_loss, without_dropout
 from radrep.modules.backbone import Backbone
 from radrep.modules.dropout import Dropout
 from radrep.modules.memory import CrossModalMemory
@@ -138,13 +139,14 @@ class EncoderDecoder(nn.Module):
         places = torch.arange(padded.shape[1], device=patches.device)
         return padded, (places < lengths[:, None])[:, None, None]
 
-    def log_probs(self, encoded: Encoded, tokens: Tensor) -> Tensor:
-        """Log-probabilities of the word after each: (b, l) to (b, l, w).
+    def log_probs(self, encoded: Encoded, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of the word after each: (b k, l) to (b k, l, w), k reports a study.
 
         Tokens are 0 and the words, padded with 0; behind the last word the results mean nothing.
         """
         words, _ = self._teacher_forced(encoded, tokens, None)
-        return F.log_softmax(self.to_words(words).float(), dim=-1)
+        scores = self.to_words(words).float()
+        return F.log_softmax(scores if temperature == 1 else scores / temperature, dim=-1)
 
     def attention_maps(self, encoded: Encoded, tokens: Tensor) -> Tensor:
         """Attention to the patches before each next word, mean over layers and heads: (b, l, n).
@@ -167,7 +169,8 @@ class EncoderDecoder(nn.Module):
         seen[:, 0] = True
         earlier = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
         mask = (seen[:, None] & earlier)[:, None]  # (b, 1, l, l)
-        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams=1)
+        num_beams = len(tokens) // len(encoded.patches)
+        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams)
         words = self._embed(tokens, 0, encoded.memory)
         return self.decoder(words, cache, mask, maps)
 
@@ -332,12 +335,34 @@ class CsrLmca(VisionModel):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the real tokens, the closing 0 included, as "loss"."""
+        return {"loss": self.likelihood(self.encode(batch), batch)}
+
+    def encode_studies(self, batch: Batch) -> Encoded:
+        """See `PolicyModel`."""
+        return self.encode(batch)
+
+    def likelihood(self, encoded: Encoded, batch: Batch) -> Tensor:
+        """See `PolicyModel`."""
         assert batch.tokens is not None, "a batch to learn from has tokens"
         assert batch.lengths is not None, "a batch to learn from has lengths"
-        log_probs = self.encoder_decoder.log_probs(self.encode(batch), batch.tokens[:, :-1])
+        log_probs = self.encoder_decoder.log_probs(encoded, batch.tokens[:, :-1])
         targets = batch.tokens[:, 1:]
         # By length and not by id: padding is 0, and so is the closing token.
         places = torch.arange(targets.shape[1], device=targets.device)
         real = places < batch.lengths[:, None] - 1
         losses = -log_probs.gather(-1, targets[..., None]).squeeze(-1)  # (b, l - 1)
-        return {"loss": losses[real].mean()}
+        weights = None if batch.token_weights is None else batch.token_weights[:, 1:]
+        return mean_token_loss(losses, real, weights)
+
+    def draw(self, encoded: Encoded, uniforms: Tensor, temperature: float) -> list[list[int]]:
+        """See `PolicyModel`."""
+        with without_dropout(self.encoder_decoder):
+            return draw_reports(self.encoder_decoder, encoded, uniforms, temperature=temperature)
+
+    def log_probs(self, encoded: Encoded, tokens: Tensor, temperature: float) -> Tensor:
+        """See `PolicyModel`."""
+        decoder = self.encoder_decoder
+        before = F.pad(tokens[:, :-1], (1, 0), value=decoder.begin)
+        with without_dropout(decoder):
+            log_probs = decoder.log_probs(encoded, before, temperature)
+        return log_probs.gather(-1, tokens[..., None]).squeeze(-1)

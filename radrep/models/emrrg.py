@@ -7,7 +7,6 @@ Letters: b studies, v views of all studies, n encoder tokens of a view, c encode
 tokens in the sequence, d width of the language model, p prompt positions, l report tokens.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -23,7 +22,7 @@ from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.image_features import summarize_maps
 from radrep.guidance.label_tokens import LabelTokens
-from radrep.models.base import VisionModel
+from radrep.models.prompted import PromptedModel
 from radrep.models.xray_mamba import XrayMamba, average_views
 from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
 from radrep.modules.language_model import Float32Weights, LanguageModel, language_part
@@ -40,7 +39,7 @@ LanguageTraining = Literal["frozen", "lora", "trained"]
 VisualTokens = Literal["all", "pooled"]
 
 
-class Emrrg(VisionModel):
+class Emrrg(PromptedModel):
     """The whole model: vision encoder, projector and language model.
 
     Batches have as tokens the report's ids and the end id, from `LanguageModel.encode_report`.
@@ -297,27 +296,10 @@ class Emrrg(VisionModel):
         before, after = words.split([len(self._before), len(self._after)], dim=1)
         return torch.cat([before, visual.to(words.dtype), after], dim=1)
 
-    def _words(self, tokens: Tensor) -> Tensor:
-        words: Tensor = self.language_model.get_input_embeddings()(tokens)
-        return words
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the real report tokens, ends included, as "loss"."""
         self._float32.set(self, False)
-        assert batch.tokens is not None, "a batch to learn from has tokens"
-        assert batch.lengths is not None, "a batch to learn from has lengths"
-        count = batch.tokens.shape[1]
-        with self._shown(batch) as prompt:
-            # Without a mask: padding comes last, so no real token sees it.
-            inputs = torch.cat([prompt, self._words(batch.tokens[:, :-1])], dim=1)
-            # By index and not by number: a slice would have the weights copied for every study.
-            kept = torch.arange(inputs.shape[1] - count, inputs.shape[1], device=inputs.device)
-            logits = self.language_model(
-                inputs_embeds=inputs, use_cache=False, logits_to_keep=kept
-            ).logits  # (b, l, words)
-        # By length and not by id: a tokenizer may pad with the end token.
-        real = torch.arange(count, device=logits.device) < batch.lengths[:, None]
-        return {"loss": F.cross_entropy(logits[real].float(), batch.tokens[real])}
+        return {"loss": self.likelihood(self.encode_studies(batch), batch)}
 
     @torch.no_grad()
     def generate(
@@ -353,39 +335,19 @@ class Emrrg(VisionModel):
             max_new_tokens=max_new_tokens,
             repetition_penalty=repetition_penalty,
             length_penalty=length_penalty if num_beams > 1 else None,
-            bos_token_id=self.language.bos_id,
-            eos_token_id=self.language.eos_id,
-            pad_token_id=self.language.pad_id,
         )
-        with (
-            self._precision(in_float32),
-            self._shown(batch, max(num_beams, num_returned)) as prompt,
-            warnings.catch_warnings(),
-        ):
-            # Rightly so: it is the report that should not repeat itself.
-            warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
-            reports: Tensor = self.language_model.generate(
-                inputs_embeds=prompt,
-                attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device),
-                generation_config=settings,
-            )
-        return [self._until_end(report) for report in reports.tolist()]
+        num_rows = max(num_beams, num_returned)
+        with self._precision(in_float32), self._shown(batch, num_rows) as prompt:
+            return [self._until_end(report) for report in self._search(prompt, settings)]
 
     def _precision(self, in_float32: bool | None) -> AbstractContextManager[object]:
-        device, dtype, auto = (
-            self._before.device.type,
-            self.language_model.dtype,
-            in_float32 is None,
-        )
+        device, auto = self._before.device.type, in_float32 is None
+        dtype = self.language_model.dtype
         on = device not in GPUS or dtype == torch.float32 if auto else bool(in_float32)
         self._float32.set(self, on)
         if on:
             return torch.autocast(device, enabled=False)
         return torch.autocast(device, dtype=dtype) if auto else nullcontext()
-
-    def _until_end(self, tokens: list[int]) -> list[int]:
-        end = self.language.eos_id
-        return tokens[: tokens.index(end)] if end in tokens else tokens
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

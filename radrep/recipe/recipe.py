@@ -46,6 +46,16 @@ class Recipe(Section):
             value = getattr(decode, name)
             misplaced = isinstance(model, CsrLmca) and value != Decode.model_fields[name].default
             yield misplaced, f"decode.{name}", f"is for emrrg alone, got {value}"
+        for name in ("start_from", "reward", "finding_weight", "repeat_abnormal"):
+            changed = getattr(self.train, name) != type(self.train).model_fields[name].default
+            text = "is for models that write reports"
+            yield changed and model.output != "reports", f"train.{name}", text
+        if isinstance(model, Emrrg) and self.train.reward is not None:
+            language = model.language_model
+            text = "recomputes layers with another dropout than drawn reports had; set one of "
+            text += "gradient_checkpointing: false and train: frozen for train.reward"
+            conflict = language.gradient_checkpointing and language.train != "frozen"
+            yield conflict, "model.language_model.gradient_checkpointing", text
         other = decode.method == "sample" or decode.block_trigrams
         text = "emrrg writes by beam, greedy, select or consensus, without block_trigrams"
         yield isinstance(model, Emrrg) and other, "decode.method", text

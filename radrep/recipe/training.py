@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.recipe.section import (
     Count,
+    Folder,
     Fraction,
     NotNegative,
     Number,
@@ -38,6 +39,24 @@ class Optim(Section):
     clip_norm: Positive | None = None  # null clips nothing
 
 
+class Reward(Section):
+    """Self-critical training: a model draws reports and learns by their rewards.
+
+    The reward is the weighted sum of CIDEr-D, ROUGE-L and the F1 of abnormal findings, of which
+    rare ones weigh up to 3 times as much.
+    """
+
+    samples: Annotated[int, Field(ge=2)] = 5  # a study; each is compared with the mean of the rest
+    temperature: Positive = 1.0
+    cider: NotNegative = 0.1  # CIDEr-D reaches 10
+    rouge: NotNegative = 0.5
+    labels: NotNegative = 1.0
+    both_empty: Annotated[Number, Field(ge=0, le=1)] = 0.3  # F1 of two reports without a finding
+    # sentences: what labels earn goes to the tokens of the sentences that earned it
+    credit: Literal["sentences", "report"] = "sentences"
+    anchor: NotNegative = 0.2  # weight of the likelihood's loss
+
+
 class Train(Section):
     """The training loop: how long, how much at once, what is kept."""
 
@@ -52,12 +71,19 @@ class Train(Section):
     save_every_steps: Count | None = None  # besides the end of every epoch
     log_every: Count = 10  # steps
     logger: Literal["none", "tensorboard", "wandb"] = "none"
+    start_from: Folder | None = None  # a run of the same model and words, whose weights it takes
+    reward: Reward | None = None  # needs start_from; null learns by likelihood alone
+    finding_weight: Positive = 1.0  # of the tokens of sentences that name something abnormal
+    repeat_abnormal: Count = 1  # times an epoch for studies with an abnormal finding
 
     def rules(self) -> Iterable[Rule]:
         """A checkpoint is never chosen by the test split."""
         text = f"must be a val/ metric, got '{self.monitor}': a checkpoint chosen by a test score "
         text += "makes that score worthless"
         yield self.monitor.startswith("test/"), "train.monitor", text
+        text = "must name the run to start from, for example runs/csr_lmca_iu_cpu: rewards teach "
+        text += "a model nothing that cannot write yet"
+        yield self.reward is not None and self.start_from is None, "train.start_from", text
 
 
 _LONG = {

@@ -25,6 +25,7 @@ _STARTS = (
     "model.backbone.weights",
     "model.encoder.weights",
     "data.saliency.discriminator",
+    "train.start_from",
 )
 
 
@@ -90,7 +91,7 @@ def fold_recipe(recipe: Recipe, number: int, num_folds: int) -> Recipe:
         section: Any = dumped
         for part in sections:
             section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or name not in section:
+        if not isinstance(section, dict) or section.get(name) is None:
             continue
         try:
             section[name] = _of_fold(section[name], recipe, number, num_folds)

@@ -53,6 +53,7 @@ class Progress:
     num_processes: int = 1
     losses: list[float] = field(default_factory=list)  # of the steps since the log's last line
     norms: list[float] = field(default_factory=list)  # of their gradients
+    others: dict[str, list[float]] = field(default_factory=dict)  # what else their calls gave
 
 
 class Interrupted(RadrepError):  # noqa: N818 -- no fault: the user asked for it
@@ -91,13 +92,13 @@ def fit(run: Run, progress: Progress) -> Progress:
     """
     train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
     meter = Meter(train.epochs * epoch_steps - progress.step)
-    recent: list[Tensor] = []  # losses on the device that no line holds yet
+    recent: list[dict[str, Tensor]] = []  # losses on the device that no line holds yet
     with _stop_requests() as stop_requested:
         while progress.epoch < train.epochs and not _out_of_patience(progress, train):
             run.order.set_start(progress.epoch, progress.step_in_epoch * train.grad_accum_steps)
             for batches in _accumulation_groups(run.batches, train.grad_accum_steps, meter):
-                loss, norm = _step(run, progress, batches)
-                recent.append(loss)
+                means, norm = _step(run, progress, batches)
+                recent.append(means)
                 progress.norms.append(norm)
                 progress.step += 1
                 progress.step_in_epoch += 1
@@ -147,8 +148,11 @@ def _accumulation_groups(
         yield group
 
 
-def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[Tensor, float]:
-    """Return this process's part of the mean loss, still on the device, and the gradients' norm."""
+def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[dict[str, Tensor], float]:
+    """Return this process's parts, still on the device, and the norm of the gradients.
+
+    That is of the mean loss, and of the means over studies of what else a call gives.
+    """
     accelerator, section = run.accelerator, run.recipe.train
     total = section.epochs * run.epoch_steps
     set_learning_rates(run.optimizer, run.recipe.optim, progress.step, total)
@@ -162,12 +166,19 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[Tensor, f
     mine = torch.full((), sum(terms), dtype=wide, device=device)
     all_terms = sum_over_processes(accelerator, mine)
     mean_loss = torch.zeros((), dtype=wide, device=device)
+    others: dict[str, Tensor] = {}
+    # Every process has as many studies.
+    num_studies = sum(len(batch.ids) for batch in batches) * accelerator.num_processes
     for i, (batch, count) in enumerate(zip(batches, terms, strict=True)):
         last = i == len(batches) - 1
         with nullcontext() if last else accelerator.no_sync(run.wrapped):
             with autocast(device, section.precision):
-                loss = run.wrapped(batch.to(device))["loss"]
+                given = run.wrapped(batch.to(device))
+            loss = given["loss"]
             mean_loss += loss.detach().to(wide) * count
+            for name in given.keys() - {"loss"}:
+                part = given[name].detach().to(device, wide) * (len(batch.ids) / num_studies)
+                others[name] = others[name] + part if name in others else part
             weight = (count * accelerator.num_processes / all_terms).to(loss.dtype)
             weighted = loss * weight
             (weighted if run.scaler is None else run.scaler.scale(weighted)).backward()
@@ -185,7 +196,7 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[Tensor, f
         run.scaler.step(run.optimizer)
         run.scaler.update()
     run.optimizer.zero_grad()
-    return mean_loss, norm
+    return {"loss": mean_loss, **{name: others[name] for name in sorted(others)}}, norm
 
 
 def _refuse_not_finite(run: Run, step: int, loss: float, norm: float) -> None:
@@ -196,15 +207,20 @@ def _refuse_not_finite(run: Run, step: int, loss: float, norm: float) -> None:
     )
 
 
-def _read_losses(run: Run, progress: Progress, recent: list[Tensor]) -> None:
+def _read_losses(run: Run, progress: Progress, recent: list[dict[str, Tensor]]) -> None:
     """Move the losses of the last steps from the device into ``progress``."""
     if not recent:
         return
-    losses = sum_over_processes(run.accelerator, torch.stack(recent)).tolist()
+    table = torch.stack([means[name] for name in recent[0] for means in recent])
+    values = sum_over_processes(run.accelerator, table).view(-1, len(recent)).tolist()
+    found = dict(zip(recent[0], values, strict=True))
     recent.clear()
+    losses = found.pop("loss")
     if not all(map(math.isfinite, losses)):
         _refuse_not_finite(run, progress.step, losses[-1], progress.norms[-1])
     progress.losses += losses
+    for name, steps in found.items():
+        progress.others[name] = progress.others.get(name, []) + steps
 
 
 def _log_step(run: Run, progress: Progress, meter: Meter) -> None:
@@ -215,15 +231,19 @@ def _log_step(run: Run, progress: Progress, meter: Meter) -> None:
         "lr": max(group["lr"] for group in run.optimizer.param_groups),
         "grad_norm": math.fsum(progress.norms) / len(progress.norms),
     }
+    others = {name: math.fsum(each) / len(each) for name, each in progress.others.items()}
     progress.losses.clear()
     progress.norms.clear()
+    progress.others.clear()
     if run.log is not None:
-        run.log.write(progress.step, row | {"epoch": progress.epoch})
+        run.log.write(progress.step, row | others | {"epoch": progress.epoch})
+    shown = {name: f"{others[name]:.3f}" for name in ("reward",) if name in others}
     run.reporter.log_metrics(
         {
             "epoch": f"{progress.epoch + 1}/{train.epochs}",
             "step": f"{progress.step_in_epoch}/{run.epoch_steps}",
             "loss": f"{row['loss']:.3f}",
+            **shown,
             "lr": f"{row['lr']:.1e}",
             **meter.fields(run.accelerator),
         }

@@ -8,18 +8,22 @@ import torch
 from radrep.build import build_decode
 from radrep.data.batch import Batch
 from radrep.data.dataset import ReportDataset
+from radrep.data.store import PreparedStudies
 from radrep.data.text import get_cleaner
+from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
 from radrep.inference.decode import write_reports
 from radrep.inference.guide import fit_to_encoder
 from radrep.metrics.nlg import score_nlg
 from radrep.metrics.protocol import (
+    References,
     published_llm_references,
     published_references,
     scored_predictions,
 )
 from radrep.models.base import ReportModel
 from radrep.progress import Reporter
+from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
 from radrep.training.accelerator import broadcast, gather
@@ -35,20 +39,12 @@ class ReportTask:
 
     def __init__(self, validation: Validation, model: ReportModel) -> None:
         self.validation, self.model = validation, model
-        data, codec = validation.recipe.data, validation.codec
-        clean = get_cleaner(data.tokenizer.cleaner)
-        raw = validation.dataset.studies.texts(data.target)
-        if codec.language_model:
-            self.references = published_llm_references(
-                raw, clean=clean, shorten=lambda text: codec.shorten(text, data.max_tokens)
-            )
-        else:
-            self.references = published_references(
-                raw,
-                clean=clean,
-                vocabulary=validation.tokenizer.vocabulary,
-                max_tokens=data.max_tokens,
-            )
+        self.references = training_references(
+            validation.recipe.data,
+            validation.dataset.studies,
+            validation.codec,
+            validation.tokenizer,
+        )
 
     def validate(self) -> dict[str, float]:
         """Loss and scores; studies are read and encoded once, for both."""
@@ -89,6 +85,20 @@ class ReportTask:
             self.references.texts, scored_predictions(reports), meteor="auto" if meteor else "skip"
         )
         return {f"val/{name}": value for name, value in found.corpus.items() if value is not None}
+
+
+def training_references(
+    data: Data, studies: PreparedStudies, codec: ReportCodec, tokenizer: Tokenizer
+) -> References:
+    """The reports of studies by the protocol that a model's method is published with."""
+    clean, raw = get_cleaner(data.tokenizer.cleaner), studies.texts(data.target)
+    if codec.language_model:
+        return published_llm_references(
+            raw, clean=clean, shorten=lambda text: codec.shorten(text, data.max_tokens)
+        )
+    return published_references(
+        raw, clean=clean, vocabulary=tokenizer.vocabulary, max_tokens=data.max_tokens
+    )
 
 
 def check_meteor(section: Train) -> None:

@@ -42,6 +42,7 @@ from radrep.training.optim import build_optimizer
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
 from radrep.training.report_task import ReportTask, cached_summaries, check_meteor, fit_guidance
 from radrep.training.resume import load_last, newest_run
+from radrep.training.reward.build import build_objective, count_repeats, token_weights
 from radrep.training.run_log import (
     ENVIRONMENT,
     RunLog,
@@ -49,8 +50,7 @@ from radrep.training.run_log import (
     check_tracker,
     claim_run,
     describe_environment,
-    parameter_table,
-    scan_backend,
+    log_model,
 )
 from radrep.training.validation import Validation
 from radrep.weights import checkpoint, run_folder
@@ -168,6 +168,7 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
     if resolved.last is None:
         model = build_model(recipe, len(data.tokenizer.vocabulary))
         load_pretrained(model, recipe)
+        checkpoint.load_start(model, recipe, data.tokenizer)
         progress = Progress(num_processes=accelerator.num_processes)
         state: dict[str, Any] = {}
     else:
@@ -180,7 +181,7 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
             num_processes=accelerator.num_processes,
         )
     model.train()
-    _log_model(resolved, model)
+    log_model(recipe, accelerator, model, resolved.reporter)
     codec = build_codec(recipe, data.tokenizer, model)
     preprocess = build_preprocess(recipe.data, model)
     encoder, features = model.frozen_encoder(), None
@@ -211,24 +212,8 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
         fitted = fit_label_tokens(model, sets, recipe, resolved.reporter, summaries)
         for each, buckets in zip(sets, broadcast(accelerator, fitted), strict=True):
             each.label_buckets = buckets
+    datasets["train"].token_weights = token_weights(recipe, codec)
     return _Model(model, codec, features, datasets, progress, state)
-
-
-def _log_model(resolved: _Resolved, model: TrainableModel) -> None:
-    section, accelerator = resolved.recipe.train, resolved.accelerator
-    for part, total, trained in parameter_table(model):
-        share = "all" if trained == total else f"{trained:,}" if trained else "none"
-        resolved.reporter.info("model", f"{part}: {total:,} parameters, {share} trained")
-    batch = section.batch_size * section.grad_accum_steps * accelerator.num_processes
-    resolved.reporter.info(
-        "device",
-        f"{accelerator.num_processes} x {accelerator.device.type}, {section.precision}, "
-        f"effective batch {batch}",
-    )
-    if resolved.recipe.decode.method in ("select", "consensus"):
-        resolved.reporter.info("val", f"reports are {resolved.recipe.decode.by_decoder.made}")
-    if (scan := scan_backend(model, accelerator.device)) is not None:
-        resolved.reporter.info("scan", str(scan))
 
 
 def _open_folder(resolved: _Resolved, made: _Model) -> tuple[Path, RunLog | None]:
@@ -255,7 +240,9 @@ def _open_folder(resolved: _Resolved, made: _Model) -> tuple[Path, RunLog | None
 def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
     """The folder, the optimizer, all epochs, the model card."""
     recipe, accelerator, model = resolved.recipe, resolved.accelerator, made.model
-    wrapped: nn.Module = accelerator.prepare(model)
+    studies = data.splits["train"]
+    objective = build_objective(recipe, model, studies, made.codec, data.tokenizer)
+    wrapped: nn.Module = accelerator.prepare(objective)
     optimizer, scaler = build_optimizer(model, recipe.optim), None
     if recipe.train.precision == "fp16":
         scaler = torch.amp.GradScaler(accelerator.device.type)
@@ -265,11 +252,12 @@ def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
             scaler.load_state_dict(made.state["scaler"])
     folder, log = _open_folder(resolved, made)
     order = EpochOrder(
-        data.splits["train"].shard_sizes,
+        studies.shard_sizes,
         recipe.train.batch_size,
         seed=recipe.train.seed,
         num_processes=accelerator.num_processes,
         process=accelerator.process_index,
+        repeats=count_repeats(recipe, studies),
     )
     # Cached features are read faster than handed over by workers.
     wanted = recipe.data.num_workers if made.features is None else 0

@@ -24,6 +24,7 @@ from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
 from radrep.modules.language_model import language_part
 from radrep.ops.selective_scan.choose import BackendChoice, select_backend
+from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.weights.run_folder import METRICS, RECIPE
@@ -212,6 +213,26 @@ def _part(name: str) -> str:
     if part == "encoder" and ".mixer." in rest:
         return "encoder mixers"
     return part.replace("_", "-" if part == "encoder_decoder" else " ")
+
+
+def log_model(
+    recipe: Recipe, accelerator: Accelerator, model: TrainableModel, reporter: Reporter
+) -> None:
+    """Report a model's size, the device, and how validation writes."""
+    section = recipe.train
+    for part, total, trained in parameter_table(model):
+        share = "all" if trained == total else f"{trained:,}" if trained else "none"
+        reporter.info("model", f"{part}: {total:,} parameters, {share} trained")
+    batch = section.batch_size * section.grad_accum_steps * accelerator.num_processes
+    reporter.info(
+        "device",
+        f"{accelerator.num_processes} x {accelerator.device.type}, {section.precision}, "
+        f"effective batch {batch}",
+    )
+    if recipe.decode.method in ("select", "consensus"):
+        reporter.info("val", f"reports are {recipe.decode.by_decoder.made}")
+    if (scan := scan_backend(model, accelerator.device)) is not None:
+        reporter.info("scan", str(scan))
 
 
 class Meter:

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +39,11 @@ from radrep.weights.run_folder import (
     name_others,
     run_dir,
 )
+
+# Keys of a model section that leave the tensors as they are.
+_MAY_DIFFER = (
+    "weights", "revision", "dropout", "projection_dropout", "drop_path", "gradient_checkpointing",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,45 @@ def load_checkpoint(folder: Path) -> Loaded:
 def load_weights(model: TrainableModel, folder: Path) -> None:
     """Fill a model of the same recipe with the weights of a checkpoint."""
     _load_weights(model, folder, len(Tokenizer.load(folder / VOCABULARY).vocabulary))
+
+
+def load_start(model: TrainableModel, recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """Fill a new model with the weights of `train.start_from`, where a recipe has it.
+
+    Raises:
+        CheckpointError: If that is no run, or of another model or vocabulary.
+    """
+    start = recipe.train.start_from
+    if start is None:
+        return
+    folder = find_checkpoint(start)
+    other = _other_model(read_recipe(folder), recipe)
+    if other:
+        raise CheckpointError(f"train.start_from: {folder} is of another model: {other}")
+    words, ours = Tokenizer.load(folder / VOCABULARY), len(tokenizer.vocabulary)
+    if words != tokenizer:
+        raise CheckpointError(
+            f"train.start_from: {folder} has a vocabulary of {len(words.vocabulary)} words and the "
+            f"training reports give {ours}: it learned from other data, another data.target or "
+            "data.tokenizer"
+        )
+    load_weights(model, folder)
+
+
+def _other_model(theirs: Recipe, ours: Recipe) -> str:
+    """Where a model section differs in more than where weights came from and dropout; or ""."""
+    flat = [dict(_flat(recipe.model.model_dump(), "model")) for recipe in (theirs, ours)]
+    for key in flat[0].keys() | flat[1].keys():
+        one, other = (each.get(key) for each in flat)
+        if one != other and key.rpartition(".")[2] not in _MAY_DIFFER:
+            return f"its {key} is {one}, that of this recipe {other}"
+    return ""
+
+
+def _flat(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        key = f"{prefix}.{name}"
+        yield from _flat(value, key) if isinstance(value, dict) else ((key, value),)
 
 
 def _load_weights(model: TrainableModel, folder: Path, num_words: int) -> dict[str, str]:

@@ -69,8 +69,8 @@ def test_a_resumed_epoch_goes_on_in_the_same_order() -> None:
 
 def test_batches_carry_views_in_one_row() -> None:
     samples = [
-        Sample("a", torch.zeros(2, 3, 4, 4), None, torch.tensor([0, 5, 0])),
-        Sample("b", torch.ones(1, 3, 4, 4), None, torch.tensor([0, 5, 6, 0])),
+        Sample("a", torch.zeros(2, 3, 4, 4), None, None, torch.tensor([0, 5, 0])),
+        Sample("b", torch.ones(1, 3, 4, 4), None, None, torch.tensor([0, 5, 6, 0])),
     ]
     batch = collate(samples)
     assert batch.images is not None
@@ -145,3 +145,36 @@ def test_workers_in_validation_leave_ctrl_c_to_the_main_process() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@given(
+    repeats=st.lists(st.integers(1, 3), min_size=1, max_size=40),
+    batch=st.integers(1, 9),
+    processes=st.integers(1, 3),
+    epoch=st.integers(0, 3),
+)
+def test_studies_come_again_as_if_in_an_epoch_of_their_own(
+    repeats: list[int], batch: int, processes: int, epoch: int
+) -> None:
+    keys: list[tuple[int, int]] = []
+    for process in range(processes):
+        order = EpochOrder(
+            [len(repeats)], batch, seed=3, num_processes=processes, process=process,
+            repeats=np.array(repeats),
+        )  # fmt: skip
+        order.set_start(epoch)
+        batches = list(order)
+        assert len(batches) == order.num_batches
+        keys += [key for part in batches for key in part]
+    most = max(repeats)
+    wanted = {(epoch * most + t, i) for i, times in enumerate(repeats) for t in range(times)}
+    assert set(keys) == wanted
+    assert len(keys) - len(wanted) < processes
+
+
+def test_without_repeats_the_order_is_that_of_once_each() -> None:
+    plain, once = EpochOrder([10] * 20, 8, seed=0), EpochOrder([10] * 20, 8, seed=0)
+    once.repeats = np.ones(200, int)
+    for order in (plain, once):
+        order.set_start(2)
+    assert list(plain) == list(once)

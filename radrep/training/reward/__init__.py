@@ -1,0 +1,1 @@
+"""Learning by rewards of drawn reports, and weights of what is abnormal."""
