@@ -9,6 +9,7 @@ from radrep.guidance.image_features import StageSummaries
 from radrep.guidance.label_tokens import LabelTokens
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
 from radrep.modules.backbone import Backbone
+from radrep.modules.dropout import Dropout
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
@@ -239,3 +240,38 @@ def test_a_model_without_label_tokens_is_the_one_before_them() -> None:
     (ids,) = with_tokens.eval().write(one, BEAM)
     maps = with_tokens.attention(one, ids)
     assert maps.shape == (len(ids), 2, *with_tokens.encoder_decoder.grid)
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_forced_decides_what_the_report_names() -> None:
+    """Reports name three findings or their absence, as the buckets of training say."""
+    model = tiny_model("none", label_tokens=True).train()
+    for part in model.modules():
+        if isinstance(part, Dropout):
+            part.p = 0.0
+    drawn, num = torch.Generator().manual_seed(0), 32
+    features = torch.randn(num, 4, model.backbone.out_dim, generator=drawn)
+
+    def study(buckets: torch.Tensor) -> Batch:
+        words = torch.tensor([1, 3, 5]) + (buckets[:, :3] == 3)
+        ends = torch.zeros(len(buckets), 1, dtype=torch.long)
+        return Batch(
+            ids=tuple(map(str, range(len(buckets)))),
+            num_views=torch.ones(len(buckets), dtype=torch.long),
+            features=features[: len(buckets)],
+            tokens=torch.cat([ends, words, ends], dim=1),
+            lengths=torch.full((len(buckets),), 5),
+            label_buckets=buckets,
+        )
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        present = torch.rand(num, 13, generator=drawn) < 0.4
+        model.loss(study(3 * present.long()))["loss"].backward()
+        optimizer.step()
+    model.eval()
+    for named in ([0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]):
+        buckets = torch.zeros(1, 13, dtype=torch.long)
+        buckets[0, :3] = 3 * torch.tensor(named)
+        assert model.write(study(buckets), BEAM) == [[1 + named[0], 3 + named[1], 5 + named[2]]]
