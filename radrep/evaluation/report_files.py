@@ -29,6 +29,7 @@ PREDICTED = (
     "results", "modeloutput", "modeloutputs", "output", "outputs", "outputtext", "generatedtext",
     "generatedtexts", "generatedoutput", "predictedtext", "modelresponse", "response", "responses",
     "completion", "completions", "generation", "generations", "modelanswer", "answer", "answers",
+    "predreport", "reportpred", "modelreport", "predictedfindings", "generatedfindings",
 )  # fmt: skip
 REFERENCE = (
     "reference", "references", "referencereport", "groundtruth", "groundtruths", "gt", "gts", "ref",
@@ -42,7 +43,7 @@ NUMBERS = ("index", "idx", "row", "rownumber", "no", "nr", "unnamed0", "unnamed0
 # Columns of words that are no report, without "section".
 _CONTEXT = re.compile(
     "context|(clinical)?(indication|history|info|information)|comparison|technique|exam|examination"
-    "|procedure|prompt|question|instruction|input|split|.*(view|path|paths|position|date|id|name)"
+    "|procedure|prompt|question|instruction|input|split|model|.*(view|path|paths|position|date|id|name)"
 )
 _WORDS = re.compile(r"[^\W\d_]+[^\w\s]*\s+[^\W\d_]+|[^\x00-\x7f]{4}")  # two, or not spaced ones
 _WRAPPERS = {"predictions", "references", "results", "reports", "data", "studies"}

@@ -134,7 +134,18 @@ def test_a_column_of_predictions_is_preferred_to_one_of_reports_and_that_is_stat
 
 
 @pytest.mark.parametrize(
-    "column", ["output", "Output", "model_output", "response", "answer", "generation", "completion"]
+    "column",
+    [
+        "output",
+        "Output",
+        "model_report",
+        "pred_report",
+        "model_output",
+        "response",
+        "answer",
+        "generation",
+        "completion",
+    ],
 )
 @pytest.mark.parametrize("other", ["report", "text", "findings"])
 def test_what_a_model_wrote_wins_over_columns_that_do_not_state_whose_they_are(
@@ -157,6 +168,7 @@ def test_a_column_of_texts_that_nobody_knows_is_noted(tmp_path, known):
         ({"llava": "\u80ba\u91ce\u6e05\u6670"}, (f"p.csv: '{known}' is read, 'llava' is not",)),
         ({"label": "No effusion"}, (f"p.csv: '{known}' is read, 'label' is not",)),
         ({"time": "2019-01-02 10:00", "Clinical History": "chest pain"}, ()),
+        ({"model": "gpt mini"}, ()),
     ):
         path = write(tmp_path / "p.csv", table([row | more, {**row, "id": "c"} | more]))
         assert read_references(path).notes == notes
