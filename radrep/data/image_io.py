@@ -21,6 +21,7 @@ MIN_SIDE = 32
 MAX_PIXELS = 100_000_000
 _MAX_PIPED = 1_000_000_000  # bytes, all in memory
 # A blank image saved as JPEG is not quite constant.
+_NARROW = 32  # grey levels that show little of a film
 _BLANK_RANGE = 2
 # How deep radiography detectors digitise; a 16-bit file often holds fewer bits.
 _DEPTHS = (8, 10, 12, 14, 16)
@@ -135,6 +136,10 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
                 notes = dicom.notes
             elif format := picture_format(head):
                 pixels = _read_picture(file, name, format, short_side)
+                low, high = np.percentile(pixels[::4, ::4], (1, 99)).round().astype(int)
+                # One bright mark can leave the rest of 16 bits black.
+                if high - low < _NARROW and np.ptp(pixels) > _BLANK_RANGE:
+                    notes.append(f"nearly all of it is in {low} to {high} of 255 grey levels")
             else:
                 raise DataError(f"{name}: {describe(head)}")
     except DataError:

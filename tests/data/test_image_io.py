@@ -1,5 +1,6 @@
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -109,6 +110,17 @@ def test_webp_jpeg_2000_and_gif_are_read_under_any_name(tmp_path, format_, optio
 def test_deep_jpeg_2000_is_scaled_like_deep_png(tmp_path):
     path = save(GREY.astype(np.uint16) * 257, tmp_path / "a.jp2")
     assert np.array_equal(read_image(path), GREY)
+
+
+@pytest.mark.parametrize(("mark", "said"), [(65535, "of 255 grey levels"), (0, "")])
+def test_a_picture_that_one_bright_mark_leaves_black_is_noted(tmp_path, mark, said):
+    deep = GREY.astype(np.uint16) * 16
+    deep[:2, :2] = mark
+    path = save(deep, tmp_path / "deep.png")
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        read_image(path)
+    assert [said in str(note.message) for note in notes] == [True] * bool(said)
 
 
 @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG", "TIFF"])
