@@ -13,7 +13,13 @@ from radrep.data.image_selection import ImageSelection
 from radrep.data.preprocess import Preprocess
 from radrep.device import best_device
 from radrep.evaluation.eval_set import EvalSet
-from radrep.guidance.image_features import StageSummaries, study_vectors
+from radrep.guidance.film_statistics import NUM_FILM_STATISTICS
+from radrep.guidance.image_features import (
+    FilmStatistics,
+    StageSummaries,
+    column_weights,
+    study_vectors,
+)
 from radrep.guidance.selection import (
     PENALTIES,
     TrainingStudies,
@@ -21,7 +27,7 @@ from radrep.guidance.selection import (
     cross_fit,
     training_rows,
 )
-from radrep.metrics.names import NEAREST, SELECTION
+from radrep.metrics.names import FILM, NEAREST, SELECTION
 from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
 from radrep.training.feature_cache import (
@@ -34,8 +40,10 @@ EXTRACTOR = "tf_efficientnet_lite0"
 POOL_SIZE = 300
 # On folds of IU X-Ray's training split the best of those tried in words and findings together.
 WEIGHTS = UtilityWeights(rouge=5.0, labels=5.0)
+FILM_WEIGHT = 0.5  # of the film's statistics, where those of the network's maps weigh 1
 _IMAGE_SIZE = 224
-_MEANS = slice(-2 * 1280, -1280)  # of the last map, in front of its standard deviations
+# Of the last map, in front of its standard deviations and of the statistics of the film.
+_MEANS = slice(-2 * 1280 - NUM_FILM_STATISTICS, -1280 - NUM_FILM_STATISTICS)
 _SELECTION = ImageSelection("views", max_views=2)
 _BLOCK = 1024  # studies compared with all of training at once
 
@@ -51,8 +59,22 @@ def image_controls(studies: EvalSet, reporter: Reporter) -> dict[str, list[str]]
     reports = studies.corpus.cleaned_train
     return {
         NEAREST.name: [reports[i] for i in find_nearest(train, asked, features)],
-        SELECTION.name: _select(train, asked, features, reports, reporter),
+        SELECTION.name: _select(train, asked, features, reports, reporter, maps=1.0),
+        FILM.name: _select(train, asked, features, reports, reporter, maps=0.0),
     }
+
+
+class _Statistics(nn.Module):
+    """Of a backbone's maps and of the film: normalised images (v, 3, h, w) to (v, 1, k)."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.maps = StageSummaries(backbone)
+        self.film = FilmStatistics((backbone.mean, backbone.std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """One row of statistics an image, in place of patches."""
+        return torch.cat([self.maps(images), self.film(images)], dim=2)
 
 
 def _features(splits: list[SelectedImages], reporter: Reporter) -> FeatureStore:
@@ -64,7 +86,7 @@ def _features(splits: list[SelectedImages], reporter: Reporter) -> FeatureStore:
         frozen=True,
     )
     return cached_features(
-        StageSummaries(backbone),
+        _Statistics(backbone),
         Preprocess(size=_IMAGE_SIZE, mean=backbone.mean, std=backbone.std),
         splits,
         device=best_device(),
@@ -106,15 +128,23 @@ def _select(
     features: FeatureStore,
     reports: Sequence[str],
     reporter: Reporter,
+    *,
+    maps: float,
 ) -> list[str]:
-    """By expected utility; no patient's own report reaches what is selected for the patient."""
+    """By expected utility; no patient's own report reaches what is selected for the patient.
+
+    `maps` is the weight of what the network sees, beside the film's grey levels.
+    """
     rows = training_rows(len(reports))
+    vectors = _vectors(train, features, rows)
     studies = TrainingStudies(
-        _vectors(train, features, rows),
+        vectors,
         [reports[i] for i in rows],
         [train.patients[i] for i in rows],
+        column_weights(vectors.shape[1], _SELECTION.max_views, maps=maps, film=FILM_WEIGHT),
     )
-    with reporter.progress("selection control", len(PENALTIES), "penalties") as advance:
+    name = "selection control" if maps else "film control"
+    with reporter.progress(name, len(PENALTIES), "penalties") as advance:
         found = cross_fit(
             studies,
             _vectors(asked, features, range(len(asked.keys))),

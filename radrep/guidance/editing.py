@@ -263,8 +263,16 @@ class ReportEditor:
 
 
 def fit_editor(
-    vectors: np.ndarray, raw: Sequence[str], reports: Sequence[str], patients: Sequence[str]
+    vectors: np.ndarray,
+    raw: Sequence[str],
+    reports: Sequence[str],
+    patients: Sequence[str],
+    columns: np.ndarray | None = None,
 ) -> ReportEditor:
-    """Fit on training studies: features (n, d), raw reports, and as the model writes them."""
-    predictor = fit_labels(vectors, abnormal_labels(raw), patients, o.ABNORMAL)
+    """Fit on training studies: features (n, d), raw reports, and as the model writes them.
+
+    `columns` are the weights of the features, (d,), by default all alike.
+    """
+    labels = abnormal_labels(raw)
+    predictor = fit_labels(vectors, labels, patients, o.ABNORMAL, columns=columns)
     return ReportEditor(predictor, SentenceBank.build(reports))

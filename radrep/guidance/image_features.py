@@ -1,4 +1,4 @@
-"""What a linear model reads of a study's images: statistics of the maps that an encoder makes.
+"""What a linear model reads of a study's images: statistics of an encoder's maps and of the film.
 
 Letters: v views, h rows and w columns of a map, c channels, k statistics of a view, d = s k, s
 views of a study's vector.
@@ -11,13 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from radrep.guidance.film_statistics import NUM_FILM_STATISTICS, film_statistics
 from radrep.modules.backbone import Backbone
+
+PixelStats = tuple[Sequence[float], Sequence[float]]
 
 _GRID = 3
 NUM_SUMMARIES = 3 + _GRID**2
 # Pixels a patch of the stages that tell most of a radiograph: from ImageNet the last map knows less
 # of it (.github/docs/results.md).
 _MIDDLE = range(8, 17)
+MIN_SCALE = 1e-6  # a number that is the same in all studies stays 0
 
 
 def summarize_maps(maps: Tensor) -> Tensor:
@@ -46,6 +50,48 @@ def summarize_stages(maps: Sequence[Tensor], image_size: int) -> Tensor:
             flat = stage.float().flatten(2)
             found += [flat.mean(dim=2), flat.std(dim=2, correction=0)]
     return torch.cat(found, dim=1)
+
+
+def film_of(images: Tensor, stats: PixelStats) -> Tensor:
+    """`film_statistics` of images (v, 3, h, w), normalised by each channel's mean and deviation."""
+    means, deviations = stats
+    return film_statistics(images[:, 0].float() * deviations[0] + means[0])
+
+
+def column_weights(num_columns: int, num_views: int, *, maps: float, film: float) -> np.ndarray:
+    """How much each number of a study's vector weighs in a linear model, (d,), 1 in the mean.
+
+    `maps` and `film` are what the two kinds of statistics weigh together, however many they are.
+    """
+    of_maps = num_columns // num_views - NUM_FILM_STATISTICS
+    one_view = [np.full(of_maps, maps / max(1, of_maps))]
+    one_view.append(np.full(NUM_FILM_STATISTICS, film / NUM_FILM_STATISTICS))
+    weights = np.tile(np.concatenate(one_view), num_views)
+    return weights / weights.mean()
+
+
+def weighted_scale(vectors: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """What each column is divided by, (d,): its standard deviation over the root of its weight.
+
+    Infinite where it weighs nothing.
+    """
+    deviations = np.maximum(vectors.std(axis=0), MIN_SCALE)
+    if weights is None:
+        return deviations
+    with np.errstate(divide="ignore"):
+        return (deviations / np.sqrt(weights)).astype(deviations.dtype)
+
+
+class FilmStatistics(nn.Module):
+    """`film_of` normalised images (v, 3, h, w), as (v, 1, m)."""
+
+    def __init__(self, stats: PixelStats) -> None:
+        super().__init__()
+        self.stats = stats
+
+    def forward(self, images: Tensor) -> Tensor:
+        """One row of statistics an image, in place of patches."""
+        return film_of(images, self.stats)[:, None]
 
 
 class StageSummaries(nn.Module):

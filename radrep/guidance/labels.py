@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from radrep.guidance.image_features import MIN_SCALE, weighted_scale
 from radrep.guidance.selection import assign_folds, out_of_fold, solve_ridge
 from radrep.metrics.labeler import label_reports
 from radrep.metrics.labeler.vocabulary import ABNORMAL
@@ -19,7 +20,6 @@ from radrep.metrics.labeler.vocabulary import ABNORMAL
 PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _STATES = {"positive": 1.0, "negative": 0.0, "absent": 0.0, "uncertain": np.nan}
 _FEWEST = 10  # studies with and without an observation, for it to be predicted
-_MIN_SCALE = 1e-6
 NEVER = np.inf  # a threshold that nothing exceeds
 
 
@@ -33,7 +33,7 @@ class LabelPredictor:
 
     names: tuple[str, ...]
     mean: np.ndarray  # of the training features, (d,)
-    scale: np.ndarray  # their standard deviation, (d,)
+    scale: np.ndarray  # what they are divided by, (d,)
     weights: np.ndarray  # (d, l)
     slope: np.ndarray  # of the logistic function, (l,)
     bias: np.ndarray  # (l,)
@@ -105,12 +105,14 @@ def fit_labels(
     patients: Sequence[str],
     names: Sequence[str],
     penalties: Sequence[float] = PENALTIES,
+    columns: np.ndarray | None = None,
 ) -> LabelPredictor:
     """Fit on training studies: features (n, d), labels 1, 0 or NaN unknown (n, l).
 
-    The penalty of each observation is the one with the greatest AUROC out of fold by patient.
+    `columns` are the weights of the features, (d,), by default all alike. The penalty of each
+    observation is the one with the greatest AUROC out of fold by patient.
     """
-    features = _Standardised.of(vectors)
+    features = _Standardised.of(vectors, columns)
     return _fit(features, labels, patients, names, penalties)
 
 
@@ -138,7 +140,7 @@ def cross_fit_labels(
 
 @dataclass(frozen=True)
 class _Standardised:
-    """Features with mean 0 and standard deviation 1."""
+    """Features with mean 0 and standard deviation 1, or the root of their weight."""
 
     mean: np.ndarray  # (d,)
     scale: np.ndarray  # (d,)
@@ -146,9 +148,9 @@ class _Standardised:
     kernel: np.ndarray  # (n, n)
 
     @classmethod
-    def of(cls, vectors: np.ndarray) -> "_Standardised":
+    def of(cls, vectors: np.ndarray, columns: np.ndarray | None = None) -> "_Standardised":
         mean = vectors.mean(axis=0)
-        scale = np.maximum(vectors.std(axis=0), _MIN_SCALE)
+        scale = weighted_scale(vectors, columns)
         rows = (vectors - mean) / scale
         return cls(mean, scale, rows, rows @ rows.T / rows.shape[1])
 
@@ -210,6 +212,6 @@ def _platt(scores: np.ndarray, present: np.ndarray) -> tuple[float, float]:
     """Slope and shift of the logistic function that fits best."""
     from sklearn.linear_model import LogisticRegression
 
-    size = max(float(scores.std()), _MIN_SCALE)
+    size = max(float(scores.std()), MIN_SCALE)
     fitted = LogisticRegression(C=1e3).fit(scores[:, None] / size, present)
     return float(fitted.coef_[0, 0]) / size, float(fitted.intercept_[0])

@@ -15,6 +15,7 @@ import torch
 
 from radrep.data.store import order_patients
 from radrep.errors import DataError
+from radrep.guidance.image_features import weighted_scale
 from radrep.guidance.utility import PARTS, build_pool, utility_parts
 
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -23,7 +24,6 @@ NUM_FOLDS = 5
 RANK = 128
 MAX_STUDIES = 5000  # the fit takes time by their cube
 _TOP = 5
-_MIN_SCALE = 1e-6  # a channel that is the same in all studies stays 0
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ class TrainingStudies:
     vectors: np.ndarray  # features of the images, float32 (n, d)
     reports: Sequence[str]  # cleaned
     patients: Sequence[str]  # whose each study is
+    weights: np.ndarray | None = None  # of the features, (d,); None: all alike
 
     def part(self, rows: np.ndarray) -> "TrainingStudies":
         """Some of the studies."""
         reports, patients = ([texts[i] for i in rows] for texts in (self.reports, self.patients))
-        return TrainingStudies(self.vectors[rows], reports, patients)
+        return TrainingStudies(self.vectors[rows], reports, patients, self.weights)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ReportSelector:
     pool: tuple[str, ...]
     pool_size: int  # that was asked for
     mean: np.ndarray  # of the training features, (d,)
-    scale: np.ndarray  # their standard deviation, (d,)
+    scale: np.ndarray  # what they are divided by, (d,)
     basis: np.ndarray  # (d, r)
     loadings: np.ndarray  # (r, 3 m)
     offset: np.ndarray  # mean utilities in training, (3 m,)
@@ -128,7 +129,7 @@ def fit_selector(
         raise DataError("no training report has a word, so there is none to select")
     parts = utility_parts(reports, pool)
     mean = vectors.mean(axis=0)
-    scale = np.maximum(vectors.std(axis=0), _MIN_SCALE)
+    scale = weighted_scale(vectors, studies.weights)
     standard = (vectors - mean) / scale
     kernel = standard @ standard.T / standard.shape[1]
     folds = assign_folds(studies.patients)

@@ -76,8 +76,7 @@ def _draft(
     selected: list[list[Draft]] = [[] for _ in batch.ids]
     probabilities = None
     if guide.needs_features:
-        batch = model.encode_images(batch, options)
-        vectors = study_features(model, batch, guide)
+        batch, vectors = study_features(model, batch, guide, options)
         if guide.predictor is not None:
             probabilities = guide.predictor.probabilities(vectors)
         if guide.selector is not None:

@@ -5,6 +5,7 @@ Reports are decoded, selected or chosen by consensus, and then edited.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from radrep.data.study import Image
 from radrep.data.text import get_cleaner
 from radrep.device import autocast
 from radrep.errors import CheckpointError
+from radrep.generation.contract import DecodeOptions
 from radrep.guidance.consensus import ConsensusRule, DocumentFrequencies
 from radrep.guidance.editing import ReportEditor, Source, WrittenReport, fit_editor
-from radrep.guidance.image_features import study_vectors
+from radrep.guidance.image_features import column_weights, film_of, study_vectors
 from radrep.guidance.labels import LabelPredictor
 from radrep.guidance.selection import (
     PENALTIES,
@@ -43,6 +45,7 @@ from radrep.weights.guidance_files import (
     read_selector,
 )
 
+ImageStatistics = Callable[[Image, View], Tensor]  # (1, k)
 SENSITIVITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -93,6 +96,12 @@ def guide_for(loaded: Loaded, decode: Decode, *, predict: bool = False) -> Guide
                 f"decode.select.pool is {decode.select.pool} and {loaded.folder} was trained with "
                 f"{selector.pool_size}; take at most as many"
             )
+        fitted = loaded.recipe.decode.select
+        if fitted is not None and decode.select.film != fitted.film:
+            raise CheckpointError(
+                f"decode.select.film is {decode.select.film:g} and {loaded.folder} was fitted with "
+                f"{fitted.film:g}, which only training can change"
+            )
     if compared and decode.select is not None:
         frequencies, weights = read_frequencies(loaded.folder), build_utility(decode.select)
         consensus = ConsensusRule(frequencies, weights, decode.consensus.labels)
@@ -110,11 +119,13 @@ def fit_to_encoder(
     dataset: ReportDataset,
     recipe: Recipe,
     reporter: Reporter,
-    summaries: Callable[[Image, View], Tensor] | None = None,
+    summaries: ImageStatistics | None,
+    film: ImageStatistics,
 ) -> tuple[ReportSelector | None, ReportEditor, DocumentFrequencies]:
     """Fit on the studies of training, at most 5,000 of them; their images are not cropped.
 
-    Statistics of an image, (1, k), are given by `summaries` or computed.
+    Statistics of the maps of an image are given by `summaries` or computed; `film` are those of its
+    grey levels.
     """
     decode, studies = recipe.decode, dataset.studies
     rows = training_rows(len(studies))
@@ -122,11 +133,17 @@ def fit_to_encoder(
     raw = studies.texts(dataset.target)
     reports = full_references(raw, clean=clean).texts
     patients = patients_of(dataset)
-    found = read_summaries(model, dataset, recipe, rows, reporter, summaries)
+    maps = read_summaries(model, dataset, recipe, rows, reporter, summaries)
+    films = _read_statistics(film, dataset, rows)
+    found = [torch.cat(both, dim=1) for both in zip(maps, films, strict=True)]
+    num_views = max(map(len, found))
+    vectors = study_vectors(found, num_views)
+    weigh = partial(column_weights, vectors.shape[1], num_views, maps=1.0)
     training = TrainingStudies(
-        study_vectors(found, max(map(len, found))),
+        vectors,
         [reports[i] for i in rows],
         [patients[i] for i in rows],
+        weigh(film=0.0 if decode.select is None else decode.select.film),
     )
     selector = None
     if decode.select is not None:
@@ -138,9 +155,8 @@ def fit_to_encoder(
                 advance=advance,
             )
     with reporter.progress("findings for editing", 1, "fits") as advance:
-        editor = fit_editor(
-            training.vectors, [raw[i] for i in rows], training.reports, training.patients
-        )
+        raw = [raw[i] for i in rows]
+        editor = fit_editor(vectors, raw, training.reports, training.patients, weigh(film=0.0))
         advance()
     return selector, editor, DocumentFrequencies.of(training.reports)
 
@@ -152,14 +168,11 @@ def read_summaries(
     recipe: Recipe,
     rows: range,
     reporter: Reporter,
-    summaries: Callable[[Image, View], Tensor] | None = None,
+    summaries: ImageStatistics | None = None,
 ) -> list[Tensor]:
-    """Statistics of the images of some studies, (views, k) each, given or computed."""
+    """Statistics of the maps of some studies' images, (views, k) each, given or computed."""
     if summaries is not None:
-        chosen = [
-            (study, dataset.selection.of(study)) for study in (dataset.studies[i] for i in rows)
-        ]
-        return [torch.cat([summaries(s.images[v.number], v) for v in own]) for s, own in chosen]
+        return _read_statistics(summaries, dataset, rows)
     decode = recipe.decode
     part = slice(rows.start, rows.stop, rows.step)
     num_workers = recipe.data.num_workers if dataset.features is None else 0
@@ -173,9 +186,17 @@ def read_summaries(
     ):
         for batch in batches:
             encoded = model.encode_images(batch.to(device), options)
-            found += [each.cpu() for each in _summaries(model, encoded)]
+            maps = model.summaries(encoded).split(batch.num_views.tolist())
+            found += [each.cpu() for each in maps]
             advance(len(batch.ids))
     return found
+
+
+def _read_statistics(
+    statistics: ImageStatistics, dataset: ReportDataset, rows: range
+) -> list[Tensor]:
+    chosen = [(study, dataset.selection.of(study)) for study in (dataset.studies[i] for i in rows)]
+    return [torch.cat([statistics(s.images[v.number], v) for v in own]) for s, own in chosen]
 
 
 def patients_of(dataset: ReportDataset) -> list[str]:
@@ -183,14 +204,18 @@ def patients_of(dataset: ReportDataset) -> list[str]:
     return [study.patient_id or f"study {study.id}" for study in dataset.studies]
 
 
-def study_features(model: ReportModel, batch: Batch, guide: Guide) -> np.ndarray:
-    """Features of the studies of an encoded batch, as the guide was fitted on, float32 (b, d)."""
+def study_features(
+    model: ReportModel, batch: Batch, guide: Guide, options: DecodeOptions
+) -> tuple[Batch, np.ndarray]:
+    """A batch encoded, with features of its studies as the guide was fitted on, float32 (b, d)."""
     mean = guide.predictor.mean if guide.predictor is not None else None
     mean = guide.selector.mean if guide.selector is not None else mean
     assert mean is not None, "something was fitted"
-    summaries = _summaries(model, batch)
-    num_views = len(mean) // summaries[0].shape[-1]
-    return study_vectors(summaries, max(num_views, 1))
+    assert batch.images is not None, "the film's statistics are of images"
+    encoded, film = model.encode_images(batch, options), film_of(batch.images, model.pixel_stats)
+    found = torch.cat([model.summaries(encoded).float(), film], dim=1)
+    num_views = max(1, len(mean) // found.shape[1])
+    return encoded, study_vectors(found.split(batch.num_views.tolist()), num_views)
 
 
 def select_reports(
@@ -253,8 +278,3 @@ def made_by(report: WrittenReport, guide: Guide) -> str:
     made = "decoded" if report.source == "decoder" else "selected"
     made += ", by consensus" if guide.consensus is not None else ""
     return made + (", edited" if guide.editor is not None else "")
-
-
-def _summaries(model: ReportModel, batch: Batch) -> list[Tensor]:
-    """Those of each study of an encoded batch, (views, k)."""
-    return list(model.summaries(batch).split(batch.num_views.tolist()))

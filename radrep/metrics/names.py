@@ -75,12 +75,14 @@ SHUFFLED = Control("shuffled control", "Shuffled control", of_model=True)
 BLANK = Control("blank-image control", "Blank-image control", of_model=True)
 NEAREST = Control("nearest neighbour", "Nearest neighbour", of_model=False)
 SELECTION = Control("selection", "Expected-utility selection", of_model=False)
+# The same from histogram and spectra of the grey levels, which show no anatomy.
+FILM = Control("film statistics", "Selection by film statistics alone", of_model=False)
 CONSTANTS = tuple(
     Control(f"constant, best {metric}", f"Constant report, best {METRICS[metric].title}", False)
     for metric in ("bleu4", "cider", "rouge_l")
 )
 CONTROLS: Mapping[str, Control] = {
-    control.name: control for control in (SHUFFLED, BLANK, NEAREST, SELECTION, *CONSTANTS)
+    control.name: control for control in (SHUFFLED, BLANK, NEAREST, SELECTION, FILM, *CONSTANTS)
 }
 
 

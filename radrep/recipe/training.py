@@ -105,6 +105,9 @@ class Select(Section):
     pool: Count = 300
     rouge: NotNegative = 5.0  # weight of ROUGE-L beside CIDEr-D
     labels: NotNegative = 5.0  # weight of the F1 of the 13 abnormal findings beside it
+    # Weight of the film's grey-level statistics (histogram, spectra) beside the encoder's maps, of
+    # weight 1, in what the utility is predicted from; settled in training.
+    film: NotNegative = 0.5
 
 
 class Edit(Section):

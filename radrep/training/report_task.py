@@ -12,6 +12,7 @@ from radrep.data.store import PreparedStudies
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
+from radrep.guidance.image_features import FilmStatistics
 from radrep.inference.decode import write_reports
 from radrep.inference.guide import fit_to_encoder
 from radrep.metrics.nlg import score_nlg
@@ -135,7 +136,15 @@ def fit_guidance(
     Statistics that a frozen encoder makes are taken from the cache; others are computed here.
     """
     summaries = cached_summaries(model, [dataset], device, reporter)
-    selector, editor, frequencies = fit_to_encoder(model, dataset, recipe, reporter, summaries)
+    film = cached_features(
+        FilmStatistics(model.pixel_stats),
+        dataset.preprocess,
+        [SelectedImages.find(dataset.studies, dataset.selection)],
+        device=device,
+        reporter=reporter,
+    )
+    fitted = fit_to_encoder(model, dataset, recipe, reporter, summaries, film)
+    selector, editor, frequencies = fitted
     save_guidance(folder, selector, editor, frequencies)
     learned = int((editor.predictor.auroc() > 0).sum())
     reporter.info("editing", f"{learned} findings are predicted (decode.edit)")

@@ -368,7 +368,7 @@ def _fit_selection(
         data.splits["train"],
         preprocess=build_preprocess(recipe.data, model),
         codec=made.codec,
-        features=None if recipe.model.takes_early_maps else made.features,
+        features=None,
     )
     fit_guidance(best, model, dataset, recipe, resolved.accelerator.device, resolved.reporter)
 

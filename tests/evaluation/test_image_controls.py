@@ -34,7 +34,7 @@ def test_the_nearest_neighbour_of_a_training_study_is_another_one(phantoms: Path
     assert len(set(neighbours.tolist())) > 1
 
 
-def test_both_controls_answer_with_training_reports_and_read_each_split_once(
+def test_all_controls_answer_with_training_reports_and_read_each_split_once(
     phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[str] = []
@@ -45,7 +45,7 @@ def test_both_controls_answer_with_training_reports_and_read_each_split_once(
     studies = studies_of(phantoms, "test")
     found = controls.image_controls(studies, Reporter())
     assert passes == ["train", "test"]
-    assert list(found) == ["nearest neighbour", "selection"]
+    assert list(found) == ["nearest neighbour", "selection", "film statistics"]
     for reports in found.values():
         assert len(reports) == len(studies.ids)
         assert set(reports) <= set(studies.corpus.cleaned_train)

@@ -53,7 +53,12 @@ def test_eval_selects_training_reports_and_the_page_says_so(run: Path, phantoms:
     assert {row["generated"] for row in rows} <= training_reports(phantoms)
     scores = json.loads((run / "scores-test.json").read_text())
     assert scores["made"] == {"model": "selected from 300 training reports"}
-    assert scores["decode"]["select"] == {"pool": 300, "rouge": 5.0, "labels": 1.0}
+    assert scores["decode"]["select"] == {
+        "pool": 300,
+        "rouge": 5.0,
+        "labels": 1.0,
+        "film": 0.5,
+    }
     changed = "method select instead of greedy, select.labels 1.0 instead of 5.0"
     assert f"decoding changed by --set: {changed}" in scores["notes"]
     assert "reports     selected from 300 training reports" in result.stdout
