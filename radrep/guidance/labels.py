@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from radrep.errors import DataError
 from radrep.guidance.image_features import MIN_SCALE, weighted_scale
 from radrep.guidance.selection import assign_folds, out_of_fold, solve_ridge
 from radrep.metrics.labeler import label_reports
@@ -42,6 +43,11 @@ class LabelPredictor:
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
         """Of each observation, (b, d) -> (b, l); 0 for those too rare to be learned."""
+        if vectors.shape[1] != len(self.mean):
+            raise DataError(
+                f"images have {vectors.shape[1]} features and findings were learned from "
+                f"{len(self.mean)}: the two are of other encoders, numbers of views or versions"
+            )
         scores = ((vectors - self.mean) / self.scale) @ self.weights
         return _logistic(scores * self.slope + self.bias)
 

@@ -73,24 +73,21 @@ def _draft(
     generator: torch.Generator,
 ) -> tuple[list[Draft], np.ndarray | None]:
     """A report of each study before editing, and the probabilities of its findings (b, l)."""
-    selected: list[list[Draft]] = [[] for _ in batch.ids]
     probabilities = None
     if guide.needs_features:
         batch, vectors = study_features(model, batch, guide, options)
         if guide.predictor is not None:
             probabilities = guide.predictor.probabilities(vectors)
+        if guide.consensus is not None:
+            selected = select_reports(guide, vectors, decode, decode.consensus.selections)
+            found = model.write_candidates(batch, options, seed)
+            candidates = [
+                [*(Draft(codec.decode(ids), ids) for ids in own), *others]
+                for own, others in zip(found, selected, strict=True)
+            ]
+            return choose_reports(guide, candidates, vectors, probabilities), probabilities
         if guide.selector is not None:
-            num = 1 if guide.consensus is None else decode.consensus.selections
-            selected = select_reports(guide, vectors, decode, num)
-    if guide.consensus is not None:
-        found = model.write_candidates(batch, options, seed)
-        candidates = [
-            [*(Draft(codec.decode(ids), ids) for ids in own), *others]
-            for own, others in zip(found, selected, strict=True)
-        ]
-        return choose_reports(guide.consensus, candidates, probabilities), probabilities
-    if guide.selector is not None:
-        return [best for (best,) in selected], probabilities
+            return [best for (best,) in select_reports(guide, vectors, decode)], probabilities
     written = model.write(batch, options, generator)
     return [Draft(codec.decode(ids), ids) for ids in written], probabilities
 

@@ -88,8 +88,7 @@ def guide_for(loaded: Loaded, decode: Decode, *, predict: bool = False) -> Guide
     selector = editor = consensus = predictor = None
     thresholds: Mapping[str, float] = {}
     compared = decode.method == "consensus"
-    selects = decode.method == "select" or (compared and decode.consensus.selections > 0)
-    if selects and decode.select is not None:
+    if (decode.method == "select" or compared) and decode.select is not None:
         selector = read_selector(loaded.folder)
         if decode.select.pool > selector.pool_size:
             raise CheckpointError(
@@ -102,9 +101,14 @@ def guide_for(loaded: Loaded, decode: Decode, *, predict: bool = False) -> Guide
                 f"decode.select.film is {decode.select.film:g} and {loaded.folder} was fitted with "
                 f"{fitted.film:g}, which only training can change"
             )
-    if compared and decode.select is not None:
-        frequencies, weights = read_frequencies(loaded.folder), build_utility(decode.select)
-        consensus = ConsensusRule(frequencies, weights, decode.consensus.labels)
+    if compared and selector is not None and decode.select is not None:
+        consensus = ConsensusRule(
+            read_frequencies(loaded.folder),
+            build_utility(decode.select),
+            selector.pool[: decode.select.pool],
+            decode.consensus.others,
+            decode.consensus.labels,
+        )
     if decode.edit is not None:
         editor = read_editor(loaded.folder)
         predictor = editor.predictor
@@ -224,22 +228,30 @@ def select_reports(
     """The reports selected for each study, the best first."""
     assert decode.select is not None, "decode.method select has settings"
     assert guide.selector is not None, "and a selector"
+    if not num:
+        return [[] for _ in vectors]
     weights, pool_size = build_utility(decode.select), decode.select.pool
     selected = guide.selector.select(vectors, weights, pool_size, num)
     return [[Draft(report) for report, _ in found.top] for found in selected]
 
 
 def choose_reports(
-    rule: ConsensusRule, candidates: Sequence[Sequence[Draft]], probabilities: np.ndarray | None
+    guide: Guide,
+    candidates: Sequence[Sequence[Draft]],
+    vectors: np.ndarray,
+    probabilities: np.ndarray | None,
 ) -> list[Draft]:
-    """The candidate of each study that the others agree with; probabilities (b, l)."""
-    unknown = np.zeros((len(candidates), len(ABNORMAL)))
-    chosen = []
-    for own, found in zip(
-        candidates, unknown if probabilities is None else probabilities, strict=True
-    ):
-        chosen.append(own[rule.choose([each.text for each in own], found)])
-    return chosen
+    """The best candidate of each study, from features (b, d) and probabilities (b, l)."""
+    rule = guide.consensus
+    assert rule is not None, "decode.method consensus has a rule"
+    assert guide.selector is not None, "and a selector"
+    predicted = rule.weights.combine(guide.selector.predict(vectors))[:, : len(rule.pool)]
+    if probabilities is None:
+        probabilities = np.zeros((len(vectors), len(ABNORMAL)))
+    return [
+        own[rule.choose([draft.text for draft in own], utilities, found)]
+        for own, utilities, found in zip(candidates, predicted, probabilities, strict=True)
+    ]
 
 
 def edit_reports(

@@ -133,15 +133,15 @@ class Edit(Section):
 
 
 class Consensus(Section):
-    """Consensus: of several candidates the report that agrees best with the others.
+    """Consensus: of beams, samples and training reports the one with the highest expected utility.
 
-    They are beams, samples, and the best of expected-utility selection, compared by its utility
-    (`decode.select`).
+    The utility is that of `decode.select`, and is predicted from the images.
     """
 
     samples: Whole = 4  # drawn by the decoder
     temperature: Positive = 0.7  # of these samples
-    selections: Whole = 5  # training reports of highest predicted utility
+    selections: Whole = 10  # training reports of highest predicted utility
+    others: NotNegative = 0.1  # weight of the mean utility against the other candidates
     labels: NotNegative = 5.0  # weight of the agreement with the predicted findings
 
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from radrep.errors import DataError
+
 # `assign_folds` and `out_of_fold` have their own tests, in test_selection.py.
 from radrep.guidance.labels import NEVER, LabelPredictor, fit_labels
 
@@ -26,6 +28,13 @@ def drawn() -> tuple[np.ndarray, np.ndarray, list[str]]:
 @pytest.fixture(scope="module")
 def fitted(drawn) -> LabelPredictor:
     return fit_labels(*drawn, NAMES)
+
+
+def test_features_of_another_encoder_are_refused(fitted):
+    with pytest.raises(
+        DataError, match="images have 21 features and findings were learned from 20"
+    ):
+        fitted.probabilities(np.zeros((1, 21), np.float32))
 
 
 def test_probabilities_are_calibrated_out_of_fold_and_on_new_studies(drawn, fitted):

@@ -50,12 +50,12 @@ def test_eval_says_how_reports_were_chosen_and_who_worded_each(run: Path) -> Non
     only_selections = ("--set", "decode.consensus.samples=0", "--set", "decode.beam_size=1")
     result = radrep("eval", run, "--split", "test", *CHOSEN, *only_selections)
     assert result.exit_code == 0, result.output
-    made = "chosen by consensus of 1 beams and 5 training reports"
+    made = "chosen by consensus of 1 beams and 10 training reports"
     assert f"reports     {made}" in result.stdout
     assert json.loads((run / "scores-test.json").read_text())["made"] == {"model": made}
     assert f"reports {made}" in (run / "report.html").read_text()
     rows = [json.loads(r) for r in (run / "predictions-test.jsonl").read_text().splitlines()]
-    # An untrained decoder against five real reports, which agree with one another.
+    # A hardly trained decoder against real reports.
     assert {row["source"] for row in rows} == {"training reports"}
 
 
@@ -92,8 +92,8 @@ def test_generate_marks_its_reports_and_shows_attention_of_what_was_decoded(
     assert "was selected, and has no attention maps" in selected.stderr
     recipe = find_checkpoint(run) / "recipe.yaml"
     own = recipe.read_text()
-    assert "selections: 5" in own
-    recipe.write_text(own.replace("selections: 5", "selections: 0"))
+    assert "selections: 10" in own
+    recipe.write_text(own.replace("selections: 10", "selections: 0"))
     point = ("--threshold", "Pleural Effusion=0.999")
     decoded = radrep(*words, *picture)
     assert decoded.exit_code == 0, decoded.output
