@@ -1,4 +1,4 @@
-"""Which of a study's images a model is given."""
+"""Which of a study's images a model is given, and which of them is masked."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""What images predict of a study: to select its report, or to edit one that is written."""
+"""What images predict of a study, to select, edit or compare its reports; rewards of reports."""

@@ -1,6 +1,7 @@
 """Scores of several systems on the same studies, under every protocol.
 
 A system is one way to write the reports: a model, the same model on other images, a constant.
+Metrics are named in names.py.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
