@@ -2,7 +2,8 @@
 
 Source: Rennie et al., "Self-critical Sequence Training for Image Captioning", CVPR 2017, with the
 mean reward of a study's other samples as the baseline in place of the greedy report's (Kool et al.,
-"Buy 4 REINFORCE Samples, Get a Baseline for Free!", ICLR workshop 2019). Rewards are those of radrep/guidance/reward.py.
+"Buy 4 REINFORCE Samples, Get a Baseline for Free!", ICLR workshop 2019).
+The rewards are computed in radrep/guidance/reward.py.
 
 Letters: b studies, k drawn reports of each, l tokens.
 """
