@@ -169,6 +169,7 @@ def build_model(
             return Discriminator(
                 backbone=_build_backbone(section.backbone, image_size, pretrained),
                 num_labels=len(OBSERVATIONS),
+                num_words=section.words,
                 dropout=section.dropout,
             )
         if isinstance(section, schema.Emrrg):

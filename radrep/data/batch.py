@@ -23,7 +23,7 @@ class Batch:
     summaries: Tensor | None = None  # statistics of each image for linear models, (v, k)
     tokens: Tensor | None = None  # 0, words, 0, padding 0: (b, l); None: nothing to learn from
     lengths: Tensor | None = None  # tokens of each study without padding, (b,)
-    labels: Tensor | None = None  # 1 present, 0 absent, NaN not known, (b, 14)
+    labels: Tensor | None = None  # 1 present, 0 absent, NaN not known, (b, 14), then words
     label_buckets: Tensor | None = None  # for label tokens, (b, 13); None: the model predicts them
     token_weights: Tensor | None = None  # of each token in the loss, (b, l); None: 1
     seeds: tuple[int, ...] = ()  # of what is drawn for each study in this epoch

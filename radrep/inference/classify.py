@@ -30,7 +30,8 @@ def classify(
     rows: list[Row] = []
     for batch in batches:
         batch = batch.to(device)
-        found, labels = model.probabilities(batch), spread_labels(batch)
+        found = model.probabilities(batch)
+        labels = spread_labels(batch)[:, : found.shape[1]]  # without words
         studies = np.repeat(batch.ids, batch.num_views.numpy()).tolist()
         rows += zip(studies, found.cpu().numpy(), labels.cpu().numpy(), strict=True)
         if advance is not None:

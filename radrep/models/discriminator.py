@@ -1,6 +1,6 @@
 """SDAM's disease discriminator: labels of one radiograph by a backbone, a mean and one layer.
 
-Letters: b studies, v images of all of them, n patches, c width of a patch, k labels.
+Letters: b studies, v images of all of them, n patches, c width of a patch, k labels, w words.
 """
 
 import torch
@@ -16,18 +16,22 @@ class Discriminator(VisionModel):
     """A backbone whose mean patch gives the probability of each label.
 
     As published (CSR-LMCA, Deng et al., 2025) it is a ResNet-34 with fourteen sigmoid outputs, the
-    observations of CheXpert. Every image of a study is taught the labels of its study.
+    observations of CheXpert. Every image of a study is taught the labels of its study. Our own
+    addition: a second layer learns which of some frequent words the report has.
     """
 
     vision = "backbone"
     # Above which a label is called present, (k,); 1, which nothing exceeds, until validation.
     thresholds: Tensor
 
-    def __init__(self, *, backbone: Backbone, num_labels: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, backbone: Backbone, num_labels: int, num_words: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(backbone.out_dim, num_labels)
+        self.words = nn.Linear(backbone.out_dim, num_words) if num_words else None
         self.register_buffer("thresholds", torch.ones(num_labels))
 
     def frozen_encoder(self) -> nn.Module | None:
@@ -57,19 +61,27 @@ class Discriminator(VisionModel):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Binary cross-entropy over the labels that are known, divided by all of all images.
 
-        So an image of which little is known weighs little.
+        So an image of which little is known weighs little. To it is added the mean of the words',
+        which stand behind the labels.
         """
-        assert batch.labels is not None, "a batch to learn from has labels"
-        logits = self.logits(self.features(batch)).float()
+        pooled = self.dropout(self.features(batch).mean(dim=1))
         labels = spread_labels(batch)
-        known = ~labels.isnan()
-        losses = F.binary_cross_entropy_with_logits(
-            logits, labels.nan_to_num(), weight=known.float(), reduction="sum"
-        )
-        return {"loss": losses / labels.numel()}
+        num_labels = self.classifier.out_features
+        loss = _cross_entropy(self.classifier(pooled), labels[:, :num_labels])
+        if self.words is not None:
+            loss = loss + _cross_entropy(self.words(pooled), labels[:, num_labels:])
+        return {"loss": loss}
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Over what is not NaN, divided by all: (v, k) and (v, k) -> a scalar."""
+    losses = F.binary_cross_entropy_with_logits(
+        logits.float(), labels.nan_to_num(), weight=(~labels.isnan()).float(), reduction="sum"
+    )
+    return losses / labels.numel()
 
 
 def spread_labels(batch: Batch) -> Tensor:
-    """The labels of each image, which are those of its study: (b, k) to (v, k)."""
+    """The labels of each image, which are those of its study, and words: (b, k + w) to v rows."""
     assert batch.labels is not None, "a batch to learn from has labels"
     return batch.labels.repeat_interleave(batch.num_views.to(batch.labels.device), dim=0)

@@ -100,6 +100,11 @@ class ModelSection(Section):
         return False
 
     @property
+    def num_words(self) -> int:
+        """How many frequent words it learns to tell besides labels."""
+        return 0
+
+    @property
     def scores(self) -> tuple[str, ...]:
         """What validation scores it by."""
         if self.output == "reports":
@@ -257,11 +262,19 @@ class Discriminator(ModelSection):
     dropout: Fraction = 0.0
     labels: Literal["table", "reports"] = "table"  # reports: by the rules that score findings
     uncertain: Literal["ignore", "zero", "one"] = "ignore"
+    # Besides, whether a report has each of so many frequent words and sentences: they tell more of
+    # an image than fourteen labels, and weigh as much as these together.
+    words: Whole = 0
 
     @property
     def needs_text(self) -> bool:
-        """Whether labels are read from it."""
-        return self.labels == "reports"
+        """Whether labels or words are read from it."""
+        return self.labels == "reports" or self.words > 0
+
+    @property
+    def num_words(self) -> int:
+        """As many as the recipe says."""
+        return self.words
 
     @property
     def takes_early_maps(self) -> bool:

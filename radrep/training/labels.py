@@ -1,5 +1,6 @@
 """A study's labels: the fourteen observations, from a table or read from the reports by rules."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,13 +10,14 @@ import numpy as np
 from radrep.build import label_source
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Study
-from radrep.data.text import target_text
+from radrep.data.text import get_cleaner, target_text
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS, label_report
 from radrep.metrics.labeler import vocabulary as o
 from radrep.recipe.recipe import Recipe
 
 _UNCERTAIN = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
+_RAREST, _COMMONEST = 0.015, 0.85  # shares of the training reports
 _VALUES = {"positive": 1, "negative": 0, "uncertain": -1, "absent": 0}
 
 
@@ -182,6 +184,55 @@ class LabelReader:
         return labels
 
 
+class FrequentWords:
+    """Which of the most frequent words and whole sentences of the training reports a report has.
+
+    Those in 1.5 % to 85 % of the reports, the most frequent first; `known` is how many there are,
+    at most `number`. Raises DataError where there is none.
+    """
+
+    def __init__(
+        self, studies: PreparedStudies, number: int, *, target: str, clean: Callable[[str], str]
+    ) -> None:
+        self._target, self._clean, self._number = target, clean, number
+        reports = [self._parts(text) for text in studies.texts(target)]
+        counts = Counter(part for report in reports for part in report)
+        frequent = [
+            part
+            for part in sorted(counts, key=lambda part: (-counts[part], part))
+            if _RAREST * len(reports) < counts[part] < _COMMONEST * len(reports)
+        ]
+        self._place = {part: i for i, part in enumerate(frequent[:number])}
+        self.known = len(self._place)
+        if not frequent:
+            raise DataError(
+                f"model.words: no word is in {_RAREST:.1%} to {_COMMONEST:.0%} of the training "
+                "reports; set it to 0"
+            )
+
+    def __call__(self, study: Study) -> np.ndarray:
+        """1 or 0 for each of them, then NaN up to their number; float32 (number,)."""
+        found = np.full(self._number, np.nan, np.float32)
+        found[: self.known] = 0
+        for part in self._parts(target_text(study.sections, self._target)):
+            if part in self._place:
+                found[self._place[part]] = 1
+        return found
+
+    def _parts(self, text: str) -> set[str]:
+        cleaned = self._clean(text)
+        return {*cleaned.split(), *(part.strip(" .") for part in cleaned.split(" . "))} - {"", "."}
+
+
+@dataclass(frozen=True)
+class _LabelsAndWords:
+    labels: LabelReader
+    words: FrequentWords
+
+    def __call__(self, study: Study) -> np.ndarray:
+        return np.concatenate([self.labels(study), self.words(study)])
+
+
 def _text(study: Study) -> str:
     return target_text(study.sections, "both")
 
@@ -219,6 +270,18 @@ def build_labels(recipe: Recipe, train: PreparedStudies) -> LabelReader | None:
     """The labels of a discriminator's studies; None for other models."""
     settings = label_source(recipe.model)
     return settings and LabelReader(train, source=settings[0], uncertain=settings[1])
+
+
+def build_targets(
+    recipe: Recipe, labels: LabelReader | None, train: PreparedStudies
+) -> Callable[[Study], np.ndarray] | None:
+    """What a discriminator learns of a study: its labels, behind them frequent words if any."""
+    number = recipe.model.num_words
+    if labels is None or not number:
+        return labels
+    clean = get_cleaner(recipe.data.tokenizer.cleaner)
+    words = FrequentWords(train, number, target=recipe.data.target, clean=clean)
+    return _LabelsAndWords(labels, words)
 
 
 def check_labels(labels: Callable[[Study], np.ndarray], studies: PreparedStudies) -> None:

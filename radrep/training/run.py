@@ -36,7 +36,7 @@ from radrep.saliency.masked_split import read_split
 from radrep.training.accelerator import broadcast, build_accelerator, count_workers
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
-from radrep.training.labels import LabelReader, build_labels, check_labels
+from radrep.training.labels import LabelReader, build_labels, build_targets, check_labels
 from radrep.training.loop import Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
@@ -202,7 +202,7 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
             codec=codec,
             training=name == "train",
             features=features,
-            labels=data.labels,
+            labels=build_targets(recipe, data.labels, data.splits["train"]),
         )
         for name, split in data.splits.items()
     }

@@ -56,7 +56,8 @@ def test_later_stages_learn_from_cached_maps_of_the_first_ones(
     backbone = TINY["model"]["backbone"] | {"frozen_stages": 3}
     file = write_recipe(tmp_path, phantoms, model={"backbone": backbone})
     recipe = yaml.safe_load(file.read_text())
-    recipe["model"] = {"name": "discriminator", "labels": "reports", "backbone": backbone}
+    own = {"labels": "reports", "words": 10, "backbone": backbone}
+    recipe["model"] = {"name": "discriminator", **own}
     recipe["data"] |= {"target": "both", "random_crop": True}
     recipe["train"] |= {"epochs": 1, "monitor": "val/auroc"}
     del recipe["decode"]
@@ -69,6 +70,7 @@ def test_later_stages_learn_from_cached_maps_of_the_first_ones(
         weights.append(load_file(run / "best/weights.safetensors"))
     assert "from the cache, 32 images of train" in result.stderr
     changed = {key for key, tensor in weights[0].items() if not tensor.equal(weights[1][key])}
+    assert {"classifier.weight", "words.weight"} <= changed
     assert any("backbone.model.layer4" in key for key in changed)
     assert not any("layer1" in key or "running" in key for key in changed)
     # Validation in training is from cached maps, evaluation from pixels.

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from radrep.data.store import PreparedStudies
 from radrep.data.study import Study
+from radrep.data.text import get_cleaner
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS, label_report
 from radrep.preparation.sources.folder.source import FolderSource
@@ -9,7 +13,7 @@ from radrep.preparation.sources.iu_xray.source import IuXraySource
 from radrep.preparation.sources.mimic_cxr.source import MimicCxrSource
 from radrep.preparation.sources.phantom.source import PhantomSource, study_findings
 from radrep.training import labels as module
-from radrep.training.labels import LabelReader
+from radrep.training.labels import FrequentWords, LabelReader
 from tests.metrics.labeler.test_labeler import OF_KIND
 
 NIH_NEVER = {"Enlarged Cardiomediastinum", "Fracture", "Support Devices"}
@@ -200,3 +204,20 @@ def test_unknown_choices_are_refused():
         table(one_each(OBSERVATIONS), "maybe")
     with pytest.raises(DataError, match="cannot come from 'words'; choose from table, reports"):
         LabelReader([], source="words", uncertain="zero")
+
+
+def test_frequent_words_and_sentences_are_those_of_the_training_reports(phantoms):
+    studies = PreparedStudies(phantoms, "train")
+    words = FrequentWords(studies, 1000, target="findings", clean=get_cleaner("plain"))
+    table = np.stack([words(study) for study in studies])
+    assert 10 < words.known < 1000
+    assert np.isnan(table[:, words.known :]).all()
+    shares = table[:, : words.known].mean(axis=0)
+    assert ((shares > 0.015) & (shares < 0.85)).all()
+    assert (np.diff(shares) <= 0).all(), "the most frequent first"
+    fewer = FrequentWords(studies, 5, target="findings", clean=get_cleaner("plain"))
+    np.testing.assert_array_equal(np.stack([fewer(study) for study in studies]), table[:, :5])
+    first = replace(studies[0], sections={"findings": "Unheard."})
+    assert words(first)[: words.known].sum() == 0
+    with pytest.raises(DataError, match="no word is in"):
+        FrequentWords(studies, 5, target="findings", clean=lambda _: "")
