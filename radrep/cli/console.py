@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import IO, Any, Self, cast
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column, Table
 
@@ -22,6 +22,7 @@ from radrep.progress import Advance, Reporter
 REDRAW_SECONDS = 0.1
 PLAIN_SECONDS = 10.0  # between two lines of progress without a terminal
 BAR_CELLS = 20
+_LONGEST_NAME = 24  # of rows of a table that stay in one line on a narrow terminal
 _NARROWEST = 20  # columns; in fewer no number can be read
 UNWRAPPED = 10_000  # files and pipes get whole lines, so that they grep well
 
@@ -145,7 +146,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
     grid = Table(box=None, title=title or None, title_justify="left", pad_edge=False)
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        # Where it is narrow, titles break between words before names do.
+        names = index == 0 and all(len(str(row[0])) <= _LONGEST_NAME for row in rows)
+        justify: JustifyMethod = "right" if numeric else "left"
+        grid.add_column(name, justify=justify, overflow="fold", no_wrap=names)
     for row in rows:
         grid.add_row(*(_cell(value) for value in row))
     print_grid(grid)

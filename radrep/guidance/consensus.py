@@ -56,6 +56,11 @@ class ConsensusRule:
     others: float = 0.0  # weight of the mean utility against the other candidates
     labels: float = 0.0  # weight of the agreement with predicted probabilities
 
+    def prepare(self) -> "ConsensusRule":
+        """Weigh the pool: a second's work, which would else fall on the first report."""
+        self.predict(self.pool[:1], np.zeros(len(self.pool)))
+        return self
+
     def choose(
         self, candidates: Sequence[str], predicted: np.ndarray, probabilities: np.ndarray
     ) -> int:

@@ -108,7 +108,7 @@ def guide_for(loaded: Loaded, decode: Decode, *, predict: bool = False) -> Guide
             selector.pool[: decode.select.pool],
             decode.consensus.others,
             decode.consensus.labels,
-        )
+        ).prepare()
     if decode.edit is not None:
         editor = read_editor(loaded.folder)
         predictor = editor.predictor

@@ -47,7 +47,7 @@ METRICS: Mapping[str, Metric] = {
         # 14 observations, 13 without No Finding, or the 5 of the CheXpert competition.
         Metric("14 micro f1", "micro F1-14", FINDINGS),
         Metric("14 macro f1", "macro F1-14", FINDINGS),
-        Metric("14 by report f1", "by-report F1-14", FINDINGS),
+        Metric("14 by report f1", "F1-14 by report", FINDINGS),
         Metric("13 micro f1", "micro F1-13", FINDINGS),
         Metric("13 macro f1", "macro F1-13", FINDINGS),
         Metric("13 with side micro f1", "micro F1-13 with side", FINDINGS),

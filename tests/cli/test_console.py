@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from radrep.cli import app, console
 from radrep.cli.console import TerminalReporter, table
@@ -166,6 +167,19 @@ def test_a_result_is_in_the_pipe_at_once():
     env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.stdout == "a result\n"
+
+
+def test_names_of_rows_stay_whole_at_80_columns(monkeypatch, capsys):
+    narrow = Console(width=80, force_terminal=True, color_system=None, file=io.StringIO())
+    monkeypatch.setattr(console, "make_console", lambda: narrow)
+    titles = ["micro F1-14", "macro F1-14", "F1-14 by report", "micro F1-5",
+              "micro F1-13 with side", "side accuracy"]  # fmt: skip
+    names = ["constant, best rouge_l", "blank-image control"]
+    table(["", *titles], [(name, *[0.25] * 6) for name in names])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    for name in names:
+        assert sum(line.startswith(name) and line.count("0.250") == 6 for line in lines) == 1
 
 
 def test_tables_put_numbers_to_the_right_and_state_what_is_missing(capsys):
