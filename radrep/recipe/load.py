@@ -23,10 +23,11 @@ SectionT = TypeVar("SectionT", bound=BaseModel)
 def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a file, or a shipped one by "demo", "demo.yaml" or "recipes/demo.yaml".
 
-    A file wins over a name. Overrides are as of --set: "optim.lr=1e-4". A RecipeError holds every
-    problem of YAML, keys and values.
+    A file wins over a name. A recipe that `extends` another has the keys of both, and its own
+    values where both have one. Overrides are as of --set: "optim.lr=1e-4". A RecipeError holds
+    every problem of YAML, keys and values.
     """
-    written, problems = _parse(_read(path_or_name), path_or_name)
+    written, problems = _parse_extended(path_or_name, ())
     alone = deepcopy(written)
     problems += _override(written, overrides)
     try:
@@ -130,6 +131,39 @@ def _parse(text: str, title: str) -> tuple[dict[Any, Any], Problems]:
             f"{title} must hold keys and values such as 'task: train', got {show(typed)}"
         )
     return typed, problems
+
+
+def _parse_extended(path_or_name: str, above: tuple[str, ...]) -> tuple[dict[Any, Any], Problems]:
+    """A recipe merged into the one that it extends; `above` are those that extend it."""
+    written, problems = _parse(_read(path_or_name), path_or_name)
+    extended = written.pop("extends", None)
+    if extended is None:
+        return written, problems
+    if not isinstance(extended, str):
+        text = f"must be a file or the name of a shipped recipe, got {show(extended)}"
+        raise RecipeError(path_or_name, [("extends", text)])
+    beside = Path(path_or_name).parent / extended
+    below = str(beside) if Path(path_or_name).is_file() and beside.is_file() else extended
+    chain = (*above, path_or_name)
+    if below in chain:
+        raise RecipeError(above[0] if above else path_or_name, [("extends", _circle(chain, below))])
+    base, problems_below = _parse_extended(below, chain)
+    return _merge(base, written), problems_below + problems
+
+
+def _circle(chain: Sequence[str], last: str) -> str:
+    return f"goes in a circle: {' extends '.join([*chain, last])}"
+
+
+def _merge(below: dict[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The keys of both; sections are merged, other values of `above` win."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(under, dict) and isinstance(value, dict):
+            value = _merge(under, value)
+        merged[key] = value
+    return merged
 
 
 def _repeated_keys(

@@ -219,6 +219,43 @@ def test_problems_of_the_file_and_of_set_are_named_together(write):
     }
 
 
+def test_a_recipe_extends_another_by_its_own_values(write):
+    Path("base.yaml").write_text(SMALLEST)
+    text = "extends: base.yaml\nout: runs/y\ntrain: {epochs: 3}\ndecode: {edit: {beta: 1.0}}\n"
+    recipe, base = load_recipe(write(text)), load_recipe("base.yaml")
+    assert (recipe.out, recipe.train.epochs, recipe.train.batch_size) == (Path("runs/y"), 3, 2)
+    assert recipe.decode.edit.beta == 1.0
+    assert recipe.optim == base.optim
+    assert "extends" not in dump_recipe(recipe)
+    changed = load_recipe("bad.yaml", ["train.epochs=5", "train.batch_size=4"])
+    assert (changed.train.epochs, changed.train.batch_size) == (5, 4)
+
+
+def test_what_is_extended_lies_beside_the_recipe_or_is_shipped(tmp_path, write):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "base.yaml").write_text(SMALLEST)
+    (tmp_path / "inner" / "own.yaml").write_text("extends: base.yaml\nout: runs/own\n")
+    assert load_recipe("inner/own.yaml").train.epochs == 1
+    shipped = load_recipe(write("extends: demo\nout: runs/mine\n"))
+    assert shipped.model == load_recipe("demo").model
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("extends: 3\n", "must be a file or the name of a shipped recipe, got 3"),
+        ("extends: bad.yaml\n", "goes in a circle: bad.yaml extends bad.yaml"),
+        ("extends: nothing_like_it\n", "nothing_like_it not found"),
+        ("extends: demo\ntrain: {epoch: 3}\n", "train.epoch"),
+        ("extends: demo\nmodel: {name: emrrg}\n", "model.backbone"),
+    ],
+)
+def test_what_cannot_be_extended_is_named(write, text, problem):
+    with pytest.raises(RadrepError) as error:
+        load_recipe(write(text))
+    assert problem in str(error.value)
+
+
 def test_repeated_keys_alone_are_refused(write):
     text = SMALLEST.replace("epochs: 1,", "epochs: 1,\n  epochs: 2,")
     assert problems_of(write(text)) == {"train.epochs": "written twice, in lines 7 and 8"}
