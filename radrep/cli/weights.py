@@ -36,7 +36,7 @@ def import_(
         typer.Option(
             help="A recipe file or a shipped recipe's name, for emrrg and csr-lmca: mambaxray_iu, "
             "mambaxray_mimic or mambaxray_chexpert_plus for IU-, Mimic- and CheXpert-Finetune.",
-            show_default="emrrg_iu or csr_lmca_iu",
+            show_default="emrrg_iu_published or csr_lmca_iu_published",
         ),
     ] = None,
     overrides: Annotated[

@@ -37,12 +37,12 @@ from radrep.weights.safe_load import BrokenFileError, read_torch_file
 
 _STATES = ("model", "state_dict")  # where the weights may lie in a file
 _ENCODERS = {f"xray-mamba-{size}": size for size in XRAY_MAMBA_SIZES}
-_RECIPES = {"emrrg": "emrrg_iu", "csr-lmca": "csr_lmca_iu"}
+_RECIPES = {"emrrg": "emrrg_iu_published", "csr-lmca": "csr_lmca_iu_published"}
 KINDS = (*_ENCODERS, *_RECIPES)
 _RECIPES_OF_FILES = (
     "--recipe must be that of the file's language model and encoder: mambaxray_iu, mambaxray_mimic "
-    "or mambaxray_chexpert_plus for IU-, Mimic- and CheXpert-Finetune, emrrg_chexpert_plus for "
-    "EMRRG-CXP"
+    "or mambaxray_chexpert_plus for IU-, Mimic- and CheXpert-Finetune, "
+    "emrrg_chexpert_plus_published for EMRRG-CXP"
 )
 _END = "</s>"  # ended every report in the released code, whatever the tokenizer
 _PREPARED_SIZE = 256  # the default of radrep prepare
@@ -75,7 +75,8 @@ def import_public(
     Published EMRRG files were trained with all visual tokens in line and neither hybrid layers nor
     LoRA in the language model, so that is what they get, whatever the recipe has; with the
     encoder's size and, for Qwen, the BOS id and the text "</s>" that ended reports.
-    The recipe, by default emrrg_iu or csr_lmca_iu, is that of the file, see `_RECIPES_OF_FILES`.
+    The recipe, by default emrrg_iu_published or csr_lmca_iu_published, is that of the file, see
+    `_RECIPES_OF_FILES`.
 
     Raises:
         CheckpointError: If the file cannot be read or does not fit, or `out` exists.

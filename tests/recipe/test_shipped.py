@@ -1,5 +1,6 @@
 """Shipped recipes against what was published, and against the recipes they build on."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 
 from radrep.recipe.load import load_recipe, shipped_recipe_text, shipped_recipes
 from radrep.recipe.recipe import Recipe
-from radrep.recipe.training import Optim
+from radrep.recipe.training import Edit, Optim
 
 NAMES = [name for name, _ in shipped_recipes()]
-GPU = [name for name in NAMES if not name.endswith("_cpu") and name != "demo"]
+EXTENDING = [name for name in NAMES if "\nextends: " in shipped_recipe_text(name)]
+GPU = [name for name in NAMES if not name.endswith("_cpu") and name not in ("demo", *EXTENDING)]
 
 _CSR = {
     "data.image_size": 224, "data.random_crop": True, "data.random_flip": True,
@@ -91,8 +93,8 @@ def _run(epochs: int, batch_size: int) -> dict[str, Any]:
 
 # Of the released code and scripts; a recipe's header names what differs from them.
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "csr_lmca_iu": _CSR | _IU | {"data.images": "views", "decode.max_new_tokens": 60},
-    "csr_lmca_mimic": _CSR | _MIMIC | {
+    "csr_lmca_iu_published": _CSR | _IU | {"data.images": "views", "decode.max_new_tokens": 60},
+    "csr_lmca_mimic_published": _CSR | _MIMIC | {
         "data.images": "frontal+mask", "data.tokenizer.cleaner": "r2gen_mimic",
         "data.max_tokens": 100, "decode.max_new_tokens": 100,
     },
@@ -100,9 +102,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "data.image_size": 300, "data.random_flip": False,
         "model.backbone.name": "resnet34.tv_in1k", "optim.clip_norm": None,
     },
-    "emrrg_iu": _EMRRG | _SHORT | _run(21, 4),
-    "emrrg_mimic": _EMRRG | _LONG | _MIMIC | _run(5, 6),
-    "emrrg_chexpert_plus": _EMRRG | _LONG | _CHEXPERT | _run(11, 6),
+    "emrrg_iu_published": _EMRRG | _SHORT | _run(21, 4),
+    "emrrg_mimic_published": _EMRRG | _LONG | _MIMIC | _run(5, 6),
+    "emrrg_chexpert_plus_published": _EMRRG | _LONG | _CHEXPERT | _run(11, 6),
     "mambaxray_iu": _MAMBAXRAY | _SHORT | _QWEN | _run(31, 6),
     "mambaxray_mimic": _MAMBAXRAY | _LONG | _MIMIC | _LLAMA | _run(5, 6),
     "mambaxray_chexpert_plus": _MAMBAXRAY | _LONG | _CHEXPERT | _LLAMA | _run(11, 6),
@@ -129,7 +131,19 @@ def test_a_published_recipe_has_the_published_values(name):
     assert "# Differs:   " in header
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in EXTENDING if not name.endswith("_cpu")])
+def test_additions_to_a_published_recipe_are_declared_and_nothing_else_differs(name):
+    recipe, published = load_recipe(name), load_recipe(f"{name}_published")
+    assert recipe.decode.edit == Edit()
+    decode = recipe.decode.model_copy(update={"edit": None})
+    assert recipe.model_copy(update={"out": published.out, "decode": decode}) == published
+    header = shipped_recipe_text(name).split("\nextends:")[0]
+    assert f"# Added:     to {name}_published" in header
+    assert "(decode.edit)" in header
+    assert "\ndata:" not in shipped_recipe_text(name)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in EXTENDING])
 def test_a_recipe_writes_its_optimizer_down_and_guesses_no_results(name):
     text = shipped_recipe_text(name)
     section = text.split("\noptim:\n")[1].split("\n\n")[0]
@@ -159,7 +173,7 @@ def test_every_run_that_a_recipe_builds_on_is_made_by_one_that_fits():
             chains += 1
             maker = makers[folder]
             before = recipes[maker]
-            header = shipped_recipe_text(name).split("\ntask:")[0]
+            header = re.split(r"\n(?:task|extends):", shipped_recipe_text(name))[0]
             assert f" {maker}" in header, f"{name} names what makes its {key}"
             assert name.endswith("_cpu") == maker.endswith("_cpu")
             if key == "model.encoder.weights":
@@ -172,7 +186,7 @@ def test_every_run_that_a_recipe_builds_on_is_made_by_one_that_fits():
                 wanted = [line for line in header.splitlines() if "radrep prepare mimic" in line]
                 maker_header = shipped_recipe_text(maker).split("\ntask:")[0]
                 assert all(line in maker_header for line in wanted), "one preparation for both"
-    assert chains == 12
+    assert chains == 16
     assert {recipes[name].data.prepared for name in GPU if name.startswith("pretrain")} == {
         Path("data/mimic")
     }

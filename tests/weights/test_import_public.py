@@ -421,8 +421,8 @@ def test_a_stage_three_file_becomes_a_checkpoint_that_writes_reports(
 
 
 SHIPPED: dict[str, Any] = {
-    "emrrg_iu": {"model.visual_tokens": "all", "model.hybrid": "null"},
-    "emrrg_chexpert_plus": {"model.visual_tokens": "all", "model.hybrid": "null"},
+    "emrrg_iu_published": {"model.visual_tokens": "all", "model.hybrid": "null"},
+    "emrrg_chexpert_plus_published": {"model.visual_tokens": "all", "model.hybrid": "null"},
     "mambaxray_iu": {},
     "mambaxray_mimic": {},
 }
@@ -431,7 +431,8 @@ SHIPPED: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("recipe", "family"),
     [
-        ("emrrg_iu", "llama"), ("emrrg_chexpert_plus", "qwen2"), ("mambaxray_iu", "qwen2"),
+        ("emrrg_iu_published", "llama"), ("emrrg_chexpert_plus_published", "qwen2"),
+        ("mambaxray_iu", "qwen2"),
         ("mambaxray_mimic", "llama"),
     ],
 )  # fmt: skip
@@ -449,7 +450,7 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
     changes = [f"model.language_model.name=tiny:{family}", "model.language_model.precision=fp32"]
     changes += ["decode.min_new_tokens=0", "decode.max_new_tokens=4"]
     words = [word for change in changes for word in ("--set", change)]
-    chosen = [] if recipe == "emrrg_iu" else ["--recipe", recipe]
+    chosen = [] if recipe == "emrrg_iu_published" else ["--recipe", recipe]
     told = radrep("import", path, "--format", "emrrg", "--out", "out", *chosen, *words)
     assert told.exit_code == 0, told.output
     expected = SHIPPED[recipe] | {"model.encoder.size": "tiny"}
