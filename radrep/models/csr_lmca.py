@@ -139,14 +139,36 @@ class EncoderDecoder(nn.Module):
         places = torch.arange(padded.shape[1], device=patches.device)
         return padded, (places < lengths[:, None])[:, None, None]
 
-    def log_probs(self, encoded: Encoded, tokens: Tensor, temperature: float = 1.0) -> Tensor:
-        """Log-probabilities of the word after each: (b k, l) to (b k, l, w), k reports a study.
+    def log_probs(self, encoded: Encoded, tokens: Tensor) -> Tensor:
+        """Log-probabilities of the word after each: (b, l) to (b, l, w).
 
         Tokens are 0 and the words, padded with 0; behind the last word the results mean nothing.
         """
         words, _ = self._teacher_forced(encoded, tokens, None)
-        scores = self.to_words(words).float()
-        return F.log_softmax(scores if temperature == 1 else scores / temperature, dim=-1)
+        return F.log_softmax(self.to_words(words).float(), dim=-1)
+
+    def log_probs_of_drawn(self, encoded: Encoded, tokens: Tensor, temperature: float) -> Tensor:
+        """Log-probability of each token of k drawn reports a study: (b k, l) -> (b k, l).
+
+        They end with 0 unless they are cut, and are padded with 0, where the result is 0.
+        """
+        assert not self.training, "drawn reports are scored without dropout"
+        num_beams = len(tokens) // len(encoded.patches)
+        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams)
+        ends = tokens == self.end
+        real = ends.cumsum(dim=1) == ends  # nothing has ended before
+        log_probs = tokens.new_zeros(tokens.shape, dtype=torch.float32)
+        # Short reports and long ones apart: less of them is padding.
+        for rows in real.sum(dim=1).argsort().chunk(2):
+            longest = int(real[rows].sum(dim=1).max())
+            targets, kept = tokens[rows, :longest], real[rows, :longest]
+            before = F.pad(targets[:, :-1], (1, 0), value=self.begin)
+            words = self._embed_distinct(before, encoded.memory)
+            words, _ = self.decoder(words, cache.select(rows[:, None]), self._earlier(before))
+            scores = self.to_words(words[kept]).float() / temperature
+            found = -F.cross_entropy(scores, targets[kept], reduction="none")
+            log_probs[rows[:, None].expand_as(kept)[kept], kept.nonzero()[:, 1]] = found
+        return log_probs
 
     def attention_maps(self, encoded: Encoded, tokens: Tensor) -> Tensor:
         """Attention to the patches before each next word, mean over layers and heads: (b, l, n).
@@ -162,17 +184,22 @@ class EncoderDecoder(nn.Module):
         return patches / patches.sum(dim=-1, keepdim=True).clamp(min=torch.finfo().tiny)
 
     def _teacher_forced(
-        self, encoded: Encoded, tokens: Tensor, maps: list[Tensor] | None
+        self,
+        encoded: Encoded,
+        tokens: Tensor,
+        maps: list[Tensor] | None,
     ) -> tuple[Tensor, DecoderCache]:
+        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams=1)
+        words = self._embed(tokens, 0, encoded.memory)
+        return self.decoder(words, cache, self._earlier(tokens), maps)
+
+    def _earlier(self, tokens: Tensor) -> Tensor:
+        """Which real words are seen from each: (b, l) -> (b, 1, l, l)."""
         length = tokens.shape[1]
         seen = tokens != self.end
         seen[:, 0] = True
         earlier = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-        mask = (seen[:, None] & earlier)[:, None]  # (b, 1, l, l)
-        num_beams = len(tokens) // len(encoded.patches)
-        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams)
-        words = self._embed(tokens, 0, encoded.memory)
-        return self.decoder(words, cache, mask, maps)
+        return (seen[:, None] & earlier)[:, None]
 
     def start(self, encoded: Encoded, num_beams: int) -> ReportState:
         """Begin to decode ``num_beams`` reports a study."""
@@ -190,6 +217,15 @@ class EncoderDecoder(nn.Module):
         words = self.words(tokens) * math.sqrt(self.words.embedding_dim)
         words = self.word_positions(words, start)
         return words + self.memory(words, memory)
+
+    def _embed_distinct(self, tokens: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
+        """As `_embed` without dropout, each pair of a word and a place once."""
+        num_words = self.words.num_embeddings
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        distinct, which = (tokens + num_words * places).unique(return_inverse=True)
+        words = self.words(distinct % num_words) * math.sqrt(self.words.embedding_dim)
+        words = words + self.word_positions.table[distinct // num_words]
+        return F.embedding(which, words + self.memory(words, memory))
 
 
 class CsrLmca(VisionModel):
@@ -337,9 +373,7 @@ class CsrLmca(VisionModel):
         """Mean negative log-likelihood of the real tokens, the closing 0 included, as "loss"."""
         return {"loss": self.likelihood(self.encode(batch), batch)}
 
-    def encode_studies(self, batch: Batch) -> Encoded:
-        """See `PolicyModel`."""
-        return self.encode(batch)
+    encode_studies = encode  # see `PolicyModel`
 
     def likelihood(self, encoded: Encoded, batch: Batch) -> Tensor:
         """See `PolicyModel`."""
@@ -361,8 +395,5 @@ class CsrLmca(VisionModel):
 
     def log_probs(self, encoded: Encoded, tokens: Tensor, temperature: float) -> Tensor:
         """See `PolicyModel`."""
-        decoder = self.encoder_decoder
-        before = F.pad(tokens[:, :-1], (1, 0), value=decoder.begin)
-        with without_dropout(decoder):
-            log_probs = decoder.log_probs(encoded, before, temperature)
-        return log_probs.gather(-1, tokens[..., None]).squeeze(-1)
+        with without_dropout(self.encoder_decoder):
+            return self.encoder_decoder.log_probs_of_drawn(encoded, tokens, temperature)

@@ -76,8 +76,11 @@ class MultiHeadAttention(nn.Module):
         key, value = keys_and_values
         query = self._heads(self.query(x))
         p = self.dropout if self.training else 0.0
-        if p and x.device.type == "cpu":  # where the fused one draws its dropout slowly
-            attended = dropout(_weights(query, key, mask), p) @ value
+        # On CPUs the fused one is slow in its dropout, its backward pass and in half precision.
+        slow = p or query.requires_grad or query.dtype != torch.float32
+        if slow and x.device.type == "cpu":
+            weights = _weights(query, key, mask)
+            attended = (dropout(weights, p) if p else weights) @ value
         else:
             attended = F.scaled_dot_product_attention(
                 query, key, value, attn_mask=mask, dropout_p=p
@@ -170,7 +173,8 @@ class DecoderCache:
             return self  # one report per study, none has ended: rows are in order already
         studies = torch.div(rows[:, 0], self.num_beams, rounding_mode="floor")
         cross, mask = self.cross, self.patch_mask
-        if studies.shape[0] != cross[0][0].shape[0]:  # studies only ever drop out, in order
+        if rows.shape[1] != self.num_beams or studies.shape[0] != cross[0][0].shape[0]:
+            # Studies only ever drop out, in order, or become one of their own for each beam.
             cross = [(key[studies], value[studies]) for key, value in cross]
             mask = None if mask is None else mask[studies]
         flat = rows.flatten()

@@ -26,7 +26,7 @@ from radrep.data.tokenizer import Tokenizer
 from radrep.device import autocast
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.reward import RewardScorer, RewardWeights
-from radrep.recipe.load import load_recipe
+from radrep.recipe.load import change_section, load_recipe
 from radrep.saliency.masked_split import read_split
 from radrep.training.reward.build import build_objective
 from radrep.training.reward.stage import RewardOptions, RewardStage, _uniforms
@@ -40,14 +40,16 @@ SENTENCES = (
 )  # fmt: skip
 
 
-def seconds(run: Callable[[], object], repeats: int) -> float:
+def seconds(run: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median seconds of the clock and of all cores together."""
     run()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    clock, cores = (statistics.median(each) for each in zip(*times, strict=True))
+    return clock, cores
 
 
 def random_stage() -> tuple[Any, RewardStage, list[Batch]]:
@@ -82,11 +84,8 @@ def random_stage() -> tuple[Any, RewardStage, list[Batch]]:
 
 def stage_of(run: Path) -> tuple[Any, RewardStage, list[Batch]]:
     loaded = load_checkpoint(find_checkpoint(run))
-    changes = {"start_from": run, "reward": {}}
-    train = loaded.recipe.train.model_copy(update=changes)
-    recipe = loaded.recipe.model_copy(
-        update={"train": type(train).model_validate(train.model_dump())}
-    )
+    train = {**loaded.recipe.train.model_dump(), "start_from": run, "reward": {}}
+    recipe = change_section(loaded.recipe, {"train": train}, title="the reward stage")
     model: Any = loaded.model
     studies = read_split(recipe.data, "train", need_text=True)
     codec = build_codec(recipe, build_tokenizer(recipe.data, studies), model)
@@ -111,6 +110,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model, stage, batches = random_stage() if arguments.run is None else stage_of(arguments.run)
+    model.train()
     device, num_drawn = torch.device("cpu"), STUDIES * SAMPLES * len(batches)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.0)
     lengths: list[float] = []
@@ -130,7 +130,7 @@ def main() -> None:
         for batch in batches:
             with autocast(device, arguments.precision):
                 numbers = _uniforms(batch.seeds, SAMPLES, LENGTH)
-                model.draw(model.encode(batch), numbers, 1.0)
+                model.draw(model.encode_studies(batch), numbers, 1.0)
 
     @torch.no_grad()
     def write() -> None:
@@ -148,7 +148,7 @@ def main() -> None:
     for batch in batches:
         with torch.no_grad(), autocast(device, arguments.precision):
             numbers = _uniforms(batch.seeds, SAMPLES, LENGTH)
-            drawn.append(model.draw(model.encode(batch), numbers, 1.0))
+            drawn.append(model.draw(model.encode_studies(batch), numbers, 1.0))
     found = {"reward stage": seconds(lambda: learn(True), arguments.repeats)}
     mean = statistics.mean(lengths)
     found["plain sampling, all at once"] = seconds(draw, arguments.repeats)
@@ -156,12 +156,14 @@ def main() -> None:
     found["rewards and credit alone"] = seconds(judge, arguments.repeats)
     print(f"{STUDIES} studies x {SAMPLES} reports of {mean:.0f} tokens")
     print(f"{arguments.threads} threads, {arguments.precision}")
-    for name, took in found.items():
-        ratio = found["reward stage"] / took
-        print(f"{name:28s} {num_drawn / took:7.0f} reports/s   stage / this {ratio:5.2f}")
-    likelihood = seconds(lambda: learn(False), arguments.repeats) / len(batches)
-    print(f"a step by likelihood alone   {likelihood:7.3f} s, the stage's "
-          f"{found['reward stage'] / len(batches):.3f} s")  # fmt: skip
+    likelihood = seconds(lambda: learn(False), arguments.repeats)
+    for name, (clock, cores) in found.items():
+        print(
+            f"{name:28s} {num_drawn / clock:6.0f} reports/s, {num_drawn / cores:6.0f} a second of "
+            f"one core, stage / this {found['reward stage'][1] / cores:.2f}"
+        )
+    ratio = found["reward stage"][1] / likelihood[1]
+    print(f"stage / a training step by likelihood alone {ratio:.2f}")
 
 
 if __name__ == "__main__":

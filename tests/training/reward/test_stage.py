@@ -218,3 +218,18 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         found.append(gradients(model, build(model)(batch)["loss"]))
     for key, grad in found[0].items():
         torch.testing.assert_close(grad, found[1][key], rtol=1e-4, atol=1e-7, msg=key)
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+def test_reports_are_scored_beside_their_own_study(tmp_path: Path, samples: int) -> None:
+    """Two groups of as many reports as there are studies, too."""
+    model, batch = csr_lmca(tmp_path)
+    encoded = model.encode_studies(batch)
+    drawn = model.draw(encoded, torch.rand(3, samples, LENGTH), 1.0)
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(d) for d in drawn], batch_first=True)
+    found = model.log_probs(encoded, tokens, 1.0)
+    for row, ids in enumerate(drawn):
+        next_of = step_by_step(model, batch, row // samples)
+        expected = [next_of(ids[:i])[word] for i, word in enumerate(ids)]
+        torch.testing.assert_close(found[row, : len(ids)], torch.stack(expected))
+        assert not found[row, len(ids) :].any()
