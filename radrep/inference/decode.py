@@ -53,7 +53,7 @@ def write_reports(
     written: list[tuple[str, WrittenReport]] = []
     with autocast(device, options.precision):
         for batch in batches:
-            drafts, probabilities = _draft(
+            _, drafts, probabilities = _draft(
                 model, batch.to(device), codec, decode, options, guide, seed, generator
             )
             written += zip(batch.ids, edit_reports(guide, probabilities, drafts), strict=True)
@@ -71,8 +71,11 @@ def _draft(
     guide: Guide,
     seed: int,
     generator: torch.Generator,
-) -> tuple[list[Draft], np.ndarray | None]:
-    """A report of each study before editing, and the probabilities of its findings (b, l)."""
+) -> tuple[Batch, list[Draft], np.ndarray | None]:
+    """The batch, encoded where a guide reads features, and each study's report before editing.
+
+    The last result is the probabilities of findings, (b, l), where they are predicted.
+    """
     probabilities = None
     if guide.needs_features:
         batch, vectors = study_features(model, batch, guide, options)
@@ -85,11 +88,13 @@ def _draft(
                 [*(Draft(codec.decode(ids), ids) for ids in own), *others]
                 for own, others in zip(found, selected, strict=True)
             ]
-            return choose_reports(guide, candidates, vectors, probabilities), probabilities
+            chosen = choose_reports(guide, candidates, vectors, probabilities)
+            return batch, chosen, probabilities
         if guide.selector is not None:
-            return [best for (best,) in select_reports(guide, vectors, decode)], probabilities
+            best = [own for (own,) in select_reports(guide, vectors, decode)]
+            return batch, best, probabilities
     written = model.write(batch, options, generator)
-    return [Draft(codec.decode(ids), ids) for ids in written], probabilities
+    return batch, [Draft(codec.decode(ids), ids) for ids in written], probabilities
 
 
 def report_model(loaded: Loaded) -> ReportModel:
@@ -126,7 +131,9 @@ def write_report(
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
     with autocast(batch.device, options.precision):
-        drafts, probabilities = _draft(
+        if not guide.needs_features:  # encoded once, for the report and its attention
+            batch = model.encode_images(batch, options)
+        batch, drafts, probabilities = _draft(
             model, batch, loaded.codec, decode, options, guide, seed, generator
         )
         ids = drafts[0].ids

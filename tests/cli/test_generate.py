@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from radrep.data.batch import Batch
 from radrep.inference.generator import ReportGenerator, StudyFiles
 from radrep.models.csr_lmca import CsrLmca, Encoded
+from radrep.modules.backbone import Backbone
 from tests.data.dicom.drawing import DEEP, draw
 from tests.whole_way import radrep, write_films
 
@@ -53,19 +55,27 @@ def test_the_newest_run_below_the_folder_is_the_default(
 def test_images_are_encoded_once_and_attention_is_computed_only_if_asked(
     trained_run: Path, films: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator, calls, encode = ReportGenerator(trained_run), list[int](), CsrLmca.encode
+    generator, encode, features = ReportGenerator(trained_run), CsrLmca.encode, Backbone.stage_maps
+    calls, passes = list[tuple[int, bool]](), list[int]()
 
     def counted(model: CsrLmca, batch: Batch) -> Encoded:
-        calls.append(len(batch.ids))
+        calls.append((len(batch.ids), batch.features is None))
         return encode(model, batch)
 
+    def passed(backbone: Backbone, images: Tensor) -> list[Tensor]:
+        passes.append(len(images))
+        return features(backbone, images)
+
     monkeypatch.setattr(CsrLmca, "encode", counted)
+    monkeypatch.setattr(Backbone, "stage_maps", passed)
     reports = list(generator.write_all([StudyFiles((film,)) for film in films[:3]]))
-    assert calls == [3]
+    assert calls == [(3, True)]
+    passes.clear()
     assert [report.images for report in reports] == [(film,) for film in films[:3]]
     assert not any(report.attention or report.findings for report in reports)
     explained = generator.write(films[1], explain=True)
-    assert calls == [3, 1]
+    assert calls[1:] == [(1, False)] * 2, "the report, and its attention, from the same features"
+    assert passes == [1]
     assert explained.attention
     assert explained.text == reports[1].text
 
@@ -249,7 +259,7 @@ def _truncate(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--method", "bam"], "must be 'beam', 'greedy', 'sample' or 'select'"),
+        (["--method", "bam"], "must be 'beam', 'greedy', 'sample', 'select' or 'consensus'"),
         (["--method", "sample", "--top-p", "1.5"], "decode.top_p"),
         (["--checkpoint", "nowhere"], "nowhere not found"),
         (["--preset", "mambaxray_iu"], "is for emrrg alone, got mambaxray_iu"),
