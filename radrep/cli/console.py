@@ -32,6 +32,12 @@ _SHOWN = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not
 # Errors of a stream that nobody reads any more: its reader ended, it is closed, no terminal.
 _GONE = (errno.EPIPE, errno.EBADF, errno.EIO)
 
+
+def clean(text: str) -> str:
+    """A text of one or more lines with what a terminal would obey, such as ESC, made visible."""
+    return text.translate(_SHOWN)
+
+
 _lost: list[str] = []  # why results did not reach stdout, if so
 
 
@@ -88,7 +94,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def say(text: str) -> None:
     """Write a result to stdout, unwrapped, above the live line if there is one."""
-    _write(text.translate(_SHOWN) + "\n")
+    _write(clean(text) + "\n")
 
 
 def say_json(value: object) -> None:
@@ -126,7 +132,7 @@ def _write(text: str) -> None:
 def show_error(text: str, *, prefix: str = "error: ") -> None:
     """Write one red block to stderr; on a terminal long problems wrap below their own text."""
     console = make_console(stderr=True)
-    lines = [_hang(line.translate(_SHOWN), console.width) for line in (prefix + text).split("\n")]
+    lines = [_hang(clean(line), console.width) for line in (prefix + text).split("\n")]
     console.print("\n".join(lines), style="red", soft_wrap=True)
 
 
@@ -143,33 +149,33 @@ def _hang(line: str, width: int) -> str:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
     """Write a table to stdout: numbers to the right, floats with three decimals, None as "-"."""
-    grid = Table(box=None, title=title or None, title_justify="left", pad_edge=False)
+    grid = Table(box=None, title=clean(title) or None, title_justify="left", pad_edge=False)
     for index, name in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
         # Where it is narrow, titles break between words before names do.
         names = index == 0 and all(len(str(row[0])) <= _LONGEST_NAME for row in rows)
         justify: JustifyMethod = "right" if numeric else "left"
-        grid.add_column(name, justify=justify, overflow="fold", no_wrap=names)
+        grid.add_column(clean(name), justify=justify, overflow="fold", no_wrap=names)
     for row in rows:
         grid.add_row(*(_cell(value) for value in row))
     print_grid(grid)
 
 
 def print_grid(grid: Table) -> None:
-    """Write a rich table to stdout, in files without trailing spaces."""
+    """Write a rich table of clean texts to stdout, in files without trailing spaces."""
     console = make_console()
     with console.capture() as captured:
         console.print(grid)
     text = captured.get()
     if not console.is_terminal:
-        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines()).translate(_SHOWN)
+        text = "".join(f"{line.rstrip()}\n" for line in text.split("\n")[:-1])
     _write(text)
 
 
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else clean(str(value))
 
 
 class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
@@ -192,7 +198,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
             if not issubclass(category, ImageWarning):
-                show_others(message, category, *place)
+                show_others(clean(str(message)), category, *place)
             elif str(message) not in shown:
                 shown.add(str(message))
                 self.warn(str(message))
@@ -206,7 +212,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
 
     def info(self, label: str, text: str) -> None:
         """Write "label   text", all texts aligned."""
-        text = text.translate(_SHOWN)
+        label, text = clean(label), clean(text)
         if not self._console.is_terminal:
             self._console.print(f"{label:<7} {text}")
             return
@@ -217,7 +223,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
 
     def warn(self, text: str) -> None:
         """Write "warning: text"."""
-        self._console.print(f"warning: {text.translate(_SHOWN)}", style="yellow", soft_wrap=True)
+        self._console.print(f"warning: {clean(text)}", style="yellow", soft_wrap=True)
 
     def log_metrics(self, fields: Mapping[str, object]) -> None:
         """Show "name value" pairs in order; "step", as "done/total", moves the bar."""
@@ -225,7 +231,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
         if not self._moves or "step" not in fields:
             self._console.print("  ".join(pairs))
             return
-        step, count = list(fields).index("step"), str(fields["step"])
+        step, count = list(fields).index("step"), clean(str(fields["step"]))
         done, _, total = count.partition("/")
         tail = "  ".join([count, *pairs[step + 1 :]])
         self._draw("  ".join(pairs[:step]), int(done), int(total), tail)
@@ -233,6 +239,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
         """Show a bar, the rate and the time left; at the end one line that stays."""
+        label, unit = clean(label), clean(unit)
         start = shown = time.monotonic()
         done = 0
 
@@ -246,7 +253,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
             text = f"{done}/{total} {unit}"
             if done:
                 left = _clock((now - start) * max(total - done, 0) / done)
-                text += f"  {note or _rate(done, now - start) + '/s'}  {left} left"
+                text += f"  {clean(note) or _rate(done, now - start) + '/s'}  {left} left"
             if self._moves:
                 self._draw(label, done, total, text)
             else:
@@ -290,7 +297,7 @@ class TerminalReporter(Reporter, AbstractContextManager["TerminalReporter"]):
 
 def _pair(name: str, value: object) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"{text} {name}" if name.endswith("/s") else f"{name} {text}"
+    return clean(f"{text} {name}" if name.endswith("/s") else f"{name} {text}")
 
 
 def _rate(done: int, seconds: float) -> str:

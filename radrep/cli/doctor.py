@@ -39,13 +39,13 @@ def doctor() -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from radrep.cli.console import print_grid
+    from radrep.cli.console import clean, print_grid
 
     texts = Column(overflow="fold")
     lines = Table.grid(Column(no_wrap=True), Column(no_wrap=True), texts, padding=(0, 2))
     for check in (*_versions(), *_device(), *_surroundings()):
         state = Text("ok", "green") if check.ok else Text("missing", "yellow")
-        lines.add_row(state, check.name, check.text)
+        lines.add_row(state, check.name, clean(check.text))
     print_grid(lines)
 
 

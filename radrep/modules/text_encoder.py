@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 
 from radrep.errors import CheckpointError
 from radrep.modules.hub import first_line, set_hub_source
-from radrep.modules.language_model import quiet
+from radrep.modules.language_model import NO_CODE, quiet
 
 _MAX_POSITIONS = 512
 
@@ -36,7 +36,7 @@ def load_text_encoder(name: str, revision: str | None = None) -> PreTrainedModel
 
     The name is one of the hub, such as "emilyalsentzer/Bio_ClinicalBERT", or a local folder.
     """
-    settings: dict[str, Any] = {"dtype": torch.float32, "revision": revision or "main"}
+    settings: dict[str, Any] = {"dtype": torch.float32, "revision": revision or "main", **NO_CODE}
     try:
         with quiet():
             try:
@@ -55,7 +55,8 @@ def load_text_tokenizer(name: str, revision: str | None = None) -> TextTokenizer
     """Load the tokenizer that belongs to `load_text_encoder` of the same arguments."""
     try:
         with quiet():
-            return TextTokenizer(AutoTokenizer.from_pretrained(name, revision=revision or "main"))
+            revision = revision or "main"
+            return TextTokenizer(AutoTokenizer.from_pretrained(name, revision=revision, **NO_CODE))
     except Exception as error:  # as above
         raise _not_loaded(name, error) from error
 

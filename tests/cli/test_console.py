@@ -5,8 +5,10 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,6 +18,7 @@ from rich.console import Console
 
 from radrep.cli import app, console
 from radrep.cli.console import TerminalReporter, table
+from radrep.errors import ImageWarning
 
 STEP = {"epoch": "7/20", "step": "412/1300", "loss": 2.41712, "img/s": 212, "eta": "2:14"}
 ON_A_TERMINAL = f"""
@@ -301,12 +304,36 @@ def test_no_width_and_no_kind_of_terminal_is_too_odd(
 
 
 @pytest.mark.usefixtures("fresh")
-def test_no_name_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_name_steers_the_terminal(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if terminal:  # one that knows no colours, so that no escape sequence is radrep's own
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "dumb")
+        monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0)
+    title, others = "t\x1b]0;title\x07", list[str]()
+    monkeypatch.setattr(warnings, "showwarning", lambda text, *_: others.append(text))
     console.say("a\x1b[31mb\x07")
+    table((f"c{title}", "d"), [(f"e{title}", f"f\x9b{title}")], title=f"g{title}")
     console.show_error("c\x9bd")
+    with TerminalReporter() as reporter:
+        reporter.info(f"h{title}", f"i{title}\r")
+        reporter.warn(f"j{title}")
+        reporter.log_metrics({f"k{title}": f"l{title}", "step": f"1/2 {title}"})
+        with reporter.progress(f"m{title}", 2, f"n{title}") as advance:
+            advance(1, f"o{title}")
+        warnings.warn(f"p{title}", ImageWarning, stacklevel=1)
+        warnings.showwarning(f"q{title}", UserWarning, __file__, 1)
     out, err = capsys.readouterr()
-    assert out == "a\\x1b[31mb\\x07\n"
-    assert err == "error: c\\x9bd\n"
+    assert out.startswith("a\\x1b[31mb\\x07\n")
+    assert err.startswith("error: c\\x9bd\n")
+    assert not re.search(r"[^\n\t\x20-\x7e]", out + err)
+    # Each of the letters is there, its sequence made visible.
+    assert re.findall(r"([a-z])(?:\\x9b)?(?:t\\x1b|\nt\\x1b)", out) == list("gcef")
+    assert set(re.findall(r"([h-q])t\\x1b", err)) == set("hijklmnop")
+    assert others == ["qt\\x1b]0;title\\x07"]
 
 
 @pytest.mark.slow

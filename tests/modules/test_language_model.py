@@ -1,5 +1,7 @@
 import importlib.util
+import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -257,3 +259,30 @@ def test_smollm2_loads_from_its_package_and_then_quickly(tmp_path: Path) -> None
         pad_token_id=first.pad_id,
     )
     assert first.decode(after[0].tolist()).endswith("Paris")
+
+
+@pytest.mark.parametrize("of", ["language_model", "shape", "text_encoder", "text_tokenizer"])
+def test_code_beside_weights_is_not_run_whatever_is_answered(
+    of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from radrep.modules.text_encoder import load_text_encoder, load_text_tokenizer
+
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    tiny("llama", tmp_path).tokenizer.save_pretrained(folder)
+    (folder / "code.py").write_text(f"open({str(ran)!r}, 'w')\nclass A: pass\n")
+    kinds = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
+    written = {"model_type": "unknown", "auto_map": dict.fromkeys(kinds, "code.A")}
+    (folder / "config.json").write_text(json.dumps(written))
+    if of == "text_tokenizer":
+        tokenizer = {"tokenizer_class": "A", "auto_map": {"AutoTokenizer": ["code.A", None]}}
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    loads: dict[str, Callable[[], object]] = {
+        "language_model": lambda: load_language_model(str(folder), cache_folder=tmp_path),
+        "shape": lambda: load_language_model(str(folder), cache_folder=tmp_path, weights=False),
+        "text_encoder": lambda: load_text_encoder(str(folder)),
+        "text_tokenizer": lambda: load_text_tokenizer(str(folder)),
+    }
+    with pytest.raises(CheckpointError):
+        loads[of]()
+    assert not ran.exists()
