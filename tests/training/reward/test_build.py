@@ -1,6 +1,5 @@
 """Rewards and weights of findings through the command."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
 from radrep.data.store import PreparedStudies
 from radrep.data.tokenizer import Tokenizer
+from radrep.errors import RecipeError
 from radrep.metrics.labeler import label_reports
-from radrep.recipe.load import load_recipe
+from radrep.models.base import mean_token_loss
+from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.training.folds import fold_recipe
 from radrep.training.reward.build import count_repeats, token_weights
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
@@ -124,17 +127,56 @@ def test_a_run_to_start_from_must_be_of_this_model_and_these_words(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_emrrg_learns_from_rewards_what_its_recipe_trains(tmp_path: Path, phantoms: Path) -> None:
+    language = {"name": "tiny:llama", "precision": "bf16", "gradient_checkpointing": True}
+    model = {
+        "name": "emrrg", "encoder": {"size": "tiny"}, "train_encoder": "adapters",
+        "language_model": language, "hybrid": {"every_n_layers": 2},
+    }  # fmt: skip
+
+    def write_emrrg(**train: Any) -> Path:
+        given = {"epochs": 1, "precision": "bf16"} | train
+        file = write_recipe(tmp_path, phantoms, train=given, decode=DECODE)
+        written = yaml.safe_load(file.read_text())
+        written["data"]["random_crop"] = False
+        file.write_text(yaml.safe_dump(written | {"model": model}))
+        return file
+
+    assert radrep("train", write_emrrg()).exit_code == 0
+    rewarded = write_emrrg(start_from=str(tmp_path / "run"), reward={"samples": 2, "anchor": 0.0})
+    done = radrep("train", rewarded, "--out", tmp_path / "rewarded")
+    assert done.exit_code == 0, done.output
+    weights = [load_file(tmp_path / n / "best/weights.safetensors") for n in ("run", "rewarded")]
+    changed = {name for name in weights[0] if not weights[0][name].equal(weights[1][name])}
+    assert any(".adapters." in name for name in changed)
+    assert any(name.startswith("projector.") for name in changed)
+    assert all(
+        ".adapters." in name or ".cross." in name or name.startswith("projector.")
+        for name in changed
+    )
+    language["train"] = "lora"
+    refused = radrep("train", write_emrrg(start_from=str(tmp_path / "run"), reward={}))
+    assert refused.exit_code == 2
+    assert "gradient_checkpointing: false and train: frozen" in " ".join(refused.stderr.split())
+
+
+def test_rewards_are_for_models_that_write_reports() -> None:
+    for change in ("train.start_from=runs/x", "train.finding_weight=2", "train.repeat_abnormal=2"):
+        refused = radrep("train", "sdam_discriminator_cpu", "--set", change)
+        assert refused.exit_code == 2
+        assert "is for models that write reports" in " ".join(refused.stderr.split())
+
+
 def test_a_fold_starts_from_the_same_fold(tmp_path: Path, phantoms: Path, start: Path) -> None:
     recipe = load_recipe(str(write(tmp_path, phantoms, start)))
-    with pytest.raises(Exception, match=r"train.start_from.*Train its folds first"):
+    with pytest.raises(RecipeError, match=r"train.start_from.*Train its folds first"):
         fold_recipe(recipe, 1, 3)
     fold = tmp_path / "base-folds/fold-1"
     (fold / "best").mkdir(parents=True)
     (fold / "best/weights.safetensors").touch()
-    section = json.loads(json.dumps({"number": 1, "of": 3}))
-    written = load_recipe(str(write(tmp_path, phantoms, start)), [f"data.fold={section}"])
-    from radrep.recipe.load import dump_recipe
-
+    changes = ["data.fold.number=1", "data.fold.of=3"]
+    written = load_recipe(str(write(tmp_path, phantoms, start)), changes)
     (fold / "best/recipe.yaml").write_text(dump_recipe(written))
     found = fold_recipe(load_recipe(str(write(tmp_path, phantoms, tmp_path / "base"))), 1, 3)
     assert found.train.start_from == fold
@@ -176,8 +218,6 @@ def test_repeats_and_weights_train(tmp_path: Path, phantoms: Path) -> None:
 
 
 def test_losses_of_findings_weigh_more() -> None:
-    from radrep.models.base import mean_token_loss
-
     losses, real = torch.tensor([[1.0, 2.0, 5.0]]), torch.tensor([[True, True, False]])
     assert mean_token_loss(losses, real, None) == 1.5
     assert mean_token_loss(losses, real, torch.tensor([[1.0, 4.0, 9.0]])) == 4.5
