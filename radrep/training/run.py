@@ -33,7 +33,12 @@ from radrep.models.base import LabelModel, LabelTokenModel, ReportModel, Trainab
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
-from radrep.training.accelerator import broadcast, build_accelerator, count_workers
+from radrep.training.accelerator import (
+    broadcast,
+    build_accelerator,
+    count_workers,
+    is_main_process,
+)
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.training.labels import LabelReader, build_labels, build_targets, check_labels
@@ -41,7 +46,7 @@ from radrep.training.loop import Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
 from radrep.training.report_task import ReportTask, cached_summaries, check_meteor, fit_guidance
-from radrep.training.resume import load_last, newest_run
+from radrep.training.resume import choose_checkpoint, load_last, newest_run, settle_best
 from radrep.training.reward.build import build_objective, count_repeats, token_weights
 from radrep.training.run_log import (
     ENVIRONMENT,
@@ -127,12 +132,14 @@ def train(
 def _resolve(recipe: Recipe, out: Path | None, resume: bool, reporter: Reporter) -> _Resolved:
     """Refuse what cannot work before anything takes time; start the processes."""
     if resume:
-        last: Path | None = run_folder.check_resumable(newest_run(out or recipe.out))
+        run = newest_run(out or recipe.out)
+        last = choose_checkpoint(run, reporter) if is_main_process() else None
     else:
         last = None
         check_new_run(recipe.out, out)
     check_tracker(recipe.train.logger)
     accelerator = build_accelerator(recipe.train)
+    last = broadcast(accelerator, last)
     if accelerator.is_main_process:
         check_meteor(recipe.train)
     else:
@@ -180,6 +187,8 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
             fingerprint=data.fingerprint,
             num_processes=accelerator.num_processes,
         )
+        run = run_folder.run_dir(resolved.last)
+        progress = settle_best(run, progress, recipe)
     model.train()
     log_model(recipe, accelerator, model, resolved.reporter)
     codec = build_codec(recipe, data.tokenizer, model)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import cast
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from radrep.atomic import check_output
@@ -23,6 +22,7 @@ from radrep.weights.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from radrep.weights.files import read_weights, write_weights
 from radrep.weights.pretrained import (
     ADAPTERS,
     ENCODER,
@@ -32,7 +32,6 @@ from radrep.weights.pretrained import (
     hash_base,
     load_encoder,
     read_adapters,
-    read_weights,
     save_encoder,
 )
 from radrep.weights.public_names import XRAY_MAMBA_EXPORT, rename
@@ -173,7 +172,7 @@ def _write(state: Mapping[str, Tensor], out: Path, about: dict[str, str]) -> Exp
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, partial, about)
+        write_weights(partial, state, about)
         os.replace(partial, out)
     except SafetensorError as error:
         raise CheckpointError(f"{out} could not be written: {error}") from error

@@ -1,7 +1,8 @@
 """Checkpoints that load on their own.
 
-A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json and, if training can be resumed
-from it, training.pt; the best one of a finished report model has what guidance_files.py writes.
+A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json, checksums.json and, if training
+can be resumed from it, training.pt; the best one of a finished report model has what
+guidance_files.py writes.
 """
 
 import errno
@@ -15,7 +16,6 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import nn
 
 from radrep.atomic import atomic_dir
@@ -26,7 +26,8 @@ from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.weights.pretrained import check_state_dict, read_weights
+from radrep.weights.files import read_weights, write_checksums, write_weights
+from radrep.weights.pretrained import check_state_dict
 from radrep.weights.run_folder import (
     BEST,
     RECIPE,
@@ -73,17 +74,17 @@ def save_checkpoint(
 
     `training` has optimizer, progress and loss scale, None if training cannot be resumed.
     """
-    weights = {name: tensor.contiguous() for name, tensor in model.checkpoint_state().items()}
     about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
     if sources := hub_sources(cast(nn.Module, model)):
         about["hub"] = json.dumps(sources)  # the commits that training started from
     try:
         with atomic_dir(folder, replace=training is not None) as partial:
-            save_file(weights, partial / WEIGHTS, about)
+            write_weights(partial / WEIGHTS, model.checkpoint_state(), about)
             (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
             tokenizer.save(partial / VOCABULARY)
             if training is not None:
                 torch.save(training, partial / TRAINING)
+            write_checksums(partial)
     except (SafetensorError, OSError, RuntimeError) as error:
         # torch.save and safetensors hide the system's error in the text of their own.
         text, number = str(error), getattr(error, "errno", None)
@@ -116,17 +117,15 @@ def _check_files(folder: Path, *names: str) -> None:
             raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {name}")
 
 
-def load_checkpoint(folder: Path) -> Loaded:
-    """Read a checkpoint.
+def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
+    """Read a checkpoint, whose checksums are compared unless that was done already.
 
     Raises:
         CheckpointError: If a file is missing or broken, or weights, vocabulary and recipe do not
             fit one another.
     """
-    _check_files(folder, WEIGHTS, RECIPE, VOCABULARY)
-    if damage := find_damage(folder):
-        others = name_others(run_dir(folder), folder)
-        raise CheckpointError(f"{folder} cannot be read: {damage}{others}")
+    if not verified:
+        _check_whole(folder)
     recipe = read_recipe(folder)
     tokenizer = Tokenizer.load(folder / VOCABULARY)
     model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
@@ -136,8 +135,16 @@ def load_checkpoint(folder: Path) -> Loaded:
     return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
 
 
+def _check_whole(folder: Path) -> None:
+    _check_files(folder, WEIGHTS, RECIPE, VOCABULARY)
+    if damage := find_damage(folder):
+        others = name_others(run_dir(folder), folder)
+        raise CheckpointError(f"{folder} cannot be read: {damage}{others}")
+
+
 def load_weights(model: TrainableModel, folder: Path) -> None:
     """Fill a model of the same recipe with the weights of a checkpoint."""
+    _check_whole(folder)
     _load_weights(model, folder, len(Tokenizer.load(folder / VOCABULARY).vocabulary))
 
 
@@ -151,6 +158,7 @@ def load_start(model: TrainableModel, recipe: Recipe, tokenizer: Tokenizer) -> N
     if start is None:
         return
     folder = find_checkpoint(start)
+    _check_whole(folder)
     other = _other_model(read_recipe(folder), recipe)
     if other:
         raise CheckpointError(f"train.start_from: {folder} is of another model: {other}")
@@ -161,7 +169,7 @@ def load_start(model: TrainableModel, recipe: Recipe, tokenizer: Tokenizer) -> N
             f"training reports give {ours}: it learned from other data, another data.target or "
             "data.tokenizer"
         )
-    load_weights(model, folder)
+    _load_weights(model, folder, ours)
 
 
 def _other_model(theirs: Recipe, ours: Recipe) -> str:
@@ -183,7 +191,7 @@ def _flat(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 def _load_weights(model: TrainableModel, folder: Path, num_words: int) -> dict[str, str]:
     """Load the weights strictly and return the metadata of their file."""
     path = folder / WEIGHTS
-    state, about = read_weights(path)
+    state, about = read_weights(path, verified=True)
     ours = model.checkpoint_state()
     name = "encoder_decoder.words.weight"
     if name in state and state[name].shape[0] != ours[name].shape[0]:

@@ -1,6 +1,5 @@
 """What is fitted for a checkpoint, in files beside its weights: selection, editing, consensus."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,8 +15,7 @@ from radrep.guidance.consensus import DocumentFrequencies
 from radrep.guidance.editing import ReportEditor, SentenceBank
 from radrep.guidance.labels import LabelPredictor
 from radrep.guidance.selection import ReportSelector
-from radrep.weights.pretrained import read_weights
-from radrep.weights.run_folder import WEIGHTS
+from radrep.weights.files import add_checksum, find_change, read_weights
 
 SELECTION = "selection.safetensors"
 EDITING = "editing.safetensors"
@@ -116,12 +114,11 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            weights = _hash_file(path.with_name(WEIGHTS))
-            sums = {"sha256": _hash(arrays, about), "weights_sha256": weights}
-            file.write(save(arrays, {"about": about, **sums}))
+            file.write(save(arrays, {"about": about}))
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        add_checksum(path)
     except OSError as error:
         raise CheckpointError(f"{path} could not be written: {error}") from error
     finally:
@@ -134,26 +131,12 @@ def _read(
     again = f"fit it with: radrep train RUN --resume, where decode.{section} is not null"
     if not path.is_file():
         raise CheckpointError(f"{path.parent} has no {path.name}, which {needs} needs; {again}")
-    tensors, sums = read_weights(path)
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    about = sums.get("about", "")
-    if set(arrays) != set(names) or sums.get("sha256") != _hash(arrays, about):
-        raise CheckpointError(f"{path} is damaged: its checksum is wrong; remove it and {again}")
-    if sums.get("weights_sha256") != _hash_file(path.with_name(WEIGHTS)):
+    if change := find_change(path.parent, (path.name,)):
         raise CheckpointError(
-            f"{path} was fitted on other weights than {WEIGHTS} beside it; remove it and {again}"
+            f"{path.parent} cannot be read: {change}. Remove the file and {again}"
         )
-    return {name: array.astype(np.float32) for name, array in arrays.items()}, json.loads(about)
-
-
-def _hash(arrays: Mapping[str, np.ndarray], about: str) -> str:
-    digest = hashlib.sha256(about.encode())
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    tensors, about = read_weights(path, verified=True)
+    if set(tensors) != set(names) or "about" not in about:
+        raise CheckpointError(f"{path} is of another radrep; remove it and {again}")
+    arrays = {name: tensor.numpy().astype(np.float32) for name, tensor in tensors.items()}
+    return arrays, json.loads(about["about"])

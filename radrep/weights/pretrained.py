@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from radrep.atomic import atomic_dir
@@ -24,6 +22,7 @@ from radrep.models.xray_mamba import XrayMamba, resize_positions
 from radrep.modules.backbone import Backbone
 from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe.recipe import Recipe
+from radrep.weights.files import read_weights, write_checksums, write_weights
 from radrep.weights.run_folder import WEIGHTS, best_checkpoint
 
 ABOUT = "about.json"  # the source of weights that were imported or merged
@@ -159,16 +158,6 @@ def hash_base(encoder: XrayMamba) -> str:
     return digest.hexdigest()
 
 
-def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a .safetensors file; raise CheckpointError."""
-    try:
-        with safe_open(file, "pt") as opened:
-            about = opened.metadata() or {}
-        return load_file(file), about
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
-
-
 def read_adapters(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """As `read_weights`, of a file that `radrep export --adapters` wrote."""
     state, about = read_weights(file)
@@ -181,8 +170,9 @@ def save_encoder(encoder: XrayMamba, out: Path, about: Mapping[str, str]) -> Non
     """Write a folder for model.encoder.weights; `about` names its source."""
     with atomic_dir(out) as partial:
         state = {f"{ENCODER}{name}": tensor for name, tensor in encoder.state_dict().items()}
-        save_file(state, partial / WEIGHTS)
+        write_weights(partial / WEIGHTS, state, {})
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        write_checksums(partial)
 
 
 def _weights_file(source: Path) -> Path:

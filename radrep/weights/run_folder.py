@@ -4,16 +4,18 @@ A run has recipe.yaml, environment.json, metrics.jsonl, checkpoints/step-NNNNNNN
 or, on a disk without links, a text file with the path of a checkpoint.
 """
 
+import json
 import os
 import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from radrep.atomic import atomic_write_text
 from radrep.errors import CheckpointError
+from radrep.weights.files import find_change, read_header
 
 WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.yaml"
@@ -32,7 +34,8 @@ def step_folder(run: Path, step: int) -> Path:
 def _step_folders(run: Path) -> list[Path]:
     """The checkpoints of a run by step; names of different lengths do not sort by number."""
     steps = ((path.name.removeprefix("step-"), path) for path in (run / CHECKPOINTS).glob("step-*"))
-    return [path for _, path in sorted((int(n), path) for n, path in steps if n.isdecimal())]
+    found = [(int(n), path) for n, path in steps if n.isdecimal() and path.is_dir()]
+    return [path for _, path in sorted(found)]
 
 
 def run_dir(checkpoint: Path) -> Path:
@@ -119,6 +122,15 @@ def _has_validated(run: Path) -> bool:
         return False
 
 
+def read_score(run: Path, step: int, monitor: str) -> float | None:
+    """What the run's log has as the monitor's value of a step; None if it has none."""
+    try:
+        rows = [json.loads(line) for line in (run / METRICS).read_text("utf-8").splitlines()]
+        return next(float(row[monitor]) for row in rows if row["step"] == step and monitor in row)
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+        return None
+
+
 def name_others(run: Path, broken: Path | None = None) -> str:
     """Whole checkpoints of a run that can be named instead, for the end of a message."""
     whole = [p for p in _step_folders(run) if p != broken and not find_damage(p)]
@@ -126,9 +138,9 @@ def name_others(run: Path, broken: Path | None = None) -> str:
 
 
 def find_damage(folder: Path, names: Sequence[str] = (WEIGHTS, RECIPE, VOCABULARY)) -> str:
-    """What is missing or cut off in a checkpoint, from sizes and headers alone; "" for nothing.
+    """What is missing, cut off or changed in a checkpoint; "" for nothing.
 
-    So the traces of a full disk or of a broken copy are found at once, in models of any size.
+    Sizes and headers come first: they tell how a full disk or a broken copy did it.
     """
     for name in names:
         file = folder / name
@@ -137,25 +149,31 @@ def find_damage(folder: Path, names: Sequence[str] = (WEIGHTS, RECIPE, VOCABULAR
             if size == 0:
                 return f"its {name} is empty"
             if name == WEIGHTS:
-                with safe_open(file, "pt"):  # compares the header with the size of the file
-                    pass
+                read_header(file)
             elif name == TRAINING and not zipfile.is_zipfile(file):
                 return f"its {name} is cut off or broken ({size:,} bytes)"
         except FileNotFoundError:
             return f"it has no {name}"
+        except PermissionError:
+            return f"its {name} cannot be read: no permission"
         except (SafetensorError, OSError) as error:
             return f"its {name} is cut off or broken ({error})"
-    return ""
+    return find_change(folder, names)
 
 
-def check_resumable(run: Path) -> Path:
-    """The newest checkpoint of a run; CheckpointError, with a way out, if it is not whole."""
+def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest whole checkpoint of a run, None without any, and damaged newer ones with why."""
     needed = (WEIGHTS, RECIPE, VOCABULARY, TRAINING)
-    newest, *older = reversed(_step_folders(run))
-    if not (damage := find_damage(newest, needed)):
-        return newest
-    whole = next((folder for folder in older if not find_damage(folder, needed)), None)
-    way = "no other checkpoint is whole: train anew with another --out"
-    if whole is not None:
-        way = f"{whole.name} before it is whole: to resume from that, remove {newest} and try again"
-    raise CheckpointError(f"{newest} cannot be resumed from: {damage}; {way}")
+    damaged: list[tuple[Path, str]] = []
+    for folder in reversed(_step_folders(run)):
+        if not (damage := find_damage(folder, needed)):
+            return folder, damaged
+        damaged.append((folder, damage))
+    return None, damaged
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint so that it is none any more; return where it lies."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from radrep.weights.files import write_checksums
 from tests.whole_way import draw_prepared, radrep, without_split, write_recipe
 
 
@@ -51,6 +52,7 @@ def test_checkpoint_of_another_model(tmp_path: Path, trained_run: Path) -> None:
     weights = load_file(checkpoint / "weights.safetensors")
     weights["stranger.weight"] = weights.pop("encoder_decoder.to_words.bias")
     save_file(weights, checkpoint / "weights.safetensors", {"prepared_size": "64"})
+    write_checksums(checkpoint)
     result = radrep("eval", checkpoint)
     assert_refused(result, "is of another model")
     assert "1 tensors are missing, 1 unexpected" in result.stderr
@@ -61,6 +63,7 @@ def test_vocabulary_that_does_not_fit(tmp_path: Path, trained_run: Path) -> None
     vocabulary = json.loads((checkpoint / "vocabulary.json").read_text())
     vocabulary["vocabulary"] = sorted([*vocabulary["vocabulary"], "zebra"])
     (checkpoint / "vocabulary.json").write_text(json.dumps(vocabulary))
+    write_checksums(checkpoint)
     assert_refused(radrep("eval", checkpoint), "the two are not of one run")
 
 
@@ -95,6 +98,8 @@ def test_resume_with_other_data(tmp_path: Path, phantoms: Path, trained_run: Pat
     copy = draw_prepared(tmp_path / "data", num=6)  # too few to name every finding
     for recipe in [run / "recipe.yaml", *run.glob("checkpoints/*/recipe.yaml")]:
         recipe.write_text(recipe.read_text().replace(str(phantoms), str(copy)))
+    for checkpoint in run.glob("checkpoints/*"):
+        write_checksums(checkpoint)
     assert_refused(radrep("train", run, "--resume"), "the data changed")
 
 

@@ -15,6 +15,7 @@ from radrep.inference.guide import guide_for
 from radrep.metrics.labeler import label_report
 from radrep.recipe.load import load_recipe
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
+from radrep.weights.files import write_checksums
 from radrep.weights.guidance_files import (
     CONSENSUS,
     read_editor,
@@ -94,6 +95,7 @@ def test_generate_marks_its_reports_and_shows_attention_of_what_was_decoded(
     own = recipe.read_text()
     assert "selections: 10" in own
     recipe.write_text(own.replace("selections: 10", "selections: 0"))
+    write_checksums(recipe.parent)
     point = ("--threshold", "Pleural Effusion=0.999")
     decoded = radrep(*words, *picture)
     assert decoded.exit_code == 0, decoded.output

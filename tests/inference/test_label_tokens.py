@@ -29,6 +29,7 @@ from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.saliency.masked_split import read_split
 from radrep.weights.checkpoint import find_checkpoint
+from radrep.weights.files import write_checksums
 from tests.whole_way import radrep, read_metrics, stop_midway, write_films, write_recipe
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -161,10 +162,12 @@ def test_generate_and_eval_read_label_tokens_without_the_training_data(
     recipe = find_checkpoint(copy) / "recipe.yaml"
     text = recipe.read_text()
     recipe.write_text(text.replace(str(many), str(tmp_path / "gone")))
+    write_checksums(recipe.parent)
     result = radrep("generate", *films, "--checkpoint", copy, "--json")
     assert result.exit_code == 0, result.output
     generated = [json.loads(line)["report"] for line in result.stdout.splitlines()]
     recipe.write_text(text)
+    write_checksums(recipe.parent)
     assert radrep("eval", copy, "--split", "test").exit_code == 0
     rows = (copy / "predictions-test.jsonl").read_text().splitlines()
     assert generated == [json.loads(row)["generated"] for row in rows[: len(films)]]

@@ -28,6 +28,7 @@ from radrep.recipe.data import Saliency
 from radrep.saliency.masks import aggregate_maps, make_mask, mask_image
 from radrep.saliency.sdam import mask_fingerprint
 from radrep.training.labels import LabelReader, check_labels
+from radrep.weights.files import write_checksums
 from tests.saliency.localisation import open_discriminator
 from tests.whole_way import (
     draw_prepared,
@@ -319,6 +320,7 @@ def test_a_discriminator_trained_again_is_not_taken_for_the_old_one(
         state = load_file(weights)
         state["classifier.bias"] += 0.1
         save_file(state, weights, {"prepared_size": "64"})
+        write_checksums(weights.parent)
         result = radrep("generate", film, "--checkpoint", looking_run)
         assert result.exit_code == 2
         assert "it was trained again" in " ".join(result.stderr.split())
@@ -338,6 +340,7 @@ def test_a_discriminator_trained_again_is_not_taken_for_the_old_one(
         assert "it was trained again" in " ".join(resumed.stderr.split())
     finally:
         weights.write_bytes((old / "weights.safetensors").read_bytes())
+        write_checksums(weights.parent)
 
 
 def test_masked_images_that_were_changed_are_found(

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from radrep.inference.generator import ReportGenerator, StudyFiles
 from radrep.recipe.training import Consensus, Decode
+from radrep.weights.files import write_checksums
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe
 
 MODEL: dict[str, Any] = {
@@ -79,6 +80,7 @@ def test_what_was_imported_without_data_is_scored_by_the_words_of_training(
     shutil.copytree((emrrg_run / "best").resolve(), bare)
     vocabulary = json.loads((bare / "vocabulary.json").read_text())
     (bare / "vocabulary.json").write_text(json.dumps(vocabulary | {"vocabulary": ["<unk>"]}))
+    write_checksums(bare)
     scores = []
     for checkpoint in (emrrg_run, bare):
         result = radrep("eval", checkpoint, "--split", "val", "--out", tmp_path / "out")

@@ -31,7 +31,7 @@ def test_a_run_folder_is_complete(trained_run: Path) -> None:
     files = {path.name for path in (trained_run / "best").iterdir()}
     assert files == {
         "weights.safetensors", "recipe.yaml", "vocabulary.json", "training.pt",
-        "selection.safetensors", "editing.safetensors",
+        "selection.safetensors", "editing.safetensors", "consensus.safetensors", "checksums.json",
     }  # fmt: skip
     environment = json.loads((trained_run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0]

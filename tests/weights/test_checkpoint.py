@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 
 from radrep.errors import CheckpointError
 from radrep.modules.hub import hub_sources
-from radrep.weights import checkpoint
+from radrep.weights import checkpoint, files
 from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
+from radrep.weights.files import write_checksums
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_a_failed_write_names_its_cause_and_blames_the_disk_only_if_full(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(CheckpointError) as raised:
         save_again(trained_run, tmp_path / "new")
     assert str(error) in str(raised.value)
@@ -49,7 +50,7 @@ def test_an_error_that_is_no_failed_write_is_raised_as_it_is(
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(torch.OutOfMemoryError):
         save_again(trained_run, tmp_path / "new")
 
@@ -84,6 +85,7 @@ def test_the_recipe_of_an_older_radrep_names_the_new_key(trained_run: Path, tmp_
         (folder / name).write_bytes((trained_run / "best" / name).read_bytes())
     recipe = folder / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace(" images: ", " pair: "))
+    write_checksums(folder)
     with pytest.raises(CheckpointError, match="old was made by an older radrep") as raised:
         load_checkpoint(folder)
     assert "data.images" in str(raised.value)

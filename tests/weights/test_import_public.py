@@ -270,6 +270,7 @@ def test_an_imported_encoder_says_where_it_is_from(tmp_path: Path) -> None:
     assert len(about["sha256"]) == 64
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "about.json",
+        "checksums.json",
         "weights.safetensors",
     ]
 

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from radrep.errors import CheckpointError
-from radrep.weights.checkpoint import find_checkpoint
+from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
+from radrep.weights.files import read_weights, write_checksums, write_weights
 from radrep.weights.run_folder import (
     best_checkpoint,
-    check_resumable,
     drop_old_checkpoints,
     find_damage,
     last_checkpoint,
     link_best,
+    newest_whole,
     restore_best,
     run_dir,
     step_folder,
@@ -120,6 +122,13 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
     return copy
 
 
+def flip(path: Path) -> None:
+    """Flip a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
@@ -141,24 +150,93 @@ def test_a_newest_checkpoint_that_is_not_whole_is_named_with_the_one_before(
 ) -> None:
     newest = last_checkpoint(run)
     assert newest is not None
-    assert check_resumable(run) == newest
+    assert newest_whole(run) == (newest, [])
     damage(newest / name)
+    last, ((damaged, why),) = newest_whole(run)
+    assert last is not None
+    assert last.resolve() == find_checkpoint(run)
+    assert damaged == newest
+    assert told in why
+
+
+def test_resume_goes_on_from_the_checkpoint_before_a_damaged_one(run: Path) -> None:
+    newest = last_checkpoint(run)
+    assert newest is not None
+    flip(newest / "training.pt")
+    (run / "checkpoints/step-0000999").mkdir()
+    resumed = radrep("train", run, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    told = " ".join(resumed.stderr.split())
+    assert f"{newest} is damaged (its training.pt is not what was written" in told
+    assert f"lies at {newest.name}.damaged" in told
+    assert "step-0000999 is damaged (it has no weights.safetensors)" in told
+    assert f"resuming from {find_checkpoint(run).name}" in told.replace(f"{newest.parent}/", "")
+    names = {path.name for path in (run / "checkpoints").iterdir()}
+    assert {f"{newest.name}.damaged", "step-0000999.damaged", find_checkpoint(run).name} == names
+
+
+def test_resume_without_a_whole_checkpoint_says_why(run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        flip(folder / "weights.safetensors")
     result = radrep("train", run, "--resume")
     assert result.exit_code == 2
-    assert f"{newest} cannot be resumed from: {told}" in result.stderr
-    older = find_checkpoint(run)
-    assert f"{older.name} before it is whole: to resume from that, remove {newest}" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert "no whole checkpoint to resume from" in result.stderr
+    assert "its weights.safetensors is not what was written" in " ".join(result.stderr.split())
+
+
+def test_a_lost_best_checkpoint_gives_way_to_the_last_validated_one(
+    run: Path, films: list[Path]
+) -> None:
+    newest = last_checkpoint(run)
+    assert newest is not None
     shutil.rmtree(newest)
-    assert check_resumable(run).name == older.name
+    last = last_checkpoint(run)
+    assert last is not None
+    training = torch.load(last / "training.pt", weights_only=True)
+    training["progress"] |= {"best_step": 4, "best": 0.0}  # of a checkpoint that is gone
+    torch.save(training, last / "training.pt")
+    write_checksums(last)
+    resumed = radrep("train", run, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert find_checkpoint(run) == last.resolve()
+    assert "at step 8" in resumed.output
 
 
-def test_an_empty_folder_of_a_checkpoint_and_no_whole_one(run: Path) -> None:
-    for folder in (run / "checkpoints").iterdir():
-        for file in folder.iterdir():
-            file.unlink()
-    with pytest.raises(CheckpointError, match="no other checkpoint is whole: train anew"):
-        check_resumable(run)
+@pytest.mark.parametrize("name", ["weights.safetensors", "vocabulary.json", "recipe.yaml"])
+def test_a_flipped_bit_is_named(
+    name: str, run: Path, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(find_checkpoint(run) / name)
+    result = radrep("generate", films[0], "--checkpoint", run)
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert f"its {name} is not what was written, by its checksum" in told
+    assert f"Name one of its checkpoints: {(run / 'checkpoints').resolve()}" in told
+    monkeypatch.setenv("RADREP_VERIFY", "0")
+    anyway = radrep("generate", films[0], "--checkpoint", run)
+    assert "by its checksum" not in anyway.stderr
+
+
+def test_a_checkpoint_whose_copy_was_cut_short_is_refused(run: Path) -> None:
+    best = find_checkpoint(run)
+    (best / "checksums.json").unlink()
+    with pytest.raises(CheckpointError, match="it has no checksums.json, which is written last"):
+        load_checkpoint(best)
+
+
+def test_a_start_with_a_flipped_bit_is_refused(run: Path, tmp_path: Path) -> None:
+    flip(find_checkpoint(run) / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="weights.safetensors is not what was written"):
+        read_weights(find_checkpoint(run) / "weights.safetensors")
+
+
+def test_files_of_a_checkpoint_follow_the_umask(run: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_weights(run / "new.safetensors", {"a": torch.zeros(2)}, {})
+    finally:
+        os.umask(before)
+    assert (run / "new.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_broken_best_names_the_others(run: Path) -> None:

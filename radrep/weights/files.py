@@ -1,0 +1,109 @@
+"""Files of weights and their SHA-256, in checksums.json beside them.
+
+checksums.json is written last, so a folder of weights without it is not whole. Files are compared
+with it when they are read, unless RADREP_VERIFY=0 turns that off.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from radrep.atomic import atomic_write_text
+from radrep.errors import CheckpointError
+
+CHECKSUMS = "checksums.json"
+VERIFY = "RADREP_VERIFY"
+_ANYWAY = f"{VERIFY}=0 reads it as it is"
+
+
+def write_checksums(folder: Path) -> None:
+    """Write those of all files of a folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != CHECKSUMS)
+    _write(folder, {name: _hash_file(folder / name) for name in names})
+
+
+def add_checksum(file: Path) -> None:
+    """Write that of one file that joined a folder later; CheckpointError if there are no others."""
+    sums, problem = _read(file.parent)
+    if problem:
+        raise CheckpointError(f"{file.parent} cannot be added to: {problem}")
+    _write(file.parent, sums | {file.name: _hash_file(file)})
+
+
+def find_change(folder: Path, names: Iterable[str]) -> str:
+    """Which of a folder's files is not what was written there; "" for none."""
+    if os.environ.get(VERIFY) == "0":
+        return ""
+    sums, problem = _read(folder)
+    if problem:
+        return problem
+    for name in names:
+        if name not in sums:
+            return f"its {CHECKSUMS} has no {name}; {_ANYWAY}"
+        if sums[name] != _hash_file(folder / name):
+            return f"its {name} is not what was written, by its checksum; {_ANYWAY}"
+    return ""
+
+
+def _read(folder: Path) -> tuple[dict[str, str], str]:
+    """The checksums of a folder, and what is wrong with them or ""."""
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, (
+            f"it has no {CHECKSUMS}, which is written last: a copy that was cut short, or of an "
+            f"older radrep; {_ANYWAY}"
+        )
+    except (OSError, ValueError) as error:
+        return {}, f"its {CHECKSUMS} cannot be read ({error}); {_ANYWAY}"
+    if not isinstance(sums, dict):
+        return {}, f"its {CHECKSUMS} is broken; {_ANYWAY}"
+    return sums, ""
+
+
+def _write(folder: Path, sums: Mapping[str, str]) -> None:
+    atomic_write_text(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_weights(file: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write a .safetensors file with metadata."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file, dict(about))
+    with suppress(OSError):  # disks without modes
+        file.chmod(mode & 0o777)  # safetensors makes it its user's alone, against the umask
+
+
+def read_weights(file: Path, *, verified: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a .safetensors file; raise CheckpointError.
+
+    Of a folder with checksums the file is compared with its own, unless that was done already.
+    """
+    unchecked = not verified and (file.parent / CHECKSUMS).is_file()
+    if unchecked and (change := find_change(file.parent, (file.name,))):
+        raise CheckpointError(f"{file.parent} cannot be read: {change}")
+    try:
+        about = read_header(file)
+        return load_file(file), about
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+
+def read_header(file: Path) -> dict[str, str]:
+    """The metadata of a .safetensors file; SafetensorError if its header and size do not agree."""
+    with file.open("rb"):  # safetensors calls a file that is closed to us missing
+        pass
+    with safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
