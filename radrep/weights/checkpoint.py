@@ -26,6 +26,7 @@ from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
+from radrep.torch_files import load_tensors
 from radrep.weights.files import read_weights, write_checksums, write_weights
 from radrep.weights.pretrained import check_state_dict
 from radrep.weights.run_folder import (
@@ -215,7 +216,7 @@ def load_training(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder} cannot be trained further: it has no {TRAINING}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
     except Exception as error:  # unpickling raises many kinds, all mean a broken file
         reason = str(error).partition("\n")[0].partition(". ")[0]  # torch adds a paragraph
         raise CheckpointError(f"{path} cannot be read: {reason}") from error

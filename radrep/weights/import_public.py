@@ -23,6 +23,7 @@ from radrep.models.xray_mamba import XRAY_MAMBA_SIZES, make_stage_one_encoder, m
 from radrep.recipe import models as schema
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
+from radrep.torch_files import BrokenFileError, read_torch_file
 from radrep.weights.checkpoint import save_checkpoint
 from radrep.weights.pretrained import ADAPTERS, load_pretrained, save_encoder
 from radrep.weights.public_names import (
@@ -33,7 +34,6 @@ from radrep.weights.public_names import (
     KeyReport,
     load_public,
 )
-from radrep.weights.safe_load import BrokenFileError, read_torch_file
 
 _STATES = ("model", "state_dict")  # where the weights may lie in a file
 _ENCODERS = {f"xray-mamba-{size}": size for size in XRAY_MAMBA_SIZES}
