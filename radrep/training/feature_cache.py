@@ -1,6 +1,13 @@
-"""Features that a frozen encoder makes of each image, computed once and kept on disk."""
+"""Features that a frozen encoder makes of each image, computed once and kept on disk.
+
+    features/KEY/features.npy   float32 (images, n, c)
+    features/KEY/index.json     the row of each image; checksums of both, compared at use
+
+An entry that is not what was written is made again.
+"""
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -9,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +27,12 @@ from torch.utils.data import DataLoader, Dataset
 from radrep.atomic import atomic_dir, cache_folder, locked, make_cache_folder, remove_tree
 from radrep.data.dataset import ModelStudies, leave_stopping_to_parent
 from radrep.data.image_selection import ImageSelection, View
+from radrep.data.manifest import hash_file, hash_record, verifies
 from radrep.data.preprocess import Preprocess
 from radrep.data.study import Image
 from radrep.errors import DataError
 from radrep.parallel import count_cores
-from radrep.progress import Reporter
+from radrep.progress import Advance, Reporter
 
 FEATURES = "features.npy"
 INDEX = "index.json"
@@ -43,14 +52,22 @@ class CachedFeatures:
 
 def list_cache() -> list[CachedFeatures]:
     """Every entry of features, oldest first."""
-    entries = []
-    for index in sorted(cache_folder().glob(f"features/*/{INDEX}"), key=os.path.getmtime):
-        try:
-            about = dict(json.loads(index.read_text())["about"])
-        except (OSError, ValueError, KeyError, TypeError):
-            about = {"data": "cannot be read", "images": None}
-        entries.append(CachedFeatures(index.parent, about, _num_bytes(index.parent)))
-    return entries
+    found = []
+    for folder in cache_folder().glob("features/*"):
+        with suppress(OSError):  # it goes while this lists
+            found.append((folder.stat().st_mtime, folder))
+    return [
+        CachedFeatures(folder, _about(folder), _num_bytes(folder)) for _, folder in sorted(found)
+    ]
+
+
+def _about(folder: Path) -> dict[str, object]:
+    try:
+        about = json.loads((folder / INDEX).read_bytes())["about"]
+        return {"data": str(about["data"]), "images": about["images"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        state = "unfinished" if folder.suffix == ".partial" else "cannot be read"
+        return {"data": state, "images": None}
 
 
 def list_language_models() -> list[tuple[Path, int]]:
@@ -75,7 +92,7 @@ def clear_cache() -> tuple[int, list[OSError]]:
 
 def _num_bytes(folder: Path) -> int:
     num_bytes = 0
-    for file in folder.rglob("*"):
+    for file in (folder, *folder.rglob("*")):
         with suppress(OSError):  # it goes while this counts, or is closed to us
             num_bytes += file.stat().st_size if file.is_file() else 0
     return num_bytes
@@ -125,7 +142,7 @@ class FeatureStore:
         self._folders = tuple(folders)
         self._rows: dict[str, tuple[int, int]] = {}
         for entry, folder in enumerate(folders):
-            rows = json.loads((folder / INDEX).read_text())["rows"]
+            rows = json.loads((folder / INDEX).read_bytes())["rows"]
             self._rows |= {key: (entry, row) for key, row in rows.items()}
         self._features: list[np.ndarray] = []
 
@@ -153,7 +170,8 @@ def cached_features(
 
     The encoder makes patches (v, n, c) of normalised pixels (v, 3, h, w), squashed, never cropped.
     Of several processes one computes while the others wait for its file lock; no collective of
-    torch.distributed is held up, whatever its timeout.
+    torch.distributed is held up, whatever its timeout. What is in the cache is compared with its
+    checksums and, where they differ, made again.
 
     Raises:
         DataError: If the disk has no room for them or an image cannot be read.
@@ -165,16 +183,45 @@ def cached_features(
         studies, wanted = selected.studies, selected.places
         folder = root / _key(encoder_hash, studies, wanted)
         folders.append(folder)
-        if not (folder / INDEX).is_file():
+        problem = _find_change(folder, wanted)
+        if problem is not None:
             make_cache_folder("features")
             with locked(make_cache_folder("locks") / f"{folder.name}.lock"):
-                if not (folder / INDEX).is_file():
+                problem = _find_change(folder, wanted)
+                if problem is not None:
+                    if problem:
+                        reporter.warn(f"{folder}: {problem}; the features are computed again")
+                        remove_tree(folder)
                     pixels = _Pixels(studies, list(wanted.values()), preprocess)
                     _write(_compute(encoder, pixels, device), selected, folder, reporter)
                     continue
         counted = f"from the cache, {len(wanted)} images of {studies.split}"
         reporter.info("features", f"{counted} ({folder})")
     return FeatureStore(folders)
+
+
+def _find_change(folder: Path, wanted: Iterable[str]) -> str | None:
+    """What is wrong with an entry, "" where there is none, None for a whole one."""
+    if not os.path.lexists(folder):
+        return ""
+    try:
+        index = json.loads((folder / INDEX).read_bytes())
+        if verifies() and index["sha256"] != hash_record(index):
+            return f"its {INDEX} is not what was written, by its checksum"
+        rows, shape = index["rows"], (index["about"]["images"], *index["about"]["patches"])
+        if list(rows) != list(wanted) or list(rows.values()) != list(range(len(rows))):
+            return f"its {INDEX} names other images"
+        features = np.load(folder / FEATURES, mmap_mode="r")
+        if features.shape != shape or features.dtype != np.float32:
+            return f"its {FEATURES} has the shape {features.shape} and should have {shape}"
+        if verifies() and hash_file(folder / FEATURES) != index["features_sha256"]:
+            return f"its {FEATURES} is not what was written, by its checksum"
+    except KeyError as error:  # as of an older radrep
+        return f"its {INDEX} has no {error}"
+    # What Numpy and json raise for broken files: EOFError of an empty one, AttributeError of lists.
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, RecursionError) as error:
+        return f"it cannot be read ({error})"
+    return None
 
 
 def _row_key(image: Image, view: View) -> str:
@@ -248,25 +295,52 @@ def _write(
                 f"{free / 1e9:.1f} GB free. Clear old entries with: radrep cache clear, or set "
                 "RADREP_CACHE to a folder on another disk"
             )
-        with atomic_dir(folder, replace=True) as partial:
-            features = np.lib.format.open_memmap(
-                partial / FEATURES, mode="w+", dtype=dtype, shape=shape
-            )
-            start = 0
-            label = f"image features of {studies.split}"
-            with reporter.progress(label, len(wanted), "images") as advance:
-                for block in patches:
-                    features[start : start + len(block)] = block.numpy()
-                    start += len(block)
-                    advance(len(block))
-            features.flush()
-            about = {
-                "data": f"{studies.prepared}, {studies.split}",
-                "images": len(wanted),
-                "patches": list(shape[1:]),
-            }
-            rows = {key: row for row, key in enumerate(wanted)}
-            (partial / INDEX).write_text(json.dumps({"about": about, "rows": rows}))
+        try:
+            with atomic_dir(folder, replace=True) as partial:
+                label = f"image features of {studies.split}"
+                with reporter.progress(label, len(wanted), "images") as advance:
+                    digest = _write_array(partial / FEATURES, patches, shape, advance)
+                index: dict[str, object] = {
+                    "about": {
+                        "data": f"{studies.prepared}, {studies.split}",
+                        "images": len(wanted),
+                        "patches": list(shape[1:]),
+                    },
+                    "rows": {key: row for row, key in enumerate(wanted)},
+                    "features_sha256": digest,
+                }
+                index["sha256"] = hash_record(index)
+                (partial / INDEX).write_text(json.dumps(index))
+        except OSError as error:
+            raise DataError(
+                f"the feature cache cannot be written to {folder.parent}: {error.strerror}. Clear "
+                "old entries with: radrep cache clear, or set RADREP_CACHE to a folder on another "
+                "disk"
+            ) from error
+
+
+def _write_array(
+    path: Path, patches: Iterable[Tensor], shape: tuple[int, ...], advance: Advance
+) -> str:
+    """Write blocks of float32 (v, n, c) as one .npy file of a shape; returns its SHA-256.
+
+    Not into a mapped file: where the disk fills up that ends the process without a word.
+    """
+    digest = hashlib.sha256()
+    header = io.BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    with path.open("wb") as file:
+        for block in chain([header.getbuffer()], _count(patches, advance)):
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
+
+
+def _count(patches: Iterable[Tensor], advance: Advance) -> Generator[memoryview, None, None]:
+    for block in patches:
+        yield np.ascontiguousarray(block.numpy(), np.dtype("<f4")).reshape(-1).view(np.uint8).data
+        advance(len(block))
 
 
 def _on_gpu(images: _Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Tensor, None, None]:

@@ -4,7 +4,10 @@ import errno
 import fcntl
 import json
 import os
+import resource
+import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -198,3 +201,93 @@ def test_a_disk_without_locks_computes_without_them(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert features_of(phantoms, "val") is not None
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 64
+    file.write_bytes(content)
+
+
+def to_old(entry: Path) -> None:
+    index = json.loads((entry / "index.json").read_text())
+    del index["sha256"], index["features_sha256"]
+    (entry / "index.json").write_text(json.dumps(index))
+
+
+def to_file(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.touch()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda entry: flip(entry / "features.npy", -2), "features.npy is not what was written"),
+        (lambda entry: flip(entry / "index.json", -100), "index.json is not what was written"),
+        (lambda entry: (entry / "index.json").write_text("{ cut"), "cannot be read"),
+        (lambda entry: (entry / "index.json").write_text("[]"), "cannot be read"),
+        (lambda entry: (entry / "index.json").unlink(), "cannot be read"),
+        (lambda entry: (entry / "features.npy").write_bytes(b""), "cannot be read"),
+        (lambda entry: os.truncate(entry / "features.npy", 9000), "cannot be read"),
+        (lambda entry: (entry / "features.npy").unlink(), "cannot be read"),
+        (to_old, "has no 'sha256'"),
+        (to_file, "cannot be read"),
+    ],
+)
+def test_a_broken_entry_is_made_again(
+    change: Callable[[Path], None], told: str, tmp_path: Path, phantoms: Path
+) -> None:
+    warned: list[str] = []
+
+    class Heard(Reporter):
+        def warn(self, text: str) -> None:
+            warned.append(text)
+
+    image = ModelStudies(phantoms, "val")[0].images[0]
+    expected = features_of(phantoms, "val")(image, View(0))
+    (entry,) = (tmp_path / "cache/features").iterdir()
+    change(entry)
+    assert radrep("cache").exit_code == 0
+    found = features_of(phantoms, "val", reporter=Heard())(image, View(0))
+    assert torch.equal(found, expected)
+    (warning,) = warned
+    assert told in warning
+    features_of(phantoms, "val", reporter=Heard())
+    assert len(warned) == 1, "what was made again is whole"
+
+
+def test_checksums_can_be_turned_off(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features_of(phantoms, "val")
+    (entry,) = (tmp_path / "cache/features").iterdir()
+    flip(entry / "features.npy", -2)
+    flipped = (entry / "features.npy").read_bytes()
+    monkeypatch.setenv("RADREP_VERIFY", "0")
+    features_of(phantoms, "val")
+    assert (entry / "features.npy").read_bytes() == flipped
+
+
+def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(RadrepError, match="feature cache cannot be written .* File too large"):
+            features_of(phantoms, "val")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "cache/features").iterdir())
+
+
+def test_what_a_kill_left_is_shown_and_cleared(tmp_path: Path) -> None:
+    left = tmp_path / "cache/features/.abc.1.partial"
+    left.mkdir(parents=True)
+    (left / "features.npy").write_bytes(bytes(3_000_000))
+    shown = radrep("cache").stdout
+    assert "unfinished" in shown
+    assert " 3 " in shown
+    assert radrep("cache", "clear").stdout == "3 MB freed.\n"
+    assert not left.exists()
