@@ -1,6 +1,7 @@
 """radrep train and radrep pretrain: run the recipe of a training."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -106,9 +107,9 @@ def run_training(
         if not resume:
             raise RadrepError(f"{folder} is a run; resume it by adding --resume")
         out, recipe = folder, str(folder / (FOLDS if of_folds else RECIPE))
-    if resume and changes:
+    if resume and changes and (of_folds or folds is not None):
         raise RadrepError(
-            "--set and --logger do not go with --resume: a run resumes with its own recipe"
+            "--set and --logger do not go with --resume of folds, some of which are finished"
         )
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
     shipped = shipped_name(recipe)
@@ -129,27 +130,39 @@ def run_training(
                 result = train_folds(loaded, folds, out=out, resume=resume, reporter=reporter)
             else:
                 result = None
-                _train_once(loaded, out, resume, reporter, then)
+                _train_once(loaded, changes, out, resume, reporter, then)
         except Interrupted as stopped:
             if is_main_process():
-                fold = f" --folds {folds}" if folds is not None else ""
-                reporter.warn(f"{stopped}. Go on with: radrep {task} {recipe}{fold} --resume")
+                reporter.warn(
+                    f"{stopped}. Go on with: radrep {task} {quote(str(stopped.run))} --resume"
+                )
             raise typer.Exit(130) from stopped
     if result is not None and is_main_process() and loaded.model.output != "encoder":
         evaluate([result])  # what each fold wrote for the studies that it held out
 
 
 def _train_once(
-    recipe: "LoadedRecipe", out: Path | None, resume: bool, reporter: TerminalReporter, then: str
+    recipe: "LoadedRecipe",
+    changes: list[str],
+    out: Path | None,
+    resume: bool,
+    reporter: TerminalReporter,
+    then: str,
 ) -> None:
     from radrep.recipe.load import load_recipe
+    from radrep.recipe.recipe import differences
     from radrep.training.accelerator import is_main_process
-    from radrep.training.resume import newest_run
     from radrep.training.run import train as run_task
+    from radrep.training.start import newest_run
 
     if resume:
         out = newest_run(out or recipe.out)
-        recipe = load_recipe(str(out / RECIPE))
+        own = load_recipe(str(out / RECIPE), changes)
+        other = [key for key in differences(own, recipe) if key != "out"]
+        if other and is_main_process():
+            keys = ", ".join(other)
+            reporter.info("recipe", f"{out} goes on with its own, which differs here in: {keys}")
+        recipe = own
     result = run_task(recipe, out=out, resume=resume, reporter=reporter)
     if is_main_process():
         at = (

@@ -1,7 +1,7 @@
 """A whole recipe, and what must hold between its sections."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from radrep.errors import RecipeError
 from radrep.recipe.data import Data
@@ -110,3 +110,16 @@ class Recipe(Section):
             for name in ("dim", "num_layers", "num_heads"):
                 off[f"model.text_encoder.{name}"] = "model.text_encoder.name: small"
         return off
+
+
+def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two recipes differ, with the value of each, None where there is none."""
+    first, second = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (one, other))
+    pairs = {key: (first.get(key), second.get(key)) for key in first | second}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        key = f"{prefix}{name}"
+        yield from _flat(value, f"{key}.") if isinstance(value, dict) else ((key, value),)

@@ -14,6 +14,7 @@ from radrep.progress import Reporter
 from radrep.recipe.load import change_section, dump_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.training.accelerator import is_main_process
+from radrep.training.loop import Interrupted
 from radrep.training.run import train
 from radrep.weights.checkpoint import find_checkpoint, learned_reports_of, read_recipe
 from radrep.weights.folds import FOLDS, SUFFIX, fold_folder, is_folds, read_folds
@@ -72,7 +73,11 @@ def train_folds(
         state = ", finished already" if finished else ""
         reporter.info("fold", f"{number + 1} of {num_folds}: {run}{state}")
         if not finished:
-            train(own, out=run, resume=last_checkpoint(run) is not None, reporter=reporter)
+            try:
+                train(own, out=run, resume=last_checkpoint(run) is not None, reporter=reporter)
+            except Interrupted as stopped:
+                stopped.run = folder
+                raise
     return folder
 
 

@@ -6,11 +6,13 @@ what it would have done without the stop; on GPUs some sums depend on the order 
 """
 
 import math
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -31,6 +33,7 @@ from radrep.training.run_log import Meter, RunLog
 
 # Steps between the exchanges of several processes on whether one was asked to stop.
 _STOP_EVERY = 10
+_HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 class Task(Protocol):
@@ -58,6 +61,8 @@ class Progress:
 
 class Interrupted(RadrepError):  # noqa: N818 -- no fault: the user asked for it
     """The user stopped the run; a checkpoint of its last step is there."""
+
+    run: Path | None = None  # what goes on: a run's folder, or that of folds
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def fit(run: Run, progress: Progress) -> Progress:
     """Train from where ``progress`` stands to the last epoch, or until patience ends.
 
     Raises:
-        Interrupted: At Ctrl-C or SIGTERM.
+        Interrupted: At Ctrl-C, SIGTERM or the end of the terminal.
         RadrepError: If the loss or a gradient is no longer finite.
     """
     train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
@@ -202,8 +207,8 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[dict[str,
 def _refuse_not_finite(run: Run, step: int, loss: float, norm: float) -> None:
     raise RadrepError(
         f"at step {step} the loss is {loss} and the norm of the gradients {norm}; nothing of this "
-        f"step was kept. Lower optim.lr ({run.recipe.optim.lr}) or set optim.clip_norm, and start "
-        "again; or resume from the last checkpoint with --resume"
+        f"step was kept. Lower optim.lr ({run.recipe.optim.lr}) or set optim.clip_norm: start "
+        "again, or go on from the last checkpoint with --resume --set optim.lr=VALUE"
     )
 
 
@@ -273,15 +278,26 @@ def validate(run: Run, progress: Progress) -> None:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request; the second one ends at once."""
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request; the second one ends at once.
+
+    A SIGHUP that is ignored, as by nohup, stays so.
+    """
     requests: list[int] = []
+    terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def note(number: int, _frame: object) -> None:
+        if number == _HANG_UP:  # what is written to a terminal that is gone would fail
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for terminal in terminals:
+                os.dup2(nowhere, terminal)
+            os.close(nowhere)
         if requests:
             raise KeyboardInterrupt
         requests.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN:
+        numbers.append(_HANG_UP)
     try:
         before = [signal.signal(number, note) for number in numbers]
     except ValueError:  # not the main thread: the caller handles signals

@@ -44,6 +44,15 @@ def build_optimizer(model: TrainableModel, section: Optim) -> torch.optim.Optimi
     )
 
 
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], section: Optim
+) -> None:
+    """Load a checkpoint's state, with the rates of the recipe of now."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        group["top_lr"] = section.encoder_lr if group["name"] == "encoder" else section.lr
+
+
 def _by_decay(group: dict[str, Any]) -> list[dict[str, Any]]:
     """A group as one whose parameters decay and one whose do not."""
     decayed = [p for p in group["params"] if _decays(p)]

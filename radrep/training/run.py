@@ -1,12 +1,11 @@
 """A run from its recipe to its best checkpoint: resolve, data, model, loop."""
 
-import json
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -35,28 +34,18 @@ from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
 from radrep.training.accelerator import (
     broadcast,
-    build_accelerator,
     count_workers,
-    is_main_process,
 )
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.training.labels import LabelReader, build_labels, build_targets, check_labels
-from radrep.training.loop import Progress, Run, Task, fit
-from radrep.training.optim import build_optimizer
+from radrep.training.loop import Interrupted, Progress, Run, Task, fit
+from radrep.training.optim import build_optimizer, restore_optimizer
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
-from radrep.training.report_task import ReportTask, cached_summaries, check_meteor, fit_guidance
-from radrep.training.resume import choose_checkpoint, load_last, newest_run, settle_best
+from radrep.training.report_task import ReportTask, cached_summaries, fit_guidance
 from radrep.training.reward.build import build_objective, count_repeats, token_weights
-from radrep.training.run_log import (
-    ENVIRONMENT,
-    RunLog,
-    check_new_run,
-    check_tracker,
-    claim_run,
-    describe_environment,
-    log_model,
-)
+from radrep.training.run_log import log_model
+from radrep.training.start import Resolved, load_last, open_folder, resolve, settle_best
 from radrep.training.validation import Validation
 from radrep.weights import checkpoint, run_folder
 from radrep.weights.guidance_files import has_guidance
@@ -74,17 +63,6 @@ class TrainResult:
     value: float
     step: int
     epochs: int
-
-
-@dataclass(frozen=True)
-class _Resolved:
-    """The recipe on this machine; `last` is the checkpoint to resume from, or None."""
-
-    recipe: Recipe
-    out: Path | None
-    last: Path | None
-    accelerator: Accelerator
-    reporter: Reporter
 
 
 @dataclass(frozen=True)
@@ -123,32 +101,14 @@ def train(
         RecipeError, DataError, CheckpointError: Of machine, data, folder or weights to start from.
         Interrupted: If the user stopped it; --resume goes on.
     """
-    resolved = _resolve(recipe, out, resume, reporter or Reporter())
-    data = _open_data(resolved)
-    made = _make_model(resolved, data)
-    return _loop(resolved, data, made)
+    with ExitStack() as held:  # the run's lock
+        resolved = resolve(recipe, out, resume, reporter or Reporter(), held)
+        data = _open_data(resolved)
+        made = _make_model(resolved, data)
+        return _loop(resolved, data, made)
 
 
-def _resolve(recipe: Recipe, out: Path | None, resume: bool, reporter: Reporter) -> _Resolved:
-    """Refuse what cannot work before anything takes time; start the processes."""
-    if resume:
-        run = newest_run(out or recipe.out)
-        last = choose_checkpoint(run, reporter) if is_main_process() else None
-    else:
-        last = None
-        check_new_run(recipe.out, out)
-    check_tracker(recipe.train.logger)
-    accelerator = build_accelerator(recipe.train)
-    last = broadcast(accelerator, last)
-    if accelerator.is_main_process:
-        check_meteor(recipe.train)
-    else:
-        reporter = Reporter()
-    torch.set_float32_matmul_precision("high" if recipe.train.tf32 else "highest")
-    return _Resolved(recipe, out, last, accelerator, reporter)
-
-
-def _open_data(resolved: _Resolved) -> _Data:
+def _open_data(resolved: Resolved) -> _Data:
     """The splits of training, their vocabulary and labels. The test split is never opened."""
     recipe, reporter, data = resolved.recipe, resolved.reporter, resolved.recipe.data
     if recipe.task == "pretrain":
@@ -168,7 +128,7 @@ def _open_data(resolved: _Resolved) -> _Data:
     return _Data(splits, tokenizer, labels, hash_recipe(shards))
 
 
-def _make_model(resolved: _Resolved, data: _Data) -> _Model:
+def _make_model(resolved: Resolved, data: _Data) -> _Model:
     """The model with the weights that it starts from, and the data sets in its form."""
     recipe, accelerator = resolved.recipe, resolved.accelerator
     torch.manual_seed(recipe.train.seed)  # the initial weights
@@ -187,8 +147,7 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
             fingerprint=data.fingerprint,
             num_processes=accelerator.num_processes,
         )
-        run = run_folder.run_dir(resolved.last)
-        progress = settle_best(run, progress, recipe)
+        progress = settle_best(run_folder.run_dir(resolved.last), progress, recipe)
     model.train()
     log_model(recipe, accelerator, model, resolved.reporter)
     codec = build_codec(recipe, data.tokenizer, model)
@@ -225,28 +184,7 @@ def _make_model(resolved: _Resolved, data: _Data) -> _Model:
     return _Model(model, codec, features, datasets, progress, state)
 
 
-def _open_folder(resolved: _Resolved, made: _Model) -> tuple[Path, RunLog | None]:
-    """The run's folder, new or resumed, and in the main process its log.
-
-    Called when nothing of the input can be wrong any more.
-    """
-    recipe, accelerator = resolved.recipe, resolved.accelerator
-    folder, log = resolved.last and run_folder.run_dir(resolved.last), None
-    if accelerator.is_main_process:
-        if folder is None:
-            folder = claim_run(recipe, resolved.out)
-        else:
-            run_folder.restore_best(folder, made.progress.best_step)
-        log = RunLog(folder, recipe, made.progress.step)
-        environment = describe_environment(accelerator, recipe, made.model)
-        atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
-    folder = broadcast(accelerator, folder)
-    assert folder is not None, "the main process has one"
-    resolved.reporter.info("run", str(folder))
-    return folder, log
-
-
-def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
+def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
     """The folder, the optimizer, all epochs, the model card."""
     recipe, accelerator, model = resolved.recipe, resolved.accelerator, made.model
     studies = data.splits["train"]
@@ -256,10 +194,10 @@ def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
     if recipe.train.precision == "fp16":
         scaler = torch.amp.GradScaler(accelerator.device.type)
     if made.state:
-        optimizer.load_state_dict(made.state["optimizer"])
+        restore_optimizer(optimizer, made.state["optimizer"], recipe.optim)
         if scaler is not None:
             scaler.load_state_dict(made.state["scaler"])
-    folder, log = _open_folder(resolved, made)
+    folder, log = open_folder(resolved, model, made.progress)
     order = EpochOrder(
         studies.shard_sizes,
         recipe.train.batch_size,
@@ -318,6 +256,9 @@ def _loop(resolved: _Resolved, data: _Data, made: _Model) -> TrainResult:
     )
     try:
         progress = fit(run, made.progress)
+    except Interrupted as stopped:
+        stopped.run = folder
+        raise
     finally:
         if log is not None:
             log.close()
@@ -362,7 +303,7 @@ def _save(
 
 
 def _fit_selection(
-    folder: Path, resolved: _Resolved, data: _Data, made: _Model, progress: Progress
+    folder: Path, resolved: Resolved, data: _Data, made: _Model, progress: Progress
 ) -> None:
     """Fit selection and editing on the encoder of the best checkpoint, for that checkpoint."""
     recipe, model = resolved.recipe, made.model

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -27,31 +28,25 @@ from radrep.ops.selective_scan.choose import BackendChoice, select_backend
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.weights.run_folder import METRICS, RECIPE
+from radrep.weights.run_folder import METRICS, is_unstarted
 
 ENVIRONMENT = "environment.json"
 _TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name in recipes: package
 
 
-def check_new_run(default: Path, out: Path | None) -> None:
+def check_new_run(recipe: Recipe, out: Path | None) -> None:
     """Raise RadrepError, before any work, if the folder of a new run cannot be made."""
-    check_output(out or default, "--out", folder=True, new=False)
-    if out is not None and out.is_dir() and any(out.iterdir()):
-        raise _taken(out)
+    check_output(out or recipe.out, "--out", folder=True, new=False)
+    if out is not None and out.is_dir() and any(out.iterdir()) and not is_unstarted(out):
+        raise _taken(recipe, out)
 
 
 def claim_run(recipe: Recipe, out: Path | None) -> Path:
-    """Make a new run's folder with its recipe; CheckpointError if `out` holds something already.
+    """Make a new run's folder; CheckpointError if `out` holds something already.
 
     Without `out` it is the recipe's, with -2, -3, ... where a run is already.
     """
-    folder = _new_folder(recipe.out, out)
-    atomic_write_text(folder / RECIPE, dump_recipe(recipe))
-    return folder
-
-
-def _new_folder(default: Path, out: Path | None) -> Path:
-    wanted = out or default
+    wanted = out or recipe.out
     for number in range(1, 10_000):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         if folder.is_dir() and not any(folder.iterdir()):
@@ -60,16 +55,16 @@ def _new_folder(default: Path, out: Path | None) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError as error:
             if out is not None:
-                raise _taken(out) from error
+                raise _taken(recipe, out) from error
             continue
         return folder
     raise CheckpointError(f"{wanted} and its 9,999 successors exist; name another --out")
 
 
-def _taken(out: Path) -> CheckpointError:
+def _taken(recipe: Recipe, out: Path) -> CheckpointError:
     return CheckpointError(
-        f"{out} exists already and is not overwritten; name another --out, or resume it with "
-        "--resume"
+        f"{out} exists already and is not overwritten; name another --out, or resume it with: "
+        f"radrep {recipe.task} {shlex.quote(str(out))} --resume"
     )
 
 

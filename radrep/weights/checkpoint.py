@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +24,7 @@ from radrep.errors import CheckpointError, RadrepError, RecipeError
 from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
-from radrep.recipe.recipe import Recipe
+from radrep.recipe.recipe import Recipe, differences
 from radrep.torch_files import load_tensors
 from radrep.weights.files import read_weights, write_checksums, write_weights
 from radrep.weights.pretrained import check_state_dict
@@ -175,18 +174,10 @@ def load_start(model: TrainableModel, recipe: Recipe, tokenizer: Tokenizer) -> N
 
 def _other_model(theirs: Recipe, ours: Recipe) -> str:
     """Where a model section differs in more than where weights came from and dropout; or ""."""
-    flat = [dict(_flat(recipe.model.model_dump(), "model")) for recipe in (theirs, ours)]
-    for key in flat[0].keys() | flat[1].keys():
-        one, other = (each.get(key) for each in flat)
-        if one != other and key.rpartition(".")[2] not in _MAY_DIFFER:
+    for key, (one, other) in differences(theirs, ours).items():
+        if key.startswith("model.") and key.rpartition(".")[2] not in _MAY_DIFFER:
             return f"its {key} is {one}, that of this recipe {other}"
     return ""
-
-
-def _flat(section: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        key = f"{prefix}.{name}"
-        yield from _flat(value, key) if isinstance(value, dict) else ((key, value),)
 
 
 def _load_weights(model: TrainableModel, folder: Path, num_words: int) -> dict[str, str]:

@@ -9,11 +9,13 @@ import os
 import shutil
 import zipfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
+from filelock import Timeout
 from safetensors import SafetensorError
 
-from radrep.atomic import atomic_write_text
+from radrep.atomic import atomic_write_text, locked, remove_tree
 from radrep.errors import CheckpointError
 from radrep.weights.files import find_change, read_header
 
@@ -24,6 +26,7 @@ TRAINING = "training.pt"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 METRICS = "metrics.jsonl"
+LOCK = ".lock"
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -78,7 +81,7 @@ def best_checkpoint(run: Path) -> Path | None:
 
 def link_best(run: Path, folder: Path) -> None:
     """Make `best` lead to a checkpoint of the run: by a link or, where none can be made, a text."""
-    best, link, target = run / BEST, run / f".{BEST}.{os.getpid()}", folder.relative_to(run)
+    best, link, target = run / BEST, run / f".{BEST}.{os.getpid()}.partial", folder.relative_to(run)
     if best.is_dir() and not best.is_symlink():  # a copy that was made of the link
         shutil.rmtree(best)
     link.unlink(missing_ok=True)
@@ -159,6 +162,31 @@ def find_damage(folder: Path, names: Sequence[str] = (WEIGHTS, RECIPE, VOCABULAR
         except (SafetensorError, OSError) as error:
             return f"its {name} is cut off or broken ({error})"
     return find_change(folder, names)
+
+
+def is_unstarted(run: Path) -> bool:
+    """Whether a run ended before its first checkpoint."""
+    return (run / LOCK).is_file() and not _step_folders(run)
+
+
+def hold(run: Path, held: ExitStack) -> None:
+    """Hold a run's lock, which ends with its process; CheckpointError if another has it."""
+    try:
+        held.enter_context(locked(run / LOCK, timeout=0))
+    except Timeout as error:
+        raise CheckpointError(
+            f"{run} is being trained by another process; wait for its end, or stop it first"
+        ) from error
+
+
+def remove_partials(run: Path) -> None:
+    """Remove what kills left half written; the run's lock must be held."""
+    own = (BEST, RECIPE, METRICS, "environment.json", "MODEL_CARD.md")
+    left = [path for name in own for path in run.glob(f".{name}.*.partial")]
+    left += run.glob(f"{CHECKPOINTS}/.*.partial")
+    left += run.glob(f"{CHECKPOINTS}/*/.*.partial")
+    for path in left:
+        remove_tree(path)
 
 
 def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:

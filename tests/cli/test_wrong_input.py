@@ -87,9 +87,8 @@ def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resume_without_a_run(tmp_path: Path, phantoms: Path) -> None:
     recipe = write_recipe(tmp_path, phantoms)
     assert_refused(radrep("train", recipe, "--resume"), "has no checkpoint to resume from")
-    assert_refused(
-        radrep("train", recipe, "--resume", "--set", "optim.lr=1"), "do not go with --resume"
-    )
+    folds = ("--folds", "2", "--resume", "--set", "optim.lr=1")
+    assert_refused(radrep("train", recipe, *folds), "do not go with --resume of folds")
 
 
 def test_resume_with_other_data(tmp_path: Path, phantoms: Path, trained_run: Path) -> None:

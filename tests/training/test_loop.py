@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +19,7 @@ from radrep.errors import RadrepError
 from radrep.progress import Reporter
 from radrep.recipe.load import load_recipe
 from radrep.training.accelerator import build_accelerator
-from radrep.training.loop import Progress, Run, fit
+from radrep.training.loop import Interrupted, Progress, Run, fit
 from radrep.training.optim import build_optimizer
 from radrep.training.run_log import RunLog
 from tests.whole_way import write_recipe
@@ -102,6 +104,27 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path: Path) -> N
         fit(run, Progress())
     assert [state["step"] for state, _ in saved] == [1, 2]
     assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_request_saves_the_step(tmp_path: Path, number: signal.Signals) -> None:
+    model, saved = OneMatrix(), list[Any]()
+    hook = model.register_forward_hook(lambda *_: hook.remove() or os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped after step 1"):
+        fit(run_on(tmp_path, model, [0.0], saved, epochs=1), Progress())
+    assert [state["step"] for state, _ in saved] == [1]
+    assert signal.getsignal(number) is before
+
+
+def test_a_hang_up_that_nohup_ignores_stops_nothing(tmp_path: Path) -> None:
+    model, saved = OneMatrix(), list[Any]()
+    model.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert fit(run_on(tmp_path, model, [0.0], saved, epochs=1), Progress()).epoch == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_line_has_the_mean_of_the_steps_since_the_last(tmp_path: Path) -> None:

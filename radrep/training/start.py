@@ -1,0 +1,241 @@
+"""Where a run starts or goes on: its folder, its lock, its recipe, its last checkpoint.
+
+`radrep train --resume` reads of the newest run in the folder recipe.yaml, metrics.jsonl
+(run_log.py cuts it at the step of the checkpoint) and, of its last whole checkpoint,
+weights.safetensors, recipe.yaml, vocabulary.json and training.pt; of folds, folds.yaml says which
+there are.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from radrep.atomic import atomic_write_text
+from radrep.data.tokenizer import Tokenizer
+from radrep.errors import CheckpointError
+from radrep.models.base import TrainableModel
+from radrep.progress import Reporter
+from radrep.recipe.load import dump_recipe
+from radrep.recipe.recipe import Recipe, differences
+from radrep.saliency.sdam import check_mask_fingerprint
+from radrep.training.accelerator import broadcast, build_accelerator, is_main_process
+from radrep.training.loop import Progress
+from radrep.training.report_task import check_meteor
+from radrep.training.run_log import (
+    ENVIRONMENT,
+    RunLog,
+    check_new_run,
+    check_tracker,
+    claim_run,
+    describe_environment,
+)
+from radrep.weights import checkpoint, run_folder
+
+# Keys that may change when a run goes on: those of the steps to come, and those that leave the
+# numbers as they are. What data.prepared holds is compared by content.
+_MAY_CHANGE = (
+    "optim.lr", "optim.encoder_lr", "optim.clip_norm",
+    "train.epochs", "train.patience", "train.save_every_steps", "train.log_every", "train.logger",
+    "data.prepared", "data.num_workers", "decode.select", "decode.edit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The recipe on this machine, and where the run stands."""
+
+    recipe: Recipe
+    out: Path | None
+    run: Path | None  # the folder to go on in, None for a new one
+    last: Path | None  # the checkpoint to go on from, None for the first step
+    changed: Mapping[str, tuple[Any, Any]]  # keys of the recipe since that checkpoint
+    held: ExitStack  # the run's lock, in the main process
+    accelerator: Accelerator
+    reporter: Reporter
+
+
+def resolve(
+    recipe: Recipe, out: Path | None, resume: bool, reporter: Reporter, held: ExitStack
+) -> Resolved:
+    """Refuse what cannot work before anything takes time; start the processes."""
+    run, last = None, None
+    if resume:
+        run = newest_run(out or recipe.out)
+    else:
+        check_new_run(recipe, out)
+        run = out if out is not None and run_folder.is_unstarted(out) else None
+    if run is not None and is_main_process():
+        run_folder.hold(run, held)
+        run_folder.remove_partials(run)
+        last = choose_checkpoint(run, reporter)
+    check_tracker(recipe.train.logger)
+    accelerator = build_accelerator(recipe.train)
+    last = broadcast(accelerator, last)
+    if accelerator.is_main_process:
+        check_meteor(recipe.train)
+    else:
+        reporter = Reporter()
+    changed = {} if last is None else find_changes(recipe, last)
+    torch.set_float32_matmul_precision("high" if recipe.train.tf32 else "highest")
+    return Resolved(recipe, out, run, last, changed, held, accelerator, reporter)
+
+
+def find_changes(recipe: Recipe, last: Path) -> dict[str, tuple[Any, Any]]:
+    """What a recipe changes for the steps after a checkpoint: keys, with values before and now.
+
+    Raises CheckpointError if a run cannot go on with it.
+    """
+    changed = differences(checkpoint.read_recipe(last), recipe)
+    allowed = tuple(f"{key}." for key in _MAY_CHANGE)
+    refused = [
+        f"{key} is {now} and was {before}"
+        for key, (before, now) in changed.items()
+        if not f"{key}.".startswith(allowed)
+    ]
+    if refused:
+        raise CheckpointError(
+            f"{last} was trained with another recipe than it would go on with: "
+            f"{'; '.join(refused)}. Set it back, or train anew without --resume. What may change "
+            f"with --resume --set: {', '.join(_MAY_CHANGE)}"
+        )
+    return changed
+
+
+def open_folder(
+    resolved: Resolved, model: TrainableModel, progress: Progress
+) -> tuple[Path, RunLog | None]:
+    """The run's folder, new or resumed, and in the main process its log.
+
+    Called when nothing of the input can be wrong any more.
+    """
+    recipe, accelerator, folder, log = resolved.recipe, resolved.accelerator, resolved.run, None
+    if accelerator.is_main_process:
+        if folder is None:
+            folder = claim_run(recipe, resolved.out)
+            run_folder.hold(folder, resolved.held)
+        if resolved.last is not None:
+            run_folder.restore_best(folder, progress.best_step)
+        file, text = folder / run_folder.RECIPE, dump_recipe(recipe)
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            atomic_write_text(file, text)
+        log = RunLog(folder, recipe, progress.step)
+        environment = describe_environment(accelerator, recipe, model)
+        environment["changed"] = _note_changes(folder, progress.step, resolved.changed)
+        atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+    folder = broadcast(accelerator, folder)
+    assert folder is not None, "the main process has one"
+    resolved.reporter.info("run", str(folder))
+    for key, (before, now) in resolved.changed.items():
+        resolved.reporter.info("recipe", f"{key}: {now} from step {progress.step} on, was {before}")
+    return folder, log
+
+
+def _note_changes(run: Path, step: int, changed: Mapping[str, tuple[Any, Any]]) -> list[Any]:
+    """The changes of a recipe while it was trained: those of environment.json, and new ones."""
+    try:
+        noted = list(json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))["changed"])
+    except (OSError, ValueError, LookupError, TypeError):
+        noted = []
+    new = [{"step": step, "key": key, "from": a, "to": b} for key, (a, b) in changed.items()]
+    return noted + new
+
+
+def newest_run(out: Path) -> Path:
+    """The newest of the runs out, out-2, out-3, ... with anything to resume; or CheckpointError.
+
+    That is a checkpoint, or a start that ended before the first one.
+    """
+    numbered = [
+        p for p in out.parent.glob(f"{out.name}-*") if p.name[len(out.name) + 1 :].isdigit()
+    ]
+    runs = [
+        p
+        for p in (out, *numbered)
+        if (p / run_folder.RECIPE).is_file()
+        and (run_folder.last_checkpoint(p) is not None or run_folder.is_unstarted(p))
+    ]
+    if not runs:
+        raise CheckpointError(f"{out} has no checkpoint to resume from; start it without --resume")
+    return max(runs, key=lambda p: int(p.name[len(out.name) + 1 :] or 1))
+
+
+def choose_checkpoint(run: Path, reporter: Reporter) -> Path | None:
+    """The newest whole checkpoint of a run; damaged newer ones are renamed and reported.
+
+    None where there was none yet; CheckpointError where none is whole.
+    """
+    last, damaged = run_folder.newest_whole(run)
+    if last is None and not damaged:
+        return None
+    if last is None:
+        raise CheckpointError(
+            f"{run} has no whole checkpoint to resume from: {damaged[0][0]}: {damaged[0][1]}; "
+            "train anew with another --out"
+        )
+    for folder, damage in damaged:
+        aside = run_folder.set_aside(folder)
+        reporter.warn(f"{folder} is damaged ({damage}) and now lies at {aside.name}")
+    if damaged:
+        reporter.warn(f"resuming from {last}, the newest checkpoint that is whole")
+    return last
+
+
+def settle_best(run: Path, progress: Progress, recipe: Recipe) -> Progress:
+    """The progress of a checkpoint, whose best one may have been lost or damaged since.
+
+    Then that checkpoint is the best if an epoch ended with it, and else the next validation's.
+    """
+    best = run_folder.step_folder(run, progress.best_step)
+    if progress.best is None or (best.is_dir() and not run_folder.find_damage(best)):
+        return progress
+    value = run_folder.read_score(run, progress.step, recipe.train.monitor)
+    if value is None and progress.epoch >= recipe.train.epochs:
+        raise CheckpointError(
+            f"{run} has lost its best checkpoint, of step {progress.best_step}, and the log line "
+            f"of step {progress.step}; train anew with another --out"
+        )
+    if progress.step_in_epoch or value is None:
+        return replace(progress, best=None, best_step=0, epochs_without_better=0)
+    return replace(progress, best=value, best_step=progress.step, epochs_without_better=0)
+
+
+def load_last(
+    last: Path,
+    *,
+    tokenizer: Tokenizer,
+    masks: str | None,
+    fingerprint: str,
+    num_processes: int,
+) -> tuple[TrainableModel, Progress, dict[str, Any]]:
+    """Model, progress and training.pt of a checkpoint, compared with the data of now.
+
+    `masks` and `fingerprint` are those of the masked images and of the prepared shards. Raises
+    CheckpointError where anything differs, before hours of features are computed.
+    """
+    loaded = checkpoint.load_checkpoint(last, verified=True)  # by `choose_checkpoint`
+    if loaded.tokenizer != tokenizer:
+        raise CheckpointError(
+            f"{last} has a vocabulary of {len(loaded.tokenizer.vocabulary)} words and the prepared "
+            f"data give {len(tokenizer.vocabulary)}: the data changed"
+        )
+    if masks is not None:
+        check_mask_fingerprint(loaded.saliency, masks, last)
+    state = checkpoint.load_training(last)
+    if state.get("data") != fingerprint:
+        raise CheckpointError(
+            f"{last} was trained on other data than {loaded.recipe.data.prepared} holds now, or by "
+            "an older radrep; train anew without --resume"
+        )
+    progress = Progress(**state["progress"])
+    if progress.num_processes != num_processes:
+        raise CheckpointError(
+            f"{last} was trained by {progress.num_processes} processes and this is "
+            f"{num_processes}: start as many as before"
+        )
+    return loaded.model, progress, state

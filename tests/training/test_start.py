@@ -1,0 +1,176 @@
+"""Where a run starts or goes on: its recipe, its lock, starts that ended before a checkpoint."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+import torch
+import yaml
+
+from radrep.atomic import locked
+from radrep.errors import CheckpointError
+from radrep.training import run as run_module
+from radrep.training.loop import Interrupted
+from radrep.weights.run_folder import last_checkpoint
+from tests.whole_way import radrep, read_metrics, write_recipe
+
+
+@pytest.fixture
+def run(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run of two epochs."""
+    return Path(shutil.copytree(trained_run, tmp_path / "run", symlinks=True))
+
+
+def plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_what_may_change_is_applied_and_written_down(run: Path) -> None:
+    changes = ("--set", "train.epochs=3", "--set", "optim.lr=1.0e-05")
+    result = radrep("train", run, "--resume", *changes)
+    assert result.exit_code == 0, result.output
+    assert "optim.lr: 1e-05 from step 8 on, was 0.0007" in plain(result.output)
+    last = last_checkpoint(run)
+    assert last is not None
+    for folder in (run, last):
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        assert (recipe["optim"]["lr"], recipe["train"]["epochs"]) == (1e-5, 3)
+    groups = torch.load(last / "training.pt", weights_only=True)["optimizer"]["param_groups"]
+    tops = {group["name"]: group["top_lr"] for group in groups}
+    assert tops == {"encoder": 5e-5, "rest": 1e-5}
+    rates = {row["step"]: row["lr"] for row in read_metrics(run) if "lr" in row}
+    assert max(rates) == 12
+    assert max(rate for step, rate in rates.items() if step > 8) < 5e-5
+    changed = json.loads((run / "environment.json").read_text())["changed"]
+    assert {"step": 8, "key": "optim.lr", "from": 7e-4, "to": 1e-5} in changed
+    again = radrep("train", run, "--resume", "--set", "train.log_every=2")
+    assert again.exit_code == 0, again.output
+    assert len(json.loads((run / "environment.json").read_text())["changed"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("optim.amsgrad", False, "optim.amsgrad is False and was True"),
+        ("train.batch_size", 4, "train.batch_size is 4 and was 8"),
+        ("train.seed", 1, "train.seed is 1 and was 9233"),
+        ("model.memory.top_k", 2, "model.memory.top_k is 2 and was 4"),
+        ("decode.max_new_tokens", 13, "decode.max_new_tokens is 13 and was 12"),
+    ],
+)
+@pytest.mark.parametrize("by", ["option", "file"])
+def test_what_may_not_change_is_refused_by_name(
+    run: Path, key: str, value: Any, told: str, by: str
+) -> None:
+    words = ["--set", f"{key}={json.dumps(value)}"] if by == "option" else []
+    file = run / "recipe.yaml"
+    if by == "file":
+        recipe = yaml.safe_load(file.read_text())
+        *sections, name = key.split(".")
+        section = recipe
+        for part in sections:
+            section = section[part]
+        section[name] = value
+        file.write_text(yaml.safe_dump(recipe))
+    before = file.read_bytes()
+    result = radrep("train", run, "--resume", *words)
+    assert result.exit_code == 2
+    assert told in plain(result.stderr)
+    assert file.read_bytes() == before
+
+
+def test_a_recipe_that_is_not_the_runs_own_is_told(run: Path, phantoms: Path) -> None:
+    recipe = write_recipe(run.parent, phantoms, optim={"lr": 1e-3})
+    result = radrep("train", recipe, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "goes on with its own, which differs here in: optim.lr" in plain(result.output)
+
+
+def test_a_run_that_is_trained_is_not_resumed_by_a_second_process(run: Path) -> None:
+    lock = "import sys, time; from pathlib import Path; from radrep.atomic import locked\n"
+    lock += "with locked(Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", lock, str(run / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        refused = radrep("train", run, "--resume")
+        other.kill()
+    assert refused.exit_code == 2
+    assert f"{run} is being trained by another process" in plain(refused.stderr)
+    resumed = radrep("train", run, "--resume")  # the lock has died with its process
+    assert resumed.exit_code == 0, resumed.output
+
+
+def test_a_new_run_is_locked_while_it_trains(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def look(*_: object) -> None:
+        with pytest.raises(filelock.Timeout), locked(tmp_path / "run/.lock", timeout=0):
+            pass
+        seen.append(True)
+        raise Interrupted("stopped after step 3")
+
+    monkeypatch.setattr(run_module, "fit", look)
+    result = radrep("train", write_recipe(tmp_path, phantoms))
+    assert result.exit_code == 130
+    assert seen == [True]
+
+
+def test_a_stop_names_the_run_itself(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Interrupted("stopped after step 3")
+
+    monkeypatch.setattr(run_module, "fit", stop)
+    recipe, out = write_recipe(tmp_path, phantoms), tmp_path / "other one"
+    result = radrep("train", recipe, "--out", out)
+    assert result.exit_code == 130
+    assert f"Go on with: radrep train '{out}' --resume" in plain(result.stderr)
+    folds = radrep("train", recipe, "--folds", "2")
+    assert f"Go on with: radrep train {tmp_path / 'run-folds'} --resume" in plain(folds.stderr)
+
+
+@pytest.mark.parametrize("way", ["run", "recipe", "again"])
+def test_a_start_that_ended_before_its_first_checkpoint_is_started_again(
+    way: str, tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1})
+
+    def fail(*_: object, **__: object) -> None:
+        raise CheckpointError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "_save", fail)
+        assert radrep("train", recipe).exit_code == 2
+    partial = tmp_path / "run/checkpoints/.step-0000004.77.partial"
+    partial.mkdir(parents=True)
+    (partial / "weights.safetensors").touch()
+    words = {
+        "run": (tmp_path / "run", "--resume"),
+        "recipe": (recipe, "--resume"),
+        "again": (recipe, "--out", tmp_path / "run"),
+    }[way]
+    result = radrep("train", *words)
+    assert result.exit_code == 0, result.output
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2, 3, 4, 4]
+    assert not partial.exists()
+
+
+def test_resume_removes_what_kills_left_and_nothing_else(run: Path) -> None:
+    (run / "checkpoints/.step-0000009.77.partial").mkdir()
+    left = (run / ".best.77.partial", run / ".MODEL_CARD.md.77.partial")
+    others = (run / ".scores-val.json.78.partial", run / "notes.partial")  # of a radrep eval
+    for file in (*left, *others):
+        file.touch()
+    assert radrep("train", run, "--resume").exit_code == 0
+    assert not any(file.exists() for file in left)
+    assert all(file.exists() for file in others)
+    assert not list(run.glob("checkpoints/.*"))
