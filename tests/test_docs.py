@@ -228,7 +228,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "demo": (*SMALL_CSR_LMCA, "train.epochs=1", "data.image_size=64"),
     "csr_lmca_iu_cpu": SMALL_CSR_LMCA,
     "csr_lmca_iu_saliency_cpu": SMALL_CSR_LMCA,
-    "sdam_discriminator_cpu": SMALL_BACKBONE,
+    "sdam_discriminator_cpu": (*SMALL_BACKBONE, "model.backbone.frozen_stages=3"),
     "pretrain_autoregressive_cpu": ("model.cluster_size=2",),
     "pretrain_contrastive_cpu": (),
     "emrrg_iu_cpu": (

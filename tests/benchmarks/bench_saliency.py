@@ -3,7 +3,8 @@
 Run: radrep prepare phantom --num-studies 1600 --out data/phantom
      radrep train sdam_discriminator_cpu --set data.prepared=data/phantom --out runs/phantom \\
          --set data.image_size=192 --set model.backbone.stride=16 --set model.dropout=0 \\
-         --set train.epochs=4
+         --set train.epochs=4 --set model.backbone.frozen_stages=0 --set model.words=0 \\
+         --set optim.encoder_lr=3.0e-4
      python -m tests.benchmarks.bench_saliency runs/phantom data/phantom
 
 The peers, on the same findings: a Gaussian at the centre, the commonest place of each kind (of the

@@ -32,6 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     out = tmp_path_factory.mktemp("discriminator") / "run"
     changes = {
         "data.prepared": data, "data.image_size": 192, "model.backbone.stride": 16,
+        "model.backbone.frozen_stages": 0, "model.words": 0, "optim.encoder_lr": 3.0e-4,
         "model.dropout": 0, "train.epochs": 4,
     }  # fmt: skip
     words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
