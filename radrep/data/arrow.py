@@ -8,18 +8,22 @@ import io
 import os
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from radrep.data.manifest import VERIFY, ShardRecord, hash_file, verifies
 from radrep.errors import DataError
+from radrep.parallel import count_cores
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 SHARD_STUDIES = 512
+_MAX_PIXELS = 64 * 10**6  # of a prepared image, decoded at once; a film has at most 20 million
 # Rows written together: what the writer holds in memory.
 _BATCH_ROWS = 16
 # On radiographs, which are noise to zlib, runs alone pack as well as its full search (27.6 kB
@@ -69,20 +73,49 @@ class ShardWriter:
         self._partial.unlink(missing_ok=True)
 
 
-def open_shards(paths: Sequence[Path]) -> "Dataset":
-    """Shards as one data set, mapped into memory; DataError if one is missing or broken."""
+def open_shards(folder: Path, shards: Sequence[ShardRecord]) -> "Dataset":
+    """Shards as one data set, mapped into memory once each is what was written.
+
+    Raises DataError if one is missing, broken or changed.
+    """
     from datasets import Dataset, concatenate_datasets
 
-    shards = []
-    for path in paths:
+    paths = [folder / shard.name for shard in shards]
+    with ThreadPoolExecutor(count_cores()) as pool:
+        problems = list(pool.map(_find_change, paths, shards))
+    opened = []
+    for path, problem in zip(paths, problems, strict=True):
         try:
-            shards.append(Dataset.from_file(str(path)))
-        except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
+            opened.append(Dataset.from_file(str(path)) if not problem else None)
+        # A broken file that is as its record has it raises whatever pyarrow and datasets meet.
+        except Exception as error:
+            problem = (str(error).splitlines() or [type(error).__name__])[0]
+        if problem:
             raise DataError(
-                f"{path} cannot be read ({str(error).splitlines()[0]}). Check the whole folder "
-                f"with: radrep data check {path.parent}"
-            ) from error
-    return concatenate_datasets(shards)
+                f"{path} cannot be read ({problem}). Check the whole folder with: "
+                f"radrep data check {folder}"
+            )
+    return concatenate_datasets(opened)
+
+
+# Files that were found to be what was written: path, size, time of the last change, inode, SHA-256.
+_verified: set[tuple[object, ...]] = set()
+
+
+def _find_change(path: Path, shard: ShardRecord) -> str:
+    """What is wrong with the file of a shard; each is read once in a process."""
+    if not verifies():
+        return ""
+    try:
+        stat = path.stat()
+        stamp = (path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ino, shard.sha256)
+        if stamp not in _verified:
+            if hash_file(path) != shard.sha256:
+                return f"it is not what was prepared, by its checksum; {VERIFY}=0 reads it as it is"
+            _verified.add(stamp)
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -95,8 +128,13 @@ def encode_png(pixels: np.ndarray) -> bytes:
 def decode_png(file: bytes, study: str) -> np.ndarray:
     """The pixels of a PNG file of a study, uint8 (h, w); DataError if it is damaged."""
     try:
-        return np.array(Image.open(io.BytesIO(file), formats=("PNG",)))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for a broken PNG
+        image = Image.open(io.BytesIO(file), formats=("PNG",))
+        if image.mode != "L" or image.width * image.height > _MAX_PIXELS:
+            size = f"{image.width} x {image.height} pixels of mode {image.mode}"
+            raise ValueError(f"{size}, not grey ones of at most {_MAX_PIXELS / 1e6:.0f} million")
+        return np.array(image)
+    # What Pillow raises for a broken PNG and for one of very many pixels.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"an image of study {study} is damaged ({error}). Find all damage with: "
             "radrep data check"

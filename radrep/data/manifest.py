@@ -3,15 +3,28 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from radrep.errors import DataError
 
 PREPARED = "prepared.json"
 VERIFY = "RADREP_VERIFY"  # 0: files are taken as they are, whatever their checksum
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "recipe_sha256": str,
+    "sha256": str,
+    "layout": str,
+    "num_left_out": int,
+    "counts": dict,
+    "image_counts": dict,
+    "leaks": dict,
+    "notes": list,
+    "warnings": list,
+    "image_notes": list,
+}
 
 
 @dataclass(frozen=True)
@@ -26,10 +39,11 @@ class ShardRecord:
     num_bytes: int
 
 
-def read_record(prepared: Path) -> dict[str, Any]:
+def read_record(prepared: Path, *, changed: bool = False) -> dict[str, Any]:
     """The record of a prepared folder: "recipe", "shards" (see `read_shards`) and more.
 
-    Raises DataError if it is not a prepared folder, or was prepared by an older radrep.
+    Raises DataError if it is not a prepared folder, was prepared by an older radrep or, but for
+    `changed`, if the record is not what was written.
     """
     path = prepared / PREPARED
     if not path.is_file():
@@ -39,28 +53,61 @@ def read_record(prepared: Path) -> dict[str, Any]:
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("recipe"), dict):
         raise DataError(f"{path} is not the record of a prepared folder; name another folder")
+    # A folder of an older radrep has no hash of its record.
+    if (
+        not changed
+        and verifies()
+        and record.get("sha256", hash_record(record)) != hash_record(record)
+    ):
+        raise DataError(
+            f"{path} was changed after it was prepared, by its checksum. See what is wrong with: "
+            f"radrep data check {prepared}, then prepare it again; {VERIFY}=0 reads it as it is"
+        )
     try:
-        _parse_shards(record)
+        shards = _parse_shards(record)
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{prepared} was prepared by an older radrep ({PREPARED} lists no shards as this one "
             "does). Remove it and prepare it again, or name another folder"
         ) from error
+    problem = _find_misfit(record, shards)
+    if problem:
+        raise DataError(f"{path} is not the record of a prepared folder: {problem}")
     return record
 
 
-def read_shards(prepared: Path, split: str | None = None) -> list[ShardRecord]:
-    """The shards of a prepared folder, or of one of its splits, in order."""
-    shards = _parse_shards(read_record(prepared))
+def read_shards(
+    prepared: Path, split: str | None = None, *, changed: bool = False
+) -> list[ShardRecord]:
+    """The shards of a prepared folder, or of one of its splits, in order; see `read_record`."""
+    shards = _parse_shards(read_record(prepared, changed=changed))
     return [shard for shard in shards if split in (None, shard.split)]
 
 
 def _parse_shards(record: Mapping[str, Any]) -> list[ShardRecord]:
     return [ShardRecord(**row) for row in record["shards"]]
+
+
+def _find_misfit(record: Mapping[str, Any], shards: Sequence[ShardRecord]) -> str:
+    """What no record has that radrep wrote; "" for nothing."""
+    for shard in shards:
+        for key, kind in get_type_hints(ShardRecord).items():
+            value = getattr(shard, key)
+            if type(value) is not kind or (kind is int and value < 0):
+                return f"{key} of a shard is {value!r}"
+        if not re.fullmatch(r"[\w-]+\.arrow", shard.name):  # a name leads out of no folder
+            return f"a shard is named {shard.name!r}"
+    for key, kinds in _KINDS.items():
+        if key in record and not isinstance(record[key], kinds):
+            return f"{key} is {str(record[key])[:40]!r}"
+    size = record["recipe"].get("image_size", 1)
+    if type(size) is not int or size < 1:
+        return f"recipe.image_size is {size!r}"
+    return ""
 
 
 def read_image_size(prepared: Path) -> int:

@@ -79,9 +79,9 @@ class SaliencyImages:
     def __init__(self, folder: Path, split: str, fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self._folder = folder
-        paths = [folder / shard.name for shard in read_shards(folder, split)]
-        self._data = open_shards(paths) if paths else None
-        if self._data is not None and "unmasked" not in self._data.column_names:
+        shards = read_shards(folder, split)
+        self._data = open_shards(folder, shards) if shards else None
+        if self._data is not None and {*saliency_features()} - {*self._data.column_names}:
             raise older_masks(folder)
         ids = self._data["id"] if self._data is not None else []
         self._places = {study: place for place, study in enumerate(ids)}

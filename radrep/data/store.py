@@ -137,7 +137,11 @@ class PreparedStudies(Sequence[Study]):
             raise DataError(f"{prepared}: the split '{split}' has no study")
         self.prepared = prepared
         self.split = split
-        self._data = open_shards([prepared / shard.name for shard in shards])
+        self._data = open_shards(prepared, shards)
+        if lacking := {*study_features()} - {*self._data.column_names}:
+            raise DataError(
+                f"{prepared}: its shards have no {', '.join(sorted(lacking))}; prepare it again"
+            )
         ends = np.cumsum([shard.studies for shard in shards])
         if ends[-1] != len(self._data):
             raise DataError(

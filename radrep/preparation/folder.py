@@ -84,7 +84,7 @@ def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
         except (OSError, ValueError, KeyError, TypeError):  # as after a crash of the machine
             continue
         file = partial / shard.name
-        if not shard.studies or (file.is_file() and file.stat().st_size == shard.num_bytes):
+        if not shard.studies or (file.is_file() and hash_file(file) == shard.sha256):
             done[shard.split, shard.index] = shard
     return done
 

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -55,13 +56,13 @@ class DataFacts:
 
 def describe(prepared: Path) -> DataFacts:
     """Count what a prepared folder holds; its images stay unread."""
-    record = read_record(prepared)
+    record = _read_whole(prepared)
     splits = {}
     for split in SPLITS:
         shards = read_shards(prepared, split)
         sections, projections = Counter[str](), Counter[str]()
         if shards:
-            data = open_shards([prepared / shard.name for shard in shards])
+            data = open_shards(prepared, shards)
             for rows in data.select_columns(["sections", "projections"]).iter(1000):
                 sections.update(pair["name"] for row in rows["sections"] for pair in row)
                 projections.update(chain.from_iterable(rows["projections"]))
@@ -78,8 +79,22 @@ def describe(prepared: Path) -> DataFacts:
         **{name: record[name] for name in ("recipe", "layout", "num_left_out")},
         splits=splits,
         notes=(*record["notes"], *record.get("warnings", ())),
-        leaks=Leaks(**record["leaks"]),
+        leaks=record["leaks"],
     )
+
+
+def _read_whole(prepared: Path, *, changed: bool = False) -> dict[str, Any]:
+    """The record of a whole prepared folder, "leaks" as `Leaks`; DataError if it is a part."""
+    record = read_record(prepared, changed=changed)
+    if not {"layout", "num_left_out", "notes", "leaks"} <= record.keys():
+        raise DataError(
+            f"{prepared} is a part of a prepared folder. Name the whole: radrep data check "
+            f"{prepared.parent.parent}"
+        )
+    try:
+        return {**record, "leaks": Leaks(**record["leaks"])}
+    except TypeError as error:
+        raise DataError(f"{prepared / PREPARED} has other leaks than radrep writes") from error
 
 
 def contact_sheet(prepared: Path, *, split: str, num_studies: int, seed: int = 0) -> Image.Image:
@@ -146,16 +161,11 @@ def check(
     The test studies of `against` must not be among the training studies here. With `max_bits`,
     the largest distance of 256-bit difference hashes, near-duplicate images are counted too.
     """
-    record = read_record(prepared)
-    if "leaks" not in record:
-        raise DataError(
-            f"{prepared} is a part of a prepared folder. Name the whole: radrep data check "
-            f"{prepared.parent.parent}"
-        )
+    record = _read_whole(prepared, changed=True)
     # SDAM's maps and masked images lie in it and are checked with it.
     masked = sorted(path.parent for path in prepared.glob(f"{FOLDER}/*/{PREPARED}"))
     folders = [prepared, *(folder for folder in masked if folder.suffix != ".partial")]
-    shards = {folder: read_shards(folder) for folder in folders}
+    shards = {folder: read_shards(folder, changed=True) for folder in folders}
     problems = []
     num_shards = sum(map(len, shards.values()))
     with (reporter or Reporter()).progress("check", num_shards, "shards") as advance:
@@ -167,14 +177,14 @@ def check(
                 elif hash_file(path) != shard.sha256:
                     problems.append(f"{path} was changed after it was prepared")
                 advance()
-            problems += find_changes(folder, read_record(folder))
+            problems += find_changes(folder, read_record(folder, changed=True))
     near: dict[str, int] = {}
-    overlap, leaks = None, Leaks(**record["leaks"])
+    overlap, leaks = None, record["leaks"]
     if not problems:
         splits = {split: read_split_fingerprints(prepared, split) for split in SPLITS}
         leaks = compare_splits(splits)
         # An older radrep counted less, and some of it in another way.
-        for name, recorded in record["leaks"].items() if "sha256" in record else ():
+        for name, recorded in asdict(record["leaks"]).items() if "sha256" in record else ():
             if recorded != getattr(leaks, name):
                 problems.append(f"{prepared} records other shared {name} than its splits have")
         if max_bits is not None:

@@ -175,7 +175,7 @@ def _describe(
     """The record of a complete folder."""
     no_positive, empty_map, positive = 0, 0, dict.fromkeys(OBSERVATIONS, 0)
     counts = count_by_split(shards, "studies")
-    rows = open_shards([partial / shard.name for shard in shards])
+    rows = open_shards(partial, [shard.record() for shard in shards])
     for row in rows.select_columns(["labels", "unmasked"]):  # shards of an earlier run too
         no_positive += not row["labels"]
         empty_map += bool(row["labels"]) and row["unmasked"]

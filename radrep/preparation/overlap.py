@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from radrep.data.arrow import open_shards
-from radrep.data.manifest import read_shards
+from radrep.data.manifest import ShardRecord, read_shards
 from radrep.data.study import SPLITS
 from radrep.data.text import TARGETS, get_cleaner, target_text
 from radrep.preparation.folder import Shard
@@ -55,13 +55,13 @@ class Fingerprints:
     texts: Mapping[str, np.ndarray]  # of the words of "whole" reports, of cleaned texts by target
 
 
-def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
+def read_fingerprints(folder: Path, shards: Sequence[ShardRecord]) -> Fingerprints:
     """Read the fingerprints of studies from shards; the images stay unread."""
     columns = ["id", "source", "patient_id", "sections", "sha256", "difference_hashes"]
     studies, patients, images, hashes = (array("Q") for _ in range(4))
     texts = {name: array("Q") for name in ("whole", *TARGETS)}
     clean = get_cleaner("plain")
-    for rows in open_shards(paths).select_columns(columns).iter(1000) if paths else ():
+    for rows in open_shards(folder, shards).select_columns(columns).iter(1000) if shards else ():
         for number, study in enumerate(rows["id"]):
             source, patient = rows["source"][number], rows["patient_id"][number]
             studies.append(_hash(f"{source} {study}"))
@@ -96,14 +96,19 @@ def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
 def read_split_fingerprints(prepared: Path, *splits: str) -> Fingerprints:
     """Read the fingerprints of splits of a prepared folder."""
     shards = [shard for shard in read_shards(prepared) if shard.split in splits]
-    return read_fingerprints([prepared / shard.name for shard in shards])
+    return read_fingerprints(prepared, shards)
 
 
 def find_leaks(folder: Path, shards: Iterable[Shard]) -> Leaks:
     """Compare the splits of one data set, given its shards and their folder."""
-    paths = [(shard.split, folder / shard.name) for shard in shards if shard.studies]
+    records = [shard.record() for shard in shards if shard.studies]
     return compare_splits(
-        {split: read_fingerprints([path for of, path in paths if of == split]) for split in SPLITS}
+        {
+            split: read_fingerprints(
+                folder, [record for record in records if record.split == split]
+            )
+            for split in SPLITS
+        }
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from datasets import Features, Value
 
 from radrep.data.arrow import ShardWriter
-from radrep.data.manifest import PREPARED, ShardRecord
+from radrep.data.manifest import PREPARED, ShardRecord, hash_file
 from radrep.data.saliency_store import (
     SaliencyImage,
     SaliencyImages,
@@ -18,11 +18,12 @@ from radrep.errors import DataError
 
 
 def write(folder: Path, features: Features, *rows: dict) -> SaliencyImages:
-    shard = ShardRecord("val-00000.arrow", "val", len(rows), len(rows), "", 0)
-    writer = ShardWriter(folder / shard.name, features)
+    name = "val-00000.arrow"
+    writer = ShardWriter(folder / name, features)
     for row in rows:
         writer.write(row)
     writer.close()
+    shard = ShardRecord(name, "val", len(rows), len(rows), hash_file(folder / name), 0)
     (folder / PREPARED).write_text(json.dumps({"recipe": {}, "shards": [asdict(shard)]}))
     return SaliencyImages(folder, "val", "ab")
 

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -48,7 +48,8 @@ def shard_of(name: str, studies: int) -> ShardRecord:
 
 
 def write_record(folder, shards: list[ShardRecord]) -> None:
-    record = {"recipe": {}, "shards": [asdict(shard) for shard in shards]}
+    whole = [replace(shard, sha256=hash_file(folder / shard.name)) for shard in shards]
+    record = {"recipe": {}, "shards": [asdict(shard) for shard in whole]}
     (folder / PREPARED).write_text(json.dumps(record))
 
 
@@ -101,7 +102,7 @@ def test_missing_and_damaged_shards_are_reported(prepared):
     with pytest.raises(DataError, match=r"train-00001\.arrow cannot be read .*radrep data check"):
         PreparedStudies(prepared, "train")
     with pytest.raises(DataError, match="cannot be read"):
-        open_shards([prepared / "absent.arrow"])
+        open_shards(prepared, [shard_of("absent.arrow", 1)])
     write_record(prepared, [shard_of("train-00000.arrow", 21)])
     with pytest.raises(DataError, match="has 20 studies and should have 21"):
         PreparedStudies(prepared, "train")
@@ -163,3 +164,42 @@ def test_the_parts_of_a_prepared_split_are_its_studies(phantoms):
         assert [study.id for study in part] == part.ids == [part[i].id for i in range(len(part))]
         assert sum(part.shard_sizes) == len(part)
         assert part.texts("findings") == [study.sections["findings"] for study in part]
+
+
+@pytest.mark.parametrize("place", [200, 3000, -300])
+def test_a_flipped_bit_of_a_shard_is_named_before_it_is_mapped(prepared, place, monkeypatch):
+    PreparedStudies(prepared, "train")
+    shard = prepared / "train-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[place] ^= 4
+    shard.write_bytes(content)
+    monkeypatch.setattr("datasets.Dataset.from_file", None)  # it may crash the process
+    with pytest.raises(DataError, match=r"train-00000\.arrow .*is not what was prepared"):
+        PreparedStudies(prepared, "train")
+
+
+def test_checksums_of_shards_can_be_turned_off(prepared, monkeypatch):
+    write_record(prepared, [shard_of("train-00000.arrow", 20)])
+    record = json.loads((prepared / PREPARED).read_text())
+    record["shards"][0]["sha256"] = "0" * 64
+    (prepared / PREPARED).write_text(json.dumps(record))
+    monkeypatch.setenv("RADREP_VERIFY", "0")
+    assert len(PreparedStudies(prepared, "train")) == 20
+
+
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (np.zeros((8_001, 8_001), np.uint8), "8001 x 8001 pixels of mode L"),
+        (np.zeros((13_500, 13_500), np.uint8), "damaged"),  # beyond Pillow's own limit
+        (np.zeros((8, 8, 3), np.uint8), "8 x 8 pixels of mode RGB"),
+    ],
+)
+def test_a_picture_that_is_no_prepared_one_is_refused(tmp_path, pixels, told):
+    path = tmp_path / "train-00000.arrow"
+    writer = ShardWriter(path, study_features())
+    writer.write(study_row(make_study(1), [encode_png(pixels)], [bytes(32)]))
+    writer.close()
+    write_record(tmp_path, [shard_of(path.name, 1)])
+    with pytest.raises(DataError, match=told):
+        PreparedStudies(tmp_path, "train").open(0).image(0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from radrep.data.arrow import ShardWriter
-from radrep.data.manifest import PREPARED, ShardRecord
+from radrep.data.manifest import PREPARED, ShardRecord, hash_file
 from radrep.data.store import PreparedStudies, study_features, study_row
 from radrep.data.study import Study
 from radrep.errors import DataError
@@ -617,7 +617,7 @@ def test_studies_of_a_prepared_folder_without_the_target_may_have_predictions(tm
         study = Study(id_, None, "test", (), {section: "Old."}, "drawn", "", {})
         writer.write(study_row(study, [], []))
     writer.close()
-    shard = ShardRecord(path.name, "test", studies=3, images=0, sha256="", num_bytes=0)
+    shard = ShardRecord(path.name, "test", studies=3, images=0, sha256=hash_file(path), num_bytes=0)
     record = {"recipe": {}, "shards": [asdict(shard)]}
     (tmp_path / PREPARED).write_text(json.dumps(record))
     references = read_references(tmp_path)

@@ -176,6 +176,7 @@ def test_changed_data_are_refused_before_features_are_computed(
     next(s for s in record["shards"] if s["split"] == "train")["sha256"] = "0" * 64
     (copy / PREPARED).write_text(json.dumps(record))
     monkeypatch.setattr("radrep.training.run.cached_features", None)
+    monkeypatch.setenv("RADREP_VERIFY", "0")  # as if the shard were other than before, too
     resumed = radrep("train", recipe, "--resume")
     assert resumed.exit_code == 2, resumed.output
     assert "other data" in resumed.stderr
