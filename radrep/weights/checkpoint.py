@@ -9,6 +9,8 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +28,7 @@ from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe, differences
 from radrep.torch_files import load_tensors
-from radrep.weights.files import read_weights, write_checksums, write_weights
+from radrep.weights.files import find_change, read_weights, write_checksums, write_weights
 from radrep.weights.pretrained import check_state_dict
 from radrep.weights.run_folder import (
     BEST,
@@ -124,20 +126,27 @@ def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
         CheckpointError: If a file is missing or broken, or weights, vocabulary and recipe do not
             fit one another.
     """
-    if not verified:
-        _check_whole(folder)
-    recipe = read_recipe(folder)
-    tokenizer = Tokenizer.load(folder / VOCABULARY)
-    model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
+    with ThreadPoolExecutor(1) as pool:  # weights are hashed while the model is built
+        if not verified:
+            _check_whole(folder, hashed=(RECIPE, VOCABULARY))
+        change = pool.submit(find_change, folder, () if verified else (WEIGHTS,))
+        recipe = read_recipe(folder)
+        tokenizer = Tokenizer.load(folder / VOCABULARY)
+        model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
+        _refuse(folder, change.result())
     about = _load_weights(model, folder, len(tokenizer.vocabulary))
     codec = build_codec(recipe, tokenizer, model)
     size, saliency = int(about["prepared_size"]), about.get("saliency", "")
     return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
 
 
-def _check_whole(folder: Path) -> None:
+def _check_whole(folder: Path, hashed: Sequence[str] | None = None) -> None:
     _check_files(folder, WEIGHTS, RECIPE, VOCABULARY)
-    if damage := find_damage(folder):
+    _refuse(folder, find_damage(folder, hashed=hashed))
+
+
+def _refuse(folder: Path, damage: str) -> None:
+    if damage:
         others = name_others(run_dir(folder), folder)
         raise CheckpointError(f"{folder} cannot be read: {damage}{others}")
 

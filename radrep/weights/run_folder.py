@@ -140,10 +140,16 @@ def name_others(run: Path, broken: Path | None = None) -> str:
     return f". Name one of its checkpoints: {', '.join(map(str, whole))}" if whole else ""
 
 
-def find_damage(folder: Path, names: Sequence[str] = (WEIGHTS, RECIPE, VOCABULARY)) -> str:
+def find_damage(
+    folder: Path,
+    names: Sequence[str] = (WEIGHTS, RECIPE, VOCABULARY),
+    *,
+    hashed: Sequence[str] | None = None,
+) -> str:
     """What is missing, cut off or changed in a checkpoint; "" for nothing.
 
-    Sizes and headers come first: they tell how a full disk or a broken copy did it.
+    Sizes and headers come first: they tell how a full disk or a broken copy did it. Then all
+    checksums are compared, or those of the files that are to be `hashed`.
     """
     for name in names:
         file = folder / name
@@ -161,7 +167,7 @@ def find_damage(folder: Path, names: Sequence[str] = (WEIGHTS, RECIPE, VOCABULAR
             return f"its {name} cannot be read: no permission"
         except (SafetensorError, OSError) as error:
             return f"its {name} is cut off or broken ({error})"
-    return find_change(folder, names)
+    return find_change(folder, names if hashed is None else hashed)
 
 
 def is_unstarted(run: Path) -> bool:
