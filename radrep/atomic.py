@@ -110,6 +110,7 @@ def atomic_dir(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        _follow_umask(partial)
         sync_files(partial)
         if folder.exists():
             if not replace:
@@ -119,6 +120,15 @@ def atomic_dir(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give the files below a new folder its own mode: safetensors makes them its user's alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with suppress(OSError):  # disks without modes
+                path.chmod(mode)
 
 
 def cache_folder() -> Path:

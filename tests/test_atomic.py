@@ -5,6 +5,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from radrep.atomic import atomic_dir, atomic_write_text
 
@@ -44,6 +46,18 @@ def test_content_reaches_the_disk_before_its_name_does(order: list[str], tmp_pat
         (folder / "deep" / "b.bin").write_bytes(b"b")
     assert order.index("sync b.bin") < order.index("name folder") < len(order) - 1
     assert (tmp_path / "folder" / "deep" / "b.bin").read_bytes() == b"b"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks for modes")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_files_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_dir(tmp_path / "folder") as folder:
+            save_file({"a": torch.zeros(2)}, folder / "weights.safetensors")  # of mode 0600
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder/weights.safetensors").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("replace", [False, True])

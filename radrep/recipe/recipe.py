@@ -114,12 +114,13 @@ class Recipe(Section):
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys in which two recipes differ, with the value of each, None where there is none."""
-    first, second = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (one, other))
+    first, second = (dict(flatten(recipe.model_dump(mode="json"))) for recipe in (one, other))
     pairs = {key: (first.get(key), second.get(key)) for key in first | second}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested sections, each with its key: "optim.lr"."""
     for name, value in section.items():
         key = f"{prefix}{name}"
-        yield from _flat(value, f"{key}.") if isinstance(value, dict) else ((key, value),)
+        yield from flatten(value, f"{key}.") if isinstance(value, dict) else ((key, value),)

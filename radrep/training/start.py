@@ -22,7 +22,7 @@ from radrep.errors import CheckpointError
 from radrep.models.base import TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
-from radrep.recipe.recipe import Recipe, differences
+from radrep.recipe.recipe import Recipe, differences, flatten
 from radrep.saliency.sdam import check_mask_fingerprint
 from radrep.training.accelerator import broadcast, build_accelerator, is_main_process
 from radrep.training.loop import Progress
@@ -125,8 +125,19 @@ def open_folder(
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             atomic_write_text(file, text)
         log = RunLog(folder, recipe, progress.step)
+        earlier = _read_environment(folder)
         environment = describe_environment(accelerator, recipe, model)
-        environment["changed"] = _note_changes(folder, progress.step, resolved.changed)
+        before, now = dict(flatten(earlier)), dict(flatten(environment))
+        other = [
+            f"{key} was {before[key]} and is {now[key]}"
+            for key in before.keys() & now.keys()
+            if before[key] != now[key]
+        ]
+        if other and resolved.last is not None:
+            resolved.reporter.warn(
+                f"results may differ from those of an undisturbed run: {'; '.join(sorted(other))}"
+            )
+        environment["changed"] = [*earlier.get("changed", ()), *_as_rows(resolved, progress.step)]
         atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
     folder = broadcast(accelerator, folder)
     assert folder is not None, "the main process has one"
@@ -136,14 +147,19 @@ def open_folder(
     return folder, log
 
 
-def _note_changes(run: Path, step: int, changed: Mapping[str, tuple[Any, Any]]) -> list[Any]:
-    """The changes of a recipe while it was trained: those of environment.json, and new ones."""
+def _read_environment(run: Path) -> dict[str, Any]:
+    """environment.json of a run's last start; empty where it cannot be read."""
     try:
-        noted = list(json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))["changed"])
-    except (OSError, ValueError, LookupError, TypeError):
-        noted = []
-    new = [{"step": step, "key": key, "from": a, "to": b} for key, (a, b) in changed.items()]
-    return noted + new
+        found = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _as_rows(resolved: Resolved, step: int) -> list[dict[str, Any]]:
+    """What changed in the recipe, as environment.json keeps it."""
+    changed = resolved.changed.items()
+    return [{"step": step, "key": key, "from": a, "to": b} for key, (a, b) in changed]
 
 
 def newest_run(out: Path) -> Path:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -172,7 +173,11 @@ def _write(state: Mapping[str, Tensor], out: Path, about: dict[str, str]) -> Exp
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         write_weights(partial, state, about)
+        with suppress(OSError):  # disks without modes
+            partial.chmod(mode & 0o666)  # safetensors makes it its user's alone
         os.replace(partial, out)
     except SafetensorError as error:
         raise CheckpointError(f"{out} could not be written: {error}") from error

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -79,11 +78,7 @@ def _hash_file(path: Path) -> str:
 
 def write_weights(file: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write a .safetensors file with metadata."""
-    file.touch()
-    mode = file.stat().st_mode
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, file, dict(about))
-    with suppress(OSError):  # disks without modes
-        file.chmod(mode & 0o777)  # safetensors makes it its user's alone, against the umask
 
 
 def read_weights(file: Path, *, verified: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -84,6 +84,20 @@ def test_what_may_not_change_is_refused_by_name(
     assert file.read_bytes() == before
 
 
+def test_another_machine_is_told_and_written_down(run: Path) -> None:
+    file = run / "environment.json"
+    environment = json.loads(file.read_text())
+    environment["num_threads"] += 1
+    environment["versions"]["torch"] = "1.0"
+    file.write_text(json.dumps(environment))
+    told = plain(radrep("train", run, "--resume").stderr)
+    threads = environment["num_threads"]
+    assert f"num_threads was {threads} and is {threads - 1}" in told
+    assert "versions.torch was 1.0 and is" in told
+    assert "platform was" not in told
+    assert "may differ" not in radrep("train", run, "--resume").stderr
+
+
 def test_a_recipe_that_is_not_the_runs_own_is_told(run: Path, phantoms: Path) -> None:
     recipe = write_recipe(run.parent, phantoms, optim={"lr": 1e-3})
     result = radrep("train", recipe, "--resume")

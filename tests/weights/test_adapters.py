@@ -226,6 +226,8 @@ def test_an_encoder_exported_and_imported_is_the_same(phantoms: Path, tmp_path: 
     checkpoint = write_checkpoint(tmp_path, phantoms, train_encoder="trained")
     file = tmp_path / "encoder.safetensors"
     export_encoder(checkpoint, file)
+    (tmp_path / "other").touch()
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode
     public = load_file(file)
     assert public["visual_encoder.patch_embed.proj.weight"].shape == (192, 3, 16, 16)
     assert public["visual_encoder.layers.11.mixer.A_c_b_log"].shape == (192, 16)

@@ -12,7 +12,7 @@ import torch
 
 from radrep.errors import CheckpointError
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
-from radrep.weights.files import read_weights, write_checksums, write_weights
+from radrep.weights.files import read_weights, write_checksums
 from radrep.weights.run_folder import (
     best_checkpoint,
     drop_old_checkpoints,
@@ -228,15 +228,6 @@ def test_a_start_with_a_flipped_bit_is_refused(run: Path, tmp_path: Path) -> Non
     flip(find_checkpoint(run) / "weights.safetensors")
     with pytest.raises(CheckpointError, match="weights.safetensors is not what was written"):
         read_weights(find_checkpoint(run) / "weights.safetensors")
-
-
-def test_files_of_a_checkpoint_follow_the_umask(run: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        write_weights(run / "new.safetensors", {"a": torch.zeros(2)}, {})
-    finally:
-        os.umask(before)
-    assert (run / "new.safetensors").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_broken_best_names_the_others(run: Path) -> None:
