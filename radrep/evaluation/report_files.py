@@ -16,7 +16,7 @@ from typing import Any
 from radrep.data.study import SPLIT_NAMES, split_named
 from radrep.errors import DataError
 from radrep.preparation.sources.cells import is_missing
-from radrep.preparation.sources.table_text import decode_text
+from radrep.preparation.sources.table_text import decode_text, read_whole
 from radrep.preparation.sources.tables import parse_cells
 
 KEY = "key"  # stands for the keys of JSON
@@ -50,7 +50,6 @@ _WRAPPERS = {"predictions", "references", "results", "reports", "data", "studies
 _REXRANK = {"sectionfindings", "modelprediction", "keyimagepath"}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _JSON = (".json", ".jsonl")
-_GZIP = b"\x1f\x8b"
 
 Row = Mapping[str, Any]
 _Parts = dict[str | None, list[Any]]
@@ -240,10 +239,7 @@ def _read_text(path: Path) -> tuple[str, list[str]]:
     if path.is_dir():
         raise DataError(f"{path} is a folder; give a file of reports (JSON, JSONL, CSV or TSV)")
     try:
-        content = path.read_bytes()
-        if content[:2] == _GZIP:
-            content = gzip.decompress(content)
-        return decode_text(content, path)
+        return decode_text(read_whole(path), path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is cut off or broken ({error}); download it again") from error
     except OSError as error:

@@ -16,6 +16,8 @@ from typing import BinaryIO
 from radrep.errors import DataError
 
 _CHUNK = 1 << 20
+# Of a line or of what is read whole: characters, or so many times the bytes of the file.
+_MAX_CHARACTERS, _MAX_RATIO = 100_000_000, 20
 _WORKBOOKS = {
     b"PK\x03\x04": "a zip file, perhaps an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
@@ -58,8 +60,33 @@ def read_errors(path: Path) -> Iterator[Position]:
 def stream_lines(path: Path) -> Generator[str]:
     """The lines of a table with their ends (LF, CR LF or CR); see `read_errors`."""
     encoding = _encoding(path)
+    limit = max_characters(path)
     with io.TextIOWrapper(_open(path), encoding, newline="") as lines:
-        yield from lines
+        for number in itertools.count(1):
+            line = lines.readline(limit + 1)
+            if len(line) > limit:
+                raise DataError(
+                    f"{path}, line {number}: more than {limit / 1e6:.0f} million characters, which "
+                    "no table of reports has"
+                )
+            if not line:
+                return
+            yield line
+
+
+def max_characters(path: Path) -> int:
+    """Of a line, or of JSON that is read whole: a gzip file can hold a thousand times its bytes."""
+    return max(_MAX_CHARACTERS, _MAX_RATIO * path.stat().st_size)
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a text, unpacked; DataError if they are more than a text has."""
+    limit = max_characters(path)
+    with _open(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise DataError(f"{path} unpacks to more than {limit / 1e6:.0f} MB, as no reports do")
+    return content
 
 
 def text_notes(path: Path) -> list[str]:

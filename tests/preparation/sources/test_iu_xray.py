@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import tarfile
+import tracemalloc
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from radrep.errors import DataError
 from radrep.preparation.sources.iu_xray import images as iu_images
-from radrep.preparation.sources.iu_xray.images import open_i_name
+from radrep.preparation.sources.iu_xray.images import open_i_name, read_members
+from radrep.preparation.sources.iu_xray.reports import read_reports
 from radrep.preparation.sources.iu_xray.source import IuXraySource
 from radrep.progress import Reporter
 
@@ -706,3 +708,41 @@ def test_real_projections_and_reports_agree_with_the_name_map(data_dir):
     assert Counter(first)["lateral"] > 200  # the file order is kept, not frontal first
     assert len({study.patient_id for study in studies}) == len(studies)
     assert sum("impression" in study.sections for study in studies) > 2300
+
+
+@pytest.mark.parametrize("how", ["pax", "long name"])
+def test_metadata_of_an_archive_that_fills_the_memory_is_refused(tmp_path, how):
+    path = tmp_path / "NLMCXR_png.tgz"
+    kind = tarfile.PAX_FORMAT if how == "pax" else tarfile.GNU_FORMAT
+    with tarfile.open(path, "w:gz", format=kind, compresslevel=1) as tar:
+        tar.addfile(tarfile.TarInfo("x" * 2_000_000))
+    with pytest.raises(DataError, match="metadata of 2 MB; the limit is 1 MB"):
+        list(read_members(path))
+
+
+def test_an_endless_member_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "NLMCXR_png.tgz"
+    member = tarfile.TarInfo("CXR1_1_IM-0001-3001.png")
+    member.size = 6 * 10**9
+    path.write_bytes(gzip.compress(member.tobuf()))
+    with pytest.raises(DataError, match="has 6 GB; the limit is 1 GB"):
+        list(read_members(path))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_report_of_gigabytes_is_read_to_its_limit(tmp_path, packed):
+    content = b"<eCitation>" + b" " * 30_000_000
+    folder = tmp_path / "ecgen-radiology"
+    folder.mkdir()
+    (folder / "1.xml").write_bytes(content)
+    path = folder
+    if packed:
+        path = tmp_path / "NLMCXR_reports.tgz"
+        with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+            tar.add(folder, arcname="ecgen-radiology")
+    tracemalloc.start()
+    reports = read_reports([path])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reports["1"].problem == "1.xml has more than 1 MB, which no report has"
+    assert peak < 10_000_000

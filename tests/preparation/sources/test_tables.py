@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import gzip
 import io
@@ -6,6 +7,9 @@ import numpy as np
 import pytest
 
 from radrep.errors import DataError
+from radrep.evaluation.predictions import read_predictions
+from radrep.preparation.sources import table_text
+from radrep.preparation.sources.folder.json_rows import read_rows
 from radrep.preparation.sources.table_text import text_notes
 from radrep.preparation.sources.tables import (
     Column,
@@ -239,3 +243,35 @@ def test_a_table_of_megabytes_has_its_one_odd_letter(tmp_path):
     )
     with pytest.raises(DataError, match="line 30002: byte 0xe9 is not UTF-8"):
         list(stream_rows(path, ("id",)))
+
+
+LONG = "x" * 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("reports.csv", f"image,report\na.png,{LONG}\n"),
+        ("reports.jsonl", f'{{"image": "a.png", "report": "{LONG}"}}\n'),
+        ("reports.json", f'[\n{{"image": "a.png", "report": "b"}}{" " * 999}\n' + " \n" * 999_999),
+        ("predictions.json", f'{{"a": "{LONG}"}}'),
+    ],
+)
+def test_text_that_unpacks_to_very_much_is_refused(tmp_path, monkeypatch, name, text):
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(text.encode()))
+
+    def read() -> object:
+        if name == "predictions.json":
+            return read_predictions(path)
+        return list(read_rows(path) if "json" in name else stream_cells(path))
+
+    with contextlib.suppress(DataError):  # about anything but its length
+        read()
+    monkeypatch.setattr(table_text, "_MAX_CHARACTERS", 1_000_000)
+    assert 20 * path.stat().st_size < 1_000_000
+    with pytest.raises(DataError, match=r"more than 1 (million characters|MB)"):
+        read()
+    monkeypatch.setattr(table_text, "_MAX_RATIO", 2000)
+    with contextlib.suppress(DataError):
+        read()

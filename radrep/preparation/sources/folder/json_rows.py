@@ -15,7 +15,7 @@ from typing import Any
 
 from radrep.data.study import SPLIT_NAMES
 from radrep.errors import DataError
-from radrep.preparation.sources.table_text import read_errors, stream_lines
+from radrep.preparation.sources.table_text import max_characters, read_errors, stream_lines
 
 _Row = tuple[int, dict[str, Any]]  # its line, or its number where they share one
 
@@ -35,12 +35,24 @@ def read_rows(path: Path) -> Iterator[_Row]:
         if isinstance(row, dict) and not _is_keyed(row):
             yield from _read_lines(itertools.chain([first], lines), path)
             return
-        text = first + "".join(lines)
+        text = _join([first], lines, path)
     try:
         value = json.loads(text.lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON that can be read ({error})") from error
     yield from _find_rows(value, path)
+
+
+def _join(parts: list[str], lines: Iterator[str], path: Path) -> str:
+    length, limit = 0, max_characters(path)
+    for line in lines:
+        length += len(line)
+        if length > limit:
+            raise DataError(
+                f"{path}: JSON of more than {limit / 1e6:.0f} million characters, as no reports are"
+            )
+        parts.append(line)
+    return "".join(parts)
 
 
 def _load_line(line: str) -> object:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from radrep.errors import DataError
 
@@ -28,6 +28,11 @@ OPEN_I_IMAGES, KAGGLE_IMAGES, DICOM_IMAGES = "Open-i's PNG", "Kaggle's images", 
 _NAME = re.compile(r"(?:CXR)?(\d+)(?:_1)?_(IM-\d+(?:-\d+)+)(?:\.\w+)*", re.ASCII)
 _SCRATCH = re.compile(rf"({'|'.join(map(re.escape, IMAGE_ARCHIVES))})-\d+-\d+")
 _CHUNK = 1 << 20
+_METADATA = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+_MAX_MEMBER, _MAX_METADATA = 10**9, 10**6  # bytes
 
 
 def open_i_name(file_name: str) -> str | None:
@@ -120,10 +125,24 @@ def unpack_images(
     return found
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose long name or other metadata, which tarfile reads whole, is bounded."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:  # tarfile's own place for subclasses
+        if self.type in _METADATA and self.size > _MAX_METADATA:
+            name = os.fsdecode(archive.name or "")
+            raise DataError(f"{name} has metadata of {self.size / 1e6:.0f} MB; the limit is 1 MB")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
 def read_members(archive: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     """The regular files of a tar archive: name, size in bytes, content to read before the next."""
-    with _reading(archive), tarfile.open(archive) as tar:
+    with _reading(archive), tarfile.open(archive, tarinfo=_Member) as tar:
         for member in tar:
+            if member.size > _MAX_MEMBER:
+                raise DataError(
+                    f"{archive}: {member.name} has {member.size / 1e9:.0f} GB; the limit is 1 GB"
+                )
             content = tar.extractfile(member) if member.isreg() else None
             if content and not member.issparse():  # a sparse file may be endless
                 yield member.name, member.size, _chunks(archive, content)

@@ -32,6 +32,7 @@ NOT_AT_KAGGLE = (
 
 _SECTIONS = ("findings", "impression", "indication", "comparison")
 _PROJECTION_COLUMNS = ("uid", "filename", "projection")
+_MAX_REPORT = 1_000_000  # bytes of XML
 _NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 
@@ -85,17 +86,23 @@ def _read_xml(path: Path) -> Iterator[tuple[str, bytes]]:
         for file in sorted(path.glob("*.xml")):
             if _NUMBER.fullmatch(file.stem):
                 try:
-                    yield file.stem, file.read_bytes()
+                    with file.open("rb") as opened:
+                        yield file.stem, opened.read(_MAX_REPORT + 1)
                 except OSError as error:
                     raise DataError(f"{file} cannot be read: {error}") from error
         return
     for name, _, chunks in read_members(path):
         member = PurePosixPath(name)
         if member.suffix == ".xml" and _NUMBER.fullmatch(member.stem):
-            yield member.stem, b"".join(chunks)
+            content = b""
+            while len(content) <= _MAX_REPORT and (chunk := next(chunks, b"")):
+                content += chunk
+            yield member.stem, content
 
 
 def _parse(number: str, content: bytes) -> Report:
+    if len(content) > _MAX_REPORT:
+        return Report(problem=f"{number}.xml has more than 1 MB, which no report has")
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: odd encodings
