@@ -72,6 +72,8 @@ def resolve(
         run = out if out is not None and run_folder.is_unstarted(out) else None
     if run is not None and is_main_process():
         run_folder.hold(run, held)
+        if not resume:
+            check_new_run(recipe, out)  # again: another process may have trained it meanwhile
         run_folder.remove_partials(run)
         last = choose_checkpoint(run, reporter)
     check_tracker(recipe.train.logger)
@@ -125,26 +127,30 @@ def open_folder(
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             atomic_write_text(file, text)
         log = RunLog(folder, recipe, progress.step)
-        earlier = _read_environment(folder)
-        environment = describe_environment(accelerator, recipe, model)
-        before, now = dict(flatten(earlier)), dict(flatten(environment))
-        other = [
-            f"{key} was {before[key]} and is {now[key]}"
-            for key in before.keys() & now.keys()
-            if before[key] != now[key]
-        ]
-        if other and resolved.last is not None:
-            resolved.reporter.warn(
-                f"results may differ from those of an undisturbed run: {'; '.join(sorted(other))}"
-            )
-        environment["changed"] = [*earlier.get("changed", ()), *_as_rows(resolved, progress.step)]
-        atomic_write_text(folder / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+        _write_environment(folder, resolved, model, progress.step)
     folder = broadcast(accelerator, folder)
     assert folder is not None, "the main process has one"
     resolved.reporter.info("run", str(folder))
     for key, (before, now) in resolved.changed.items():
         resolved.reporter.info("recipe", f"{key}: {now} from step {progress.step} on, was {before}")
     return folder, log
+
+
+def _write_environment(run: Path, resolved: Resolved, model: TrainableModel, step: int) -> None:
+    """Write environment.json with what changed in the recipe, and tell what else changed."""
+    earlier = _read_environment(run)
+    environment = describe_environment(resolved.accelerator, resolved.recipe, model)
+    before, now = dict(flatten(earlier)), dict(flatten(environment))
+    common = sorted(before.keys() & now.keys())
+    other = [f"{k} was {before[k]} and is {now[k]}" for k in common if before[k] != now[k]]
+    if other and resolved.last is not None:
+        resolved.reporter.warn(
+            f"results may differ from those of an undisturbed run: {'; '.join(other)}"
+        )
+    changed = resolved.changed.items()
+    rows = [{"step": step, "key": key, "from": a, "to": b} for key, (a, b) in changed]
+    environment["changed"] = [*earlier.get("changed", ()), *rows]
+    atomic_write_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
 
 
 def _read_environment(run: Path) -> dict[str, Any]:
@@ -154,12 +160,6 @@ def _read_environment(run: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _as_rows(resolved: Resolved, step: int) -> list[dict[str, Any]]:
-    """What changed in the recipe, as environment.json keeps it."""
-    changed = resolved.changed.items()
-    return [{"step": step, "key": key, "from": a, "to": b} for key, (a, b) in changed]
 
 
 def newest_run(out: Path) -> Path:
