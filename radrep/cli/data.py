@@ -41,7 +41,7 @@ def show(
         typer.Option(help="Split on the sheet.", show_default="the first with studies"),
     ] = None,
     num_studies: Annotated[int, typer.Option(min=1, max=100, help="Studies on the sheet.")] = 12,
-    seed: Annotated[int, typer.Option(min=0, help="Sampling seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Sampling seed.")] = 0,
 ) -> None:
     """Show its contents, and draw a contact sheet of random studies with their reports.
 

@@ -15,7 +15,7 @@ def demo(
         "radrep-demo"
     ),
     num_studies: Annotated[int, typer.Option(min=60, help="Number of phantoms to draw.")] = 1600,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the phantoms.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the phantoms.")] = 0,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe demo."),

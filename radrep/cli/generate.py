@@ -85,7 +85,9 @@ def generate(
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="For --method sample.")] = None,
     top_p: Annotated[float | None, typer.Option(help="For --method sample.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="For --method sample and consensus.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="For --method sample and consensus.")
+    ] = 0,
 ) -> None:
     """Write reports for new images. Not for clinical use.
 

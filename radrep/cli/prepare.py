@@ -184,7 +184,7 @@ def folder(
 @app.command()
 def phantom(
     num_studies: Annotated[int, typer.Option(min=3, help="Number of studies to draw.")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")] = 0,
     out: Out = Path("data/phantom"),
     image_size: ImageSize = 256,
     workers: Workers = None,

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from radrep.atomic import atomic_write_text
+from radrep.atomic import atomic_write_text, locked
+from radrep.errors import CheckpointError
 from radrep.evaluation.page_studies import page_studies
 from radrep.evaluation.result import EvalResult
 from radrep.recipe.load import dump_recipe
@@ -21,6 +22,12 @@ from radrep.weights.run_folder import WEIGHTS, run_dir
 def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:
     """Write the files that `EvalResult` names, and MODEL_CARD.md for a run."""
     result.out.mkdir(parents=True, exist_ok=True)
+    # Of two evaluations at a time one writes behind the other.
+    with locked(result.out / ".evaluation.lock"):
+        _write_files(result, loaded)
+
+
+def _write_files(result: EvalResult, loaded: Loaded | None) -> None:
     # An interrupted evaluation leaves no scores of other reports than those beside them.
     result.scores_file.unlink(missing_ok=True)
     studies, keys = result.studies, ("id", "reference", "generated")
@@ -52,20 +59,37 @@ def read_reports(
     scores, file = out / f"scores-{split}.json", out / f"predictions-{split}.jsonl"
     if not (scores.is_file() and file.is_file()):
         return {}
-    saved = json.loads(scores.read_text(encoding="utf-8"))
-    newest = max((folder / WEIGHTS).stat().st_mtime for folder in weights)
-    made = saved.get("checkpoint"), saved.get("decode")
-    if scores.stat().st_mtime < newest or made != (str(checkpoint), decode.model_dump()):
+    try:
+        text = scores.read_text(encoding="utf-8")
+        saved = json.loads(text)
+        newest = max((folder / WEIGHTS).stat().st_mtime for folder in weights)
+        made = saved["checkpoint"], saved["decode"]
+        if scores.stat().st_mtime < newest or made != (str(checkpoint), decode.model_dump()):
+            return {}
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        reports = {row["id"]: row["generated"] for row in rows}
+        same = scores.read_text(encoding="utf-8") == text
+    # Files that are broken, or that another evaluation writes at this moment.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return {row["id"]: row["generated"] for row in rows}
+    return reports if same else {}
+
+
+def _read_environment(file: Path) -> dict[str, Any]:
+    try:
+        environment = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}; remove it to go without") from error
+    if not isinstance(environment, dict):
+        raise CheckpointError(f"{file} holds no versions by name; remove it to go without")
+    return environment
 
 
 def make_page(result: EvalResult, loaded: Loaded | None) -> Page:
     """The content of the page; heatmaps and provenance come from the checkpoint."""
     environment: dict[str, Any] = {}
     if loaded is not None and (file := run_dir(loaded.folder) / ENVIRONMENT).is_file():
-        environment = json.loads(file.read_text(encoding="utf-8"))
+        environment = _read_environment(file)
     studies = result.studies
     return Page(
         title=result.out.resolve().name,

@@ -17,6 +17,11 @@ from radrep.recipe.problems import describe_problems, show
 from radrep.recipe.recipe import Recipe
 
 Problems = list[tuple[str, str]]
+# What PyYAML raises: ValueError for a date such as 2024-02-31, the others for a tag whose value is
+# of another type, such as !!int "" and !!bool maybe.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, IndexError, KeyError, AttributeError)
+_TOO_DEEP = "brackets nested too deeply to be a recipe"
+_MAX_BYTES = 1_000_000  # of a recipe
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
@@ -94,7 +99,8 @@ def _shipped_hint(typed: str) -> str:
 def _read(path_or_name: str) -> str:
     path = Path(path_or_name)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         if name := shipped_name(path_or_name):
             return shipped_recipe_text(name)
@@ -105,6 +111,8 @@ def _read(path_or_name: str) -> str:
         raise RadrepError(f"{path_or_name} is a folder, not a recipe. {hint}") from error
     except OSError as error:
         raise RadrepError(f"{path_or_name} cannot be read: {error.strerror}") from error
+    if len(raw) > _MAX_BYTES:
+        raise RadrepError(f"{path_or_name} has more than 1 MB, which no recipe has")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -120,10 +128,10 @@ def _parse(text: str, title: str) -> tuple[dict[Any, Any], Problems]:
         root = loader.get_single_node()
         problems = list(_repeated_keys(root, (), set())) if root else []
         typed = loader.construct_document(root) if root else None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-02-31
+    except _YAML_ERRORS as error:
         raise RecipeError(title, [_describe_yaml_error(error, text)]) from error
     except RecursionError:
-        raise RecipeError(title, [("YAML", "brackets nested too deeply to be a recipe")]) from None
+        raise RecipeError(title, [("YAML", _TOO_DEEP)]) from None
     if typed is None:
         raise RadrepError(f"{title} is empty. Start from one of: {', '.join(_shipped())}")
     if not isinstance(typed, dict):
@@ -185,12 +193,18 @@ def _repeated_keys(
 def _describe_yaml_error(error: Exception, text: str) -> tuple[str, str]:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        return "YAML", str(error).replace("\n", " ")
+        return "YAML", _describe_value_error(error)
     line = text.splitlines()[mark.line] if mark.line < len(text.splitlines()) else ""
     problem = getattr(error, "problem", None) or str(error)
     if "\t" in line and "\\t" in problem:
         problem = "a tab, where YAML wants spaces"
     return f"line {mark.line + 1}", f"{problem}: {show(line.strip())}" if line else problem
+
+
+def _describe_value_error(error: Exception) -> str:
+    if isinstance(error, IndexError | KeyError | AttributeError):
+        return "a value is not of the type that its tag names, such as !!int"
+    return (getattr(error, "problem", None) or str(error)).replace("\n", " ")
 
 
 def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
@@ -204,9 +218,12 @@ def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
             continue
         try:
             parsed = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as error:
-            problem = getattr(error, "problem", None) or str(error)
+        except _YAML_ERRORS as error:
+            problem = _describe_value_error(error)
             problems.append((f"--set {override}", f"the value is not YAML: {problem}"))
+            continue
+        except RecursionError:
+            problems.append((f"--set {override[:40]}...", _TOO_DEEP))
             continue
         section = typed
         for depth, name in enumerate(sections, start=1):

@@ -34,6 +34,7 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 Whole = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator of random numbers takes
 Name = Annotated[str, Field(min_length=1)]
 Folder = Annotated[
     Path, Field(strict=False), BeforeValidator(_refuse_nameless), AfterValidator(Path.expanduser)

@@ -15,6 +15,7 @@ from radrep.recipe.section import (
     Positive,
     Rule,
     Section,
+    Seed,
     Whole,
 )
 
@@ -65,7 +66,7 @@ class Train(Section):
     grad_accum_steps: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     tf32: bool = False  # fp32 products on CUDA with 10-bit mantissas: two to three times as fast
-    seed: Whole = 0
+    seed: Seed = 0
     monitor: str = "val/loss"  # its best checkpoint is the run's best
     patience: Count | None = None  # epochs without a better one; null never stops early
     save_every_steps: Count | None = None  # besides the end of every epoch

@@ -2,11 +2,18 @@
 
 import json
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from radrep.atomic import locked
 from radrep.data.store import PreparedStudies
+from radrep.evaluation import artifacts
+from radrep.weights.checkpoint import load_checkpoint
 from tests.whole_way import TINY, radrep, read_metrics, without_split, write_recipe
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -261,3 +268,41 @@ def test_eval_finds_the_scores_of_validation_again(tmp_path: Path, phantoms: Pat
     best = max(rows, key=lambda row: row["val/rouge_l"])
     for metric in ("bleu1", "rouge_l", "cider"):
         assert published[metric] == best[f"val/{metric}"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"checkpoint": 3}', "\x00", "[" * 10_000])
+def test_files_of_an_earlier_evaluation_that_are_broken_are_written_again(
+    trained_run: Path, tmp_path: Path, text: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("scores-test.json", "predictions-test.jsonl"):
+        (out / name).write_text(text)
+    checkpoint = trained_run / "best"
+    decode = load_checkpoint(checkpoint).recipe.decode
+    found = artifacts.read_reports(
+        out, "test", checkpoint=checkpoint, weights=[checkpoint.resolve()], decode=decode
+    )
+    assert found == {}
+
+
+def test_of_two_evaluations_of_a_folder_one_writes_behind_the_other(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, waits = tmp_path / "out", threading.Event()
+    out.mkdir()
+
+    def locked_and_noted(path: Path) -> AbstractContextManager[None]:
+        waits.set()
+        return locked(path)
+
+    monkeypatch.setattr(artifacts, "locked", locked_and_noted)
+    words = ("eval", trained_run, "--split", "test", "--no-meteor", "--out", out)
+    with ThreadPoolExecutor(1) as pool:
+        with locked(out / ".evaluation.lock"):
+            evaluation = pool.submit(radrep, *words)
+            assert waits.wait(60)
+            time.sleep(0.1)
+            assert [path.name for path in out.iterdir()] == [".evaluation.lock"]
+        assert evaluation.result(60).exit_code == 0
+    assert (out / "scores-test.json").is_file()

@@ -328,6 +328,11 @@ def test_recipes_are_frozen(write):
         ("a: 1\n---\nb: 2\n", "  line 2  but found another document: '---'"),
         ("a: 2024-02-31\n", "  YAML  day is out of range for month"),
         ("[" * 600, "  YAML  brackets nested too deeply to be a recipe"),
+        ('a: !!int ""\n', "  YAML  a value is not of the type that its tag names"),
+        ('a: !!float ""\n', "  YAML  a value is not of the type that its tag names"),
+        ("a: !!bool x\n", "  YAML  a value is not of the type that its tag names"),
+        ("a: !!timestamp x\n", "  YAML  a value is not of the type that its tag names"),
+        ("# " + "x" * 1_000_000, "bad.yaml has more than 1 MB, which no recipe has"),
         ("a: \0\n", "bad.yaml is not a text file in UTF-8. A recipe is YAML."),
     ],
 )
@@ -455,3 +460,19 @@ def test_a_key_takes_effect_with_what_switches_it_on():
     assert load_recipe("emrrg_iu", lora).model.language_model.lora.rank == 8
     small = ["model.text_encoder.name=small", "model.text_encoder.dim=64"]
     assert load_recipe("pretrain_contrastive", small).model.text_encoder.dim == 64
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('out=!!int ""', "is not of the type that its tag names"),
+        ('out=!!float ""', "is not of the type that its tag names"),
+        ("out=!!bool x", "is not of the type that its tag names"),
+        ("out=!!timestamp x", "is not of the type that its tag names"),
+        ("out=" + "[" * 20_000, "brackets nested too deeply"),
+        (f"train.seed={2**32}", "must be less than 4294967296"),
+    ],
+)
+def test_odd_values_of_set_are_one_problem(write, override, message):
+    (problem,) = problems_of(write(SMALLEST), override).values()
+    assert message in problem
