@@ -4,9 +4,7 @@ checksums.json is written last, so a folder of weights without it is not whole. 
 with it when they are read, unless RADREP_VERIFY=0 turns that off.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,17 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from radrep.atomic import atomic_write_text
+from radrep.data.manifest import VERIFY, hash_file, verifies
 from radrep.errors import CheckpointError
 
 CHECKSUMS = "checksums.json"
-VERIFY = "RADREP_VERIFY"
 _ANYWAY = f"{VERIFY}=0 reads it as it is"
 
 
 def write_checksums(folder: Path) -> None:
     """Write those of all files of a folder."""
     names = sorted(path.name for path in folder.iterdir() if path.name != CHECKSUMS)
-    _write(folder, {name: _hash_file(folder / name) for name in names})
+    _write(folder, {name: hash_file(folder / name) for name in names})
 
 
 def add_checksum(file: Path) -> None:
@@ -33,12 +31,12 @@ def add_checksum(file: Path) -> None:
     sums, problem = _read(file.parent)
     if problem:
         raise CheckpointError(f"{file.parent} cannot be added to: {problem}")
-    _write(file.parent, sums | {file.name: _hash_file(file)})
+    _write(file.parent, sums | {file.name: hash_file(file)})
 
 
 def find_change(folder: Path, names: Iterable[str]) -> str:
     """Which of a folder's files is not what was written there; "" for none."""
-    if os.environ.get(VERIFY) == "0":
+    if not verifies():
         return ""
     sums, problem = _read(folder)
     if problem:
@@ -46,7 +44,7 @@ def find_change(folder: Path, names: Iterable[str]) -> str:
     for name in names:
         if name not in sums:
             return f"its {CHECKSUMS} has no {name}; {_ANYWAY}"
-        if sums[name] != _hash_file(folder / name):
+        if sums[name] != hash_file(folder / name):
             return f"its {name} is not what was written, by its checksum; {_ANYWAY}"
     return ""
 
@@ -69,11 +67,6 @@ def _read(folder: Path) -> tuple[dict[str, str], str]:
 
 def _write(folder: Path, sums: Mapping[str, str]) -> None:
     atomic_write_text(folder / CHECKSUMS, json.dumps(sums, indent=1) + "\n")
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_weights(file: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:

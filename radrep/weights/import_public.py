@@ -1,6 +1,5 @@
 """Public checkpoints, imported as weights or checkpoints of radrep."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from radrep.atomic import check_output
 from radrep.build import build_language_model, build_model, build_tokenizer
-from radrep.data.manifest import read_image_size
+from radrep.data.manifest import hash_file, read_image_size
 from radrep.data.store import PreparedStudies
 from radrep.data.tokenizer import Tokenizer
 from radrep.errors import CheckpointError
@@ -118,9 +117,8 @@ def _import_encoder(path: Path, kind: str, out: Path) -> ImportResult:
     rules = XRAY_MAMBA_OF_AUTOREGRESSIVE if first_stage else XRAY_MAMBA_OF_CONTRASTIVE
     keys = load_public(encoder, state, rules)
     _check_complete(path, kind, keys.missing, keys)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    save_encoder(encoder, out, {"kind": kind, "file": path.name, "sha256": sha256})
+    about = {"kind": kind, "file": path.name, "sha256": hash_file(path)}
+    save_encoder(encoder, out, about)
     mapped = {name: f"encoder.{ours}" for name, ours in keys.mapped.items()}
     return ImportResult(out, replace(keys, mapped=mapped))
 
