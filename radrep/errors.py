@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+_MOST_PROBLEMS = 100  # of a recipe, in one message
+
 
 class RadrepError(Exception):
     """An error the user can fix: the text names the problem, the value found and what to do."""
@@ -21,7 +23,9 @@ class RecipeError(RadrepError):
         width = max((len(key) for key, _ in self.problems), default=0)
         count = len(self.problems)
         lines = [f"{title} has {count} problem{'s' if count != 1 else ''}:"]
-        lines += [f"  {key:<{width}}  {text}" for key, text in self.problems]
+        lines += [f"  {key:<{width}}  {text}" for key, text in self.problems[:_MOST_PROBLEMS]]
+        if count > _MOST_PROBLEMS:
+            lines.append(f"  ... and {count - _MOST_PROBLEMS} more")
         super().__init__("\n".join(lines))
 
 

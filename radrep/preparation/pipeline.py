@@ -129,7 +129,9 @@ def prepare(
             record = _describe(source, recipe, shards, find_leaks(partial, shards))
             finish(partial, record, shards)
     except OSError as error:
-        raise DataError(_describe_failure(error, target, tally, len(source))) from error
+        raise DataError(
+            _describe_failure(error, target, tally, count_remaining(source, choice))
+        ) from error
     return _result(Path(out), record, already_done=False)
 
 

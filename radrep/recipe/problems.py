@@ -4,6 +4,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
@@ -82,11 +83,19 @@ def suggest_key(path: Sequence[str]) -> str:
         model = _section(model, name) if model else None
     near = get_close_matches(key, model.model_fields, n=1) if model else []
     if not near:
-        of_models = (name for model in MODELS.values() for name in _all_keys(model, "model."))
-        known = dict.fromkeys([*_all_keys(Recipe), *of_models])
-        elsewhere = [dotted for dotted in known if dotted.split(".")[-1] == key]
+        elsewhere = _keys_by_name().get(key, [])
         near = elsewhere if len(elsewhere) <= 3 else []
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+
+
+@cache
+def _keys_by_name() -> dict[str, list[str]]:
+    """Every key of a recipe of any model, with its sections, by its own name."""
+    of_models = (name for model in MODELS.values() for name in _all_keys(model, "model."))
+    keys: dict[str, list[str]] = {}
+    for dotted in dict.fromkeys([*_all_keys(Recipe), *of_models]):
+        keys.setdefault(dotted.split(".")[-1], []).append(dotted)
+    return keys
 
 
 def show(value: object) -> str:

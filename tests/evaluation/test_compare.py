@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from radrep.weights.files import write_checksums
 from tests.whole_way import draw_prepared, radrep, write_recipe
 
 pytestmark = pytest.mark.usefixtures("without_java", "shared_cache")
@@ -20,6 +21,7 @@ def other_run(trained_run: Path, tmp_path: Path) -> Path:
     shutil.copytree(trained_run, run, symlinks=True)
     recipe = run / "best/recipe.yaml"
     recipe.write_text(recipe.read_text().replace("max_new_tokens: 12", "max_new_tokens: 2"))
+    write_checksums(recipe.parent)
     return run
 
 

@@ -14,6 +14,7 @@ from radrep.atomic import locked
 from radrep.data.store import PreparedStudies
 from radrep.evaluation import artifacts
 from radrep.weights.checkpoint import load_checkpoint
+from radrep.weights.files import write_checksums
 from tests.whole_way import TINY, radrep, read_metrics, without_split, write_recipe
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -126,6 +127,7 @@ def test_the_newest_run_is_found_and_val_stands_in_for_a_missing_test(
     old = next(line for line in text.splitlines() if line.strip().startswith("prepared:"))
     without_split(Path(old.split(": ", 1)[1]), prepared, "test")
     recipe.write_text(text.replace(old, f"  prepared: {prepared}"))
+    write_checksums(recipe.parent)
     result = radrep("eval")
     assert result.exit_code == 0, result.output
     assert "has no test study" in result.stderr

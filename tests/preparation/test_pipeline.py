@@ -500,6 +500,28 @@ def draw_many(tmp_path: Path, num: int) -> DrawnSource:
     return DrawnSource([make_study(str(n), films[n % 3], split=splits[n % 5]) for n in range(num)])
 
 
+def test_what_a_full_disk_needs_follows_the_limit(tmp_path, monkeypatch):
+    source, write, needed = draw_many(tmp_path, 40), arrow.ShardWriter.write, []
+    noise = np.random.default_rng(0)
+    for film in tmp_path.glob("film*.png"):
+        film.write_bytes(arrow.encode_png(noise.integers(0, 256, (512, 512), np.uint8)))
+    for limit in (None, 4):
+        written = []
+
+        def write_until_full(self, row, written=written) -> None:
+            if len(written) == 8:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(write(self, row))
+
+        monkeypatch.setattr(arrow.ShardWriter, "write", write_until_full)
+        words = {"workers": 1, "image_size": 512, "choice": Choice(limit=limit)}
+        with pytest.raises(DataError, match="needed in all") as caught:
+            prepare(source, tmp_path / f"out{limit}", **words)
+        needed.append(int(str(caught.value).partition("about ")[2].partition(" MB")[0]))
+    assert needed[0] >= 10
+    assert needed[1] <= needed[0] * 0.4, "12 of 40 studies"
+
+
 def test_a_full_disk_tells_what_is_needed_and_a_second_try_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "SHARD_STUDIES", 4)
     source = draw_many(tmp_path, 40)

@@ -1,5 +1,6 @@
 """One checked recipe out of YAML, a shipped name and --set; all problems in one error."""
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -476,3 +477,12 @@ def test_a_key_takes_effect_with_what_switches_it_on():
 def test_odd_values_of_set_are_one_problem(write, override, message):
     (problem,) = problems_of(write(SMALLEST), override).values()
     assert message in problem
+
+
+def test_very_many_unknown_keys_are_counted_in_a_moment(write):
+    text = SMALLEST + "".join(f"key{number}: 1\n" for number in range(3000))
+    start = time.process_time()
+    message = message_of(write(text))
+    assert time.process_time() - start < 5
+    assert message.startswith("bad.yaml has 3000 problems:\n  key0     unknown key\n")
+    assert message.endswith("  key99    unknown key\n  ... and 2900 more")
