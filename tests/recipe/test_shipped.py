@@ -158,6 +158,9 @@ def _built_on(recipe: Recipe) -> dict[str, Path]:
     found = {}
     if encoder is not None and encoder.weights != "none":
         found["model.encoder.weights"] = Path(encoder.weights)
+    backbone = getattr(recipe.model, "backbone", None)
+    if backbone is not None and backbone.weights.startswith("runs/"):
+        found["model.backbone.weights"] = Path(backbone.weights)
     if recipe.data.saliency is not None:
         found["data.saliency.discriminator"] = recipe.data.saliency.discriminator
     return found
@@ -182,11 +185,14 @@ def test_every_run_that_a_recipe_builds_on_is_made_by_one_that_fits():
                 assert before.model.output == "encoder"
             else:
                 assert before.model.output == "labels"
+                if key == "model.backbone.weights":
+                    assert before.model.backbone.name == recipe.model.backbone.name
+                    assert before.data.image_size == recipe.data.image_size
                 assert before.data.prepared == recipe.data.prepared
                 wanted = [line for line in header.splitlines() if "radrep prepare mimic" in line]
                 maker_header = shipped_recipe_text(maker).split("\ntask:")[0]
                 assert all(line in maker_header for line in wanted), "one preparation for both"
-    assert chains == 16
+    assert chains == 18
     assert {recipes[name].data.prepared for name in GPU if name.startswith("pretrain")} == {
         Path("data/mimic")
     }
