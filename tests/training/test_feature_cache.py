@@ -40,7 +40,7 @@ def test_frozen_features_are_computed_once(tmp_path: Path, phantoms: Path) -> No
     first = radrep("train", recipe)
     assert "image features" in first.stderr
     entries = list((tmp_path / "cache/features").iterdir())
-    assert len(entries) == 3, "train and val; statistics of train, which selection is fitted on"
+    assert len(entries) == 4, "train and val; statistics and films of train, for selection"
     again = radrep("train", recipe)
     assert "from the cache, 32 images of train" in again.stderr
     assert read_metrics(tmp_path / "run") == read_metrics(tmp_path / "run-2")
