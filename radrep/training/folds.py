@@ -59,7 +59,7 @@ def train_folds(
     elif folder.exists() and any(file.name != FOLDS for file in folder.iterdir()):
         raise CheckpointError(
             f"{folder} exists already and is not overwritten; name another --out, or go on with "
-            "it: --resume"
+            f"it: radrep {recipe.task} {folder} --resume"
         )
     assert num_folds is not None, "new folds have a number"
     check_output(folder, "--out", folder=True, new=False)

@@ -16,6 +16,7 @@ from radrep.guidance.editing import ReportEditor, SentenceBank
 from radrep.guidance.labels import LabelPredictor
 from radrep.guidance.selection import ReportSelector
 from radrep.weights.files import add_checksum, find_change, read_weights
+from radrep.weights.run_folder import run_dir
 
 SELECTION = "selection.safetensors"
 EDITING = "editing.safetensors"
@@ -128,7 +129,8 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any
 def _read(
     path: Path, names: tuple[str, ...], section: str, needs: str
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    again = f"fit it with: radrep train RUN --resume, where decode.{section} is not null"
+    run = run_dir(path.parent)
+    again = f"fit it with: radrep train {run} --resume, where decode.{section} is not null"
     if not path.is_file():
         raise CheckpointError(f"{path.parent} has no {path.name}, which {needs} needs; {again}")
     if change := find_change(path.parent, (path.name,)):

@@ -125,12 +125,12 @@ def test_a_missing_broken_or_foreign_selector_is_refused_and_fitted_by_resume(
     flipped[-1] ^= 1
     file.write_bytes(flipped)
     assert "its selection.safetensors is not what was written" in refusal()
-    assert "Remove the file and fit it with: radrep train RUN" in refusal()
+    assert f"Remove the file and fit it with: radrep train {run.resolve()}" in refusal()
     file.unlink()
     assert "has no selection.safetensors, which decode.method: select needs" in refusal()
     evaluated = radrep("eval", run, *SELECT)
     assert evaluated.exit_code == 2
-    assert "radrep train RUN --resume" in evaluated.stderr
+    assert f"radrep train {run.resolve()} --resume" in " ".join(evaluated.stderr.split())
     resumed = radrep("train", run, "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert guide_for(loaded, decode).selector is not None
