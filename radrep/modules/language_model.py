@@ -12,6 +12,7 @@ do not have (Qwen1.5: bos_token_id 151643):
 
 import hashlib
 import importlib.util
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -38,7 +39,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from radrep.atomic import atomic_dir
+from radrep.atomic import atomic_dir, remove_tree
+from radrep.data.manifest import hash_file, verifies
 from radrep.errors import CheckpointError
 from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
@@ -60,6 +62,7 @@ _TINY: dict[str, tuple[Any, Any, dict[str, str]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, _LLAMA_TOKENS),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, _QWEN_TOKENS),
 }
+_SUMS = "sha256.json"  # of a converted model
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -183,8 +186,9 @@ def _converted(file: Path, cache_folder: Path) -> Path:
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     folder = cache_folder / "language_models" / f"{file.stem}-{digest[:16]}"
-    if folder.is_dir():
+    if _is_whole(folder):
         return folder
+    remove_tree(folder)
     model, tokenizer = _from_transformers(
         str(file),
         str(file.parent),
@@ -196,10 +200,23 @@ def _converted(file: Path, cache_folder: Path) -> Path:
         with quiet(), atomic_dir(folder) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
+            sums = {path.name: hash_file(path) for path in partial.iterdir() if path.is_file()}
+            (partial / _SUMS).write_text(json.dumps(sums))
     except Exception as error:  # a full disk has many names: safetensors, tokenizers and the system
         if not folder.is_dir():  # else another process was faster, and its folder is as good
             raise CheckpointError(f"{folder} cannot be written: {error}") from error
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a converted model is there as it was written, by its checksums."""
+    try:
+        sums = json.loads((folder / _SUMS).read_bytes())
+        names = {path.name for path in folder.iterdir() if path.is_file()} - {_SUMS}
+        kept = set(sums) == names
+        return kept and (not verifies() or all(sums[n] == hash_file(folder / n) for n in names))
+    except (OSError, ValueError, TypeError):  # no folder, or one of an older radrep
+        return False
 
 
 def _from_transformers(

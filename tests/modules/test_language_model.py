@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -228,6 +229,14 @@ def test_a_conversion_is_kept_whole_or_not_at_all(
     file.write_bytes(b"other weights")
     load_language_model(str(file), cache_folder=cache)
     assert len(conversions) == 3
+    weights = max(cache.glob("*/*/model.safetensors"), key=os.path.getmtime)
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 64
+    weights.write_bytes(content)
+    third = load_language_model(str(file), cache_folder=cache)
+    assert len(conversions) == 4, "a flipped bit is found, and the model converted again"
+    for name, tensor in third.model.state_dict().items():
+        assert torch.equal(tensor, made.model.state_dict()[name]), name
 
 
 @pytest.mark.slow
