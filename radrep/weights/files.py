@@ -27,8 +27,13 @@ def write_checksums(folder: Path) -> None:
 
 
 def add_checksum(file: Path) -> None:
-    """Write that of one file that joined a folder later; CheckpointError if there are no others."""
+    """Write that of one file that joined a folder later; CheckpointError if there are no others.
+
+    Where nothing is compared a folder without any, of an older radrep, stays so.
+    """
     sums, problem = _read(file.parent)
+    if problem and not verifies():
+        return
     if problem:
         raise CheckpointError(f"{file.parent} cannot be added to: {problem}")
     _write(file.parent, sums | {file.name: hash_file(file)})

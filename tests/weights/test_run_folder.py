@@ -224,6 +224,21 @@ def test_a_checkpoint_whose_copy_was_cut_short_is_refused(run: Path) -> None:
         load_checkpoint(best)
 
 
+def test_a_run_of_before_checksums_goes_on_unverified(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in run.glob("checkpoints/*/*"):
+        if file.name in ("checksums.json", "editing.safetensors"):
+            file.unlink()
+    refused = radrep("train", run, "--resume")
+    assert "RADREP_VERIFY=0 reads it as it is" in " ".join(refused.stderr.split())
+    monkeypatch.setenv("RADREP_VERIFY", "0")
+    resumed = radrep("train", run, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert (find_checkpoint(run) / "editing.safetensors").is_file()
+    assert not (find_checkpoint(run) / "checksums.json").exists()
+
+
 def test_a_start_with_a_flipped_bit_is_refused(run: Path, tmp_path: Path) -> None:
     flip(find_checkpoint(run) / "weights.safetensors")
     with pytest.raises(CheckpointError, match="weights.safetensors is not what was written"):
