@@ -1,7 +1,7 @@
 """Where a run starts or goes on: its folder, its lock, its recipe, its last checkpoint.
 
-`radrep train --resume` reads of the newest run in the folder recipe.yaml, metrics.jsonl
-(run_log.py cuts it at the step of the checkpoint) and, of its last whole checkpoint,
+`radrep train --resume` reads of the newest run in the folder recipe.yaml, environment.json,
+metrics.jsonl (run_log.py cuts it at the step of the checkpoint) and, of its last whole checkpoint,
 weights.safetensors, recipe.yaml, vocabulary.json and training.pt; of folds, folds.yaml says which
 there are.
 """
