@@ -27,6 +27,16 @@ class DecodeOptions:
     # batch; None: except on GPUs, where they may not fit.
     float32_weights: bool | None = None
 
+    @property
+    def beam_settings(self) -> dict[str, Any]:
+        """The keyword arguments of `beam_search` and `finished_beams`."""
+        return {
+            "beam_size": self.beam_size,
+            "max_words": self.max_new_tokens,
+            "length_penalty": self.length_penalty,
+            "block_trigrams": self.block_trigrams,
+        }
+
 
 class DecodingState(Protocol):
     """Where the decoding of b studies with k reports each stands."""

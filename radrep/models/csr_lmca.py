@@ -280,10 +280,7 @@ class CsrLmca(VisionModel):
                 self.encoder_decoder,
                 encoded,
                 num_studies=num_studies,
-                beam_size=decode.beam_size,
-                max_words=decode.max_new_tokens,
-                length_penalty=decode.length_penalty,
-                block_trigrams=decode.block_trigrams,
+                **decode.beam_settings,
             )
         drawn = decode.method == "sample"
         return sample(
@@ -306,10 +303,7 @@ class CsrLmca(VisionModel):
             self.encoder_decoder,
             encoded,
             num_studies=num_studies,
-            beam_size=decode.beam_size,
-            max_words=decode.max_new_tokens,
-            length_penalty=decode.length_penalty,
-            block_trigrams=decode.block_trigrams,
+            **decode.beam_settings,
         )
         if not decode.num_samples:
             return found

@@ -137,7 +137,7 @@ def open_folder(
 
 
 def _write_environment(run: Path, resolved: Resolved, model: TrainableModel, step: int) -> None:
-    """Write environment.json with what changed in the recipe, and tell what else changed."""
+    """Write environment.json with what changed in the recipe, and report what else changed."""
     earlier = _read_environment(run)
     environment = describe_environment(resolved.accelerator, resolved.recipe, model)
     before, now = dict(flatten(earlier)), dict(flatten(environment))

@@ -4,7 +4,7 @@ Run: python tests/benchmarks/bench_guidance.py RUN [--split val] [--studies 64] 
 
 From the stored images of a prepared split to the texts, backbone included, as `radrep eval` and
 `radrep generate` do it. CPU time counts, since other work may run beside it; each way is measured
-several times in turn and its median told. The peer is the same run's own beam search. The aim:
+several times in turn and its median printed. The peer is the same run's own beam search. The aim:
 selection, editing and consensus together add at most 30 %.
 """
 

@@ -76,8 +76,8 @@ class RewardStage(nn.Module):
             "reward_labels": rewards.labels,
             "drawn_tokens": np.array([len(ids) for ids in drawn], np.float64),
         }
-        told = {name: torch.tensor(float(each.mean())) for name, each in means.items()}
-        return {"loss": loss, **told}
+        logged = {name: torch.tensor(float(each.mean())) for name, each in means.items()}
+        return {"loss": loss, **logged}
 
     def _judge(
         self, ids: Sequence[str], drawn: Sequence[Sequence[int]]
