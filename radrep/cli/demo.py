@@ -44,4 +44,5 @@ def demo(
     say(f"\nThe phantoms lie in {result.out / 'data'}, the run in {result.trained.run}.")
     say(f"One image:  radrep generate {image} --checkpoint {result.trained.run}")
     say("Real data:  radrep prepare iu --raw DIR --out data/iu")
+    say("            radrep train sdam_discriminator_cpu")
     say("            radrep train csr_lmca_iu_cpu")
