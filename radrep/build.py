@@ -1,6 +1,6 @@
 """Recipe sections to objects: the only module that knows both schema and classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,7 @@ from radrep.models.base import TrainableModel
 from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
 from radrep.models.discriminator import Discriminator
-from radrep.models.emrrg import Emrrg
+from radrep.models.emrrg import PROMPT, Emrrg
 from radrep.models.xray_mamba import (
     XrayMamba,
     add_partial_lora,
@@ -37,7 +37,11 @@ from radrep.models.xray_mamba import (
     make_xray_mamba,
 )
 from radrep.modules.backbone import FILES, Backbone
-from radrep.modules.language_model import LanguageModel, load_language_model
+from radrep.modules.language_model import (
+    LanguageModel,
+    load_language_model,
+    small_language_model,
+)
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
@@ -49,7 +53,7 @@ from radrep.recipe.training import Decode, Edit, Select
 
 LabelSource = Literal["table", "reports"]
 Uncertain = Literal["ignore", "zero", "one"]
-SMALL_TEXT_ENCODER = "small"
+SMALL = "small"  # a text encoder or a language model that is trained from nothing
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,7 +84,7 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: TrainableModel) -> 
     if not isinstance(section, schema.Contrastive):
         return tokenizer
     text = section.text_encoder
-    if text.name == SMALL_TEXT_ENCODER:
+    if text.name == SMALL:
         return ClosedCodec(tokenizer)
     return CleanedCodec(load_text_tokenizer(text.name, text.revision), clean)
 
@@ -148,15 +152,16 @@ def build_dataset(
 
 def build_model(
     recipe: Recipe,
-    vocabulary_size: int,
+    words: Sequence[str],
     *,
     pretrained: bool = True,
     language_weights: bool = True,
 ) -> TrainableModel:
     """The model of a recipe. An X-ray Mamba is filled by `radrep.weights.pretrained`.
 
-    The vocabulary's size counts <unk>. A checkpoint brings the weights of a backbone that is not
-    `pretrained`; a model that is only written down needs no `language_weights`.
+    The words are those of training reports, <unk> among them. A checkpoint brings the weights of a
+    backbone that is not `pretrained`; a model that is only written down needs no
+    `language_weights`.
 
     Raises:
         CheckpointError, RecipeError: If weights cannot be had or sizes do not fit one another.
@@ -164,7 +169,7 @@ def build_model(
     section, image_size = recipe.model, recipe.data.image_size
     try:
         if isinstance(section, schema.CsrLmca):
-            return _build_csr_lmca(section, recipe.data, vocabulary_size, pretrained)
+            return _build_csr_lmca(section, recipe.data, len(words), pretrained)
         if isinstance(section, schema.Discriminator):
             return Discriminator(
                 backbone=_build_backbone(section.backbone, image_size, pretrained),
@@ -173,7 +178,7 @@ def build_model(
                 dropout=section.dropout,
             )
         if isinstance(section, schema.Emrrg):
-            return _build_emrrg(section, recipe.data, language_weights)
+            return _build_emrrg(section, recipe.data, words, language_weights)
         if isinstance(section, schema.Autoregressive):
             return AutoregressivePretraining(
                 encoder=make_stage_one_encoder(
@@ -185,7 +190,7 @@ def build_model(
                 cluster_size=section.cluster_size,
                 decoder_dim=section.decoder_dim,
             )
-        return _build_contrastive(section, image_size, vocabulary_size)
+        return _build_contrastive(section, image_size, len(words))
     except ValueError as error:  # sizes that only the parts themselves can check
         raise RecipeError("this run", [("model", str(error))]) from error
 
@@ -297,7 +302,9 @@ def _build_xray_mamba(section: schema.XrayMamba, image_size: int) -> XrayMamba:
     return make_xray_mamba(section.size, **sizes, drop_path=section.drop_path)
 
 
-def _build_emrrg(section: schema.Emrrg, data: Data, language_weights: bool) -> Emrrg:
+def _build_emrrg(
+    section: schema.Emrrg, data: Data, words: Sequence[str], language_weights: bool
+) -> Emrrg:
     encoder = _build_xray_mamba(section.encoder, data.image_size)
     if section.train_encoder == "adapters":
         lora = section.lora
@@ -310,7 +317,7 @@ def _build_emrrg(section: schema.Emrrg, data: Data, language_weights: bool) -> E
             per_direction=lora.per_direction,
         )
     language = section.language_model
-    model = build_language_model(language, weights=language_weights)
+    model = build_language_model(language, words, weights=language_weights)
     dim: int = model.model.config.hidden_size
     return Emrrg(
         encoder=encoder,
@@ -323,14 +330,20 @@ def _build_emrrg(section: schema.Emrrg, data: Data, language_weights: bool) -> E
         lora_rank=language.lora.rank,
         lora_alpha=language.lora.alpha,
         lora_dropout=language.lora.dropout,
+        prompt=section.prompt or PROMPT,
         label_tokens=_build_label_tokens(
             section.label_tokens, data, NUM_SUMMARIES * encoder.dim, dim
         ),
     )
 
 
-def build_language_model(section: schema.LanguageModel, *, weights: bool = True) -> LanguageModel:
+def build_language_model(
+    section: schema.LanguageModel, words: Sequence[str], *, weights: bool = True
+) -> LanguageModel:
     """The language model of a recipe, for `weights` see `load_language_model`."""
+    if section.name == SMALL:
+        sizes = section.model_dump(include={"dim", "num_layers", "num_heads"})
+        return small_language_model(words, **sizes)
     return load_language_model(
         section.name,
         cache_folder=cache_folder(),
@@ -346,7 +359,7 @@ def _build_contrastive(
     section: schema.Contrastive, image_size: int, vocabulary_size: int
 ) -> ContrastivePretraining:
     text = section.text_encoder
-    if text.name == SMALL_TEXT_ENCODER:
+    if text.name == SMALL:
         text_encoder = small_text_encoder(
             vocabulary_size, dim=text.dim, num_layers=text.num_layers, num_heads=text.num_heads
         )

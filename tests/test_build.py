@@ -51,7 +51,7 @@ def build(folder: Path, name: str, **changes: Any) -> tuple[Recipe, TrainableMod
     typed["data"]["tokenizer"]["cleaner"] = "r2gengpt_mimic"
     recipe.write_text(yaml.safe_dump(typed))
     loaded = load_recipe(str(recipe))
-    return loaded, build_model(loaded, len(TOKENIZER.vocabulary))
+    return loaded, build_model(loaded, TOKENIZER.vocabulary)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -28,10 +28,10 @@ from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layer
 from radrep.modules.language_model import Float32Weights, LanguageModel, language_part
 from radrep.modules.low_rank import LowRankUpdate
 
-PROMPT = (
-    "Human: <Img>",
-    "</Img> Generate a comprehensive and detailed diagnosis report for this chest xray image. "
-    "\nAssistant:",
+IMAGE = "{image}"  # where visual tokens stand in a prompt
+PROMPT = (  # as published
+    f"Human: <Img>{IMAGE}</Img> Generate a comprehensive and detailed diagnosis report for this "
+    "chest xray image. \nAssistant:"
 )
 GPUS = ("cuda", "xpu")  # their memory may not hold a language model in float32
 EncoderTraining = Literal["frozen", "adapters", "trained"]
@@ -56,6 +56,7 @@ class Emrrg(PromptedModel):
         gradient_checkpointing: Layers of the language model compute their activations again in the
             backward pass instead of keeping them.
         label_tokens: Behind the visual tokens in the sequence; not published.
+        prompt: Has `IMAGE` once.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Emrrg(PromptedModel):
         lora_alpha: int = 16,
         lora_dropout: float = 0.1,
         label_tokens: LabelTokens | None = None,
+        prompt: str = PROMPT,
     ) -> None:
         super().__init__()
         _one_of("encoder_training", encoder_training, get_args(EncoderTraining))
@@ -113,11 +115,13 @@ class Emrrg(PromptedModel):
             layers = self.language_model.modules()
             self._checkpointed = [x for x in layers if isinstance(x, GradientCheckpointingLayer)]
         bos = [] if language.bos_id is None else [language.bos_id]
-        halves = ([*bos, *language.encode(PROMPT[0])], language.encode(PROMPT[1]))
+        if prompt.count(IMAGE) != 1:
+            raise ValueError(f"prompt must have {IMAGE} once, got {prompt!r}")
+        first, second = map(language.encode, prompt.split(IMAGE))
         self._before: Tensor
         self._after: Tensor
-        self.register_buffer("_before", torch.tensor(halves[0]), persistent=False)
-        self.register_buffer("_after", torch.tensor(halves[1]), persistent=False)
+        self.register_buffer("_before", _ids([*bos, *first]), persistent=False)
+        self.register_buffer("_after", _ids(second), persistent=False)
         self._freeze()
         self.train()
 
@@ -348,6 +352,10 @@ class Emrrg(PromptedModel):
         if on:
             return torch.autocast(device, enabled=False)
         return torch.autocast(device, dtype=dtype) if auto else nullcontext()
+
+
+def _ids(numbers: list[int]) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.long)  # of an empty list it would be float
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

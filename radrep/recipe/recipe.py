@@ -106,9 +106,10 @@ class Recipe(Section):
                 off["model.lora"] = "model.train_encoder: adapters"
             if model.language_model.train != "lora":
                 off["model.language_model.lora"] = "model.language_model.train: lora"
-        elif isinstance(model, Contrastive) and model.text_encoder.name != "small":
+        sized = {Emrrg: "language_model", Contrastive: "text_encoder"}.get(type(model))
+        if sized is not None and getattr(model, sized).name != "small":
             for name in ("dim", "num_layers", "num_heads"):
-                off[f"model.text_encoder.{name}"] = "model.text_encoder.name: small"
+                off[f"model.{sized}.{name}"] = f"model.{sized}.name: small"
         return off
 
 

@@ -133,7 +133,7 @@ def _make_model(resolved: Resolved, data: _Data) -> _Model:
     recipe, accelerator = resolved.recipe, resolved.accelerator
     torch.manual_seed(recipe.train.seed)  # the initial weights
     if resolved.last is None:
-        model = build_model(recipe, len(data.tokenizer.vocabulary))
+        model = build_model(recipe, data.tokenizer.vocabulary)
         load_pretrained(model, recipe)
         checkpoint.load_start(model, recipe, data.tokenizer)
         progress = Progress(num_processes=accelerator.num_processes)

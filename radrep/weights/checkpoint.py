@@ -132,7 +132,7 @@ def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
         change = pool.submit(find_change, folder, () if verified else (WEIGHTS,))
         recipe = read_recipe(folder)
         tokenizer = Tokenizer.load(folder / VOCABULARY)
-        model = build_model(recipe, len(tokenizer.vocabulary), pretrained=False)
+        model = build_model(recipe, tokenizer.vocabulary, pretrained=False)
         _refuse(folder, change.result())
     about = _load_weights(model, folder, len(tokenizer.vocabulary))
     codec = build_codec(recipe, tokenizer, model)

@@ -158,7 +158,9 @@ def _import_model(
             f"{data.prepared} give {num_words}: prepare the data that it was trained on, or change "
             "data.tokenizer"
         )
-    model = build_model(recipe, num_words, pretrained=encoder_elsewhere, language_weights=False)
+    model = build_model(
+        recipe, tokenizer.vocabulary, pretrained=encoder_elsewhere, language_weights=False
+    )
     if encoder_elsewhere:
         load_pretrained(model, recipe)
     if kind == "emrrg":
@@ -180,7 +182,7 @@ def _import_model(
 def _as_trained(recipe: Recipe, state: Mapping[str, Tensor]) -> dict[str, str]:
     """Keys of a recipe that differ from the network of a stage-3 file, with its values."""
     section = cast(schema.Emrrg, recipe.model)
-    has = build_language_model(section.language_model, weights=False)
+    has = build_language_model(section.language_model, (), weights=False)
     keys = {"visual_tokens": "all", "hybrid": "null", "language_model.train": "frozen"}
     if has.bos_id is None:
         keys["language_model.bos_token_id"] = "0"  # "!" for Qwen, which has no BOS token

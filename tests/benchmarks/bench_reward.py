@@ -57,7 +57,7 @@ def random_stage() -> tuple[Any, RewardStage, list[Batch]]:
     words = sorted({word for sentence in SENTENCES for word in sentence.split()} | {"."})
     words += [f"word{i}" for i in range(WORDS - len(words) - 1)]
     tokenizer = Tokenizer(tuple(sorted([*words, "<unk>"])), "plain", 1)
-    model: Any = build_model(recipe, WORDS)
+    model: Any = build_model(recipe, tokenizer.vocabulary)
     with torch.no_grad():
         bias = model.encoder_decoder.to_words.bias
         for word, share in (("", 1 / 35), (".", 1 / 6)):

@@ -169,7 +169,7 @@ def test_statistics_of_new_images_are_those_that_training_cached() -> None:
         ("emrrg_iu_cpu", ["model.language_model.name=tiny:llama"]),
     ):
         recipe = load_recipe(name, changes)
-        model = build_model(recipe, 10).eval()
+        model = build_model(recipe, ("<unk>", "clear")).eval()
         assert isinstance(model, ReportModel)
         encoder, summaries = model.frozen_encoder(), model.frozen_summaries()
         assert encoder is not None or name.startswith("emrrg")

@@ -67,7 +67,7 @@ def fit(folder: Path, data: Path) -> StudyBuckets:
     torch.manual_seed(0)
     studies = read_split(recipe.data, "train")
     words = build_tokenizer(recipe.data, studies)
-    model = build_model(recipe, len(words.vocabulary))
+    model = build_model(recipe, words.vocabulary)
     dataset = build_dataset(
         recipe,
         studies,

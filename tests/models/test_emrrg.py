@@ -21,7 +21,7 @@ from transformers import (
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.label_tokens import LabelTokens
-from radrep.models.emrrg import PROMPT, Emrrg
+from radrep.models.emrrg import IMAGE, PROMPT, Emrrg
 from radrep.models.xray_mamba import make_xray_mamba
 from radrep.modules.hybrid_decoder import VisualCrossAttention
 from radrep.modules.language_model import load_language_model
@@ -115,7 +115,7 @@ def one_study(batch: Batch, study: int) -> Batch:
     )
 
 
-def prompts(model: Emrrg, batch: Batch) -> Tensor:
+def prompts(model: Emrrg, batch: Batch, prompt: str = PROMPT) -> Tensor:
     """The prompt of every study, put together by hand."""
     assert batch.images is not None
     tokens = model.encoder(batch.images)
@@ -126,8 +126,9 @@ def prompts(model: Emrrg, batch: Batch) -> Tensor:
         studies = torch.stack(pooled, dim=1)
     embed = model.language_model.get_input_embeddings()
     begin = [] if model.language.bos_id is None else [model.language.bos_id]
-    before = embed(torch.tensor([*begin, *model.language.encode(PROMPT[0])]))
-    after = embed(torch.tensor(model.language.encode(PROMPT[1])))
+    first, second = map(model.language.encode, prompt.split(IMAGE))
+    before = embed(torch.tensor([*begin, *first]))
+    after = embed(torch.tensor(second, dtype=torch.long))
     visual = model.projector(studies)
     assert isinstance(visual, Tensor)
     return torch.stack([torch.cat([before, rows.to(before.dtype), after]) for rows in visual])
@@ -144,9 +145,26 @@ SETUPS: list[dict[str, Any]] = [
 
 def test_the_prompt_reads_as_published() -> None:
     assert (
-        f"{PROMPT[0]}{PROMPT[1]}" == "Human: <Img></Img> Generate a comprehensive and detailed "
-        "diagnosis report for this chest xray image. \nAssistant:"
+        PROMPT
+        == "Human: <Img>{image}</Img> Generate a comprehensive and detailed diagnosis report "
+        "for this chest xray image. \nAssistant:"
     )
+
+
+@pytest.mark.parametrize("prompt", ["{image}", "Film: {image}", "{image} Findings:"])
+def test_a_prompt_of_ones_own_stands_around_the_visual_tokens(prompt: str) -> None:
+    model = tiny_model(prompt=prompt)
+    batch = tiny_batch([1, 2], model)
+    with model._shown(batch) as shown:
+        assert torch.equal(shown, prompts(model, batch, prompt))
+    assert model.loss(batch)["loss"].isfinite()
+    assert len(model.generate(batch, num_beams=2, max_new_tokens=3)) == 2
+
+
+def test_a_prompt_has_the_image_once() -> None:
+    for prompt in ("Findings:", "{image} and {image}"):
+        with pytest.raises(ValueError, match=r"prompt must have \{image\} once, got "):
+            tiny_model(prompt=prompt)
 
 
 @pytest.mark.parametrize("setup", SETUPS[:2])

@@ -12,7 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from radrep.errors import CheckpointError
 from radrep.modules import language_model
 from radrep.modules.hub import hub_sources
-from radrep.modules.language_model import LanguageModel, load_language_model
+from radrep.modules.language_model import (
+    LanguageModel,
+    load_language_model,
+    small_language_model,
+)
 
 
 def tiny(family: str, tmp_path: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -95,6 +99,20 @@ def test_a_shape_without_weights_is_that_of_the_model(tmp_path: Path, name: str)
     ours, wanted = shape.model.state_dict(), real.model.state_dict()
     assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in wanted.items()}
     assert (shape.bos_id, shape.eos_id, shape.pad_id) == (real.bos_id, real.eos_id, real.pad_id)
+
+
+def test_a_small_model_has_a_token_for_every_word() -> None:
+    words = ("<unk>", ".", "effusion", "heart", "no")
+    language = small_language_model(words, dim=16, num_layers=2, num_heads=2)
+    ids = language.encode_report("no large effusion .", 9)
+    assert len(ids) == 5
+    assert ids[-1] == language.eos_id
+    assert language.decode(ids) == "no effusion ."  # "large" is <unk>, a special token
+    assert language.encode("") == []
+    assert language.model.config.vocab_size == len({*words, "<s>", "</s>"})
+    assert language.model.config.num_hidden_layers == 2
+    special = {language.bos_id, language.eos_id, language.pad_id}
+    assert not special & set(language.encode("no effusion . heart"))
 
 
 def test_decoding_keeps_inner_spaces_and_drops_special_tokens(tmp_path: Path) -> None:

@@ -429,6 +429,12 @@ def test_an_unknown_shipped_name_lists_those_that_exist():
             "model.text_encoder.dim",
             "model.text_encoder.name: small",
         ),
+        (
+            "emrrg_iu",
+            ["model.language_model.dim=64"],
+            "model.language_model.dim",
+            "model.language_model.name: small",
+        ),
     ],
 )
 def test_a_key_typed_without_effect_is_refused(recipe, overrides, key, needed):
@@ -461,6 +467,11 @@ def test_a_key_takes_effect_with_what_switches_it_on():
     assert load_recipe("emrrg_iu", lora).model.language_model.lora.rank == 8
     small = ["model.text_encoder.name=small", "model.text_encoder.dim=64"]
     assert load_recipe("pretrain_contrastive", small).model.text_encoder.dim == 64
+    small = ["model.language_model.name=small", "model.language_model.dim=64"]
+    trained = [*small, "model.language_model.train=trained"]
+    assert load_recipe("emrrg_iu", trained).model.language_model.dim == 64
+    why = "must be trained for name: small, which starts from nothing, got frozen"
+    assert problems_of("emrrg_iu", *small) == {"model.language_model.train": why}
 
 
 @pytest.mark.parametrize(

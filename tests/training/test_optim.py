@@ -24,7 +24,7 @@ def test_every_parameter_is_in_exactly_one_group() -> None:
 def test_adamw_decays_matrices_but_not_what_mamba_marks(tmp_path) -> None:
     file = write_recipe(tmp_path, tmp_path, optim={"name": "adamw", "weight_decay": 0.5})
     recipe = load_recipe(str(file))
-    model = build_model(recipe, 10)
+    model = build_model(recipe, ("<unk>", "clear"))
     optimizer = build_optimizer(model, recipe.optim)
     decay = {
         id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]

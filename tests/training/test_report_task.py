@@ -256,7 +256,8 @@ def test_validation_encodes_every_image_once(
         file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"model": _EMRRG}))
     recipe = load_recipe(str(file))
     torch.manual_seed(0)
-    model, tokenizer = build_model(recipe, 3), Tokenizer(("<unk>", "clear", "lungs"), "plain", 1)
+    tokenizer = Tokenizer(("<unk>", "clear", "lungs"), "plain", 1)
+    model = build_model(recipe, tokenizer.vocabulary)
     assert isinstance(model, ReportModel)
     learned = {"tokens": torch.tensor([[0, 2, 3, 0]]), "lengths": torch.tensor([4])}
     batches = [

@@ -46,7 +46,7 @@ def write_checkpoint(folder: Path, prepared: Path, draw: bool = True, **changes:
     recipe = load_recipe(str(recipe_file))
     tokenizer = build_tokenizer(recipe.data, read_split(recipe.data, "train"))
     torch.manual_seed(0)
-    model = build_model(recipe, len(tokenizer.vocabulary))
+    model = build_model(recipe, tokenizer.vocabulary)
     load_pretrained(model, recipe)
     for part in model.modules():
         if draw and isinstance(part, LowRankUpdate):
@@ -175,7 +175,7 @@ def test_a_model_starts_from_exported_adapters(
     def refused(match: str, **changes: Any) -> None:
         other = recipe.model_dump()["model"] | {"lora": lora | changes}
         changed = change_section(recipe, {"model": other}, title="test")
-        model = build_model(changed, 10)
+        model = build_model(changed, ("<unk>",))
         with pytest.raises(CheckpointError, match=match):
             load_pretrained(model, changed)
 

@@ -26,7 +26,7 @@ from radrep.build import build_model, build_tokenizer
 from radrep.data.batch import Batch
 from radrep.errors import CheckpointError, DataError, RadrepError, RecipeError
 from radrep.models.csr_lmca import CsrLmca
-from radrep.models.emrrg import PROMPT, Emrrg
+from radrep.models.emrrg import IMAGE, PROMPT, Emrrg
 from radrep.models.xray_mamba import (
     XRAY_MAMBA_SIZES,
     make_stage_one_encoder,
@@ -484,8 +484,9 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
         tokens, tokens.shape[-1:], state["layer_norm.weight"], state["layer_norm.bias"]
     )
     words_of = model.language_model.get_input_embeddings()
-    before = words_of(torch.tensor([language.bos_id, *language.encode(PROMPT[0])]))
-    after = words_of(torch.tensor(language.encode(PROMPT[1])))
+    first, second = map(language.encode, PROMPT.split(IMAGE))
+    before = words_of(torch.tensor([language.bos_id, *first]))
+    after = words_of(torch.tensor(second))
     batch = Batch(ids=("a",), num_views=torch.tensor([1]), images=images)
     with torch.no_grad(), model._shown(batch) as prompt:
         torch.testing.assert_close(
@@ -596,7 +597,7 @@ def published_csr_lmca(
     recipe: Path, golden_dir: Path, num_words: int
 ) -> tuple[CsrLmca, dict[str, Any]]:
     torch.manual_seed(7)
-    model = build_model(load_recipe(str(recipe)), num_words)
+    model = build_model(load_recipe(str(recipe)), [str(word) for word in range(num_words)])
     assert isinstance(model, CsrLmca)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):

@@ -37,7 +37,7 @@ def csr_lmca(folder: Path) -> tuple[Any, Batch]:
     backbone = {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True}
     recipe = load_recipe(str(write_recipe(folder, folder, model={"backbone": backbone})))
     torch.manual_seed(0)
-    model: Any = build_model(recipe, len(WORDS))
+    model: Any = build_model(recipe, WORDS)
     patches = model.backbone.grid[0] * model.backbone.grid[1]
     tokens = torch.tensor([[0, 1, 4, 5, 0], [0, 5, 0, 0, 0], [0, 2, 4, 3, 6]])
     batch = Batch(
