@@ -324,12 +324,10 @@ def _build_emrrg(
         language=model,
         encoder_training=section.train_encoder,
         language_training=language.train,
-        visual_tokens=section.visual_tokens,
+        **section.model_dump(include={"visual_tokens", "projector_scale"}),
         hybrid_every=section.hybrid.every_n_layers if section.hybrid else 0,
         gradient_checkpointing=language.gradient_checkpointing,
-        lora_rank=language.lora.rank,
-        lora_alpha=language.lora.alpha,
-        lora_dropout=language.lora.dropout,
+        **{f"lora_{name}": value for name, value in language.lora},
         prompt=section.prompt or PROMPT,
         label_tokens=_build_label_tokens(
             section.label_tokens, data, NUM_SUMMARIES * encoder.dim, dim

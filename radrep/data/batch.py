@@ -39,6 +39,18 @@ class Batch:
         given = (self.images, self.early_maps, self.features)
         return next(views.device for views in given if views is not None)
 
+    def with_images_of_others(self) -> "Batch":
+        """Each study with the images of the one before it, the first with those of the last."""
+        views = self.num_views.tolist()
+        rolled: dict[str, Tensor] = {"num_views": self.num_views.roll(1)}
+        for name in ("images", "early_maps", "features", "summaries"):
+            if (rows := getattr(self, name)) is not None:
+                *first, last = rows.split(views)
+                rolled[name] = torch.cat([last, *first])
+        if self.label_buckets is not None:
+            rolled["label_buckets"] = self.label_buckets.roll(1, dims=0)
+        return replace(self, **rolled)  # type: ignore[arg-type]
+
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on a device; from pinned memory the copy runs alongside."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

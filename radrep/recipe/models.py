@@ -214,6 +214,7 @@ class Emrrg(ModelSection):
     visual_tokens: Literal["all", "pooled"] = "all"  # in line; pooled: 2x2 means, 49 at 224 px
     language_model: LanguageModel = LanguageModel()
     hybrid: Hybrid | None = None
+    projector_scale: Literal["unit", "words"] = "unit"  # of visual tokens at the start; unit: 1
     prompt: Name | None = None  # with {image} where the visual tokens stand; null is as published
     label_tokens: LabelTokens | None = None  # train_encoder: frozen only
 

@@ -48,15 +48,22 @@ class ReportTask:
         )
 
     def validate(self) -> dict[str, float]:
-        """Loss and scores; studies are read and encoded once, for both."""
+        """Loss, what the images take off it, and scores; each study is read and encoded once.
+
+        "val/image_gain" is the loss with the images of another study in a batch, less the loss.
+        """
         on, recipe = self.validation, self.validation.recipe
         options = build_decode(recipe.decode, recipe.train.precision)
         losses: list[tuple[float, int]] = []
+        gains: list[tuple[float, int]] = []
 
         def with_loss() -> Iterator[Batch]:  # run by write_reports, in the precision of writing
             for batch in moved(on.batches(recipe.decode.batch_size), on.accelerator.device):
                 batch = self.model.encode_images(batch, options)
-                losses.append(on.loss(batch))
+                loss, count = on.loss(batch)
+                losses.append((loss, count))
+                if len(batch.ids) > 1:
+                    gains.append((on.loss(batch.with_images_of_others())[0] - loss, count))
                 yield batch
 
         num_studies = len(range(len(on.dataset))[on.part])
@@ -71,13 +78,15 @@ class ReportTask:
                 advance=advance,
             )
         self.model.train()
-        everyone = gather(on.accelerator, [(written, losses)])
+        everyone = gather(on.accelerator, [(written, losses, gains)])
         scores: dict[str, float] = {}
         if on.accelerator.is_main_process:  # alone: METEOR starts a Java of 2 GB
-            reports = {id_: report.text for texts, _ in everyone for id_, report in texts}
+            reports = {id_: report.text for texts, *_ in everyone for id_, report in texts}
             scores = self._score([reports[study.id] for study in on.dataset.studies])
-        loss = mean_loss(part for _, parts in everyone for part in parts)
-        return {"val/loss": loss, **broadcast(on.accelerator, scores)}
+        means = {"val/loss": mean_loss(part for _, parts, _ in everyone for part in parts)}
+        if gained := [part for *_, parts in everyone for part in parts]:
+            means["val/image_gain"] = mean_loss(gained)
+        return means | broadcast(on.accelerator, scores)
 
     def _score(self, reports: list[str]) -> dict[str, float]:
         # METEOR takes seconds of Java, so it is computed only where it chooses the best.

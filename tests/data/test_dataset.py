@@ -113,6 +113,24 @@ def test_seeds_of_crops_hang_on_no_hash_of_python() -> None:
     assert mix_seed(9233, 3, 17) == 1404792168
 
 
+def test_each_study_takes_the_images_of_the_one_before_it() -> None:
+    batch = Batch(
+        ids=("a", "b", "c"),
+        num_views=torch.tensor([1, 2, 1]),
+        features=torch.tensor([[10], [20], [21], [30]]),
+        tokens=torch.tensor([[1], [2], [3]]),
+        label_buckets=torch.tensor([[1], [2], [3]]),
+    )
+    other = batch.with_images_of_others()
+    assert other.num_views.tolist() == [1, 1, 2]
+    assert other.features is not None
+    assert other.features.flatten().tolist() == [30, 10, 20, 21]
+    assert other.label_buckets is not None
+    assert other.label_buckets.flatten().tolist() == [3, 1, 2]
+    assert other.tokens is batch.tokens
+    assert (other.ids, other.images) == (batch.ids, None)
+
+
 def test_batches_can_be_pinned() -> None:
     """A DataLoader pins only what has `pin_memory`; a plain dataclass it leaves as it is."""
     from torch.utils.data._utils.pin_memory import pin_memory

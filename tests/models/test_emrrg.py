@@ -161,6 +161,17 @@ def test_a_prompt_of_ones_own_stands_around_the_visual_tokens(prompt: str) -> No
     assert len(model.generate(batch, num_beams=2, max_new_tokens=3)) == 2
 
 
+@pytest.mark.parametrize("scale", ["unit", "words"])
+def test_visual_tokens_start_at_their_scale(scale: str) -> None:
+    model = tiny_model(projector_scale=scale)
+    visual = model.projector(model.encoder(30 * torch.randn(4, 3, 24, 32)))
+    words = model.language_model.get_input_embeddings().weight
+    found, embedded = (each.square().mean().sqrt().item() for each in (visual, words))
+    assert embedded == pytest.approx(0.02, rel=0.1)
+    assert found == pytest.approx(1.0 if scale == "unit" else embedded, rel=0.01)
+    assert model.projector[1].weight.requires_grad
+
+
 def test_a_prompt_has_the_image_once() -> None:
     for prompt in ("Findings:", "{image} and {image}"):
         with pytest.raises(ValueError, match=r"prompt must have \{image\} once, got "):

@@ -236,7 +236,26 @@ def test_a_method_is_validated_by_its_own_protocol_and_reads_studies_once(
     scores = task.validate()
     assert scores["val/loss"] == 2.0
     assert scores["val/bleu1"] > 0
+    assert "val/image_gain" not in scores, "one study has no other one's images"
     assert on.reads == 1
+
+
+class _Paired(_OnceRead):
+    """Two studies in a batch, whose loss counts the images that are not their own."""
+
+    def batches(self, _size: int) -> list[Batch]:
+        numbers = torch.tensor([5.0, 6.0])
+        return [Batch(("a", "b"), torch.tensor([1, 1]), features=numbers, tokens=numbers)]
+
+    def loss(self, batch: Batch) -> tuple[float, int]:
+        assert batch.features is not None
+        assert batch.tokens is not None
+        return 1.0 + float((batch.features != batch.tokens).sum()), 2
+
+
+def test_validation_measures_what_the_images_take_off_the_loss(tmp_path: Path) -> None:
+    scores = ReportTask(_Paired(tmp_path, ""), _Writes(1, 1)).validate()  # type: ignore[arg-type]
+    assert (scores["val/loss"], scores["val/image_gain"]) == (0.5, 1.0)
 
 
 _EMRRG = {
