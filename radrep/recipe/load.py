@@ -13,15 +13,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from radrep.errors import RadrepError, RecipeError
+from radrep.recipe.bounded_yaml import MAX_BYTES, BoundedLoader
 from radrep.recipe.problems import describe_problems, show
 from radrep.recipe.recipe import Recipe
 
 Problems = list[tuple[str, str]]
+_SHOWN = 100  # characters of a --set
 # What PyYAML raises: ValueError for a date such as 2024-02-31, the others for a tag whose value is
 # of another type, such as !!int "" and !!bool maybe.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, IndexError, KeyError, AttributeError)
-_TOO_DEEP = "brackets nested too deeply to be a recipe"
-_MAX_BYTES = 1_000_000  # of a recipe
+_YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, IndexError, KeyError, AttributeError)
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
@@ -100,7 +100,7 @@ def _read(path_or_name: str) -> str:
     path = Path(path_or_name)
     try:
         with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         if name := shipped_name(path_or_name):
             return shipped_recipe_text(name)
@@ -111,8 +111,8 @@ def _read(path_or_name: str) -> str:
         raise RadrepError(f"{path_or_name} is a folder, not a recipe. {hint}") from error
     except OSError as error:
         raise RadrepError(f"{path_or_name} cannot be read: {error.strerror}") from error
-    if len(raw) > _MAX_BYTES:
-        raise RadrepError(f"{path_or_name} has more than 1 MB, which no recipe has")
+    if len(raw) > MAX_BYTES:
+        raise RadrepError(f"{path_or_name} has more than {MAX_BYTES:,} bytes, as no recipe has")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -124,14 +124,12 @@ def _read(path_or_name: str) -> str:
 
 def _parse(text: str, title: str) -> tuple[dict[Any, Any], Problems]:
     try:
-        loader = yaml.SafeLoader(text)
+        loader = BoundedLoader(text)
         root = loader.get_single_node()
         problems = list(_repeated_keys(root, (), set())) if root else []
         typed = loader.construct_document(root) if root else None
     except _YAML_ERRORS as error:
         raise RecipeError(title, [_describe_yaml_error(error, text)]) from error
-    except RecursionError:
-        raise RecipeError(title, [("YAML", _TOO_DEEP)]) from None
     if typed is None:
         raise RadrepError(f"{title} is empty. Start from one of: {', '.join(_shipped())}")
     if not isinstance(typed, dict):
@@ -217,13 +215,11 @@ def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
             problems.append((f"--set {override}", "must have the form optim.lr=1e-4"))
             continue
         try:
-            parsed = yaml.safe_load(value)
+            parsed = yaml.load(value[: MAX_BYTES + 1], BoundedLoader)
         except _YAML_ERRORS as error:
             problem = _describe_value_error(error)
-            problems.append((f"--set {override}", f"the value is not YAML: {problem}"))
-            continue
-        except RecursionError:
-            problems.append((f"--set {override[:40]}...", _TOO_DEEP))
+            shown = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}..."
+            problems.append((f"--set {shown}", f"the value is not YAML: {problem}"))
             continue
         section = typed
         for depth, name in enumerate(sections, start=1):

@@ -328,12 +328,18 @@ def test_recipes_are_frozen(write):
         ("a: !!python/name:os.system x\n", "  line 1  could not determine a constructor"),
         ("a: 1\n---\nb: 2\n", "  line 2  but found another document: '---'"),
         ("a: 2024-02-31\n", "  YAML  day is out of range for month"),
-        ("[" * 600, "  YAML  brackets nested too deeply to be a recipe"),
+        ("[" * 600, "  line 1  more than 50 levels of nesting, as no recipe has"),
+        ("- " * 600, "  line 1  more than 50 levels of nesting, as no recipe has"),
+        ("a: [" + "1," * 30_000 + "]", "  line 1  more than 20,000 values, each alias written"),
+        ("a: &x [*x]", "  line 1  an alias within what it stands for, as no recipe has"),
+        ("a: " + "1:" * 20_000 + "1", "  YAML  a whole number of more than 128 bits"),
+        ("a: 0x" + "f" * 90_000, "  YAML  a whole number of more than 128 bits"),
+        ("a: " + "1:" * 20_000 + "1.0", "  YAML  int too large to convert to float"),
         ('a: !!int ""\n', "  YAML  a value is not of the type that its tag names"),
         ('a: !!float ""\n', "  YAML  a value is not of the type that its tag names"),
         ("a: !!bool x\n", "  YAML  a value is not of the type that its tag names"),
         ("a: !!timestamp x\n", "  YAML  a value is not of the type that its tag names"),
-        ("# " + "x" * 1_000_000, "bad.yaml has more than 1 MB, which no recipe has"),
+        ("# " + "x" * 100_000, "bad.yaml has more than 100,000 bytes, as no recipe has"),
         ("a: \0\n", "bad.yaml is not a text file in UTF-8. A recipe is YAML."),
     ],
 )
@@ -341,8 +347,21 @@ def test_a_file_that_is_no_recipe_is_named_in_one_message(write, text, message):
     assert message in message_of(write(text))
 
 
-def test_an_alias_that_holds_itself_is_named_like_any_unknown_key(write):
-    assert problems_of(write(SMALLEST + "loop: &x {inner: *x}\n")) == {"loop": "unknown key"}
+@pytest.mark.parametrize("level", ["[{}]", "{{<<: [{}]}}"])
+def test_a_few_lines_of_aliases_do_not_stand_for_more_than_memory_holds(write, level):
+    lines = ["a0: &a0 {k: 1, l: 2}"]
+    for number in range(1, 12):
+        below = ", ".join([f"*a{number - 1}"] * 9)
+        lines.append(f"a{number}: &a{number} {level.format(below)}")
+    start = time.process_time()
+    message = message_of(write("\n".join(lines)))
+    assert "line 5  more than 20,000 values, each alias written out" in message
+    assert time.process_time() - start < 1
+
+
+def test_an_alias_is_still_a_short_way_to_write_a_value_twice(write):
+    text = SMALLEST.replace("out: ", "x: &here a\nout: *here #")
+    assert problems_of(write(text)) == {"x": "unknown key"}
 
 
 def test_binary_files_folders_and_missing_files_state_what_to_do(tmp_path, monkeypatch):
@@ -481,7 +500,8 @@ def test_a_key_takes_effect_with_what_switches_it_on():
         ('out=!!float ""', "is not of the type that its tag names"),
         ("out=!!bool x", "is not of the type that its tag names"),
         ("out=!!timestamp x", "is not of the type that its tag names"),
-        ("out=" + "[" * 20_000, "brackets nested too deeply"),
+        ("out=" + "[" * 20_000, "more than 50 levels of nesting"),
+        ("train.seed=" + "1:" * 5000 + "1", "a whole number of more than 128 bits"),
         (f"train.seed={2**32}", "must be less than 4294967296"),
     ],
 )
