@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from radrep.errors import DataError
+from radrep.json_text import load_json
 
 PREPARED = "prepared.json"
 VERIFY = "RADREP_VERIFY"  # 0: files are taken as they are, whatever their checksum
@@ -52,8 +53,8 @@ def read_record(prepared: Path, *, changed: bool = False) -> dict[str, Any]:
             "for example: radrep prepare iu --raw DIR --out NEW_FOLDER"
         )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        record = load_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not isinstance(record, dict) or not isinstance(record.get("recipe"), dict):
         raise DataError(f"{path} is not the record of a prepared folder; name another folder")

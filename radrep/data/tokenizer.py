@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 
 from radrep.data.text import CLEANERS, get_cleaner
 from radrep.errors import CheckpointError
+from radrep.json_text import load_json
 
 UNKNOWN = "<unk>"
 _KIND = "r2gen"
@@ -100,7 +101,7 @@ class Tokenizer:
     def load(cls, path: Path) -> "Tokenizer":
         """Read what `save` wrote."""
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
+            row = load_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
         except ValueError as error:  # covers broken JSON and broken UTF-8

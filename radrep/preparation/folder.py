@@ -32,6 +32,7 @@ from radrep.data.manifest import (
 )
 from radrep.data.study import SPLITS
 from radrep.errors import DataError
+from radrep.json_text import load_json
 
 LEFT_OUT = "left_out.jsonl"
 _RECIPE = "recipe.json"
@@ -77,7 +78,7 @@ def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
     done = {}
     for path in sorted(partial.glob(f"*{_SUMMARY}")):
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
+            row = load_json(path.read_text(encoding="utf-8"))
             for pairs in ("left_out", "notes"):
                 row[pairs] = [tuple(pair) for pair in row[pairs]]
             shard = Shard(**row)
@@ -133,7 +134,7 @@ def read_left_out(out: Path) -> tuple[tuple[str, str], ...]:
     path = out / LEFT_OUT
     try:
         with path.open(encoding="utf-8") as lines:
-            return tuple((row["what"], row["reason"]) for row in map(json.loads, lines))
+            return tuple((row["what"], row["reason"]) for row in map(load_json, lines))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}); remove the folder and prepare it again"
@@ -255,7 +256,7 @@ def _check_abandoned(partial: Path, recipe: Mapping[str, object]) -> None:
     if not any(partial.iterdir()):
         return  # killed before it wrote its recipe
     try:
-        made_by = dict(json.loads((partial / _RECIPE).read_text(encoding="utf-8")))
+        made_by = dict(load_json((partial / _RECIPE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{partial} is in the way and was not left by radrep (it has no {_RECIPE}); move it or "

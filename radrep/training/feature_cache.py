@@ -31,6 +31,7 @@ from radrep.data.manifest import hash_file, hash_record, verifies
 from radrep.data.preprocess import Preprocess
 from radrep.data.study import Image
 from radrep.errors import DataError
+from radrep.json_text import load_json
 from radrep.parallel import count_cores
 from radrep.progress import Advance, Reporter
 
@@ -63,9 +64,9 @@ def list_cache() -> list[CachedFeatures]:
 
 def _about(folder: Path) -> dict[str, object]:
     try:
-        about = json.loads((folder / INDEX).read_bytes())["about"]
+        about = load_json((folder / INDEX).read_bytes())["about"]
         return {"data": str(about["data"]), "images": about["images"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         state = "unfinished" if folder.suffix == ".partial" else "cannot be read"
         return {"data": state, "images": None}
 
@@ -142,7 +143,7 @@ class FeatureStore:
         self._folders = tuple(folders)
         self._rows: dict[str, tuple[int, int]] = {}
         for entry, folder in enumerate(folders):
-            rows = json.loads((folder / INDEX).read_bytes())["rows"]
+            rows = load_json((folder / INDEX).read_bytes())["rows"]
             self._rows |= {key: (entry, row) for key, row in rows.items()}
         self._features: list[np.ndarray] = []
 
@@ -205,7 +206,7 @@ def _find_change(folder: Path, wanted: Iterable[str]) -> str | None:
     if not os.path.lexists(folder):
         return ""
     try:
-        index = json.loads((folder / INDEX).read_bytes())
+        index = load_json((folder / INDEX).read_bytes())
         if verifies() and index["sha256"] != hash_record(index):
             return f"its {INDEX} is not what was written, by its checksum"
         rows, shape = index["rows"], (index["about"]["images"], *index["about"]["patches"])
@@ -219,7 +220,7 @@ def _find_change(folder: Path, wanted: Iterable[str]) -> str | None:
     except KeyError as error:  # as of an older radrep
         return f"its {INDEX} has no {error}"
     # What Numpy and json raise for broken files: EOFError of an empty one, AttributeError of lists.
-    except (OSError, ValueError, TypeError, EOFError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, EOFError, AttributeError) as error:
         return f"it cannot be read ({error})"
     return None
 

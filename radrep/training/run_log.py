@@ -21,6 +21,7 @@ from torch import nn
 
 from radrep.atomic import atomic_write_text, check_output
 from radrep.errors import CheckpointError, RecipeError
+from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
 from radrep.modules.language_model import language_part
@@ -80,7 +81,7 @@ class MetricsLog:
             kept = ""
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
-                    row = json.loads(line)
+                    row = load_json(line)
                 except ValueError:
                     break  # a kill may have cut the last line
                 kept += json.dumps(row) + "\n" if row["step"] <= upto_step else ""

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from radrep.atomic import atomic_write_text
 from radrep.data.tokenizer import Tokenizer
 from radrep.errors import CheckpointError
+from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
@@ -156,7 +157,7 @@ def _write_environment(run: Path, resolved: Resolved, model: TrainableModel, ste
 def _read_environment(run: Path) -> dict[str, Any]:
     """environment.json of a run's last start; empty where it cannot be read."""
     try:
-        found = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
+        found = load_json((run / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

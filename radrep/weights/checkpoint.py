@@ -23,6 +23,7 @@ from radrep.atomic import atomic_dir
 from radrep.build import build_codec, build_model
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import CheckpointError, RadrepError, RecipeError
+from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
@@ -204,7 +205,7 @@ def _load_weights(model: TrainableModel, folder: Path, num_words: int) -> dict[s
         raise CheckpointError(f"{path} was not written by radrep: it has no prepared_size")
     check_state_dict(state, ours, f"{path} is of another model than {folder / RECIPE} describes")
     model.load_state_dict(state, strict=False)  # frozen parts are not in a checkpoint
-    for part, source in json.loads(about.get("hub", "{}")).items():  # as of a resumed run
+    for part, source in load_json(about.get("hub", "{}")).items():  # as of a resumed run
         module = cast(nn.Module, model).get_submodule(part)
         module.__dict__.setdefault("hub_source", source)
     return about

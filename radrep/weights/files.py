@@ -15,6 +15,7 @@ from torch import Tensor
 from radrep.atomic import atomic_write_text
 from radrep.data.manifest import VERIFY, hash_file, verifies
 from radrep.errors import CheckpointError
+from radrep.json_text import load_json
 
 CHECKSUMS = "checksums.json"
 _ANYWAY = f"{VERIFY}=0 reads it as it is"
@@ -57,7 +58,7 @@ def find_change(folder: Path, names: Iterable[str]) -> str:
 def _read(folder: Path) -> tuple[dict[str, str], str]:
     """The checksums of a folder, and what is wrong with them or ""."""
     try:
-        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        sums = load_json((folder / CHECKSUMS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}, (
             f"it has no {CHECKSUMS}, which is written last: a copy that was cut short, or of an "

@@ -15,6 +15,7 @@ from radrep.guidance.consensus import DocumentFrequencies
 from radrep.guidance.editing import ReportEditor, SentenceBank
 from radrep.guidance.labels import LabelPredictor
 from radrep.guidance.selection import ReportSelector
+from radrep.json_text import load_json
 from radrep.weights.files import add_checksum, find_change, read_weights
 from radrep.weights.run_folder import run_dir
 
@@ -141,4 +142,4 @@ def _read(
     if set(tensors) != set(names) or "about" not in about:
         raise CheckpointError(f"{path} is of another radrep; remove it and {again}")
     arrays = {name: tensor.numpy().astype(np.float32) for name, tensor in tensors.items()}
-    return arrays, json.loads(about["about"])
+    return arrays, load_json(about["about"])

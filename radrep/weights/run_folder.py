@@ -4,7 +4,6 @@ A run has recipe.yaml, environment.json, metrics.jsonl, checkpoints/step-NNNNNNN
 or, on a disk without links, a text file with the path of a checkpoint.
 """
 
-import json
 import os
 import shutil
 import zipfile
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 
 from radrep.atomic import atomic_write_text, locked, remove_tree
 from radrep.errors import CheckpointError
+from radrep.json_text import load_json
 from radrep.weights.files import find_change, read_header
 
 WEIGHTS = "weights.safetensors"
@@ -128,7 +128,7 @@ def _has_validated(run: Path) -> bool:
 def read_score(run: Path, step: int, monitor: str) -> float | None:
     """What the run's log has as the monitor's value of a step; None if it has none."""
     try:
-        rows = [json.loads(line) for line in (run / METRICS).read_text("utf-8").splitlines()]
+        rows = [load_json(line) for line in (run / METRICS).read_text("utf-8").splitlines()]
         return next(float(row[monitor]) for row in rows if row["step"] == step and monitor in row)
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return None

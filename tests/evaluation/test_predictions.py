@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -809,3 +810,11 @@ def test_a_table_of_unknown_columns_is_no_list_of_texts(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "My Study Name,My Own Body\nx,clear lungs\ny,large heart\n")
     with pytest.raises(DataError, match="no column of reports"):
         read_predictions(path)
+
+
+def test_time_grows_with_the_length_of_a_text_that_has_no_word_of_two(tmp_path: Path) -> None:
+    rows = [{"id": "1", "report": "a b", "written": "a" * 100_000}]
+    path = write(tmp_path / "p.json", json.dumps(rows))
+    start = time.process_time()
+    assert read_predictions(path).reports == {"1": "a b"}
+    assert time.process_time() - start < 2

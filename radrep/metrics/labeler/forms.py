@@ -47,7 +47,7 @@ _TOKEN = re.compile(
     rf"|(?P<blank>{_COLON}{_GAP}(?:{_UNKNOWN}){_ENDS})"
     rf"|(?P<off>(?:^|(?<=[,;] ))\s*[(]\s*{_DASH}\s*[)](?=\s*[a-z])|{SIGNS[1]})"
     rf"|(?P<on>(?:^|(?<=[,;] ))\s*[(]\s*\+\s*[)](?=\s*[a-z])|{SIGNS[0]})"
-    rf"|(?P<no>(?:{_COLON}|[;?\uff1f(]|[.]{{4,}}|{_DASH}){_GAP}{_NO_WORDS}{_ENDS}"
+    rf"|(?P<no>(?:{_COLON}|[;?\uff1f(]|(?<![.])[.]{{4,}}|{_DASH}){_GAP}{_NO_WORDS}{_ENDS}"
     rf"|{_COLON}{_GAP}(?:n|0|f|false|{_DASH}){_ENDS}|[?\uff1f(]{_GAP}(?:n|{_DASH}){_ENDS}"
     rf"|{_DASH}ve\b|\bno\s*$|{SIGNS[3]})"
     rf"|(?P<yes>(?:{_COLON}|[;?\uff1f(]){_GAP}(?:yes|y|true|\+){_ENDS}"

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from radrep.data.study import SPLITS
 from radrep.errors import DataError
+from radrep.json_text import check_depth
 
 ANNOTATION = "annotation.json"
 
@@ -79,6 +80,7 @@ class _Json:
                 if len(self._text) - self._at > _MAX_ROW or not self._read_more():
                     raise
             else:
+                check_depth(value)
                 return value
 
     def _read_more(self) -> bool:

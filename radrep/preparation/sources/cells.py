@@ -37,7 +37,7 @@ _TEXT_FILE = re.compile(
 )
 _NAME = re.compile(
     r"(?!.*\b(?:is|are|was|were|not|without|seen|clear|unchanged|no(?! findings?\b))\b)"
-    r"(?:[^\W\d_][^\s.:!?]*)(?:[ _][^\s.:!?]+){0,4}",
+    r"(?:[^\W\d_][^\s.:!?]*)(?: [^\s.:!?]+){0,4}",
     re.IGNORECASE,
 )  # of a finding
 

@@ -109,20 +109,22 @@ _ORGAN = re.compile(
 
 _OPENING = r"\#{1,6}|\*{1,3}|_{1,3}|\[|<(?:b|u|strong|em|p|h\d|li)>"
 _CLOSING = r"\*{1,3}|_{1,3}|\]|</(?:b|u|strong|em|p|h\d|li)>"
-# What may stand before and behind a heading.
-_BEFORE = re.compile(rf"(?:[ \t]*(?:{_OPENING}|[-•>]|\d{{1,2}}[.)]))*[ \t]*\Z")
+# What may stand before and behind a heading; "++", since a row of a thousand asterisks can be taken
+# apart in more ways than can be tried.
+_BEFORE = re.compile(rf"(?:[ \t]*+(?:{_OPENING}|[-•>]|\d{{1,2}}[.)]))*+[ \t]*\Z")
 _BEHIND = re.compile(
     rf"(?:[ \t]*\([^()\n]{{1,40}}\))?(?P<bold>(?:{_CLOSING})*)"
     r"[ \t]*(?P<mark>[:：](?:[-–—]+(?=\s))?|[-–—](?=\s)|[.=|](?=\s+\S))?"
     rf"(?:{_CLOSING})*(?:[ \t]*\n[ \t]*[=~_*-]{{3,}}[ \t]*(?=\n))?"
 )
-_COLON, _ENDS = re.compile(r":(?=\s)"), "\n.!?:;"
+_STOP = re.compile(r"[\n.!?:;]")
+_FAR = 200  # characters around a heading that are looked at
 _TAGS = re.compile(
     r"</?(?:context|p|div|li|ul|ol)\b[^<>\n]*>|<br */?>|</(?:findings|impression|indication)>",
     re.IGNORECASE,
 )
 _TAG_HEADINGS = re.compile(r"<(findings|impression|indication)>", re.IGNORECASE)
-_BOLD = re.compile(rf"(?:{_OPENING})+\Z")
+_BOLD = re.compile(rf"(?:{_OPENING})++\Z")
 _SENTENCE_END = re.compile(r"(?:\A|[.!?:;)>|\]]|\n[ \t]*\n?)[ \t]*\Z")
 # "Findings The lungs", "Impression 1. Normal"; "FINDINGS ARE CONSISTENT WITH EDEMA" is a sentence.
 _OPENS = re.compile(r"[A-Z](?:[^A-Z]+)?|AP|PA|\d{1,2}[.)]")
@@ -217,11 +219,14 @@ def _find(text: str) -> Iterator[_Heading]:
     for label in _IN_CAPITALS.finditer(text):
         name = "signature" if _SIGNATURE.search(label["name"]) else _name_capitals(label["name"])
         yield _Heading(name, label.start(), label.start() if name == "organ" else label.end())
-    for label in _COLON.finditer(text):
-        start = max(text.rfind(mark, 0, label.start()) for mark in _ENDS) + 1
-        start = label.start() - len(text[start : label.start()].lstrip())
+    end = 0
+    for stop in _STOP.finditer(text):
+        before, end = text[end : stop.start()], stop.end()
+        start = stop.start() - len(before.lstrip())
+        if stop[0] != ":" or not text[end : end + 1].isspace():
+            continue
         if _FILM.match(text, start):
-            yield _Heading("film", start, label.end())
+            yield _Heading("film", start, end)
         elif _ORGAN.match(text, start):
             yield _Heading("organ", start, start)
     has_case = not text.isupper() and not text.islower()
@@ -234,26 +239,26 @@ def _find(text: str) -> Iterator[_Heading]:
         qualified = _QUALIFIERS.search(text, max(0, match.start() - 60), match.start())
         first = qualified.start() if qualified else match.start()
         line_start = text.rfind("\n", 0, first) + 1
-        before = text[line_start:first]
-        opening = _BEFORE.match(before) or _BOLD.search(before)
-        start = line_start + opening.start() if opening else first
+        near = max(line_start, first - _FAR)
+        opening = _BEFORE.match(text, line_start, first) or _BOLD.search(text, near, first)
+        start = opening.start() if opening else first
         behind = _BEHIND.match(text, match.end())
         assert behind is not None  # it may be empty
         at_line = start == line_start
-        is_bold = bool(behind["bold"]) and _BOLD.search(before.rstrip(" \t")) is not None
+        is_bold = bool(behind["bold"]) and bool(_BOLD.search(text[near:first].rstrip(" \t")))
         ends_before = bool(_SENTENCE_END.search(text[max(0, start - 40) : start]))
-        rest = text[behind.end() :].partition("\n")[0].split()
+        follows = text[behind.end() : behind.end() + _FAR].partition("\n")[0]
+        follows = next(iter(follows.split()), "")
         plain = re.sub(r"\s+", " ", match["name"].casefold())
         is_word, mark, faint = plain in _MARKED_NAMES, behind["mark"] or "", False
         if mark and not is_word and (at_line or mark[0] in ":："):
             accepted = ends_before or (text[first].isupper() and mark not in ".=|")
         elif mark:
             accepted = ends_before and (text[first].isupper() or mark[0] in ":：" or not has_case)
-        elif is_bold or (at_line and not rest):
+        elif is_bold or (at_line and not follows):
             accepted = is_bold or text[first].isupper() or ends_before
         else:
-            accepted = ends_before and bool(rest) and not is_word
-            follows = rest[0] if rest else ""
+            accepted = ends_before and bool(follows) and not is_word
             if has_case and match[0].isupper():
                 accepted = accepted and not follows.isupper()
             elif has_case:
@@ -280,12 +285,12 @@ def _keep_headings(candidates: list[_Heading], text: str) -> list[_Heading]:
     """The headings among the candidates, which are sorted: none inside another, or of a part."""
     if len({heading.name for heading in candidates}) < 2:
         candidates = [heading for heading in candidates if not heading.faint]
+    last = {heading.name: k for k, heading in enumerate(candidates)}
     kept: list[_Heading] = []
     for k, heading in enumerate(candidates):
         if heading.name in _EITHER:
             first, other, second = _EITHER[heading.name]
-            follows = any(later.name == other for later in candidates[k + 1 :])
-            heading = replace(heading, name=first if follows else second)
+            heading = replace(heading, name=first if last.get(other, -1) > k else second)
         if kept and heading.start < kept[-1].end:
             continue
         inside = kept[-1].name if kept else ""

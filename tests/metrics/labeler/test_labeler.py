@@ -204,7 +204,8 @@ def test_any_text_is_labelled_and_its_mentions_lie_within_it():
      "\u0130", "Pneumothorax: No ", "? effusion ", "[ ] effusion ", "(", "\t", "CTR 0.6 / ", "1) ",
      "no effusion except a ", "Correction: no effusion. ", "I meant left effusion. ", "- ", "?",
      "I mean left. Effusion. ", ": no. ", "effusion: ",
-     "+ ptx ", "-ptx, ", "ptx -, ", "a small one on ", "No effusion; a small one. "],
+     "+ ptx ", "-ptx, ", "ptx -, ", "a small one on ", "No effusion; a small one. ",
+     ".", "*", "_"],
 )  # fmt: skip
 def test_a_huge_text_takes_time_in_proportion(unit):
     def seconds(size: int) -> float:

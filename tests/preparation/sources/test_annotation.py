@@ -44,6 +44,7 @@ def test_rows_are_the_same_however_they_fall_into_the_parts_that_are_read(tmp_pa
         (b'{"val": [] "test": []}', "cannot be read: expected one of ,"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b'{"val": [{"a": ' + b"[" * 100_000, "cannot be read"),
+        (b'{"val": [{"a": ' + b"[" * 200 + b"]" * 200 + b"}]}", "nested more than 100 levels"),
     ],
 )
 def test_a_broken_annotation_is_one_clear_error(tmp_path, content, message):

@@ -1,8 +1,10 @@
 import random
+import time
 
 import pytest
 
 from radrep.preparation.sources.cells import (
+    are_names,
     is_cut_number,
     is_formula_error,
     is_missing,
@@ -11,6 +13,13 @@ from radrep.preparation.sources.cells import (
     split_findings,
     split_names,
 )
+
+
+@pytest.mark.parametrize("unit", ["a_", "a_1 ", "a ", "_ "])
+def test_time_grows_with_the_length_of_a_cell(unit):
+    start = time.process_time()
+    assert not are_names("a" + unit * 20_000 + ":")
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import pickle
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from radrep.data.study import projection_of
 from radrep.errors import DataError
 from radrep.preparation.sources.base import split_by_hash
 from radrep.preparation.sources.folder.source import FolderSource
+from radrep.preparation.sources.folder.warnings import _NOBODY
 
 
 def draw(path: Path, seed: int = 0) -> np.ndarray:
@@ -468,3 +470,11 @@ def test_real_dicom_files_are_one_study(data_dir):
     assert [image.projection for image in study.images] == ["frontal", "frontal"]
     inverted, straight = (image.read(256) for image in study.images)
     assert np.corrcoef(inverted.ravel(), straight.ravel())[0, 1] < -0.9
+
+
+@pytest.mark.parametrize("unit", ["unknown  ", "x", "anon"])
+def test_time_grows_with_the_length_of_a_name_that_stands_for_nobody(unit):
+    start = time.process_time()
+    assert not _NOBODY.fullmatch(unit * 2000 + "1")
+    assert _NOBODY.fullmatch("x" + unit * 2000 if unit == "x" else unit * 2000)
+    assert time.process_time() - start < 1

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -188,3 +189,24 @@ def test_reports_of_mimic_cxr_are_split_as_by_its_own_parser(data_dir):
         names = ("findings", "impression", "indication", "comparison")
         for name in names[1:3] if free.is_unclear else names:
             assert free.sections.get(name, "").split() == strict.get(name, "").split(), path
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "*",
+        "_",
+        "#",
+        "findings ",
+        "FINDINGS: ",
+        "a: ",
+        "comment: ",
+        "**findings** ",
+        "chest x-ray: ",
+    ],
+)
+def test_time_grows_with_the_length_of_a_report(unit):
+    text = "right effusion " + unit * (50_000 // len(unit)) + "findings"
+    start = time.process_time()
+    parse_report(text)
+    assert time.process_time() - start < 5

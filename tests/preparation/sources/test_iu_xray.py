@@ -1,5 +1,6 @@
 import csv
 import gzip
+import io
 import json
 import pickle
 import shutil
@@ -727,6 +728,41 @@ def test_an_endless_member_is_refused_before_it_is_read(tmp_path):
     path.write_bytes(gzip.compress(member.tobuf()))
     with pytest.raises(DataError, match="has 6 GB; the limit is 1 GB"):
         list(read_members(path))
+
+
+@pytest.mark.parametrize("how", ["bytes", "members", "zeros at its end", "xz"])
+def test_an_archive_that_unpacks_to_much_more_than_itself_is_refused(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(iu_images, "_MAX_UNPACKED", 10**7)
+    monkeypatch.setattr(iu_images, "_MAX_MEMBERS", 1000)
+    path = tmp_path / "NLMCXR_png.tgz"
+    size, number = {"bytes": (10**6, 20), "members": (0, 1001)}.get(how, (0, 1))
+    with tarfile.open(path, "w:xz" if how == "xz" else "w:gz") as tar:
+        for k in range(number):
+            member = tarfile.TarInfo(f"CXR{k}_IM-0001-3001.txt")  # unread ones count as well
+            member.size = size
+            tar.addfile(member, io.BytesIO(bytes(size)))
+        if how == "zeros at its end":
+            tar.fileobj.write(bytes(2 * 10**7))
+    message = "unpacks to more than" if number > 1 else "is broken or cut short"
+    with pytest.raises(DataError, match=message):
+        list(read_members(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "it declares an entity, 'b'"),
+        ('<!DOCTYPE a [<!ENTITY b SYSTEM "/etc/passwd">]><a>&b;</a>', "declares an entity, 'b'"),
+        ('<!DOCTYPE a [<!ENTITY % b "c">]><a/>', "it declares an entity, 'b'"),
+        ("<a>&b;</a>", "undefined entity"),
+        ("<a>&lt;&#65;</a>", None),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_xml_with_entities_of_its_own_is_no_report(tmp_path, text, problem, encoding):
+    (tmp_path / "1.xml").write_bytes(text.encode(encoding))
+    found = read_reports([tmp_path])["1"].problem
+    assert found is None if problem is None else problem in found
 
 
 @pytest.mark.parametrize("packed", [True, False])

@@ -7,7 +7,6 @@
 """
 
 import itertools
-import json
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from radrep.data.study import SPLIT_NAMES
 from radrep.errors import DataError
+from radrep.json_text import load_json
 from radrep.preparation.sources.table_text import max_characters, read_errors, stream_lines
 
 _Row = tuple[int, dict[str, Any]]  # its line, or its number where they share one
@@ -37,8 +37,8 @@ def read_rows(path: Path) -> Iterator[_Row]:
             return
         text = _join([first], lines, path)
     try:
-        value = json.loads(text.lstrip("\ufeff"))
-    except (ValueError, RecursionError) as error:
+        value = load_json(text.lstrip("\ufeff"))
+    except ValueError as error:
         raise DataError(f"{path}: no JSON that can be read ({error})") from error
     yield from _find_rows(value, path)
 
@@ -57,8 +57,8 @@ def _join(parts: list[str], lines: Iterator[str], path: Path) -> str:
 
 def _load_line(line: str) -> object:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return load_json(line)
+    except ValueError:
         return None
 
 
@@ -76,8 +76,8 @@ def _read_lines(lines: Iterator[str], path: Path) -> Generator[_Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.lstrip("\ufeff"))
-        except (ValueError, RecursionError) as error:
+            row = load_json(line.lstrip("\ufeff"))
+        except ValueError as error:
             raise DataError(f"{path}, line {number}: no JSON object ({error})") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: expected one JSON object a line")

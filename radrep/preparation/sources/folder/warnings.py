@@ -8,8 +8,8 @@ from radrep.data.study import SPLITS
 
 # What programs write for every patient when they take the names away.
 _NOBODY = re.compile(
-    r"(?:\W*(?:anon[a-z]*|unknown|removed|deleted|hidden|dummy|redacted|de-?identified|no ?name"
-    r"|x{3,})\W*)+",
+    r"(?:\W*+(?:anon[a-z]*+|unknown|removed|deleted|hidden|dummy|redacted|de-?identified|no ?name"
+    r"|x{3,}+)\W*+)++",
     re.IGNORECASE,
 )
 _FEW = 5  # of so few studies or images, most may be of one patient or study

@@ -7,7 +7,6 @@
 All of them are one image; the rest of radrep uses Open-i's name, CXR1000_IM-0003-1001.
 """
 
-import lzma
 import os
 import re
 import tarfile
@@ -33,6 +32,10 @@ _METADATA = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 _MAX_MEMBER, _MAX_METADATA = 10**9, 10**6  # bytes
+# Open-i's archives have 7,471 members; the reports, in small files that gzip well, 18 times the
+# bytes of their archive.
+_MAX_MEMBERS = 100_000
+_MAX_UNPACKED, _MAX_RATIO = 10**8, 50  # bytes in all, or so many times those of the archive
 
 
 def open_i_name(file_name: str) -> str | None:
@@ -137,11 +140,17 @@ class _Member(tarfile.TarInfo):
 
 def read_members(archive: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     """The regular files of a tar archive: name, size in bytes, content to read before the next."""
-    with _reading(archive), tarfile.open(archive, tarinfo=_Member) as tar:
-        for member in tar:
+    with _reading(archive), _open_tar(archive) as tar:
+        limit = max(_MAX_UNPACKED, _MAX_RATIO * archive.stat().st_size)
+        for number, member in enumerate(tar, start=1):
             if member.size > _MAX_MEMBER:
                 raise DataError(
                     f"{archive}: {member.name} has {member.size / 1e9:.0f} GB; the limit is 1 GB"
+                )
+            if number > _MAX_MEMBERS or member.offset_data + member.size > limit:
+                raise DataError(
+                    f"{archive} unpacks to more than {_MAX_MEMBERS:,} members or "
+                    f"{limit / 1e6:.0f} MB, as none of IU X-Ray does"
                 )
             content = tar.extractfile(member) if member.isreg() else None
             if content and not member.issparse():  # a sparse file may be endless
@@ -149,8 +158,17 @@ def read_members(archive: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
         # tarfile takes a broken header for the end, and gzip compares its checksum at the end.
         rest = tar.fileobj
         while rest and (chunk := rest.read(_CHUNK)):
-            if chunk.strip(b"\0"):
+            if chunk.strip(b"\0") or rest.tell() > limit:
                 raise tarfile.ReadError("a header in the midst of it is broken")
+
+
+def _open_tar(archive: Path) -> tarfile.TarFile:
+    """A tar archive, by gzip or not packed: xz takes the memory that a file asks for."""
+    with archive.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed:
+        return tarfile.open(archive, "r:gz", tarinfo=_Member)
+    return tarfile.open(archive, "r:", tarinfo=_Member)
 
 
 def _chunks(archive: Path, content: IO[bytes]) -> Iterator[bytes]:
@@ -162,7 +180,7 @@ def _chunks(archive: Path, content: IO[bytes]) -> Iterator[bytes]:
 def _reading(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, OSError) as error:
+    except (tarfile.TarError, EOFError, ValueError, zlib.error, OSError) as error:
         # Of an unknown format, tarfile's message lists on several lines what it is not.
         reason = str(error).partition(":\n")[0]
         raise DataError(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from radrep.data.study import PROJECTIONS
 from radrep.errors import DataError
@@ -104,8 +105,10 @@ def _parse(number: str, content: bytes) -> Report:
     if len(content) > _MAX_REPORT:
         return Report(problem=f"{number}.xml has more than 1 MB, which no report has")
     try:
+        _refuse_entities(content)
         root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter: odd encodings
+    # ValueError and LookupError: encodings that Python reads otherwise, or not at all.
+    except (ElementTree.ParseError, expat.ExpatError, ValueError, LookupError) as error:
         return Report(problem=f"{number}.xml is no XML that can be read: {error}")
     texts = [
         (element.get("Label", "").strip(), text)
@@ -122,6 +125,17 @@ def _parse(number: str, content: bytes) -> Report:
         text="\n".join(f"{label}: {text}" for label, text in texts),
         labels=_labels(element.text or "" for element in root.iter("major")),
     )
+
+
+def _refuse_entities(content: bytes) -> None:
+    """Raise ValueError if XML declares entities: each may stand for many others, or for a file."""
+
+    def refuse(name: str, *_: object) -> None:
+        raise ValueError(f"it declares an entity, {name!r}, as no report does")
+
+    parser = expat.ParserCreate()
+    parser.EntityDeclHandler = refuse
+    parser.Parse(content, True)
 
 
 def _labels(terms: Iterable[str]) -> dict[str, int]:

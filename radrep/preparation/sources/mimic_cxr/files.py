@@ -27,6 +27,8 @@ REPORTS_ZIP = "mimic-cxr-reports.zip"
 _TREES = ("files", "images", "mimic-cxr-reports/files", "mimic-cxr-reports", ".")
 _DICOM_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}", re.ASCII)
 _REPORT_NAME = re.compile(r"(?:.*/)?s(\d{1,15})\.txt", re.ASCII)
+_MAX_MEMBERS = 1_000_000  # of the archive; that of MIMIC-CXR has 293,000
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA takes the memory that a file asks for
 _MAX_REPORT = 1_000_000  # bytes; the longest report of MIMIC-CXR has some ten thousand characters
 
 _LABELS = (
@@ -151,6 +153,11 @@ class ReportZip:
         files = self._archive.infolist()
         if any(file.flag_bits & 1 for file in files):
             raise DataError(f"{where} is encrypted; unpack it and give the folder")
+        if len(files) > _MAX_MEMBERS or any(file.compress_type not in _METHODS for file in files):
+            raise DataError(
+                f"{where} has more than {_MAX_MEMBERS:,} members, or packs them otherwise than by "
+                f"deflate, unlike that of {REPORTS_HOME}"
+            )
         self._files = {
             int(match[1]): file
             for file in reversed(files)  # of several, the first

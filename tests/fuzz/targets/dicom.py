@@ -1,0 +1,5 @@
+"""A radiograph in DICOM, which has seeds of its own."""
+
+from tests.fuzz.targets.image import read
+
+__all__ = ["read"]
