@@ -62,11 +62,16 @@ def _exists(path: Path) -> bool:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write a text file through a neighbour, so that no reader ever sees half of it."""
+    """Write a text file, see `atomic_write_bytes`."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write a file through a neighbour, so that no reader ever sees half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""radrep generate: reports for image files."""
+"""radrep generate: reports for image files and for folders of them."""
 
 import json
 from collections.abc import Sequence
@@ -10,20 +10,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radrep.cli.console import TerminalReporter, lost_results, quote, say, say_json, show_error
-from radrep.cli.outputs import new_file
+from radrep.cli.outputs import added_folder, new_file
 from radrep.errors import DataError, RadrepError
 
 if TYPE_CHECKING:
-    from radrep.inference.generator import GeneratedReport, StudyFiles
+    from radrep.inference.films import StudyFiles
+    from radrep.inference.generator import GeneratedReport, ReportGenerator
+    from radrep.reporting.studies import FoundStudies
+
+_SHOWN_FAILURES = 20  # of a folder; all of them are in its left_out.jsonl
 
 
 def generate(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="PNG, JPEG, TIFF, BMP or DICOM files, one study each; /dev/stdin for a pipe."
+            help="PNG, JPEG, TIFF, BMP or DICOM files, one study each; /dev/stdin for a pipe. "
+            "With --out also a folder of them, or one made by radrep prepare."
         ),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write reports into, as JSONL and Parquet. Studies that it has are "
+            "skipped: the same command resumes.",
+            callback=added_folder,
+        ),
+    ] = None,
+    studies: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV, TSV or JSONL file with columns image and study_id, for a folder."
+        ),
+    ] = None,
+    group: Annotated[
+        str,
+        typer.Option(
+            help="What is a study of a folder: auto (DICOM by StudyInstanceUID, others by "
+            "sub-folder where none holds more than 4 images), folder or file."
+        ),
+    ] = "auto",
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="A run or a checkpoint.", show_default="the newest run under runs/"),
@@ -91,9 +117,11 @@ def generate(
 ) -> None:
     """Write reports for new images. Not for clinical use.
 
-    Of several studies each line has the file's name, a tab and the report. A name with a tab or
-    a line break in it is written as a JSON string. Files that cannot be read are listed at the end
-    and cost the others nothing; the exit code is then 2.
+    Without --out reports go to standard output: of several studies each line has the file's name, a
+    tab and the report. A name with a tab or a line break in it is written as a JSON string. Files
+    that cannot be read are listed at the end and cost the others nothing; the exit code is then 2.
+
+    A folder: radrep generate films --out reports
 
     Example:  radrep generate frontal.png lateral.png --single-study --heatmap heatmap.png
 
@@ -101,12 +129,14 @@ def generate(
     """
     from radrep.inference.decode_options import change_decode
     from radrep.inference.generator import ReportGenerator
+    from radrep.reporting.studies import file_studies, find_studies
     from radrep.weights.checkpoint import find_checkpoint
 
-    studies = _group(images, projection or [], single_study=single_study)
-    if heatmap is not None and len(studies) > 1:
+    _check_words(images, projection or [], out, studies, group, single_study, heatmap)
+    given = _group(images, projection or [], single_study=single_study)
+    if heatmap is not None and len(given) > 1:
         raise RadrepError(
-            f"--heatmap draws one study and {len(studies)} were given; add --single-study if they "
+            f"--heatmap draws one study and {len(given)} were given; add --single-study if they "
             "are views of one"
         )
     options = {
@@ -120,9 +150,16 @@ def generate(
         decode = change_decode(folder, typed)[0] if typed else None
         generator = ReportGenerator(folder, decode=decode, discriminator=discriminator)
         reporter.info("checkpoint", str(folder))
-        show = partial(_show, as_json=as_json, alone=len(studies) == 1)
+        if out is not None:
+            if images[0].is_dir():
+                found = find_studies(images[0], group=group, table=studies, reporter=reporter)
+            else:
+                found = file_studies(images, projection or [], single_study=single_study)
+            _write_folder(found, generator, out, seed, reporter)
+            return
+        show = partial(_show, as_json=as_json, alone=len(given) == 1)
         if heatmap is not None:
-            (study,) = studies
+            (study,) = given
             sides = study.projections
             report = generator.write(*study.images, projections=sides, seed=seed, explain=True)
             show(report)
@@ -135,18 +172,18 @@ def generate(
             _draw(report, heatmap)
             return
         failed: list[tuple[StudyFiles, DataError]] = []
-        with reporter.progress("reports", len(studies), "studies") as advance:
+        with reporter.progress("reports", len(given), "studies") as advance:
 
             def skip(study: "StudyFiles", error: DataError) -> None:
                 failed.append((study, error))
 
-            for report in generator.write_all(studies, seed=seed, skip=skip):
+            for report in generator.write_all(given, seed=seed, skip=skip):
                 show(report)
                 if lost_results() is not None:  # nobody reads the reports
                     break
                 advance()
     if failed:
-        _show_failed(failed, len(studies))
+        _show_failed(failed, len(given))
         raise typer.Exit(2)
 
 
@@ -171,10 +208,40 @@ def _operating_point(sensitivity: Sequence[str], threshold: Sequence[str]) -> li
     return typed
 
 
+def _check_words(
+    images: Sequence[Path],
+    projections: Sequence[str],
+    out: Path | None,
+    studies: Path | None,
+    group: str,
+    single_study: bool,
+    heatmap: Path | None,
+) -> None:
+    """Raise RadrepError for options that do not go together."""
+    folders = [path for path in images if path.is_dir()]
+    if folders and out is None:
+        raise RadrepError(
+            f"{folders[0]} is a folder; give an image file, or add --out DIR to write the reports "
+            "of the folder's studies"
+        )
+    if folders and len(images) > 1:
+        raise RadrepError(f"give one folder, or files alone; got {len(images)} with {folders[0]}")
+    if folders and (projections or single_study):
+        raise RadrepError("--projection and --single-study are for files, and a folder was given")
+    if not folders and (studies or group != "auto"):
+        raise RadrepError("--studies and --group are for a folder, and files were given")
+    if group not in ("auto", "folder", "file"):
+        raise RadrepError(f"--group must be auto, folder or file, got '{group}'")
+    if studies and group != "auto":
+        raise RadrepError("--studies says what the studies are; leave --group out")
+    if heatmap and out:
+        raise RadrepError("--heatmap draws one study to a file of its own; leave --out out")
+
+
 def _group(
     images: Sequence[Path], projections: Sequence[str], *, single_study: bool
 ) -> list["StudyFiles"]:
-    from radrep.inference.generator import StudyFiles
+    from radrep.inference.films import StudyFiles
 
     if unknown := set(projections) - {"frontal", "lateral"}:
         raise RadrepError(f"--projection must be frontal or lateral, got '{unknown.pop()}'")
@@ -186,6 +253,34 @@ def _group(
     if single_study:
         return [StudyFiles(tuple(images), tuple(projections))]
     return [StudyFiles((p,), tuple(projections[i : i + 1])) for i, p in enumerate(images)]
+
+
+def _write_folder(
+    found: "FoundStudies",
+    generator: "ReportGenerator",
+    out: Path,
+    seed: int,
+    reporter: TerminalReporter,
+) -> None:
+    from radrep.reporting.write_folder import write_folder
+
+    reporter.info("studies", found.layout)
+    for note in found.notes:
+        reporter.info("note", note)
+    try:
+        result = write_folder(found, generator, out, seed=seed, reporter=reporter)
+    except KeyboardInterrupt:
+        text = f"stopped; {out} keeps what is done, and the same command resumes from it"
+        show_error(text, prefix="")
+        raise typer.Exit(130) from None
+    say(f"{out} has the reports of {result.num_reports:,} of {result.num_studies:,} studies.")
+    if result.left_out:
+        lines = [f"  {' '.join(reason.split())}" for _, _, reason in result.left_out]
+        more = len(lines) - _SHOWN_FAILURES
+        lines[_SHOWN_FAILURES:] = [f"  ... and {more:,} more"] * (more > 0)
+        title = f"{len(result.left_out):,} images are not used (all in {out / 'left_out.jsonl'}):"
+        show_error("\n".join([title, *lines]))
+        raise typer.Exit(2)
 
 
 def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:

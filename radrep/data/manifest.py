@@ -13,6 +13,7 @@ from radrep.errors import DataError
 from radrep.json_text import load_json
 
 PREPARED = "prepared.json"
+GENERATED = "generated.json"  # the record of a folder of reports
 VERIFY = "RADREP_VERIFY"  # 0: files are taken as they are, whatever their checksum
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "recipe_sha256": str,

@@ -1,9 +1,10 @@
 """Reports for a user's own image files."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
-from radrep.data.image_io import read_image_and_view
 from radrep.data.image_selection import masked_view
-from radrep.data.study import Image, Study, projection_of
+from radrep.data.study import Image, Study
 from radrep.device import best_device
 from radrep.errors import DataError
-from radrep.guidance.editing import Sentence, WrittenReport
+from radrep.guidance.editing import Sentence, WrittenReport, split_report
 from radrep.inference.decode import report_model, write_report, write_reports
+from radrep.inference.films import Films, StudyFiles, read_films
 from radrep.inference.finding_maps import map_findings
 from radrep.inference.guide import guide_for, made_by
 from radrep.recipe.data import Saliency
@@ -25,19 +26,10 @@ from radrep.recipe.training import Decode
 from radrep.saliency.sdam import SaliencyMaker, check_mask_fingerprint, load_discriminator
 from radrep.viz.figures.heatmap import FindingAttention
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
+from radrep.weights.files import fingerprint
+from radrep.weights.run_folder import TRAINING
 
 _FILM_SIDE = 512  # short side in pixels of the films under maps
-
-
-@dataclass(frozen=True)
-class StudyFiles:
-    """PNG, JPEG, TIFF, BMP or DICOM files of one study, one per view.
-
-    Where the model takes a masked image, the first frontal one is masked, or the first of all.
-    """
-
-    images: tuple[Path, ...]
-    projections: tuple[str, ...] = ()  # frontal, lateral or unknown; default: of DICOM headers
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,18 @@ class GeneratedReport:
     findings: tuple[FindingAttention, ...] = ()
     sentences: tuple[Sentence, ...] = ()  # of an edited report, each with where it is from
     removed: tuple[str, ...] = ()  # sentences of the model that editing took out
+
+    def as_row(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        sentences = self.sentences or tuple(map(Sentence, split_report(self.text)))
+        return {
+            "images": [str(image) for image in self.images],
+            "projections": list(self.projections),
+            "report": self.text,
+            "made": self.made,
+            "sentences": [asdict(sentence) for sentence in sentences],
+            "removed": list(self.removed),
+        }
 
 
 class ReportGenerator:
@@ -87,6 +91,7 @@ class ReportGenerator:
     ) -> None:
         folder = find_checkpoint(None if checkpoint is None else Path(checkpoint))
         self.loaded = load_checkpoint(folder)
+        self.fingerprint = fingerprint(folder, without=TRAINING)
         self._decode = decode or self.loaded.recipe.decode
         self._guide = guide_for(self.loaded, self._decode)
         device = device or best_device()
@@ -105,6 +110,24 @@ class ReportGenerator:
                 now = self.discriminator.fingerprint
                 check_mask_fingerprint(self.loaded.saliency, now, folder)
 
+    def settings(self) -> dict[str, object]:
+        """What decides its reports beside images and seed, as JSON has it."""
+        decode = self._decode.model_dump(mode="json", exclude={"batch_size"})
+        maker = self.discriminator
+        return {
+            "model": self.fingerprint,
+            "discriminator": maker and maker.fingerprint,
+            **{f"decode.{key}": value for key, value in decode.items()},
+        }
+
+    @property
+    def batch_size(self) -> int:
+        """Studies that are written together.
+
+        One when sampling, since draws would depend on the batch.
+        """
+        return 1 if self._decode.method == "sample" else self._decode.batch_size
+
     def write(
         self,
         *images: str | Path,
@@ -120,7 +143,7 @@ class ReportGenerator:
         study = StudyFiles(tuple(map(Path, images)), tuple(projections))
         if not explain:
             return next(self.write_all([study], seed=seed))
-        report, pixels, bare = self._read(study, with_films=True)
+        report, pixels, bare = self._prepare(self._read(study, with_films=True))
         batch = Batch.of_study("study", pixels)
         written, attention = write_report(
             self.loaded, batch, self._decode, seed=seed, guide=self._guide
@@ -142,33 +165,37 @@ class ReportGenerator:
         seed: int = 0,
         skip: Callable[[StudyFiles, DataError], None] | None = None,
     ) -> Iterator[GeneratedReport]:
-        """Write the reports of several studies, decode.batch_size at a time, in their order.
+        """Write the reports of several studies, `batch_size` at a time, in their order.
 
-        Draws of sampling would depend on the batch, so that sampled studies go one by one. A study
-        that cannot be read is handed to `skip`, with the reason, and costs the others nothing; the
-        error is raised without.
+        A study that cannot be read is handed to `skip`, with the reason, and costs the others
+        nothing; the error is raised without.
         """
-        size = 1 if self._decode.method == "sample" else self._decode.batch_size
         readable = self._read_all(studies, skip)
-        while chunk := list(islice(readable, size)):
-            reports, images, _ = zip(*chunk, strict=True)
-            batch = Batch(
-                ids=tuple(map(str, range(len(chunk)))),
-                num_views=torch.tensor(list(map(len, images))),
-                images=torch.stack([view for views in images for view in views]),
-            )
-            codec, precision = self.loaded.codec, self.loaded.recipe.train.precision
-            written = write_reports(
-                self._model,
-                [batch],
-                codec,
-                self._decode,
-                precision=precision,
-                seed=seed,
-                guide=self._guide,
-            )
-            for report, (_, text) in zip(reports, written, strict=True):
-                yield self._with_text(report, text)
+        while chunk := list(islice(readable, self.batch_size)):
+            yield from self.write_films(chunk, seed=seed)
+
+    def write_films(self, films: Sequence[Films], *, seed: int = 0) -> list[GeneratedReport]:
+        """Write the reports of studies that were read, `batch_size` of them at most.
+
+        Of more views than the model takes the first are used, as in evaluation: see
+        `GeneratedReport.images`.
+        """
+        reports, images, _ = zip(*map(self._prepare, films), strict=True)
+        batch = Batch(
+            ids=tuple(map(str, range(len(films)))),
+            num_views=torch.tensor(list(map(len, images))),
+            images=torch.stack([view for views in images for view in views]),
+        )
+        written = write_reports(
+            self._model,
+            [batch],
+            self.loaded.codec,
+            self._decode,
+            precision=self.loaded.recipe.train.precision,
+            seed=seed,
+            guide=self._guide,
+        )
+        return [self._with_text(r, text) for r, (_, text) in zip(reports, written, strict=True)]
 
     def _with_text(self, report: GeneratedReport, written: WrittenReport) -> GeneratedReport:
         return replace(
@@ -183,55 +210,51 @@ class ReportGenerator:
         self,
         studies: Sequence[StudyFiles],
         skip: Callable[[StudyFiles, DataError], None] | None,
-    ) -> Iterator[tuple[GeneratedReport, list[Tensor], list[np.ndarray]]]:
+    ) -> Iterator[Films]:
         for study in studies:
             try:
-                found = self._read(study)
+                films = self._read(study)
             except DataError as error:
                 if skip is None:
                     raise
                 skip(study, error)
                 continue
-            yield found
+            yield films
 
-    def _read(
-        self, files: StudyFiles, *, with_films: bool = False
-    ) -> tuple[GeneratedReport, list[Tensor], list[np.ndarray]]:
-        """The report without text, the pixels as `radrep prepare` and training make, bare views."""
-        paths, most = files.images, self._selection.max_files
-        if not paths:
-            raise DataError("no image given; name one file for each view of the study")
-        if len(paths) > most:
+    def _read(self, files: StudyFiles, *, with_films: bool = False) -> Films:
+        most = self._selection.max_files
+        if len(files.images) > most:
             raise DataError(
-                f"{len(paths)} views of one study, but this model was trained with at most "
+                f"{len(files.images)} views of one study, but this model was trained with at most "
                 f"{most}; give fewer"
             )
-        if files.projections and len(files.projections) != len(paths):
-            raise DataError(
-                f"{len(files.projections)} projections for {len(paths)} images; give one for each "
-                "image, or none"
-            )
-        # The model's pixels are read at their own size: from those of 512 they would differ.
-        sides = [self.loaded.prepared_size, *([_FILM_SIDE] if with_films else [])]
-        sizes, positions = zip(*(read_image_and_view(path, sides) for path in paths), strict=True)
-        images = [image for image, *_ in sizes]
-        projections = files.projections or tuple(map(projection_of, positions))
+        return read_films(files, [self.loaded.prepared_size, *([_FILM_SIDE] * with_films)])
+
+    def _prepare(self, films: Films) -> tuple[GeneratedReport, list[Tensor], list[np.ndarray]]:
+        """The report without text, the pixels as `radrep prepare` and training make, bare views."""
+        paths, projections = films.images, films.projections
         rows = tuple(Image(p.name, view, "") for p, view in zip(paths, projections, strict=True))
         study = Study("study", None, "test", rows)
         views = self._selection.of(study)
         masked = None
         if self._selection.has_mask:
             assert self.discriminator is not None, "the recipe names one"
-            masked = self.discriminator.summarize(images[masked_view(study)]).masked
-        # Bare ones at both sizes; the masked one is made at the first.
-        shown = [
-            [masked] * len(sides) if view.masked and masked is not None else sizes[view.number]
-            for view in views
-        ]
+            masked = self.discriminator.summarize(films.pixels[masked_view(study)]).masked
+
+        def shown(images: Sequence[np.ndarray]) -> list[np.ndarray]:  # the masked one has one size
+            return [masked if v.masked and masked is not None else images[v.number] for v in views]
+
         pixels = [
             self._preprocess.evaluate(image, saliency=view.masked)
-            for (image, *_), view in zip(shown, views, strict=True)
+            for image, view in zip(shown(films.pixels), views, strict=True)
         ]
-        films = tuple(each[1] for each in shown) if with_films else ()
-        report = GeneratedReport(paths, projections, "", "", masked, films)
-        return report, pixels, [images[view.number] for view in views]
+        used = sorted({view.number for view in views})
+        report = GeneratedReport(
+            images=tuple(paths[number] for number in used),
+            projections=tuple(projections[number] for number in used),
+            text="",
+            made="",
+            masked=masked,
+            films=tuple(shown(films.shown)) if films.shown else (),
+        )
+        return report, pixels, [films.pixels[view.number] for view in views]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from radrep.atomic import atomic_write_text
-from radrep.data.manifest import VERIFY, hash_file, verifies
+from radrep.data.manifest import VERIFY, hash_file, hash_recipe, verifies
 from radrep.errors import CheckpointError
 from radrep.json_text import load_json
 
@@ -53,6 +53,14 @@ def find_change(folder: Path, names: Iterable[str]) -> str:
         if sums[name] != hash_file(folder / name):
             return f"its {name} is not what was written, by its checksum; {_ANYWAY}"
     return ""
+
+
+def fingerprint(folder: Path, *, without: str) -> str:
+    """A hash of a folder's files but for one, by their checksums if it has these."""
+    sums, problem = _read(folder)
+    if problem:
+        sums = {path.name: hash_file(path) for path in folder.iterdir() if path.name != CHECKSUMS}
+    return hash_recipe({name: sha256 for name, sha256 in sums.items() if name != without})
 
 
 def _read(folder: Path) -> tuple[dict[str, str], str]:

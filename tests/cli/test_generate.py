@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from radrep.data.batch import Batch
-from radrep.inference.generator import ReportGenerator, StudyFiles
+from radrep.inference.films import StudyFiles
+from radrep.inference.generator import ReportGenerator
 from radrep.models.csr_lmca import CsrLmca, Encoded
 from radrep.modules.backbone import Backbone
 from tests.data.dicom.drawing import DEEP, draw

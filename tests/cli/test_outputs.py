@@ -21,7 +21,7 @@ CHECKS = {
 # What only is read; `recipes copy` makes its target from two words and checks it itself.
 READ = {
     *("raw", "reports", "data", "checkpoint", "discriminator", "images", "runs", "predictions"),
-    *("references", "prepared", "against", "file", "adapters", "dest"),
+    *("references", "prepared", "against", "file", "adapters", "dest", "studies"),
 }
 
 

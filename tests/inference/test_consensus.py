@@ -10,7 +10,8 @@ import pytest
 
 from radrep.errors import CheckpointError, RecipeError
 from radrep.guidance.editing import ReportEditor
-from radrep.inference.generator import ReportGenerator, StudyFiles
+from radrep.inference.films import StudyFiles
+from radrep.inference.generator import ReportGenerator
 from radrep.inference.guide import guide_for
 from radrep.metrics.labeler import label_report
 from radrep.recipe.load import load_recipe

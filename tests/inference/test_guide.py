@@ -88,7 +88,7 @@ def test_generate_selects_without_the_data_and_marks_its_reports(
 
 
 def test_a_selected_report_does_not_depend_on_its_batch(run: Path, films: list[Path]) -> None:
-    from radrep.inference.generator import StudyFiles
+    from radrep.inference.films import StudyFiles
 
     decode = load_checkpoint(find_checkpoint(run)).recipe.decode
     generator = ReportGenerator(run, decode=decode.model_copy(update={"method": "select"}))

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from radrep.inference.generator import ReportGenerator, StudyFiles
+from radrep.inference.films import StudyFiles
+from radrep.inference.generator import ReportGenerator
 from radrep.recipe.training import Consensus, Decode
 from radrep.weights.files import write_checksums
 from tests.whole_way import radrep, read_metrics, stop_midway, write_recipe

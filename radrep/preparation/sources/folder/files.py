@@ -10,7 +10,7 @@ import numpy as np
 
 from radrep.data.dicom import is_dicom
 from radrep.data.file_kinds import HEAD_BYTES, picture_format
-from radrep.data.manifest import PREPARED
+from radrep.data.manifest import GENERATED, PREPARED
 from radrep.errors import DataError
 from radrep.preparation.sources.cells import IMAGE_ENDINGS
 
@@ -101,8 +101,8 @@ def _scan(root: Path, path: str, inside: str, outside: set[str]) -> list[str]:
     # Folders first: a link to a file in one of them is then known as inner.
     shown.sort(key=lambda entry: (not os.path.isdir(entry.path), entry.name))
     found = [_kind(entry, inside, outside) + entry.name for entry in shown]
-    # A prepared folder below the raw images is none of them.
-    if path and FILE + PREPARED in found:
+    # A prepared folder, or one of reports, below the raw images is none of them.
+    if path and {FILE + PREPARED, FILE + GENERATED} & {*found}:
         return []
     return sorted(found, key=_natural)
 

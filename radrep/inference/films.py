@@ -1,0 +1,59 @@
+"""The image files of a study as pixels. Imports no torch, so that any process may read them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from radrep.data.image_io import read_image_and_view
+from radrep.data.study import projection_of
+from radrep.errors import DataError
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """PNG, JPEG, TIFF, BMP or DICOM files of one study, one per view.
+
+    Where the model takes a masked image, the first frontal one is masked, or the first of all.
+    """
+
+    images: tuple[Path, ...]
+    projections: tuple[str, ...] = ()  # frontal, lateral or unknown; default: of DICOM headers
+
+
+@dataclass(frozen=True)
+class Films:
+    """The images of one study, read.
+
+    Attributes:
+        pixels: Of each image, uint8 (h, w), at the size that the model's images are prepared at.
+        shown: The same to draw maps on, larger; empty unless asked for.
+    """
+
+    images: tuple[Path, ...]
+    projections: tuple[str, ...]  # "frontal", "lateral" or "unknown" of each
+    pixels: tuple[np.ndarray, ...]
+    shown: tuple[np.ndarray, ...] = ()
+
+
+def read_films(files: StudyFiles, short_sides: Sequence[int]) -> Films:
+    """Read a study's files at the model's size and, if a second one is given, to be shown.
+
+    Raises:
+        DataError: If a file cannot be read, or there are not as many projections.
+    """
+    if not files.images:
+        raise DataError("no image given; name one file for each view of the study")
+    if files.projections and len(files.projections) != len(files.images):
+        raise DataError(
+            f"{len(files.projections)} projections for {len(files.images)} images; give one for "
+            "each image, or none"
+        )
+    # The model's pixels are read at their own size: from larger ones they would differ.
+    read, views = zip(
+        *(read_image_and_view(path, short_sides) for path in files.images), strict=True
+    )
+    pixels, *shown = zip(*read, strict=True)
+    projections = files.projections or tuple(map(projection_of, views))
+    return Films(files.images, projections, pixels, *shown)

@@ -1,0 +1,1 @@
+"""A folder of radiographs -> a folder of reports."""

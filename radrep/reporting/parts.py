@@ -1,0 +1,239 @@
+"""A folder of reports on disk, in parts that are there whole or not at all.
+
+OUT/part-HASH.jsonl, .parquet   reports of some studies, one row each; named by what they are of
+OUT/part-HASH.done.json         their studies and the SHA-256 of each of their files, written last
+OUT/generated.json              what decided the reports, when the command began, the parts
+OUT/left_out.jsonl              images and studies that are not used, with reasons
+
+A part without its done-file is not there. So a stopped command goes on with what is missing, and
+makes the bytes that it would have made. Reports of studies that are no longer among the images
+stay; that of a study whose images changed gives way to its new one.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import Timeout
+
+from radrep.atomic import atomic_write_bytes, atomic_write_text, locked
+from radrep.data.manifest import GENERATED, hash_file, verifies
+from radrep.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+LEFT_OUT = "left_out.jsonl"
+_DONE = ".done.json"
+_SHOWN = 16  # digits of a hash
+_Reason = tuple[str, str, str]  # study, image or "", why it is not used
+
+
+@dataclass
+class Part:
+    """Some studies, by their fingerprints, with what is written of them.
+
+    An unread study has no row; `documents` are further files of a study by their names.
+    """
+
+    name: str
+    studies: Mapping[str, str]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    documents: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    left_out: list[_Reason] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DonePart:
+    """What the done-file of a part records."""
+
+    name: str
+    studies: Mapping[str, str]
+    files: Mapping[str, str]  # SHA-256 by name
+    documents: Mapping[str, Sequence[str]]  # names of files by study
+    unread: Sequence[str]  # studies without a report
+    left_out: Sequence[_Reason]
+
+
+def part_name(settings: Mapping[str, object], studies: Mapping[str, str]) -> str:
+    """The name of the part that has these studies, by what decides its content."""
+    decides = json.dumps([settings, list(studies.items())], sort_keys=True)
+    return f"part-{hashlib.sha256(decides.encode()).hexdigest()[:_SHOWN]}"
+
+
+def write_part(out: Path, part: Part) -> DonePart:
+    """Write the files of a part, its done-file last."""
+    files = {name: file for own in part.documents.values() for name, file in own.items()}
+    if part.rows:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in part.rows)
+        files[f"{part.name}.jsonl"] = "".join(lines).encode()
+        files[f"{part.name}.parquet"] = to_parquet(part.rows)
+    for name, content in files.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        atomic_write_bytes(out / name, content)
+    done = DonePart(
+        part.name,
+        part.studies,
+        {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        {study: list(own) for study, own in part.documents.items()},
+        part.unread,
+        part.left_out,
+    )
+    atomic_write_text(out / (part.name + _DONE), json.dumps(asdict(done), indent=1) + "\n")
+    return done
+
+
+def read_parts(out: Path) -> list[DonePart]:
+    """The parts that are there and as they were written."""
+    found = []
+    for path in sorted(out.glob(f"part-*{_DONE}")):
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            part = DonePart(**{**row, "left_out": [tuple(each) for each in row["left_out"]]})
+            if all(_is_whole(out / name, sha256) for name, sha256 in part.files.items()):
+                found.append(part)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # as after a crash
+            continue
+    return found
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and (not verifies() or hash_file(path) == sha256)
+
+
+def drop_studies(
+    out: Path, part: DonePart, dropped: Iterable[str], settings: Mapping[str, object]
+) -> None:
+    """Take studies out of a part; what is left of it becomes another part first."""
+    kept = {study: mark for study, mark in part.studies.items() if study not in {*dropped}}
+    files: Mapping[str, str] = {}
+    if kept:
+        file = out / f"{part.name}.jsonl"
+        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+        documents = {
+            study: {name: (out / name).read_bytes() for name in part.documents[study]}
+            for study in kept
+            if study in part.documents
+        }
+        rest = Part(
+            part_name(settings, kept),
+            kept,
+            [row for row in map(json.loads, lines) if row["study"] in kept],
+            documents,
+            [study for study in part.unread if study in kept],
+            [reason for reason in part.left_out if reason[0] in kept],
+        )
+        files = write_part(out, rest).files
+    for name in (part.name + _DONE, *(part.files.keys() - files.keys())):
+        (out / name).unlink(missing_ok=True)
+
+
+def to_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows as a Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=row_schema()), file)
+    return file.getvalue()
+
+
+@cache
+def row_schema() -> "pyarrow.Schema":
+    """The columns of a row."""
+    import pyarrow
+
+    text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
+    sentence = {"text": text, "origin": text, "observation": text, "probability": pyarrow.float64()}
+    return pyarrow.schema(
+        {
+            "study": text,
+            "images": texts,
+            "projections": texts,
+            "report": text,
+            "made": text,
+            "sentences": pyarrow.list_(pyarrow.struct(sentence)),
+            "removed": texts,
+            "unused": texts,
+            "model": text,
+            "time": text,
+        }
+    )
+
+
+@contextmanager
+def report_folder(out: Path, settings: Mapping[str, object]) -> Iterator[str]:
+    """Hold a folder of reports; yields when its command began, as text in UTC.
+
+    A command that goes on with a stopped one keeps that time. When all went well, the list of what
+    is not used and the record are written.
+
+    Raises:
+        DataError: If it holds something else, reports of other settings, or is in use.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = out / ".lock"
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, timeout=0))
+        except Timeout as error:
+            raise DataError(
+                f"{out} is being written by another radrep generate. Wait until it ends, or stop "
+                "it and run the command again"
+            ) from error
+        try:
+            began = _begin(out, settings)
+            for path in out.rglob(".*.partial"):
+                path.unlink()
+            yield began
+            _finish(out, settings, began)
+        finally:
+            if os.name == "posix":  # elsewhere an open file cannot be removed
+                lock.unlink(missing_ok=True)
+
+
+def _begin(out: Path, settings: Mapping[str, object]) -> str:
+    path = out / GENERATED
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if path.is_file():
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            known, began = dict(record["settings"]), str(record["began"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} cannot be read ({error}); give another --out") from error
+        changes = [f"{k} {known.get(k)}, now {v}" for k, v in settings.items() if known.get(k) != v]
+        if changes:
+            raise DataError(
+                f"{out} holds reports that were made otherwise ({'; '.join(changes)}) and is left "
+                "unchanged: give another --out"
+            )
+        now = now if record.get("finished") else began
+    elif any(each.name != ".lock" for each in out.iterdir()):
+        raise DataError(f"{out} is not empty and holds no reports of radrep; give another --out")
+    record = {"settings": settings, "began": now, "finished": False}
+    atomic_write_text(path, json.dumps(record, indent=2) + "\n")
+    return now
+
+
+def _finish(out: Path, settings: Mapping[str, object], began: str) -> None:
+    parts = read_parts(out)
+    lines = (
+        json.dumps({"study": study, "image": image, "reason": reason}, ensure_ascii=False) + "\n"
+        for study, image, reason in sorted(reason for part in parts for reason in part.left_out)
+    )
+    atomic_write_text(out / LEFT_OUT, "".join(lines))
+    rows = [
+        {"name": p.name, "studies": len(p.studies), "reports": len(p.studies) - len(p.unread)}
+        for p in parts
+    ]
+    record = {"settings": settings, "began": began, "finished": True, "parts": rows}
+    atomic_write_text(out / GENERATED, json.dumps(record, indent=2) + "\n")

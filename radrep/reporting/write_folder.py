@@ -1,0 +1,171 @@
+"""Write the reports of a folder's studies: reading, the network and writing overlap."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from radrep import __version__
+from radrep.errors import DataError
+from radrep.inference.films import Films
+from radrep.inference.generator import ReportGenerator
+from radrep.parallel import count_cores, map_in_order
+from radrep.progress import Advance, Reporter
+from radrep.reporting.parts import (
+    DonePart,
+    Part,
+    drop_studies,
+    part_name,
+    read_parts,
+    report_folder,
+    write_part,
+)
+from radrep.reporting.reading import ReadStudy, ReportStudy, read_study
+from radrep.reporting.studies import FoundStudies
+
+_PARTS = 64  # of which a stopped command loses those that it is at
+_MOST_STUDIES = 512  # of a part
+_WAITING = 2  # parts to be written while the next one is made
+# A worker takes a second to start, in which about this many studies are read.
+_STUDIES_PER_WORKER = 32
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class ReportedFolder:
+    """What a folder of reports has of the studies that were asked for."""
+
+    num_studies: int
+    num_reports: int
+    left_out: Sequence[tuple[str, str, str]]  # study, image, reason
+
+
+def write_folder(
+    found: FoundStudies,
+    generator: ReportGenerator,
+    out: Path,
+    *,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> ReportedFolder:
+    """Write what `out` lacks of the reports of some studies; see `radrep.reporting.parts`.
+
+    Images are read by several processes, so that a script needs a `__main__` guard.
+
+    Raises:
+        DataError: If `out` holds anything else, or images were prepared at another size.
+    """
+    reporter, studies = reporter or Reporter(), found.studies
+    needed = generator.loaded.prepared_size
+    if found.image_size not in (None, needed):
+        raise DataError(
+            f"{found.place} has images of {found.image_size} pixels and the model was trained on "
+            f"{needed}: give the images themselves, or prepare them with --image-size {needed}"
+        )
+    settings = {"radrep": __version__, "images": found.place, **generator.settings(), "seed": seed}
+    marks = {study.id: study.fingerprint() for study in studies}
+    with report_folder(out, settings) as began:
+        done = _read_done(out, marks, settings)
+        todo = [study for study in studies if study.id not in done]
+        if done:
+            num_done = len(studies) - len(todo)
+            reporter.info("resume", f"{num_done:,} of {len(studies):,} studies are done already")
+        if todo:
+            parts = []
+            size = _part_size(len(studies), generator.batch_size)
+            for start in range(0, len(todo), size):
+                own = {study.id: marks[study.id] for study in todo[start : start + size]}
+                parts.append(Part(part_name(settings, own), own))
+            work = partial(read_study, short_side=needed)
+            with (
+                reporter.progress("reports", len(todo), "studies") as advance,
+                closing(map_in_order(work, todo, _count_workers(found, len(todo)))) as read,
+            ):
+                maker = _PartMaker(generator, seed, began, advance, reporter)
+                _write_parts(out, (maker.fill(part, read) for part in parts))
+        written = read_parts(out)
+    unread = {study for part in written for study in part.unread} & marks.keys()
+    left_out = [reason for part in written for reason in part.left_out if reason[0] in marks]
+    return ReportedFolder(len(studies), len(studies) - len(unread), left_out)
+
+
+def _read_done(out: Path, marks: Mapping[str, str], settings: Mapping[str, object]) -> set[str]:
+    """The studies that are done; reports of studies whose images changed are removed."""
+    done = set[str]()
+    for part in read_parts(out):
+        changed = {study for study, mark in part.studies.items() if marks.get(study, mark) != mark}
+        if changed:
+            drop_studies(out, part, changed, settings)
+        done |= part.studies.keys() - changed
+    return done
+
+
+def _count_workers(found: FoundStudies, num_studies: int) -> int:
+    if found.image_size is not None:  # prepared images are small already
+        return 1
+    return max(1, min(count_cores(), _MOST_WORKERS, num_studies // _STUDIES_PER_WORKER))
+
+
+def _part_size(num_studies: int, batch_size: int) -> int:
+    """Studies of a part: full batches, so that a report's batch is the same in every run."""
+    batches = min(num_studies / _PARTS, _MOST_STUDIES) / batch_size
+    return max(round(batches), 1) * batch_size
+
+
+def _write_parts(out: Path, parts: Iterable[Part]) -> None:
+    """Write each part while the next one is made."""
+    pending: deque[Future[DonePart]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for part in parts:
+            pending.append(pool.submit(write_part, out, part))
+            if len(pending) > _WAITING:
+                pending.popleft().result()
+        while pending:
+            pending.popleft().result()
+
+
+@dataclass(frozen=True)
+class _PartMaker:
+    generator: ReportGenerator
+    seed: int
+    began: str
+    advance: Advance
+    reporter: Reporter
+
+    def fill(self, part: Part, read: Iterator[tuple[ReportStudy, ReadStudy]]) -> Part:
+        """Write the reports of a part, batch by batch, as its studies are read."""
+        waiting: list[tuple[str, Films]] = []
+        for study, found in islice(read, len(part.studies)):
+            for note in found.notes:
+                self.reporter.warn(note)
+            part.left_out += [(study.id, image, reason) for image, reason in found.left_out]
+            if found.films is None:
+                part.unread.append(study.id)
+                self.advance()
+                continue
+            waiting.append((study.id, found.films))
+            if len(waiting) == self.generator.batch_size:
+                self._write(part, waiting)
+                waiting = []
+        if waiting:
+            self._write(part, waiting)
+        return part
+
+    def _write(self, part: Part, studies: Sequence[tuple[str, Films]]) -> None:
+        reports = self.generator.write_films([films for _, films in studies], seed=self.seed)
+        for (study, films), report in zip(studies, reports, strict=True):
+            used = set(report.images)
+            part.rows.append(
+                {
+                    "study": study,
+                    **report.as_row(),
+                    "unused": [str(image) for image in films.images if image not in used],
+                    "model": self.generator.fingerprint,
+                    "time": self.began,
+                }
+            )
+        self.advance(len(studies))
