@@ -4,15 +4,18 @@ Every command reads images by `read_image`: uint8 (h, w) with black 0.
 """
 
 import io
+import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from radrep.data.dicom import DicomPicture, find_tags, is_dicom
+from radrep.data.dicom import DicomPicture, check_scans, find_tags, is_dicom
 from radrep.data.file_kinds import HEAD_BYTES, describe, picture_format
 from radrep.errors import DataError, ImageWarning
 
@@ -20,12 +23,15 @@ MIN_SIDE = 32
 # The largest digital radiographs have 20 million, a film scanned at 600 dpi has 86.
 MAX_PIXELS = 100_000_000
 _MAX_PIPED = 1_000_000_000  # bytes, all in memory
+_MAX_SECONDS = 20  # of processor time; a film of 100 million pixels takes 1 to 5
 # A blank image saved as JPEG is not quite constant.
 _NARROW = 32  # grey levels that show little of a film
 _BLANK_RANGE = 2
 # How deep radiography detectors digitise; a 16-bit file often holds fewer bits.
 _DEPTHS = (8, 10, 12, 14, 16)
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # of TIFF
+_COMPRESSION, _JPEG_IN_TIFF = 259, (6, 7)
+_STRIPS = (273, 324)  # or tiles: a JPEG each
 
 
 def read_image(path: str | Path, short_side: int | None = None) -> np.ndarray:
@@ -124,7 +130,7 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
     is_negative = False
     notes: list[str] = []
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _time_limit(name):
             # What Pillow and pydicom warn of (odd metadata, size) is either mended or refused here.
             warnings.simplefilter("ignore")
             file.seek(0)
@@ -160,6 +166,28 @@ def _decode(file: BinaryIO, name: str, short_side: int | None) -> np.ndarray:
     return pixels
 
 
+@contextmanager
+def _time_limit(name: str) -> Iterator[None]:
+    """Raise DataError after so much processor time, where Python is the one to notice.
+
+    Signals reach the main thread alone, and no decoder before it comes back to Python.
+    """
+    if not hasattr(signal, "setitimer") or current_thread() is not main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise DataError(f"{name}: reading it takes more than {_MAX_SECONDS} s; not opened further")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_SECONDS, 1)  # again, should a decoder go on
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def _check_size(name: str, height: int, width: int) -> None:
     if min(height, width) < MIN_SIDE:
         raise DataError(f"{name}: {width} x {height} pixels, smaller than {MIN_SIDE}")
@@ -172,6 +200,8 @@ def _check_size(name: str, height: int, width: int) -> None:
 
 def _read_picture(file: BinaryIO, name: str, format: str, short_side: int | None) -> np.ndarray:
     file.seek(0)
+    if format == "JPEG":
+        check_scans(file.read(), name)
     try:
         opened = Image.open(file, formats=[format])
     except Image.DecompressionBombError as error:  # Pillow's own bound, which lies above ours
@@ -192,6 +222,9 @@ def _read_picture(file: BinaryIO, name: str, format: str, short_side: int | None
         scaled = picture.draft("L", None if short_side is None else (short_side, short_side))
         # 16-bit grey of a TIFF may run from white to black, which Pillow leaves as it is.
         tags = getattr(picture, "tag_v2", {})
+        if tags.get(_COMPRESSION) in _JPEG_IN_TIFF:
+            file.seek(0)
+            check_scans(file.read(), name, max(len(tags.get(key, ())) for key in _STRIPS))
         inverted = picture.mode.startswith("I") and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         film: Image.Image = picture
         if short_side is not None and scaled and picture.size != (width, height):

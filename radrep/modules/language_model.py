@@ -42,6 +42,7 @@ from transformers.utils import logging
 from radrep.atomic import atomic_dir, remove_tree
 from radrep.data.manifest import hash_file, verifies
 from radrep.errors import CheckpointError
+from radrep.gguf_files import check_gguf
 from radrep.json_text import load_json
 from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
@@ -186,6 +187,12 @@ def _converted(file: Path, cache_folder: Path) -> Path:
     """The folder of a GGUF file's weights, in float32 as more rounding would change them again."""
     if importlib.util.find_spec("gguf") is None:
         raise CheckpointError(f"reading {file} needs gguf. Install it with: pip install gguf")
+    try:
+        check_gguf(file)
+    except ValueError as error:
+        raise CheckpointError(
+            f"language model {file} cannot be loaded: {error}\n{SOURCES}"
+        ) from error
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     folder = cache_folder / "language_models" / f"{file.stem}-{digest[:16]}"

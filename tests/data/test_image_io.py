@@ -1,5 +1,7 @@
 import io
+import signal
 import struct
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -7,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import JPEGBaseline8Bit
 
 from radrep.data.image_io import decode_image, difference_hash, fit_short_side, read_image, resize
 from radrep.errors import DataError
+from tests.data.dicom.drawing import compress, write_dicom
 
 
 def draw(height: int = 48, width: int = 40) -> np.ndarray:
@@ -480,3 +484,42 @@ def test_the_difference_hash_holds_when_a_film_is_resized_recompressed_or_bright
 
 def distance(first: np.ndarray, second: np.ndarray, side: int) -> int:
     return (difference_hash(first, side) ^ difference_hash(second, side)).bit_count()
+
+
+def repeat_last_scan(jpeg: bytes, times: int) -> bytes:
+    start, end = jpeg.rindex(b"\xff\xda"), jpeg.rindex(b"\xff\xd9")
+    return jpeg[:end] + jpeg[start:end] * times + jpeg[end:]
+
+
+def test_a_jpeg_that_describes_its_picture_again_and_again_is_refused(tmp_path):
+    jpeg = save(GREY, tmp_path / "a.jpg", progressive=True).read_bytes()
+    assert decode_image(repeat_last_scan(jpeg, 20), "a").shape == GREY.shape
+    bomb = repeat_last_scan(jpeg, 300)
+    with pytest.raises(DataError, match="a JPEG of 30. scans, more than 200; not opened"):
+        decode_image(bomb, "a")
+    frame = write_dicom(tmp_path / "a.dcm", GREY)
+    compress(frame, JPEGBaseline8Bit, bomb)
+    with pytest.raises(DataError, match="a JPEG of 30. scans, more than 200; not opened"):
+        read_image(frame)
+
+
+def test_a_tiff_of_many_strips_of_jpeg_is_no_bomb(tmp_path):
+    film = radiograph(2048, 64)
+    path = save(film, tmp_path / "a.tif", compression="jpeg", tiffinfo={278: 8})
+    assert path.read_bytes().count(b"\xff\xda") > 200
+    assert read_image(path).shape == film.shape
+
+
+def test_reading_ends_after_so_much_time_and_leaves_signals_as_they_were(tmp_path, monkeypatch):
+    path = save(GREY, tmp_path / "a.gif")
+    content = path.read_bytes()
+    picture = content[content.index(b",") : -1]
+    path.write_bytes(content[:-1] + picture[:10] + b"\2\0" + (picture[:10] + b"\2\0") * 500_000)
+    monkeypatch.setattr("radrep.data.image_io._MAX_SECONDS", 0.3)
+    before = signal.getsignal(signal.SIGVTALRM)
+    start = time.process_time()
+    with pytest.raises(DataError, match=r"a.gif: reading it takes more than 0.3 s"):
+        read_image(path)
+    assert time.process_time() - start < 3
+    assert signal.getsignal(signal.SIGVTALRM) == before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)

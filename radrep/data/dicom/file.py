@@ -105,6 +105,10 @@ def open_dicom(file: BinaryIO, name: str) -> DicomFile:
             is_cut = 0 < size < _UNDEFINED and len(element.value or b"") < size
     except (EOFError, struct.error, StopIteration):
         is_cut = True
+    except RecursionError as error:
+        raise DataError(
+            f"{name}: broken image file (sequences within sequences, deeper than in any header)"
+        ) from error
     except OSError as error:  # pydicom read on for the end of a sequence
         kind = _kind(Dataset(elements))
         raise DataError(

@@ -24,6 +24,7 @@ _JPEG_SYNTAXES = {
 _J2K_SYNTAXES = tuple(_JPEG + end for end in ("91", "90", "92", "93", "201", "202", "203"))
 _RLE = "1.2.840.10008.1.2.5"
 _LITTLE, _BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+_SCAN, _MAX_SCANS = b"\xff\xda", 200  # of JPEG; cameras and programs write at most 20 or so
 _END_OF_CODE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
 
 
@@ -110,6 +111,8 @@ def read_stored(file: DicomFile, layout: PixelLayout, name: str) -> Stored:
     syntax, layout = _encoding(file, layout, value if is_frame else None, name)
     if is_frame:
         _check_end(value, syntax, is_cut, name)
+        if value.startswith(b"\xff\xd8"):
+            check_scans(value, name)
         _check_frame_size(value, layout, name)
     else:
         value, layout = _fit_native(value, layout, is_cut, name)
@@ -150,6 +153,15 @@ def _find_sof(frame: bytes) -> tuple[int, int, tuple[int, int]]:
             return marker, frame[place + 4], struct.unpack(">HH", size)
         place += 1 if marker == 0xFF else 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
     return 0, 0, (0, 0)
+
+
+def check_scans(jpeg: bytes, name: str, num_pictures: int = 1) -> None:
+    """Refuse a progressive JPEG whose picture is described again and again, in a few bytes each."""
+    if (num_scans := jpeg.count(_SCAN)) > _MAX_SCANS * num_pictures:
+        raise DataError(
+            f"{name}: a JPEG of {num_scans:,} scans, more than {_MAX_SCANS}; not opened, since "
+            "such a file can take hours"
+        )
 
 
 def _check_frame_size(frame: bytes, layout: PixelLayout, name: str) -> None:

@@ -374,3 +374,20 @@ def test_a_deflated_bomb_is_not_inflated(tmp_path, monkeypatch):
 def test_dicom_is_shrunk_as_fit_short_side_does(tmp_path, data_dir):
     path = data_dir / "dicom" / "chest_pa_monochrome2_jpeg.dcm"
     assert np.array_equal(read_image(path, 256), fit_short_side(read_image(path), 256))
+
+
+@pytest.mark.parametrize("depth", [20, 20_000])
+def test_sequences_may_be_nested_as_in_any_header_and_no_deeper(tmp_path, depth):
+    path = write_dicom(tmp_path / "a.dcm", GREY)
+    content = path.read_bytes()
+    place = content.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    begin = struct.pack(
+        "<HH2sHL HHL", 0x0040, 0x0275, b"SQ", 0, 2**32 - 1, 0xFFFE, 0xE000, 2**32 - 1
+    )
+    end = struct.pack("<HHL HHL", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    path.write_bytes(content[:place] + begin * depth + end * depth + content[place:])
+    if depth == 20:
+        assert np.array_equal(read_image(path), GREY)
+        return
+    with pytest.raises(DataError, match="sequences within sequences, deeper than in any header"):
+        read_image(path)

@@ -88,6 +88,7 @@ def test_the_page_needs_nothing_but_itself(html, reader):
     assert "://" not in html
     policy = reader.find("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
     assert policy.startswith("default-src 'none'; ")
+    assert policy.endswith("; base-uri 'none'; form-action 'none'")
 
 
 def test_one_heading_captions_scopes_and_unique_ids(reader):
