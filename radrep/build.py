@@ -172,10 +172,13 @@ def build_model(
             return _build_csr_lmca(section, recipe.data, len(words), pretrained)
         if isinstance(section, schema.Discriminator):
             return Discriminator(
-                backbone=_build_backbone(section.backbone, image_size, pretrained),
+                _build_xray_mamba(section.encoder, image_size)
+                if section.encoder is not None
+                else _build_backbone(section.backbone, image_size, pretrained),
                 num_labels=len(OBSERVATIONS),
                 num_words=section.words,
                 dropout=section.dropout,
+                frozen=section.train_encoder == "frozen",
             )
         if isinstance(section, schema.Emrrg):
             return _build_emrrg(section, recipe.data, words, language_weights)
@@ -206,10 +209,10 @@ class StartingWeights:
 
 def starting_weights(section: schema.Model) -> StartingWeights:
     """The runs and files that a model starts from."""
-    if isinstance(section, schema.CsrLmca | schema.Discriminator):
-        return StartingWeights(backbone=_run_of_backbone(section.backbone))
-    if not isinstance(section, schema.Emrrg | schema.Contrastive):
+    if isinstance(section, schema.Autoregressive):
         return StartingWeights()
+    if isinstance(section, schema.CsrLmca) or section.encoder is None:
+        return StartingWeights(backbone=_run_of_backbone(section.backbone))
     encoder, adapters = section.encoder.weights, "none"
     if isinstance(section, schema.Emrrg) and section.train_encoder == "adapters":
         adapters = section.lora.weights

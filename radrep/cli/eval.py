@@ -291,5 +291,7 @@ def _show_labels(run: Path, split: str | None, out: Path | None) -> None:
     chosen = "validation chose the thresholds"
     if result.split == "val":
         chosen += ", so F1 is optimistic here"
+    if result.shuffled_auroc is not None:
+        say(f"With the images shuffled the mean AUROC is {result.shuffled_auroc:.3f}.")
     say(f"AP average precision, ECE calibration error in 15 bins; {chosen}.")
     say(f"Scores:  {result.scores_file}")

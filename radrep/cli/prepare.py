@@ -187,6 +187,9 @@ def phantom(
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")] = 0,
     out: Out = Path("data/phantom"),
     image_size: ImageSize = 256,
+    finding_scale: Annotated[
+        float, typer.Option(min=0.5, max=2, help="Area of the findings; at 1 up to 5 % of a film.")
+    ] = 1.0,
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -197,7 +200,9 @@ def phantom(
     from radrep.preparation.plan import Choice
     from radrep.preparation.sources.phantom.source import PhantomSource
 
-    source = PhantomSource(num_studies, seed=seed, image_size=image_size)
+    source = PhantomSource(
+        num_studies, seed=seed, image_size=image_size, finding_scale=finding_scale
+    )
     _run(source, out, image_size, Choice(), workers, dry_run)
 
 

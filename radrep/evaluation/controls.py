@@ -32,11 +32,15 @@ def shuffled_control(reports: Sequence[str]) -> dict[str, list[str]]:
     """
     if len(reports) < 2:
         return {}
-    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(reports))
-    permuted = list(reports)
-    for here, there in zip(order, np.roll(order, 1), strict=True):
-        permuted[here] = reports[there]
-    return {SHUFFLED.name: permuted}
+    return {SHUFFLED.name: [reports[other] for other in shuffled_order(len(reports))]}
+
+
+def shuffled_order(number: int) -> np.ndarray:
+    """For each of so many another one, each once; (number,)."""
+    order = np.random.default_rng(SHUFFLE_SEED).permutation(number)
+    others = np.empty_like(order)
+    others[order] = np.roll(order, 1)
+    return others
 
 
 def write_blank(loaded: Loaded, studies: EvalSet, decode: Decode) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from radrep.atomic import atomic_write_text, check_output
 from radrep.device import best_device
+from radrep.evaluation.controls import shuffled_order
 from radrep.evaluation.eval_set import batches_of, default_split
 from radrep.inference.classify import Row, classify, score_rows
 from radrep.metrics.classification import MEASURES, LabelScores
@@ -31,6 +32,7 @@ class DiscriminatorScores:
     num_images: int
     loss: float
     scores: LabelScores
+    shuffled_auroc: float | None  # the mean, of the same probabilities permuted over the images
     scores_file: Path
 
     def to_json(self) -> dict[str, Any]:
@@ -41,6 +43,7 @@ class DiscriminatorScores:
             "num_images": self.num_images,
             "loss": self.loss,
             **{f"macro {metric}": self.scores.macro(metric) for metric in MEASURES},
+            "macro auroc, images shuffled": self.shuffled_auroc,
             "labels": [asdict(row) for row in self.scores.rows],
         }
 
@@ -56,13 +59,9 @@ def evaluate_discriminator(
     check_output(out or run_dir(loaded.folder), "--out", folder=True, new=False)
     name = split or default_split(loaded.recipe.data, reporter)
     rows, thresholds, num_studies = classify_split(loaded, name, reporter)
-    scores, loss = score_rows(rows, thresholds)
     file = (out or run_dir(loaded.folder)) / f"scores-{name}.json"
-    result = DiscriminatorScores(
-        loaded.folder, name, num_studies, len(rows), loss, scores, scores_file=file
-    )
-    write_scores(result)
-    evaluated = LabelEvaluation(name, num_studies, len(rows), scores)
+    result = score_discriminator(loaded.folder, name, num_studies, rows, thresholds, file)
+    evaluated = LabelEvaluation(name, num_studies, len(rows), result.scores)
     atomic_write_text(file.with_name(MODEL_CARD), describe_model(loaded.recipe, evaluated))
     return result
 
@@ -87,7 +86,25 @@ def classify_split(
     return rows, model.label_thresholds().cpu().numpy(), len(studies)
 
 
-def write_scores(result: DiscriminatorScores) -> None:
-    """Write the scores file."""
-    result.scores_file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(result.scores_file, json.dumps(result.to_json(), indent=1) + "\n")
+def score_discriminator(
+    checkpoint: Path,
+    split: str,
+    num_studies: int,
+    rows: list[Row],
+    thresholds: np.ndarray,
+    file: Path,
+) -> DiscriminatorScores:
+    """Score the rows of a split, see `score_rows`, and write the scores file."""
+    scores, loss = score_rows(rows, thresholds)
+    others = shuffled_order(len(rows))
+    shuffled = [
+        (study, rows[other][1], labels)
+        for (study, _, labels), other in zip(rows, others, strict=True)
+    ]
+    without_images = score_rows(shuffled)[0].macro("auroc")
+    result = DiscriminatorScores(
+        checkpoint, split, num_studies, len(rows), loss, scores, without_images, file
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(file, json.dumps(result.to_json(), indent=1) + "\n")
+    return result

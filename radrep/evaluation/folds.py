@@ -14,7 +14,11 @@ from radrep.data.study import HELD_OUT
 from radrep.errors import DataError
 from radrep.evaluation.artifacts import read_reports
 from radrep.evaluation.controls import write_blank
-from radrep.evaluation.discriminator import DiscriminatorScores, classify_split, write_scores
+from radrep.evaluation.discriminator import (
+    DiscriminatorScores,
+    classify_split,
+    score_discriminator,
+)
 from radrep.evaluation.eval_set import EvalSet, pool, studies_of_run
 from radrep.evaluation.evaluate import Predicted, Systems, check_request, finish, predict
 from radrep.evaluation.result import EvalOptions, EvalResult
@@ -131,8 +135,5 @@ def evaluate_discriminator_folds(
         rows += own
         thresholds += [chosen] * len(own)
         num_studies += num
-    scores, loss = score_rows(rows, np.stack(thresholds))
     file = (out or folder) / f"scores-{HELD_OUT}.json"
-    result = DiscriminatorScores(folder, HELD_OUT, num_studies, len(rows), loss, scores, file)
-    write_scores(result)
-    return result
+    return score_discriminator(folder, HELD_OUT, num_studies, rows, np.stack(thresholds), file)

@@ -1,4 +1,7 @@
-"""SDAM's disease discriminator: labels of one radiograph by a backbone, a mean and one layer.
+"""Labels of one radiograph by a vision encoder, a mean and one layer.
+
+With a convolutional backbone it is SDAM's disease discriminator. With an X-ray Mamba it is a stage
+of supervised pretraining, an addition to the published ones.
 
 Letters: b studies, v images of all of them, n patches, c width of a patch, k labels, w words.
 """
@@ -9,34 +12,50 @@ from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.models.base import VisionModel
+from radrep.models.xray_mamba import XrayMamba
 from radrep.modules.backbone import Backbone
 
 
 class Discriminator(VisionModel):
-    """A backbone whose mean patch gives the probability of each label.
+    """A vision encoder whose mean patch gives the probability of each label.
 
     As published (CSR-LMCA, Deng et al., 2025) it is a ResNet-34 with fourteen sigmoid outputs, the
     observations of CheXpert. Every image of a study is taught the labels of its study. Our own
-    addition: a second layer learns which of some frequent words the report has.
+    additions: a second layer learns which of some frequent words the report has; the encoder may
+    be an X-ray Mamba, and one that is `frozen` has a linear probe here. A backbone freezes itself.
     """
 
-    vision = "backbone"
+    backbone: Backbone  # either this
+    encoder: XrayMamba  # or this, under the name that it has in the other stages
     # Above which a label is called present, (k,); 1, which nothing exceeds, until validation.
     thresholds: Tensor
 
     def __init__(
-        self, *, backbone: Backbone, num_labels: int, num_words: int = 0, dropout: float = 0.0
+        self,
+        vision: Backbone | XrayMamba,
+        *,
+        num_labels: int,
+        num_words: int = 0,
+        dropout: float = 0.0,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        if isinstance(vision, Backbone):
+            self.vision, self.backbone, dim = "backbone", vision, vision.out_dim
+        else:
+            self.vision, self.encoder, dim = "encoder", vision, vision.dim
+            vision.requires_grad_(not frozen)
+        self.frozen = frozen
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(backbone.out_dim, num_labels)
-        self.words = nn.Linear(backbone.out_dim, num_words) if num_words else None
+        self.classifier = nn.Linear(dim, num_labels)
+        self.words = nn.Linear(dim, num_words) if num_words else None
         self.register_buffer("thresholds", torch.ones(num_labels))
 
     def frozen_encoder(self) -> nn.Module | None:
-        """The backbone, or its frozen stages."""
-        return self.backbone.fixed_part()
+        """The backbone or its frozen stages, or a frozen X-ray Mamba."""
+        if self.vision == "backbone":
+            return self.backbone.fixed_part()
+        return self.encoder if self.frozen else None
 
     def num_loss_terms(self, batch: Batch) -> int:
         """Images."""

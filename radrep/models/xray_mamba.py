@@ -245,8 +245,9 @@ def merge_lora(encoder: nn.Module) -> None:
             module.merge()
 
 
-# Width and depth. Published are base, 84 M weights, and large, 296 M; tiny, 5.8 M, is for a CPU.
-XRAY_MAMBA_SIZES = {"tiny": (192, 12), "base": (768, 12), "large": (1024, 24)}
+# Width and depth. Published are base, 84 M weights, and large, 296 M; tiny, 5.8 M, is for a CPU,
+# and nano, 0.5 M, for phantoms.
+XRAY_MAMBA_SIZES = {"nano": (96, 4), "tiny": (192, 12), "base": (768, 12), "large": (1024, 24)}
 
 
 def make_xray_mamba(size: str, **options: Any) -> XrayMamba:

@@ -151,7 +151,7 @@ class CsrLmca(ModelSection):
 class XrayMamba(Section):
     """The X-ray Mamba encoder; its image size is data.image_size."""
 
-    size: Literal["tiny", "base", "large"] = "base"
+    size: Literal["nano", "tiny", "base", "large"] = "base"
     patch_size: Count = 16
     weights: Name = "none"  # or a run, a checkpoint, what radrep import wrote
     drop_path: Fraction = 0.0
@@ -267,11 +267,13 @@ class Contrastive(ModelSection):
 
 
 class Discriminator(ModelSection):
-    """SDAM's disease discriminator: the fourteen CheXpert observations of one image."""
+    """The fourteen CheXpert observations of one image: SDAM, or supervised pretraining."""
 
     output: ClassVar[Literal["labels"]] = "labels"
     name: Literal["discriminator"]
     backbone: Backbone = Backbone(name="resnet34")
+    encoder: XrayMamba | None = None  # in place of the backbone
+    train_encoder: Literal["frozen", "trained"] = "trained"  # frozen: a linear probe of it
     dropout: Fraction = 0.0
     labels: Literal["table", "reports"] = "table"  # reports: by the rules that score findings
     uncertain: Literal["ignore", "zero", "one"] = "ignore"
@@ -292,7 +294,7 @@ class Discriminator(ModelSection):
     @property
     def takes_early_maps(self) -> bool:
         """With a partly frozen backbone."""
-        return self.backbone.partly_frozen
+        return self.encoder is None and self.backbone.partly_frozen
 
 
 Model = Annotated[

@@ -9,7 +9,7 @@ from radrep.recipe.models import MODELS, Contrastive, CsrLmca, Discriminator, Em
 from radrep.recipe.section import Folder, Rule, Section
 from radrep.recipe.training import Decode, Optim, Train
 
-_TASKS: Mapping[str, tuple[str, ...]] = {"train": ("reports", "labels"), "pretrain": ("encoder",)}
+_TASKS: Mapping[str, tuple[str, ...]] = {"train": ("reports", "labels"), "pretrain": ("encoder", "labels")}
 
 
 class Recipe(Section):
@@ -35,6 +35,9 @@ class Recipe(Section):
         fitting = [name for name, kind in MODELS.items() if kind.output in _TASKS[self.task]]
         text = f"does not go with task: {self.task}, which takes {' or '.join(fitting)}"
         yield model.output not in _TASKS[self.task], "model.name", text
+        text = "must describe the X-ray Mamba to pretrain; a backbone is trained with task: train"
+        bare = isinstance(model, Discriminator) and model.encoder is None
+        yield bare and self.task == "pretrain", "model.encoder", text
         masked = self.data.images != "views"
         text = f"'{self.data.images}' is for models that write reports; this one takes views"
         yield masked and model.output != "reports", "data.images", text
@@ -63,10 +66,11 @@ class Recipe(Section):
     def _feature_rules(self) -> Iterator[Rule]:
         """Features of a frozen encoder are computed once, so its images must not vary."""
         model = self.model
-        frozen = isinstance(model, CsrLmca | Discriminator) and model.backbone.frozen
-        has_backbone = isinstance(model, CsrLmca | Discriminator)
-        key = "model.backbone.frozen: true" if has_backbone else "model.train_encoder: frozen"
-        frozen = frozen or (isinstance(model, Emrrg) and model.train_encoder == "frozen")
+        key, frozen = "model.train_encoder: frozen", False
+        if isinstance(model, Emrrg) or (isinstance(model, Discriminator) and model.encoder):
+            frozen = model.train_encoder == "frozen"
+        elif isinstance(model, CsrLmca | Discriminator):
+            key, frozen = "model.backbone.frozen: true", model.backbone.frozen
         for name in ("random_crop", "random_resized_crop", "random_flip"):
             text = f"{name.rpartition('_')[2]}s training images at random, but {key} computes "
             text += "their features once; set one of the two to false"
@@ -93,9 +97,13 @@ class Recipe(Section):
             off["data.saliency.threshold"] = "data.saliency.mask: hard"
         if not data.random_crop and not data.random_resized_crop:
             off["data.random_flip"] = "data.random_crop: true or data.random_resized_crop: true"
-        if isinstance(model, CsrLmca | Discriminator) and model.backbone.frozen:
+        if isinstance(model, Discriminator) and model.encoder is not None:
+            off["model.backbone"] = "model.encoder: null"
+        elif isinstance(model, CsrLmca | Discriminator) and model.backbone.frozen:
             off["model.backbone.frozen_stages"] = "model.backbone.frozen: false"
-        if isinstance(model, CsrLmca):
+        if isinstance(model, Discriminator) and model.encoder is None:
+            off["model.train_encoder"] = "model.encoder"
+        elif isinstance(model, CsrLmca):
             if model.enhancer.mode != "tokens":
                 off["model.enhancer.gate"] = "model.enhancer.mode: tokens"
             if model.enhancer.mode != "pooled":

@@ -133,6 +133,11 @@ def _find_discriminator(section: Saliency) -> tuple[Path, Recipe]:
             f"{folder} is of the model {recipe.model.name} and no discriminator. Train one with: "
             "radrep train sdam_discriminator_cpu"
         )
+    if recipe.model.encoder is not None:
+        raise CheckpointError(
+            f"{folder} classifies by an X-ray Mamba (model.encoder), and masks are made from the "
+            "maps of a backbone. Train one with: radrep train sdam_discriminator_cpu"
+        )
     return folder, recipe
 
 

@@ -443,6 +443,18 @@ def test_an_unknown_shipped_name_lists_those_that_exist():
             "model.backbone.frozen: false",
         ),
         (
+            "sdam_discriminator_cpu",
+            ["model.train_encoder=frozen"],
+            "model.train_encoder",
+            "model.encoder",
+        ),
+        (
+            "pretrain_labels_cpu",
+            ["model.backbone.frozen=true"],
+            "model.backbone.frozen",
+            "model.encoder: null",
+        ),
+        (
             "pretrain_contrastive",
             ["model.text_encoder.dim=64"],
             "model.text_encoder.dim",

@@ -48,6 +48,10 @@ def test_what_models_differ_in_has_no_default():
     [
         ({"backbone": {"frozen": True}}, "model.backbone.frozen: true"),
         ({"name": "emrrg", "train_encoder": "frozen"}, "model.train_encoder: frozen"),
+        (
+            {"name": "discriminator", "encoder": {}, "train_encoder": "frozen"},
+            "model.train_encoder: frozen",
+        ),
     ],
 )
 def test_what_varies_images_is_refused_with_a_frozen_encoder(model, frozen, key):
@@ -68,7 +72,12 @@ def test_what_cached_maps_cannot_do_is_refused_with_frozen_stages(key):
 @pytest.mark.parametrize(
     ("changes", "key", "text"),
     [
-        ({"task": "pretrain"}, "model.name", "takes autoregressive or contrastive"),
+        ({"task": "pretrain"}, "model.name", "takes discriminator or autoregressive or contr"),
+        (
+            {"task": "pretrain", "model": {"name": "discriminator"}},
+            "model.encoder",
+            "must describe the X-ray Mamba to pretrain",
+        ),
         ({"model": {"name": "contrastive"}}, "model.name", "takes csr_lmca or emrrg or discr"),
         (
             {

@@ -19,7 +19,7 @@ def make_discriminator(stride: int = 32) -> Discriminator:
     backbone = Backbone(
         name="test_resnet.r160_in1k", weights="none", image_size=64, stride=stride
     )  # fmt: skip
-    model = Discriminator(backbone=backbone, num_labels=14, dropout=0.5).eval()
+    model = Discriminator(backbone, num_labels=14, dropout=0.5).eval()
     nn.init.normal_(model.classifier.weight)
     return model
 

@@ -158,7 +158,14 @@ def test_its_scores_stand_by_label(discriminator: Path, tmp_path: Path) -> None:
     assert scores["num_studies"] == rows["No Finding"]["num_known"] == 8
     best = max(row["val/auroc"] for row in read_metrics(discriminator) if "val/auroc" in row)
     assert scores["macro auroc"] == pytest.approx(best, abs=1e-6)
-    for said in ("AUROC", "No Finding", "scores-val.json"):
+    shuffled = scores["macro auroc, images shuffled"]
+    assert shuffled != scores["macro auroc"]
+    for said in (
+        "AUROC",
+        f"With the images shuffled the mean AUROC is {shuffled:.3f}",
+        "No Finding",
+        "scores-val.json",
+    ):
         assert said in result.output
 
 

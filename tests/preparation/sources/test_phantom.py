@@ -89,6 +89,21 @@ def test_the_first_studies_do_not_depend_on_how_many_there_are():
         np.testing.assert_array_equal(one.images[0].read(256), other.images[0].read(256))
 
 
+def test_larger_findings_cover_as_much_more_and_change_nothing_else():
+    plain, large = list(PhantomSource(40)), list(PhantomSource(40, finding_scale=1.5))
+    assert [study.sections for study in plain] == [study.sections for study in large]
+    healthy = next(i for i in range(40) if not study_findings(0, i))
+    assert np.array_equal(plain[healthy].images[0].read(64), large[healthy].images[0].read(64))
+    for index in range(40):
+        for one, other in zip(study_findings(0, index), study_findings(0, index, 1.5), strict=True):
+            grown = {"nodule": 1.5**0.5, "atelectasis": 1.5**0.5}.get(one.kind, 1.5)
+            assert other.extent == pytest.approx(grown * one.extent)
+            assert (other.kind, other.side, other.size) == (one.kind, one.side, one.size)
+    index = next(i for i in range(40) if study_findings(0, i))
+    with_findings = (source[index].images[0].read(64) for source in (plain, large))
+    assert not np.array_equal(*with_findings)
+
+
 def test_another_seed_gives_other_studies():
     one, other = next(iter(PhantomSource(1, seed=1))), next(iter(PhantomSource(1, seed=2)))
     assert not np.array_equal(one.images[0].read(256), other.images[0].read(256))
@@ -311,6 +326,7 @@ def test_a_fingerprint_changes_with_every_parameter():
         PhantomSource(10, seed=1),
         PhantomSource(10, image_size=128),
         PhantomSource(10, splits=(0.6, 0.2, 0.2)),
+        PhantomSource(10, finding_scale=1.5),
     ]
     assert len({source.fingerprint() for source in sources}) == len(sources)
     assert PhantomSource(10).fingerprint() == sources[0].fingerprint()
@@ -339,6 +355,7 @@ def test_any_size_shows_the_same_film(size):
         ({"num_studies": 0}, "num_studies must be at least 1, got 0"),
         ({"num_studies": 5, "seed": -1}, "seed must not be negative, got -1"),
         ({"num_studies": 5, "image_size": 32}, "image_size must be at least 64, got 32"),
+        ({"num_studies": 5, "finding_scale": 2.5}, "finding_scale must be 0.5 to 2, got 2.5"),
         ({"num_studies": 5, "splits": (0.5, 0.1, 0.1)}, "add up to 1"),
         ({"num_studies": 5, "splits": (1.2, -0.1, -0.1)}, "add up to 1"),
     ],

@@ -26,6 +26,7 @@ EXTENTS = {
     "effusion": ((0.08, 0.12), (0.18, 0.24), (0.32, 0.40)),
     "pneumothorax": ((0.11, 0.13), (0.17, 0.20), (0.25, 0.28)),
 }
+LENGTHS = ("nodule", "atelectasis")  # whose extent is one
 # What a finding adds to the attenuation (a pneumothorax takes it away).
 _CONTRASTS = {
     "consolidation": (0.18, 0.34),

@@ -27,7 +27,8 @@ class PhantomSource(Source):
     """Phantom studies: one square frontal image and a findings section each.
 
     With one seed the first studies of a long source are those of a short one, but for their split.
-    `splits` are the shares of train, val and test.
+    `splits` are the shares of train, val and test; the areas of findings are `finding_scale` times
+    those of `drawing.EXTENTS`, which reach 5 % of the film.
     """
 
     name = "phantom"
@@ -39,6 +40,7 @@ class PhantomSource(Source):
         seed: int = 0,
         image_size: int = 256,
         splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        finding_scale: float = 1.0,
     ) -> None:
         if num_studies < 1:
             raise DataError(f"num_studies must be at least 1, got {num_studies}")
@@ -48,7 +50,10 @@ class PhantomSource(Source):
             raise DataError(f"image_size must be at least 64, got {image_size}")
         if len(splits) != 3 or min(splits) < 0 or abs(sum(splits) - 1) > 1e-6:
             raise DataError(f"splits must be three shares that add up to 1, got {splits}")
+        if not 0.5 <= finding_scale <= 2:  # above, an effusion leaves no lung
+            raise DataError(f"finding_scale must be 0.5 to 2, got {finding_scale}")
         self._seed = seed
+        self._finding_scale = finding_scale
         self._image_size = image_size
         ends = [0, *(round(num_studies * sum(splits[: i + 1])) for i in range(3))]
         self._counts = {split: ends[i + 1] - ends[i] for i, split in enumerate(SPLITS)}
@@ -58,6 +63,8 @@ class PhantomSource(Source):
     def fingerprint(self, advance: Callable[[], None] = lambda: None) -> str:
         """A hash of the parameters and of the version of drawing and wording."""
         decides = [drawing.VERSION, self._seed, self._image_size, self._counts]
+        if self._finding_scale != 1:
+            decides.append(self._finding_scale)
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -67,17 +74,22 @@ class PhantomSource(Source):
         """Yield the studies, train first; an image is drawn when it is read."""
         for index, split in enumerate(Counter(self._counts).elements()):
             name = f"phantom-{index:06d}"
-            read = partial(draw_study, self._seed, index, self._image_size)
-            findings = study_findings(self._seed, index)
+            scale = self._finding_scale
+            read = partial(
+                draw_study, self._seed, index, self._image_size, finding_scale=scale
+            )
+            findings = study_findings(self._seed, index, scale)
             sections = {"findings": write_report(findings, _stream(self._seed, index, _WORDING))}
             images = (SourceImage(f"{name}-frontal", read, "frontal"),)
             yield SourceStudy(name, name, split, images, sections)
 
 
-def draw_study(seed: int, index: int, image_size: int, short_side: int = 0) -> np.ndarray:
+def draw_study(
+    seed: int, index: int, image_size: int, short_side: int = 0, *, finding_scale: float = 1.0
+) -> np.ndarray:
     """Draw the image of a study, uint8 (image_size, image_size), whatever the short side."""
     scene = _stream(seed, index, _SCENE)
-    return drawing.draw_phantom(scene, study_findings(seed, index), image_size)
+    return drawing.draw_phantom(scene, study_findings(seed, index, finding_scale), image_size)
 
 
 def study_regions(seed: int, index: int, image_size: int) -> dict[str, np.ndarray]:
@@ -87,13 +99,16 @@ def study_regions(seed: int, index: int, image_size: int) -> dict[str, np.ndarra
     return {finding.kind: region for finding, region in zip(findings, regions, strict=True)}
 
 
-def study_findings(seed: int, index: int) -> tuple[drawing.Finding, ...]:
-    """The findings of a study, at most one of each kind."""
+def study_findings(seed: int, index: int, scale: float = 1.0) -> tuple[drawing.Finding, ...]:
+    """The findings of a study, at most one of each kind; `scale` multiplies their areas."""
     rng = _stream(seed, index, _FINDINGS)
     kinds = [kind for kind in drawing.KINDS if rng.random() < PREVALENCE]
     sides = {kind: SIDES[rng.integers(2)] for kind in kinds}
     sizes = {kind: int(rng.integers(len(drawing.SIZES))) for kind in kinds}
-    extents = {kind: rng.uniform(*drawing.EXTENTS[kind][sizes[kind]]) for kind in kinds}
+    scales = {kind: scale**0.5 if kind in drawing.LENGTHS else scale for kind in kinds}
+    extents = {
+        kind: rng.uniform(*drawing.EXTENTS[kind][sizes[kind]]) * scales[kind] for kind in kinds
+    }
     places: dict[str, tuple[float, float]] = {}
     for side in SIDES:
         here = [kind for kind in kinds if sides[kind] == side]
