@@ -184,12 +184,7 @@ def build_model(
             return _build_emrrg(section, recipe.data, words, language_weights)
         if isinstance(section, schema.Autoregressive):
             return AutoregressivePretraining(
-                encoder=make_stage_one_encoder(
-                    section.encoder.size,
-                    image_size=image_size,
-                    patch_size=section.encoder.patch_size,
-                    drop_path=section.encoder.drop_path,
-                ),
+                encoder=_build_xray_mamba(section.encoder, image_size, make_stage_one_encoder),
                 cluster_size=section.cluster_size,
                 decoder_dim=section.decoder_dim,
             )
@@ -300,9 +295,11 @@ def _build_label_tokens(
     )
 
 
-def _build_xray_mamba(section: schema.XrayMamba, image_size: int) -> XrayMamba:
+def _build_xray_mamba(
+    section: schema.XrayMamba, image_size: int, make: Callable[..., XrayMamba] = make_xray_mamba
+) -> XrayMamba:
     sizes = {"image_size": image_size, "patch_size": section.patch_size}
-    return make_xray_mamba(section.size, **sizes, drop_path=section.drop_path)
+    return make(section.size, **sizes, drop_path=section.drop_path)
 
 
 def _build_emrrg(

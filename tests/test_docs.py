@@ -231,6 +231,7 @@ SMALL: dict[str, tuple[str, ...]] = {
     "sdam_discriminator_cpu": (*SMALL_BACKBONE, "model.backbone.frozen_stages=3"),
     "pretrain_autoregressive_cpu": ("model.cluster_size=2",),
     "pretrain_contrastive_cpu": (),
+    "pretrain_labels_cpu": (),
     "emrrg_iu_cpu": (
         "model.language_model.name=tiny:llama",
         "model.language_model.precision=fp32",

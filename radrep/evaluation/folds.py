@@ -23,7 +23,6 @@ from radrep.evaluation.eval_set import EvalSet, pool, studies_of_run
 from radrep.evaluation.evaluate import Predicted, Systems, check_request, finish, predict
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.guidance.editing import WrittenReport
-from radrep.inference.classify import score_rows
 from radrep.inference.decode_options import change_decode
 from radrep.metrics.names import MODEL
 from radrep.progress import Reporter

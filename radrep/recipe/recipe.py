@@ -9,7 +9,10 @@ from radrep.recipe.models import MODELS, Contrastive, CsrLmca, Discriminator, Em
 from radrep.recipe.section import Folder, Rule, Section
 from radrep.recipe.training import Decode, Optim, Train
 
-_TASKS: Mapping[str, tuple[str, ...]] = {"train": ("reports", "labels"), "pretrain": ("encoder", "labels")}
+_TASKS: Mapping[str, tuple[str, ...]] = {
+    "train": ("reports", "labels"),
+    "pretrain": ("encoder", "labels"),
+}
 
 
 class Recipe(Section):

@@ -58,7 +58,9 @@ def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
     if start.backbone is not None:
         load_backbone(cast(CsrLmca | Discriminator, model).backbone, start.backbone)
     if start.encoder is not None:
-        load_encoder(cast(Emrrg | ContrastivePretraining | Discriminator, model).encoder, start.encoder)
+        load_encoder(
+            cast(Emrrg | ContrastivePretraining | Discriminator, model).encoder, start.encoder
+        )
     if start.adapters is not None:
         load_adapters(cast(Emrrg, model), start.adapters)
 

@@ -1,4 +1,5 @@
 import math
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,10 +9,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import pad_sequence
 
 from radrep.data.batch import Batch
+from radrep.data.tokenizer import ClosedCodec, Tokenizer
 from radrep.models.contrastive import ContrastivePretraining, contrastive_loss, retrieval_recall
-from radrep.models.xray_mamba import XrayMamba
+from radrep.models.xray_mamba import XrayMamba, make_xray_mamba
+from radrep.modules.text_encoder import small_text_encoder
+from radrep.preparation.sources.phantom.source import PhantomSource
 
 
 def small_encoder() -> XrayMamba:
@@ -179,3 +184,42 @@ def test_a_collapsed_model_scores_by_chance() -> None:
     assert recall["text_to_image_r5"] == pytest.approx(0.5)
     with pytest.raises(ValueError, match="2 image and 3 text embeddings cannot be paired"):
         retrieval_recall(torch.ones(2, 1), torch.ones(3, 1))
+
+
+@pytest.mark.slow
+def test_pairs_are_learned_by_heart() -> None:
+    """Both towers start from nothing: what fails here is no lack of data."""
+    studies = list(islice(PhantomSource(32, image_size=64, finding_scale=1.5), 32))
+    reports = [study.sections["findings"] for study in studies]
+    assert len(set(reports)) == 32
+    codec = ClosedCodec(Tokenizer.build(reports, min_count=1, cleaner="plain"))
+    ids = [torch.tensor(codec.encode(report, 60)) for report in reports]
+    films = torch.stack([torch.from_numpy(study.images[0].read(64)) for study in studies])
+    batch = Batch(
+        ids=tuple(study.id for study in studies),
+        num_views=torch.ones(32, dtype=torch.long),
+        images=((films.float() / 255 - 0.45) / 0.22)[:, None].expand(-1, 3, -1, -1),
+        tokens=pad_sequence(ids, batch_first=True),
+        lengths=torch.tensor([len(each) for each in ids]),
+    )
+    torch.manual_seed(0)
+    model = ContrastivePretraining(
+        encoder=make_xray_mamba("nano", image_size=64, patch_size=16, drop_path=0.0),
+        text_encoder=small_text_encoder(60, dim=64, num_layers=2, num_heads=2),
+        text_dim=64,
+        projection_dim=64,
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = model.loss(batch)["loss"]
+        loss.backward()
+        optimizer.step()
+    assert batch.images is not None
+    assert batch.tokens is not None
+    assert batch.lengths is not None
+    with torch.no_grad():
+        images = model.eval().embed_images(batch.images, batch.num_views)
+        texts = model.embed_texts(batch.tokens, batch.lengths)
+    assert min(retrieval_recall(images, texts, ks=(1,)).values()) > 0.9
+    assert loss.item() < 0.2

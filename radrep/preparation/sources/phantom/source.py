@@ -75,9 +75,7 @@ class PhantomSource(Source):
         for index, split in enumerate(Counter(self._counts).elements()):
             name = f"phantom-{index:06d}"
             scale = self._finding_scale
-            read = partial(
-                draw_study, self._seed, index, self._image_size, finding_scale=scale
-            )
+            read = partial(draw_study, self._seed, index, self._image_size, finding_scale=scale)
             findings = study_findings(self._seed, index, scale)
             sections = {"findings": write_report(findings, _stream(self._seed, index, _WORDING))}
             images = (SourceImage(f"{name}-frontal", read, "frontal"),)
