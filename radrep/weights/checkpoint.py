@@ -47,6 +47,7 @@ from radrep.weights.run_folder import (
 # Keys of a model section that leave the tensors as they are.
 _MAY_DIFFER = (
     "weights", "revision", "dropout", "projection_dropout", "drop_path", "gradient_checkpointing",
+    "projector_scale",
 )  # fmt: skip
 
 

@@ -136,9 +136,13 @@ def test_a_published_recipe_has_the_published_values(name):
 def test_additions_to_a_published_recipe_are_declared_and_nothing_else_differs(name):
     recipe, published = load_recipe(name), load_recipe(f"{name}_published")
     assert recipe.decode.edit == Edit()
-    decode = recipe.decode.model_copy(update={"edit": None})
-    assert recipe.model_copy(update={"out": published.out, "decode": decode}) == published
+    changed = {"decode": recipe.decode.model_copy(update={"edit": None}), "out": published.out}
     header = shipped_recipe_text(name).split("\nextends:")[0]
+    if name.startswith("emrrg"):
+        assert recipe.model.projector_scale == "words"
+        assert "(model.projector_scale)" in header
+        changed["model"] = recipe.model.model_copy(update={"projector_scale": "unit"})
+    assert recipe.model_copy(update=changed) == published
     assert f"# Added:     to {name}_published" in header
     assert "(decode.edit)" in header
     assert "\ndata:" not in shipped_recipe_text(name)
@@ -183,7 +187,7 @@ def test_every_run_that_a_recipe_builds_on_is_made_by_one_that_fits():
             if key == "model.encoder.weights":
                 ours, theirs = recipe.model.encoder, before.model.encoder
                 assert (ours.size, ours.patch_size) == (theirs.size, theirs.patch_size), name
-                assert before.model.output == "encoder"
+                assert before.task == "pretrain"
             else:
                 assert before.model.output == "labels"
                 if key == "model.backbone.weights":
@@ -193,7 +197,7 @@ def test_every_run_that_a_recipe_builds_on_is_made_by_one_that_fits():
                 wanted = [line for line in header.splitlines() if "radrep prepare mimic" in line]
                 maker_header = shipped_recipe_text(maker).split("\ntask:")[0]
                 assert all(line in maker_header for line in wanted), "one preparation for both"
-    assert chains == 20
+    assert chains == 21
     assert {recipes[name].data.prepared for name in GPU if name.startswith("pretrain")} == {
         Path("data/mimic")
     }

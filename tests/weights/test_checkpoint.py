@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from radrep.errors import CheckpointError
 from radrep.modules.hub import hub_sources
+from radrep.recipe.load import load_recipe
 from radrep.weights import checkpoint, files
 from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
 from radrep.weights.files import write_checksums
@@ -89,3 +90,12 @@ def test_the_recipe_of_an_older_radrep_names_the_new_key(trained_run: Path, tmp_
     with pytest.raises(CheckpointError, match="old was made by an older radrep") as raised:
         load_checkpoint(folder)
     assert "data.images" in str(raised.value)
+
+
+def test_a_run_goes_on_from_one_whose_visual_tokens_started_at_another_scale() -> None:
+    published, ours = load_recipe("emrrg_iu_published"), load_recipe("emrrg_iu")
+    assert checkpoint._other_model(published, ours) == ""
+    pooled = load_recipe("emrrg_iu", ["model.visual_tokens=all"])
+    assert checkpoint._other_model(published, pooled).startswith(
+        "its model.visual_tokens is pooled"
+    )
