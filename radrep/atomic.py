@@ -13,6 +13,8 @@ from filelock import FileLock
 from radrep.errors import RadrepError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+# What a disk answers that cannot flush folders; any other error is one of the disk.
+_NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 def check_output(
@@ -61,23 +63,39 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write a text file, see `atomic_write_bytes`."""
-    atomic_write_bytes(path, text.encode("utf-8"))
-
-
-def atomic_write_bytes(path: Path, content: bytes) -> None:
-    """Write a file through a neighbour, so that no reader ever sees half of it."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """An empty neighbour to write, which takes a file's name once the disk has all of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        partial.write_bytes(b"")
+        mode = partial.stat().st_mode & 0o666
+        yield partial
+        _set_mode(partial, mode)
+        _sync_file(partial)
         os.replace(partial, path)
         sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text file, see `atomic_file`."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, see `atomic_file`."""
+    with atomic_file(path) as partial:
+        partial.write_bytes(content)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, where missing, with names that outlive a power loss."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -86,54 +104,58 @@ def sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network disks cannot
-            os.fsync(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    # Windows wants to write what it flushes; elsewhere a file may be closed to writing.
+    with path.open("rb" if os.name == "posix" else "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_files(folder: Path) -> None:
     """Have the disk hold what is in the files below a folder."""
     for path in folder.rglob("*"):
         if path.is_file():
-            # Windows wants to write what it flushes; elsewhere a file may be closed to writing.
-            with path.open("rb" if os.name == "posix" else "rb+") as file:
-                os.fsync(file.fileno())
+            _sync_file(path)
         elif path.is_dir():
             sync_folder(path)
     sync_folder(folder)
 
 
 @contextmanager
-def atomic_dir(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """Fill an empty folder beside another, which takes its name only when all went well.
 
-    Without `replace` even a folder that appears meanwhile is kept: FileExistsError.
+    Even a folder that appears meanwhile is kept: FileExistsError.
     """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_folder(folder.parent)
+    partial.mkdir()
     try:
         yield partial
-        _follow_umask(partial)
+        mode = partial.stat().st_mode & 0o666  # safetensors makes files its user's alone
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _set_mode(path, mode)
         sync_files(partial)
         if folder.exists():
-            if not replace:
-                raise FileExistsError(f"{folder} exists: something else made it meanwhile")
-            shutil.rmtree(folder)
+            raise FileExistsError(f"{folder} exists: something else made it meanwhile")
         partial.rename(folder)
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _follow_umask(folder: Path) -> None:
-    """Give the files below a new folder its own mode: safetensors makes them its user's alone."""
-    mode = folder.stat().st_mode & 0o666
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with suppress(OSError):  # disks without modes
-                path.chmod(mode)
+def _set_mode(path: Path, mode: int) -> None:
+    with suppress(OSError):  # disks without modes
+        path.chmod(mode)
 
 
 def cache_folder() -> Path:
@@ -152,15 +174,16 @@ def make_cache_folder(name: str) -> Path:
     """A folder of the cache, made if it is missing; RadrepError if it cannot be written."""
     folder = cache_folder() / name
     check_output(folder, "folder for caches with RADREP_CACHE", folder=True, new=False)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 
 @contextmanager
-def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
+def locked(path: Path, *, timeout: float = -1) -> Iterator[bool]:
     """Hold a file's lock; filelock.Timeout after so many seconds, for ever by default.
 
-    On a disk that knows no locks nothing is held: the files behind them are whole or not there.
+    Yields whether it is held. On a disk that knows no locks nothing is: the files behind them are
+    whole or not there.
     """
     lock = FileLock(path)
     try:
@@ -171,7 +194,7 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[None]:
         if error.errno not in _NO_LOCKS:
             raise
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
 

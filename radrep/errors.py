@@ -1,6 +1,7 @@
 """Errors a user can fix."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 _MOST_PROBLEMS = 100  # of a recipe, in one message
 
@@ -35,6 +36,14 @@ class DataError(RadrepError):
 
 class CheckpointError(RadrepError):
     """A run or checkpoint is missing, incomplete or belongs to another model."""
+
+
+class DamagedError(CheckpointError):
+    """A run's checkpoint cannot be read; `whole` is the newest one of the run that can."""
+
+    def __init__(self, text: str, run: Path, whole: Path) -> None:
+        self.run, self.whole = run, whole
+        super().__init__(f"{text}. Its newest whole checkpoint is {whole}")
 
 
 class ImageWarning(UserWarning):

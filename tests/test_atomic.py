@@ -1,7 +1,7 @@
 """Files and folders that are there whole or not at all."""
 
 import os
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,17 +60,14 @@ def test_files_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
     assert (tmp_path / "folder/weights.safetensors").stat().st_mode & 0o777 == mode
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_a_folder_that_appears_meanwhile_is_replaced_only_on_request(
-    tmp_path: Path, replace: bool
-) -> None:
+def test_a_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "folder"
-    refused = nullcontext() if replace else pytest.raises(FileExistsError, match="folder exists")
-    with refused, atomic_dir(target, replace=replace) as folder:
+    refused = pytest.raises(FileExistsError, match="folder exists")
+    with refused, atomic_dir(target) as folder:
         (folder / "new").touch()
         target.mkdir()
         (target / "old").touch()
-    assert [path.name for path in target.iterdir()] == ["new" if replace else "old"]
+    assert [path.name for path in target.iterdir()] == ["old"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 

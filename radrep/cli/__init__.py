@@ -1,6 +1,9 @@
 """The command line: commands, their panels in --help, and how errors end."""
 
 import errno
+import shlex
+import signal
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +12,7 @@ from typer.core import TyperGroup
 from radrep import __version__
 from radrep.cli import cache, data, demo, doctor, eval, generate, prepare, recipes, train, weights
 from radrep.cli.console import lost_results, prepare_streams, show_error
-from radrep.errors import RadrepError
+from radrep.errors import DamagedError, RadrepError
 
 ORDER = (
     *("prepare", "data", "cache"),
@@ -34,11 +37,16 @@ class _Commands(TyperGroup):
         """The order in --help, which also orders the panels."""
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words of the command, for errors that name another one."""
+        ctx.meta["words"] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
         except RadrepError as error:
-            show_error(str(error))
+            show_error(f"{error}{_on_whole(ctx.meta['words'], error)}")
             raise typer.Exit(2) from error
         except OSError as error:
             text = _describe_disk_error(error)
@@ -56,6 +64,19 @@ class _Commands(TyperGroup):
         if lost is not None:
             raise typer.Exit(_BROKEN_PIPE)
         return result
+
+
+def _on_whole(words: list[str], error: RadrepError) -> str:
+    """Where a command met a damaged checkpoint, the same one on the newest that is whole."""
+    if not isinstance(error, DamagedError):
+        return ""
+    from radrep.weights.run_folder import run_dir
+
+    run = error.run.resolve()
+    changed = [str(error.whole) if word and run_dir(Path(word)) == run else word for word in words]
+    if changed == words and words[0] in ("eval", "generate"):  # it took the newest run
+        changed += ["--checkpoint"] * (words[0] == "generate") + [str(error.whole)]
+    return f". Use it with: {shlex.join(['radrep', *changed])}" if changed != words else ""
 
 
 def _describe_disk_error(error: OSError) -> str | None:
@@ -111,5 +132,7 @@ app.command(rich_help_panel="Explore")(doctor.doctor)
 
 def run() -> None:
     """Entry point of the `radrep` command."""
+    # As Ctrl-C: workers are stopped and locks let go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     prepare_streams()
     app()

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from radrep.atomic import atomic_write_text, locked
+from radrep.atomic import atomic_write_text, locked, make_folder
 from radrep.errors import CheckpointError
 from radrep.evaluation.page_studies import page_studies
 from radrep.evaluation.result import EvalResult
@@ -22,7 +22,7 @@ from radrep.weights.run_folder import WEIGHTS, run_dir
 
 def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:
     """Write the files that `EvalResult` names, and MODEL_CARD.md for a run."""
-    result.out.mkdir(parents=True, exist_ok=True)
+    make_folder(result.out)
     # Of two evaluations at a time one writes behind the other.
     with locked(result.out / ".evaluation.lock"):
         _write_files(result, loaded)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from radrep.atomic import atomic_write_text, check_output
+from radrep.atomic import atomic_write_text, check_output, make_folder
 from radrep.device import best_device
 from radrep.evaluation.controls import shuffled_order
 from radrep.evaluation.eval_set import batches_of, default_split
@@ -105,6 +105,6 @@ def score_discriminator(
     result = DiscriminatorScores(
         checkpoint, split, num_studies, len(rows), loss, scores, without_images, file
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     atomic_write_text(file, json.dumps(result.to_json(), indent=1) + "\n")
     return result

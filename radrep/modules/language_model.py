@@ -10,7 +10,6 @@ do not have (Qwen1.5: bos_token_id 151643):
 - pad: its pad token, else unk (Llama-2: <unk> 0), else eos; padding is recognised by lengths.
 """
 
-import hashlib
 import importlib.util
 import json
 import re
@@ -193,9 +192,7 @@ def _converted(file: Path, cache_folder: Path) -> Path:
         raise CheckpointError(
             f"language model {file} cannot be loaded: {error}\n{SOURCES}"
         ) from error
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    folder = cache_folder / "language_models" / f"{file.stem}-{digest[:16]}"
+    folder = cache_folder / "language_models" / f"{file.stem}-{hash_file(file)[:16]}"
     if _is_whole(folder):
         return folder
     remove_tree(folder)

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from radrep.atomic import atomic_write_text, locked, sync_folder
+from radrep.atomic import atomic_write_text, locked, make_folder, sync_files, sync_folder
 from radrep.data.manifest import (
     PREPARED,
     ShardRecord,
@@ -197,10 +197,11 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
                 path.unlink()
         if out.exists() and any(out.iterdir()):
             raise DataError(f"{out} was made by another radrep meanwhile; run the command again")
-        partial.mkdir(parents=True, exist_ok=True)
+        make_folder(partial)
         atomic_write_text(partial / _RECIPE, json.dumps(recipe))
         try:
             yield partial
+            sync_files(partial)
             if out.exists():
                 out.rmdir()  # it is empty, and not every system renames onto an empty folder
             partial.rename(out)
@@ -214,7 +215,7 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
 
 @contextmanager
 def _locked(partial: Path) -> Iterator[None]:
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(partial.parent)
     lock = partial.with_name(partial.name + ".lock")
     with ExitStack() as held:
         try:

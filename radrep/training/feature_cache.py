@@ -187,7 +187,9 @@ def cached_features(
         problem = _find_change(folder, wanted)
         if problem is not None:
             make_cache_folder("features")
-            with locked(make_cache_folder("locks") / f"{folder.name}.lock"):
+            with locked(make_cache_folder("locks") / f"{folder.name}.lock") as held:
+                for left in root.glob(f".{folder.name}.*.partial") if held else ():  # of a kill
+                    remove_tree(left)
                 problem = _find_change(folder, wanted)
                 if problem is not None:
                     if problem:
@@ -297,7 +299,7 @@ def _write(
                 "RADREP_CACHE to a folder on another disk"
             )
         try:
-            with atomic_dir(folder, replace=True) as partial:
+            with atomic_dir(folder) as partial:
                 label = f"image features of {studies.split}"
                 with reporter.progress(label, len(wanted), "images") as advance:
                     digest = _write_array(partial / FEATURES, patches, shape, advance)
@@ -312,6 +314,8 @@ def _write(
                 }
                 index["sha256"] = hash_record(index)
                 (partial / INDEX).write_text(json.dumps(index))
+        except FileExistsError:  # on a disk without locks: another process was faster
+            return
         except OSError as error:
             raise DataError(
                 f"the feature cache cannot be written to {folder.parent}: {error.strerror}. Clear "

@@ -8,7 +8,7 @@ fold K of it, which never had a study of the patients held out.
 from pathlib import Path
 from typing import Any
 
-from radrep.atomic import atomic_write_text, check_output
+from radrep.atomic import atomic_write_text, check_output, make_folder
 from radrep.errors import CheckpointError, RecipeError
 from radrep.progress import Reporter
 from radrep.recipe.load import change_section, dump_recipe
@@ -65,7 +65,7 @@ def train_folds(
     check_output(folder, "--out", folder=True, new=False)
     recipes = [fold_recipe(recipe, number, num_folds) for number in range(num_folds)]
     if not resume and is_main_process():
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         atomic_write_text(folder / FOLDS, dump_recipe(_with_fold(recipe, 0, num_folds)))
     for number, own in enumerate(recipes):
         run = fold_folder(folder, number)

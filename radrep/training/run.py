@@ -237,6 +237,8 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "data": data.fingerprint,
             }
+            assert log is not None, "the main process has one"
+            log.sync()
             _save(folder, progress.step, recipe, data, model, training, best)
         accelerator.wait_for_everyone()
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import resource
 import shlex
@@ -19,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather
 from torch import nn
 
-from radrep.atomic import atomic_write_text, check_output
+from radrep.atomic import atomic_write_text, check_output, make_folder, sync_folder
 from radrep.errors import CheckpointError, RecipeError
 from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
@@ -52,12 +53,14 @@ def claim_run(recipe: Recipe, out: Path | None) -> Path:
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         if folder.is_dir() and not any(folder.iterdir()):
             return folder
+        make_folder(folder.parent)
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError as error:
             if out is not None:
                 raise _taken(recipe, out) from error
             continue
+        sync_folder(folder.parent)
         return folder
     raise CheckpointError(f"{wanted} and its 9,999 successors exist; name another --out")
 
@@ -91,6 +94,13 @@ class MetricsLog:
         """Append one line."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **row}) + "\n")
+
+    def sync(self) -> None:
+        """Have the disk hold the lines so far: a checkpoint of their step may come after them."""
+        if self._path.is_file():
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+            sync_folder(self._path.parent)
 
 
 class RunLog:
@@ -126,6 +136,10 @@ class RunLog:
         else:
             for name, value in named.items():
                 self._tracker.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Have the disk hold metrics.jsonl."""
+        self._metrics.sync()
 
     def close(self) -> None:
         """End the tracker's run."""

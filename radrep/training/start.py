@@ -124,6 +124,7 @@ def open_folder(
             run_folder.hold(folder, resolved.held)
         if resolved.last is not None:
             run_folder.restore_best(folder, progress.best_step)
+            run_folder.drop_old_checkpoints(folder)
         file, text = folder / run_folder.RECIPE, dump_recipe(recipe)
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             atomic_write_text(file, text)

@@ -1,9 +1,7 @@
 """Adapters merged or exported, and an encoder exported under its public names."""
 
 import math
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,7 +9,7 @@ from typing import cast
 from safetensors import SafetensorError
 from torch import Tensor
 
-from radrep.atomic import check_output
+from radrep.atomic import atomic_file, check_output, make_folder
 from radrep.errors import CheckpointError
 from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba, merge_lora
@@ -170,17 +168,10 @@ def _check_out(out: Path) -> None:
 
 
 def _write(state: Mapping[str, Tensor], out: Path, about: dict[str, str]) -> Exported:
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     try:
-        partial.touch()
-        mode = partial.stat().st_mode
-        write_weights(partial, state, about)
-        with suppress(OSError):  # disks without modes
-            partial.chmod(mode & 0o666)  # safetensors makes it its user's alone
-        os.replace(partial, out)
+        with atomic_file(out) as partial:
+            write_weights(partial, state, about)
     except SafetensorError as error:
         raise CheckpointError(f"{out} could not be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return Exported(out, len(state), sum(tensor.numel() for tensor in state.values()))

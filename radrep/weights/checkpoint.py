@@ -38,9 +38,9 @@ from radrep.weights.run_folder import (
     VOCABULARY,
     WEIGHTS,
     best_checkpoint,
+    damage_error,
     find_best,
     find_damage,
-    name_others,
     run_dir,
 )
 
@@ -82,25 +82,34 @@ def save_checkpoint(
     if sources := hub_sources(cast(nn.Module, model)):
         about["hub"] = json.dumps(sources)  # the commits that training started from
     try:
-        with atomic_dir(folder, replace=training is not None) as partial:
+        with atomic_dir(folder) as partial:
             write_weights(partial / WEIGHTS, model.checkpoint_state(), about)
             (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
             tokenizer.save(partial / VOCABULARY)
             if training is not None:
-                torch.save(training, partial / TRAINING)
+                _write_training(partial / TRAINING, training)
             write_checksums(partial)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        # torch.save and safetensors hide the system's error in the text of their own.
-        text, number = str(error), getattr(error, "errno", None)
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in text:
-            raise
+    except (SafetensorError, OSError) as error:
         parent = next(path for path in folder.absolute().parents if path.exists())
         free = shutil.disk_usage(parent).free
+        # Safetensors hides the system's error in the text of its own.
+        number, text = getattr(error, "errno", None), str(error)
         is_full = number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or free < 1e6
         hint = f"; its disk has {free / 1e9:.1f} GB free. Free some, then resume with --resume"
         raise CheckpointError(
             f"{folder} could not be written: {error}{hint if is_full else ''}"
         ) from error
+
+
+def _write_training(file: Path, training: dict[str, Any]) -> None:
+    """As torch.save; OSError if the disk refuses, which torch covers with an error of its own."""
+    try:
+        with file.open("wb") as opened:
+            torch.save(training, opened)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -128,15 +137,17 @@ def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
         CheckpointError: If a file is missing or broken, or weights, vocabulary and recipe do not
             fit one another.
     """
-    with ThreadPoolExecutor(1) as pool:  # weights are hashed while the model is built
-        if not verified:
-            _check_whole(folder, hashed=(RECIPE, VOCABULARY))
+    if not verified:
+        _check_whole(folder, hashed=(RECIPE, VOCABULARY))
+    with ThreadPoolExecutor(1) as pool:  # weights are hashed beside all else
         change = pool.submit(find_change, folder, () if verified else (WEIGHTS,))
-        recipe = read_recipe(folder)
-        tokenizer = Tokenizer.load(folder / VOCABULARY)
-        model = build_model(recipe, tokenizer.vocabulary, pretrained=False)
-        _refuse(folder, change.result())
-    about = _load_weights(model, folder, len(tokenizer.vocabulary))
+        try:
+            recipe = read_recipe(folder)
+            tokenizer = Tokenizer.load(folder / VOCABULARY)
+            model = build_model(recipe, tokenizer.vocabulary, pretrained=False)
+            about = _load_weights(model, folder, len(tokenizer.vocabulary))
+        finally:  # of an error, too, a changed file is the reason
+            _refuse(folder, change.result())
     codec = build_codec(recipe, tokenizer, model)
     size, saliency = int(about["prepared_size"]), about.get("saliency", "")
     return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
@@ -149,8 +160,7 @@ def _check_whole(folder: Path, hashed: Sequence[str] | None = None) -> None:
 
 def _refuse(folder: Path, damage: str) -> None:
     if damage:
-        others = name_others(run_dir(folder), folder)
-        raise CheckpointError(f"{folder} cannot be read: {damage}{others}")
+        raise damage_error(f"{folder} cannot be read: {damage}", run_dir(folder))
 
 
 def load_weights(model: TrainableModel, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """What is fitted for a checkpoint, in files beside its weights: selection, editing, consensus."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from radrep.atomic import atomic_file
 from radrep.errors import CheckpointError
 from radrep.guidance.consensus import DocumentFrequencies
 from radrep.guidance.editing import ReportEditor, SentenceBank
@@ -113,18 +113,12 @@ def _save(path: Path, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any
         for name, array in arrays.items()
     }
     about = json.dumps(values, ensure_ascii=False)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(save(arrays, {"about": about}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with atomic_file(path) as partial:
+            partial.write_bytes(save(arrays, {"about": about}))
         add_checksum(path)
     except OSError as error:
         raise CheckpointError(f"{path} could not be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(

@@ -14,8 +14,8 @@ from pathlib import Path
 from filelock import Timeout
 from safetensors import SafetensorError
 
-from radrep.atomic import atomic_write_text, locked, remove_tree
-from radrep.errors import CheckpointError
+from radrep.atomic import atomic_write_text, locked, remove_tree, sync_folder
+from radrep.errors import CheckpointError, DamagedError
 from radrep.json_text import load_json
 from radrep.weights.files import find_change, read_header
 
@@ -91,6 +91,7 @@ def link_best(run: Path, folder: Path) -> None:
         atomic_write_text(best, f"{target.as_posix()}\n")
     else:
         os.replace(link, best)
+        sync_folder(run)  # before the checkpoint that it led to is removed
 
 
 def restore_best(run: Path, best_step: int) -> None:
@@ -114,7 +115,7 @@ def find_best(run: Path) -> Path:
         problem = f"{run} has lost its {BEST}; --resume repairs it"
     else:
         problem = f"{run} has no finished epoch yet, so it has no best checkpoint"
-    raise CheckpointError(f"{problem}{name_others(run)}")
+    raise damage_error(problem, run)
 
 
 def _has_validated(run: Path) -> bool:
@@ -134,10 +135,10 @@ def read_score(run: Path, step: int, monitor: str) -> float | None:
         return None
 
 
-def name_others(run: Path, broken: Path | None = None) -> str:
-    """Whole checkpoints of a run that can be named instead, for the end of a message."""
-    whole = [p for p in _step_folders(run) if p != broken and not find_damage(p)]
-    return f". Name one of its checkpoints: {', '.join(map(str, whole))}" if whole else ""
+def damage_error(text: str, run: Path) -> CheckpointError:
+    """What is wrong with the checkpoint that a run is known by, and its newest whole one if any."""
+    whole = next((p for p in reversed(_step_folders(run)) if not find_damage(p)), None)
+    return CheckpointError(text) if whole is None else DamagedError(text, run, whole)
 
 
 def find_damage(
@@ -183,6 +184,7 @@ def hold(run: Path, held: ExitStack) -> None:
         raise CheckpointError(
             f"{run} is being trained by another process; wait for its end, or stop it first"
         ) from error
+    sync_folder(run)  # by its lock a run is known that was lost before its first checkpoint
 
 
 def remove_partials(run: Path) -> None:

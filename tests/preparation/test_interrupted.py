@@ -15,6 +15,7 @@ from PIL import Image
 from radrep.preparation import pipeline as prepare_module
 from radrep.preparation.pipeline import prepare
 from radrep.preparation.sources.iu_xray.source import IuXraySource
+from tests.whole_way import radrep, start_radrep
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals to processes")
 
@@ -104,6 +105,24 @@ def test_workers_end_with_a_killed_parent_and_a_new_run_goes_on(running, tmp_pat
     running.kill()
     running.communicate(timeout=60)
     go_on(tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_like_ctrl_c(tmp_path):
+    write_raw(tmp_path / "raw")
+    words = ("prepare", "iu", "--raw", tmp_path / "raw", "--out", tmp_path / "out")
+    process = start_radrep(*words, "--workers", 2)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out.partial").glob("*.arrow.partial")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "stopped"
+    assert "resource_tracker" not in stderr
+    assert radrep(*words).exit_code == 0
 
 
 MAX_KILLS = 8

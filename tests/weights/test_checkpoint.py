@@ -23,9 +23,8 @@ from radrep.weights.files import write_checksums
         (OSError(errno.ENOSPC, "No space left on device"), True),
         (SafetensorError("I/O error: No space left on device (os error 28)"), True),
         (PermissionError(errno.EACCES, "Permission denied"), False),
-        (RuntimeError("PytorchStreamWriter failed writing file data/0"), False),
     ],
-    ids=["full", "full, by safetensors", "not permitted", "torch.save"],
+    ids=["full", "full, by safetensors", "not permitted"],
 )
 def test_a_failed_write_names_its_cause_and_blames_the_disk_only_if_full(
     error: Exception,

@@ -16,7 +16,6 @@ from radrep.weights.files import read_weights, write_checksums
 from radrep.weights.run_folder import (
     best_checkpoint,
     drop_old_checkpoints,
-    find_damage,
     last_checkpoint,
     link_best,
     newest_whole,
@@ -211,7 +210,9 @@ def test_a_flipped_bit_is_named(
     assert result.exit_code == 2
     told = " ".join(result.stderr.split())
     assert f"its {name} is not what was written, by its checksum" in told
-    assert f"Name one of its checkpoints: {(run / 'checkpoints').resolve()}" in told
+    newest = (run / "checkpoints").resolve() / "step-0000009"
+    assert f"Its newest whole checkpoint is {newest}" in told
+    assert f"Use it with: radrep generate {films[0]} --checkpoint {newest}" in told
     monkeypatch.setenv("RADREP_VERIFY", "0")
     anyway = radrep("generate", films[0], "--checkpoint", run)
     assert "by its checksum" not in anyway.stderr
@@ -245,16 +246,43 @@ def test_a_start_with_a_flipped_bit_is_refused(run: Path, tmp_path: Path) -> Non
         read_weights(find_checkpoint(run) / "weights.safetensors")
 
 
-def test_a_broken_best_names_the_others(run: Path) -> None:
-    best = find_checkpoint(run)
+@pytest.mark.parametrize("named", ["the run", "best", "nothing"])
+def test_eval_of_a_broken_best_gives_the_command_for_the_newest_whole_one(
+    named: str, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    best, newest = find_checkpoint(run), last_checkpoint(run.resolve())
+    if named == "nothing":
+        (run.parent / "runs").mkdir()
+        run = run.rename(run.parent / "runs" / "own")
+        best, newest = find_checkpoint(run), last_checkpoint(run.resolve())
     cut(best / "weights.safetensors")
-    assert find_damage(best)
-    result = radrep("eval", run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    words = {"the run": [run], "best": [run / "best"], "nothing": []}[named]
+    result = radrep("eval", *words, "--split", "val", "--no-meteor")
     assert result.exit_code == 2
-    assert "its weights.safetensors is cut off" in result.stderr
-    assert f"Name one of its checkpoints: {last_checkpoint(run)}" in result.stderr.replace(
-        str(run.resolve()), str(run)
+    told = " ".join(result.stderr.split())
+    broken = "run/best" if named == "best" else best.name
+    assert f"{broken} cannot be read: its weights.safetensors is cut off" in told
+    command = told.partition("Use it with: ")[2]
+    words = [newest, "--split", "val", "--no-meteor"]
+    words = [*words[1:], newest] if named == "nothing" else words
+    assert command == f"radrep eval {' '.join(map(str, words))}"
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before, (
+        "nothing is written"
     )
+    again = radrep(*command.split()[1:])
+    assert again.exit_code == 0, again.output
+    assert f"checkpoint {newest}" in " ".join(again.output.split())
+
+
+def test_without_a_whole_checkpoint_no_command_is_named(run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        flip(folder / "weights.safetensors")
+    told = " ".join(radrep("eval", run).stderr.split())
+    assert "its weights.safetensors is not what was written, by its checksum" in told
+    assert "newest whole" not in told
+    assert "Use it with" not in told
 
 
 def test_a_lost_best_is_not_an_unfinished_epoch(run: Path, tmp_path: Path) -> None:

@@ -547,6 +547,20 @@ def test_unpacking_goes_on_after_a_kill(tmp_path, monkeypatch):
     assert not list(scratch.rglob("*.partial"))
 
 
+def test_images_without_their_bytes_after_a_power_loss_are_unpacked_again(tmp_path):
+    raw, scratch = write_open_i(tmp_path / "raw"), tmp_path / "scratch"
+    pack(raw / "NLMCXR_png.tgz", raw / "NLMCXR_png")
+    unpacked(raw, scratch)
+    (mark,) = scratch.rglob("complete")
+    mark.unlink()
+    films = sorted(mark.parent.iterdir())
+    expected = [film.read_bytes() for film in films]
+    films[0].write_bytes(bytes(len(expected[0])))
+    unpacked(raw, scratch)
+    assert mark.is_file()
+    assert [film.read_bytes() for film in films] == expected
+
+
 def test_what_a_killed_run_unpacked_inside_the_raw_folder_is_no_download(tmp_path):
     raw = write_open_i(tmp_path / "raw")
     draw(raw / "iu.unpacked" / "NLMCXR_png.tgz-123-456" / IMAGES[0])

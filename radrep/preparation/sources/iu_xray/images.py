@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from radrep.atomic import atomic_write_text, make_folder, sync_files
 from radrep.errors import DataError
 
 # The quicker to read is first.
@@ -107,7 +108,7 @@ def unpack_images(
         # Another archive of the same name, left by an earlier run, must not be mixed with this.
         folder = scratch / f"{archive.name}-{status.st_size}-{status.st_mtime_ns}"
         if not (folder / "complete").exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             missing = None if only is None else set(only)
             for name, size, chunks in read_members(archive):
                 image = open_i_name(name)
@@ -119,7 +120,8 @@ def unpack_images(
                         if not missing:
                             break
             if only is None:
-                (folder / "complete").touch()
+                sync_files(folder)
+                atomic_write_text(folder / "complete", "")
         found = {name: folder / name for name in os.listdir(folder) if open_i_name(name) == name}
     except OSError as error:
         raise DataError(f"{archive} cannot be unpacked into {scratch}: {error}") from error
@@ -191,6 +193,12 @@ def _reading(archive: Path) -> Iterator[None]:
 
 def _write(path: Path, size: int, chunks: Iterator[bytes]) -> None:
     if path.exists() and path.stat().st_size == size:
+        with path.open("r+b") as file:  # after a power loss it may have its size alone
+            for chunk in chunks:
+                start = file.tell()
+                if file.read(len(chunk)) != chunk:
+                    file.seek(start)
+                    file.write(chunk)
         return
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
