@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from radrep.atomic import atomic_write_bytes, atomic_write_text, locked
+from radrep.atomic import atomic_write_bytes, atomic_write_text, locked, make_folder
 from radrep.data.manifest import GENERATED, hash_file, verifies
 from radrep.errors import DataError
 
@@ -78,7 +78,7 @@ def write_part(out: Path, part: Part) -> DonePart:
         files[f"{part.name}.jsonl"] = "".join(lines).encode()
         files[f"{part.name}.parquet"] = to_parquet(part.rows)
     for name, content in files.items():
-        (out / name).parent.mkdir(exist_ok=True)
+        make_folder((out / name).parent)
         atomic_write_bytes(out / name, content)
     done = DonePart(
         part.name,
@@ -180,7 +180,7 @@ def report_folder(out: Path, settings: Mapping[str, object]) -> Iterator[str]:
     Raises:
         DataError: If it holds something else, reports of other settings, or is in use.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lock = out / ".lock"
     with ExitStack() as held:
         try:
@@ -217,7 +217,10 @@ def _begin(out: Path, settings: Mapping[str, object]) -> str:
                 "unchanged: give another --out"
             )
         now = now if record.get("finished") else began
-    elif any(each.name != ".lock" for each in out.iterdir()):
+    elif any(
+        each.name != ".lock" and not each.match(f".{GENERATED}.*.partial")  # of a kill
+        for each in out.iterdir()
+    ):
         raise DataError(f"{out} is not empty and holds no reports of radrep; give another --out")
     record = {"settings": settings, "began": now, "finished": False}
     atomic_write_text(path, json.dumps(record, indent=2) + "\n")

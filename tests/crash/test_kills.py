@@ -141,7 +141,8 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> list[Writer]:
     assert radrep("train", write_discriminator(masks, prepared)).exit_code == 0
     report = folder("report")
     assert radrep("train", write_recipe(report, prepared)).exit_code == 0
-    films = write_films(prepared, folder("films"))
+    films = folder("films")
+    write_films(prepared, films, num=8)
 
     def saliency(new: Path) -> Words:
         if not (new / "data").exists():
@@ -170,8 +171,9 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> list[Writer]:
         ),
         Writer(
             "generate", 0.1,
-            lambda new: ["generate", *films, "--json", "--checkpoint", report / "run"],
-            lambda new: new / "log",
+            lambda new: ["generate", films, "--checkpoint", report / "run",
+                         "--out", new / "reports"],
+            lambda new: new / "reports",
         ),
     ]  # fmt: skip
 

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import radrep
@@ -59,8 +61,11 @@ def _serve() -> None:
     for name in ("datasets", "timm", "transformers", "accelerate", "typer.testing"):
         importlib.import_module(name)
     from radrep.preparation import pipeline
+    from radrep.reporting import parts, write_folder
 
     pipeline.SHARD_STUDIES = 4  # several shards of few studies
+    write_folder._part_size = lambda *_: 2  # and several parts of few reports, which have a time
+    parts.datetime = SimpleNamespace(now=lambda zone: datetime(2026, 1, 1, tzinfo=zone))
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

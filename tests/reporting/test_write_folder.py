@@ -259,6 +259,18 @@ def film_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_films(tmp_path_factory.mktemp("two") / "films", 2)
 
 
+def test_a_folder_that_a_kill_left_before_its_record_is_gone_on_with(
+    trained_run: Path, film_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "reports"
+    out.mkdir()
+    (out / ".generated.json.123.partial").touch()
+    result = radrep("generate", film_folder, "--checkpoint", trained_run, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert len(rows_of(out)) == 2
+    assert not list(out.glob(".*.partial"))
+
+
 def test_reports_of_another_model_or_place_are_not_mixed(
     trained_run: Path, film_folder: Path, phantoms: Path, tmp_path: Path
 ) -> None:
