@@ -1,4 +1,4 @@
-"""A power loss at any moment of a writer leaves what can be gone on with; see power_loss.py.
+"""A power loss at any moment of a writer leaves what can be gone on with; see crash/power_loss.py.
 
 In each state the writer is run again, as a user would: it must end as if nothing had happened, or
 refuse with an error whose advice leads there. What it had reported as done must be there already.

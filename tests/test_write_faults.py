@@ -19,7 +19,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None or sys.platform != "linux":
         pytest.skip("needs Linux and a C compiler, to fail the writes of Rust and C++ too")
     out = tmp_path_factory.mktemp("faults") / "faults.so"
-    source = Path(__file__).with_name("faults.c")
+    source = Path(__file__).parent / "crash" / "faults.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", out, source, "-ldl"], check=True)
     return out
 
@@ -37,7 +37,7 @@ def test_every_fault_of_a_write_is_survived(
     done = subprocess.run(
         [sys.executable, "-m", "tests.crash.write_faults", what, tmp_path, *run],
         env=os.environ | {"LD_PRELOAD": str(library), "FAULT_ROOT": str(tmp_path)},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
         check=False,
