@@ -47,6 +47,9 @@ class DecodingState(Protocol):
         The lines keep the order of the studies. A study in several lines becomes several studies.
         """
 
+    def keep(self: State, rows: Tensor) -> State:
+        """Keep some rows in their order, (reports kept,): of each study as many as there are."""
+
 
 class StepDecoder(Protocol[State]):
     """A decoder that generation can drive word by word."""

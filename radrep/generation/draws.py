@@ -31,8 +31,7 @@ def draw_reports(
     device, end = decoder.device, decoder.end
     numbers = uniforms.flatten(0, 1).to(device)
     rows = torch.arange(len(numbers), device=device)  # the reports in the state
-    # From here on each is a study of its own, since a study's reports end at different words.
-    state = decoder.start(encoded, uniforms.shape[1]).select(rows[:, None])
+    state = decoder.start(encoded, uniforms.shape[1])
     last = torch.full_like(rows, decoder.begin)
     words = torch.full((len(rows), length), end, device=device)
     ended = torch.zeros_like(rows, dtype=torch.bool)
@@ -41,12 +40,12 @@ def draw_reports(
         last = draw_tokens(log_probs / temperature, numbers[rows, step])
         words[rows, step] = torch.where(ended[rows], end, last)
         ended[rows] |= last == end
-        still_open = (~ended[rows]).nonzero()  # (reports, 1)
+        still_open = (~ended[rows]).nonzero()[:, 0]
         if len(still_open) == 0:
             break
         if len(still_open) <= _NEEDED * len(rows):
-            state = state.select(still_open)
-            rows, last = rows[still_open[:, 0]], last[still_open[:, 0]]
+            state = state.keep(still_open)
+            rows, last = rows[still_open], last[still_open]
     return [_until_end(report, end) for report in words.tolist()]
 
 

@@ -32,15 +32,23 @@ from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, TokenEnhancer
 from radrep.modules.transformer import Decoder, DecoderCache, Encoder, SinusoidalPositions
 
+_CHUNKS = 5  # of drawn reports, scored one after the other
+
 
 @dataclass(frozen=True)
 class Encoded:
     """What the decoder reads of the studies."""
 
-    patches: Tensor  # (b, n, d), padded to the longest study
+    # Keys and values of the patches for each layer of the decoder, (b, h, n, d / h), padded to the
+    # longest study: all that reads them shares one projection, and its gradient.
+    cross: list[tuple[Tensor, Tensor]]
     mask: Tensor | None  # True where a patch is real, (b, 1, 1, n), or None when all are
     memory: tuple[Tensor, Tensor]  # its projected rows, which patches and words query alike
     num_labels: int = 0  # label tokens in front of the patches, n counts them
+
+    def start(self, num_beams: int) -> DecoderCache:
+        """What the decoder keeps before the first word of so many reports a study."""
+        return DecoderCache(self.cross, [], self.mask, num_beams)
 
 
 @dataclass
@@ -53,6 +61,10 @@ class ReportState:
     def select(self, rows: Tensor) -> "ReportState":
         """Keep the given rows; see `DecoderCache.select`."""
         return replace(self, cache=self.cache.select(rows))
+
+    def keep(self, rows: Tensor) -> "ReportState":
+        """Keep the given rows; see `DecoderCache.keep`."""
+        return replace(self, cache=self.cache.keep(rows))
 
 
 class EncoderDecoder(nn.Module):
@@ -118,7 +130,8 @@ class EncoderDecoder(nn.Module):
             num_labels = labels.shape[1]
             studies = torch.cat([labels, studies], dim=1)
             mask = None if mask is None else F.pad(mask, (num_labels, 0), value=True)
-        return Encoded(self.encoder(studies, mask), mask, memory, num_labels)
+        cross = self.decoder.keys_and_values(self.encoder(studies, mask))
+        return Encoded(cross, mask, memory, num_labels)
 
     def _regions_by_study(
         self, patches: Tensor, num_views: Sequence[int]
@@ -153,21 +166,24 @@ class EncoderDecoder(nn.Module):
         They end with 0 unless they are cut, and are padded with 0, where the result is 0.
         """
         assert not self.training, "drawn reports are scored without dropout"
-        num_beams = len(tokens) // len(encoded.patches)
-        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams)
+        cache = encoded.start(len(tokens) // len(encoded.cross[0][0]))
         ends = tokens == self.end
         real = ends.cumsum(dim=1) == ends  # nothing has ended before
+        before = F.pad(tokens[:, :-1], (1, 0), value=self.begin)
+        words, which = self._embed_distinct(before, 0, encoded.memory)
         log_probs = tokens.new_zeros(tokens.shape, dtype=torch.float32)
         # Short reports and long ones apart: less of them is padding.
-        for rows in real.sum(dim=1).argsort().chunk(2):
+        for rows in real.sum(dim=1).argsort().chunk(_CHUNKS):
             longest = int(real[rows].sum(dim=1).max())
             targets, kept = tokens[rows, :longest], real[rows, :longest]
-            before = F.pad(targets[:, :-1], (1, 0), value=self.begin)
-            words = self._embed_distinct(before, encoded.memory)
-            words, _ = self.decoder(words, cache.select(rows[:, None]), self._earlier(before))
-            scores = self.to_words(words[kept]).float() / temperature
-            found = -F.cross_entropy(scores, targets[kept], reduction="none")
-            log_probs[rows[:, None].expand_as(kept)[kept], kept.nonzero()[:, 1]] = found
+            found, _ = self.decoder(
+                F.embedding(which[rows, :longest], words),
+                cache.select(rows[:, None]),
+                self._earlier(before[rows, :longest]),
+            )
+            scores = self.to_words(found[kept]).float() / temperature
+            losses = F.cross_entropy(scores, targets[kept], reduction="none")
+            log_probs[rows[:, None].expand_as(kept)[kept], kept.nonzero()[:, 1]] = -losses
         return log_probs
 
     def attention_maps(self, encoded: Encoded, tokens: Tensor) -> Tensor:
@@ -189,9 +205,8 @@ class EncoderDecoder(nn.Module):
         tokens: Tensor,
         maps: list[Tensor] | None,
     ) -> tuple[Tensor, DecoderCache]:
-        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams=1)
         words = self._embed(tokens, 0, encoded.memory)
-        return self.decoder(words, cache, self._earlier(tokens), maps)
+        return self.decoder(words, encoded.start(num_beams=1), self._earlier(tokens), maps)
 
     def _earlier(self, tokens: Tensor) -> Tensor:
         """Which real words are seen from each: (b, l) -> (b, 1, l, l)."""
@@ -203,13 +218,12 @@ class EncoderDecoder(nn.Module):
 
     def start(self, encoded: Encoded, num_beams: int) -> ReportState:
         """Begin to decode ``num_beams`` reports a study."""
-        cache = self.decoder.start(encoded.patches, encoded.mask, num_beams)
-        return ReportState(cache, encoded.memory)
+        return ReportState(encoded.start(num_beams), encoded.memory)
 
     def step(self, tokens: Tensor, state: ReportState) -> tuple[Tensor, ReportState]:
         """From the last words (b k,) of open reports to log-probabilities (b k, w) of the next."""
-        words = self._embed(tokens[:, None], state.cache.length, state.memory)
-        words, cache = self.decoder(words, state.cache, None)
+        words, which = self._embed_distinct(tokens[:, None], state.cache.length, state.memory)
+        words, cache = self.decoder(words[which], state.cache, None)
         log_probs = F.log_softmax(self.to_words(words[:, 0]).float(), dim=-1)
         return log_probs, replace(state, cache=cache)
 
@@ -218,14 +232,19 @@ class EncoderDecoder(nn.Module):
         words = self.word_positions(words, start)
         return words + self.memory(words, memory)
 
-    def _embed_distinct(self, tokens: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
-        """As `_embed` without dropout, each pair of a word and a place once."""
+    def _embed_distinct(
+        self, tokens: Tensor, start: int, memory: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """As `_embed` without dropout, each pair of a word and a place once.
+
+        (r, l) to the embedded pairs (p, d) and which pair each word is (r, l).
+        """
         num_words = self.words.num_embeddings
-        places = torch.arange(tokens.shape[1], device=tokens.device)
+        places = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         distinct, which = (tokens + num_words * places).unique(return_inverse=True)
         words = self.words(distinct % num_words) * math.sqrt(self.words.embedding_dim)
         words = words + self.word_positions.table[distinct // num_words]
-        return F.embedding(which, words + self.memory(words, memory))
+        return words + self.memory(words, memory), which
 
 
 class CsrLmca(VisionModel):

@@ -4,8 +4,8 @@ Letters: b studies, k beams per study, n patches, l report tokens, d width, h he
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -161,6 +161,8 @@ class DecoderCache:
     own: list[tuple[Tensor, Tensor]]  # of the words so far, (b k, h, l, d / h)
     patch_mask: Tensor | None = None  # real patches, (b, 1, 1, n); None when all are
     num_beams: int = 1
+    # Of the r rows that there are, among b k, where studies have unequally many: (r,).
+    places: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -169,6 +171,7 @@ class DecoderCache:
 
     def select(self, rows: Tensor) -> "DecoderCache":
         """Keep the given rows, (studies kept, beams): each line holds rows of one old study."""
+        assert self.places is None, "studies have equally many rows"
         if self.own and rows.shape == (self.own[0][0].shape[0], 1):
             return self  # one report per study, none has ended: rows are in order already
         studies = torch.div(rows[:, 0], self.num_beams, rounding_mode="floor")
@@ -180,6 +183,33 @@ class DecoderCache:
         flat = rows.flatten()
         own = [(key[flat], value[flat]) for key, value in self.own]
         return DecoderCache(cross, own, mask, rows.shape[1])
+
+    def keep(self, rows: Tensor) -> "DecoderCache":
+        """Keep some rows, (r,), in their order: of each study as many as there are."""
+        places = rows if self.places is None else self.places[rows]
+        studies, line = (places // self.num_beams).unique(return_inverse=True)
+        first = torch.searchsorted(line, torch.arange(len(studies), device=rows.device))
+        number = torch.arange(len(rows), device=rows.device) - first[line]  # among its study's
+        num_beams = int(number.max()) + 1
+        cross, mask = self.cross, self.patch_mask
+        if len(studies) < len(cross[0][0]):
+            cross = [(key[studies], value[studies]) for key, value in cross]
+            mask = None if mask is None else mask[studies]
+        own = [(key[rows], value[rows]) for key, value in self.own]
+        return DecoderCache(cross, own, mask, num_beams, line * num_beams + number)
+
+    def by_study(self, x: Tensor) -> Tensor:
+        """Rows (r, l, d) as the words of each study, (b, k l, d): 0 where it has fewer than k."""
+        studies = self.cross[0][0].shape[0]
+        if self.places is not None:
+            lines = x.new_zeros(studies * self.num_beams, *x.shape[1:])
+            x = lines.index_copy(0, self.places, x)
+        return x.reshape(studies, -1, x.shape[-1])
+
+    def by_row(self, x: Tensor, length: int) -> Tensor:
+        """The way back: (b, k l, d) to (r, l, d)."""
+        lines = x.view(-1, length, x.shape[-1])
+        return lines if self.places is None else lines[self.places]
 
 
 class DecoderLayer(nn.Module):
@@ -196,25 +226,27 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        own: tuple[Tensor, Tensor] | None,
+        cache: DecoderCache,
+        number: int,
         word_mask: Tensor | None,
-        cross: tuple[Tensor, Tensor],
-        patch_mask: Tensor | None,
         attentions: list[Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Decode words x, (b k, l, d), after those of own; return also all keys and values."""
+        """Decode words x, (b k, l, d), as layer `number`, after those of its cache.
+
+        Returns also the keys and values of all words.
+        """
         normed = self.self_norm(x)
         key, value = self.self_attention.keys_and_values(normed)
-        if own is not None:
-            key, value = torch.cat([own[0], key], dim=2), torch.cat([own[1], value], dim=2)
+        if cache.own:
+            earlier = cache.own[number]
+            key, value = torch.cat([earlier[0], key], dim=2), torch.cat([earlier[1], value], dim=2)
         x = x + self.dropout(self.self_attention(normed, (key, value), word_mask))
-        normed = self.cross_norm(x)
         # The beams of a study attend as so many words to one copy of its patches.
-        by_study = normed.reshape(cross[0].shape[0], -1, normed.shape[-1])  # (b, k l, d)
-        attended = self.cross_attention(by_study, cross, patch_mask).view_as(x)
+        by_study, cross = cache.by_study(self.cross_norm(x)), cache.cross[number]
+        attended = self.cross_attention(by_study, cross, cache.patch_mask)
         if attentions is not None:
-            attentions.append(self.cross_attention.weights(by_study, cross[0], patch_mask))
-        x = x + self.dropout(attended)
+            attentions.append(self.cross_attention.weights(by_study, cross[0], cache.patch_mask))
+        x = x + self.dropout(cache.by_row(attended, x.shape[1]))
         return x + self.dropout(self.feed_forward(self.ff_norm(x))), (key, value)
 
 
@@ -223,11 +255,10 @@ class Decoder(_Stack):
 
     layer = DecoderLayer
 
-    def start(self, patches: Tensor, patch_mask: Tensor | None, num_beams: int) -> DecoderCache:
-        """Project the encoded patches (b, n, d) for every layer, once per report."""
+    def keys_and_values(self, patches: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Project the encoded patches (b, n, d) for every layer: `DecoderCache.cross`."""
         layers = cast(Iterable[DecoderLayer], self.layers)
-        cross = [layer.cross_attention.keys_and_values(patches) for layer in layers]
-        return DecoderCache(cross, [], patch_mask, num_beams)
+        return [layer.cross_attention.keys_and_values(patches) for layer in layers]
 
     def forward(
         self,
@@ -242,8 +273,7 @@ class Decoder(_Stack):
         gets each layer's attention to the patches, (b, k l, n).
         """
         own: list[tuple[Tensor, Tensor]] = []
-        earlier: Sequence[tuple[Tensor, Tensor] | None] = cache.own or [None] * len(self.layers)
-        for layer, words, cross in zip(self.layers, earlier, cache.cross, strict=True):
-            x, keys_and_values = layer(x, words, word_mask, cross, cache.patch_mask, attentions)
+        for number, layer in enumerate(self.layers):
+            x, keys_and_values = layer(x, cache, number, word_mask, attentions)
             own.append(keys_and_values)
-        return self.norm(x), DecoderCache(cache.cross, own, cache.patch_mask, cache.num_beams)
+        return self.norm(x), replace(cache, own=own)

@@ -1,7 +1,9 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
@@ -132,6 +134,43 @@ def test_dropping_a_study_leaves_the_others_as_they_were() -> None:
         rows = torch.tensor([[1, 0], [5, 4]])
         actual, _ = model.encoder_decoder.step(words[rows.flatten()], state.select(rows))
     torch.testing.assert_close(actual, expected[rows.flatten()])
+
+
+@pytest.mark.parametrize("num_views", [[2, 1, 2], [2, 2, 2]])
+def test_dropping_reports_of_some_studies_leaves_the_others_as_they_were(
+    num_views: list[int],
+) -> None:
+    model = tiny_model().eval()
+    decoder = model.encoder_decoder
+    with torch.no_grad():
+        state = decoder.start(model.encode(batch(num_views)), num_beams=3)
+        _, state = decoder.step(torch.zeros(9, dtype=torch.long), state)
+        words, kept = torch.arange(1, 10), torch.arange(9)
+        rest = state
+        for rows in ([0, 2, 3, 6, 7, 8], [1, 3, 4, 5], [0], [0]):  # the second study goes
+            words, kept = words[rows], kept[rows]
+            rest = rest.keep(torch.tensor(rows))
+            expected, longer = decoder.step(torch.arange(1, 10), state)
+            actual, rest = decoder.step(words, rest)
+            torch.testing.assert_close(actual, expected[kept])
+            state = longer
+
+
+def test_a_step_embeds_equal_words_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model().eval()
+    decoder = model.encoder_decoder
+    queries: list[torch.Size] = []
+    original = type(decoder.memory).forward
+
+    def counted(self: nn.Module, query: Tensor, *others: Any) -> Tensor:
+        queries.append(query.shape[:-1])
+        return original(self, query, *others)
+
+    with torch.no_grad():
+        state = decoder.start(model.encode(batch([2, 1, 2])), num_beams=2)
+        monkeypatch.setattr(type(decoder.memory), "forward", counted)
+        decoder.step(torch.tensor([4, 5, 4, 4, 5, 4]), state)
+    assert queries == [torch.Size([2])]
 
 
 def test_padding_never_changes_the_loss() -> None:
