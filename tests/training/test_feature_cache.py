@@ -53,7 +53,7 @@ def test_frozen_features_are_computed_once(tmp_path: Path, phantoms: Path) -> No
     assert not (tmp_path / "cache/features").exists()
 
 
-def test_later_stages_learn_from_cached_maps_of_the_first_ones(
+def test_later_stages_learn_from_cached_maps_of_the_first_ones_and_a_report_model_learns_on(
     tmp_path: Path, phantoms: Path
 ) -> None:
     backbone = TINY["model"]["backbone"] | {"frozen_stages": 3}
@@ -81,6 +81,24 @@ def test_later_stages_learn_from_cached_maps_of_the_first_ones(
     assert radrep("eval", run, "--split", "val").exit_code == 0
     scores = json.loads((run / "scores-val.json").read_text())
     assert scores["loss"] == pytest.approx(loss, abs=1e-5)
+    # A report model learns on from the whole backbone, at its own small rate.
+    source = {"weights": str(run), "frozen_stages": 0}
+    recipe = TINY | {"model": TINY["model"] | {"backbone": backbone | source}}
+    recipe |= {"data": TINY["data"] | {"prepared": str(phantoms)}, "out": str(tmp_path / "csr")}
+    recipe |= {
+        "train": TINY["train"] | {"epochs": 1},
+        "optim": TINY["optim"] | {"encoder_lr": 1e-6},
+    }
+    file.write_text(yaml.safe_dump(recipe))
+    assert radrep("train", file).exit_code == 0
+    after = load_file(tmp_path / "csr/best/weights.safetensors")
+    moved = {
+        key: float((after[key] - tensor).abs().max())
+        for key, tensor in weights[1].items()
+        if key.startswith("backbone.") and key.endswith(".weight")
+    }
+    # Adam moves a weight by about its rate a step, of which there are four.
+    assert all(0 < each < 1e-5 for each in moved.values()), moved
 
 
 def features_of(
