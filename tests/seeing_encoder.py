@@ -116,4 +116,4 @@ def write(model: Emrrg, studies: list[Study]) -> list[str]:
 def score(written: list[str], studies: list[Study]) -> float:
     """F1 of findings named with their side, as `radrep demo` prints it."""
     references = label_reports([study.report for study in studies])
-    return float(score_findings(references, label_reports(written)).corpus()[WITH_SIDE] or 0)
+    return float(score_findings(references, label_reports(written)).corpus[WITH_SIDE] or 0)

@@ -5,7 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.seeing_encoder import learn, losses, make_model, see, write
+from tests.seeing_encoder import learn, losses, make_model, score, see, write
+
+
+def test_reports_of_other_studies_score_lower_than_their_own() -> None:
+    studies = [see(index) for index in range(40)]
+    reports = [study.report for study in studies]
+    assert score(reports, studies) == 1
+    assert score([*reports[1:], reports[0]], studies) < 0.3
 
 
 @pytest.mark.slow
