@@ -181,14 +181,14 @@ def build_model(
                 frozen=section.train_encoder == "frozen",
             )
         if isinstance(section, schema.Emrrg):
-            return _build_emrrg(section, recipe.data, words, language_weights)
+            return _build_emrrg(section, recipe, words, language_weights)
         if isinstance(section, schema.Autoregressive):
             return AutoregressivePretraining(
                 encoder=_build_xray_mamba(section.encoder, image_size, make_stage_one_encoder),
                 cluster_size=section.cluster_size,
                 decoder_dim=section.decoder_dim,
             )
-        return _build_contrastive(section, image_size, len(words))
+        return _build_contrastive(section, image_size, len(words), language_weights)
     except ValueError as error:  # sizes that only the parts themselves can check
         raise RecipeError("this run", [("model", str(error))]) from error
 
@@ -303,8 +303,9 @@ def _build_xray_mamba(
 
 
 def _build_emrrg(
-    section: schema.Emrrg, data: Data, words: Sequence[str], language_weights: bool
+    section: schema.Emrrg, recipe: Recipe, words: Sequence[str], language_weights: bool
 ) -> Emrrg:
+    data = recipe.data
     encoder = _build_xray_mamba(section.encoder, data.image_size)
     if section.train_encoder == "adapters":
         lora = section.lora
@@ -326,7 +327,8 @@ def _build_emrrg(
         language_training=language.train,
         **section.model_dump(include={"visual_tokens", "projector_scale"}),
         hybrid_every=section.hybrid.every_n_layers if section.hybrid else 0,
-        gradient_checkpointing=language.gradient_checkpointing,
+        gradient_checkpointing=language.gradient_checkpointing
+        or recipe.parallel.activation_checkpointing,
         **{f"lora_{name}": value for name, value in language.lora},
         prompt=section.prompt or PROMPT,
         label_tokens=_build_label_tokens(
@@ -354,7 +356,7 @@ def build_language_model(
 
 
 def _build_contrastive(
-    section: schema.Contrastive, image_size: int, vocabulary_size: int
+    section: schema.Contrastive, image_size: int, vocabulary_size: int, language_weights: bool
 ) -> ContrastivePretraining:
     text = section.text_encoder
     if text.name == SMALL:
@@ -362,7 +364,7 @@ def _build_contrastive(
             vocabulary_size, dim=text.dim, num_layers=text.num_layers, num_heads=text.num_heads
         )
     else:
-        text_encoder = load_text_encoder(text.name, text.revision)
+        text_encoder = load_text_encoder(text.name, text.revision, weights=language_weights)
     return ContrastivePretraining(
         encoder=_build_xray_mamba(section.encoder, image_size),
         text_encoder=text_encoder,

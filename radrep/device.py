@@ -1,6 +1,6 @@
 """The device that computes, and its arithmetic."""
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -18,3 +18,10 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     """The arithmetic of a recipe's `train.precision` on a device."""
     dtype = _AUTOCAST_DTYPES.get(precision)
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """The precision of the tensors themselves; devices without autocast have no other."""
+    if not torch.amp.is_autocast_available(device.type):  # such as "meta", of shapes alone
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

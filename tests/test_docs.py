@@ -203,7 +203,7 @@ NOT_RUN = {
     r"(pytest|ruff|mypy|lint-imports)\b.*": "checks the repository; .ci/run does it",
     r"python -m tests\.benchmarks.*": "takes minutes",
     r"radrep import .*": "needs a published file; tests/weights writes files like it",
-    r"radrep train emrrg_iu": "needs a GPU and Llama-2-7B",
+    r"radrep train emrrg_(iu|mimic .*)": "needs GPUs and Llama-2-7B",
 }
 SMALL_TRAINING = (
     "train.epochs=1",

@@ -10,13 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from radrep import __version__
-from radrep.cli import cache, data, demo, doctor, eval, generate, prepare, recipes, train, weights
+from radrep.cli import cache, data, demo, doctor, eval, generate, prepare, recipes, weights
 from radrep.cli.console import lost_results, prepare_streams, show_error
+from radrep.cli.training import plan, train
 from radrep.errors import DamagedError, RadrepError
 
 ORDER = (
     *("prepare", "data", "cache"),
-    *("pretrain", "train"),
+    *("pretrain", "train", "plan"),
     *("eval", "generate"),
     *("import", "export", "merge"),
     *("demo", "recipes", "doctor"),
@@ -120,6 +121,7 @@ app.add_typer(data.app, name="data", rich_help_panel="Data")
 app.add_typer(cache.app, name="cache", rich_help_panel="Data")
 app.command(rich_help_panel="Train")(train.pretrain)
 app.command(rich_help_panel="Train")(train.train)
+app.command(rich_help_panel="Train")(plan.plan)
 app.command(name="eval", rich_help_panel="Evaluate & generate")(eval.evaluate)
 app.command(rich_help_panel="Evaluate & generate")(generate.generate)
 app.command(name="import", rich_help_panel="Weights")(weights.import_)

@@ -298,9 +298,10 @@ def in_order(
 
 
 def leave_stopping_to_parent(_worker: int) -> None:
-    """Have a worker process ignore Ctrl-C and SIGTERM, which reach the whole group.
+    """Have a worker process ignore Ctrl-C and what resource managers send to the whole group.
 
     A worker that ended first would cost the main process its checkpoint.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # no SIGUSR1 on Windows
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
+from radrep.device import without_autocast
 from radrep.models.base import VisionModel
 from radrep.models.xray_mamba import XrayMamba, average_views
 
@@ -51,7 +52,7 @@ def contrastive_loss(
         first = dist.get_rank() * len(images)
     matching = torch.arange(first, first + len(images), device=images.device)
     # Cosines near 1 times a scale of up to 100 need all their digits.
-    with torch.autocast(images.device.type, enabled=False):
+    with without_autocast(images.device):
         to_texts = F.cross_entropy(scale * images @ all_texts.T, matching)
         to_images = F.cross_entropy(scale * texts @ all_images.T, matching)
     return (to_texts + to_images) / 2

@@ -103,4 +103,6 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def spread_labels(batch: Batch) -> Tensor:
     """The labels of each image, which are those of its study, and words: (b, k + w) to v rows."""
     assert batch.labels is not None, "a batch to learn from has labels"
-    return batch.labels.repeat_interleave(batch.num_views.to(batch.labels.device), dim=0)
+    views = batch.num_views
+    times = views.to(batch.labels.device, non_blocking=True)
+    return batch.labels.repeat_interleave(times, dim=0, output_size=int(views.sum()))

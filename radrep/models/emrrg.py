@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from radrep.data.batch import Batch
+from radrep.device import without_autocast
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.image_features import summarize_maps
 from radrep.guidance.label_tokens import LabelTokens
@@ -207,7 +208,7 @@ class Emrrg(PromptedModel):
     def features(self, batch: Batch) -> Tensor:
         """The encoder's tokens; a frozen one keeps to its own precision, as when cached."""
         frozen = self.encoder_training == "frozen"
-        with torch.autocast(batch.device.type, enabled=False) if frozen else nullcontext():
+        with without_autocast(batch.device) if frozen else nullcontext():
             return super().features(batch)
 
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:

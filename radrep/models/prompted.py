@@ -16,7 +16,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from radrep.data.batch import Batch
 from radrep.generation.draws import DrawnTokens
-from radrep.models.base import VisionModel, without_dropout
+from radrep.models.base import VisionModel, mean_token_loss, without_dropout
 from radrep.modules.language_model import LanguageModel
 
 
@@ -44,10 +44,9 @@ class PromptedModel(VisionModel):
             logits = self._logits(prompt, tokens)
         # By length and not by id: a tokenizer may pad with the end token.
         real = torch.arange(tokens.shape[1], device=logits.device) < batch.lengths[:, None]
-        scores, targets = logits[real].float(), tokens[real]
-        if weights is None:
-            return F.cross_entropy(scores, targets)
-        return (F.cross_entropy(scores, targets, reduction="none") * weights[real]).mean()
+        scores = logits.float().flatten(0, 1)
+        losses = F.cross_entropy(scores, tokens.flatten(), reduction="none").view_as(real)
+        return mean_token_loss(losses, real, weights)
 
     def _logits(self, prompt: Tensor, tokens: Tensor) -> Tensor:
         """Logits of each token of reports: prompts (b, p, d), tokens (b, l) -> (b, l, words)."""

@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from radrep.device import without_autocast
 from radrep.errors import CheckpointError
 from radrep.modules.hub import first_line, packaged_file, set_hub_source
 from radrep.torch_files import load_tensors
@@ -149,7 +150,7 @@ class Backbone(nn.Module):
         """
         with (
             torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen),
-            torch.autocast(images.device.type, enabled=False) if self.frozen else nullcontext(),
+            without_autocast(images.device) if self.frozen else nullcontext(),
         ):
             if not self._stages:
                 return [self._map(images)]
@@ -178,7 +179,7 @@ class Backbone(nn.Module):
         if not self.frozen:
             return self._map(images).flatten(2).transpose(1, 2)
         # In its own precision, so that cached features equal those of a new image.
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(images.device):
             return self._map(images).flatten(2).transpose(1, 2)
 
 
@@ -227,7 +228,7 @@ def _through(stages: Iterable[nn.Module], maps: Tensor) -> Tensor:
 def _early_maps(stages: Iterable[nn.Module], images: Tensor) -> Tensor:
     """In their own precision, so that cached maps equal those of a new image."""
     images = images.contiguous(memory_format=torch.channels_last)
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(images.device):
         return _through(stages, images)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -280,16 +280,17 @@ class Float32Weights:
     """Casts weights of half precision to float32, once for a whole evaluation, and back."""
 
     def __init__(self) -> None:
-        self._half: list[tuple[nn.Parameter, torch.dtype]] = []  # in float32 for the moment
+        # In float32 for the moment, with what comes back: frozen, and in a sharded model's buffers.
+        self._half: list[tuple[nn.Parameter, Tensor]] = []
 
     def set(self, model: nn.Module, on: bool) -> None:
         """Cast the weights of a model, or back."""
         if on == bool(self._half):
             return
         if on:
-            self._half = [(p, p.dtype) for p in model.parameters() if p.dtype.itemsize == 2]
-        for parameter, dtype in self._half:
-            parameter.data = parameter.data.to(torch.float32 if on else dtype)
+            self._half = [(p, p.data) for p in model.parameters() if p.dtype.itemsize == 2]
+        for parameter, half in self._half:
+            parameter.data = half.float() if on else half
         if not on:
             self._half = []
 

@@ -1,11 +1,20 @@
 """Text towers of contrastive pretraining: encoders of the transformers package."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+)
 
 from radrep.errors import CheckpointError
 from radrep.modules.hub import first_line, set_hub_source
@@ -31,18 +40,25 @@ class TextTokenizer:
         return text
 
 
-def load_text_encoder(name: str, revision: str | None = None) -> PreTrainedModel:
+def load_text_encoder(
+    name: str, revision: str | None = None, *, weights: bool = True
+) -> PreTrainedModel:
     """Load a text encoder in float32, without a pooling layer; of an encoder-decoder the encoder.
 
     The name is one of the hub, such as "emilyalsentzer/Bio_ClinicalBERT", or a local folder.
+    Without weights it has the right shape on the device "meta".
     """
-    settings: dict[str, Any] = {"dtype": torch.float32, "revision": revision or "main", **NO_CODE}
+    settings: dict[str, Any] = {"dtype": torch.float32, **NO_CODE}
     try:
-        with quiet():
+        with quiet(), nullcontext() if weights else torch.device("meta"):
+            source, load = name, partial(AutoModel.from_pretrained, revision=revision or "main")
+            if not weights:
+                source = AutoConfig.from_pretrained(name, revision=revision or "main", **NO_CODE)
+                load = partial(AutoModel.from_config)
             try:
-                model = AutoModel.from_pretrained(name, add_pooling_layer=False, **settings)
+                model = load(source, add_pooling_layer=False, **settings)
             except TypeError:  # of a family that never has one
-                model = AutoModel.from_pretrained(name, **settings)
+                model = load(source, **settings)
     except Exception as error:  # of the hub, the network or the files
         raise _not_loaded(name, error) from error
     encoder: PreTrainedModel = model.get_encoder() if model.config.is_encoder_decoder else model

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from radrep.device import without_autocast
 from radrep.ops.dropout import dropout as drop
 
 
@@ -113,7 +114,7 @@ def top_k_attention(
         best, rows = scores.to(_wide(scores.dtype)).topk(top_k, dim=-1)
         weights = drop(best.softmax(dim=-1), dropout)
         dense = weights.new_zeros(scores.shape).scatter(-1, rows, weights)
-        with torch.autocast(dense.device.type, enabled=False):
+        with without_autocast(dense.device):
             return (dense @ value.to(dense.dtype)).to(value.dtype)
     best, rows = _BestScores.apply(query, key, top_k)
     weights = drop(best.softmax(dim=-1), dropout)

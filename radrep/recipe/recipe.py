@@ -7,7 +7,7 @@ from radrep.errors import RecipeError
 from radrep.recipe.data import Data
 from radrep.recipe.models import MODELS, Contrastive, CsrLmca, Discriminator, Emrrg, Model
 from radrep.recipe.section import Folder, Rule, Section
-from radrep.recipe.training import Decode, Optim, Train
+from radrep.recipe.training import Decode, Optim, Parallel, Train
 
 _TASKS: Mapping[str, tuple[str, ...]] = {
     "train": ("reports", "labels"),
@@ -24,6 +24,7 @@ class Recipe(Section):
     model: Model
     optim: Optim
     train: Train
+    parallel: Parallel = Parallel()
     decode: Decode = Decode()
 
     def require_model(self, name: str, why: str) -> None:
@@ -45,6 +46,16 @@ class Recipe(Section):
         text = f"'{self.data.images}' is for models that write reports; this one takes views"
         yield masked and model.output != "reports", "data.images", text
         yield from self._feature_rules()
+        sharded = self.parallel.data == "fsdp"
+        text = "does not go with train.reward: drawn reports differ in length, and each layer of "
+        text += "a sharded model waits for all processes; use ddp"
+        yield sharded and self.train.reward is not None, "parallel.data", text
+        text = "is for other models: contrastive's temperature is one number, of which no process "
+        text += "can have a part; use ddp"
+        yield sharded and isinstance(model, Contrastive), "parallel.data", text
+        text = "does not go with train.precision: fp16, whose loss scale no process knows alone; "
+        text += "use bf16, or ddp"
+        yield sharded and self.train.precision == "fp16", "parallel.data", text
         known = [f"val/{metric}" for metric in model.scores]
         text = f"must be one of {', '.join(known)} here, got '{monitor}'"
         yield monitor not in known, "train.monitor", text
@@ -57,10 +68,10 @@ class Recipe(Section):
             text = "is for models that write reports"
             yield changed and model.output != "reports", f"train.{name}", text
         if isinstance(model, Emrrg) and self.train.reward is not None:
-            language = model.language_model
+            language, again = model.language_model, self.parallel.activation_checkpointing
             text = "recomputes layers with another dropout than drawn reports had; set one of "
             text += "gradient_checkpointing: false and train: frozen for train.reward"
-            conflict = language.gradient_checkpointing and language.train != "frozen"
+            conflict = (language.gradient_checkpointing or again) and language.train != "frozen"
             yield conflict, "model.language_model.gradient_checkpointing", text
         other = decode.method == "sample" or decode.block_trigrams
         text = "emrrg writes by beam, greedy, select or consensus, without block_trigrams"
@@ -94,6 +105,9 @@ class Recipe(Section):
         """Keys and sections that other keys switch off, to what would switch them on."""
         data, model = self.data, self.model
         off: dict[str, str] = {}
+        if self.parallel.data != "fsdp":
+            for name in ("shard", "cpu_offload"):
+                off[f"parallel.{name}"] = "parallel.data: fsdp"
         if data.images == "views":
             off["data.saliency"] = "data.images: frontal+mask or views+mask"
         elif data.saliency and data.saliency.mask == "soft":

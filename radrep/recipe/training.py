@@ -1,9 +1,9 @@
-"""Recipe sections `optim`, `train` and `decode`."""
+"""Recipe sections `optim`, `train`, `parallel` and `decode`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.recipe.section import (
@@ -65,7 +65,11 @@ class Train(Section):
     batch_size: Count  # studies per device
     grad_accum_steps: Count = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    tf32: bool = False  # fp32 products on CUDA with 10-bit mantissas: two to three times as fast
+    # fp32 products and convolutions on CUDA with 10-bit mantissas: two to three times as fast
+    tf32: bool = False
+    # On CUDA the same bits again; the scan is then not mamba-ssm's, whose sums change their order.
+    # On CPUs runs repeat to the bit anyway.
+    deterministic: bool = False
     seed: Seed = 0
     monitor: str = "val/loss"  # its best checkpoint is the run's best
     patience: Count | None = None  # epochs without a better one; null never stops early
@@ -85,6 +89,23 @@ class Train(Section):
         text = "must name the run to start from, for example runs/csr_lmca_iu_cpu: rewards teach "
         text += "a model nothing that cannot write yet"
         yield self.reward is not None and self.start_from is None, "train.start_from", text
+
+
+def _refuse_deepspeed(value: object) -> object:
+    if value == "deepspeed":
+        raise ValueError("DeepSpeed is not built: one engine for sharding is enough; use fsdp")
+    return value
+
+
+class Parallel(Section):
+    """How several processes train one model; how many there are is the launcher's business."""
+
+    # ddp: each has all of it; fsdp: each has its part of every layer, and gathers layer by layer
+    data: Annotated[Literal["ddp", "fsdp"], BeforeValidator(_refuse_deepspeed)] = "ddp"
+    shard: Literal["full", "hybrid"] = "full"  # over all devices, or inside each machine; fsdp only
+    cpu_offload: bool = False  # what no layer computes with lies in the machine's memory; fsdp only
+    activation_checkpointing: bool = False  # blocks compute activations again in the backward pass
+    compile: bool = False  # torch.compile, block by block
 
 
 _LONG = {

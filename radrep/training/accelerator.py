@@ -2,56 +2,72 @@
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
+from accelerate.utils import gather as gather_tensors
 from torch import Tensor, distributed
 
-from radrep.errors import RecipeError
+from radrep.errors import RadrepError, RecipeError
 from radrep.parallel import count_cores
 from radrep.recipe.training import Train
 
 Value = TypeVar("Value")
-_SHARDED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism",
-}
-
 _ADVICE = (
     "If no launcher started this one, unset what it left: unset RANK WORLD_SIZE LOCAL_RANK "
-    "LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; several processes are started by: accelerate launch "
-    "-m radrep train RECIPE"
+    "LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT; several processes are started by what radrep train "
+    "RECIPE --print-launch torchrun prints"
 )
 _NUMBERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
 _LAUNCHER = (*_NUMBERS, "MASTER_ADDR")
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _MET: list[object] = []  # the store of the meeting, which Accelerate's own goes on with
 _JOIN = timedelta(minutes=3)  # for the other processes of a launch to appear
 
 
-def join_processes() -> PartialState:
+def join_processes(backend: str | None = None) -> PartialState:
     """The processes of a launch, joined once; RecipeError if the others do not come.
+
+    The backend is one of torch.distributed, by default the device's own.
+    """
+    if PartialState._shared_state:
+        return PartialState()
+    several, on_cpu = _read_launch() > 1, _on_cpu()
+    if several and "LOCAL_RANK" in os.environ:
+        _await_others()
+    given = {} if backend is None or not several or on_cpu else {"backend": backend}
+    return PartialState(cpu=on_cpu, **given)
+
+
+def _on_cpu() -> bool:
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    # Without being told, Accelerate would take each of several processes for one alone.
+    return asked or (_num_launched() > 1 and not torch.accelerator.is_available())
+
+
+def _num_launched() -> int:
+    return max(int(os.environ.get(name) or 1) for name in _SIZES)
+
+
+def _read_launch() -> int:
+    """How many processes were launched together; RecipeError if the variables make no sense.
 
     What a launcher left in the environment of a process that is alone is dropped: torch would ask
     for the rest of it, or wait half an hour for others.
     """
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    if not PartialState._shared_state:
-        for name in (*_NUMBERS, *_SIZES):
-            value = os.environ.get(name, "")
-            if value and not value.removeprefix("-").isdecimal():
-                raise RecipeError("this run", [("train", f"{name} is '{value}'. {_ADVICE}")])
-        most = max(int(os.environ.get(name) or 1) for name in (_SIZES if on_cpu else _SIZES[:1]))
-        if most > 1 and (on_cpu or torch.cuda.is_available()) and "LOCAL_RANK" in os.environ:
-            _await_others()
-        elif most == 1:
-            for name in _LAUNCHER:
-                os.environ.pop(name, None)
-    return PartialState(cpu=on_cpu)
+    for name in (*_NUMBERS, *_SIZES):
+        value = os.environ.get(name, "")
+        if value and not value.removeprefix("-").isdecimal():
+            raise RecipeError("this run", [("train", f"{name} is '{value}'. {_ADVICE}")])
+    most = _num_launched()
+    if most == 1:
+        for name in _LAUNCHER:
+            os.environ.pop(name, None)
+    return most
 
 
 def _await_others() -> None:
@@ -64,27 +80,48 @@ def _await_others() -> None:
         raise RecipeError("this run", [("train", " ".join(text.split()))]) from error
 
 
-def build_accelerator(section: Train) -> Accelerator:
+def build_accelerator(backend: str | None = None) -> Accelerator:
     """Devices and processes, as the launcher set them up; RecipeError if they cannot be had."""
-    for variable, name in _SHARDED.items():
-        if os.environ.get(variable, "").lower() in ("1", "true", "yes"):
-            text = (
-                f"radrep trains with data parallelism alone and was launched with {name}; launch "
-                "it with: accelerate launch --multi_gpu -m radrep train RECIPE"
-            )
-            raise RecipeError("this run", [("train", text)])
-    if section.precision == "fp16" and not torch.cuda.is_available():
-        text = "'fp16' needs CUDA, and this machine has none; use bf16 or fp32"
-        raise RecipeError("this run", [("train.precision", text)])
-    join_processes()
-    # The loop does autocast itself: Accelerate keeps the precision of a process's first run, and
-    # takes another one from the environment.
+    join_processes(backend)
+    # The loop does autocast, accumulation and sharding itself: Accelerate keeps the precision of a
+    # process's first run, and takes another one from the environment.
     return Accelerator(mixed_precision="no")
 
 
+def set_arithmetic(section: Train) -> None:
+    """TF32 and determinism, as a recipe says; both hold for the whole process."""
+    torch.set_float32_matmul_precision("high" if section.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = section.tf32
+    torch.use_deterministic_algorithms(section.deterministic)
+    # Nothing reads memory before it is written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if section.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+
+
 def is_main_process() -> bool:
-    """Whether this process reports to the user."""
-    return bool(join_processes().is_main_process)
+    """Whether this process reports to the user; the others need not have been joined."""
+    if PartialState._shared_state:
+        return bool(PartialState().is_main_process)
+    if _read_launch() == 1:
+        return True
+    return int(next((os.environ[name] for name in _RANKS if os.environ.get(name)), 0)) == 0
+
+
+def explain_lost_process(
+    accelerator: Accelerator, error: RuntimeError, run: Path
+) -> RadrepError | None:
+    """What to tell when a collective failed since another process ended; None for other errors."""
+    text = str(error)
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+    lost = isinstance(error, distributed.DistError) or any(sign in text for sign in signs)
+    if accelerator.num_processes == 1 or isinstance(error, RadrepError) or not lost:
+        return None
+    first = " ".join(text.split())[:200]
+    return RadrepError(
+        f"another of the {accelerator.num_processes} processes ended or cannot be reached; what it "
+        f"said last tells why ({first}). Go on from the last checkpoint of {run} with --resume"
+    )
 
 
 def count_workers(accelerator: Accelerator, wanted: int) -> int:
@@ -112,9 +149,9 @@ def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
     return cast(Tensor, reduce(values, reduction="sum"))
 
 
-def any_process(accelerator: Accelerator, wanted: bool) -> bool:
-    """Whether any process wants it: all leave a loop together."""
+def largest(accelerator: Accelerator, value: int) -> int:
+    """The largest value of all processes: of wishes to stop, so that all leave a loop together."""
     if accelerator.num_processes == 1:
-        return wanted
-    wishes = torch.tensor([float(wanted)], device=accelerator.device)
-    return float(sum_over_processes(accelerator, wishes)) > 0
+        return value
+    values = torch.tensor([float(value)], device=accelerator.device)
+    return int(cast(Tensor, gather_tensors(values)).max())

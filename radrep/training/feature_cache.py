@@ -34,12 +34,14 @@ from radrep.errors import DataError
 from radrep.json_text import load_json
 from radrep.parallel import count_cores
 from radrep.progress import Advance, Reporter
+from radrep.training.parallel.work_blocks import SharedBlocks, count_processes
 
 FEATURES = "features.npy"
 INDEX = "index.json"
 _BATCH = 16
 _IN_FLIGHT = 8  # parts per core that wait to be written: memory stays flat
 _WORKERS = 8
+_BLOCK = 64 * _BATCH  # images that one of several processes takes at a time
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,7 @@ def _about(folder: Path) -> dict[str, object]:
 
 def list_language_models() -> list[tuple[Path, int]]:
     """Every language model that was converted from a GGUF file, with its bytes on disk."""
-    folders = sorted(cache_folder().glob("language_models/*/"))
-    return [(folder, _num_bytes(folder)) for folder in folders]
+    return [(p, _num_bytes(p)) for p in sorted(cache_folder().glob("language_models/*/"))]
 
 
 def clear_cache() -> tuple[int, list[OSError]]:
@@ -170,9 +171,9 @@ def cached_features(
     """The features of the images that a model is given, from the cache or computed now.
 
     The encoder makes patches (v, n, c) of normalised pixels (v, 3, h, w), squashed, never cropped.
-    Of several processes one computes while the others wait for its file lock; no collective of
-    torch.distributed is held up, whatever its timeout. What is in the cache is compared with its
-    checksums and, where they differ, made again.
+    Several processes share the images out, block by block, and one writes the file while the others
+    wait for its lock; no collective of torch.distributed is held up. What is in the cache is
+    compared with its checksums and, where they differ, made again.
 
     Raises:
         DataError: If the disk has no room for them or an image cannot be read.
@@ -187,6 +188,11 @@ def cached_features(
         problem = _find_change(folder, wanted)
         if problem is not None:
             make_cache_folder("features")
+            pixels = _Pixels(studies, list(wanted.values()), preprocess)
+            blocks = _blocks(encoder, pixels, device, folder)
+            several = count_processes()[0] > 1
+            if several:
+                blocks.share(f"image features of {studies.split}, shared out", reporter)
             with locked(make_cache_folder("locks") / f"{folder.name}.lock") as held:
                 for left in root.glob(f".{folder.name}.*.partial") if held else ():  # of a kill
                     remove_tree(left)
@@ -195,11 +201,13 @@ def cached_features(
                     if problem:
                         reporter.warn(f"{folder}: {problem}; the features are computed again")
                         remove_tree(folder)
-                    pixels = _Pixels(studies, list(wanted.values()), preprocess)
-                    _write(_compute(encoder, pixels, device), selected, folder, reporter)
+                    patches = blocks.read() if several else _compute(encoder, pixels, device)
+                    _write(patches, selected, folder, reporter)
+                remove_tree(blocks.folder)
+                if problem is not None:
                     continue
-        counted = f"from the cache, {len(wanted)} images of {studies.split}"
-        reporter.info("features", f"{counted} ({folder})")
+        text = f"from the cache, {len(wanted)} images of {studies.split} ({folder})"
+        reporter.info("features", text)
     return FeatureStore(folders)
 
 
@@ -264,10 +272,24 @@ class _Pixels(Dataset[Tensor]):
         return self._preprocess.evaluate(pixels, saliency=view.masked)
 
 
+def _blocks(
+    encoder: nn.Module, images: _Pixels, device: torch.device, folder: Path
+) -> SharedBlocks:
+    """The patches of the images in blocks beside an entry, (v, n, c) each."""
+
+    def make(number: int) -> np.ndarray:
+        places = images._places[number * _BLOCK :][:_BLOCK]
+        part = _Pixels(images._studies, places, images._preprocess)
+        return torch.cat([*_compute(encoder, part, device)][1:]).numpy()
+
+    beside = folder.with_name(f".{folder.name}.blocks")
+    return SharedBlocks(beside, -(-len(images) // _BLOCK), make, whole=folder / INDEX)
+
+
 def _compute(
     encoder: nn.Module, images: _Pixels, device: torch.device
 ) -> Generator[Tensor, None, None]:
-    """Patches of the images in order, float32 (v, n, c) each time."""
+    """Patches of the images in order, float32 (v, n, c) each time; first of one, for its shape."""
     encoder.to(device).eval()
 
     @torch.no_grad()  # here, since it holds for one thread
@@ -366,7 +388,8 @@ def _on_cpu(images: _Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Te
     def encode_part(start: int) -> Tensor:
         return encode(torch.stack([images[i] for i in range(len(images))[start : start + _BATCH]]))
 
-    before, cores = torch.get_num_threads(), count_cores()
+    before = torch.get_num_threads()
+    cores = max(1, count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     starts, ahead = range(0, len(images), _BATCH), _IN_FLIGHT * cores
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
     try:

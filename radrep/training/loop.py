@@ -27,12 +27,15 @@ from radrep.models.base import TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
-from radrep.training.accelerator import any_process, sum_over_processes
+from radrep.training.accelerator import largest, sum_over_processes
 from radrep.training.optim import set_learning_rates
+from radrep.training.parallel.sharding import to_full, whole
 from radrep.training.run_log import Meter, RunLog
 
 # Steps between the exchanges of several processes on whether one was asked to stop.
 _STOP_EVERY = 10
+# What resource managers send before the end: the exit code then tells them to start again.
+_BY_MANAGER = (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM))
 _HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
@@ -63,6 +66,7 @@ class Interrupted(RadrepError):  # noqa: N818 -- no fault: the user asked for it
     """The user stopped the run; a checkpoint of its last step is there."""
 
     run: Path | None = None  # what goes on: a run's folder, or that of folds
+    by_manager = False  # SIGTERM or SIGUSR1, not the user
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def fit(run: Run, progress: Progress) -> Progress:
     """Train from where ``progress`` stands to the last epoch, or until patience ends.
 
     Raises:
-        Interrupted: At Ctrl-C, SIGTERM or the end of the terminal.
+        Interrupted: At Ctrl-C, SIGTERM, SIGUSR1 or the end of the terminal.
         RadrepError: If the loss or a gradient is no longer finite.
     """
     train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
@@ -121,12 +125,19 @@ def fit(run: Run, progress: Progress) -> Progress:
                     _read_losses(run, progress, recent)
                     run.save(progress, False)
                 if stop:
-                    raise Interrupted(f"stopped after step {progress.step}")
+                    raise _interrupted(f"stopped after step {progress.step}", stop)
             validate(run, progress)
             meter.pause()
-            if any_process(accelerator, stop_requested()) and progress.epoch < train.epochs:
-                raise Interrupted(f"stopped after epoch {progress.epoch}")
+            stop = largest(accelerator, stop_requested())
+            if stop and progress.epoch < train.epochs:
+                raise _interrupted(f"stopped after epoch {progress.epoch}", stop)
     return progress
+
+
+def _interrupted(text: str, number: int) -> Interrupted:
+    stopped = Interrupted(text)
+    stopped.by_manager = number in _BY_MANAGER
+    return stopped
 
 
 def _out_of_patience(progress: Progress, train: Train) -> bool:
@@ -134,10 +145,11 @@ def _out_of_patience(progress: Progress, train: Train) -> bool:
     return train.patience is not None and progress.epochs_without_better > train.patience
 
 
-def _asks_to_stop(accelerator: Accelerator, step: int, requested: Callable[[], bool]) -> bool:
+def _asks_to_stop(accelerator: Accelerator, step: int, requested: Callable[[], int]) -> int:
+    """The number of a signal that any process had, or 0."""
     if accelerator.num_processes > 1 and step % _STOP_EVERY:
-        return False
-    return any_process(accelerator, requested())
+        return 0
+    return largest(accelerator, requested())
 
 
 def _accumulation_groups(
@@ -191,7 +203,7 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[dict[str,
     if run.scaler is not None:
         run.scaler.unscale_(run.optimizer)
     most = math.inf if run.recipe.optim.clip_norm is None else run.recipe.optim.clip_norm
-    norm = float(nn.utils.clip_grad_norm_(list(run.model.parameters()), most))
+    norm = float(to_full(nn.utils.clip_grad_norm_(list(run.model.parameters()), most)))
     # In fp16 a step that overflowed is skipped by the scaler, which then lowers its scale.
     if run.scaler is None and not math.isfinite(norm):
         _refuse_not_finite(run, progress.step + 1, float(mean_loss), norm)
@@ -260,7 +272,8 @@ def validate(run: Run, progress: Progress) -> None:
     monitor = run.recipe.train.monitor
     progress.epoch += 1
     progress.step_in_epoch = 0
-    scores = dict(run.task.validate())
+    with whole(run.model):
+        scores = dict(run.task.validate())
     value = scores[monitor]
     sign = -1.0 if monitor == "val/loss" else 1.0
     better = progress.best is None or sign * value >= sign * progress.best  # ties too, as R2Gen
@@ -277,10 +290,11 @@ def validate(run: Run, progress: Progress) -> None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request; the second one ends at once.
+def _stop_requests() -> Iterator[Callable[[], int]]:
+    """Turn the first Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP into a request: its number, 0 before.
 
-    A SIGHUP that is ignored, as by nohup, stays so.
+    The second one ends at once, but for resource managers, which send several. A SIGHUP that is
+    ignored, as by nohup, stays so.
     """
     requests: list[int] = []
     terminals = [number for number in (1, 2) if os.isatty(number)]
@@ -291,20 +305,20 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             for terminal in terminals:
                 os.dup2(nowhere, terminal)
             os.close(nowhere)
-        if requests:
+        if requests and not {requests[0], number} <= {*_BY_MANAGER}:
             raise KeyboardInterrupt
         requests.append(number)
 
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers = [signal.SIGINT, *sorted(set(_BY_MANAGER))]
     if _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN:
         numbers.append(_HANG_UP)
     try:
         before = [signal.signal(number, note) for number in numbers]
     except ValueError:  # not the main thread: the caller handles signals
-        yield lambda: False
+        yield lambda: 0
         return
     try:
-        yield lambda: bool(requests)
+        yield lambda: requests[0] if requests else 0
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

@@ -49,6 +49,11 @@ def restore_optimizer(
 ) -> None:
     """Load a checkpoint's state, with the rates of the recipe of now."""
     optimizer.load_state_dict(state)
+    set_top_rates(optimizer, section)
+
+
+def set_top_rates(optimizer: torch.optim.Optimizer, section: Optim) -> None:
+    """Give the groups of a restored optimizer the rates of the recipe of now."""
     for group in optimizer.param_groups:
         group["top_lr"] = section.encoder_lr if group["name"] == "encoder" else section.lr
 

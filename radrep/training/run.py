@@ -1,12 +1,13 @@
 """A run from its recipe to its best checkpoint: resolve, data, model, loop."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from radrep.atomic import atomic_write_text
@@ -32,15 +33,14 @@ from radrep.models.base import LabelModel, LabelTokenModel, ReportModel, Trainab
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
-from radrep.training.accelerator import (
-    broadcast,
-    count_workers,
-)
+from radrep.training.accelerator import broadcast, count_workers, explain_lost_process
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.training.labels import LabelReader, build_labels, build_targets, check_labels
 from radrep.training.loop import Interrupted, Progress, Run, Task, fit
-from radrep.training.optim import build_optimizer, restore_optimizer
+from radrep.training.optim import build_optimizer, restore_optimizer, set_top_rates
+from radrep.training.parallel.sharded_state import load_optimizer, save_optimizer
+from radrep.training.parallel.sharding import gather_state, spread
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
 from radrep.training.report_task import ReportTask, cached_summaries, fit_guidance
 from radrep.training.reward.build import build_objective, count_repeats, token_weights
@@ -143,6 +143,7 @@ def _make_model(resolved: Resolved, data: _Data) -> _Model:
         model, progress, state = load_last(
             resolved.last,
             tokenizer=data.tokenizer,
+            recipe=recipe,
             masks=None if masks is None else masks.fingerprint,
             fingerprint=data.fingerprint,
             num_processes=accelerator.num_processes,
@@ -189,12 +190,18 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
     recipe, accelerator, model = resolved.recipe, resolved.accelerator, made.model
     studies = data.splits["train"]
     objective = build_objective(recipe, model, studies, made.codec, data.tokenizer)
-    wrapped: nn.Module = accelerator.prepare(objective)
+    wrapped = spread(accelerator, objective, recipe.parallel)
     optimizer, scaler = build_optimizer(model, recipe.optim), None
     if recipe.train.precision == "fp16":
         scaler = torch.amp.GradScaler(accelerator.device.type)
+    sharded = recipe.parallel.data == "fsdp"
     if made.state:
-        restore_optimizer(optimizer, made.state["optimizer"], recipe.optim)
+        if sharded:
+            assert resolved.last is not None, "a state is of a checkpoint"
+            load_optimizer(resolved.last, accelerator, wrapped, optimizer)
+            set_top_rates(optimizer, recipe.optim)
+        else:
+            restore_optimizer(optimizer, made.state["optimizer"], recipe.optim)
         if scaler is not None:
             scaler.load_state_dict(made.state["scaler"])
     folder, log = open_folder(resolved, model, made.progress)
@@ -230,16 +237,22 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
     )
 
     def save(progress: Progress, best: bool) -> None:
+        training = {
+            "progress": asdict(progress),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "data": data.fingerprint,
+        }
+        weights = parts = None
+        if sharded:
+            weights = gather_state(model.checkpoint_state(), keep=accelerator.is_main_process)
+            parts = run_folder.optimizer_folder(folder, progress.step)
+            save_optimizer(parts, accelerator, wrapped, optimizer)
+        else:
+            training["optimizer"] = optimizer.state_dict()
         if accelerator.is_main_process:
-            training = {
-                "progress": asdict(progress),
-                "optimizer": optimizer.state_dict(),
-                "scaler": None if scaler is None else scaler.state_dict(),
-                "data": data.fingerprint,
-            }
             assert log is not None, "the main process has one"
             log.sync()
-            _save(folder, progress.step, recipe, data, model, training, best)
+            _save(folder, progress.step, recipe, data, model, training, best, weights, parts)
         accelerator.wait_for_everyone()
 
     run = Run(
@@ -261,6 +274,8 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
     except Interrupted as stopped:
         stopped.run = folder
         raise
+    except RuntimeError as error:
+        raise explain_lost_process(accelerator, error, folder) or error from error
     finally:
         if log is not None:
             log.close()
@@ -288,6 +303,8 @@ def _save(
     model: TrainableModel,
     training: dict[str, Any],
     best: bool,
+    weights: Mapping[str, Tensor] | None,
+    parts: Path | None,
 ) -> None:
     masks, folder = data.splits["train"].masks, run_folder.step_folder(run, step)
     checkpoint.save_checkpoint(
@@ -298,7 +315,11 @@ def _save(
         prepared_size=read_image_size(recipe.data.prepared),
         saliency="" if masks is None else masks.fingerprint,
         training=training,
+        weights=weights,
+        sharded=parts,
     )
+    if parts is not None:
+        parts.rmdir()
     if best:
         run_folder.link_best(run, folder)
     run_folder.drop_old_checkpoints(run)
@@ -313,7 +334,11 @@ def _fit_selection(
     wanted = recipe.decode.select is not None or recipe.decode.edit is not None
     if not isinstance(model, ReportModel) or not wanted or has_guidance(best):
         return
-    if progress.best_step != progress.step:
+    if recipe.parallel.data == "fsdp":  # the other processes have ended with their parts of it
+        loaded = checkpoint.load_checkpoint(best).model.to(resolved.accelerator.device)
+        assert isinstance(loaded, ReportModel), "it is the model of this recipe"
+        model = loaded
+    elif progress.best_step != progress.step:
         checkpoint.load_weights(model, best)
     dataset = build_dataset(
         recipe,

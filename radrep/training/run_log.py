@@ -30,6 +30,7 @@ from radrep.ops.selective_scan.choose import BackendChoice, select_backend
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe
+from radrep.training.parallel.environment import recorded_variables
 from radrep.weights.run_folder import METRICS, is_unstarted
 
 ENVIRONMENT = "environment.json"
@@ -186,6 +187,7 @@ def describe_environment(
         "num_processes": accelerator.num_processes,
         "num_threads": torch.get_num_threads(),
         "precision": recipe.train.precision,
+        "variables": recorded_variables(),
         "scan_backend": None if scan is None else str(scan),
         "commit": _commit(),
         "hub_sources": hub_sources(cast(nn.Module, model)),

@@ -7,13 +7,13 @@ there are.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from radrep.atomic import atomic_write_text
@@ -25,8 +25,14 @@ from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe, differences, flatten
 from radrep.saliency.sdam import check_mask_fingerprint
-from radrep.training.accelerator import broadcast, build_accelerator, is_main_process
+from radrep.training.accelerator import (
+    broadcast,
+    build_accelerator,
+    is_main_process,
+    set_arithmetic,
+)
 from radrep.training.loop import Progress
+from radrep.training.parallel.environment import check_environment
 from radrep.training.report_task import check_meteor
 from radrep.training.run_log import (
     ENVIRONMENT,
@@ -43,6 +49,9 @@ from radrep.weights import checkpoint, run_folder
 _MAY_CHANGE = (
     "optim.lr", "optim.encoder_lr", "optim.clip_norm",
     "train.epochs", "train.patience", "train.save_every_steps", "train.log_every", "train.logger",
+    "train.batch_size", "train.grad_accum_steps",  # with as many studies a step, see `load_last`
+    "parallel.shard", "parallel.cpu_offload", "parallel.activation_checkpointing",
+    "parallel.compile",
     "data.prepared", "data.num_workers", "decode.select", "decode.edit",
 )  # fmt: skip
 
@@ -64,28 +73,29 @@ class Resolved:
 def resolve(
     recipe: Recipe, out: Path | None, resume: bool, reporter: Reporter, held: ExitStack
 ) -> Resolved:
-    """Refuse what cannot work before anything takes time; start the processes."""
+    """Refuse what cannot work before anything takes time; then join the processes."""
+    check_environment(recipe)
+    check_tracker(recipe.train.logger)
     run, last = None, None
     if resume:
         run = newest_run(out or recipe.out)
     else:
         check_new_run(recipe, out)
         run = out if out is not None and run_folder.is_unstarted(out) else None
-    if run is not None and is_main_process():
-        run_folder.hold(run, held)
-        if not resume:
-            check_new_run(recipe, out)  # again: another process may have trained it meanwhile
-        run_folder.remove_partials(run)
-        last = choose_checkpoint(run, reporter)
-    check_tracker(recipe.train.logger)
-    accelerator = build_accelerator(recipe.train)
-    last = broadcast(accelerator, last)
-    if accelerator.is_main_process:
+    if is_main_process():
         check_meteor(recipe.train)
+        if run is not None:
+            run_folder.hold(run, held)
+            if not resume:
+                check_new_run(recipe, out)  # again: another process may have trained it meanwhile
+            run_folder.remove_partials(run)
+            last = choose_checkpoint(run, reporter)
     else:
         reporter = Reporter()
     changed = {} if last is None else find_changes(recipe, last)
-    torch.set_float32_matmul_precision("high" if recipe.train.tf32 else "highest")
+    set_arithmetic(recipe.train)
+    accelerator = build_accelerator()
+    last, changed = broadcast(accelerator, (last, changed))
     return Resolved(recipe, out, run, last, changed, held, accelerator, reporter)
 
 
@@ -227,6 +237,7 @@ def load_last(
     last: Path,
     *,
     tokenizer: Tokenizer,
+    recipe: Recipe,
     masks: str | None,
     fingerprint: str,
     num_processes: int,
@@ -251,9 +262,20 @@ def load_last(
             "an older radrep; train anew without --resume"
         )
     progress = Progress(**state["progress"])
-    if progress.num_processes != num_processes:
-        raise CheckpointError(
-            f"{last} was trained by {progress.num_processes} processes and this is "
-            f"{num_processes}: start as many as before"
+    parts = [
+        (processes, section.batch_size, section.grad_accum_steps)
+        for processes, section in (
+            (progress.num_processes, loaded.recipe.train),
+            (num_processes, recipe.train),
         )
-    return loaded.model, progress, state
+    ]
+    before, now = map(math.prod, parts)
+    if before != now:
+        text = " x ".join(map(str, parts[0]))
+        raise CheckpointError(
+            f"{last} was trained with {before} studies a step ({text}: processes x "
+            f"train.batch_size x train.grad_accum_steps), and this would go on with {now}: set "
+            f"train.batch_size or train.grad_accum_steps so that {num_processes} processes take "
+            f"{before}, or start as many as before"
+        )
+    return loaded.model, replace(progress, num_processes=num_processes), state

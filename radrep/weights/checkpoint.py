@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from radrep.atomic import atomic_dir
 from radrep.build import build_codec, build_model
@@ -73,21 +73,28 @@ def save_checkpoint(
     prepared_size: int,
     training: dict[str, Any] | None = None,
     saliency: str = "",
+    weights: Mapping[str, Tensor] | None = None,
+    sharded: Path | None = None,
 ) -> None:
     """Write a checkpoint of a bare model, whole or not at all; see `Loaded`.
 
-    `training` has optimizer, progress and loss scale, None if training cannot be resumed.
+    `training` has optimizer, progress and loss scale, None if training cannot be resumed. Of a
+    sharded model `weights` are the gathered ones, and `sharded` is the folder of its optimizer,
+    whose files become the checkpoint's.
     """
     about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
     if sources := hub_sources(cast(nn.Module, model)):
         about["hub"] = json.dumps(sources)  # the commits that training started from
     try:
         with atomic_dir(folder) as partial:
-            write_weights(partial / WEIGHTS, model.checkpoint_state(), about)
+            state = model.checkpoint_state() if weights is None else weights
+            write_weights(partial / WEIGHTS, state, about)
             (partial / RECIPE).write_text(dump_recipe(recipe), encoding="utf-8")
             tokenizer.save(partial / VOCABULARY)
             if training is not None:
                 _write_training(partial / TRAINING, training)
+            for file in [] if sharded is None else [*sharded.iterdir()]:
+                file.rename(partial / file.name)
             write_checksums(partial)
     except (SafetensorError, OSError) as error:
         parent = next(path for path in folder.absolute().parents if path.exists())

@@ -27,6 +27,12 @@ def write_checksums(folder: Path) -> None:
     _write(folder, {name: hash_file(folder / name) for name in names})
 
 
+def optimizer_parts(folder: Path) -> list[str]:
+    """Names of the files of a sharded optimizer, also of those that are lost."""
+    sums, _ = _read(folder)
+    return [name for name in sums if name == ".metadata" or name.endswith(".distcp")]
+
+
 def add_checksum(file: Path) -> None:
     """Write that of one file that joined a folder later; CheckpointError if there are no others.
 

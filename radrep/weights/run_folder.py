@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from radrep.atomic import atomic_write_text, locked, remove_tree, sync_folder
 from radrep.errors import CheckpointError, DamagedError
 from radrep.json_text import load_json
-from radrep.weights.files import find_change, read_header
+from radrep.weights.files import find_change, optimizer_parts, read_header
 
 WEIGHTS = "weights.safetensors"
 RECIPE = "recipe.yaml"
@@ -32,6 +32,11 @@ LOCK = ".lock"
 def step_folder(run: Path, step: int) -> Path:
     """The folder of the checkpoint after a step."""
     return run / CHECKPOINTS / f"step-{step:07d}"
+
+
+def optimizer_folder(run: Path, step: int) -> Path:
+    """Where the processes write a sharded optimizer, before it becomes a part of a checkpoint."""
+    return run / CHECKPOINTS / f".optimizer-{step:07d}.partial"
 
 
 def _step_folders(run: Path) -> list[Path]:
@@ -202,7 +207,7 @@ def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     needed = (WEIGHTS, RECIPE, VOCABULARY, TRAINING)
     damaged: list[tuple[Path, str]] = []
     for folder in reversed(_step_folders(run)):
-        if not (damage := find_damage(folder, needed)):
+        if not (damage := find_damage(folder, (*needed, *optimizer_parts(folder)))):
             return folder, damaged
         damaged.append((folder, damage))
     return None, damaged

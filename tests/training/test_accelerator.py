@@ -1,5 +1,6 @@
 """Processes and devices."""
 
+import os
 import pickle
 import socket
 from datetime import timedelta
@@ -9,6 +10,7 @@ import torch
 
 from radrep.data.batch import Batch
 from radrep.errors import RecipeError
+from radrep.ops.selective_scan.choose import why_unavailable
 from radrep.recipe.training import Train
 from radrep.training import accelerator, pretraining_task
 from radrep.training.accelerator import (
@@ -16,28 +18,33 @@ from radrep.training.accelerator import (
     count_workers,
     is_main_process,
     join_processes,
+    set_arithmetic,
 )
 from radrep.training.pretraining_task import PretrainingTask
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
-def test_sharded_launches_are_refused_in_one_sentence(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(RecipeError, match="data parallelism alone"):
-        build_accelerator(Train(epochs=1, batch_size=1))
-
-
-def test_the_environment_does_not_change_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerate_is_given_no_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    for precision in ("bf16", "fp32"):  # one run after another in this process
-        found = build_accelerator(Train(epochs=1, batch_size=1, precision=precision))
-        assert found.mixed_precision == "no"
+    assert build_accelerator().mixed_precision == "no"
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_arithmetic_is_the_recipe_s(on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        set_arithmetic(Train(epochs=1, batch_size=1, tf32=on, deterministic=on))
+        assert torch.get_float32_matmul_precision() == ("high" if on else "highest")
+        assert torch.backends.cudnn.allow_tf32 is on
+        assert torch.are_deterministic_algorithms_enabled() is on
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) is on
+        problem = why_unavailable("cuda", torch.device("cuda"), torch.float32, 16, False)
+        assert ("train.deterministic" in str(problem)) is on
+    finally:
+        set_arithmetic(Train(epochs=1, batch_size=1))
 
 
 def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = build_accelerator(Train(epochs=1, batch_size=1))
+    built = build_accelerator()
     monkeypatch.setattr("radrep.training.accelerator.count_cores", lambda: 16)
     assert count_workers(built, 8) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
@@ -68,7 +75,7 @@ def test_gathered_rows_do_not_carry_their_whole_batch(monkeypatch: pytest.Monkey
     )
 
     class On:
-        accelerator = build_accelerator(Train(epochs=1, batch_size=1))
+        accelerator = build_accelerator()
 
         class recipe:  # noqa: N801
             train = Train(epochs=1, batch_size=1)
@@ -110,7 +117,7 @@ def test_a_process_alone_ignores_what_a_launcher_left(
     monkeypatch.setenv("SLURM_PROCID", "3")
     assert join_processes().num_processes == 1
     assert is_main_process()
-    assert build_accelerator(Train(epochs=1, batch_size=1)).num_processes == 1
+    assert build_accelerator().num_processes == 1
 
 
 @pytest.mark.usefixtures("alone")
@@ -140,3 +147,15 @@ def test_ranks_that_never_come_are_not_waited_for_long(
             monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match=f"RANK={rank} WORLD_SIZE=2.*did not meet"):
         join_processes()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_who_reports_is_known_before_the_processes_meet(
+    rank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert is_main_process() is (rank == "0")
+    assert not torch.distributed.is_initialized()
+    assert not accelerator.PartialState._shared_state

@@ -78,7 +78,7 @@ def run_on(
     order = EpochOrder([STUDIES], 2, seed=0)
     return Run(
         recipe=recipe,
-        accelerator=build_accelerator(recipe.train),
+        accelerator=build_accelerator(),
         model=model,  # type: ignore[arg-type]
         wrapped=model,
         task=Scores(values),
@@ -106,13 +106,14 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path: Path) -> N
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_stop_request_saves_the_step(tmp_path: Path, number: signal.Signals) -> None:
     model, saved = OneMatrix(), list[Any]()
     hook = model.register_forward_hook(lambda *_: hook.remove() or os.kill(os.getpid(), number))
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="stopped after step 1"):
+    with pytest.raises(Interrupted, match="stopped after step 1") as stopped:
         fit(run_on(tmp_path, model, [0.0], saved, epochs=1), Progress())
+    assert stopped.value.by_manager is (number in (signal.SIGTERM, signal.SIGUSR1))
     assert [state["step"] for state, _ in saved] == [1]
     assert signal.getsignal(number) is before
 

@@ -197,7 +197,7 @@ class _OnceRead:
 
     def __init__(self, folder: Path, language_model: str) -> None:
         self.recipe = load_recipe(str(write_recipe(folder, folder)), ["data.max_tokens=4"])
-        self.accelerator = build_accelerator(self.recipe.train)
+        self.accelerator = build_accelerator()
         self.tokenizer = Tokenizer(("<unk>", "clear", "lungs"), "plain", 1)
         self.reporter, self.part, self.reads = Reporter(), slice(None), 0
         self.codec = SimpleNamespace(
@@ -287,7 +287,7 @@ def test_validation_encodes_every_image_once(
     monkeypatch.setattr(Validation, "batches", lambda *_: batches)
     on = Validation(
         recipe=recipe,
-        accelerator=build_accelerator(recipe.train),
+        accelerator=build_accelerator(),
         model=model,
         dataset=_TwoStudies(),  # type: ignore[arg-type]
         tokenizer=tokenizer,

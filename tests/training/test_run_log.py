@@ -55,6 +55,6 @@ def test_the_environment_names_the_hub_commits_a_model_starts_from(
     recipe = load_recipe(str(write_recipe(tmp_path, phantoms)))
     model: torch.nn.Module = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU())
     model[0].hub_source = "owner/model@c0ffee"  # type: ignore[index]
-    found = describe_environment(build_accelerator(recipe.train), recipe, model)  # type: ignore[arg-type]
+    found = describe_environment(build_accelerator(), recipe, model)  # type: ignore[arg-type]
     assert found["hub_sources"] == {"0": "owner/model@c0ffee"}
     assert found["scan_backend"] is None

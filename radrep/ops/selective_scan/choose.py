@@ -6,7 +6,7 @@ import torch
 
 from radrep.ops.selective_scan import cuda
 
-BACKENDS = ("cpu", "cuda", "chunked", "reference")
+BACKENDS = ("cpu", "cuda", "meta", "chunked", "reference")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def why_unavailable(
     name: str, device: torch.device, dtype: torch.dtype, state_dim: int, last_state_grad: bool
 ) -> str | None:
     """Why a backend cannot run, or None when it can."""
-    if name in ("cpu", "cuda") and device.type != name:
+    if name in ("cpu", "cuda", "meta") and device.type != name:
         return f"the tensors are on {device}"
     if name == "cpu":
         try:
@@ -38,6 +38,8 @@ def why_unavailable(
             return f"mamba-ssm takes at most {cuda.MAX_STATE_DIM} states, got {state_dim}"
         if last_state_grad:
             return "mamba-ssm gives no gradient through the last state"
+        if torch.are_deterministic_algorithms_enabled():
+            return "mamba-ssm adds gradients up in any order, and train.deterministic is set"
         kernel, problem = cuda.import_kernel()
         return problem if kernel is None else None
     return None
@@ -51,6 +53,8 @@ def select_backend(
     last_state_grad: bool = False,
 ) -> BackendChoice:
     """Choose the fastest backend that fits; last_state_grad: gradients come through that state."""
+    if device.type == "meta":
+        return BackendChoice("meta", "shapes alone, as of mamba-ssm's kernel")
     if device.type not in ("cpu", "cuda"):
         return BackendChoice("chunked", f"there is no kernel for {device.type}")
     problem = why_unavailable(device.type, device, dtype, state_dim, last_state_grad)

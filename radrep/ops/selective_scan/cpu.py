@@ -39,8 +39,9 @@ class _Scan(torch.autograd.Function):
         s = A.shape[1]
         u, dt, B, C = (tensor.contiguous() for tensor in (u, dt, B, C))
         decay = A.t().contiguous()
-        skip = u.new_zeros(e) if D is None else D.contiguous()
-        bias = u.new_zeros(e) if dt_bias is None else dt_bias.contiguous()
+        # Copies: what NumPy has seen of a parameter, a sharded model could not free any more.
+        skip = u.new_zeros(e) if D is None else D.clone()
+        bias = u.new_zeros(e) if dt_bias is None else dt_bias.clone()
         gate = u if z is None else z.contiguous()  # u: an array that is there, not read as gate
         inputs = (u, dt, decay, B, C, skip, gate, bias)
         y = torch.empty_like(u)

@@ -42,6 +42,15 @@ Folds = Annotated[
         "scored together.",
     ),
 ]
+PrintLaunch = Annotated[
+    str | None,
+    typer.Option(metavar="slurm|torchrun", help="Print a script that starts it, and end."),
+]
+Devices = Annotated[
+    str,
+    typer.Option(help="With --print-launch: processes a machine, such as 8xH100-80GB or 2xCPU."),
+]
+Nodes = Annotated[int, typer.Option(min=1, help="With --print-launch: machines.")]
 Logger = Annotated[str | None, typer.Option(help="tensorboard or wandb, besides metrics.jsonl.")]
 
 
@@ -52,6 +61,9 @@ def train(
     resume: Resume = False,
     folds: Folds = None,
     logger: Logger = None,
+    print_launch: PrintLaunch = None,
+    devices: Devices = "1",
+    nodes: Nodes = 1,
 ) -> None:
     """Train a model to write reports.
 
@@ -59,11 +71,13 @@ def train(
 
     To compare settings:  radrep train csr_lmca_iu_cpu --folds 5
 
-    Several devices:  accelerate launch -m radrep train RECIPE
+    Several devices:  radrep train RECIPE --print-launch torchrun --devices 8xH100-80GB > run.sh
 
-    Several processes on a CPU:  ACCELERATE_USE_CPU=true torchrun --standalone
-    --nproc-per-node 2 -m radrep train RECIPE
+    Ends with 75 when SIGTERM or SIGUSR1 stopped it after a checkpoint, 130 after Ctrl-C.
     """
+    if print_launch is not None:
+        show_launch("train", recipe, overrides, out, logger, print_launch, devices, nodes)
+        return
     then = "Score it with:   radrep eval "
     run_training("train", recipe, overrides, out, resume, folds, logger, then=then)
 
@@ -75,6 +89,9 @@ def pretrain(
     resume: Resume = False,
     folds: Folds = None,
     logger: Logger = None,
+    print_launch: PrintLaunch = None,
+    devices: Devices = "1",
+    nodes: Nodes = 1,
 ) -> None:
     """Pretrain an X-ray Mamba: on images alone, then on images and reports.
 
@@ -82,8 +99,35 @@ def pretrain(
 
     Then:     radrep pretrain pretrain_contrastive_cpu, whose recipe names that run
     """
+    if print_launch is not None:
+        show_launch("pretrain", recipe, overrides, out, logger, print_launch, devices, nodes)
+        return
     then = "Go on from it:   --set model.encoder.weights="
     run_training("pretrain", recipe, overrides, out, resume, folds, logger, then=then)
+
+
+def show_launch(
+    task: str,
+    recipe: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    logger: str | None,
+    launcher: str,
+    devices: str,
+    nodes: int,
+) -> None:
+    """Print the script of a launcher."""
+    from radrep.recipe.load import load_recipe
+    from radrep.training.parallel.launch import LAUNCHERS, Launch, launch_script, parse_processes
+
+    if launcher not in LAUNCHERS:
+        raise RadrepError(f"--print-launch takes {' or '.join(LAUNCHERS)}, got '{launcher}'")
+    loaded = load_recipe(recipe, overrides or [])
+    words = [recipe, *(word for change in overrides or [] for word in ("--set", change))]
+    words += ["--logger", logger] if logger else []
+    per_node, on_cpu = parse_processes(devices)
+    launch = Launch(task, words, out or loaded.out, per_node, nodes, on_cpu)
+    say(launch_script(launcher, launch).rstrip())
 
 
 def run_training(
@@ -119,6 +163,7 @@ def run_training(
 
     from radrep.training.accelerator import is_main_process
     from radrep.training.loop import Interrupted
+    from radrep.training.parallel.launch import REQUEUE
 
     if shipped and folder.name != recipe and is_main_process():
         say(f"{recipe} is no file here: this is the shipped recipe {shipped}")
@@ -136,7 +181,7 @@ def run_training(
                 reporter.warn(
                     f"{stopped}. Go on with: radrep {task} {quote(str(stopped.run))} --resume"
                 )
-            raise typer.Exit(130) from stopped
+            raise typer.Exit(REQUEUE if stopped.by_manager else 130) from stopped
     if result is not None and is_main_process() and loaded.model.output != "encoder":
         evaluate([result])  # what each fold wrote for the studies that it held out
 

@@ -1,0 +1,1 @@
+"""The commands that run or plan the recipe of a training."""

@@ -1,0 +1,92 @@
+"""Sharding through torch's fully_shard (FSDP2): each process has its part of every parameter.
+
+Accelerate activates its own FSDP on GPUs alone (tests/training/parallel/test_sharding.py pins
+that); this is the same on CPUs, and tested there.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from radrep.recipe.training import Parallel
+from radrep.training.parallel.blocks import recompute_blocks, repeated_blocks
+
+
+def spread(accelerator: Accelerator, objective: nn.Module, section: Parallel) -> nn.Module:
+    """The module to call, as the processes train it; parameters are others after sharding."""
+    if section.activation_checkpointing:
+        recompute_blocks(objective)
+    if section.compile:
+        for block in repeated_blocks(objective):
+            block.compile()
+    if section.data == "ddp" or accelerator.num_processes == 1:
+        wrapped: nn.Module = accelerator.prepare(objective)
+        return wrapped
+    mesh = make_mesh(accelerator.device.type, accelerator.num_processes, section.shard)
+    shard_model(objective, mesh, cpu_offload=section.cpu_offload)
+    return objective
+
+
+def make_mesh(device: str, num_processes: int, shard: str) -> DeviceMesh:
+    """All processes in a row or, for hybrid sharding, those of each machine in a row of its own."""
+    if shard == "full":
+        return init_device_mesh(device, (num_processes,))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", num_processes))
+    names = ("replicate", "shard")
+    return init_device_mesh(device, (num_processes // local, local), mesh_dim_names=names)
+
+
+def shard_model(model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> None:
+    """Share out each block by itself, and then what is in none; frozen parameters too."""
+    marks = {name: dict(vars(p)) for name, p in model.named_parameters()}
+    policy = OffloadPolicy()
+    if cpu_offload:
+        policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
+    for block in repeated_blocks(model):
+        fully_shard(block, mesh=mesh, offload_policy=policy)
+    fully_shard(model, mesh=mesh, offload_policy=policy)
+    for name, parameter in model.named_parameters():  # new ones, without mamba's _no_weight_decay
+        for key, value in marks[name].items():
+            setattr(parameter, key, value)
+
+
+@contextmanager
+def whole(model: object) -> Iterator[None]:
+    """All parameters in every process, for passes of which some processes make more than others."""
+    assert isinstance(model, nn.Module), "models are modules"
+    parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            # The outermost stays whole between its forward and its backward pass.
+            part.set_reshard_after_forward(part is not model, recurse=False)
+            part.reshard()
+
+
+def gather_state(state: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, one after the other, where they are kept; empty elsewhere.
+
+    All processes call this together.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        full = to_full(tensor)
+        if keep:
+            found[name] = full.detach().cpu()
+    return found
+
+
+def to_full(tensor: Tensor) -> Tensor:
+    """A tensor of parts as one, on every process."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

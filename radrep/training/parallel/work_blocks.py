@@ -1,0 +1,71 @@
+"""Work in numbered blocks that processes take from a folder, on one machine or on many.
+
+No collective waits for anybody: a block is whole or not there, is made under a lock of its own, and
+that of a process which ended is made by another one.
+"""
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import Timeout
+from torch import Tensor, distributed
+
+from radrep.atomic import locked
+from radrep.progress import Reporter
+
+
+@dataclass(frozen=True)
+class SharedBlocks:
+    """So many arrays, made by whichever process is free."""
+
+    folder: Path
+    count: int
+    make: Callable[[int], np.ndarray]
+    whole: Path  # a file that is there once nobody needs them any more
+
+    def share(self, label: str, reporter: Reporter) -> None:
+        """Make the blocks that are neither there nor in the hands of another process."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        processes, rank = count_processes()
+        first = rank * self.count // processes  # apart from the others
+        with reporter.progress(label, self.count, "blocks") as advance:
+            for number in (*range(first, self.count), *range(first)):
+                # Another process makes it, or has removed all of them behind the whole.
+                with suppress(Timeout, FileNotFoundError):
+                    self._make(number, timeout=0)
+                advance()
+
+    def read(self) -> Generator[Tensor, None, None]:
+        """One row for its shape, then all blocks in order, also those that others still make."""
+        for number in range(self.count):
+            self._make(number, timeout=-1)
+            block = torch.from_numpy(np.load(self._file(number)))
+            if number == 0:
+                yield block[:1]
+            yield block
+
+    def _make(self, number: int, *, timeout: float) -> None:
+        file = self._file(number)
+        if file.is_file() or self.whole.is_file():
+            return
+        with locked(file.with_suffix(".lock"), timeout=timeout):
+            if not file.is_file():
+                partial = file.with_suffix(f".{os.getpid()}.partial")
+                with partial.open("wb") as opened:
+                    np.save(opened, self.make(number))
+                os.replace(partial, file)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npy"
+
+
+def count_processes() -> tuple[int, int]:
+    """How many processes train together, and which one this is."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return 1, 0
+    return distributed.get_world_size(), distributed.get_rank()
