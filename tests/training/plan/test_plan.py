@@ -14,11 +14,11 @@ from radrep.data.batch import Batch
 from radrep.device import autocast
 from radrep.errors import RadrepError
 from radrep.models.base import TrainableModel
-from radrep.recipe.load import load_recipe
+from radrep.recipe.load import load_recipe, shipped_recipe_text, shipped_recipes
 from radrep.recipe.recipe import Recipe
 from radrep.training.optim import build_optimizer
 from radrep.training.parallel.blocks import recompute_blocks, repeated_blocks
-from radrep.training.plan.cards import CARDS, parse_devices
+from radrep.training.plan.cards import CARDS, GIB, parse_devices
 from radrep.training.plan.known_models import with_stand_ins
 from radrep.training.plan.measure import measure_step
 from radrep.training.plan.plan import NUM_WORDS, make_plan, make_shapes, shape_batch
@@ -127,6 +127,18 @@ def test_the_command_says_what_fits(phantoms: Path, tmp_path: Path) -> None:
     unknown = radrep("plan", path, "--devices", "2xA11")
     assert unknown.exit_code == 2
     assert "Known cards" in unknown.stderr
+
+
+PLANNED = [name for name, _ in shipped_recipes() if "# Plan: " in shipped_recipe_text(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANNED)
+def test_the_plan_in_a_recipe_s_header_is_that_of_the_command(name: str) -> None:
+    plan = make_plan(load_recipe(name), EIGHT)
+    total = plan.memory.total(plan.recipe.train.batch_size)
+    words = f"{total / GIB:.1f} of {plan.usable / GIB:.1f} GiB a device, at most "
+    assert f"8 x H100-80GB: {words}{plan.largest_batch} studies" in shipped_recipe_text(name)
 
 
 CASES: dict[str, tuple[str, list[str]]] = {
