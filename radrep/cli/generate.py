@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +34,15 @@ def generate(
             help="Folder to write reports into, as JSONL and Parquet. Studies that it has are "
             "skipped: the same command resumes.",
             callback=added_folder,
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="Write a document of each report too: fhir (R4 bundle) or dicom-sr (Basic Text "
+            "SR of DICOM films). With --out; may be given twice.",
         ),
     ] = None,
     studies: Annotated[
@@ -129,10 +137,14 @@ def generate(
     """
     from radrep.inference.decode_options import change_decode
     from radrep.inference.generator import ReportGenerator
+    from radrep.interop.formats import check_formats
     from radrep.reporting.studies import file_studies, find_studies
     from radrep.weights.checkpoint import find_checkpoint
 
     _check_words(images, projection or [], out, studies, group, single_study, heatmap)
+    check_formats(formats or [])
+    if formats and out is None:
+        raise RadrepError("--format writes documents into a folder: add --out DIR")
     given = _group(images, projection or [], single_study=single_study)
     if heatmap is not None and len(given) > 1:
         raise RadrepError(
@@ -148,14 +160,17 @@ def generate(
     with TerminalReporter() as reporter:
         folder = find_checkpoint(checkpoint)
         decode = change_decode(folder, typed)[0] if typed else None
-        generator = ReportGenerator(folder, decode=decode, discriminator=discriminator)
+        with_findings = as_json or out is not None
+        generator = ReportGenerator(
+            folder, decode=decode, discriminator=discriminator, predict=with_findings
+        )
         reporter.info("checkpoint", str(folder))
         if out is not None:
             if images[0].is_dir():
                 found = find_studies(images[0], group=group, table=studies, reporter=reporter)
             else:
                 found = file_studies(images, projection or [], single_study=single_study)
-            _write_folder(found, generator, out, seed, reporter)
+            _write_folder(found, generator, out, formats or [], seed, reporter)
             return
         show = partial(_show, as_json=as_json, alone=len(given) == 1)
         if heatmap is not None:
@@ -177,7 +192,7 @@ def generate(
             def skip(study: "StudyFiles", error: DataError) -> None:
                 failed.append((study, error))
 
-            for report in generator.write_all(given, seed=seed, skip=skip):
+            for report in generator.write_all(given, seed=seed, findings=as_json, skip=skip):
                 show(report)
                 if lost_results() is not None:  # nobody reads the reports
                     break
@@ -259,6 +274,7 @@ def _write_folder(
     found: "FoundStudies",
     generator: "ReportGenerator",
     out: Path,
+    formats: Sequence[str],
     seed: int,
     reporter: TerminalReporter,
 ) -> None:
@@ -268,12 +284,15 @@ def _write_folder(
     for note in found.notes:
         reporter.info("note", note)
     try:
-        result = write_folder(found, generator, out, seed=seed, reporter=reporter)
+        result = write_folder(found, generator, out, formats=formats, seed=seed, reporter=reporter)
     except KeyboardInterrupt:
         text = f"stopped; {out} keeps what is done, and the same command resumes from it"
         show_error(text, prefix="")
         raise typer.Exit(130) from None
     say(f"{out} has the reports of {result.num_reports:,} of {result.num_studies:,} studies.")
+    for form, count in result.num_documents.items():
+        some = "" if count == result.num_reports else "; the others have no DICOM films with UIDs"
+        say(f"{out / form} has {count:,} documents{some}.")
     if result.left_out:
         lines = [f"  {' '.join(reason.split())}" for _, _, reason in result.left_out]
         more = len(lines) - _SHOWN_FAILURES
@@ -284,15 +303,10 @@ def _write_folder(
 
 
 def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
-    names = [str(image) for image in report.images]
     if as_json:
-        values: dict[str, Any] = {"images": names, "report": report.text, "made": report.made}
-        if report.sentences:
-            sentences = [asdict(sentence) for sentence in report.sentences]
-            values |= {"sentences": sentences, "removed": report.removed}
-        say_json(values)
+        say_json(report.as_row())
     else:
-        text = " ".join(report.text.split())
+        text, names = " ".join(report.text.split()), map(str, report.images)
         say(text if alone else f"{' '.join(map(quote, names))}\t{text}")
 
 
@@ -315,5 +329,5 @@ def _draw(report: "GeneratedReport", path: Path) -> None:
         study=", ".join("/".join(image.parts[-2:]) for image in report.images),
         projections=[*report.projections, *masked],
         report=report.text,
-        findings=report.findings,
+        findings=report.finding_maps,
     ).save(path, format="PNG")

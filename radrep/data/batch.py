@@ -7,6 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_TENSORS = (
+    *("images", "early_maps", "features", "summaries", "tokens", "lengths", "labels"),
+    *("label_buckets", "token_weights"),
+)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -32,6 +37,19 @@ class Batch:
     def of_study(cls, id: str, images: Sequence[Tensor]) -> "Batch":
         """One study by itself, of its normalised images, (3, h, w) each."""
         return cls(ids=(id,), num_views=torch.tensor([len(images)]), images=torch.stack([*images]))
+
+    def study(self, number: int) -> "Batch":
+        """One of its studies by itself."""
+        first = int(self.num_views[:number].sum())
+        views = slice(first, first + int(self.num_views[number]))
+        of_views, own = ("images", "early_maps", "features", "summaries"), slice(number, number + 1)
+
+        def part(name: str) -> Tensor | None:
+            value: Tensor | None = getattr(self, name)
+            return None if value is None else value[views if name in of_views else own]
+
+        cut = {name: part(name) for name in ("num_views", *_TENSORS)}
+        return replace(self, ids=self.ids[own], seeds=self.seeds[own], **cut)  # type: ignore[arg-type]
 
     @property
     def device(self) -> torch.device:
@@ -60,17 +78,6 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
-        names = (
-            "images",
-            "early_maps",
-            "features",
-            "summaries",
-            "tokens",
-            "lengths",
-            "labels",
-            "label_buckets",
-            "token_weights",
-        )
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in _TENSORS}
         moved: dict[str, Any] = {name: move(t) for name, t in given.items() if t is not None}
         return replace(self, **moved)

@@ -11,7 +11,7 @@ from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
 from radrep.evaluation.result import EvalResult
 from radrep.guidance.editing import Sentence, WrittenReport
-from radrep.inference.decode import DECODED, report_model, write_report
+from radrep.inference.decode import DECODED, explain_reports, report_model
 from radrep.inference.guide import Guide, guide_for
 from radrep.metrics.labeler import Findings, label_report
 from radrep.viz.figures.heatmap import overlay
@@ -77,7 +77,7 @@ def _study(
             decode = result.decodes[result.main]
             given = [preprocess.evaluate(image, saliency=view.masked) for view, image in views]
             batch, seed = Batch.of_study(study.id, given), loaded.recipe.train.seed
-            _, maps = write_report(loaded, batch, decode, seed=seed, guide=guide)
+            ((_, maps),) = explain_reports(loaded, batch, decode, seed=seed, guide=guide)
             if len(maps):  # a language model has none, nor has a training report
                 means = maps.mean(axis=0)
                 heatmaps = [overlay(i, mean) for i, mean in zip(images, means, strict=True)]

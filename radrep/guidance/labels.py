@@ -51,6 +51,12 @@ class LabelPredictor:
         scores = ((vectors - self.mean) / self.scale) @ self.weights
         return _logistic(scores * self.slope + self.bias)
 
+    def learned(self) -> tuple[str, ...]:
+        """The observations that were frequent enough to be learned."""
+        return tuple(
+            n for n, known in zip(self.names, self.known.T, strict=True) if _learned(known)
+        )
+
     def at_f_score(self, beta: float) -> np.ndarray:
         """The thresholds of the greatest F score out of fold, (l,).
 

@@ -113,30 +113,33 @@ def report_model(loaded: Loaded) -> ReportModel:
 
 
 @torch.no_grad()
-def write_report(
+def explain_reports(
     loaded: Loaded,
     batch: Batch,
     decode: Decode,
     *,
     seed: int = 0,
     guide: Guide = DECODED,
-) -> tuple[WrittenReport, np.ndarray]:
-    """Write the report of one study, with the attention before each word, by a model in eval mode.
+) -> list[tuple[WrittenReport, np.ndarray]]:
+    """Write the report of each study, with the attention before each word of its draft.
 
-    Attention is averaged over layers and heads, (words, views, rows, columns), 1 in sum for a word;
-    without words for a language model and for a report that was selected.
+    By a model in evaluation mode. Attention is averaged over layers and heads, (words, views, rows,
+    columns), 1 in sum for a word; without words for a language model and for a report that was
+    selected.
     """
     model = report_model(loaded)
     options = build_decode(decode, loaded.recipe.train.precision)
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
     with autocast(batch.device, options.precision):
-        if not guide.needs_features:  # encoded once, for the report and its attention
+        if not guide.needs_features:  # encoded once, for the reports and their attention
             batch = model.encode_images(batch, options)
         batch, drafts, probabilities = _draft(
             model, batch, loaded.codec, decode, options, guide, seed, generator
         )
-        ids = drafts[0].ids
-        maps = None if ids is None else model.attention(batch, ids)
-    attention = np.zeros((0, 0, 0, 0), np.float32) if maps is None else maps.cpu().numpy()
-    return edit_reports(guide, probabilities, drafts)[0], attention
+        maps = [
+            None if draft.ids is None else model.attention(batch.study(number), draft.ids)
+            for number, draft in enumerate(drafts)
+        ]
+    attention = [np.zeros((0, 0, 0, 0), np.float32) if m is None else m.cpu().numpy() for m in maps]
+    return list(zip(edit_reports(guide, probabilities, drafts), attention, strict=True))

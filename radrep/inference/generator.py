@@ -1,7 +1,7 @@
 """Reports for a user's own image files."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,21 @@ from radrep.data.study import Image, Study
 from radrep.device import best_device
 from radrep.errors import DataError
 from radrep.guidance.editing import Sentence, WrittenReport, split_report
-from radrep.inference.decode import report_model, write_report, write_reports
+from radrep.inference.decode import explain_reports, report_model, write_reports
 from radrep.inference.films import Films, StudyFiles, read_films
 from radrep.inference.finding_maps import map_findings
+from radrep.inference.findings import Finding, find_findings
 from radrep.inference.guide import guide_for, made_by
+from radrep.metrics.labeler import OBSERVATIONS
+from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.recipe.data import Saliency
 from radrep.recipe.training import Decode
-from radrep.saliency.sdam import SaliencyMaker, check_mask_fingerprint, load_discriminator
+from radrep.saliency.sdam import (
+    MaskSummary,
+    SaliencyMaker,
+    check_mask_fingerprint,
+    load_discriminator,
+)
 from radrep.viz.figures.heatmap import FindingAttention
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 from radrep.weights.files import fingerprint
@@ -34,9 +42,10 @@ _FILM_SIDE = 512  # short side in pixels of the films under maps
 
 @dataclass(frozen=True)
 class GeneratedReport:
-    """A report and, with `explain`, its attention maps.
+    """A report and, if they were asked for, its findings and maps.
 
     Attributes:
+        probabilities: Of observations, by the discriminator or else by the run's own encoder.
         masked: The image under its SDAM mask, uint8 (h, w), if the model takes one.
         films: Views to draw maps on, uint8 (h, w), short side 512 at most; `masked` is the last.
         attention: To each patch, averaged over words, layers and heads, one map (rows, columns)
@@ -50,7 +59,9 @@ class GeneratedReport:
     masked: np.ndarray | None
     films: tuple[np.ndarray, ...] = ()
     attention: tuple[np.ndarray, ...] = ()
-    findings: tuple[FindingAttention, ...] = ()
+    finding_maps: tuple[FindingAttention, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    probabilities: Mapping[str, float] = field(default_factory=dict)
     sentences: tuple[Sentence, ...] = ()  # of an edited report, each with where it is from
     removed: tuple[str, ...] = ()  # sentences of the model that editing took out
 
@@ -64,7 +75,19 @@ class GeneratedReport:
             "made": self.made,
             "sentences": [asdict(sentence) for sentence in sentences],
             "removed": list(self.removed),
+            "findings": [asdict(finding) for finding in self.findings],
+            "probabilities": {name: self.probabilities.get(name) for name in OBSERVATIONS},
         }
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A study as the model is given it: a report without text, and which image each view is of."""
+
+    report: GeneratedReport
+    films: Films
+    numbers: tuple[int, ...]
+    pixels: list[Tensor]
 
 
 class ReportGenerator:
@@ -76,6 +99,8 @@ class ReportGenerator:
         decode: By default that of the checkpoint.
         discriminator: A run or checkpoint of SDAM's discriminator, for Grad-CAM and, if the model
             takes masked images, for these; by default that of the recipe, if any.
+        predict: Whether probabilities of findings are predicted by the run's own encoder too, where
+            it was fitted for that and no discriminator gives them.
 
     Raises:
         CheckpointError: If a checkpoint is missing, broken, or was trained on other masked images.
@@ -88,12 +113,15 @@ class ReportGenerator:
         device: torch.device | None = None,
         decode: Decode | None = None,
         discriminator: Path | None = None,
+        predict: bool = False,
     ) -> None:
         folder = find_checkpoint(None if checkpoint is None else Path(checkpoint))
         self.loaded = load_checkpoint(folder)
         self.fingerprint = fingerprint(folder, without=TRAINING)
         self._decode = decode or self.loaded.recipe.decode
-        self._guide = guide_for(self.loaded, self._decode)
+        self._guide = guide_for(self.loaded, self._decode, predict=predict)
+        predictor = self._guide.predictor
+        self._learned = predictor.learned() if predictor is not None else ()
         device = device or best_device()
         self._model = report_model(self.loaded).to(device)
         data = self.loaded.recipe.data
@@ -143,19 +171,18 @@ class ReportGenerator:
         study = StudyFiles(tuple(map(Path, images)), tuple(projections))
         if not explain:
             return next(self.write_all([study], seed=seed))
-        report, pixels, bare = self._prepare(self._read(study, with_films=True))
-        batch = Batch.of_study("study", pixels)
-        written, attention = write_report(
+        given = self._prepare(self._read(study, with_films=True))
+        batch = Batch.of_study("study", given.pixels)
+        ((written, attention),) = explain_reports(
             self.loaded, batch, self._decode, seed=seed, guide=self._guide
         )
-        maker = self.discriminator
-        summaries = [maker.summarize(image, full_size=True) for image in bare if maker]
+        report, summaries = self._with_findings(given, written, attention)
         # Edited words were not written while the decoder attended to the image.
         maps = attention if not (written.changes or written.removed) else attention[:0]
         return replace(
-            self._with_text(report, written),
+            report,
             attention=tuple(attention.mean(axis=0)) if len(attention) else (),
-            findings=map_findings(written.text, maps, summaries),
+            finding_maps=map_findings(written.text, maps, summaries),
         )
 
     def write_all(
@@ -163,29 +190,42 @@ class ReportGenerator:
         studies: Sequence[StudyFiles],
         *,
         seed: int = 0,
+        findings: bool = False,
         skip: Callable[[StudyFiles, DataError], None] | None = None,
     ) -> Iterator[GeneratedReport]:
         """Write the reports of several studies, `batch_size` at a time, in their order.
+
+        With `findings` each has `GeneratedReport.findings` and probabilities.
 
         A study that cannot be read is handed to `skip`, with the reason, and costs the others
         nothing; the error is raised without.
         """
         readable = self._read_all(studies, skip)
         while chunk := list(islice(readable, self.batch_size)):
-            yield from self.write_films(chunk, seed=seed)
+            yield from self.write_films(chunk, seed=seed, findings=findings)
 
-    def write_films(self, films: Sequence[Films], *, seed: int = 0) -> list[GeneratedReport]:
+    def write_films(
+        self, films: Sequence[Films], *, seed: int = 0, findings: bool = False
+    ) -> list[GeneratedReport]:
         """Write the reports of studies that were read, `batch_size` of them at most.
 
         Of more views than the model takes the first are used, as in evaluation: see
         `GeneratedReport.images`.
         """
-        reports, images, _ = zip(*map(self._prepare, films), strict=True)
+        studies = [self._prepare(each) for each in films]
         batch = Batch(
-            ids=tuple(map(str, range(len(films)))),
-            num_views=torch.tensor(list(map(len, images))),
-            images=torch.stack([view for views in images for view in views]),
+            ids=tuple(map(str, range(len(studies)))),
+            num_views=torch.tensor([len(given.pixels) for given in studies]),
+            images=torch.stack([view for given in studies for view in given.pixels]),
         )
+        if findings:
+            explained = explain_reports(
+                self.loaded, batch, self._decode, seed=seed, guide=self._guide
+            )
+            return [
+                self._with_findings(given, *found)[0]
+                for given, found in zip(studies, explained, strict=True)
+            ]
         written = write_reports(
             self._model,
             [batch],
@@ -195,7 +235,32 @@ class ReportGenerator:
             seed=seed,
             guide=self._guide,
         )
-        return [self._with_text(r, text) for r, (_, text) in zip(reports, written, strict=True)]
+        return [
+            self._with_text(given.report, text)
+            for given, (_, text) in zip(studies, written, strict=True)
+        ]
+
+    def _with_findings(
+        self, given: _Given, written: WrittenReport, attention: np.ndarray
+    ) -> tuple[GeneratedReport, list[MaskSummary]]:
+        """The report with its findings, and the discriminator's summary of each view."""
+        by_image: dict[int, MaskSummary] = {}
+        if self.discriminator is not None:
+            for number in sorted(set(given.numbers)):
+                pixels = given.films.pixels[number]
+                by_image[number] = self.discriminator.summarize(pixels, full_size=True)
+        summaries = [by_image[number] for number in given.numbers if by_image]
+        found = dict(zip(ABNORMAL, written.probabilities, strict=False))
+        probabilities = {name: found[name] for name in self._learned if found}
+        for name in OBSERVATIONS if summaries else ():
+            probabilities[name] = max(summary.probabilities[name] for summary in summaries)
+        images = [str(given.films.images[number]) for number in given.numbers]
+        report = replace(
+            self._with_text(given.report, written),
+            findings=find_findings(written, images, attention, summaries, probabilities),
+            probabilities=probabilities,
+        )
+        return report, summaries
 
     def _with_text(self, report: GeneratedReport, written: WrittenReport) -> GeneratedReport:
         return replace(
@@ -230,8 +295,8 @@ class ReportGenerator:
             )
         return read_films(files, [self.loaded.prepared_size, *([_FILM_SIDE] * with_films)])
 
-    def _prepare(self, films: Films) -> tuple[GeneratedReport, list[Tensor], list[np.ndarray]]:
-        """The report without text, the pixels as `radrep prepare` and training make, bare views."""
+    def _prepare(self, films: Films) -> _Given:
+        """A study's pixels as `radrep prepare` and training make them."""
         paths, projections = films.images, films.projections
         rows = tuple(Image(p.name, view, "") for p, view in zip(paths, projections, strict=True))
         study = Study("study", None, "test", rows)
@@ -257,4 +322,4 @@ class ReportGenerator:
             masked=masked,
             films=tuple(shown(films.shown)) if films.shown else (),
         )
-        return report, pixels, [films.pixels[view.number] for view in views]
+        return _Given(report, films, tuple(view.number for view in views), pixels)

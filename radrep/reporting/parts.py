@@ -27,6 +27,7 @@ from filelock import Timeout
 from radrep.atomic import atomic_write_bytes, atomic_write_text, locked, make_folder
 from radrep.data.manifest import GENERATED, hash_file, verifies
 from radrep.errors import DataError
+from radrep.metrics.labeler import OBSERVATIONS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -152,8 +153,14 @@ def row_schema() -> "pyarrow.Schema":
     """The columns of a row."""
     import pyarrow
 
-    text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
-    sentence = {"text": text, "origin": text, "observation": text, "probability": pyarrow.float64()}
+    text, texts, number = pyarrow.string(), pyarrow.list_(pyarrow.string()), pyarrow.float64()
+    sentence = {"text": text, "origin": text, "observation": text, "probability": number}
+    place = {"image": text, "x": number, "y": number, "map": text, "over_mean": number}
+    finding = {
+        **dict.fromkeys(("observation", "state", "side", "size"), text),
+        **{"probability": number, "sentence": text, "origin": text},
+        "place": pyarrow.struct(place),
+    }
     return pyarrow.schema(
         {
             "study": text,
@@ -163,6 +170,8 @@ def row_schema() -> "pyarrow.Schema":
             "made": text,
             "sentences": pyarrow.list_(pyarrow.struct(sentence)),
             "removed": texts,
+            "findings": pyarrow.list_(pyarrow.struct(finding)),
+            "probabilities": pyarrow.struct(dict.fromkeys(OBSERVATIONS, number)),
             "unused": texts,
             "model": text,
             "time": text,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from radrep.data.dicom.identity import read_identity
 from radrep.data.image_io import read_image_and_view
 from radrep.data.store import PreparedStudies
 from radrep.data.study import projection_of
@@ -25,11 +27,13 @@ class ReadStudy:
         films: None if none of its images can be read.
         left_out: Images that are not used, with reasons.
         notes: What was chosen in reading an image.
+        identities: See `read_identity`, of each of the films.
     """
 
     films: Films | None
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    identities: tuple[Mapping[str, str] | None, ...] = ()
 
 
 class ReportStudy(Protocol):
@@ -73,6 +77,7 @@ class FileStudy:
         images: list[np.ndarray] = []
         left_out: list[tuple[str, str]] = []
         notes: list[str] = []
+        identities: list[Mapping[str, str] | None] = []
         for name, path, projection in zip(self.names, self.paths, self.projections, strict=True):
             if path is None:
                 left_out.append((name, "not found, or there are several files of this name"))
@@ -92,8 +97,11 @@ class FileStudy:
             names.append(name)
             projections.append(projection_of(view) if projection == "unknown" else projection)
             images.append(pixels)
+            identities.append(read_identity(path))
         films = Films(tuple(map(Path, names)), tuple(projections), tuple(images))
-        return ReadStudy(films if images else None, tuple(left_out), tuple(notes))
+        return ReadStudy(
+            films if images else None, tuple(left_out), tuple(notes), tuple(identities)
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,8 @@ class PreparedStudy:
         except DataError as error:
             return ReadStudy(None, ((self.id, str(error)),))
         names = tuple(Path(image.name) for image in images)
-        return ReadStudy(Films(names, tuple(image.projection for image in images), pixels))
+        films = Films(names, tuple(image.projection for image in images), pixels)
+        return ReadStudy(films, identities=(None,) * len(images))
 
 
 def read_study(study: ReportStudy, short_side: int) -> ReadStudy:

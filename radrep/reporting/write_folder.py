@@ -13,6 +13,8 @@ from radrep import __version__
 from radrep.errors import DataError
 from radrep.inference.films import Films
 from radrep.inference.generator import ReportGenerator
+from radrep.interop.document import Document
+from radrep.interop.formats import write_documents
 from radrep.parallel import count_cores, map_in_order
 from radrep.progress import Advance, Reporter
 from radrep.reporting.parts import (
@@ -41,6 +43,7 @@ class ReportedFolder:
 
     num_studies: int
     num_reports: int
+    num_documents: Mapping[str, int]  # by format
     left_out: Sequence[tuple[str, str, str]]  # study, image, reason
 
 
@@ -49,12 +52,14 @@ def write_folder(
     generator: ReportGenerator,
     out: Path,
     *,
+    formats: Sequence[str] = (),
     seed: int = 0,
     reporter: Reporter | None = None,
 ) -> ReportedFolder:
     """Write what `out` lacks of the reports of some studies; see `radrep.reporting.parts`.
 
-    Images are read by several processes, so that a script needs a `__main__` guard.
+    `formats` are documents of each report besides, see `radrep.interop.formats`. Images are read by
+    several processes, so that a script needs a `__main__` guard.
 
     Raises:
         DataError: If `out` holds anything else, or images were prepared at another size.
@@ -66,7 +71,11 @@ def write_folder(
             f"{found.place} has images of {found.image_size} pixels and the model was trained on "
             f"{needed}: give the images themselves, or prepare them with --image-size {needed}"
         )
-    settings = {"radrep": __version__, "images": found.place, **generator.settings(), "seed": seed}
+    settings = {
+        **{"radrep": __version__, "images": found.place},
+        **generator.settings(),
+        **{"seed": seed, "formats": sorted(formats)},
+    }
     marks = {study.id: study.fingerprint() for study in studies}
     with report_folder(out, settings) as began:
         done = _read_done(out, marks, settings)
@@ -85,12 +94,14 @@ def write_folder(
                 reporter.progress("reports", len(todo), "studies") as advance,
                 closing(map_in_order(work, todo, _count_workers(found, len(todo)))) as read,
             ):
-                maker = _PartMaker(generator, seed, began, advance, reporter)
+                maker = _PartMaker(generator, formats, seed, began, advance, reporter)
                 _write_parts(out, (maker.fill(part, read) for part in parts))
         written = read_parts(out)
     unread = {study for part in written for study in part.unread} & marks.keys()
     left_out = [reason for part in written for reason in part.left_out if reason[0] in marks]
-    return ReportedFolder(len(studies), len(studies) - len(unread), left_out)
+    files = [name for part in written for study in marks for name in part.documents.get(study, ())]
+    documents = {form: sum(name.startswith(f"{form}/") for name in files) for form in formats}
+    return ReportedFolder(len(studies), len(studies) - len(unread), documents, left_out)
 
 
 def _read_done(out: Path, marks: Mapping[str, str], settings: Mapping[str, object]) -> set[str]:
@@ -131,6 +142,7 @@ def _write_parts(out: Path, parts: Iterable[Part]) -> None:
 @dataclass(frozen=True)
 class _PartMaker:
     generator: ReportGenerator
+    formats: Sequence[str]
     seed: int
     began: str
     advance: Advance
@@ -138,7 +150,7 @@ class _PartMaker:
 
     def fill(self, part: Part, read: Iterator[tuple[ReportStudy, ReadStudy]]) -> Part:
         """Write the reports of a part, batch by batch, as its studies are read."""
-        waiting: list[tuple[str, Films]] = []
+        waiting: list[tuple[str, Films, ReadStudy]] = []
         for study, found in islice(read, len(part.studies)):
             for note in found.notes:
                 self.reporter.warn(note)
@@ -147,7 +159,7 @@ class _PartMaker:
                 part.unread.append(study.id)
                 self.advance()
                 continue
-            waiting.append((study.id, found.films))
+            waiting.append((study.id, found.films, found))
             if len(waiting) == self.generator.batch_size:
                 self._write(part, waiting)
                 waiting = []
@@ -155,17 +167,21 @@ class _PartMaker:
             self._write(part, waiting)
         return part
 
-    def _write(self, part: Part, studies: Sequence[tuple[str, Films]]) -> None:
-        reports = self.generator.write_films([films for _, films in studies], seed=self.seed)
-        for (study, films), report in zip(studies, reports, strict=True):
+    def _write(self, part: Part, studies: Sequence[tuple[str, Films, ReadStudy]]) -> None:
+        batch = [films for _, films, _ in studies]
+        reports = self.generator.write_films(batch, seed=self.seed, findings=True)
+        for (study, films, read), report in zip(studies, reports, strict=True):
             used = set(report.images)
-            part.rows.append(
-                {
-                    "study": study,
-                    **report.as_row(),
-                    "unused": [str(image) for image in films.images if image not in used],
-                    "model": self.generator.fingerprint,
-                    "time": self.began,
-                }
-            )
+            row = {
+                "study": study,
+                **report.as_row(),
+                "unused": [str(image) for image in films.images if image not in used],
+                "model": self.generator.fingerprint,
+                "time": self.began,
+            }
+            part.rows.append(row)
+            whose = zip(films.images, read.identities, strict=True)
+            document = Document(row, [own for image, own in whose if image in used])
+            if documents := write_documents(self.formats, document):
+                part.documents[study] = documents
         self.advance(len(studies))

@@ -19,6 +19,7 @@ from radrep.inference.generator import ReportGenerator
 from radrep.models.csr_lmca import CsrLmca, Encoded
 from radrep.modules.backbone import Backbone
 from tests.data.dicom.drawing import DEEP, draw
+from tests.interop.rows import check_row
 from tests.whole_way import radrep, write_films
 
 
@@ -73,7 +74,7 @@ def test_images_are_encoded_once_and_attention_is_computed_only_if_asked(
     assert calls == [(3, True)]
     passes.clear()
     assert [report.images for report in reports] == [(film,) for film in films[:3]]
-    assert not any(report.attention or report.findings for report in reports)
+    assert not any(report.attention or report.finding_maps for report in reports)
     explained = generator.write(films[1], explain=True)
     assert calls[1:] == [(1, False)] * 2, "the report, and its attention, from the same features"
     assert passes == [1]
@@ -86,6 +87,8 @@ def test_several_studies_and_json(trained_run: Path, films: list[Path]) -> None:
     result = radrep("generate", *films, "--checkpoint", trained_run, "--json")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [row["images"] for row in rows] == [[str(film)] for film in films]
+    for row in rows:
+        check_row(row)
     alone = radrep("generate", films[1], "--checkpoint", trained_run, "--json")
     assert json.loads(alone.stdout) == rows[1]
 
@@ -247,7 +250,7 @@ def test_a_name_stays_in_its_field(
     assert other == str(films[1])
     rows = radrep("generate", path, films[1], "--checkpoint", trained_run, "--json").stdout
     first = json.loads(rows.splitlines()[0])
-    assert first == {"images": [str(path)], "report": text, "made": "decoded"}
+    assert (first["images"], first["report"], first["made"]) == ([str(path)], text, "decoded")
 
 
 def _truncate(path: Path) -> Path:

@@ -29,6 +29,7 @@ from radrep.weights.guidance_files import (
     save_editor,
     save_selector,
 )
+from tests.interop.rows import check_row
 from tests.whole_way import radrep, write_recipe
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -206,11 +207,18 @@ def test_generate_edits_and_marks_what_it_edited(
 ) -> None:
     words = ("generate", *films[:2], "--checkpoint", certain, "--json")
     plain = [json.loads(line) for line in radrep(*words).stdout.splitlines()]
-    assert all("sentences" not in row for row in plain)
+    assert {s["origin"] for row in plain for s in row["sentences"]} == {"generated"}
     result = radrep(*words, *POINT)
     assert result.exit_code == 0, result.output
     for row in map(json.loads, result.stdout.splitlines()):
+        check_row(row)
         assert row["made"] == "decoded, edited"
+        found = {finding["observation"]: finding for finding in row["findings"]}
+        assert found["Pleural Effusion"]["origin"] == "inserted"
+        assert found["Pleural Effusion"]["sentence"] == "large pleural effusion ."
+        assert found["Pleural Effusion"]["size"] == "large"
+        assert row["probabilities"]["Atelectasis"] is not None
+        assert row["probabilities"]["Edema"] is None, "too rare to be learned"
         states = label_report(row["report"]).states
         assert states["Pleural Effusion"] == "positive"
         assert states["Cardiomegaly"] != "positive"

@@ -312,7 +312,7 @@ def test_the_masked_view_reaches_the_model(looking_run: Path, own_phantoms: Path
     assert len(written.attention) == 2  # the film and its masked twin
     assert written.masked is not None
     assert float(np.sum(written.attention)) == pytest.approx(1, abs=1e-5)
-    assert all(len(f.grad_cam) == 2 for f in written.findings)
+    assert all(len(f.grad_cam) == 2 for f in written.finding_maps)
 
 
 @pytest.mark.slow

@@ -1,0 +1,30 @@
+"""Whose a DICOM file is, and of which study: what a document about it refers to."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+_OTHERS = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+
+
+def read_identity(path: Path) -> Mapping[str, str] | None:
+    """Attributes of a DICOM file by keyword, "" where empty; None without all four UIDs.
+
+    Read as the standard has it, with the file's character set: a name must not be guessed.
+    """
+    from pydicom import dcmread
+    from pydicom.config import disable_value_validation
+
+    try:
+        with warnings.catch_warnings(), disable_value_validation():
+            warnings.simplefilter("ignore")
+            keywords = [*_NEEDED, *_OTHERS, "SpecificCharacterSet"]
+            dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=keywords)
+            found = {name: str(dataset.get(name) or "") for name in (*_NEEDED, *_OTHERS)}
+    except Exception:  # pydicom raises nearly anything; the pixels may be read all the same
+        return None
+    return found if all(found[name] for name in _NEEDED) else None

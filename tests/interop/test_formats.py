@@ -1,0 +1,102 @@
+"""One command: a folder of mixed films to reports, findings, FHIR and DICOM SR."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from radrep.data.dicom.identity import read_identity
+from radrep.interop import formats
+from tests.interop.rows import check_row
+from tests.interop.test_fhir import read_bundle
+from tests.reporting.mixed_films import BROKEN, ROOT_UID, add_broken, draw_films, write_film
+from tests.reporting.test_write_folder import contents, rows_of, write_again
+from tests.whole_way import radrep
+
+BOTH = ("--format", "fhir", "--format", "dicom-sr")
+
+
+def test_mixed_films_become_reports_findings_fhir_and_dicom_sr(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("fhir.resources", reason="fhir.resources is not installed: radrep[fhir]")
+    pytest.importorskip("highdicom", reason="highdicom is not installed: radrep[dicom]")
+    films, out = draw_films(tmp_path / "films", 36), tmp_path / "reports"
+    add_broken(films)
+    words = ("generate", films, "--checkpoint", trained_run, *BOTH)
+    result = radrep(*words, "--out", out)
+    assert result.exit_code == 2, result.output
+    assert f"{out / 'fhir'} has 36 documents." in result.stdout
+    assert f"{out / 'dicom-sr'} has 12 documents; the others have no DICOM films" in result.stdout
+    rows = rows_of(out)
+    assert len(rows) == 36
+    bundles = [read_bundle(path.read_bytes()) for path in (out / "fhir").iterdir()]
+    reports = {b["DiagnosticReport"][0]["identifier"][0]["value"]: b for b in bundles}
+    assert reports.keys() == rows.keys()
+    for study, row in rows.items():
+        check_row(row)
+        (report,) = reports[study]["DiagnosticReport"]
+        assert report["conclusion"].startswith(row["report"])
+        assert len(reports[study].get("Observation", [])) == len(row["findings"])
+        assert ("imagingStudy" in report) == study.startswith(ROOT_UID)
+    for path in (out / "dicom-sr").iterdir():
+        found = dcmread(path)
+        assert found.StudyInstanceUID == path.stem
+        assert rows[path.stem]["images"]
+        assert found.PatientName == "Müller^Änne"
+    left_out = (out / "left_out.jsonl").read_text().splitlines()
+    assert {json.loads(line)["image"] for line in left_out} == {*BROKEN}
+    assert "36 of 40" in result.stdout
+    again = radrep(*words, "--out", out)
+    assert "40 of 40 studies are done already" in again.stderr
+    write_again(out, tmp_path / "at once", *words)
+    mine, other = contents(out), contents(tmp_path / "at once")
+    assert mine.pop("generated.json") != b""
+    other.pop("generated.json")
+    assert mine.keys() == other.keys()
+
+
+def test_stored_findings_have_places(trained_run: Path, films: list[Path], tmp_path: Path) -> None:
+    result = radrep("generate", *films, "--checkpoint", trained_run, "--json")
+    for line in result.stdout.splitlines():
+        row = json.loads(line)
+        check_row(row)
+        for finding in row["findings"]:
+            told = finding["state"] in ("positive", "uncertain") and finding["sentence"]
+            assert (finding["place"] is not None) == bool(told)
+
+
+@pytest.mark.parametrize("name", ["fhir", "dicom-sr"])
+def test_what_is_not_installed_is_named(
+    name: str, trained_run: Path, films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda module: None)
+    out = ("--out", tmp_path / "reports", "--format", name)
+    result = radrep("generate", films[0], "--checkpoint", trained_run, *out)
+    assert result.exit_code == 2
+    extra = {"fhir": "fhir", "dicom-sr": "dicom"}[name]
+    assert f"pip install 'radrep[{extra}]'" in result.stderr.replace("\n", " ")
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_format_that_is_not_known_or_has_no_folder_is_refused(
+    trained_run: Path, films: list[Path], tmp_path: Path
+) -> None:
+    words = ("generate", films[0], "--checkpoint", trained_run, "--format")
+    unknown = radrep(*words, "hl7", "--out", tmp_path / "reports")
+    assert "--format must be fhir or dicom-sr, got 'hl7'" in unknown.stderr
+    if formats.find_spec("fhir"):
+        assert "add --out DIR" in radrep(*words, "fhir").stderr
+
+
+def test_the_identity_of_a_film_is_read_with_its_character_set(tmp_path: Path) -> None:
+    from tests.data.dicom.drawing import GREY
+
+    path = write_film(tmp_path / "a.dcm", GREY, study=4)
+    found = read_identity(path)
+    assert found is not None
+    assert found["PatientName"] == "Müller^Änne"
+    assert found["StudyInstanceUID"] == f"{ROOT_UID}.5"
+    path.write_bytes(b"no DICOM")
+    assert read_identity(path) is None
