@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.fuzz.try_input import CORPUS, TARGETS
 
-_TIMEOUT, _MAX_MB, _MAX_BYTES = 20, 3000, 20_000  # s, memory and length of an input
+_TIMEOUT, _MAX_MB, _MAX_BYTES = 100, 3000, 20_000  # s on a busy machine, memory, length of an input
 
 
 def main() -> None:
