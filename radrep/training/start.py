@@ -275,7 +275,7 @@ def load_last(
         raise CheckpointError(
             f"{last} was trained with {before} studies a step ({text}: processes x "
             f"train.batch_size x train.grad_accum_steps), and this would go on with {now}: set "
-            f"train.batch_size or train.grad_accum_steps so that {num_processes} processes take "
-            f"{before}, or start as many as before"
+            f"train.batch_size or train.grad_accum_steps so that a step takes {before} "
+            f"with {num_processes}, or start as many processes as before"
         )
     return loaded.model, replace(progress, num_processes=num_processes), state

@@ -57,7 +57,7 @@ def test_what_may_change_is_applied_and_written_down(run: Path) -> None:
     ("key", "value", "told"),
     [
         ("optim.amsgrad", False, "optim.amsgrad is False and was True"),
-        ("train.batch_size", 4, "train.batch_size is 4 and was 8"),
+        ("train.batch_size", 4, "8 studies a step (1 x 8 x 1"),
         ("train.seed", 1, "train.seed is 1 and was 9233"),
         ("model.memory.top_k", 2, "model.memory.top_k is 2 and was 4"),
         ("decode.max_new_tokens", 13, "decode.max_new_tokens is 13 and was 12"),
