@@ -88,18 +88,20 @@ def show(plan: "Plan") -> None:
     else:
         say(f"largest micro-batch   none fits. {_advice(plan)}")
     rate = devices.card.rate(train.precision, tf32=train.tf32) / 1e12
+    bound = f"at {plan.utilisation:.0%} of {rate:g} TFLOP/s"
+    if plan.is_small:
+        bound = f"by the start of its {plan.step.kernels:,} kernels"
     say(
         f"a step                {plan.global_batch} studies, {plan.step.flops / 1e12:.3g} TFLOP a "
-        f"device; {plan.steps_per_second:.3g} steps/s at {plan.utilisation:.0%} of {rate:g} "
-        "TFLOP/s (assumed)"
+        f"device; {plan.steps_per_second:.3g} steps/s {bound} (assumed)"
     )
     if plan.num_steps is None or plan.hours is None or plan.num_images is None:
         say(f"the run               {recipe.data.prepared} is not prepared here: give --studies N")
     else:
-        images = train.epochs * plan.num_images
+        images, epochs = train.epochs * plan.num_images, "epoch" if train.epochs == 1 else "epochs"
         say(
-            f"the run               {train.epochs} epochs of {plan.num_studies:,} studies: "
-            f"{plan.num_steps:,} steps, {images:,} images, {_hours(plan.hours)} and validation"
+            f"the run               {train.epochs} {epochs} of {plan.num_studies:,} studies: "
+            f"{plan.num_steps:,} steps, {images:,} images, {_hours(plan.hours)} and validations"
         )
     disk = [f"checkpoints {_size(plan.checkpoint_bytes)}"]
     if plan.data_bytes is not None:
@@ -128,7 +130,9 @@ def _size(num_bytes: int) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{hours * 60:.0f} minutes" if hours * 60 >= 1 else f"{hours * 3600:.0f} seconds"
 
 
 def _plural(word: str, count: int) -> str:

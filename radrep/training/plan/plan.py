@@ -91,9 +91,18 @@ class Plan:
 
         Without exchanges and waiting for data.
         """
+        return 1 / max(self._arithmetic, self.step.kernels * _LAUNCH)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a step's kernels take longer to start than to compute."""
+        return self._arithmetic < self.step.kernels * _LAUNCH
+
+    @property
+    def _arithmetic(self) -> float:
         train = self.recipe.train
         rate = self.devices.card.rate(train.precision, tf32=train.tf32) * self.utilisation
-        return 1 / max(self.step.flops / rate, self.step.kernels * _LAUNCH)
+        return self.step.flops / rate
 
     @property
     def global_batch(self) -> int:
