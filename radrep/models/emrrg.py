@@ -60,8 +60,7 @@ class Emrrg(PromptedModel):
         label_tokens: Behind the visual tokens in the sequence; not published.
         prompt: Has `IMAGE` once.
         projector_scale: Root mean square of visual tokens at the start: "unit" is 1, as published,
-            "words" that of embedded words: .14 in SmolLM2, and .02 in a new model, which learns
-            later behind tokens of 1.
+            "words" that of embedded words: .14 in SmolLM2, .02 in a new model.
     """
 
     def __init__(

@@ -92,8 +92,9 @@ def test_the_recipe_of_an_older_radrep_names_the_new_key(trained_run: Path, tmp_
 
 
 def test_a_run_goes_on_from_one_whose_visual_tokens_started_at_another_scale() -> None:
-    published, ours = load_recipe("emrrg_iu_published"), load_recipe("emrrg_iu")
-    assert checkpoint._other_model(published, ours) == ""
+    published = load_recipe("emrrg_iu_published")
+    words = load_recipe("emrrg_iu", ["model.projector_scale=words"])
+    assert checkpoint._other_model(published, words) == ""
     pooled = load_recipe("emrrg_iu", ["model.visual_tokens=all"])
     assert checkpoint._other_model(published, pooled).startswith(
         "its model.visual_tokens is pooled"
