@@ -66,7 +66,7 @@ class Killer:
             code, log, added = -9, "", Words()
             while code == -9 or (code == 2 and added and "without --resume" in log):
                 added = writer.again if code == -9 and delays else []
-                last = len(delays) >= _KILLS_OF_A_ROUND
+                last = len(delays) >= _KILLS_OF_A_ROUND or writer.kills >= kills
                 delays.append(self.random.uniform(0, writer.seconds))
                 after = None if last else delays[-1]
                 code, log = self._run(writer, folder, [*words(folder), *added], after)
