@@ -102,7 +102,10 @@ def sync_folder(folder: Path) -> None:
     """Have the disk know the names that a folder holds, which a crash may otherwise undo."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # it may be written to, and not listed
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:

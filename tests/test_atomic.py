@@ -1,14 +1,15 @@
 """Files and folders that are there whole or not at all."""
 
+import errno
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from radrep.atomic import atomic_dir, atomic_write_text
+from radrep.atomic import atomic_dir, atomic_write_text, sync_folder
 
 
 @pytest.fixture
@@ -46,6 +47,20 @@ def test_content_reaches_the_disk_before_its_name_does(order: list[str], tmp_pat
         (folder / "deep" / "b.bin").write_bytes(b"b")
     assert order.index("sync b.bin") < order.index("name folder") < len(order) - 1
     assert (tmp_path / "folder" / "deep" / "b.bin").read_bytes() == b"b"
+
+
+@pytest.mark.parametrize(
+    ("number", "raises"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)]
+)
+def test_a_disk_that_cannot_flush_names_is_used_and_a_broken_one_is_not(
+    number: int, raises: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="rror") if raises else nullcontext():
+        sync_folder(tmp_path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks for modes")
