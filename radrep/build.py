@@ -204,9 +204,11 @@ class StartingWeights:
 
 def starting_weights(section: schema.Model) -> StartingWeights:
     """The runs and files that a model starts from."""
-    if isinstance(section, schema.Autoregressive):
+    if isinstance(section, schema.CsrLmca):
+        return StartingWeights(backbone=_run_of_backbone(section.backbone))
+    if not isinstance(section, schema.Emrrg | schema.Contrastive | schema.Discriminator):
         return StartingWeights()
-    if isinstance(section, schema.CsrLmca) or section.encoder is None:
+    if section.encoder is None:
         return StartingWeights(backbone=_run_of_backbone(section.backbone))
     encoder, adapters = section.encoder.weights, "none"
     if isinstance(section, schema.Emrrg) and section.train_encoder == "adapters":
@@ -378,13 +380,8 @@ def _build_enhancer(section: schema.Enhancer, in_dim: int) -> PooledEnhancer | T
         return None
     stack = SrMambaStack(
         in_dim=in_dim,
-        dim=section.dim,
-        num_layers=section.num_layers,
-        dropout=section.dropout,
-        state_dim=section.state_dim,
-        conv_width=section.conv_width,
-        expand=section.expand,
-        stride=section.stride,
+        **section.model_dump(include={"dim", "num_layers", "dropout", "stride"}),
+        **section.model_dump(include={"state_dim", "conv_width", "expand"}),
     )
     if section.mode == "tokens":
         return TokenEnhancer(

@@ -27,7 +27,8 @@ def import_(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="xray-mamba-base, xray-mamba-large, xray-mamba-tiny, emrrg or csr-lmca.",
+            help="xray-mamba-base, xray-mamba-large, xray-mamba-tiny, xray-mamba-nano, emrrg or "
+            "csr-lmca.",
         ),
     ],
     out: Out,

@@ -113,10 +113,10 @@ def _sixth_model(monkeypatch: pytest.MonkeyPatch) -> None:
     # ---- one branch in build.py: in front of the last one of build_model
     last_branch = build._build_contrastive
 
-    def branch(section: Any, image_size: int, vocabulary_size: int) -> Any:
+    def branch(section: Any, image_size: int, vocabulary_size: int, weights: bool) -> Any:
         if isinstance(section, ToySection):
             return Toy(vocabulary_size=vocabulary_size)
-        return last_branch(section, image_size, vocabulary_size)
+        return last_branch(section, image_size, vocabulary_size, weights)
 
     monkeypatch.setattr(build, "_build_contrastive", branch)
 

@@ -284,5 +284,5 @@ def test_stage_one_encoder_is_as_published() -> None:
 
 
 def test_unknown_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="size must be one of tiny, base, large, got 'huge'"):
+    with pytest.raises(ValueError, match="size must be one of nano, tiny, base, large, got 'huge'"):
         make_xray_mamba("huge")

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from radrep.modules.language_model import (
     load_language_model,
     small_language_model,
 )
+
+EMPTY_GGUF = struct.pack("<4sIQQ", b"GGUF", 3, 0, 0)
 
 
 def tiny(family: str, tmp_path: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
@@ -228,7 +231,7 @@ def test_a_conversion_is_kept_whole_or_not_at_all(
     real = language_model._from_transformers
     monkeypatch.setattr(language_model, "_from_transformers", convert)
     file = tmp_path / "model-Q4_1.gguf"
-    file.write_bytes(b"weights")
+    file.write_bytes(EMPTY_GGUF)
     cache = tmp_path / "cache"
 
     def fail(*_: object, **__: object) -> None:
@@ -244,7 +247,7 @@ def test_a_conversion_is_kept_whole_or_not_at_all(
     assert len(conversions) == 2
     assert first.note == second.note == "weights from model-Q4_1.gguf, quantised"
     assert second.model.dtype == torch.bfloat16
-    file.write_bytes(b"other weights")
+    file.write_bytes(EMPTY_GGUF + b"other weights")
     load_language_model(str(file), cache_folder=cache)
     assert len(conversions) == 3
     weights = max(cache.glob("*/*/model.safetensors"), key=os.path.getmtime)

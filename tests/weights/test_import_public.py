@@ -310,7 +310,7 @@ def test_an_import_overwrites_nothing(tmp_path: Path) -> None:
     out.mkdir()
     with pytest.raises(RadrepError, match="out exists already"):
         import_public(tmp_path / "x.pth", "xray-mamba-tiny", out=out)
-    with pytest.raises(CheckpointError, match="must be one of xray-mamba-tiny"):
+    with pytest.raises(CheckpointError, match="must be one of xray-mamba-nano"):
         import_public(tmp_path / "x.pth", "vim", out=tmp_path / "new")
     with pytest.raises(CheckpointError, match="--recipe and --set do not go with"):
         import_public(tmp_path / "x", "xray-mamba-tiny", out=tmp_path / "new", recipe="demo")

@@ -255,7 +255,7 @@ def test_nothing_but_the_findings_tells_the_findings(drawn):
 
 
 def test_pose_and_exposure_do_not_depend_on_the_findings(drawn, monkeypatch):
-    monkeypatch.setattr(phantom, "study_findings", lambda seed, index: ())
+    monkeypatch.setattr(phantom, "study_findings", lambda *_: ())
     films = np.array([draw_study(0, index, 64) for index in range(400)], dtype=float)
     weights, ramp = films / films.sum(axis=(1, 2), keepdims=True), np.arange(64) - 31.5
     healthy = {
