@@ -258,6 +258,7 @@ def write_tables(folder: Path) -> None:
         for i, split in enumerate(("train", "val", "test"))
     }
     (folder / "annotation.json").write_text(json.dumps(rows))
+    (folder / "scans/reports.csv").write_text("image,study_id\ngood0.png,s0\n")
     (folder / "theirs.csv").write_text("id,prediction\nCXR2_test,the heart is large .\n")
     films = sorted((folder / "chexpert_plus").rglob("*.jpg"))
     names = [film.relative_to(folder / "chexpert_plus").as_posix() for film in films]
@@ -325,7 +326,8 @@ def adapt(words: list[str]) -> list[str]:
         words += ["--num-studies", "60", *small("demo")]
     if words[0] in ("train", "pretrain") and "--resume" not in words:
         words += small(words[1])
-    if words[0] == "eval" and "--no-meteor" not in words:
+    of_labels = "runs/pretrain_labels_cpu" in words  # a discriminator writes no reports
+    if words[0] == "eval" and "--no-meteor" not in words and not of_labels:
         words.append("--no-meteor")
     if "--heatmap" in words:
         Path(words[words.index("--heatmap") + 1]).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ refuse with an error whose advice leads there. What it had reported as done must
 import os
 import random
 import shutil
+import struct
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -242,7 +243,7 @@ def test_converted_language_model(
 
     monkeypatch.setattr(language_model, "_from_transformers", convert)
     file = tmp_path / "model-Q4_1.gguf"
-    file.write_bytes(b"weights")
+    file.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))
 
     def write() -> language_model.LanguageModel:
         return language_model.load_language_model(str(file), cache_folder=disk.folder / "cache")
