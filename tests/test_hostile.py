@@ -1,0 +1,59 @@
+"""Bad inputs at the front door: no traceback, no hang, no gigabytes, no leak."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.child import MAX_CPU
+from tests.hostile.inputs import Input, all_inputs
+
+_MAX_MB = 2000  # beyond the warm process
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "tests.hostile.child"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=Path(__file__).parents[1], **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+def problem_of(given: Input, warm: subprocess.Popen[str], folder: Path) -> str:
+    """What is wrong with how a command ended, "" for nothing."""
+    argv = given.make(folder)
+    task = {"argv": argv, "folder": str(folder)}
+    warm.stdin.write(json.dumps(task) + "\n")
+    warm.stdin.flush()
+    ended = json.loads(warm.stdout.readline())
+    said = (folder / "output").read_text(encoding="utf-8", errors="replace")
+    if ended["code"] not in (0, 2) or "Traceback" in said:
+        return f"{ended} {said[-1500:]}"
+    if ended["cpu"] > MAX_CPU or ended["mb"] > _MAX_MB:
+        return f"{ended}"
+    if found := _CONTROL.search(said):
+        return f"{found[0]!r} reaches the terminal: {said[-300:]!r}"
+    if list(folder.rglob("owned")) or "root:" in said:
+        return "it ran code, or read a file outside"
+    return "" if said.strip() else "it says nothing"
+
+
+@pytest.mark.slow
+def test_no_bad_input_crashes_hangs_or_fills_the_memory(
+    tmp_path: Path, warm: subprocess.Popen[str]
+) -> None:
+    inputs = list(all_inputs())
+    assert len(inputs) >= 130
+    problems = {}
+    for number, given in enumerate(inputs):
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        if problem := problem_of(given, warm, folder):
+            problems[f"{given.kind}: {given.name}"] = problem
+    assert not problems, "\n\n".join(f"{name}\n  {text}" for name, text in problems.items())
