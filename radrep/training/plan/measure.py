@@ -44,18 +44,21 @@ def measure_step(model: TrainableModel, batch: Batch, precision: str) -> StepCos
     """Run a step of a model and a batch, both on "meta", and count.
 
     Gradients are there beforehand, as from the second micro-batch on. FLOPs are those of matrix
-    products and convolutions, as `torch.utils.flop_counter` counts them.
+    products and convolutions, as `torch.utils.flop_counter` counts them, in a step of their own:
+    its hooks on modules keep what is computed again alive.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     live, counter = LiveBytes(model), FlopCounterMode(display=False)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    with live, counter, _Autocast(dtype):
-        loss = model.loss(batch)["loss"]
-        # What is computed again needs its casts too, and loss.backward() would run without them.
-        engine: Any = torch.autograd.Variable._execution_engine
-        engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, True)
+    for counting in (live, counter):
+        with counting, _Autocast(dtype) as casts:
+            loss = model.loss(batch)["loss"]
+            casts.end_forward()
+            # What is computed again needs its casts too; loss.backward() would run without them.
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), True, True)
     for parameter in trained:
         parameter.grad = None
     return StepCost(live.most, counter.get_total_flops(), live.kernels)
@@ -100,12 +103,19 @@ class LiveBytes(TorchDispatchMode):
 
 
 class _Autocast(TorchFunctionMode):
-    """Casts as torch.autocast does on GPUs, which on "meta" does nothing; weights once a pass."""
+    """Casts as torch.autocast does on GPUs, which on "meta" does nothing.
+
+    Weights once in the forward pass; what is computed again in the backward pass casts them again.
+    """
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
-        self._weights: dict[int, Tensor] = {}
+        self._weights: dict[int, Tensor] | None = {}
+
+    def end_forward(self) -> None:
+        """Drop the casts of weights that no gradient needs."""
+        self._weights = None
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -122,7 +132,7 @@ class _Autocast(TorchFunctionMode):
     def _lowered(self, tensor: Tensor) -> Tensor:
         if tensor.dtype != torch.float32:
             return tensor
-        if not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
+        if self._weights is None or not (isinstance(tensor, nn.Parameter) and tensor.requires_grad):
             return tensor.to(self._dtype)
         if id(tensor) not in self._weights:
             self._weights[id(tensor)] = tensor.to(self._dtype)

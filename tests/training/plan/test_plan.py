@@ -1,6 +1,5 @@
 """Plans against what is built: exactly for what is held, closely for what a step computes."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,13 +136,9 @@ PLANNED = [name for name, _ in shipped_recipes() if "# Plan: " in shipped_recipe
 @pytest.mark.parametrize("name", PLANNED)
 def test_the_plan_in_a_recipe_s_header_is_that_of_the_command(name: str) -> None:
     plan = make_plan(load_recipe(name), EIGHT)
-    total = plan.memory.total(plan.recipe.train.batch_size) / GIB
-    pattern = r"8 x H100-80GB: ([\d.]+) of 74.6 GiB a device, at most (\d+) studies"
-    found = re.search(pattern, shipped_recipe_text(name))
-    assert found is not None
-    # Activations are counted while Python frees them, a few percent more or less from call to call.
-    assert float(found[1]) == pytest.approx(total, rel=0.02)
-    assert int(found[2]) == pytest.approx(plan.largest_batch, rel=0.1)
+    total = plan.memory.total(plan.recipe.train.batch_size)
+    words = f"{total / GIB:.1f} of {plan.usable / GIB:.1f} GiB a device, at most "
+    assert f"8 x H100-80GB: {words}{plan.largest_batch} studies" in shipped_recipe_text(name)
 
 
 CASES: dict[str, tuple[str, list[str]]] = {
@@ -174,7 +169,6 @@ def test_activations_are_within_a_fifth_of_what_a_cpu_allocates(name: str, preci
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the plan counts 318 MB where a CPU takes 43 for recomputed blocks")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_recomputed_activations_are_within_a_fifth_too(precision: str) -> None:
     recipe = load_recipe("pretrain_contrastive_cpu", [])
