@@ -120,22 +120,28 @@ def _read_zip(path: Path) -> object:
 
 def _check_archive(path: Path) -> None:
     """Raise LimitError if reading an archive would take more memory than it has bytes."""
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+    members = stored_members(path)
     pickles = [member for member in members if member.filename.endswith("/data.pkl")]
     if not pickles:
         raise UnpicklingError("a zip archive without data.pkl")
-    packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
-    names = {member.filename for member in members}
-    # A member twice, or several in the same bytes, would be read as more than is there.
-    if packed or len(names) < len(members) or _num_bytes(members) > path.stat().st_size:
-        problem = f"{packed[0]} is compressed" if packed else "its members overlap"
-        raise LimitError(f"{problem}, as in no archive that PyTorch writes")
     if _num_bytes(pickles) > _MAX_PICKLE:
         raise LimitError(
             f"its names and shapes take {_num_bytes(pickles) / 1e6:.0f} MB (data.pkl); the limit "
             f"is {_MAX_PICKLE / 1e6:.0f} MB"
         )
+
+
+def stored_members(path: Path) -> list[zipfile.ZipInfo]:
+    """The members of a zip archive of weights; LimitError if they are more than its bytes."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
+    names = {member.filename for member in members}
+    # A member twice, or several in the same bytes, would be read as more than is there.
+    if packed or len(names) < len(members) or _num_bytes(members) > path.stat().st_size:
+        problem = f"{packed[0]} is compressed" if packed else "its members overlap"
+        raise LimitError(f"{problem}, as in no archive of weights")
+    return members
 
 
 def _num_bytes(members: Sequence[zipfile.ZipInfo]) -> int:

@@ -339,3 +339,18 @@ def test_a_subclass_of_tarinfo_sees_metadata_before_it_is_read():
     import tarfile
 
     assert parameters(tarfile.TarInfo._proc_member) == ["self", "tarfile"]
+
+
+def test_the_hubs_client_takes_these_arguments():
+    """radrep/weights/bundle.py: radrep push, and ReportGenerator.from_pretrained of the hub."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    from tests.weights.test_bundle import Hub
+
+    for name in ("whoami", "create_repo", "create_branch", "upload_folder"):
+        real = inspect.signature(getattr(HfApi, name)).parameters
+        for argument, own in inspect.signature(getattr(Hub, name)).parameters.items():
+            assert real[argument].kind == own.kind, f"{name}({argument})"
+            assert real[argument].default == own.default, f"{name}({argument})"
+    assert {"repo_id", "revision", "allow_patterns"} <= set(parameters(snapshot_download))
+    assert parameters(snapshot_download)[0] == "repo_id"

@@ -19,7 +19,7 @@ ORDER = (
     *("prepare", "data", "cache"),
     *("pretrain", "train", "plan"),
     *("eval", "generate"),
-    *("import", "export", "merge"),
+    *("import", "export", "push", "merge"),
     *("demo", "recipes", "doctor"),
 )
 
@@ -126,6 +126,7 @@ app.command(name="eval", rich_help_panel="Evaluate & generate")(eval.evaluate)
 app.command(rich_help_panel="Evaluate & generate")(generate.generate)
 app.command(name="import", rich_help_panel="Weights")(weights.import_)
 app.command(rich_help_panel="Weights")(weights.export)
+app.command(rich_help_panel="Weights")(weights.push)
 app.command(rich_help_panel="Weights")(weights.merge)
 app.command(rich_help_panel="Explore")(demo.demo)
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Explore")

@@ -1,4 +1,4 @@
-"""radrep cache: image features and converted language models that are kept on disk."""
+"""radrep cache: image features, converted language models and unpacked bundles on disk."""
 
 import typer
 
@@ -11,20 +11,24 @@ app = typer.Typer(invoke_without_command=True)
 
 @app.callback()
 def cache(ctx: typer.Context) -> None:
-    """Show the cached image features and converted language models.
+    """Show the cached image features, converted language models and unpacked bundles.
 
     Example:  radrep cache
     """
     if ctx.invoked_subcommand is not None:
         return
     from radrep.atomic import cache_folder
-    from radrep.training.feature_cache import list_cache, list_language_models
+    from radrep.training.feature_cache import MODELS, list_cache, list_models
 
     features = [
         (entry.about["data"], entry.about["images"], entry.num_bytes // 10**6, entry.folder)
         for entry in list_cache()
     ]
-    models = [("language model", "", size // 10**6, path) for path, size in list_language_models()]
+    models = [
+        (kind, "", size // 10**6, path)
+        for name, kind in MODELS.items()
+        for path, size in list_models(name)
+    ]
     if not features and not models:
         say(f"{cache_folder()} is empty.")
         return

@@ -119,9 +119,12 @@ def evaluate(
     from radrep.evaluation.folds import evaluate_folds
     from radrep.evaluation.report_files import ColumnNames
     from radrep.evaluation.result import EvalOptions
+    from radrep.weights.archive import is_bundle
     from radrep.weights.checkpoint import is_discriminator
     from radrep.weights.folds import fold_folder, is_folds
 
+    if bundle := next((run for run in runs if out is None and is_bundle(run)), None):
+        raise RadrepError(f"{bundle} is a bundle, which nothing is written to; add --out DIR")
     if dataset is not None and dataset not in DATASETS:
         raise RadrepError(f"--dataset must be one of {', '.join(DATASETS)}, got '{dataset}'")
     of_folds = len(runs) == 1 and is_folds(runs[0])

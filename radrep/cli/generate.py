@@ -60,7 +60,10 @@ def generate(
     ] = "auto",
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="A run or a checkpoint.", show_default="the newest run under runs/"),
+        typer.Option(
+            help="A run, a checkpoint or a bundle (.zip).",
+            show_default="the newest run under runs/",
+        ),
     ] = None,
     single_study: Annotated[
         bool, typer.Option("--single-study", help="All files are views of one study.")

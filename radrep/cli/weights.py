@@ -1,4 +1,4 @@
-"""radrep import, export and merge: public weights in, weights out, adapters merged."""
+"""radrep import, export, push and merge: public weights in, models out, adapters merged."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radrep.cli.console import say
+from radrep.cli.console import TerminalReporter, say
 from radrep.cli.outputs import nested_file, new_folder
 from radrep.errors import RadrepError
 
@@ -18,6 +18,14 @@ SHOWN = 3  # names per group without --verbose
 
 Out = Annotated[Path, typer.Option(help="A new folder.", callback=new_folder)]
 Checkpoint = Annotated[Path, typer.Argument(help="A run or a checkpoint.")]
+WithoutReports = Annotated[
+    bool,
+    typer.Option(
+        "--without-reports",
+        help="Without sentences of the training reports: reports are decoded, not selected or "
+        "edited.",
+    ),
+]
 
 
 def import_(
@@ -92,7 +100,19 @@ def _show_group(label: str, names: Sequence[str], note: str, verbose: bool) -> N
 
 def export(
     checkpoint: Checkpoint,
-    out: Annotated[Path, typer.Option(help="A new .safetensors file.", callback=nested_file)],
+    out: Annotated[
+        Path | None, typer.Option(help="A new .safetensors file.", callback=nested_file)
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.zip",
+            help="A new .zip file with all that generate needs: weights, recipe, vocabulary, model "
+            "card, checksums.",
+            callback=nested_file,
+        ),
+    ] = None,
+    without_reports: WithoutReports = False,
     adapters: Annotated[
         bool, typer.Option("--adapters", help="Only the low-rank adapters.")
     ] = False,
@@ -103,12 +123,26 @@ def export(
         ),
     ] = False,
 ) -> None:
-    """Export an encoder under its public names, or its adapters.
+    """Export a whole model as one file, an encoder under its public names, or its adapters.
 
-    Example:  radrep export runs/emrrg_iu --out adapters.safetensors --adapters
+    Example:  radrep export runs/csr_lmca_iu_cpu --bundle model.zip
+
+    Then:     radrep generate frontal.png --checkpoint model.zip
+
+    Adapters: radrep export runs/emrrg_iu --out adapters.safetensors --adapters
     """
+    if (out is None) == (bundle is None):
+        raise RadrepError("name one of --bundle FILE.zip and --out FILE.safetensors")
     if all_learned and not adapters:
         raise RadrepError("--all-learned goes with --adapters")
+    if bundle is not None:
+        if adapters:
+            raise RadrepError("a bundle holds the whole model; leave --adapters out")
+        _export_bundle(checkpoint, bundle, with_reports=not without_reports)
+        return
+    if without_reports:
+        raise RadrepError("--without-reports goes with --bundle")
+    assert out is not None
     from radrep.weights.adapters import export_adapters, export_encoder
 
     if adapters:
@@ -116,6 +150,56 @@ def export(
     else:
         result = export_encoder(checkpoint, out)
     say(f"{result.out}: {result.num_tensors} tensors, {result.num_elements:,} elements")
+
+
+def _export_bundle(checkpoint: Path, file: Path, *, with_reports: bool) -> None:
+    from radrep.weights.bundle import export_bundle
+
+    with TerminalReporter() as reporter:
+        made = export_bundle(checkpoint, file, with_reports=with_reports, reporter=reporter)
+        if made.from_reports:
+            reporter.warn(
+                f"it holds {made.num_reports:,} training reports word for word, and sentences of "
+                f"others ({', '.join(made.from_reports)}): hand it on only where the licence of "
+                "the data lets you, or export it with --without-reports"
+            )
+        for key, name in made.needs:
+            reporter.info("needs", f"{name} ({key}), which is not in it")
+    say(
+        f"{file}: {made.num_bytes / 1e6:.1f} MB\nUse it with:  radrep generate IMAGE "
+        f"--checkpoint {file}"
+    )
+
+
+def push(
+    checkpoint: Annotated[Path, typer.Argument(help="A run, a checkpoint or a bundle.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Of the hub.")],
+    with_reports: Annotated[
+        bool, typer.Option("--with-reports", help="With sentences of the training reports.")
+    ] = False,
+    without_reports: WithoutReports = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Anyone may read a repository that is made.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", show_default="main", help="Made if missing.")
+    ] = None,
+) -> None:
+    """Upload a model to the Hugging Face hub, after hf auth login.
+
+    A new repository is private. What it holds is what radrep export --bundle writes; training
+    reports in it (for selection and editing) leave the machine only if you say so.
+
+    Example:  radrep push runs/csr_lmca_iu_cpu me/chest-reports --without-reports
+
+    Then:     ReportGenerator.from_pretrained("me/chest-reports") in Python
+    """
+    if with_reports and without_reports:
+        raise RadrepError("--with-reports and --without-reports exclude one another")
+    from radrep.weights.bundle import push as run
+
+    chosen = with_reports if with_reports or without_reports else None
+    say(run(checkpoint, repository, with_reports=chosen, public=public, revision=revision))
 
 
 def merge(

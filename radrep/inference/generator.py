@@ -1,10 +1,11 @@
 """Reports for a user's own image files."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from radrep.data.batch import Batch
 from radrep.data.image_selection import masked_view
 from radrep.data.study import Image, Study
 from radrep.device import best_device
-from radrep.errors import DataError
+from radrep.errors import CheckpointError, DataError
 from radrep.guidance.editing import Sentence, WrittenReport, split_report
 from radrep.inference.decode import explain_reports, report_model, write_reports
 from radrep.inference.films import Films, StudyFiles, read_films
@@ -33,6 +34,7 @@ from radrep.saliency.sdam import (
     load_discriminator,
 )
 from radrep.viz.figures.heatmap import FindingAttention
+from radrep.weights.bundle import pull
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 from radrep.weights.files import fingerprint
 from radrep.weights.run_folder import TRAINING
@@ -94,7 +96,7 @@ class ReportGenerator:
     """A trained model that writes reports for image files.
 
     Args:
-        checkpoint: A run, a checkpoint, or None for the newest run under runs/.
+        checkpoint: A run, a checkpoint, a bundle, or None for the newest run under runs/.
         device: By default the best device of the machine.
         decode: By default that of the checkpoint.
         discriminator: A run or checkpoint of SDAM's discriminator, for Grad-CAM and, if the model
@@ -137,6 +139,27 @@ class ReportGenerator:
             if self._selection.has_mask:
                 now = self.discriminator.fingerprint
                 check_mask_fingerprint(self.loaded.saliency, now, folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, revision: str | None = None, **options: Any
+    ) -> Self:
+        """Load a bundle, a run or checkpoint, or OWNER/NAME of the Hugging Face hub.
+
+        `revision` is a branch, tag or commit of the hub; options are those of the class. Nothing
+        that is loaded is run, and files are compared with their checksums.
+
+        Raises:
+            CheckpointError: If there is no such model, or it is not whole.
+        """
+        path = Path(model)
+        if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+            return cls(pull(str(model), revision), **options)
+        if revision is not None:
+            raise CheckpointError(
+                f"{model} is no OWNER/NAME of the hub, which revision='{revision}' is for"
+            )
+        return cls(path, **options)
 
     def settings(self) -> dict[str, object]:
         """What decides its reports beside images and seed, as JSON has it."""

@@ -35,9 +35,11 @@ from radrep.json_text import load_json
 from radrep.parallel import count_cores
 from radrep.progress import Advance, Reporter
 from radrep.training.parallel.work_blocks import SharedBlocks, count_processes
+from radrep.weights.archive import BUNDLES
 
 FEATURES = "features.npy"
 INDEX = "index.json"
+MODELS = {"language_models": "language model", BUNDLES: "bundle"}  # folders of the cache
 _BATCH = 16
 _IN_FLIGHT = 8  # parts per core that wait to be written: memory stays flat
 _WORKERS = 8
@@ -73,18 +75,15 @@ def _about(folder: Path) -> dict[str, object]:
         return {"data": state, "images": None}
 
 
-def list_language_models() -> list[tuple[Path, int]]:
-    """Every language model that was converted from a GGUF file, with its bytes on disk."""
-    return [(p, _num_bytes(p)) for p in sorted(cache_folder().glob("language_models/*/"))]
+def list_models(name: str) -> list[tuple[Path, int]]:
+    """The converted language models, or unpacked bundles, of the cache, with bytes on disk."""
+    return [(p, _num_bytes(p)) for p in sorted(cache_folder().glob(f"{name}/*/"))]
 
 
 def clear_cache() -> tuple[int, list[OSError]]:
-    """Remove all features, converted language models and locks.
-
-    Returns the bytes that are freed, and the errors of what could not be removed.
-    """
+    """Remove the whole cache; the bytes freed, and the errors of what could not be removed."""
     freed, errors = 0, list[OSError]()
-    for name in ("features", "language_models", "locks"):
+    for name in ("features", *MODELS, "locks"):
         folder = cache_folder() / name
         before = _num_bytes(folder)
         errors += remove_tree(folder)

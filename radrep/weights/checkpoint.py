@@ -29,6 +29,7 @@ from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe, differences
 from radrep.torch_files import load_tensors
+from radrep.weights.archive import is_bundle, unpack
 from radrep.weights.files import find_change, read_weights, write_checksums, write_weights
 from radrep.weights.pretrained import check_state_dict
 from radrep.weights.run_folder import (
@@ -145,7 +146,7 @@ def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
             fit one another.
     """
     if not verified:
-        _check_whole(folder, hashed=(RECIPE, VOCABULARY))
+        check_whole(folder, hashed=(RECIPE, VOCABULARY))
     with ThreadPoolExecutor(1) as pool:  # weights are hashed beside all else
         change = pool.submit(find_change, folder, () if verified else (WEIGHTS,))
         try:
@@ -160,7 +161,8 @@ def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
     return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
 
 
-def _check_whole(folder: Path, hashed: Sequence[str] | None = None) -> None:
+def check_whole(folder: Path, hashed: Sequence[str] | None = None) -> None:
+    """Raise CheckpointError if a checkpoint is not whole, see `find_damage`."""
     _check_files(folder, WEIGHTS, RECIPE, VOCABULARY)
     _refuse(folder, find_damage(folder, hashed=hashed))
 
@@ -172,7 +174,7 @@ def _refuse(folder: Path, damage: str) -> None:
 
 def load_weights(model: TrainableModel, folder: Path) -> None:
     """Fill a model of the same recipe with the weights of a checkpoint."""
-    _check_whole(folder)
+    check_whole(folder)
     _load_weights(model, folder, len(Tokenizer.load(folder / VOCABULARY).vocabulary))
 
 
@@ -186,7 +188,7 @@ def load_start(model: TrainableModel, recipe: Recipe, tokenizer: Tokenizer) -> N
     if start is None:
         return
     folder = find_checkpoint(start)
-    _check_whole(folder)
+    check_whole(folder)
     other = _other_model(read_recipe(folder), recipe)
     if other:
         raise CheckpointError(f"train.start_from: {folder} is of another model: {other}")
@@ -244,7 +246,8 @@ def load_training(folder: Path) -> dict[str, Any]:
 def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
     """The checkpoint that a user means; raise CheckpointError if there is none.
 
-    `name` is a checkpoint, a run, for its best one, or None for the newest run of a report model.
+    `name` is a checkpoint, a run, for its best one, a bundle, or None for the newest run of a
+    report model.
     """
     if name is None:
         best = [p.parent for depth in ("*", "*/*") for p in runs.glob(f"{depth}/{BEST}")]
@@ -257,8 +260,13 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
         name = max(found, key=lambda run: os.lstat(run / BEST).st_mtime)
     if not name.exists():
         raise CheckpointError(f"{name} not found: neither a run nor a checkpoint")
+    if is_bundle(name):
+        return unpack(name)
     if not name.is_dir():
-        raise CheckpointError(f"{name} is a file; name the folder of a run or checkpoint")
+        raise CheckpointError(
+            f"{name} is a file and no bundle of radrep export --bundle; name the folder of a run "
+            "or checkpoint"
+        )
     if (name / WEIGHTS).is_file():
         return name
     return find_best(name)
@@ -266,7 +274,7 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
 
 def learned_reports_of(start: Path, prepared: Path) -> bool:
     """Whether a run or checkpoint learned from reports or labels of a prepared folder."""
-    if not start.is_dir():
+    if not start.is_dir() and not is_bundle(start):
         return False
     checkpoint = find_checkpoint(start)
     if not (checkpoint / RECIPE).is_file():
