@@ -1,9 +1,7 @@
 """Recipe sections to objects: the only module that knows both schema and classes."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -26,30 +24,28 @@ from radrep.guidance.selection import UtilityWeights
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.models.autoregressive import AutoregressivePretraining
 from radrep.models.base import TrainableModel
-from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
 from radrep.models.discriminator import Discriminator
-from radrep.models.emrrg import PROMPT, Emrrg
 from radrep.models.xray_mamba import (
     XrayMamba,
     add_partial_lora,
     make_stage_one_encoder,
     make_xray_mamba,
 )
-from radrep.modules.backbone import FILES, Backbone
-from radrep.modules.language_model import (
-    LanguageModel,
-    load_language_model,
-    small_language_model,
-)
+from radrep.modules.backbone import Backbone
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaStack, TokenEnhancer
-from radrep.modules.text_encoder import load_text_encoder, load_text_tokenizer, small_text_encoder
 from radrep.recipe import models as schema
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Decode, Edit, Select
+
+# transformers takes two seconds to import: what needs it is imported where a recipe asks for it.
+if TYPE_CHECKING:
+    from radrep.models.contrastive import ContrastivePretraining
+    from radrep.models.emrrg import Emrrg
+    from radrep.modules.language_model import LanguageModel
 
 LabelSource = Literal["table", "reports"]
 Uncertain = Literal["ignore", "zero", "one"]
@@ -79,13 +75,16 @@ def build_preprocess(data: Data, model: TrainableModel) -> Preprocess:
 def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: TrainableModel) -> ReportCodec:
     """How the model of a recipe reads and writes reports."""
     section, clean = recipe.model, get_cleaner(recipe.data.tokenizer.cleaner)
-    if isinstance(model, Emrrg):
-        return CleanedCodec(model.language, clean, model.language.name, model.language.note)
+    if isinstance(section, schema.Emrrg):
+        language = cast("Emrrg", model).language
+        return CleanedCodec(language, clean, language.name, language.note)
     if not isinstance(section, schema.Contrastive):
         return tokenizer
     text = section.text_encoder
     if text.name == SMALL:
         return ClosedCodec(tokenizer)
+    from radrep.modules.text_encoder import load_text_tokenizer
+
     return CleanedCodec(load_text_tokenizer(text.name, text.revision), clean)
 
 
@@ -193,40 +192,8 @@ def build_model(
         raise RecipeError("this run", [("model", str(error))]) from error
 
 
-@dataclass(frozen=True)
-class StartingWeights:
-    """What `radrep.weights.pretrained` fills a new model with."""
-
-    backbone: Path | None = None  # run or checkpoint of a discriminator
-    encoder: Path | None = None  # folder of an X-ray Mamba
-    adapters: Path | None = None  # file
-
-
-def starting_weights(section: schema.Model) -> StartingWeights:
-    """The runs and files that a model starts from."""
-    if isinstance(section, schema.CsrLmca):
-        return StartingWeights(backbone=_run_of_backbone(section.backbone))
-    if not isinstance(section, schema.Emrrg | schema.Contrastive | schema.Discriminator):
-        return StartingWeights()
-    if section.encoder is None:
-        return StartingWeights(backbone=_run_of_backbone(section.backbone))
-    encoder, adapters = section.encoder.weights, "none"
-    if isinstance(section, schema.Emrrg) and section.train_encoder == "adapters":
-        adapters = section.lora.weights
-    named = (None if name == "none" else Path(name) for name in (encoder, adapters))
-    return StartingWeights(encoder=next(named), adapters=next(named))
-
-
-def _run_of_backbone(section: schema.Backbone) -> Path | None:
-    """The run whose backbone this one starts from; None for weights of its own kind."""
-    name = section.weights
-    if name in ("timm", "none") or name.startswith("package:") or Path(name).suffix in FILES:
-        return None
-    return Path(name)
-
-
 def _build_backbone(section: schema.Backbone, image_size: int, pretrained: bool) -> Backbone:
-    own = pretrained and _run_of_backbone(section) is None
+    own = pretrained and section.run is None
     return Backbone(
         weights=section.weights if own else "none",
         image_size=image_size,
@@ -306,7 +273,9 @@ def _build_xray_mamba(
 
 def _build_emrrg(
     section: schema.Emrrg, recipe: Recipe, words: Sequence[str], language_weights: bool
-) -> Emrrg:
+) -> "Emrrg":
+    from radrep.models.emrrg import PROMPT, Emrrg
+
     data = recipe.data
     encoder = _build_xray_mamba(section.encoder, data.image_size)
     if section.train_encoder == "adapters":
@@ -341,8 +310,10 @@ def _build_emrrg(
 
 def build_language_model(
     section: schema.LanguageModel, words: Sequence[str], *, weights: bool = True
-) -> LanguageModel:
+) -> "LanguageModel":
     """The language model of a recipe, for `weights` see `load_language_model`."""
+    from radrep.modules.language_model import load_language_model, small_language_model
+
     if section.name == SMALL:
         sizes = section.model_dump(include={"dim", "num_layers", "num_heads"})
         return small_language_model(words, **sizes)
@@ -359,7 +330,10 @@ def build_language_model(
 
 def _build_contrastive(
     section: schema.Contrastive, image_size: int, vocabulary_size: int, language_weights: bool
-) -> ContrastivePretraining:
+) -> "ContrastivePretraining":
+    from radrep.models.contrastive import ContrastivePretraining
+    from radrep.modules.text_encoder import load_text_encoder, small_text_encoder
+
     text = section.text_encoder
     if text.name == SMALL:
         text_encoder = small_text_encoder(

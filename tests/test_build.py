@@ -104,13 +104,21 @@ def test_a_cut_report_keeps_the_closing_id_that_the_small_tower_reads(tmp_path: 
 @pytest.mark.parametrize(
     ("name", "changes", "loader"),
     [
-        ("csr_lmca", {"backbone": TINY["model"]["backbone"] | {"revision": "v2"}}, "Backbone"),
+        (
+            "csr_lmca",
+            {"backbone": TINY["model"]["backbone"] | {"revision": "v2"}},
+            "build.Backbone",
+        ),
         (
             "emrrg",
             {"language_model": {"name": "tiny:llama", "revision": "v2"}},
-            "load_language_model",
+            "modules.language_model.load_language_model",
         ),
-        ("contrastive", {"text_encoder": {"name": "hub/x", "revision": "v2"}}, "load_text_encoder"),
+        (
+            "contrastive",
+            {"text_encoder": {"name": "hub/x", "revision": "v2"}},
+            "modules.text_encoder.load_text_encoder",
+        ),
     ],
 )
 def test_weights_of_the_hub_are_loaded_at_the_revision_asked_for(
@@ -126,7 +134,7 @@ def test_weights_of_the_hub_are_loaded_at_the_revision_asked_for(
         asked.extend([*args, *options.values()])
         raise LookupError
 
-    monkeypatch.setattr(f"radrep.build.{loader}", load)
+    monkeypatch.setattr(f"radrep.{loader}", load)
     with pytest.raises(LookupError):
         build(tmp_path, name, **changes)
     assert "v2" in asked

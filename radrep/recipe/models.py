@@ -1,12 +1,25 @@
 """Recipe section `model`: one class per model, named by `model.name`."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from radrep.metrics.names import RETRIEVAL, TEXT, metric_names
 from radrep.recipe.section import Count, Fraction, Name, Number, Positive, Rule, Section, Whole
+
+_WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """What `radrep.weights.pretrained` fills a new model with."""
+
+    backbone: Path | None = None  # run or checkpoint of a discriminator
+    encoder: Path | None = None  # folder of an X-ray Mamba
+    adapters: Path | None = None  # file
 
 
 class Backbone(Section):
@@ -25,6 +38,12 @@ class Backbone(Section):
     def partly_frozen(self) -> bool:
         """Whether it goes on from cached maps of its first stages."""
         return self.frozen_stages > 0 and not self.frozen
+
+    @property
+    def run(self) -> Path | None:
+        """The run whose backbone this one starts from; None for weights of its own kind."""
+        own = self.weights in ("timm", "none") or self.weights.startswith("package:")
+        return None if own or Path(self.weights).suffix in _WEIGHT_FILES else Path(self.weights)
 
 
 class Enhancer(Section):
@@ -100,6 +119,11 @@ class ModelSection(Section):
         return False
 
     @property
+    def starting_weights(self) -> StartingWeights:
+        """The runs and files that it starts from."""
+        return StartingWeights()
+
+    @property
     def num_words(self) -> int:
         """How many frequent words it learns to tell besides labels."""
         return 0
@@ -143,6 +167,11 @@ class CsrLmca(ModelSection):
     label_tokens: LabelTokens | None = None  # backbone.frozen only
 
     @property
+    def starting_weights(self) -> StartingWeights:
+        """A backbone."""
+        return StartingWeights(backbone=self.backbone.run)
+
+    @property
     def takes_early_maps(self) -> bool:
         """With a partly frozen backbone."""
         return self.backbone.partly_frozen
@@ -155,6 +184,11 @@ class XrayMamba(Section):
     patch_size: Count = 16
     weights: Name = "none"  # or a run, a checkpoint, what radrep import wrote
     drop_path: Fraction = 0.0
+
+    @property
+    def folder(self) -> Path | None:
+        """What its weights come from; None where it starts from nothing."""
+        return None if self.weights == "none" else Path(self.weights)
 
 
 class PartialLora(Section):
@@ -218,6 +252,13 @@ class Emrrg(ModelSection):
     prompt: Name | None = None  # with {image} where the visual tokens stand; null is as published
     label_tokens: LabelTokens | None = None  # train_encoder: frozen only
 
+    @property
+    def starting_weights(self) -> StartingWeights:
+        """An encoder, and adapters where they are trained."""
+        given = self.train_encoder == "adapters" and self.lora.weights != "none"
+        adapters = Path(self.lora.weights) if given else None
+        return StartingWeights(encoder=self.encoder.folder, adapters=adapters)
+
     def rules(self) -> Iterable[Rule]:
         """What starts from nothing cannot stay as it is."""
         language = self.language_model
@@ -261,6 +302,11 @@ class Contrastive(ModelSection):
     projection_dim: Count = 2048
 
     @property
+    def starting_weights(self) -> StartingWeights:
+        """An encoder."""
+        return StartingWeights(encoder=self.encoder.folder)
+
+    @property
     def scores(self) -> tuple[str, ...]:
         """Retrieval too."""
         return ("loss", *metric_names(RETRIEVAL))
@@ -280,6 +326,13 @@ class Discriminator(ModelSection):
     # Besides, whether a report has each of so many frequent words and sentences: they tell more of
     # an image than fourteen labels, and weigh as much as these together.
     words: Whole = 0
+
+    @property
+    def starting_weights(self) -> StartingWeights:
+        """An encoder or a backbone."""
+        if self.encoder is not None:
+            return StartingWeights(encoder=self.encoder.folder)
+        return StartingWeights(backbone=self.backbone.run)
 
     @property
     def needs_text(self) -> bool:

@@ -4,26 +4,27 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from radrep.atomic import atomic_dir
-from radrep.build import starting_weights
 from radrep.errors import CheckpointError
 from radrep.models.autoregressive import start_from_stage_one
 from radrep.models.base import TrainableModel
-from radrep.models.contrastive import ContrastivePretraining
 from radrep.models.csr_lmca import CsrLmca
 from radrep.models.discriminator import Discriminator
-from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import XrayMamba, resize_positions
 from radrep.modules.backbone import Backbone
 from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe.recipe import Recipe
 from radrep.weights.files import read_weights, write_checksums, write_weights
 from radrep.weights.run_folder import WEIGHTS, best_checkpoint
+
+if TYPE_CHECKING:  # transformers takes two seconds to import
+    from radrep.models.contrastive import ContrastivePretraining
+    from radrep.models.emrrg import Emrrg
 
 ABOUT = "about.json"  # the source of weights that were imported or merged
 ADAPTERS = ".adapters."
@@ -54,15 +55,15 @@ def check_state_dict(
 
 def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
     """Fill a new model with the backbone, encoder and adapters that its recipe starts from."""
-    start = starting_weights(recipe.model)
+    start = recipe.model.starting_weights
     if start.backbone is not None:
         load_backbone(cast(CsrLmca | Discriminator, model).backbone, start.backbone)
     if start.encoder is not None:
         load_encoder(
-            cast(Emrrg | ContrastivePretraining | Discriminator, model).encoder, start.encoder
+            cast("Emrrg | ContrastivePretraining | Discriminator", model).encoder, start.encoder
         )
     if start.adapters is not None:
-        load_adapters(cast(Emrrg, model), start.adapters)
+        load_adapters(cast("Emrrg", model), start.adapters)
 
 
 def load_backbone(backbone: Backbone, source: Path) -> None:
@@ -116,7 +117,7 @@ def encoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(ENCODER): v for k, v in state.items() if k.startswith(ENCODER)}
 
 
-def load_adapters(model: Emrrg, file: Path) -> None:
+def load_adapters(model: "Emrrg", file: Path) -> None:
     """Fill a model with exported adapters and whatever else was trained and lies in their file.
 
     Raises:

@@ -50,6 +50,14 @@ def test_help_imports_nothing_heavy():
     assert "Usage" in done.stdout
 
 
+def test_generation_imports_transformers_only_for_a_model_that_needs_it():
+    code = (
+        "import sys, radrep.inference.generator\n"
+        "sys.exit(bool({'transformers', 'datasets', 'accelerate'} & set(sys.modules)))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_no_arguments_show_the_help():
     bare = run()
     assert bare.returncode == 0
