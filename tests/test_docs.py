@@ -223,6 +223,7 @@ SMALL_CSR_LMCA = (
     "decode.max_new_tokens=8",
     "decode.beam_size=2",
     "data.tokenizer.min_count=1",
+    "data.max_tokens=7",  # room for an impression
 )
 SMALL: dict[str, tuple[str, ...]] = {
     "demo": (*SMALL_CSR_LMCA, "train.epochs=1", "data.image_size=64"),

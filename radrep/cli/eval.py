@@ -14,7 +14,13 @@ from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, SELECTION, SHUF
 if TYPE_CHECKING:
     from radrep.evaluation.result import EvalResult
     from radrep.metrics.bootstrap import Difference, Interval
-    from radrep.metrics.scorecard import Comparison, FindingsCard, ProtocolScores, ScoreTable
+    from radrep.metrics.scorecard import (
+        Comparison,
+        FindingsCard,
+        ProtocolScores,
+        Scorecard,
+        ScoreTable,
+    )
 
 # Columns of the tables, which fit a terminal of 80 columns.
 FINDINGS = (
@@ -177,6 +183,8 @@ def show_result(result: "EvalResult") -> None:
     for scored in card.protocols:
         _show_protocol(scored, result)
     _show_findings(card.findings, result.main)
+    for name, own in result.sections.items():
+        _show_section(name, own, result.main)
     seen = card.diversity[result.main]
     say(
         f"\n{seen.num_distinct} distinct reports for {seen.num_reports} studies; the most "
@@ -223,6 +231,21 @@ def _show_findings(card: "FindingsCard", main: str) -> None:
         ("finding", "references", "generated", "both", "F1"),
         [(r.observation, r.in_references, r.in_generated, r.right, r.f1) for r in counted],
     )
+
+
+def _show_section(name: str, card: "Scorecard", main: str) -> None:
+    """The scores of one section of a report of two."""
+    say("")
+    columns = tuple(card.full.systems[0].scores)
+    rows = [
+        (scored.protocol, *(scored.value(main, metric) for metric in columns))
+        for scored in card.protocols
+    ]
+    title = f"{name} alone, {card.num_studies} studies that have it"
+    table((f"{main}, protocol", *_titles(columns)), rows, title=title)
+    say("")
+    found = card.findings
+    table(("", *_titles(FINDINGS)), [(main, *(found.value(main, m) for m in FINDINGS))])
 
 
 def _titles(metrics: Sequence[str]) -> list[str]:

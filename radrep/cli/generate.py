@@ -137,6 +137,8 @@ def generate(
     Example:  radrep generate frontal.png lateral.png --single-study --heatmap heatmap.png
 
     Findings: radrep generate film.png --json --sensitivity 0.8, which marks edited sentences
+
+    A model that writes two sections prints FINDINGS: and IMPRESSION:, each on its line.
     """
     from radrep.inference.decode_options import change_decode
     from radrep.inference.generator import ReportGenerator
@@ -309,8 +311,10 @@ def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
     if as_json:
         say_json(report.as_row())
     else:
-        text, names = " ".join(report.text.split()), map(str, report.images)
-        say(text if alone else f"{' '.join(map(quote, names))}\t{text}")
+        names, parts = map(str, report.images), report.sections
+        texts = [f"{name.upper()}: {text}" for name, text in parts.items()]
+        lines = [" ".join(text.split()) for text in (texts if len(parts) > 1 else [report.text])]
+        say("\n".join(lines) if alone else f"{' '.join(map(quote, names))}\t{' '.join(lines)}")
 
 
 def _show_failed(failed: Sequence[tuple["StudyFiles", DataError]], num_studies: int) -> None:

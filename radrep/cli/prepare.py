@@ -190,6 +190,19 @@ def phantom(
     finding_scale: Annotated[
         float, typer.Option(min=0.5, max=2, help="Area of the findings; at 1 up to 5 % of a film.")
     ] = 1.0,
+    impressions: Annotated[
+        bool, typer.Option("--impressions", help="Write an impression behind the findings.")
+    ] = False,
+    indications: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Write an indication, which names this share of the findings.",
+            show_default="no indication",
+        ),
+    ] = None,
     workers: Workers = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -201,7 +214,12 @@ def phantom(
     from radrep.preparation.sources.phantom.source import PhantomSource
 
     source = PhantomSource(
-        num_studies, seed=seed, image_size=image_size, finding_scale=finding_scale
+        num_studies,
+        seed=seed,
+        image_size=image_size,
+        finding_scale=finding_scale,
+        impressions=impressions,
+        indications=indications,
     )
     _run(source, out, image_size, Choice(), workers, dry_run)
 

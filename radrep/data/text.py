@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from radrep.errors import DataError
+from radrep.sections import SECTIONS, TWO_SECTIONS, change_sections, join_sections
 
-TARGETS = ("findings", "impression", "both")
+TARGETS = (*SECTIONS, "both")  # texts without a marker
 
 _LIST_NUMBERS = (
     ("1. ", ""),
@@ -79,22 +80,28 @@ def get_cleaner(name: str) -> Callable[[str], str]:
     """The cleaner of that name; each lower-cases and separates words by spaces.
 
     `r2gen_iu` and `r2gen_mimic` are the published ones, `r2gengpt_mimic` is the second with colons
-    kept, a space before each; `plain` keeps all numbers, units and marks.
+    kept, a space before each; `plain` keeps all numbers, units and marks. Of a text of two sections
+    each is cleaned by itself.
     """
     if name not in CLEANERS:
         raise DataError(f"no report cleaner is called '{name}'; there are: {', '.join(CLEANERS)}")
-    return CLEANERS[name]
+    return partial(change_sections, CLEANERS[name])
 
 
 def target_text(sections: Mapping[str, str], target: str) -> str:
     """The raw text that a model is to write for a study, stripped; empty where it has none.
 
     "both" is findings, then impression, one of which may be missing; without either, the last
-    paragraph, as in the files by which MIMIC-CXR's sections and labels were made.
+    paragraph, as in the files by which MIMIC-CXR's sections and labels were made. In
+    "findings_impression" a marker stands between them, see `radrep.sections`.
     """
+    if target == TWO_SECTIONS:
+        return join_sections(*(sections.get(name, "").strip() for name in SECTIONS))
     if target not in TARGETS:
-        raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")
-    names = ("findings", "impression") if target == "both" else (target,)
+        raise DataError(
+            f"the target '{target}' is not one of {', '.join((*TARGETS, TWO_SECTIONS))}"
+        )
+    names = SECTIONS if target == "both" else (target,)
     texts = [text for name in names if (text := sections.get(name, "").strip())]
     if not texts and target == "both":
         return sections.get("last_paragraph", "").strip()

@@ -1,6 +1,7 @@
 """Words to ids and back, as the R2Gen family numbers them."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import ClassVar, Protocol
 from radrep.data.text import CLEANERS, get_cleaner
 from radrep.errors import CheckpointError
 from radrep.json_text import load_json
+from radrep.sections import MARKER, change_sections
 
 UNKNOWN = "<unk>"
 _KIND = "r2gen"
@@ -56,20 +58,25 @@ class Tokenizer:
 
     @classmethod
     def build(cls, texts: Iterable[str], *, min_count: int, cleaner: str) -> "Tokenizer":
-        """Collect the vocabulary of raw training texts."""
-        clean = get_cleaner(cleaner)
+        """Collect the vocabulary of raw training texts, with the marker if any has two sections."""
+        clean, texts = get_cleaner(cleaner), list(texts)
         counts = Counter(word for text in texts for word in clean(text).split())
         words = {word for word, count in counts.items() if count >= min_count}
-        return cls(tuple(sorted(words | {UNKNOWN})), cleaner, min_count)
+        marker = {MARKER} if MARKER in counts else set()
+        return cls(tuple(sorted(words | marker | {UNKNOWN})), cleaner, min_count)
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """Clean a raw text and turn it into training ids: [0, words, 0], unknown ones as "<unk>".
 
-        A text of `max_tokens - 1` words or more loses its closing 0, as in the published code.
+        A text of `max_tokens - 1` words or more loses its closing 0, as in the published code. Of
+        two sections each is cut to `max_tokens - 1` words, and the closing 0 stays.
         """
-        unknown = self._ids[UNKNOWN]
-        words = get_cleaner(self.cleaner)(text).split()
-        return [0, *(self._ids.get(word, unknown) for word in words), 0][:max_tokens]
+        unknown, cleaned = self._ids[UNKNOWN], get_cleaner(self.cleaner)(text)
+        two_sections = MARKER in cleaned
+        if two_sections:
+            cleaned = change_sections(lambda part: cut_words(part, max_tokens - 1), cleaned)
+        ids = [0, *(self._ids.get(word, unknown) for word in cleaned.split()), 0]
+        return ids if two_sections else ids[:max_tokens]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn ids, with or without an opening 0, into the words up to the next 0."""
@@ -112,6 +119,11 @@ class Tokenizer:
         return cls(tuple(row["vocabulary"]), row["cleaner"], row["min_count"])
 
 
+def cut_words(text: str, most: int) -> str:
+    """The first words of a text."""
+    return " ".join(text.split()[:most])
+
+
 class ModelTokens(Protocol):
     """Tokens of a model of transformers."""
 
@@ -124,7 +136,10 @@ class ModelTokens(Protocol):
 
 @dataclass(frozen=True)
 class CleanedCodec:
-    """Cleaned reports as the tokens of a model of transformers."""
+    """Cleaned reports as the tokens of a model of transformers.
+
+    Of two sections each is cut, and the end stays.
+    """
 
     tokens: ModelTokens
     clean: Callable[[str], str]
@@ -133,7 +148,11 @@ class CleanedCodec:
 
     def encode(self, text: str, max_tokens: int) -> list[int]:
         """See `ReportCodec`."""
-        return self.tokens.encode_report(self.clean(text), max_tokens)
+        cleaned = self.clean(text)
+        if MARKER not in cleaned:
+            return self.tokens.encode_report(cleaned, max_tokens)
+        cut = change_sections(lambda part: self.shorten(part, max_tokens), cleaned)
+        return self.tokens.encode_report(cut, sys.maxsize)
 
     def decode(self, ids: Iterable[int]) -> str:
         """See `ReportCodec`."""

@@ -13,6 +13,7 @@ from radrep.evaluation.result import EvalResult
 from radrep.json_text import load_json
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.training import Decode
+from radrep.sections import split_sections, target_name
 from radrep.training.run_log import ENVIRONMENT
 from radrep.viz.html.page import Page, render_page
 from radrep.weights.checkpoint import Loaded
@@ -34,10 +35,15 @@ def _write_files(result: EvalResult, loaded: Loaded | None) -> None:
     studies, keys = result.studies, ("id", "reference", "generated")
     rows = zip(studies.ids, studies.corpus.references, result.predictions, strict=True)
     written: list[dict[str, Any]] = [dict(zip(keys, row, strict=True)) for row in rows]
+    if result.sections:
+        for row in written:
+            for key in keys[1:]:
+                parts = split_sections(row[key])
+                row |= {f"{key}_{section}": text for section, text in parts.items()}
     for row, own in zip(written, result.written, strict=False):  # empty where several runs are
         row["source"] = own.source
         if own.sentences:
-            sentences = [asdict(sentence) for sentence in own.sentences]
+            sentences = [asdict(sentence) for sentence in own.by_section(studies.target)]
             row |= {"sentences": sentences, "removed": own.removed}
     lines = [json.dumps(row, ensure_ascii=False) for row in written]
     atomic_write_text(result.predictions_file, "".join(f"{line}\n" for line in lines))
@@ -95,9 +101,10 @@ def make_page(result: EvalResult, loaded: Loaded | None) -> Page:
     return Page(
         title=result.out.resolve().name,
         split=studies.split,
-        target=studies.target,
+        target=target_name(studies.target),
         num_without_text=studies.num_without_text,
         card=result.card,
+        sections=result.sections,
         main=result.main,
         made=result.made.get(result.main, ""),
         answer=result.conclusion.answer,

@@ -1,9 +1,10 @@
 """Score a trained model on a split under every protocol, beside its controls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations, count
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,9 +29,10 @@ from radrep.metrics.names import BLANK, CONTROLS, MODEL
 from radrep.metrics.operating_points import FindingRates, rate_findings
 from radrep.metrics.protocol import scored_predictions
 from radrep.metrics.radeval import ClinicalScores, check_clinical_metrics, score_clinical
-from radrep.metrics.scorecard import score_card
+from radrep.metrics.scorecard import Corpus, score_card
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
+from radrep.sections import SECTIONS, TWO_SECTIONS, split_sections, without_marker, without_markers
 from radrep.weights.checkpoint import Loaded, find_checkpoint, load_checkpoint
 from radrep.weights.run_folder import run_dir
 
@@ -171,13 +173,19 @@ def finish(
     controls |= constants
     every = {**scored, **controls}
     pairs = [*combinations(scored, 2), *((main, name) for name in controls)]
-    with reporter.progress("scoring", 1, "evaluations") as advance:
-        card = score_card(studies.corpus, every, pairs, meteor="auto" if options.meteor else "skip")
-        advance()
+    own = _by_section(studies, every)
+    with reporter.progress("scoring", 1 + len(own), "evaluations") as advance:
+        cards = {}
+        for name, (corpus, reports) in {"": (studies.corpus, every), **own}.items():
+            meteor: Literal["auto", "skip"] = "auto" if options.meteor else "skip"
+            cards[name] = score_card(corpus, reports, pairs, meteor=meteor)
+            advance()
+    card = cards.pop("")
     clinical = ClinicalScores({}, {}, ())
     if options.clinical:
         with reporter.progress("clinical metrics", 1, "evaluations") as advance:
-            clinical = score_clinical(studies.corpus.references, scored[main], options.clinical)
+            references = without_markers(studies.corpus.references)
+            clinical = score_clinical(references, without_markers(scored[main]), options.clinical)
             advance()
     notes = [*notes, *card.notes, *clinical.notes, *([] if options.meteor else [_WITHOUT_METEOR])]
     result = EvalResult(
@@ -186,7 +194,12 @@ def finish(
         main=main,
         systems=every,
         card=card,
-        constants={name: texts[0] for name, texts in constants.items() if len(set(texts)) == 1},
+        sections=cards,
+        constants={
+            name: without_marker(texts[0])
+            for name, texts in constants.items()
+            if len(set(texts)) == 1
+        },
         clinical=clinical.values,
         decodes=systems.decodes,
         notes=tuple(dict.fromkeys(notes)),
@@ -197,6 +210,21 @@ def finish(
     )
     write_evaluation(result, loaded)
     return result
+
+
+def _by_section(
+    studies: EvalSet, systems: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[Corpus, dict[str, list[str]]]]:
+    """Each section by itself, on the studies that have it; none where reports are one text."""
+    if studies.target != TWO_SECTIONS:
+        return {}
+    found = {}
+    for name in SECTIONS:
+        corpus, kept = studies.corpus.section(name)
+        if kept:
+            own = {s: [split_sections(r[i])[name] for i in kept] for s, r in systems.items()}
+            found[name] = corpus, own
+    return found
 
 
 def _rates(systems: Systems, reports: Sequence[str]) -> tuple[FindingRates, ...]:

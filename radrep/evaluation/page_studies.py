@@ -14,9 +14,11 @@ from radrep.guidance.editing import Sentence, WrittenReport
 from radrep.inference.decode import DECODED, explain_reports, report_model
 from radrep.inference.guide import Guide, guide_for
 from radrep.metrics.labeler import Findings, label_report
+from radrep.sections import MARKER
 from radrep.viz.figures.heatmap import overlay
 from radrep.viz.html.page import (
     AGREE,
+    HEADING,
     MISSED,
     NOT_IN_REFERENCE,
     RANKS,
@@ -88,9 +90,11 @@ def _study(
         images=images,
         projections=projections,
         heatmaps=heatmaps,
-        reference=passages(reference, theirs, ours, otherwise=MISSED),
-        generated=mark_edits(
-            passages(generated, ours, theirs, otherwise=NOT_IN_REFERENCE), written.sentences
+        reference=add_headings(passages(reference, theirs, ours, otherwise=MISSED)),
+        generated=add_headings(
+            mark_edits(
+                passages(generated, ours, theirs, otherwise=NOT_IN_REFERENCE), written.sentences
+            )
         ),
         source=written.source if len({each.source for each in result.written}) > 1 else "",
         edits=_describe_edits(written),
@@ -114,6 +118,19 @@ def mark_edits(found: Sequence[Passage], sentences: Sequence[Sentence]) -> list[
             cut.append(replace(passage, text=text, edit=edit))
         start += len(passage.text)
     return cut
+
+
+def add_headings(found: Sequence[Passage]) -> list[Passage]:
+    """The passages of a report of two sections, a heading in front of each; of one as they are."""
+    if not any(MARKER in passage.text for passage in found):
+        return list(found)
+    headed = [Passage("Findings", HEADING)]
+    for passage in found:
+        before, marker, after = passage.text.partition(MARKER)
+        headed.append(replace(passage, text=before.rstrip() if marker else before))
+        if marker:
+            headed += [Passage("Impression", HEADING), replace(passage, text=after.lstrip())]
+    return [passage for passage in headed if passage.text]
 
 
 def _describe_edits(report: WrittenReport) -> list[str]:

@@ -43,6 +43,7 @@ from radrep.evaluation.report_files import (
     read_file,
 )
 from radrep.preparation.sources.cells import EXPORT_AGAIN, is_rounded
+from radrep.sections import SECTIONS, TWO_SECTIONS
 
 # Columns in the order of preference, by their plain names: small letters and digits.
 _PREDICTED_IDS = (KEY, "studyid", "dicomid", "imageid", "uid", "id", "subjectid")
@@ -280,9 +281,9 @@ def _read_texts(
     file: ReportFile, split: str | None, preferred: Sequence[str], target: str, named: str | None
 ) -> tuple[list[str], list[str]]:
     """The text of each row, "" where it is missing, and notes."""
-    sections = ("findings", "impression") if target == "both" else (target,)
-    if target not in TARGETS:
-        raise DataError(f"the target '{target}' is not one of {', '.join(TARGETS)}")
+    sections = SECTIONS if target in ("both", TWO_SECTIONS) else (target,)
+    if target not in (known := (*TARGETS, TWO_SECTIONS)):
+        raise DataError(f"the target '{target}' is not one of {', '.join(known)}")
     in_sections = [sections, tuple(f"section{name}" for name in sections)]
     candidates = [*((name,) for name in preferred), *in_sections, *((name,) for name in WHOLE)]
     if named is not None:

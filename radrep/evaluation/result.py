@@ -31,7 +31,8 @@ class EvalResult:
     studies: EvalSet
     main: str  # the system that the evaluation is of, the first of several
     systems: Mapping[str, Sequence[str]]  # name to reports as scored, the main one first
-    card: Scorecard
+    card: Scorecard  # of whole reports
+    sections: Mapping[str, Scorecard]  # of each by itself, where a model writes two; else empty
     constants: Mapping[str, str]  # constant reports by the name of their control
     clinical: Mapping[str, float]  # of the main system
     decodes: Mapping[str, Decode]  # of each run
@@ -74,40 +75,48 @@ class EvalResult:
 
     def to_json(self) -> dict[str, Any]:
         """The content of the scores file."""
-        studies, card, findings = self.studies, self.card, self.card.findings
+        studies, card = self.studies, self.card
         return {
             "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
             "split": studies.split,
-            "num_studies": card.num_studies,
             "num_without_text": studies.num_without_text,
             "ids_sha256": studies.ids_sha256,
             "target": studies.target,
             "decode": self.decode,
             "made": dict(self.made),
             "model": self.main,
-            "num_seen": card.num_seen,
-            "protocols": {
-                scored.protocol: {
-                    "tokenizer": scored.tokenizer,
-                    "references_cut": scored.num_cut,
-                    **_table_to_json(scored),
-                    "on_seen": dict(scored.on_seen),
-                    "on_unseen": dict(scored.on_unseen),
-                }
-                for scored in card.protocols
-            },
-            "findings": {
-                **_table_to_json(findings),
-                "uncertain_is_positive": dict(findings.uncertain_is_positive),
-                "tables": {n: [asdict(row) for row in rows] for n, rows in findings.tables.items()},
-                "num_sides": dict(findings.num_sides),
-            },
+            **_card_to_json(card),
+            "sections": {name: _card_to_json(own) for name, own in self.sections.items()},
             "operating_points": [asdict(rates) for rates in self.rates],
-            "diversity": {name: asdict(seen) for name, seen in card.diversity.items()},
             "constants": dict(self.constants),
             "clinical": dict(self.clinical),
             "notes": list(self.notes),
         }
+
+
+def _card_to_json(card: Scorecard) -> dict[str, Any]:
+    findings = card.findings
+    return {
+        "num_studies": card.num_studies,
+        "num_seen": card.num_seen,
+        "protocols": {
+            scored.protocol: {
+                "tokenizer": scored.tokenizer,
+                "references_cut": scored.num_cut,
+                **_table_to_json(scored),
+                "on_seen": dict(scored.on_seen),
+                "on_unseen": dict(scored.on_unseen),
+            }
+            for scored in card.protocols
+        },
+        "findings": {
+            **_table_to_json(findings),
+            "uncertain_is_positive": dict(findings.uncertain_is_positive),
+            "tables": {n: [asdict(row) for row in rows] for n, rows in findings.tables.items()},
+            "num_sides": dict(findings.num_sides),
+        },
+        "diversity": {name: asdict(seen) for name, seen in card.diversity.items()},
+    }
 
 
 def _table_to_json(table: ScoreTable) -> dict[str, Any]:

@@ -9,7 +9,7 @@ arXiv 2608.10505). What nothing was decided about stays as it was written.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -20,6 +20,7 @@ from radrep.guidance.labels import LabelPredictor, abnormal_labels, fit_labels
 from radrep.metrics.labeler import label_report, label_reports
 from radrep.metrics.labeler import vocabulary as o
 from radrep.metrics.labeler.words import split_sentences
+from radrep.sections import MARKER, SECTIONS, TWO_SECTIONS
 
 Origin = Literal["generated", "shortened", "inserted"]
 Source = Literal["decoder", "training reports"]
@@ -57,6 +58,7 @@ class Sentence:
     origin: Origin = "generated"
     observation: str = ""  # that an inserted one names
     probability: float | None = None  # of that observation
+    section: str | None = None  # findings or impression, where it is known
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,18 @@ class WrittenReport:
     def changes(self) -> tuple[Sentence, ...]:
         """The sentences that the model did not write so."""
         return tuple(s for s in self.sentences if s.origin != "generated")
+
+    def by_section(self, target: str) -> tuple[Sentence, ...]:
+        """All its sentences, each with its section, of a model with this target."""
+        section = target if target in SECTIONS else None
+        section = SECTIONS[0] if target == TWO_SECTIONS else section
+        found = []
+        for sentence in self.sentences or map(Sentence, split_report(self.text)):
+            if sentence.text == MARKER:
+                section = SECTIONS[1]
+            else:
+                found.append(replace(sentence, section=section))
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -152,7 +166,8 @@ def edit_report(
     """Make a report agree with decisions, observation to whether it is present.
 
     Where an observation is decided present and the bank has no sentence for it, the report keeps
-    its own sentences about it. Observations are of `ABNORMAL`.
+    its own sentences about it. Observations are of `ABNORMAL`. Both sections of a report of two are
+    edited; what is missing stands where the first sentence was taken out, or first.
     """
     wanted = {
         name: present

@@ -17,7 +17,7 @@ from radrep.data.image_selection import masked_view
 from radrep.data.study import Image, Study
 from radrep.device import best_device
 from radrep.errors import CheckpointError, DataError
-from radrep.guidance.editing import Sentence, WrittenReport, split_report
+from radrep.guidance.editing import Sentence, WrittenReport
 from radrep.inference.decode import explain_reports, report_model, write_reports
 from radrep.inference.films import Films, StudyFiles, read_films
 from radrep.inference.finding_maps import map_findings
@@ -33,6 +33,7 @@ from radrep.saliency.sdam import (
     check_mask_fingerprint,
     load_discriminator,
 )
+from radrep.sections import SECTIONS, sections_of, without_marker
 from radrep.viz.figures.heatmap import FindingAttention
 from radrep.weights.bundle import pull
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
@@ -56,7 +57,7 @@ class GeneratedReport:
 
     images: tuple[Path, ...]
     projections: tuple[str, ...]  # "frontal", "lateral" or "unknown" of each
-    text: str
+    text: str  # of all sections
     made: str  # "decoded" or "selected", and ", by consensus" or ", edited"
     masked: np.ndarray | None
     films: tuple[np.ndarray, ...] = ()
@@ -64,18 +65,19 @@ class GeneratedReport:
     finding_maps: tuple[FindingAttention, ...] = ()
     findings: tuple[Finding, ...] = ()
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    sentences: tuple[Sentence, ...] = ()  # of an edited report, each with where it is from
+    sentences: tuple[Sentence, ...] = ()  # each with its section and where it is from
     removed: tuple[str, ...] = ()  # sentences of the model that editing took out
+    sections: Mapping[str, str] = field(default_factory=dict)  # text by name, where it is known
 
     def as_row(self) -> dict[str, Any]:
         """The report as JSON has it."""
-        sentences = self.sentences or tuple(map(Sentence, split_report(self.text)))
         return {
             "images": [str(image) for image in self.images],
             "projections": list(self.projections),
             "report": self.text,
+            "sections": {name: self.sections.get(name) for name in SECTIONS},
             "made": self.made,
-            "sentences": [asdict(sentence) for sentence in sentences],
+            "sentences": [asdict(sentence) for sentence in self.sentences],
             "removed": list(self.removed),
             "findings": [asdict(finding) for finding in self.findings],
             "probabilities": {name: self.probabilities.get(name) for name in OBSERVATIONS},
@@ -286,12 +288,14 @@ class ReportGenerator:
         return report, summaries
 
     def _with_text(self, report: GeneratedReport, written: WrittenReport) -> GeneratedReport:
+        target = self.loaded.recipe.data.target
         return replace(
             report,
-            text=written.text,
+            text=without_marker(written.text),
             made=made_by(written, self._guide),
-            sentences=written.sentences,
+            sentences=written.by_section(target),
             removed=written.removed,
+            sections=sections_of(written.text, target),
         )
 
     def _read_all(

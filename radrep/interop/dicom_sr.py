@@ -95,6 +95,12 @@ def _content(document: Document) -> "ContentItem":
     from pydicom.sr.codedict import codes
 
     kinds, dcm, row = RelationshipTypeValues, codes.DCM, document.row
+    titles = {
+        "findings": (dcm.Findings, dcm.Finding),
+        "impression": (dcm.Impressions, dcm.Impression),
+    }
+    known = {name for name, text in row["sections"].items() if text is not None}
+    written = known or {"findings"}
 
     def text(name: Any, value: str, kind: RelationshipTypeValues = kinds.CONTAINS) -> "ContentItem":
         return TextContentItem(name, plain(value), kind)
@@ -120,11 +126,20 @@ def _content(document: Document) -> "ContentItem":
             text(dcm.DeviceObserverName, f"radrep {__version__}", observer),
             text(dcm.DeviceObserverModelName, row["model"], observer),
             text(dcm.Comment, NOTICE),
-            section(dcm.Findings, [each["text"] for each in row["sentences"]], dcm.Finding),
+            *(
+                section(title, [s["text"] for s in row["sentences"] if _section(s) == name], item)
+                for name, (title, item) in titles.items()
+                if name in written
+            ),
             section(dcm.Summary, map(_describe, row["findings"]), dcm.Comment),
         ]
     )
     return root
+
+
+def _section(sentence: Mapping[str, Any]) -> str:
+    """Findings, where a model writes sections as one text."""
+    return sentence["section"] or "findings"
 
 
 def _describe(finding: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from radrep import __version__
+from radrep.sections import SECTIONS
 
 NOT_FOR_CLINICAL_USE = "Not for clinical use."
 NOTICE = (
@@ -55,6 +56,14 @@ class Document:
     def device(self) -> UUID:
         """The same for the same model."""
         return uuid5(NAMESPACE_OID, f"radrep {self.row['model']}")
+
+
+def report_text(row: Mapping[str, Any]) -> str:
+    """The report of a row, under headings where it has two sections."""
+    sections = {name: text for name, text in row["sections"].items() if text is not None}
+    if len(sections) < len(SECTIONS):
+        return plain(row["report"])
+    return plain("\n\n".join(f"{name.upper()}: {text}" for name, text in sections.items()))
 
 
 def plain(text: str) -> str:

@@ -10,7 +10,15 @@ from html import escape
 from typing import Any
 
 from radrep import __version__
-from radrep.interop.document import NOTICE, SNOMED, SNOMED_SIDES, Document, describe_place, plain
+from radrep.interop.document import (
+    NOTICE,
+    SNOMED,
+    SNOMED_SIDES,
+    Document,
+    describe_place,
+    plain,
+    report_text,
+)
 
 _TERMS = "http://terminology.hl7.org/CodeSystem"
 _AI = {
@@ -19,6 +27,7 @@ _AI = {
     "display": "Artificial Intelligence asserted",
 }
 _DCM, _SCT = "http://dicom.nema.org/resources/ontology/DCM", "http://snomed.info/sct"
+_BREAK = "\n\n"  # between sections
 _STATES = {"positive": ("121053", "Present"), "negative": ("121054", "Absent")}  # of DICOM
 
 
@@ -54,7 +63,8 @@ def write_fhir(document: Document) -> bytes:
 
 def _report(document: Document, observations: list[str]) -> dict[str, Any]:
     row, identity = document.row, document.identity
-    text = plain(row["report"])
+    text = report_text(row)
+    conclusion = plain(row["sections"]["impression"] or row["report"])
     report: dict[str, Any] = {
         "resourceType": "DiagnosticReport",
         "meta": {"security": [_AI]},
@@ -68,7 +78,7 @@ def _report(document: Document, observations: list[str]) -> dict[str, Any]:
         },
         "issued": row["time"],
         "result": [{"reference": url} for url in observations],
-        "conclusion": f"{text}\n\n{NOTICE}",
+        "conclusion": f"{conclusion}\n\n{NOTICE}",
         "presentedForm": [
             {
                 "contentType": "text/plain; charset=utf-8",
@@ -161,5 +171,5 @@ def _narrative(text: str, images: list[str]) -> str:
     films = escape(plain(", ".join(images)))
     return (
         f'<div xmlns="http://www.w3.org/1999/xhtml"><p><b>{NOTICE}</b></p>'
-        f"<p>{escape(text)}</p><p>Images: {films}</p></div>"
+        f"<p>{escape(text).replace(_BREAK, '</p><p>')}</p><p>Images: {films}</p></div>"
     )

@@ -8,11 +8,15 @@ reports are scored as decoded in all of them:
 - `published_llm` (R2GenGPT and its descendants): references are cleaned and cut to the training
   length in sub-words of the language model.
 - `full` (ours): references are cleaned and complete.
+
+References of two sections keep their marker, and each section is cut by itself.
 """
 
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+
+from radrep.sections import change_sections
 
 UNKNOWN = "<unk>"
 
@@ -42,13 +46,14 @@ def published_references(
     """
     assert max_tokens >= 2, f"max_tokens ({max_tokens}) leaves no word beside the opening 0"
     known = frozenset(vocabulary)
-    num_words = max_tokens - 1
-    texts = []
-    num_cut = 0
-    for report in reports:
-        words = clean(report).split()
-        num_cut += len(words) > num_words
-        texts.append(" ".join(w if w in known else UNKNOWN for w in words[:num_words]))
+
+    def cut(text: str) -> str:
+        words = text.split()[: max_tokens - 1]
+        return " ".join(w if w in known else UNKNOWN for w in words)
+
+    whole = [clean(report) for report in reports]
+    texts = [change_sections(cut, text) for text in whole]
+    num_cut = sum(len(t.split()) < len(w.split()) for t, w in zip(texts, whole, strict=True))
     return References("published", texts, num_cut)
 
 
@@ -57,7 +62,7 @@ def published_llm_references(
 ) -> References:
     """Prepare references as R2GenGPT does; `shorten` cuts them to the length in sub-words."""
     whole = [" ".join(clean(report).split()) for report in reports]
-    texts = [" ".join(shorten(text).split()) for text in whole]
+    texts = [" ".join(change_sections(shorten, text).split()) for text in whole]
     num_cut = sum(text != cut for text, cut in zip(whole, texts, strict=True))
     return References("published_llm", texts, num_cut)
 

@@ -29,6 +29,7 @@ from radrep.metrics.protocol import (
     published_llm_references,
     published_references,
 )
+from radrep.sections import split_sections, without_markers
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ class Corpus:
         if self.shorten is not None:
             found.append(published_llm_references(raw, clean=clean, shorten=self.shorten))
         return [*found, full_references(raw, clean=clean)]
+
+    def section(self, name: str) -> tuple["Corpus", list[int]]:
+        """The references that have a section, as that section alone, and their places."""
+        texts = [split_sections(text)[name] for text in self.references]
+        kept = [place for place, text in enumerate(texts) if text]
+        train = [own for text in self.train if (own := split_sections(text)[name])]
+        return replace(self, references=[texts[place] for place in kept], train=train), kept
 
     @cached_property
     def cleaned_train(self) -> Sequence[str]:
@@ -178,12 +186,14 @@ def score_card(
 ) -> Scorecard:
     """Score systems on the same studies, and compare some pairs of them.
 
-    A system is the reports of `scored_predictions`, in the order of the references.
+    A system is the reports of `scored_predictions`, in the order of the references. Reports of two
+    sections are scored as one text.
 
     Raises:
         DataError: If there is no report, the numbers differ, or no reference has a word.
     """
-    wanted = corpus.protocols()
+    wanted = [replace(each, texts=without_markers(each.texts)) for each in corpus.protocols()]
+    systems = {name: without_markers(reports) for name, reports in systems.items()}
     scores = score_systems(
         {
             f"{references.protocol} {name}": (references.texts, reports)

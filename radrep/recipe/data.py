@@ -45,7 +45,8 @@ class Data(Section):
     # test split of `prepared` itself it never reads.
     exclude_test_of: Annotated[tuple[Folder, ...], Field(strict=False)] = ()
     fold: Fold | None = None  # stays inside the training split: parts train, val, heldout
-    target: Literal["findings", "impression", "both"] = "findings"
+    # both: as one text; findings_impression: two sections, of which each is scored too
+    target: Literal["findings", "impression", "both", "findings_impression"] = "findings"
     # frontal+mask: the frontal image, bare and masked; views+mask: the views and it masked
     images: Literal["views", "frontal+mask", "views+mask"] = "views"
     saliency: Saliency | None = None  # images frontal+mask and views+mask only
@@ -56,7 +57,8 @@ class Data(Section):
     random_flip: bool = False  # of such crops; swaps left and right, while the report does not
     equalize_and_sharpen: bool = False  # in training and evaluation, but no masked image
     tokenizer: Tokenizer = Tokenizer()
-    max_tokens: Annotated[int, Field(ge=3)] = 60  # of a training target, the opening 0 included
+    # Of a training target, the opening 0 included; of each section where it has two.
+    max_tokens: Annotated[int, Field(ge=3)] = 60
     num_workers: Whole = 2
 
     def rules(self) -> Iterable[Rule]:

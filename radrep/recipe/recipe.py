@@ -8,6 +8,7 @@ from radrep.recipe.data import Data
 from radrep.recipe.models import MODELS, Contrastive, CsrLmca, Discriminator, Emrrg, Model
 from radrep.recipe.section import Folder, Rule, Section
 from radrep.recipe.training import Decode, Optim, Parallel, Train
+from radrep.sections import TWO_SECTIONS
 
 _TASKS: Mapping[str, tuple[str, ...]] = {
     "train": ("reports", "labels"),
@@ -45,6 +46,13 @@ class Recipe(Section):
         masked = self.data.images != "views"
         text = f"'{self.data.images}' is for models that write reports; this one takes views"
         yield masked and model.output != "reports", "data.images", text
+        two = self.data.target == TWO_SECTIONS
+        text = f"'{TWO_SECTIONS}' is for models that write reports; take both"
+        yield two and model.output != "reports", "data.target", text
+        text = "leaves no room for an impression behind findings of data.max_tokens "
+        text += f"({self.data.max_tokens}); set it above, got {decode.max_new_tokens}"
+        short = two and decode.max_new_tokens <= self.data.max_tokens
+        yield short, "decode.max_new_tokens", text
         yield from self._feature_rules()
         sharded = self.parallel.data == "fsdp"
         text = "does not go with train.reward: drawn reports differ in length, and each layer of "

@@ -28,6 +28,7 @@ from radrep.atomic import atomic_write_bytes, atomic_write_text, locked, make_fo
 from radrep.data.manifest import GENERATED, hash_file, verifies
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS
+from radrep.sections import SECTIONS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -154,7 +155,10 @@ def row_schema() -> "pyarrow.Schema":
     import pyarrow
 
     text, texts, number = pyarrow.string(), pyarrow.list_(pyarrow.string()), pyarrow.float64()
-    sentence = {"text": text, "origin": text, "observation": text, "probability": number}
+    sentence = {
+        **{"text": text, "origin": text, "observation": text, "probability": number},
+        "section": text,
+    }
     place = {"image": text, "x": number, "y": number, "map": text, "over_mean": number}
     finding = {
         **dict.fromkeys(("observation", "state", "side", "size"), text),
@@ -167,6 +171,7 @@ def row_schema() -> "pyarrow.Schema":
             "images": texts,
             "projections": texts,
             "report": text,
+            "sections": pyarrow.struct(dict.fromkeys(SECTIONS, text)),
             "made": text,
             "sentences": pyarrow.list_(pyarrow.struct(sentence)),
             "removed": texts,

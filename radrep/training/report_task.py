@@ -27,6 +27,7 @@ from radrep.progress import Reporter
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
+from radrep.sections import without_markers
 from radrep.training.accelerator import broadcast, gather
 from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.training.validation import Validation, mean_loss, moved
@@ -92,7 +93,9 @@ class ReportTask:
         # METEOR takes seconds of Java, so it is computed only where it chooses the best.
         meteor = self.validation.recipe.train.monitor == _METEOR
         found = score_nlg(
-            self.references.texts, scored_predictions(reports), meteor="auto" if meteor else "skip"
+            without_markers(self.references.texts),
+            without_markers(scored_predictions(reports)),
+            meteor="auto" if meteor else "skip",
         )
         return {f"val/{name}": value for name, value in found.corpus.items() if value is not None}
 

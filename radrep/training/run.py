@@ -33,6 +33,7 @@ from radrep.models.base import LabelModel, LabelTokenModel, ReportModel, Trainab
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
+from radrep.sections import target_name
 from radrep.training.accelerator import broadcast, count_workers, explain_lost_process
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
@@ -119,7 +120,7 @@ def _open_data(resolved: Resolved) -> _Data:
     labels = build_labels(recipe, splits["train"])
     counts = " / ".join(f"{len(split)} {name}" for name, split in splits.items())
     skipped = sum(split.num_without_text for split in splits.values())
-    without = f", {skipped} left out without {data.target}" if skipped else ""
+    without = f", {skipped} left out without {target_name(data.target)}" if skipped else ""
     reporter.info("data", f"{counts} studies{without}, {len(tokenizer.vocabulary)} words")
     if labels is not None:
         check_labels(labels, splits["val"])

@@ -10,6 +10,7 @@ from radrep.metrics.classification import LabelScores
 from radrep.metrics.names import FINDINGS_F1, METRICS
 from radrep.metrics.scorecard import Scorecard, ScoreTable
 from radrep.recipe.recipe import Recipe
+from radrep.sections import target_name
 
 MODEL_CARD = "MODEL_CARD.md"
 _METRICS = ("bleu1", "bleu4", "meteor", "rouge_l", "cider")
@@ -69,7 +70,7 @@ def describe_model(
     if labels is not None:
         aim = f", to predict the labels of their {labels[0]} (uncertain ones: {labels[1]})"
     else:
-        aim = f", to write {data.target}" if recipe.task == "train" else ""
+        aim = f", to write {target_name(data.target)}" if recipe.task == "train" else ""
     masked = ""
     if data.saliency is not None and data.images != "views":
         masked = f", and the frontal one under the mask of `{data.saliency.discriminator}`"

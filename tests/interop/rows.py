@@ -38,11 +38,16 @@ def make_row(*findings: dict[str, Any], **more: Any) -> dict[str, Any]:
         "images": ["a & <b>.dcm"],
         "projections": ["frontal"],
         "report": "Small left effusion. <No> pneumothorax & \x1b.",
+        "sections": {
+            "findings": "Small left effusion. <No> pneumothorax & \x1b.",
+            "impression": None,
+        },
         "made": "decoded, edited",
         "sentences": [
-            sentence | {"observation": "Pleural Effusion", "probability": 0.9},
+            sentence
+            | {"observation": "Pleural Effusion", "probability": 0.9, "section": "findings"},
             {"text": "<No> pneumothorax & \x1b.", "origin": "generated", "observation": ""}
-            | {"probability": None},
+            | {"probability": None, "section": "findings"},
         ],
         "removed": ["Clear."],
         "findings": list(findings),

@@ -247,6 +247,7 @@ def make_page(*, card: Scorecard | None = None, main: str = "model", **changes: 
         "target": "findings",
         "num_without_text": 1,
         "card": card,
+        "sections": {},
         "main": main,
         "made": "decoded by beam search, 3 beams",
         "answer": conclusion.answer,

@@ -9,6 +9,7 @@ from radrep.metrics.labeler.abbreviations import AMBIGUOUS, WRITTEN_OUT, in_cont
 from radrep.metrics.labeler.cues import AFFIRMING
 from radrep.metrics.labeler.forms import SIZES, has_forms, marked_tokens
 from radrep.metrics.labeler.vocabulary import BASE, MENTIONS
+from radrep.sections import MARKER
 
 T = TypeVar("T")
 
@@ -72,8 +73,13 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     """Positions of the sentences that report on this examination, in order.
 
     Under a heading such as history or technique, all is left out up to the next heading, or one
-    sentence if no heading follows.
+    sentence if no heading follows. The marker between two sections is a sentence of its own.
     """
+    if MARKER in text:
+        place = text.index(MARKER)
+        after = place + len(MARKER)
+        behind = ((a + after, b + after) for a, b in split_sentences(text[after:]))
+        return [*split_sentences(text[:place]), (place, after), *behind]
     spans = []
     start = 0
     ends = _END_OF_FORM if _FORM_MARK.search(text) else _END

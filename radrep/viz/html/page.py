@@ -23,7 +23,8 @@ from radrep.metrics.scorecard import ProtocolScores, Scorecard
 from radrep.viz.html.plots import LABEL_SETS, plot_lengths, plot_scores, readable
 
 AGREE, WRONG_SIDE, MISSED, NOT_IN_REFERENCE = "agree", "wrong-side", "missed", "not-in-reference"
-KINDS = ("plain", AGREE, WRONG_SIDE, MISSED, NOT_IN_REFERENCE)
+HEADING = "heading"  # of a section
+KINDS = (HEADING, "plain", AGREE, WRONG_SIDE, MISSED, NOT_IN_REFERENCE)
 RANKS = ("best", "median", "worst")
 _FINDINGS_COLUMNS = (
     "14 micro f1",
@@ -79,6 +80,7 @@ class Page:
     target: str  # section that was scored
     num_without_text: int  # studies left out because they lack it
     card: Scorecard
+    sections: Mapping[str, Scorecard]  # each by itself, where a model writes two
     main: str  # the system that the evaluation is of
     made: str  # how its reports were made; "" where not known
     answer: str  # the conclusion

@@ -1,4 +1,7 @@
-"""The report of a phantom: findings with side and size, and the absence of the others."""
+"""The report of a phantom: findings with side and size, and the absence of the others.
+
+Beside it there may be an impression, which repeats what is present, and an indication.
+"""
 
 from collections.abc import Sequence
 
@@ -27,6 +30,15 @@ _ABSENT = {
     "effusion": ("No pleural effusion.", "There is no pleural effusion."),
     "pneumothorax": ("No pneumothorax.", "There is no pneumothorax."),
 }
+_SHORT = {
+    "consolidation": "{side} lung consolidation",
+    "nodule": "{side} lung nodule",
+    "atelectasis": "{side} lung atelectasis",
+    "effusion": "{side} pleural effusion",
+    "pneumothorax": "{side} pneumothorax",
+}
+_NORMAL = ("No acute disease.", "No acute cardiopulmonary abnormality.")
+_COMPLAINTS = ("Chest pain.", "Shortness of breath.", "Cough.", "Preoperative.")
 _HEART = ("The heart is normal in size.", "Heart size is normal.")
 
 
@@ -41,6 +53,23 @@ def write_report(findings: Sequence[Finding], rng: np.random.Generator) -> str:
             words = words.format(size=size, Size=size.capitalize(), side=side)
         sentences.append(words)
     return " ".join(sentences)
+
+
+def write_impression(findings: Sequence[Finding], rng: np.random.Generator) -> str:
+    """Write the impression: what is present, or that nothing is."""
+    return _sentence(findings, "") or _one(_NORMAL, rng)
+
+
+def write_indication(findings: Sequence[Finding], share: float, rng: np.random.Generator) -> str:
+    """Write an indication, which names this share of the findings; or a complaint."""
+    complaint, named = _one(_COMPLAINTS, rng), [f for f in findings if rng.random() < share]
+    return _sentence(named, "Evaluate ") or complaint
+
+
+def _sentence(findings: Sequence[Finding], start: str) -> str:
+    words = ", ".join(_SHORT[finding.kind].format(side=finding.side) for finding in findings)
+    text = f"{start}{words}."
+    return f"{text[0].upper()}{text[1:]}" if findings else ""
 
 
 def _one(ways: Sequence[str], rng: np.random.Generator) -> str:

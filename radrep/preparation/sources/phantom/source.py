@@ -1,13 +1,13 @@
 """Phantoms: synthetic chest radiographs and reports that need neither licence nor download.
 
-A study has three streams of random numbers: scene (body, pose, exposure), findings, and wording. So
-only the drawn findings predict the report, and any study can be drawn alone.
+A study has streams of random numbers of its own: scene (body, pose, exposure), findings, wording of
+each text. So only the drawn findings predict the report, and any study can be drawn alone.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,10 +17,14 @@ from radrep.errors import DataError
 from radrep.preparation.sources.base import Source
 from radrep.preparation.sources.phantom import drawing
 from radrep.preparation.sources.phantom.body import SIDES
-from radrep.preparation.sources.phantom.report import write_report
+from radrep.preparation.sources.phantom.report import (
+    write_impression,
+    write_indication,
+    write_report,
+)
 
 PREVALENCE = 0.24  # of each kind among studies; each kind on each side has half of it
-_SCENE, _FINDINGS, _WORDING = range(3)
+_SCENE, _FINDINGS, _WORDING, _IMPRESSION, _INDICATION = range(5)
 
 
 class PhantomSource(Source):
@@ -28,7 +32,8 @@ class PhantomSource(Source):
 
     With one seed the first studies of a long source are those of a short one, but for their split.
     `splits` are the shares of train, val and test; the areas of findings are `finding_scale` times
-    those of `drawing.EXTENTS`, which reach 5 % of the film.
+    those of `drawing.EXTENTS`, which reach 5 % of the film. With `impressions` there is an
+    impression too, with `indications` an indication that names this share of the findings.
     """
 
     name = "phantom"
@@ -41,6 +46,8 @@ class PhantomSource(Source):
         image_size: int = 256,
         splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
         finding_scale: float = 1.0,
+        impressions: bool = False,
+        indications: float | None = None,
     ) -> None:
         if num_studies < 1:
             raise DataError(f"num_studies must be at least 1, got {num_studies}")
@@ -54,6 +61,7 @@ class PhantomSource(Source):
             raise DataError(f"finding_scale must be 0.5 to 2, got {finding_scale}")
         self._seed = seed
         self._finding_scale = finding_scale
+        self._impressions, self._indications = impressions, indications
         self._image_size = image_size
         ends = [0, *(round(num_studies * sum(splits[: i + 1])) for i in range(3))]
         self._counts = {split: ends[i + 1] - ends[i] for i, split in enumerate(SPLITS)}
@@ -65,6 +73,8 @@ class PhantomSource(Source):
         decides = [drawing.VERSION, self._seed, self._image_size, self._counts]
         if self._finding_scale != 1:
             decides.append(self._finding_scale)
+        if self._impressions or self._indications is not None:
+            decides.append([self._impressions, self._indications])
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -77,9 +87,19 @@ class PhantomSource(Source):
             scale = self._finding_scale
             read = partial(draw_study, self._seed, index, self._image_size, finding_scale=scale)
             findings = study_findings(self._seed, index, scale)
-            sections = {"findings": write_report(findings, _stream(self._seed, index, _WORDING))}
+            sections = self._write_sections(index, findings)
             images = (SourceImage(f"{name}-frontal", read, "frontal"),)
             yield SourceStudy(name, name, split, images, sections)
+
+    def _write_sections(self, index: int, findings: Sequence[drawing.Finding]) -> dict[str, str]:
+        stream = partial(_stream, self._seed, index)
+        sections = {"findings": write_report(findings, stream(_WORDING))}
+        if self._impressions:
+            sections["impression"] = write_impression(findings, stream(_IMPRESSION))
+        if self._indications is not None:
+            share = self._indications
+            sections["indication"] = write_indication(findings, share, stream(_INDICATION))
+        return sections
 
 
 def draw_study(
