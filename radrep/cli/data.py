@@ -102,7 +102,8 @@ def check(
     Exit code 1: a file was changed, or patients or images are in two splits (with --against: in
     train here and in test there), near-duplicates included.
 
-    Shared report texts are counted too, and are no error.
+    Shared report texts are counted too, and so are reports with what looks like a date, phone or
+    record number or name, which de-identification removes; neither is an error.
 
     Example:  radrep data check data/iu --max-hash-distance 10
     """
@@ -119,6 +120,9 @@ def check(
         say(f"{number} images of {second} are near-duplicates of one in {first} {distance}")
     if found.overlap is not None:
         _show_overlap(found.overlap, against)
+    for kind, number in found.identifiers.num_studies.items():
+        split, study = found.identifiers.first[kind]
+        say(f"identifiers {number} reports seem to have {kind}, the first of {study} in {split}")
     if not found.problems:
         say(f"{prepared}: {found.num_shards} shards, all checksums match.")
     if found.problems or found.has_leak:

@@ -17,6 +17,7 @@ from radrep.data.store import PreparedStudies
 from radrep.data.study import SPLITS
 from radrep.errors import DataError
 from radrep.preparation.folder import find_changes
+from radrep.preparation.identifiers import FoundIdentifiers, find_identifiers
 from radrep.preparation.overlap import (
     SAME_IMAGE_BITS,
     Leaks,
@@ -141,6 +142,7 @@ class CheckResult:
     leaks: Leaks
     near: Mapping[str, int]
     overlap: Overlap | None
+    identifiers: FoundIdentifiers
 
     @property
     def has_leak(self) -> bool:
@@ -168,7 +170,8 @@ def check(
     shards = {folder: read_shards(folder, changed=True) for folder in folders}
     problems = []
     num_shards = sum(map(len, shards.values()))
-    with (reporter or Reporter()).progress("check", num_shards, "shards") as advance:
+    reporter = reporter or Reporter()
+    with reporter.progress("check", num_shards, "shards") as advance:
         for folder in folders:
             for shard in shards[folder]:
                 path = folder / shard.name
@@ -179,8 +182,11 @@ def check(
                 advance()
             problems += find_changes(folder, read_record(folder, changed=True))
     near: dict[str, int] = {}
-    overlap, leaks = None, record["leaks"]
+    overlap, leaks, identifiers = None, record["leaks"], FoundIdentifiers()
     if not problems:
+        num_studies = sum(shard.studies for shard in shards[prepared])
+        with reporter.progress("texts", num_studies, "studies") as advance:
+            identifiers = find_identifiers(prepared, advance)
         splits = {split: read_split_fingerprints(prepared, split) for split in SPLITS}
         leaks = compare_splits(splits)
         # An older radrep counted less, and some of it in another way.
@@ -193,7 +199,7 @@ def check(
                 near[pair] = count_near_duplicates(second, first, max_bits)
         if against is not None:
             overlap = find_overlap(prepared, against, max_bits=max_bits)
-    return CheckResult(num_shards, tuple(problems), leaks, near, overlap)
+    return CheckResult(num_shards, tuple(problems), leaks, near, overlap, identifiers)
 
 
 def find_overlap(

@@ -6,7 +6,16 @@ pydicom is imported by the functions: it takes half a second, which PNG and JPEG
 """
 
 from radrep.data.dicom.file import HEAD_BYTES, is_dicom
+from radrep.data.dicom.identity import pseudonym
 from radrep.data.dicom.picture import DicomPicture, find_tags, read_tags
 from radrep.data.dicom.pixels import check_scans
 
-__all__ = ["HEAD_BYTES", "DicomPicture", "check_scans", "find_tags", "is_dicom", "read_tags"]
+__all__ = [
+    "HEAD_BYTES",
+    "DicomPicture",
+    "check_scans",
+    "find_tags",
+    "is_dicom",
+    "pseudonym",
+    "read_tags",
+]

@@ -8,11 +8,15 @@ import numpy as np
 from PIL import Image
 
 from radrep.data.dicom.display import find_aspect, show
-from radrep.data.dicom.elements import texts
+from radrep.data.dicom.elements import text, texts
 from radrep.data.dicom.file import open_dicom
 from radrep.data.dicom.pixels import read_layout, read_stored
 
 _TAGS = ("StudyInstanceUID", "PatientID", "ViewPosition")
+_BURNT_IN = (
+    "its header says that text is burnt into the pixels (BurnedInAnnotation), which may name the "
+    "patient; it stays there"
+)
 _SQUARE = 0.01  # pixels that are square but for so much are left as they are
 
 
@@ -28,6 +32,8 @@ class DicomPicture:
         self.notes: list[str] = []
         self._name = name
         self._file = open_dicom(file, name)
+        if text(self._file.dataset, "BurnedInAnnotation") == "YES":
+            self.notes.append(_BURNT_IN)
         self._layout = read_layout(self._file.dataset, name)
         rows, columns = self._layout.rows, self._layout.columns
         aspect = find_aspect(self._file.dataset, self.notes)

@@ -305,6 +305,7 @@ DRAWINGS: dict[str, Drawing] = {
         expected=windowed(-48, 2000, VALUES - 2048),
     ),
     "order-swapped": Drawing(pixels=DEEP.byteswap(), note="in the other byte order"),
+    "burnt-in": Drawing({"BurnedInAnnotation": "YES"}, note="text is burnt into the pixels"),
     "overlay-in-pixels": Drawing(OVERLAY, pixels=WITH_GRAPHICS),
     "overlay-not-declared": Drawing(pixels=WITH_GRAPHICS),
     "overlay-apart": Drawing({"6000,0100": 1, "6000,0102": 0, "6000,3000": b"\xff" * 234}),

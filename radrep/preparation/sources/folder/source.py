@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from radrep.data.dicom import read_tags
+from radrep.data.dicom import pseudonym, read_tags
 from radrep.data.study import SourceImage, SourceStudy, projection_of
 from radrep.errors import DataError
 from radrep.preparation.sources.base import Source, check_folder, split_by_hash
@@ -164,7 +164,10 @@ class FolderSource(Source):
         for place, dicom in enumerate(self._dicom):
             path = files.unpack(self._files, place)
             study, patient, view = read_tags(self._raw / path) if dicom else ("", "", "")
-            yield Row((path,), study, patient, projections=(projection_of(view),))
+            # The PatientID itself is nowhere kept; it draws the split, so that no key does.
+            drawn = split_by_hash(patient, _TRAIN, _VAL) if patient else ""
+            patient = pseudonym(patient) if patient else ""
+            yield Row((path,), study, patient, drawn, projections=(projection_of(view),))
 
     def _placed_rows(self) -> Iterator[tuple[Row, list[int]]]:
         """Every row with the places of its images."""

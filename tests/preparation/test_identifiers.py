@@ -1,0 +1,84 @@
+"""Texts that look like what de-identification removes."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from radrep.preparation.identifiers import find_kinds
+from radrep.preparation.pipeline import prepare
+from radrep.preparation.sources.folder.source import FolderSource
+from tests.whole_way import radrep, write_films
+
+FOUND = {
+    "names": (
+        "Findings were discussed with Dr. Smith.",
+        "Discussed with John O'Brien by phone.",
+        "Dictated by Anna Lee, M.D.",
+        "Mrs. Miller has a pacemaker.",
+        "PATIENT NAME: Jane Doe",
+    ),
+    "phone numbers": ("Call 555-123-4567.", "Tel (555) 123-4567", "pager 31234", "+1 555 123-4567"),
+    "record numbers": (
+        "MRN: 1234567",
+        "Accession number A123456",
+        "SSN 123-45-6789",
+        "mrn 00012345",
+    ),
+}
+NOTHING = (
+    "The heart is normal in size. No pneumothorax. ",
+    "Nodule of 3-4 mm at T10-11; 12.5 x 3.4 cm; ratio 1/2; T5/6 fusion.",
+    "Comparison XXXX. Discussed with Dr. XXXX at XXXX a.m. on ___.",
+    "discussed with dr ___ by phone at 3:15 pm on ___.",
+    "Stable since May. Ribs 4-6 on the right. Read by the team.",
+    "Two views, PA and lateral. S/P CABG. ET tube 4.5 cm above the carina.",
+    "Patient rotated. Right IJ catheter. Right ext rotation",
+)
+DATES = ("%Y-%m-%d", "%m/%d/%Y", "%m/%d/%y", "%d.%m.%Y", "%B %d, %Y", "%d %b %Y", "%b. %d, %Y")
+
+
+@pytest.mark.parametrize(("kind", "text"), [(k, t) for k, texts in FOUND.items() for t in texts])
+def test_identifiers_are_found(kind: str, text: str) -> None:
+    assert kind in find_kinds(text)
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_reports_without_any_have_none(text: str) -> None:
+    assert list(find_kinds(text)) == []
+
+
+@given(st.dates(date(1900, 1, 1), date(2099, 12, 31)), st.sampled_from(DATES))
+def test_dates_are_found_however_written(day: date, form: str) -> None:
+    assert "dates" in find_kinds(f"Compared with {day.strftime(form)}, no change.")
+
+
+def test_the_reports_of_iu_x_ray_have_none(data_dir: Path) -> None:
+    import csv
+
+    with (data_dir / "iu_xray/indiana_reports.csv").open() as file:
+        texts = [" ".join(row.values()) for row in csv.DictReader(file)]
+    assert len(texts) > 3_000
+    assert [text for text in texts if list(find_kinds(text))] == []
+
+
+def test_data_check_counts_them_and_shows_none(phantoms: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    films = write_films(phantoms, raw)
+    reports = ("Normal.", "Seen by Dr. Ochsenknecht on 3/4/2019.", "MRN 7654321.", "Clear.")
+    pairs = enumerate(zip(films, reports, strict=True))
+    lines = [f"{film.name},s{number},train,{text}" for number, (film, text) in pairs]
+    (raw / "reports.csv").write_text("\n".join(["image,study_id,split,findings", *lines]))
+    prepare(FolderSource(raw), tmp_path / "data", image_size=64, workers=1)
+    result = radrep("data", "check", tmp_path / "data")
+    assert result.exit_code == 0, result.output
+    shown = [line for line in result.stdout.splitlines() if line.startswith("identifiers")]
+    assert shown == [
+        "identifiers 1 reports seem to have dates, the first of s1 in train",
+        "identifiers 1 reports seem to have names, the first of s1 in train",
+        "identifiers 1 reports seem to have record numbers, the first of s2 in train",
+    ]
+    for text in ("Ochsenknecht", "7654321", "3/4/2019"):
+        assert text not in result.output
