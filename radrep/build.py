@@ -8,13 +8,20 @@ import torch
 from torch import Tensor
 
 from radrep.atomic import cache_folder
+from radrep.data.context.study_context import PRIOR_IMAGE, TITLES, ContextReader
 from radrep.data.dataset import ModelStudies, ReportDataset
 from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess
 from radrep.data.store import PreparedStudies
 from radrep.data.study import Image, Study
 from radrep.data.text import get_cleaner
-from radrep.data.tokenizer import CleanedCodec, ClosedCodec, ReportCodec, Tokenizer
+from radrep.data.tokenizer import (
+    CleanedCodec,
+    ClosedCodec,
+    PromptCodec,
+    ReportCodec,
+    Tokenizer,
+)
 from radrep.errors import RecipeError
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.editing import OperatingPoint
@@ -24,8 +31,9 @@ from radrep.guidance.selection import UtilityWeights
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.models.autoregressive import AutoregressivePretraining
 from radrep.models.base import TrainableModel
-from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
+from radrep.models.csr_lmca import CsrLmca
 from radrep.models.discriminator import Discriminator
+from radrep.models.encoder_decoder import EncoderDecoder
 from radrep.models.xray_mamba import (
     XrayMamba,
     add_partial_lora,
@@ -77,7 +85,7 @@ def build_codec(recipe: Recipe, tokenizer: Tokenizer, model: TrainableModel) -> 
     section, clean = recipe.model, get_cleaner(recipe.data.tokenizer.cleaner)
     if isinstance(section, schema.Emrrg):
         language = cast("Emrrg", model).language
-        return CleanedCodec(language, clean, language.name, language.note)
+        return PromptCodec(language, clean, language.name, language.note)
     if not isinstance(section, schema.Contrastive):
         return tokenizer
     text = section.text_encoder
@@ -131,9 +139,16 @@ def build_dataset(
     training: bool = False,
     features: Callable[[Image, View], Tensor] | None = None,
     labels: Callable[[Study], np.ndarray] | None = None,
+    context_of: Callable[[int], int | None] | None = None,
 ) -> ReportDataset:
-    """The samples of a split; random crops in training only."""
-    data = recipe.data
+    """The samples of a split; random crops and dropped context in training only.
+
+    For `context_of` see `ContextReader`.
+    """
+    data, context = recipe.data, None
+    if data.context:
+        dropped = data.drop_context if training else 0.0
+        context = ContextReader(data.context, codec, data.context_words, dropped, context_of)
     return ReportDataset(
         studies,
         target=data.target,
@@ -146,6 +161,7 @@ def build_dataset(
         features=features,
         early=recipe.model.takes_early_maps,
         labels=labels,
+        context=context,
     )
 
 
@@ -229,6 +245,8 @@ def _build_csr_lmca(
         ff_dim=transformer.ff_dim,
         dropout=dropout,
         projection_dropout=section.projection_dropout,
+        num_texts=len(TITLES) if set(data.context) & TITLES.keys() else 0,
+        prior_images=PRIOR_IMAGE in data.context,
     )
     return CsrLmca(
         backbone=backbone,
@@ -289,7 +307,8 @@ def _build_emrrg(
             per_direction=lora.per_direction,
         )
     language = section.language_model
-    model = build_language_model(language, words, weights=language_weights)
+    titles = " ".join(TITLES.values()).split() if data.context else ()
+    model = build_language_model(language, (*words, *titles), weights=language_weights)
     dim: int = model.model.config.hidden_size
     return Emrrg(
         encoder=encoder,
@@ -305,6 +324,7 @@ def _build_emrrg(
         label_tokens=_build_label_tokens(
             section.label_tokens, data, NUM_SUMMARIES * encoder.dim, dim
         ),
+        prior_images=PRIOR_IMAGE in data.context,
     )
 
 

@@ -285,7 +285,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make(folder / name)
     shutil.copytree(folder / "mimic-cxr-jpg", folder / "mimic-cxr")
     write_tables(folder)
-    drawn = draw_prepared(folder / "drawn")
+    drawn = draw_prepared(folder / "drawn", impressions=True, indications=0.7)
     for name in ("iu", "mimic", "mine"):
         shutil.copytree(drawn, folder / "data" / name)
     films = write_films(drawn, folder / "films")

@@ -50,9 +50,9 @@ TINY: dict[str, Any] = {
 }
 
 
-def draw_prepared(folder: Path, num: int = 48) -> Path:
+def draw_prepared(folder: Path, num: int = 48, **texts: Any) -> Path:
     """Prepare phantoms, 48 of them: 32 to train, 8 and 8 to validate and test."""
-    source = PhantomSource(num, image_size=64, splits=(4 / 6, 1 / 6, 1 / 6))
+    source = PhantomSource(num, image_size=64, splits=(4 / 6, 1 / 6, 1 / 6), **texts)
     return prepare(source, folder, image_size=64, workers=1).out
 
 

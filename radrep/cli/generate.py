@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,6 +76,23 @@ def generate(
             show_default="of DICOM headers",
         ),
     ] = None,
+    indication: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Why the study was made, for a model that reads it (data.context)."
+        ),
+    ] = None,
+    comparison: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the study is compared with, likewise.")
+    ] = None,
+    prior_report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The report of the patient's study before it, likewise."),
+    ] = None,
+    prior: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="IMAGE", help="A film of that study, likewise; once per view."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     heatmap: Annotated[
         Path | None,
@@ -138,6 +156,8 @@ def generate(
 
     Findings: radrep generate film.png --json --sensitivity 0.8, which marks edited sentences
 
+    Context: radrep generate film.png --indication "Chest pain." --prior before.png
+
     A model that writes two sections prints FINDINGS: and IMPRESSION:, each on its line.
     """
     from radrep.inference.decode_options import change_decode
@@ -151,6 +171,17 @@ def generate(
     if formats and out is None:
         raise RadrepError("--format writes documents into a folder: add --out DIR")
     given = _group(images, projection or [], single_study=single_study)
+    texts = {"indication": indication, "comparison": comparison}
+    if prior_report is not None:
+        texts["prior_report"] = _read_text(prior_report)
+    context = {name: text for name, text in texts.items() if text}
+    if context or prior:
+        if len(given) > 1 or out is not None:
+            raise RadrepError(
+                "--indication, --comparison, --prior-report and --prior are of one study: give its "
+                "files alone, with --single-study for several views, and leave --out out"
+            )
+        given = [replace(given[0], texts=context, prior=tuple(prior or ()))]
     if heatmap is not None and len(given) > 1:
         raise RadrepError(
             f"--heatmap draws one study and {len(given)} were given; add --single-study if they "
@@ -171,6 +202,8 @@ def generate(
         )
         reporter.info("checkpoint", str(folder))
         if out is not None:
+            if generator.loaded.recipe.data.context:
+                reporter.info("context", "none: the model reads it of single studies alone")
             if images[0].is_dir():
                 found = find_studies(images[0], group=group, table=studies, reporter=reporter)
             else:
@@ -181,7 +214,14 @@ def generate(
         if heatmap is not None:
             (study,) = given
             sides = study.projections
-            report = generator.write(*study.images, projections=sides, seed=seed, explain=True)
+            report = generator.write(
+                *study.images,
+                projections=sides,
+                texts=study.texts,
+                prior=study.prior,
+                seed=seed,
+                explain=True,
+            )
             show(report)
             if not report.attention and generator.discriminator is None:
                 raise RadrepError(
@@ -256,6 +296,16 @@ def _check_words(
         raise RadrepError("--studies says what the studies are; leave --group out")
     if heatmap and out:
         raise RadrepError("--heatmap draws one study to a file of its own; leave --out out")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RadrepError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    if not text.strip():
+        raise RadrepError(f"{path} is empty; give the text of the prior report, or leave it out")
+    return text
 
 
 def _group(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 _TENSORS = (
     *("images", "early_maps", "features", "summaries", "tokens", "lengths", "labels"),
-    *("label_buckets", "token_weights"),
+    *("label_buckets", "token_weights", "context", "context_kinds"),
 )
 
 
@@ -17,11 +17,13 @@ _TENSORS = (
 class Batch:
     """Studies side by side. The views of all studies stand in one row, study after study.
 
-    Letters: b studies, v views of all of them, n patches, c backbone width, l report tokens.
+    Letters: b studies, v views of all of them, n patches, c backbone width, l report tokens, t
+    tokens of context.
     """
 
     ids: tuple[str, ...]
-    num_views: Tensor  # of each study, (b,), at least 1; on the CPU, since shapes hang on it
+    # Of each study, (b,), at least 1 but in a `prior`; on the CPU, since shapes hang on it.
+    num_views: Tensor
     images: Tensor | None = None  # normalised pixels, (v, 3, h, w); None when these are given:
     early_maps: Tensor | None = None  # cached, of a backbone's frozen stages, (v, k, h', w')
     features: Tensor | None = None  # cached backbone patches, (v, n, c)
@@ -32,6 +34,9 @@ class Batch:
     label_buckets: Tensor | None = None  # for label tokens, (b, 13); None: the model predicts them
     token_weights: Tensor | None = None  # of each token in the loss, (b, l); None: 1
     seeds: tuple[int, ...] = ()  # of what is drawn for each study in this epoch
+    context: Tensor | None = None  # ids of texts to be read with the images, (b, t), padded with 0
+    context_kinds: Tensor | None = None  # which text each is of, from 1; padding 0: (b, t)
+    prior: "Batch | None" = None  # views of the study before each, of some 0; None: of none
 
     @classmethod
     def of_study(cls, id: str, images: Sequence[Tensor]) -> "Batch":
@@ -49,7 +54,10 @@ class Batch:
             return None if value is None else value[views if name in of_views else own]
 
         cut = {name: part(name) for name in ("num_views", *_TENSORS)}
-        return replace(self, ids=self.ids[own], seeds=self.seeds[own], **cut)  # type: ignore[arg-type]
+        prior = None if self.prior is None else self.prior.study(number)
+        if prior is not None and not prior.num_views.any():
+            prior = None
+        return replace(self, ids=self.ids[own], seeds=self.seeds[own], prior=prior, **cut)  # type: ignore[arg-type]
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +66,10 @@ class Batch:
         return next(views.device for views in given if views is not None)
 
     def with_images_of_others(self) -> "Batch":
-        """Each study with the images of the one before it, the first with those of the last."""
+        """Each study with the images of the one before it, the first with those of the last.
+
+        Its context stays.
+        """
         views = self.num_views.tolist()
         rolled: dict[str, Tensor] = {"num_views": self.num_views.roll(1)}
         for name in ("images", "early_maps", "features", "summaries"):
@@ -80,4 +91,6 @@ class Batch:
     def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
         given = {name: getattr(self, name) for name in _TENSORS}
         moved: dict[str, Any] = {name: move(t) for name, t in given.items() if t is not None}
+        if self.prior is not None:
+            moved["prior"] = self.prior._map(move)
         return replace(self, **moved)

@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from radrep.data.batch import Batch
+from radrep.data.context.study_context import ContextReader, StudyContext
 from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess, crop_map
 from radrep.data.saliency_store import SaliencyImages
@@ -51,11 +52,11 @@ class ModelStudies(PreparedStudies):
         return ModelStudies(self.prepared, "train", target=self._target, masks=self.masks)
 
     def read_views(
-        self, index: int, selection: ImageSelection
+        self, index: int, choose: Callable[[Study], Sequence[View]]
     ) -> tuple[Study, list[tuple[View, np.ndarray]]]:
         """A study with the images chosen of it, bare or masked, uint8 (h, w) each."""
         stored = self.open(index)
-        views = selection.of(stored.study)
+        views = choose(stored.study)
         return stored.study, [(view, self._pixels(stored, view)) for view in views]
 
     def read_view(self, index: int, view: View) -> np.ndarray:
@@ -78,14 +79,23 @@ class Sample:
     """One study, ready to be put into a batch."""
 
     id: str
-    images: Tensor | None
-    early_maps: Tensor | None
-    features: Tensor | None
+    views: "Views"
     tokens: Tensor
     labels: Tensor | None = None
     label_buckets: Tensor | None = None
     token_weights: Tensor | None = None
     seed: int = 0
+    context: tuple[Tensor, Tensor] | None = None  # ids and kinds
+    prior: "Views | None" = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of a study in one of their forms, the others None."""
+
+    images: Tensor | None = None
+    early_maps: Tensor | None = None
+    features: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -97,7 +107,7 @@ class ReportDataset(Dataset[Sample]):
     image, (n, c), in place of its pixels, with `early` those of a square map that later stages of
     a backbone go on from; `labels` those of a study, (14,), NaN where not known; `label_buckets`
     those of a study in training, (13,), by its id and a seed drawn likewise; `token_weights` the
-    weights in the loss of the tokens of a report, (l,).
+    weights in the loss of the tokens of a report, (l,); `context` what is read with the images.
     """
 
     studies: ModelStudies
@@ -114,6 +124,7 @@ class ReportDataset(Dataset[Sample]):
     labels: Callable[[Study], np.ndarray] | None = None
     label_buckets: Callable[[str, int], Tensor] | None = None
     token_weights: Callable[[Sequence[int]], Tensor] | None = None
+    context: ContextReader | None = None
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -121,35 +132,51 @@ class ReportDataset(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         """The sample of (epoch, index of the study), as `EpochOrder` counts epochs."""
         epoch, index = key
-        images = early_maps = features = None
-        if self.features is not None:
-            study = self.studies[index]
-            given = [self.features(study.images[v.number], v) for v in self.selection.of(study)]
-            if self.early:
-                early_maps = torch.stack(
-                    [self._fit_map(patches, epoch, index) for patches in given]
-                )
-            else:
-                features = torch.stack(given)  # (views, n, c)
-        else:
-            study, views = self.studies.read_views(index, self.selection)
-            images = torch.stack([self._fit(pixels, v, epoch, index) for v, pixels in views])
+        study, views = self._views(index, self.selection.of, key)
         tokens = self.codec.encode(target_text(study.sections, self.target), self.max_tokens)
         labels = None if self.labels is None else torch.from_numpy(self.labels(study))
         buckets = None
         if self.label_buckets is not None:
             buckets = self.label_buckets(study.id, mix_seed(self.seed, epoch, index))
+        context = prior = None
+        if self.context is not None:
+            found = self.context.read(self.studies, index, mix_seed(self.seed, epoch, index, 2))
+            context, prior = self.context.encode(found.texts), self._prior(found, key)
         return Sample(
             study.id,
-            images,
-            early_maps,
-            features,
+            views,
             torch.tensor(tokens),
             labels,
             buckets,
             token_weights=None if self.token_weights is None else self.token_weights(tokens),
             seed=mix_seed(self.seed, epoch, index, 1),  # another one than that of a crop
+            context=context,
+            prior=prior,
         )
+
+    def _prior(self, context: StudyContext, key: tuple[int, int]) -> Views | None:
+        """The bare images of the study before, cut as those of the study itself."""
+        return (
+            None
+            if context.prior is None
+            else self._views(context.prior, self.selection.bare, key)[1]
+        )
+
+    def _views(
+        self, index: int, choose: Callable[[Study], Sequence[View]], key: tuple[int, int]
+    ) -> tuple[Study, Views]:
+        """A study and those of its images that are chosen, cut as the sample of a key is."""
+        epoch, place = key
+        if self.features is None:
+            study, read = self.studies.read_views(index, choose)
+            fitted = [self._fit(pixels, view, epoch, place) for view, pixels in read]
+            return study, Views(images=torch.stack(fitted))
+        study = self.studies[index]
+        given = [self.features(study.images[view.number], view) for view in choose(study)]
+        if not self.early:
+            return study, Views(features=torch.stack(given))  # (views, n, c)
+        maps = [self._fit_map(patches, epoch, place) for patches in given]
+        return study, Views(early_maps=torch.stack(maps))
 
     def _fit_map(self, patches: Tensor, epoch: int, index: int) -> Tensor:
         """A map of early stages, (n, c), as (c, rows, columns); of random crops the part of it."""
@@ -186,19 +213,17 @@ def mix_seed(*numbers: int) -> int:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Put samples side by side, padding the tokens with 0."""
-    images = [s.images for s in samples if s.images is not None]
-    early_maps = [s.early_maps for s in samples if s.early_maps is not None]
-    features = [s.features for s in samples if s.features is not None]
     labels = [s.labels for s in samples if s.labels is not None]
     buckets = [s.label_buckets for s in samples if s.label_buckets is not None]
     weights = [s.token_weights for s in samples if s.token_weights is not None]
-    views = images or early_maps or features
-    return Batch(
-        ids=tuple(s.id for s in samples),
-        num_views=torch.tensor([len(v) for v in views]),
-        images=torch.cat(images) if images else None,
-        early_maps=torch.cat(early_maps) if early_maps else None,
-        features=torch.cat(features) if features else None,
+    batch = batch_inputs(
+        [s.id for s in samples],
+        [s.views for s in samples],
+        [s.context for s in samples],
+        [s.prior for s in samples],
+    )
+    return replace(
+        batch,
         tokens=pad_sequence([s.tokens for s in samples], batch_first=True),
         lengths=torch.tensor([len(s.tokens) for s in samples]),
         labels=torch.stack(labels) if labels else None,
@@ -206,6 +231,40 @@ def collate(samples: Sequence[Sample]) -> Batch:
         token_weights=pad_sequence(weights, batch_first=True) if weights else None,
         seeds=tuple(s.seed for s in samples),
     )
+
+
+def batch_inputs(
+    ids: Sequence[str],
+    views: Sequence[Views],
+    contexts: Sequence[tuple[Tensor, Tensor] | None],
+    priors: Sequence[Views | None],
+) -> Batch:
+    """What studies are written from: their views, ids and kinds of texts, views of priors."""
+    texts = [context for context in contexts if context is not None]
+    tokens, kinds = (
+        pad_sequence([pair[i] for pair in texts], batch_first=True) if texts else None
+        for i in range(2)
+    )
+    names = tuple(ids)
+    return Batch(
+        ids=names,
+        **stack_views(views),
+        context=tokens,
+        context_kinds=kinds,
+        prior=Batch(names, **stack_views(priors)) if any(priors) else None,
+    )
+
+
+def stack_views(studies: Sequence[Views | None]) -> dict[str, Any]:
+    """The fields of a batch that hold the views of its studies, of some None."""
+    found: dict[str, Any] = {"num_views": torch.zeros(len(studies), dtype=torch.long)}
+    for name in ("images", "early_maps", "features"):
+        given = [None if views is None else getattr(views, name) for views in studies]
+        if any(views is not None for views in given):
+            counts = [0 if views is None else len(views) for views in given]
+            found["num_views"] = torch.tensor(counts)
+            found[name] = torch.cat([views for views in given if views is not None])
+    return found
 
 
 @dataclass(eq=False)

@@ -45,6 +45,10 @@ class ImageSelection:
         """How many images a model is given at most, the masked one too."""
         return self.max_files + self.has_mask
 
+    def bare(self, study: Study) -> tuple[View, ...]:
+        """The images of a study but the masked one."""
+        return tuple(view for view in self.of(study) if not view.masked)
+
     def of(self, study: Study) -> tuple[View, ...]:
         """The images of a study."""
         masked = masked_view(study)

@@ -7,7 +7,9 @@ OUT/prepared.json       which shards there are, and more (radrep.data.manifest)
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ from radrep.errors import DataError
 if TYPE_CHECKING:
     from datasets import Features
 
+_ADDED = {"order"}  # columns that shards of an older radrep lack
 _OF_VALIDATION = 10  # one in ten of a fold's other patients chooses the checkpoint
 
 
@@ -41,6 +44,7 @@ def study_features() -> "Features":
             "report": text,
             "sections": List({"name": text, "text": text}),
             "labels": List({"name": text, "value": Value("int8")}),
+            "order": Value("int64"),
             "images": List(Image(decode=False)),
             "names": List(text),
             "projections": List(text),
@@ -60,6 +64,7 @@ def study_row(study: Study, files: Sequence[bytes], hashes: Sequence[bytes]) -> 
         "report": _whole(study.report),
         "sections": [{"name": _whole(k), "text": _whole(v)} for k, v in study.sections.items()],
         "labels": [{"name": _whole(k), "value": v} for k, v in study.labels.items()],
+        "order": study.order,
         "images": [{"bytes": file, "path": None} for file in files],
         "names": [_whole(image.name) for image in study.images],
         "projections": [image.projection for image in study.images],
@@ -138,7 +143,8 @@ class PreparedStudies(Sequence[Study]):
         self.prepared = prepared
         self.split = split
         self._data = open_shards(prepared, shards)
-        if lacking := {*study_features()} - {*self._data.column_names}:
+        self._light = [c for c in _light_columns() if c in self._data.column_names]
+        if lacking := {*study_features()} - {*self._data.column_names} - _ADDED:
             raise DataError(
                 f"{prepared}: its shards have no {', '.join(sorted(lacking))}; prepare it again"
             )
@@ -171,7 +177,7 @@ class PreparedStudies(Sequence[Study]):
         kept = np.zeros(len(self._data), bool)
         kept[self._rows] = True
         row = 0
-        for batch in self._data.select_columns(list(_light_columns())).iter(1000):
+        for batch in self._data.select_columns(self._light).iter(1000):
             for values in zip(*batch.values(), strict=True):  # much faster than row by row
                 if kept[row]:
                     yield _to_study(dict(zip(batch, values, strict=True)))
@@ -180,7 +186,7 @@ class PreparedStudies(Sequence[Study]):
     def open(self, index: int) -> StoredStudy:
         """A study whose images can be read, all from one row."""
         row = self._data.data.fast_slice(int(self._rows[index]), 1)
-        light = {name: row.column(name)[0].as_py() for name in _light_columns()}
+        light = {name: row.column(name)[0].as_py() for name in self._light}
         return StoredStudy(_to_study(light), row.column("images")[0])
 
     def read_images(self, index: int) -> list[np.ndarray]:
@@ -193,6 +199,27 @@ class PreparedStudies(Sequence[Study]):
         """The id of every study."""
         every = self._data.select_columns(["id"])[:]["id"]
         return [every[row] for row in self._rows]
+
+    @cached_property
+    def priors(self) -> Mapping[int, int]:
+        """By index, the patient's study before it of those here; empty where no order is known."""
+        if not _ADDED.issubset(self._data.column_names):
+            return {}
+        rows = self._data.select_columns(["patient_id", "order"])[:]
+        known = sorted(
+            (rows["patient_id"][row], rows["order"][row], index)
+            for index, row in enumerate(self._rows.tolist())
+            if rows["patient_id"][row] is not None and rows["order"][row] is not None
+        )
+        found: dict[int, int] = {}
+        for _, studies in groupby(known, key=itemgetter(0)):
+            before = None
+            for _, same_time in groupby(studies, key=itemgetter(1)):
+                indices = [index for *_, index in same_time]
+                if before is not None:
+                    found |= dict.fromkeys(indices, before)
+                before = indices[0]
+        return found
 
     def texts(self, target: str) -> list[str]:
         """The raw text of every study, see `target_text`; that of a split fits into memory."""
@@ -227,4 +254,5 @@ def _to_study(row: Mapping[str, Any]) -> Study:
         images=tuple(map(Image, row["names"], row["projections"], row["sha256"])),
         sections=_named(row["sections"], "text"),
         labels=_named(row["labels"], "value"),
+        order=row.get("order"),
     )

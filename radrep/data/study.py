@@ -80,6 +80,7 @@ class SourceStudy:
     report: str = ""
     labels: Mapping[str, int] = field(default_factory=dict)
     refusal: str | None = None  # why it cannot be used, where the source itself knows
+    order: int | None = None  # see `Study`
 
 
 @dataclass(frozen=True)
@@ -107,3 +108,4 @@ class Study:
     source: str = ""
     report: str = ""  # the whole raw one; empty where the source has only sections
     labels: Mapping[str, int] = field(default_factory=dict)
+    order: int | None = None  # higher for a later study of the patient; None where not known

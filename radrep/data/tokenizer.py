@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from radrep.data.text import CLEANERS, get_cleaner
 from radrep.errors import CheckpointError
@@ -37,6 +37,14 @@ class ReportCodec(Protocol):
     @property
     def note(self) -> str:
         """What stands beside every score, such as quantised weights; "" for nothing."""
+
+
+@runtime_checkable
+class ContextCodec(Protocol):
+    """How a model reads texts beside the image."""
+
+    def encode_context(self, title: str, text: str, most_words: int) -> list[int]:
+        """Turn the first words of a raw text under a title into ids."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +79,20 @@ class Tokenizer:
         A text of `max_tokens - 1` words or more loses its closing 0, as in the published code. Of
         two sections each is cut to `max_tokens - 1` words, and the closing 0 stays.
         """
-        unknown, cleaned = self._ids[UNKNOWN], get_cleaner(self.cleaner)(text)
+        cleaned = get_cleaner(self.cleaner)(text)
         two_sections = MARKER in cleaned
         if two_sections:
             cleaned = change_sections(lambda part: cut_words(part, max_tokens - 1), cleaned)
-        ids = [0, *(self._ids.get(word, unknown) for word in cleaned.split()), 0]
+        ids = [0, *self._word_ids(cleaned), 0]
         return ids if two_sections else ids[:max_tokens]
+
+    def _word_ids(self, cleaned: str) -> list[int]:
+        unknown = self._ids[UNKNOWN]
+        return [self._ids.get(word, unknown) for word in cleaned.split()]
+
+    def encode_context(self, title: str, text: str, most_words: int) -> list[int]:
+        """See `ContextCodec`; the title is not among them: a model knows the kinds apart."""
+        return self._word_ids(cut_words(get_cleaner(self.cleaner)(text), most_words))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Turn ids, with or without an opening 0, into the words up to the next 0."""
@@ -161,6 +177,24 @@ class CleanedCodec:
     def shorten(self, text: str, max_tokens: int) -> str:
         """See `ReportCodec`."""
         return self.tokens.decode(self.tokens.encode_report(text, max_tokens))
+
+
+class PromptTokens(ModelTokens, Protocol):
+    """Tokens of a language model that reads a prompt."""
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into ids, with no special ones around them."""
+
+
+@dataclass(frozen=True)
+class PromptCodec(CleanedCodec):
+    """Cleaned reports as the tokens of a language model, and texts of its prompt."""
+
+    tokens: PromptTokens
+
+    def encode_context(self, title: str, text: str, most_words: int) -> list[int]:
+        """See `ContextCodec`."""
+        return self.tokens.encode(f"{title} {cut_words(self.clean(text), most_words)}")
 
 
 @dataclass(frozen=True)

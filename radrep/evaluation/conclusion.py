@@ -14,6 +14,8 @@ from radrep.metrics.names import (
     FINDINGS_F1,
     MODEL,
     NEAREST,
+    NO_CONTEXT,
+    OTHER_CONTEXT,
     SELECTION,
     SHUFFLED,
 )
@@ -26,6 +28,15 @@ _USES_IMAGE = {
     (False, True): "{Who} uses the image for its findings, but not measurably for its wording.",
     (False, False): "There is no evidence that {who} uses the image.",
     None: "Whether {who} uses the image was not tested.",
+}
+# By what is higher than with another study's context.
+_USES_CONTEXT = {
+    (True, True): "It uses the context of the study.",
+    (True, False): "It uses the context of the study for its wording, but not measurably for its "
+    "findings.",
+    (False, True): "It uses the context of the study for its findings, but not measurably for its "
+    "wording.",
+    (False, False): "There is no evidence that it uses the context of the study.",
 }
 # By how the model stands to the controls that need no model.
 _CONTROLS = {
@@ -94,6 +105,10 @@ def conclude(card: Scorecard, main: str) -> Conclusion:
         used = (in_words == "higher", in_findings == "higher") if in_words or in_findings else None
         capital = who[0].upper() + who[1:] if main == MODEL else who
         sentences.append(_USES_IMAGE[used].format(who=who, Who=capital))
+        by_context = [m.relation(main, OTHER_CONTEXT.name) for m in (words, findings)]
+        if any(by_context):
+            higher = by_context[0] == "higher", by_context[1] == "higher"
+            sentences.append(_USES_CONTEXT[higher])
         sentences += _beside_controls(main, words, findings, fill)
     else:
         sentences.append(_USES_IMAGE[None].format(who="any of them"))
@@ -132,6 +147,8 @@ def _evidence(
 ) -> Iterator[Evidence]:
     for about, system in (
         (SHUFFLED.title, SHUFFLED.name),
+        (OTHER_CONTEXT.title, OTHER_CONTEXT.name),
+        (NO_CONTEXT.title, NO_CONTEXT.name),
         *((rival, rival) for rival in rivals),
         ("Best constant report", None),
         (NEAREST.title, NEAREST.name),

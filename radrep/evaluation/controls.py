@@ -1,12 +1,15 @@
 """The controls that a model is compared with, see `radrep.metrics.names`.
 
-- shuffled: the same reports, permuted over the studies;
+- shuffled: the reports of another study's images: the same reports, permuted over the studies;
 - blank-image: the reports that the model writes for black images;
+- of a model that reads context, the reports with another study's context, and without any; its
+  shuffled control then has another study's images with its own context;
 - nearest neighbour and selection: a training report, by image features (`image_controls`);
 - constants: one training report for every study, chosen on validation.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +19,7 @@ from radrep.evaluation.eval_set import EvalSet
 from radrep.inference.decode import report_model, write_reports
 from radrep.inference.guide import guide_for
 from radrep.metrics.baselines import best_constants
-from radrep.metrics.names import CONSTANTS, SHUFFLED
+from radrep.metrics.names import CONSTANTS, NO_CONTEXT, OTHER_CONTEXT, SHUFFLED
 from radrep.metrics.protocol import published_references
 from radrep.progress import Reporter
 from radrep.recipe.training import Decode
@@ -35,6 +38,31 @@ def shuffled_control(reports: Sequence[str]) -> dict[str, list[str]]:
     return {SHUFFLED.name: [reports[other] for other in shuffled_order(len(reports))]}
 
 
+def context_controls(
+    write: Callable[[Callable[[int], int | None]], list[str]], number: int
+) -> dict[str, list[str]]:
+    """The controls of a model that reads context, written as `ContextReader.source` has it.
+
+    With the context of study k for the images of study s(k), of a permutation s, each report is
+    that of another context for s(k), and that of other images for k.
+    """
+    found: dict[str, list[str]] = {}
+    if number > 1:
+        images_of = shuffled_order(number)
+        mixed = write(partial(_take, np.argsort(images_of).tolist()))
+        found[OTHER_CONTEXT.name] = mixed
+        found[SHUFFLED.name] = [mixed[other] for other in images_of]
+    return found | {NO_CONTEXT.name: write(_no_context)}
+
+
+def _no_context(index: int) -> None:
+    """The context of no study, for any."""
+
+
+def _take(places: Sequence[int], index: int) -> int:
+    return places[index]
+
+
 def shuffled_order(number: int) -> np.ndarray:
     """For each of so many another one, each once; (number,)."""
     order = np.random.default_rng(SHUFFLE_SEED).permutation(number)
@@ -44,7 +72,10 @@ def shuffled_order(number: int) -> np.ndarray:
 
 
 def write_blank(loaded: Loaded, studies: EvalSet, decode: Decode) -> list[str]:
-    """Reports for black images: one for each number of views, shared by its studies."""
+    """Reports for black images: one for each number of views, shared by its studies.
+
+    They are without context.
+    """
     data = loaded.recipe.data
     assert studies.prepared is not None, "the studies of a run are prepared"
     model = report_model(loaded)

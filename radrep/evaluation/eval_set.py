@@ -81,14 +81,28 @@ def batches_of(
     studies: ModelStudies,
     size: int,
     labels: Callable[[Study], np.ndarray] | None = None,
+    context_of: Callable[[int], int | None] | None = None,
+    *,
+    part: slice = slice(None),
+    num_workers: int | None = None,
 ) -> DataLoader[Any]:
-    """Batches of some studies in order, prepared for the model of a checkpoint."""
+    """Batches of some studies in order, prepared for the model of a checkpoint.
+
+    For `context_of` see `radrep.data.context`.
+    """
     data = loaded.recipe.data
     preprocess = build_preprocess(data, loaded.model)
     dataset = build_dataset(
-        loaded.recipe, studies, preprocess=preprocess, codec=loaded.codec, labels=labels
+        loaded.recipe,
+        studies,
+        preprocess=preprocess,
+        codec=loaded.codec,
+        labels=labels,
+        context_of=context_of,
     )
-    return in_order(dataset, size, num_workers=min(data.num_workers, count_cores()))
+    if num_workers is None:
+        num_workers = min(data.num_workers, count_cores())
+    return in_order(dataset, size, num_workers=num_workers, part=part)
 
 
 def pool(folds: Sequence[EvalSet]) -> EvalSet:

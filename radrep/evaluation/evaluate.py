@@ -1,6 +1,6 @@
 """Score a trained model on a split under every protocol, beside its controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations, count
 from pathlib import Path
@@ -14,6 +14,7 @@ from radrep.evaluation.artifacts import write_evaluation
 from radrep.evaluation.controls import (
     by_fold,
     constant_reports,
+    context_controls,
     shuffled_control,
     write_blank,
 )
@@ -47,7 +48,8 @@ class Systems:
     reports: dict[str, list[str]] = field(default_factory=dict)
     decodes: dict[str, Decode] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    blank: list[str] | None = None  # reports of the one run for black images
+    # Reports of the one run for other inputs, by control.
+    controls: dict[str, list[str]] = field(default_factory=dict)
     written: tuple[WrittenReport, ...] = ()  # of the one run
     edited: dict[float, list[str]] = field(default_factory=dict)  # see `Predicted`
 
@@ -106,10 +108,25 @@ def evaluate(
     studies = studies_of_run(loaded, split, reporter)
     systems = Systems(studies, {}, {MODEL: decode}, changed)
     systems.take(MODEL, predict(loaded, studies, decode, reporter, move=True))
-    systems.blank = write_blank(loaded, studies, decode)
+    systems.controls = write_controls(loaded, studies, decode, reporter)
     if loaded.codec.note:
         systems.notes.append(f"language model: {loaded.codec.note}")
     return finish(systems, out, options, loaded, reporter)
+
+
+def write_controls(
+    loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter
+) -> dict[str, list[str]]:
+    """The reports of a run for black images, and for other context where it reads any."""
+    found = {BLANK.name: write_blank(loaded, studies, decode)}
+    if not loaded.recipe.data.context or decode.method == "select":  # images alone select
+        return found
+
+    def write(context_of: Callable[[int], int | None]) -> list[str]:
+        predicted = predict(loaded, studies, decode, reporter, context_of=context_of)
+        return [report.text for report in predicted.reports]
+
+    return found | context_controls(write, len(studies.ids))
 
 
 def check_request(options: EvalOptions, overrides: Sequence[str], out: Path) -> None:
@@ -120,18 +137,26 @@ def check_request(options: EvalOptions, overrides: Sequence[str], out: Path) -> 
 
 
 def predict(
-    loaded: Loaded, studies: EvalSet, decode: Decode, reporter: Reporter, *, move: bool = False
+    loaded: Loaded,
+    studies: EvalSet,
+    decode: Decode,
+    reporter: Reporter,
+    *,
+    move: bool = False,
+    context_of: Callable[[int], int | None] | None = None,
 ) -> Predicted:
     """Write the report of every study from its pixels, never from cached features.
 
-    With `move` also as it would be at other sensitivities, where reports are edited.
+    With `move` also as it would be at other sensitivities, where reports are edited. For
+    `context_of` see `radrep.data.context`.
     """
     train = loaded.recipe.train
     assert studies.prepared is not None, "the studies of a run are prepared"
     model = report_model(loaded).to(best_device())
     guide = guide_for(loaded, decode, predict=True)
-    batches = batches_of(loaded, studies.prepared, decode.batch_size)
-    with reporter.progress(f"reports for {studies.split}", len(studies.ids), "studies") as advance:
+    batches = batches_of(loaded, studies.prepared, decode.batch_size, context_of=context_of)
+    name = f"reports for {studies.split}" if context_of is None else "reports for other context"
+    with reporter.progress(name, len(studies.ids), "studies") as advance:
         written = write_reports(
             model,
             batches,
@@ -167,8 +192,8 @@ def finish(
     main = next(iter(scored))
     constants = by_fold(constant_reports, studies, reporter)
     controls = shuffled_control(scored[main]) if len(scored) == 1 else {}
-    if systems.blank is not None:
-        controls[BLANK.name] = scored_predictions(systems.blank, clean=clean)
+    for name, written in systems.controls.items():
+        controls[name] = scored_predictions(written, clean=clean)
     controls |= by_fold(image_controls, studies, reporter)
     controls |= constants
     every = {**scored, **controls}

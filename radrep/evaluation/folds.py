@@ -13,14 +13,20 @@ from radrep.atomic import check_output
 from radrep.data.study import HELD_OUT
 from radrep.errors import DataError
 from radrep.evaluation.artifacts import read_reports
-from radrep.evaluation.controls import write_blank
 from radrep.evaluation.discriminator import (
     DiscriminatorScores,
     classify_split,
     score_discriminator,
 )
 from radrep.evaluation.eval_set import EvalSet, pool, studies_of_run
-from radrep.evaluation.evaluate import Predicted, Systems, check_request, finish, predict
+from radrep.evaluation.evaluate import (
+    Predicted,
+    Systems,
+    check_request,
+    finish,
+    predict,
+    write_controls,
+)
 from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.guidance.editing import WrittenReport
 from radrep.inference.decode_options import change_decode
@@ -53,7 +59,7 @@ def evaluate_folds(
         {},
         {MODEL: written.decode},
         [folds_note(written.studies), *written.notes],
-        written.blank,
+        written.controls,
     )
     systems.take(MODEL, written.predicted)
     return finish(systems, out or folder, options, None, reporter, checkpoint=folder)
@@ -74,7 +80,7 @@ class FoldReports:
     studies: EvalSet
     decode: Decode
     predicted: Predicted = field(default_factory=Predicted)
-    blank: list[str] = field(default_factory=list)
+    controls: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -89,7 +95,7 @@ def write_folds(
 ) -> FoldReports:
     """Write the reports of every fold.
 
-    Where they are scored `alone`, also those of black images, and as edited at other sensitivities.
+    Where they are scored `alone`, also those of other inputs, and as edited at other sensitivities.
     With `saved_in` reports that an evaluation left there are read, where they are of now.
     """
     if split not in (None, HELD_OUT):
@@ -116,7 +122,8 @@ def write_folds(
         else:
             found.predicted.add(predict(loaded, part, decode, reporter, move=alone))
         if alone:
-            found.blank += write_blank(loaded, part, decode)
+            for name, reports in write_controls(loaded, part, decode, reporter).items():
+                found.controls.setdefault(name, []).extend(reports)
     assert found is not None, "there are two folds or more"
     found.studies = pool(parts)
     return found

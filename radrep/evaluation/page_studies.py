@@ -7,11 +7,11 @@ from operator import itemgetter
 
 import numpy as np
 
-from radrep.build import build_preprocess, build_selection
-from radrep.data.batch import Batch
+from radrep.build import build_selection
+from radrep.evaluation.eval_set import batches_of
 from radrep.evaluation.result import EvalResult
 from radrep.guidance.editing import Sentence, WrittenReport
-from radrep.inference.decode import DECODED, explain_reports, report_model
+from radrep.inference.decode import DECODED, explain_reports
 from radrep.inference.guide import Guide, guide_for
 from radrep.metrics.labeler import Findings, label_report
 from radrep.sections import MARKER
@@ -68,17 +68,16 @@ def _study(
         images = prepared.read_images(index)
         projections = [image.projection for image in study.images]
         if loaded is not None:
-            data, model = loaded.recipe.data, report_model(loaded)
-            preprocess = build_preprocess(data, model)
-            _, views = prepared.read_views(index, build_selection(data))
+            _, views = prepared.read_views(index, build_selection(loaded.recipe.data).of)
             images = [image for _, image in views]
             projections = [
                 "under its SDAM mask" if view.masked else projections[view.number]
                 for view, _ in views
             ]
             decode = result.decodes[result.main]
-            given = [preprocess.evaluate(image, saliency=view.masked) for view, image in views]
-            batch, seed = Batch.of_study(study.id, given), loaded.recipe.train.seed
+            alone = slice(index, index + 1)
+            (batch,) = batches_of(loaded, prepared, 1, part=alone, num_workers=0)
+            seed = loaded.recipe.train.seed
             ((_, maps),) = explain_reports(loaded, batch, decode, seed=seed, guide=guide)
             if len(maps):  # a language model has none, nor has a training report
                 means = maps.mean(axis=0)

@@ -1,7 +1,7 @@
 """The image files of a study as pixels. Imports no torch, so that any process may read them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ class StudyFiles:
 
     images: tuple[Path, ...]
     projections: tuple[str, ...] = ()  # frontal, lateral or unknown; default: of DICOM headers
+    texts: Mapping[str, str] = field(default_factory=dict)  # of its context, by data.context
+    prior: tuple[Path, ...] = ()  # films of the study before it
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,16 @@ class Films:
     Attributes:
         pixels: Of each image, uint8 (h, w), at the size that the model's images are prepared at.
         shown: The same to draw maps on, larger; empty unless asked for.
+        texts: Of its context.
+        prior: As `pixels`, of the study before it.
     """
 
     images: tuple[Path, ...]
     projections: tuple[str, ...]  # "frontal", "lateral" or "unknown" of each
     pixels: tuple[np.ndarray, ...]
     shown: tuple[np.ndarray, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    prior: tuple[np.ndarray, ...] = ()
 
 
 def read_films(files: StudyFiles, short_sides: Sequence[int]) -> Films:
@@ -56,4 +62,6 @@ def read_films(files: StudyFiles, short_sides: Sequence[int]) -> Films:
     )
     pixels, *shown = zip(*read, strict=True)
     projections = files.projections or tuple(map(projection_of, views))
-    return Films(files.images, projections, pixels, *shown)
+    prior = tuple(read_image_and_view(path, short_sides[:1])[0][0] for path in files.prior)
+    drawn = shown[0] if shown else ()
+    return Films(files.images, projections, pixels, drawn, files.texts, prior)

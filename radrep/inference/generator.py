@@ -13,6 +13,8 @@ from torch import Tensor
 
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
+from radrep.data.context.study_context import CONTEXT, PRIOR_IMAGE, ContextReader
+from radrep.data.dataset import Views, batch_inputs
 from radrep.data.image_selection import masked_view
 from radrep.data.study import Image, Study
 from radrep.device import best_device
@@ -68,6 +70,7 @@ class GeneratedReport:
     sentences: tuple[Sentence, ...] = ()  # each with its section and where it is from
     removed: tuple[str, ...] = ()  # sentences of the model that editing took out
     sections: Mapping[str, str] = field(default_factory=dict)  # text by name, where it is known
+    context: tuple[str, ...] = ()  # what was given beside the images, by data.context
 
     def as_row(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -76,6 +79,7 @@ class GeneratedReport:
             "projections": list(self.projections),
             "report": self.text,
             "sections": {name: self.sections.get(name) for name in SECTIONS},
+            "context": list(self.context),
             "made": self.made,
             "sentences": [asdict(sentence) for sentence in self.sentences],
             "removed": list(self.removed),
@@ -91,7 +95,9 @@ class _Given:
     report: GeneratedReport
     films: Films
     numbers: tuple[int, ...]
-    pixels: list[Tensor]
+    views: Views
+    context: tuple[Tensor, Tensor] | None
+    prior: Views | None
 
 
 class ReportGenerator:
@@ -185,19 +191,23 @@ class ReportGenerator:
         self,
         *images: str | Path,
         projections: Sequence[str] = (),
+        texts: Mapping[str, str] | None = None,
+        prior: Sequence[str | Path] = (),
         seed: int = 0,
         explain: bool = False,
     ) -> GeneratedReport:
         """Write the report of one study, see `StudyFiles`; `explain` adds films and maps.
 
         Raises:
-            DataError: If a file cannot be read or there are more views than the model takes.
+            DataError: If a file cannot be read, there are more views than the model takes, or
+                context that it does not read.
         """
-        study = StudyFiles(tuple(map(Path, images)), tuple(projections))
+        paths = tuple(map(Path, images)), tuple(map(Path, prior))
+        study = StudyFiles(paths[0], tuple(projections), texts or {}, paths[1])
         if not explain:
             return next(self.write_all([study], seed=seed))
         given = self._prepare(self._read(study, with_films=True))
-        batch = Batch.of_study("study", given.pixels)
+        batch = _batch([given])
         ((written, attention),) = explain_reports(
             self.loaded, batch, self._decode, seed=seed, guide=self._guide
         )
@@ -238,11 +248,7 @@ class ReportGenerator:
         `GeneratedReport.images`.
         """
         studies = [self._prepare(each) for each in films]
-        batch = Batch(
-            ids=tuple(map(str, range(len(studies)))),
-            num_views=torch.tensor([len(given.pixels) for given in studies]),
-            images=torch.stack([view for given in studies for view in given.pixels]),
-        )
+        batch = _batch(studies)
         if findings:
             explained = explain_reports(
                 self.loaded, batch, self._decode, seed=seed, guide=self._guide
@@ -314,12 +320,17 @@ class ReportGenerator:
             yield films
 
     def _read(self, files: StudyFiles, *, with_films: bool = False) -> Films:
-        most = self._selection.max_files
-        if len(files.images) > most:
-            raise DataError(
-                f"{len(files.images)} views of one study, but this model was trained with at most "
-                f"{most}; give fewer"
-            )
+        most, known = self._selection.max_files, self.loaded.recipe.data.context
+        for number in (len(files.images), len(files.prior)):
+            if number > most:
+                raise DataError(
+                    f"{number} views of one study, but this model was trained with at most {most}; "
+                    "give fewer"
+                )
+        for name in (*files.texts, *[PRIOR_IMAGE] * bool(files.prior)):
+            if name not in known:
+                reads = f"reads {', '.join(known)} beside the images" if known else "reads images"
+                raise DataError(f"this model {reads} and no {name}: give it none")
         return read_films(files, [self.loaded.prepared_size, *([_FILM_SIDE] * with_films)])
 
     def _prepare(self, films: Films) -> _Given:
@@ -340,6 +351,11 @@ class ReportGenerator:
             self._preprocess.evaluate(image, saliency=view.masked)
             for image, view in zip(shown(films.pixels), views, strict=True)
         ]
+        prior = [self._preprocess.evaluate(image) for image in films.prior]
+        data, codec = self.loaded.recipe.data, self.loaded.codec
+        context = None
+        if data.context:
+            context = ContextReader(data.context, codec, data.context_words).encode(films.texts)
         used = sorted({view.number for view in views})
         report = GeneratedReport(
             images=tuple(paths[number] for number in used),
@@ -348,5 +364,19 @@ class ReportGenerator:
             made="",
             masked=masked,
             films=tuple(shown(films.shown)) if films.shown else (),
+            context=tuple(
+                name for name in CONTEXT if films.texts.get(name) or (prior and name == PRIOR_IMAGE)
+            ),
         )
-        return _Given(report, films, tuple(view.number for view in views), pixels)
+        numbers = tuple(view.number for view in views)
+        before = Views(torch.stack(prior)) if prior else None
+        return _Given(report, films, numbers, Views(torch.stack(pixels)), context, before)
+
+
+def _batch(studies: Sequence[_Given]) -> Batch:
+    return batch_inputs(
+        [str(number) for number in range(len(studies))],
+        [given.views for given in studies],
+        [given.context for given in studies],
+        [given.prior for given in studies],
+    )

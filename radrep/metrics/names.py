@@ -34,7 +34,7 @@ class Control:
 
     name: str  # of the system in scores files
     title: str  # on pages
-    of_model: bool  # whether the model under test writes its reports, from other images
+    of_model: bool  # whether the model under test writes its reports, from other inputs
 
 
 METRICS: Mapping[str, Metric] = {
@@ -73,6 +73,9 @@ METRICS: Mapping[str, Metric] = {
 MODEL = "model"  # the one run that an evaluation is of
 SHUFFLED = Control("shuffled control", "Shuffled control", of_model=True)
 BLANK = Control("blank-image control", "Blank-image control", of_model=True)
+# Of a model that reads context, see `radrep.evaluation.controls`.
+OTHER_CONTEXT = Control("context of another study", "Context of another study", of_model=True)
+NO_CONTEXT = Control("without context", "Without context", of_model=True)
 NEAREST = Control("nearest neighbour", "Nearest neighbour", of_model=False)
 SELECTION = Control("selection", "Expected-utility selection", of_model=False)
 # The same from histogram and spectra of the grey levels, which show no anatomy.
@@ -82,7 +85,11 @@ CONSTANTS = tuple(
     for metric in ("bleu4", "cider", "rouge_l")
 )
 CONTROLS: Mapping[str, Control] = {
-    control.name: control for control in (SHUFFLED, BLANK, NEAREST, SELECTION, FILM, *CONSTANTS)
+    control.name: control
+    for control in (
+        *(SHUFFLED, BLANK, OTHER_CONTEXT, NO_CONTEXT),
+        *(NEAREST, SELECTION, FILM, *CONSTANTS),
+    )
 }
 
 

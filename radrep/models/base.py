@@ -100,7 +100,13 @@ class VisionModel(nn.Module, ABC):
 
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
         """See `ReportModel`."""
-        return replace(batch, images=None, early_maps=None, features=self.features(batch))
+        return self.with_features(batch)
+
+    def with_features(self, batch: Batch) -> Batch:
+        """A batch, and its views of prior studies, with features in place of images."""
+        prior = None if batch.prior is None else self.with_features(batch.prior)
+        features = self.features(batch)
+        return replace(batch, images=None, early_maps=None, features=features, prior=prior)
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -10,12 +10,9 @@ Letters: b studies, v views of all studies, n patches of a study, c backbone wid
 l report tokens, w words with the 0 that begins, ends and pads.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
@@ -25,204 +22,9 @@ from radrep.generation.search import beam_search, finished_beams, sample, sample
 from radrep.guidance.image_features import StageSummaries, summarize_stages
 from radrep.guidance.label_tokens import LabelTokens
 from radrep.models.base import VisionModel, mean_token_loss, without_dropout
+from radrep.models.encoder_decoder import Encoded, EncoderDecoder
 from radrep.modules.backbone import Backbone
-from radrep.modules.dropout import Dropout
-from radrep.modules.memory import CrossModalMemory
-from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, TokenEnhancer
-from radrep.modules.transformer import Decoder, DecoderCache, Encoder, SinusoidalPositions
-
-_CHUNKS = 5  # of drawn reports, scored one after the other
-
-
-@dataclass(kw_only=True)
-class Encoded(DecoderCache):
-    """What the decoder reads of the studies, and where the decoding of their reports stands.
-
-    All that reads the patches shares one projection of them, and its gradient.
-    """
-
-    memory: tuple[Tensor, Tensor]  # its projected rows, which patches and words query alike
-    num_labels: int = 0  # label tokens in front of the patches, n counts them
-
-
-class EncoderDecoder(nn.Module):
-    """Everything behind the backbone features: projection, memory, regions, transformer, words.
-
-    The vocabulary counts <unk> but not 0; grid is that of one view; encoder and decoder have
-    num_layers each.
-    """
-
-    begin = end = 0
-
-    def __init__(
-        self,
-        *,
-        in_dim: int,
-        vocabulary_size: int,
-        grid: tuple[int, int],
-        memory: CrossModalMemory,
-        regions: RegionEncoder,
-        dim: int = 512,
-        num_layers: int = 3,
-        num_heads: int = 8,
-        ff_dim: int = 512,
-        dropout: float = 0.1,
-        projection_dropout: float = 0.5,
-    ) -> None:
-        super().__init__()
-        self.grid = grid
-        self.project = nn.Sequential(nn.Linear(in_dim, dim), nn.ReLU(), Dropout(projection_dropout))
-        self.memory = memory
-        self.regions = regions
-        self.patch_positions = SinusoidalPositions(dim, dropout)
-        self.encoder = Encoder(
-            num_layers=num_layers, dim=dim, num_heads=num_heads, ff_dim=ff_dim, dropout=dropout
-        )
-        self.words = nn.Embedding(vocabulary_size + 1, dim)
-        self.word_positions = SinusoidalPositions(dim, dropout)
-        self.decoder = Decoder(
-            num_layers=num_layers, dim=dim, num_heads=num_heads, ff_dim=ff_dim, dropout=dropout
-        )
-        self.to_words = nn.Linear(dim, vocabulary_size + 1)
-        for part in (self.encoder, self.decoder, self.words, self.memory):
-            for name, parameter in part.named_parameters():
-                if parameter.dim() > 1 and name != "memory":
-                    nn.init.xavier_uniform_(parameter)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        return self.to_words.weight.device
-
-    def encode(self, features: Tensor, num_views: Tensor, labels: Tensor | None = None) -> Encoded:
-        """Encode the studies, from patches (v, patches of a view, c) and views per study (b,).
-
-        Label tokens (b, m, d) stand in front of a study's patches.
-        """
-        patches = self.project(features)  # (v, n / views, d)
-        memory = self.memory.keys_and_values()
-        patches = patches + self.memory(patches, memory)
-        studies, mask = self._regions_by_study(patches, num_views.tolist())
-        studies, num_labels = self.patch_positions(studies), 0
-        if labels is not None:
-            num_labels = labels.shape[1]
-            studies = torch.cat([labels, studies], dim=1)
-            mask = None if mask is None else F.pad(mask, (num_labels, 0), value=True)
-        cross = self.decoder.keys_and_values(self.encoder(studies, mask))
-        return Encoded(cross, [], mask, memory=memory, num_labels=num_labels)
-
-    def _regions_by_study(
-        self, patches: Tensor, num_views: Sequence[int]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Run the region encoder on studies of equal view counts, then pad: (b, n, d), mask."""
-        studies = patches.split(list(num_views))  # b of (views, n / views, d)
-        encoded: list[Tensor] = [patches] * len(studies)
-        for count in sorted(set(num_views)):
-            rows = [i for i, views in enumerate(num_views) if views == count]
-            same = torch.stack([studies[i].flatten(0, 1) for i in rows])
-            regions = self.regions(same, num_views=count, grid=self.grid)
-            for i, study in zip(rows, regions, strict=True):
-                encoded[i] = study
-        if len(set(num_views)) == 1:
-            return torch.stack(encoded), None
-        lengths = torch.tensor([len(study) for study in encoded], device=patches.device)
-        padded = nn.utils.rnn.pad_sequence(encoded, batch_first=True)
-        places = torch.arange(padded.shape[1], device=patches.device)
-        return padded, (places < lengths[:, None])[:, None, None]
-
-    def log_probs(self, encoded: Encoded, tokens: Tensor) -> Tensor:
-        """Log-probabilities of the word after each: (b, l) to (b, l, w).
-
-        Tokens are 0 and the words, padded with 0; behind the last word the results mean nothing.
-        """
-        words, _ = self._teacher_forced(encoded, tokens, None)
-        return F.log_softmax(self.to_words(words).float(), dim=-1)
-
-    def log_probs_of_drawn(self, encoded: Encoded, tokens: Tensor, temperature: float) -> Tensor:
-        """Log-probability of each token of k drawn reports a study: (b k, l) -> (b k, l).
-
-        They end with 0 unless they are cut, and are padded with 0, where the result is 0.
-        """
-        assert not self.training, "drawn reports are scored without dropout"
-        encoded = self.start(encoded, len(tokens) // len(encoded.cross[0][0]))
-        ends = tokens == self.end
-        real = ends.cumsum(dim=1) == ends  # nothing has ended before
-        before = F.pad(tokens[:, :-1], (1, 0), value=self.begin)
-        words, which = self._embed_distinct(before, 0, encoded.memory)
-        log_probs = tokens.new_zeros(tokens.shape, dtype=torch.float32)
-        # Short reports and long ones apart: less of them is padding.
-        for rows in real.sum(dim=1).argsort().chunk(_CHUNKS):
-            longest = int(real[rows].sum(dim=1).max())
-            targets, kept = tokens[rows, :longest], real[rows, :longest]
-            found, _ = self.decoder(
-                F.embedding(which[rows, :longest], words),
-                encoded.select(rows[:, None]),
-                self._earlier(before[rows, :longest]),
-            )
-            scores = self.to_words(found[kept]).float() / temperature
-            losses = F.cross_entropy(scores, targets[kept], reduction="none")
-            log_probs[rows[:, None].expand_as(kept)[kept], kept.nonzero()[:, 1]] = -losses
-        return log_probs
-
-    def attention_maps(self, encoded: Encoded, tokens: Tensor) -> Tensor:
-        """Attention to the patches before each next word, mean over layers and heads: (b, l, n).
-
-        That to label tokens is left out, and what is to the patches made 1 in sum.
-        """
-        maps: list[Tensor] = []
-        self._teacher_forced(encoded, tokens, maps)
-        mean = torch.stack(maps).mean(dim=0)
-        if not encoded.num_labels:
-            return mean
-        patches = mean[..., encoded.num_labels :].float()
-        return patches / patches.sum(dim=-1, keepdim=True).clamp(min=torch.finfo().tiny)
-
-    def _teacher_forced(
-        self,
-        encoded: Encoded,
-        tokens: Tensor,
-        maps: list[Tensor] | None,
-    ) -> tuple[Tensor, DecoderCache]:
-        words = self._embed(tokens, 0, encoded.memory)
-        return self.decoder(words, encoded, self._earlier(tokens), maps)
-
-    def _earlier(self, tokens: Tensor) -> Tensor:
-        """Which real words are seen from each: (b, l) -> (b, 1, l, l)."""
-        length = tokens.shape[1]
-        seen = tokens != self.end
-        seen[:, 0] = True
-        earlier = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-        return (seen[:, None] & earlier)[:, None]
-
-    def start(self, encoded: Encoded, num_beams: int) -> Encoded:
-        """Begin to decode ``num_beams`` reports a study."""
-        return replace(encoded, num_beams=num_beams)
-
-    def step(self, tokens: Tensor, state: Encoded) -> tuple[Tensor, Encoded]:
-        """From the last words (b k,) of open reports to log-probabilities (b k, w) of the next."""
-        words, which = self._embed_distinct(tokens[:, None], state.length, state.memory)
-        words, state = self.decoder(words[which], state, None)
-        return F.log_softmax(self.to_words(words[:, 0]).float(), dim=-1), state
-
-    def _embed(self, tokens: Tensor, start: int, memory: tuple[Tensor, Tensor]) -> Tensor:
-        words = self.words(tokens) * math.sqrt(self.words.embedding_dim)
-        words = self.word_positions(words, start)
-        return words + self.memory(words, memory)
-
-    def _embed_distinct(
-        self, tokens: Tensor, start: int, memory: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """As `_embed` without dropout, each pair of a word and a place once.
-
-        (r, l) to the embedded pairs (p, d) and which pair each word is (r, l).
-        """
-        num_words = self.words.num_embeddings
-        places = torch.arange(start, start + tokens.shape[1], device=tokens.device)
-        distinct, which = (tokens + num_words * places).unique(return_inverse=True)
-        words = self.words(distinct % num_words) * math.sqrt(self.words.embedding_dim)
-        words = words + self.word_positions.table[distinct // num_words]
-        return words + self.memory(words, memory), which
 
 
 class CsrLmca(VisionModel):
@@ -323,15 +125,20 @@ class CsrLmca(VisionModel):
         maps = decoder.attention_maps(encoded, tokens)[0]  # (words + 1, n)
         # The last row precedes the word after the report, so it belongs to no word.
         maps = maps[: max(1, len(ids))].float()
-        return maps.view(len(maps), int(batch.num_views), *decoder.grid)
+        views = maps.unflatten(1, (-1, *decoder.grid))[:, : int(batch.num_views)]
+        if batch.prior is None:
+            return views
+        return views / views.sum(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo().tiny)
 
     def encode_images(self, batch: Batch, decode: DecodeOptions) -> Batch:
         """See `ReportModel`."""
         if batch.images is None:
             return super().encode_images(batch, decode)
         maps = self.backbone.stage_maps(batch.images)
+        prior = None if batch.prior is None else self.with_features(batch.prior)
         return replace(
             batch,
+            prior=prior,
             images=None,
             features=maps[-1].flatten(2).transpose(1, 2),
             summaries=summarize_stages(maps, batch.images.shape[2]),
@@ -353,12 +160,17 @@ class CsrLmca(VisionModel):
             if batch.label_buckets is None and batch.images is not None:
                 batch = self.encode_images(batch, DecodeOptions())
             labels = self.label_tokens(batch, self.summaries)
-        features = self.features(batch)
+        features, num_prior, texts = self.features(batch), None, None
+        if batch.prior is not None:
+            num_prior = batch.prior.num_views
+            features = torch.cat([features, self.features(batch.prior)])
+        if batch.context is not None and batch.context_kinds is not None:
+            texts = batch.context, batch.context_kinds
         if self.feature_norm is not None:
             features = self.feature_norm(features.float().flatten(0, 1)).view_as(features)
         if self.enhancer is not None:
             features = self.enhancer(features)
-        return self.encoder_decoder.encode(features, batch.num_views, labels)
+        return self.encoder_decoder.encode(features, batch.num_views, labels, texts, num_prior)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the real tokens, the closing 0 included, as "loss"."""

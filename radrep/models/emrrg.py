@@ -23,7 +23,7 @@ from radrep.device import without_autocast
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.image_features import summarize_maps
 from radrep.guidance.label_tokens import LabelTokens
-from radrep.models.prompted import PromptedModel
+from radrep.models.prompted import Prompt, PromptedModel
 from radrep.models.xray_mamba import XrayMamba, average_views
 from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
 from radrep.modules.language_model import Float32Weights, LanguageModel, language_part
@@ -58,6 +58,7 @@ class Emrrg(PromptedModel):
         gradient_checkpointing: Layers of the language model compute their activations again in the
             backward pass instead of keeping them.
         label_tokens: Behind the visual tokens in the sequence; not published.
+        prior_images: Visual tokens of prior studies follow, with one embedding; not published.
         prompt: Has `IMAGE` once.
         projector_scale: Root mean square of visual tokens at the start: "unit" is 1, as published,
             "words" that of embedded words: .14 in SmolLM2, .02 in a new model.
@@ -79,6 +80,7 @@ class Emrrg(PromptedModel):
         label_tokens: LabelTokens | None = None,
         prompt: str = PROMPT,
         projector_scale: ProjectorScale = "unit",
+        prior_images: bool = False,
     ) -> None:
         super().__init__()
         _one_of("encoder_training", encoder_training, get_args(EncoderTraining))
@@ -98,6 +100,9 @@ class Emrrg(PromptedModel):
         words: Any = self.language_model.get_input_embeddings().weight
         if projector_scale == "words" and not words.is_meta:
             nn.init.constant_(norm.weight, float(words.float().square().mean().sqrt()))
+        self.earlier = (
+            nn.Parameter(norm.weight.detach() * torch.randn(dim)) if prior_images else None
+        )
         self._context = (
             add_hybrid_layers(self.language_model, hybrid_every) if hybrid_every else None
         )
@@ -250,14 +255,9 @@ class Emrrg(PromptedModel):
             "num_returned": decode.num_samples,
             "temperature": decode.temperature,
         }
-        buckets = batch.label_buckets
         for i, (own, features) in enumerate(zip(candidates, self.encode(batch), strict=True)):
-            alone = replace(
-                batch,
-                features=features[None],
-                num_views=torch.ones(1, dtype=torch.long),
-                label_buckets=None if buckets is None else buckets[i : i + 1],
-            )
+            one_view = torch.ones(1, dtype=torch.long)
+            alone = replace(batch.study(i), features=features[None], num_views=one_view)
             if decode.num_samples:
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)
@@ -268,21 +268,21 @@ class Emrrg(PromptedModel):
         """None: a language model attends to no map of patches."""
 
     @contextmanager
-    def _shown(self, batch: Batch, num_beams: int = 1) -> Iterator[Tensor]:
-        """The prompt around visual tokens, seen by hybrid layers too, and label ones: (b, p, d)."""
+    def _shown(self, batch: Batch, num_beams: int = 1) -> Iterator[Prompt]:
+        """The prompt around visual tokens, seen by hybrid layers too, labels and context."""
         features = self.features(batch)
         tokens = average_views(features, batch.num_views)
-        inline = tokens if self.visual_tokens == "all" else self._pooled(tokens)
-        visual = self.projector(inline)
-        added = visual
+        added = visual = self.projector(inline := self._inline(tokens))
         if self.label_tokens is not None:
             labels = self.label_tokens(replace(batch, features=features), self.summaries)
             added = torch.cat([visual, labels.to(visual.dtype)], dim=1)
-        prompt = self._prompt(added)
+        prompt = self._prompt(added, batch)
         if self._context is None:
             yield prompt
             return
-        text = torch.ones(prompt.shape[:2], dtype=torch.bool, device=prompt.device)
+        text = torch.ones_like(
+            prompt.embedded[..., 0], dtype=torch.bool
+        )  # by position: padding has none
         text[:, len(self._before) :][:, : added.shape[1]] = False
         real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         seen = visual if inline is tokens else self.projector(tokens)
@@ -291,6 +291,10 @@ class Emrrg(PromptedModel):
             yield prompt
         finally:
             self._context.reset()
+
+    def _inline(self, tokens: Tensor) -> Tensor:
+        """Those of an image's tokens that stand in the sequence: (b, n, c) -> (b, m, c)."""
+        return tokens if self.visual_tokens == "all" else self._pooled(tokens)
 
     def _pooled(self, tokens: Tensor) -> Tensor:
         """Average 2 x 2 patches, fewer at the edge of an odd grid: (b, n, c) -> (b, m, c)."""
@@ -304,11 +308,25 @@ class Emrrg(PromptedModel):
             tokens = torch.cat([tokens[:, :index], tokens[:, index + 1 :]], dim=1)
         return tokens.unflatten(1, self.encoder.grid)
 
-    def _prompt(self, visual: Tensor) -> Tensor:
-        """(b, m, d) -> (b, p, d)."""
+    def _prompt(self, visual: Tensor, batch: Batch) -> Prompt:
+        """Around visual tokens (b, m, d) and the context of the studies."""
         words = self._words(torch.cat([self._before, self._after]).expand(len(visual), -1))
         before, after = words.split([len(self._before), len(self._after)], dim=1)
-        return torch.cat([before, visual.to(words.dtype), after], dim=1)
+        parts = [(before, None), (visual, None), *self._context_parts(batch), (after, None)]
+        return Prompt.join([(part.to(words.dtype), real) for part, real in parts])
+
+    def _context_parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Visual tokens of prior studies, and texts: (b, k, d), and which are real, (b, k)."""
+        if batch.prior is not None and self.earlier is not None:
+            views = batch.prior.num_views
+            places = views.nonzero()[:, 0]
+            tokens = average_views(self.features(batch.prior), views[places])
+            found = self.projector(self._inline(tokens)) + self.earlier
+            whole = found.new_zeros(len(views), *found.shape[1:])
+            whole = whole.index_copy(0, places.to(found.device), found)
+            yield whole, (views > 0).to(found.device)[:, None].expand(whole.shape[:2])
+        if batch.context is not None and batch.context_kinds is not None:
+            yield self._words(batch.context), batch.context_kinds > 0
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the real report tokens, ends included, as "loss"."""

@@ -5,8 +5,9 @@ Letters: b studies, p prompt positions, d width of the language model, l report 
 
 import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,6 +21,31 @@ from radrep.models.base import VisionModel, mean_token_loss, without_dropout
 from radrep.modules.language_model import LanguageModel
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """Prompts of several studies, some positions of which may be padding."""
+
+    embedded: Tensor  # (b, p, d)
+    real: Tensor | None = None  # bool (b, p); None: all
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[Tensor, Tensor | None]]) -> "Prompt":
+        """Parts in their order, (b, k, d), each with which of it is real, (b, k), or None: all."""
+        embedded = torch.cat([part for part, _ in parts], dim=1)
+        if all(real is None for _, real in parts):
+            return cls(embedded)
+        every = [
+            part.new_ones(part.shape[:2], dtype=torch.bool) if real is None else real
+            for part, real in parts
+        ]
+        return cls(embedded, torch.cat(every, dim=1))
+
+    def repeat(self, count: int) -> "Prompt":
+        """Each so many times, side by side."""
+        real = None if self.real is None else self.real.repeat_interleave(count, dim=0)
+        return Prompt(self.embedded.repeat_interleave(count, dim=0), real)
+
+
 class PromptedModel(VisionModel):
     """The half of a `PolicyModel` behind the vision encoder: encoded studies have features."""
 
@@ -28,12 +54,12 @@ class PromptedModel(VisionModel):
     language_training: str
 
     @abstractmethod
-    def _shown(self, batch: Batch, num_beams: int = 1) -> AbstractContextManager[Tensor]:
-        """The prompt of each study, (b, p, d), after which `num_beams` reports are written."""
+    def _shown(self, batch: Batch, num_beams: int = 1) -> AbstractContextManager[Prompt]:
+        """The prompt of each study, after which `num_beams` reports are written."""
 
     def encode_studies(self, batch: Batch) -> Batch:
         """See `PolicyModel`."""
-        return replace(batch, images=None, early_maps=None, features=self.features(batch))
+        return self.with_features(batch)
 
     def likelihood(self, encoded: Batch, batch: Batch) -> Tensor:
         """See `PolicyModel`."""
@@ -48,15 +74,19 @@ class PromptedModel(VisionModel):
         losses = F.cross_entropy(scores, tokens.flatten(), reduction="none").view_as(real)
         return mean_token_loss(losses, real, weights)
 
-    def _logits(self, prompt: Tensor, tokens: Tensor) -> Tensor:
-        """Logits of each token of reports: prompts (b, p, d), tokens (b, l) -> (b, l, words)."""
-        # Without a mask: padding comes last, so no real token sees it.
-        inputs = torch.cat([prompt, self._words(tokens[:, :-1])], dim=1)
+    def _logits(self, prompt: Prompt, tokens: Tensor) -> Tensor:
+        """Logits of each token of reports after b prompts: (b, l) -> (b, l, words)."""
+        # Padding behind a report needs no mask: no real token sees it.
+        inputs = torch.cat([prompt.embedded, self._words(tokens[:, :-1])], dim=1)
+        padded: dict[str, Tensor] = {}
+        if prompt.real is not None:
+            real = F.pad(prompt.real, (0, tokens.shape[1] - 1), value=True)
+            padded = {"attention_mask": real.long(), "position_ids": positions(real)}
         # By index and not by number: a slice would have the weights copied for every study.
         first = inputs.shape[1] - tokens.shape[1]
         kept = torch.arange(first, inputs.shape[1], device=inputs.device)
         logits: Tensor = self.language_model(
-            inputs_embeds=inputs, use_cache=False, logits_to_keep=kept
+            inputs_embeds=inputs, use_cache=False, logits_to_keep=kept, **padded
         ).logits
         return logits
 
@@ -65,7 +95,7 @@ class PromptedModel(VisionModel):
         _, count, length = uniforms.shape
         with torch.no_grad(), without_dropout(self), self._shown(encoded, count) as prompt:
             reports = self._search(
-                prompt.repeat_interleave(count, dim=0),
+                prompt.repeat(count),
                 GenerationConfig(do_sample=False, max_new_tokens=length),
                 DrawnTokens(uniforms.flatten(0, 1), temperature),
             )
@@ -78,7 +108,7 @@ class PromptedModel(VisionModel):
         # A frozen one has no dropout, and checkpointed layers that stay in training mode.
         mode = nullcontext if self.language_training == "frozen" else without_dropout
         with self._shown(encoded, count) as prompt, mode(self.language_model):
-            logits = self._logits(prompt.repeat_interleave(count, dim=0), tokens)
+            logits = self._logits(prompt.repeat(count), tokens)
         log_probs = F.log_softmax(logits.float() / temperature, dim=-1)
         return log_probs.gather(-1, tokens[..., None]).squeeze(-1)
 
@@ -86,16 +116,18 @@ class PromptedModel(VisionModel):
         words: Tensor = self.language_model.get_input_embeddings()(tokens)
         return words
 
-    def _search(self, prompt: Tensor, settings: Any, *processors: Any) -> list[list[int]]:
-        """What the language model writes after prompts (b, p, d), with what follows an end."""
-        own = self.language
+    def _search(self, prompt: Prompt, settings: Any, *processors: Any) -> list[list[int]]:
+        """What the language model writes after prompts, with what follows an end."""
+        own, real = self.language, prompt.real
+        if real is None:
+            real = prompt.embedded.new_ones(prompt.embedded.shape[:2], dtype=torch.bool)
         settings.update(bos_token_id=own.bos_id, eos_token_id=own.eos_id, pad_token_id=own.pad_id)
         with warnings.catch_warnings():
             # Rightly so: it is the report that should not repeat itself.
             warnings.filterwarnings("ignore", "Passing `repetition_penalty` with `inputs_embeds`")
             reports: Tensor = self.language_model.generate(
-                inputs_embeds=prompt,
-                attention_mask=torch.ones(prompt.shape[:2], dtype=torch.long, device=prompt.device),
+                inputs_embeds=prompt.embedded,
+                attention_mask=real.long(),
                 generation_config=settings,
                 logits_processor=LogitsProcessorList(processors),
             )
@@ -104,3 +136,8 @@ class PromptedModel(VisionModel):
     def _until_end(self, tokens: list[int]) -> list[int]:
         end = self.language.eos_id
         return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def positions(real: Tensor) -> Tensor:
+    """The place of each real token among those of its row, as transformers counts: (b, p)."""
+    return (real.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -103,7 +103,7 @@ class VisualCrossAttention(nn.Module):
     def forward(
         self, attended: Tensor, query: Tensor, norm: nn.Module, positions: Tensor
     ) -> Tensor:
-        """Add what the text at positions (n,) of the sequence gains from the visual tokens.
+        """Add what the text at positions (1 or b k, n) of the sequence gains from visual tokens.
 
         Attended, (b k, n, h, e), is from the self-attention before its projection; query, rotated,
         is (b k, h, n, e); the norm is the one in front of the layer.
@@ -133,9 +133,10 @@ class VisualCrossAttention(nn.Module):
         visual = visual.reshape(attended.shape)
         gate = torch.tanh(self.gate(attended.flatten(2).to(self.gate.weight.dtype)))  # (b k, n, 1)
         gate = (gate * torch.tanh(self.warm_up))[..., None]
-        text = F.pad(seen.text, (0, 1), value=True)[:, positions.clamp(max=seen.text.shape[1])]
-        open_to = (text & seen.has_image[:, None])[..., None, None]
-        open_to = open_to.repeat_interleave(seen.num_beams, dim=0)  # (b k, n, 1, 1)
+        text = F.pad(seen.text, (0, 1), value=True) & seen.has_image[:, None]
+        text = text.repeat_interleave(seen.num_beams, dim=0)
+        places = positions.clamp(max=seen.text.shape[1]).expand(rows, -1)
+        open_to = text.gather(1, places)[..., None, None]  # (b k, n, 1, 1)
         return attended + torch.where(open_to, gate * visual.to(gate.dtype), 0.0).to(attended.dtype)
 
     def _keys_and_values(self, seen: _Seen, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -174,8 +175,7 @@ def _attend(
         cross, norm = module.radrep_cross
         if position_ids is None:  # a whole sequence
             position_ids = torch.arange(query.shape[2], device=query.device)[None]
-        # Prompts have one length and padding comes last: all rows have the same positions.
-        attended = cross(attended, query, norm, position_ids[0])
+        attended = cross(attended, query, norm, position_ids)
     return attended, None
 
 

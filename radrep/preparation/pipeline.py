@@ -38,7 +38,7 @@ from radrep.preparation.study_images import PlannedStudy, StudyImages, make_imag
 from radrep.progress import Advance, Reporter
 
 # Part of every recipe: to be raised when the same source would give other bytes than before.
-DATA_VERSION = 2
+DATA_VERSION = 3
 # A worker takes half a second to start, in which about this many studies are done.
 _STUDIES_PER_WORKER = 32
 
@@ -263,6 +263,7 @@ def _to_study(study: SourceStudy, images: tuple[Image, ...], source_name: str) -
         source=source_name,
         report=study.report,
         labels=study.labels,
+        order=study.order,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from radrep.recipe.section import Count, Folder, Number, Rule, Section, Whole
+from radrep.recipe.section import Count, Folder, Fraction, Number, Rule, Section, Whole
 
 
 class Tokenizer(Section):
@@ -59,6 +59,14 @@ class Data(Section):
     tokenizer: Tokenizer = Tokenizer()
     # Of a training target, the opening 0 included; of each section where it has two.
     max_tokens: Annotated[int, Field(ge=3)] = 60
+    # What is read beside the study's images, of prepared data and of generate alike; absent context
+    # is the common case, and a model writes without it too.
+    context: Annotated[
+        tuple[Literal["indication", "comparison", "prior_report", "prior_image"], ...],
+        Field(strict=False),
+    ] = ()
+    context_words: Count = 60  # of each text, the first ones
+    drop_context: Fraction = 0.3  # share of training studies shown without a kind, for each kind
     num_workers: Whole = 2
 
     def rules(self) -> Iterable[Rule]:
@@ -66,3 +74,5 @@ class Data(Section):
         text = f"must name a discriminator for data.images {self.images}, for example "
         text += "data.saliency.discriminator=runs/sdam_discriminator"
         yield self.images != "views" and self.saliency is None, "data.saliency", text
+        text = f"names one twice: {', '.join(self.context)}"
+        yield len({*self.context}) < len(self.context), "data.context", text

@@ -53,6 +53,8 @@ class Recipe(Section):
         text += f"({self.data.max_tokens}); set it above, got {decode.max_new_tokens}"
         short = two and decode.max_new_tokens <= self.data.max_tokens
         yield short, "decode.max_new_tokens", text
+        text = "is for models that write reports; leave it out"
+        yield bool(self.data.context) and model.output != "reports", "data.context", text
         yield from self._feature_rules()
         sharded = self.parallel.data == "fsdp"
         text = "does not go with train.reward: drawn reports differ in length, and each layer of "
@@ -120,6 +122,9 @@ class Recipe(Section):
             off["data.saliency"] = "data.images: frontal+mask or views+mask"
         elif data.saliency and data.saliency.mask == "soft":
             off["data.saliency.threshold"] = "data.saliency.mask: hard"
+        if not data.context:
+            for name in ("context_words", "drop_context"):
+                off[f"data.{name}"] = "data.context"
         if not data.random_crop and not data.random_resized_crop:
             off["data.random_flip"] = "data.random_crop: true or data.random_resized_crop: true"
         if isinstance(model, Discriminator) and model.encoder is not None:

@@ -172,6 +172,7 @@ def row_schema() -> "pyarrow.Schema":
             "projections": texts,
             "report": text,
             "sections": pyarrow.struct(dict.fromkeys(SECTIONS, text)),
+            "context": texts,
             "made": text,
             "sentences": pyarrow.list_(pyarrow.struct(sentence)),
             "removed": texts,

@@ -5,6 +5,7 @@ Which image of a study is masked is decided by `radrep.data.image_selection.mask
 
 from pathlib import Path
 
+from radrep.data.context.study_context import check_context
 from radrep.data.dataset import ModelStudies
 from radrep.data.saliency_store import FOLDER, SaliencyImages
 from radrep.data.store import Fold
@@ -23,7 +24,8 @@ def read_split(
     With data.fold the splits are "train", "val" and "heldout", all parts of the training split.
 
     Raises:
-        DataError: If the folder, its masked images or studies with the text are missing.
+        DataError: If the folder, its masked images or studies with the text are missing, or no
+            training study has some context of data.context.
         CheckpointError: If the discriminator of the masked images is needed and missing.
     """
     target = data.target if need_text else None
@@ -35,6 +37,8 @@ def read_split(
             f"{data.prepared}: none of the {studies.num_without_text} studies of the split "
             f"'{name}' has {data.target}; choose another data.target"
         )
+    if name == "train":
+        check_context(studies, data.context)
     return studies
 
 

@@ -26,7 +26,7 @@ _LIMITS = f"""## Limits
   or omit findings that are.
 - Word-overlap scores reward the most frequent sentences: compare them with the constant reports.
 - Findings are labelled by radrep's own rules ("{FINDINGS_F1}"), not by radiologists.
-- Its input is one or two radiographs of a study, without history and prior studies. It knows only
+- Its input is one or two radiographs of a study, {{context}}. It knows only
   the population, devices and reporting style of its training data.
 """
 
@@ -97,7 +97,12 @@ def describe_model(
         lines += _label_scores(evaluated)
     else:
         lines += _scores(evaluated)
-    return "\n".join(lines) + "\n" + (_DISCRIMINATOR_LIMITS if labels else _LIMITS)
+    context = "without history and prior studies"
+    if data.context:
+        names = ", ".join(name.replace("_", " ") for name in data.context)
+        context = f"and where they are known {names}"
+    limits = _DISCRIMINATOR_LIMITS if labels else _LIMITS.format(context=context)
+    return "\n".join(lines) + "\n" + limits
 
 
 def _hub_revisions(section: Mapping[str, Any]) -> Iterator[str]:

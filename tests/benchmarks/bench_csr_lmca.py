@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.generation.search import beam_search, sample
-from radrep.models.csr_lmca import EncoderDecoder
+from radrep.models.encoder_decoder import EncoderDecoder
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import SrMambaStack, TokenEnhancer

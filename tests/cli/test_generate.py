@@ -16,7 +16,8 @@ from torch import Tensor
 from radrep.data.batch import Batch
 from radrep.inference.films import StudyFiles
 from radrep.inference.generator import ReportGenerator
-from radrep.models.csr_lmca import CsrLmca, Encoded
+from radrep.models.csr_lmca import CsrLmca
+from radrep.models.encoder_decoder import Encoded
 from radrep.modules.backbone import Backbone
 from tests.data.dicom.drawing import DEEP, draw
 from tests.interop.rows import check_row

@@ -14,6 +14,7 @@ from radrep.data.dataset import (
     ModelStudies,
     ReportDataset,
     Sample,
+    Views,
     collate,
     in_order,
     mix_seed,
@@ -69,8 +70,8 @@ def test_a_resumed_epoch_goes_on_in_the_same_order() -> None:
 
 def test_batches_carry_views_in_one_row() -> None:
     samples = [
-        Sample("a", torch.zeros(2, 3, 4, 4), None, None, torch.tensor([0, 5, 0])),
-        Sample("b", torch.ones(1, 3, 4, 4), None, None, torch.tensor([0, 5, 6, 0])),
+        Sample("a", Views(torch.zeros(2, 3, 4, 4)), torch.tensor([0, 5, 0])),
+        Sample("b", Views(torch.ones(1, 3, 4, 4)), torch.tensor([0, 5, 6, 0])),
     ]
     batch = collate(samples)
     assert batch.images is not None
@@ -145,12 +146,12 @@ def test_batches_can_be_pinned() -> None:
 
 def test_a_masked_view_without_masks_ends_in_the_command_that_makes_them(phantoms: Path) -> None:
     studies = ModelStudies(phantoms, "val")
-    study, views = studies.read_views(1, ImageSelection("views", max_views=2))
+    study, views = studies.read_views(1, ImageSelection("views", max_views=2).of)
     assert study == studies[1]
     assert [view for view, _ in views] == [View(0)]
     assert np.array_equal(views[0][1], studies.read_images(1)[0])
     with pytest.raises(DataError, match="no masked image here. Make them with: radrep prepare sal"):
-        studies.read_views(1, ImageSelection("frontal+mask", max_views=2))
+        studies.read_views(1, ImageSelection("frontal+mask", max_views=2).of)
 
 
 def test_workers_in_validation_leave_ctrl_c_to_the_main_process() -> None:

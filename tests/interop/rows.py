@@ -42,6 +42,7 @@ def make_row(*findings: dict[str, Any], **more: Any) -> dict[str, Any]:
             "findings": "Small left effusion. <No> pneumothorax & \x1b.",
             "impression": None,
         },
+        "context": [],
         "made": "decoded, edited",
         "sentences": [
             sentence

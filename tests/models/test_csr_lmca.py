@@ -9,7 +9,8 @@ from radrep.data.batch import Batch
 from radrep.generation.contract import DecodeOptions
 from radrep.guidance.image_features import StageSummaries
 from radrep.guidance.label_tokens import LabelTokens
-from radrep.models.csr_lmca import CsrLmca, EncoderDecoder
+from radrep.models.csr_lmca import CsrLmca
+from radrep.models.encoder_decoder import EncoderDecoder
 from radrep.modules.backbone import Backbone
 from radrep.modules.dropout import Dropout
 from radrep.modules.memory import CrossModalMemory

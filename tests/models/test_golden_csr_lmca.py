@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from radrep.generation.search import beam_search, sample
-from radrep.models.csr_lmca import EncoderDecoder
+from radrep.models.encoder_decoder import EncoderDecoder
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import PooledEnhancer, SrMambaMixer, SrMambaStack

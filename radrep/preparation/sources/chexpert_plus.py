@@ -23,6 +23,7 @@ from radrep.errors import DataError
 from radrep.preparation.sources import tables
 from radrep.preparation.sources.annotation import ANNOTATION, stream_annotation
 from radrep.preparation.sources.base import Source, check_folder
+from radrep.preparation.sources.cells import is_missing
 from radrep.preparation.sources.find_raw import Download, refuse_outer
 from radrep.preparation.sources.image_tree import describe_image, tree_image
 from radrep.preparation.sources.table_text import text_notes
@@ -42,6 +43,7 @@ _SECTIONS = {
     "section_comparison": "comparison",
     "section_technique": "technique",
 }
+_ORDER = "patient_report_date_order"  # not in every copy of the table
 # Splits as bits, so that a study in several of them is noticed.
 _BITS = {split: 1 << k for k, split in enumerate(SPLITS)}
 _OFFICIAL_BITS = {"train": _BITS["train"], "valid": _BITS["val"]}
@@ -82,6 +84,7 @@ class ChexpertPlusSource(Source):
             )
         if next(_stream_texts(self._table), None) is None:
             raise DataError(f"{self._table} has no row")
+        _, first = next(tables.stream_cells(self._table))
         rows = tables.read_columns(
             self._table,
             {
@@ -89,9 +92,11 @@ class ChexpertPlusSource(Source):
                 "split": tables.Column(tables.one_of(_OFFICIAL_BITS), np.uint8),
                 "frontal_lateral": tables.Column(tables.parse_projection, np.int8),
                 "report": tables.Column(_checksum, np.uint32),
+                **({_ORDER: tables.Column(_parse_order, np.int64)} if _ORDER in first else {}),
             },
         )
         self._paths, self._projections = rows["path_to_image"], rows["frontal_lateral"]
+        self._order = rows.get(_ORDER, np.full(len(self._paths), -1))
         folders = (path.split(b"/")[-3:-1] for path in self._paths.tolist())
         studies = np.array([b"/".join(names) for names in folders], "S")
         self._ids, self._study_of_row = np.unique(studies, return_inverse=True)
@@ -175,6 +180,7 @@ class ChexpertPlusSource(Source):
             sections=sections,
             report=report,
             refusal=refusal,
+            order=order if (order := int(self._order[self._text_rows[study]])) >= 0 else None,
         )
 
     def _find_images(self, raw: Path) -> Path:
@@ -193,6 +199,10 @@ class ChexpertPlusSource(Source):
 def _stream_texts(table: Path) -> Iterator[tuple[int, list[str]]]:
     needed = ("report", "section_findings", "section_impression")
     return tables.stream_rows(table, needed, tuple(_SECTIONS)[2:])
+
+
+def _parse_order(text: str) -> int:  # -1 where it is not known
+    return -1 if is_missing(text) else tables.parse_number(text)
 
 
 def _parse_path(text: str) -> bytes:

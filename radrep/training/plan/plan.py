@@ -3,18 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from radrep.build import build_model, build_selection
 from radrep.data.batch import Batch
+from radrep.data.context.study_context import PRIOR_IMAGE, TITLES
 from radrep.data.manifest import PREPARED, read_shards
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.models.base import LabelTokenModel, TrainableModel
 from radrep.progress import Advance
+from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
+from radrep.sections import TWO_SECTIONS
 from radrep.training.parallel.blocks import recompute_blocks, repeated_blocks
 from radrep.training.plan.cards import GIB, Devices
 from radrep.training.plan.known_models import with_stand_ins
@@ -192,9 +196,11 @@ def make_shapes(recipe: Recipe, num_words: int) -> TrainableModel:
 
 
 def shape_batch(recipe: Recipe, model: TrainableModel, num_studies: int) -> Batch:
-    """A full batch on "meta": all views, reports of data.max_tokens."""
+    """A full batch on "meta": all views, reports of data.max_tokens, all context."""
     views = build_selection(recipe.data).max_images
     size, length = recipe.data.image_size, recipe.data.max_tokens
+    if recipe.data.target == TWO_SECTIONS:
+        length = 2 * length + 1  # and a marker
     images: Tensor | None = torch.zeros(num_studies * views, 3, size, size, device=META)
     maps = features = None
     frozen = model.frozen_encoder()
@@ -222,7 +228,27 @@ def shape_batch(recipe: Recipe, model: TrainableModel, num_studies: int) -> Batc
         labels=torch.zeros(num_studies, labels, device=META),
         label_buckets=buckets,
         seeds=tuple(range(num_studies)),
+        **_context(recipe.data, images, maps, features, num_studies, views),
     )
+
+
+def _context(
+    data: Data,
+    images: Tensor | None,
+    maps: Tensor | None,
+    features: Tensor | None,
+    num_studies: int,
+    views: int,
+) -> dict[str, Any]:
+    """As much context as studies can have."""
+    found: dict[str, Any] = {}
+    if words := data.context_words * len({*data.context} & TITLES.keys()):
+        for name in ("context", "context_kinds"):
+            found[name] = torch.ones(num_studies, words, dtype=torch.long, device=META)
+    if PRIOR_IMAGE in data.context:
+        ids, num_views = tuple(map(str, range(num_studies))), torch.full((num_studies,), views)
+        found["prior"] = Batch(ids, num_views, images, maps, features)
+    return found
 
 
 def optimizer_bytes(recipe: Recipe, parameters: Sequence[nn.Parameter], parts: int = 1) -> int:

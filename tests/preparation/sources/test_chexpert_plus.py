@@ -93,6 +93,20 @@ def test_rows_of_a_study_come_together_though_they_lie_apart(raw):
     assert {study.refusal for study in studies.values()} == {None}
 
 
+def test_studies_have_the_order_of_their_reports_where_the_table_has_it(raw):
+    assert {study.order for study in ChexpertPlusSource(raw)} == {None}
+    rows = [each | {"patient_report_date_order": str(k)} for k, each in enumerate(ROWS[:3])]
+    write_table(raw, [*rows, ROWS[3]], (*COLUMNS, "patient_report_date_order"))
+    # The report of A is in its second row, whose order is missing.
+    orders = {study.id: study.order for study in ChexpertPlusSource(raw)}
+    assert orders == {A: None, B: 1, C: 2}
+    write_table(
+        raw, [ROWS[0] | {"patient_report_date_order": "x"}], (*COLUMNS, "patient_report_date_order")
+    )
+    with pytest.raises(DataError, match="line 2: patient_report_date_order is 'x'"):
+        ChexpertPlusSource(raw)
+
+
 def test_images_of_a_study_keep_the_order_of_the_table(raw):
     paths = [f"train/{(A, B)[k % 2]}/view{k * 7 % 50}_frontal.jpg" for k in range(50)]
     first, second = ChexpertPlusSource(write_table(raw, [row(path) for path in paths]))

@@ -92,6 +92,24 @@ def test_studies_come_in_the_order_of_the_split_and_images_in_that_of_the_metada
     assert "official split" in source.layout
 
 
+def test_studies_have_their_order_in_time_where_the_metadata_has_it(raw):
+    assert {study.order for study in MimicCxrSource(raw)} == {None}
+    times = {
+        "b1": "21800107,90000.5",
+        "a2": "21800107,93000.1",
+        "a1": "21800107,92959.9",
+        "c1": ",",
+    }
+    dated = [METADATA.splitlines()[0] + ",StudyDate,StudyTime"]
+    dated += [f"{line},{times[line[:2]]}" for line in METADATA.splitlines()[1:]]
+    write_table(raw, "metadata", "\n".join(dated))
+    orders = {study.id: study.order for study in MimicCxrSource(raw)}
+    assert orders == {"s50000002": 0, "s50000001": 1, "s50000003": None}
+    write_table(raw, "metadata", "\n".join(dated).replace("90000.5", "noon"))
+    with pytest.raises(DataError, match="line 2: a time is .*noon"):
+        MimicCxrSource(raw)
+
+
 def test_unpacked_tables_and_a_second_folder_with_zipped_reports_give_the_same(raw, tmp_path):
     expected = [(s.id, s.sections, s.report, names(s)) for s in MimicCxrSource(raw)]
     second = tmp_path / "reports"

@@ -90,6 +90,30 @@ class ImageTable:
             yield name, "unknown" if seen is None or row < 0 else PROJECTIONS[seen[row]]
 
 
+class StudyTimes:
+    """When studies were made, by the metadata table, whose dates PhysioNet has shifted."""
+
+    def __init__(self, path: Path | None) -> None:
+        found: dict[int, tuple[str, float]] = {}
+        if path and not path.name.startswith(RECORD_LIST):
+            rows = tables.stream_rows(path, ("study_id",), ("StudyDate", "StudyTime"))
+            for line, (study, date, time) in rows:
+                if not is_missing(date):
+                    try:
+                        stamp = date.strip().removesuffix(".0"), float(time or 0)
+                        number = tables.parse_number(study)
+                    except ValueError as error:
+                        value = f"{study}, {date}, {time}"
+                        raise tables.bad_value(path, line, "a time", value, str(error)) from error
+                    found[number] = min(stamp, found.get(number, stamp))
+        ranks = {stamp: rank for rank, stamp in enumerate(sorted({*found.values()}))}
+        self._ranks = {study: ranks[stamp] for study, stamp in found.items()}
+
+    def rank(self, study: int) -> int | None:
+        """The place of a study's time among all, the same for one time; None where not known."""
+        return self._ranks.get(study)
+
+
 class LabelTable:
     """The findings that a labeller extracted from the reports."""
 

@@ -112,7 +112,7 @@ class MimicCxrSource(Source):
             folders.append(place)
             notes.append(f"the reports are those of {place}; --reports gives others")
         metadata = files.find_table(folders, "metadata", files.RECORD_LIST)
-        self._image_table = files.ImageTable(metadata)
+        self._image_table, self._times = files.ImageTable(metadata), files.StudyTimes(metadata)
         if metadata is None or metadata.name.startswith(files.RECORD_LIST):
             notes.append(f"{_absent('metadata')}: every projection is unknown")
         labels = files.find_table(folders, "chexpert", "negbio")
@@ -189,6 +189,7 @@ class MimicCxrSource(Source):
             report=report,
             labels=self._label_table.labels(row.numbers[1]) if row.numbers else {},
             refusal=refusal,
+            order=self._times.rank(row.numbers[1]) if row.numbers else None,
         )
 
     def _find_images(self, raw: Path) -> Path:

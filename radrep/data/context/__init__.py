@@ -1,0 +1,1 @@
+"""What a report may be written from beside the study's own images."""

@@ -1,0 +1,174 @@
+"""Indication and prior study by the commands: train, eval with its controls, generate."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from pyarrow import ipc
+
+from radrep.data.dataset import ModelStudies
+from radrep.data.manifest import PREPARED
+from radrep.metrics.names import NO_CONTEXT, OTHER_CONTEXT, SHUFFLED
+from radrep.preparation.pipeline import prepare
+from tests.interop.rows import check_row
+from tests.models.test_context import CONTEXT, PatientPhantoms
+from tests.whole_way import radrep, write_films, write_recipe
+
+WHOLE = ("--set", f"data.context=[{','.join(CONTEXT)}]")
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = PatientPhantoms(36, image_size=64, splits=(4 / 6, 1 / 6, 1 / 6), indications=0.8)
+    folder = tmp_path_factory.mktemp("patients") / "data"
+    return prepare(source, folder, image_size=64, workers=1).out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, patients: Path) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    frozen = {"backbone": {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True}}
+    recipe = write_recipe(folder, patients, model=frozen)
+    result = radrep("train", recipe, *WHOLE)
+    assert result.exit_code == 0, result.output
+    return folder / "run"
+
+
+@pytest.mark.usefixtures("without_java", "shared_cache")
+def test_eval_scores_with_another_context_and_with_none(run: Path, tmp_path: Path) -> None:
+    result = radrep("eval", run, "--split", "test")
+    assert result.exit_code == 0, result.output
+    scores = json.loads((run / "scores-test.json").read_text())
+    systems = [each["name"] for each in scores["protocols"]["full"]["systems"]]
+    assert {OTHER_CONTEXT.name, NO_CONTEXT.name, SHUFFLED.name} <= {*systems}
+    page = (run / "report.html").read_text()
+    assert "the context of the study" in page
+    assert OTHER_CONTEXT.title in page
+    select = ("--set", "decode.method=select", "--out", tmp_path)
+    selected = radrep("eval", run, "--split", "test", *select)
+    assert selected.exit_code == 0, selected.output
+    assert OTHER_CONTEXT.name not in selected.stdout  # images alone select
+
+
+@pytest.mark.usefixtures("without_java", "shared_cache")
+def test_generate_reads_what_evaluation_reads(run: Path, patients: Path, tmp_path: Path) -> None:
+    if not (run / "predictions-test.jsonl").is_file():
+        radrep("eval", run, "--split", "test")
+    rows = [json.loads(r) for r in (run / "predictions-test.jsonl").read_text().splitlines()]
+    studies = ModelStudies(patients, "test", target="findings")
+    films = write_films(patients, tmp_path / "films", "test", num=6)
+    words = ("generate", "--checkpoint", run, "--method", "greedy", "--json")
+    seen = 0
+    for index, film in enumerate(films):
+        sections, prior = studies[index].sections, studies.priors.get(index)
+        typed: list[str | Path] = []
+        if "indication" in sections:
+            typed += ["--indication", sections["indication"]]
+        if prior is not None:
+            (tmp_path / "prior.txt").write_text(studies[prior].sections["findings"])
+            typed += ["--prior-report", tmp_path / "prior.txt", "--prior", films[prior]]
+            seen += 1
+        row = json.loads(radrep(*words, film, *typed).stdout)
+        check_row(row)
+        assert row["report"] == [r for r in rows if r["id"] == film.stem][-1]["generated"]
+        kinds = ["indication"] * ("indication" in sections)
+        assert row["context"] == kinds + ["prior_report", "prior_image"] * (prior is not None)
+    assert seen == 4
+    picture = tmp_path / "map.png"
+    shown = radrep(
+        *("generate", films[0], "--checkpoint", run, "--method", "greedy"),
+        *("--prior", films[1], "--heatmap", picture),
+    )
+    assert shown.exit_code == 0, shown.output
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--comparison", "None."), "reads indication, prior_report, prior_image beside"),
+        (("--prior-report", "missing.txt"), "missing.txt cannot be read as UTF-8 text"),
+        (("--prior", "FILM", "--prior", "FILM"), "2 views of one study, but this model was"),
+        (("FILM", "--indication", "Cough."), "are of one study: give its files alone"),
+        (("--indication", "Cough.", "--out", "reports"), "leave --out out"),
+    ],
+)
+def test_context_that_cannot_be_read_ends_in_one_block(
+    words: tuple[str, ...], told: str, run: Path, films: list[Path], tmp_path: Path
+) -> None:
+    typed = [films[1] if word == "FILM" else word for word in words]
+    result = radrep("generate", films[0], "--checkpoint", run, *typed)
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
+
+
+def test_a_model_without_context_refuses_it(trained_run: Path, films: list[Path]) -> None:
+    result = radrep("generate", films[0], "--checkpoint", trained_run, "--indication", "Cough.")
+    assert result.exit_code == 2
+    assert "this model reads images and no indication" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("kind", ["indication", "prior_report"])
+def test_a_folder_without_context_is_refused_in_one_line(
+    kind: str, phantoms: Path, tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, phantoms)
+    result = radrep("train", recipe, "--set", f"data.context=[{kind}]")
+    assert result.exit_code == 2
+    told = f"none of its 32 training studies has {kind}, which data.context asks for"
+    assert told in " ".join(result.stderr.split())
+
+
+def test_shards_of_an_older_radrep_are_read_without_priors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = PatientPhantoms(6, image_size=64, splits=(1, 0, 0), indications=0.8)
+    folder = prepare(source, tmp_path / "data", image_size=64, workers=1).out
+    assert ModelStudies(folder, "train").priors
+    (shard,) = folder.glob("*.arrow")
+    table = Dataset.from_file(str(shard)).remove_columns("order").data.table
+    shard.unlink()
+    with ipc.new_stream(shard, table.schema) as writer:
+        writer.write_table(table)
+    monkeypatch.setenv("RADREP_VERIFY", "0")
+    assert (folder / PREPARED).is_file()
+    older = ModelStudies(folder, "train")
+    assert (older.priors, older[0].order, len(older)) == ({}, None, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_java", "shared_cache")
+def test_a_model_trained_with_indications_uses_them(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    drawn = radrep(
+        *("prepare", "phantom", "--num-studies", "400", "--image-size", "64"),
+        *("--indications", "1", "--out", data),
+    )
+    assert drawn.exit_code == 0, drawn.output
+    sizes = {"dim": 64, "num_layers": 2, "num_heads": 4, "ff_dim": 64, "dropout": 0.0}
+    backbone = {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True}
+    model = {"backbone": backbone, "transformer": sizes, "enhancer": {"mode": "none"}}
+    recipe = write_recipe(
+        tmp_path,
+        data,
+        model=model,
+        train={"epochs": 30, "batch_size": 16, "log_every": 100},
+        decode={"method": "greedy", "max_new_tokens": 50, "select": None},
+    )
+    result = radrep(
+        *("train", recipe, "--set", "data.context=[indication]", "--set", "optim.lr=0.002"),
+        *("--set", "data.drop_context=0.2"),
+    )
+    assert result.exit_code == 0, result.output
+    result = radrep("eval", tmp_path / "run", "--split", "test")
+    assert result.exit_code == 0, result.output
+    scores = json.loads((tmp_path / "run/scores-test.json").read_text())
+    found = {
+        each["name"]: each["scores"]["13 with side micro f1"]
+        for each in scores["findings"]["systems"]
+    }
+    assert found["model"] > 0.5
+    assert found["model"] > found[OTHER_CONTEXT.name] + 0.3
+    assert found["model"] > found[NO_CONTEXT.name] + 0.3
+    assert "It uses the context of the study" in result.stdout
