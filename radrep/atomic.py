@@ -203,9 +203,9 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[bool]:
 
 
 def remove_tree(folder: Path) -> list[OSError]:
-    """Remove a folder as far as possible; the errors, with whole paths, of what stays."""
+    """Remove a folder, or a file, as far as possible; the errors, with paths, of what stays."""
     errors: list[OSError] = []
-    walked = os.walk(folder, topdown=False, onerror=errors.append)
+    walked = os.walk(folder, topdown=False, onerror=errors.append) if folder.is_dir() else ()
     below = [Path(base, name) for base, folders, files in walked for name in (*files, *folders)]
     for path in (*below, folder):
         try:

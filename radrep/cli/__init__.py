@@ -12,12 +12,12 @@ from typer.core import TyperGroup
 from radrep import __version__
 from radrep.cli import cache, data, demo, doctor, eval, generate, prepare, recipes, weights
 from radrep.cli.console import lost_results, prepare_streams, show_error
-from radrep.cli.training import plan, train
+from radrep.cli.training import plan, runs, sweep, train
 from radrep.errors import DamagedError, RadrepError
 
 ORDER = (
     *("prepare", "data", "cache"),
-    *("pretrain", "train", "plan"),
+    *("pretrain", "train", "plan", "sweep", "runs"),
     *("eval", "generate"),
     *("import", "export", "push", "merge"),
     *("demo", "recipes", "doctor"),
@@ -122,6 +122,8 @@ app.add_typer(cache.app, name="cache", rich_help_panel="Data")
 app.command(rich_help_panel="Train")(train.pretrain)
 app.command(rich_help_panel="Train")(train.train)
 app.command(rich_help_panel="Train")(plan.plan)
+app.command(rich_help_panel="Train")(sweep.sweep)
+app.add_typer(runs.app, name="runs", rich_help_panel="Train")
 app.command(name="eval", rich_help_panel="Evaluate & generate")(eval.evaluate)
 app.command(rich_help_panel="Evaluate & generate")(generate.generate)
 app.command(name="import", rich_help_panel="Weights")(weights.import_)

@@ -63,6 +63,19 @@ class EvalResult:
         return conclude(self.card, self.main)
 
     @property
+    def main_scores(self) -> dict[str, float]:
+        """Scores of the main system, by protocol and metric."""
+        tables = [*((f"{t.protocol} ", t) for t in self.card.protocols), ("", self.card.findings)]
+        return {
+            f"{prefix}{metric}": value
+            for prefix, table in tables
+            for system in table.systems
+            if system.name == self.main
+            for metric, value in system.scores.items()
+            if value is not None
+        }
+
+    @property
     def decode(self) -> Mapping[str, Any]:
         """Decoding of the one run, or of each by its name; empty for reports of other programs."""
         decodes = {name: decode.model_dump() for name, decode in self.decodes.items()}

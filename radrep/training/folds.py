@@ -66,7 +66,7 @@ def train_folds(
     recipes = [fold_recipe(recipe, number, num_folds) for number in range(num_folds)]
     if not resume and is_main_process():
         make_folder(folder)
-        atomic_write_text(folder / FOLDS, dump_recipe(_with_fold(recipe, 0, num_folds)))
+        atomic_write_text(folder / FOLDS, dump_recipe(with_fold(recipe, 0, num_folds)))
     for number, own in enumerate(recipes):
         run = fold_folder(folder, number)
         finished = (run / MODEL_CARD).is_file()
@@ -88,7 +88,7 @@ def default_folder(recipe: Recipe) -> Path:
 
 def fold_recipe(recipe: Recipe, number: int, num_folds: int) -> Recipe:
     """The recipe of one fold, with the fold's own runs where it starts from runs."""
-    whole = _with_fold(recipe, number, num_folds)
+    whole = with_fold(recipe, number, num_folds)
     dumped = whole.model_dump()
     problems = []
     for key in _STARTS:
@@ -107,7 +107,8 @@ def fold_recipe(recipe: Recipe, number: int, num_folds: int) -> Recipe:
     return change_section(whole, dumped, title=f"fold {number + 1} of {num_folds}")
 
 
-def _with_fold(recipe: Recipe, number: int, num_folds: int) -> Recipe:
+def with_fold(recipe: Recipe, number: int, num_folds: int) -> Recipe:
+    """The recipe of one fold, which starts from what the recipe starts from."""
     data = recipe.data.model_dump() | {"fold": {"number": number, "of": num_folds}}
     return change_section(recipe, {"data": data}, title="this recipe")
 

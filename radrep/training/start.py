@@ -222,7 +222,7 @@ def settle_best(run: Path, progress: Progress, recipe: Recipe) -> Progress:
     best = run_folder.step_folder(run, progress.best_step)
     if progress.best is None or (best.is_dir() and not run_folder.find_damage(best)):
         return progress
-    value = run_folder.read_score(run, progress.step, recipe.train.monitor)
+    value = run_folder.read_scores(run, progress.step).get(recipe.train.monitor)
     if value is None and progress.epoch >= recipe.train.epochs:
         raise CheckpointError(
             f"{run} has lost its best checkpoint, of step {progress.best_step}, and the log line "

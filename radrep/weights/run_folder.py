@@ -29,6 +29,11 @@ METRICS = "metrics.jsonl"
 LOCK = ".lock"
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint in a run's folder."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def step_folder(run: Path, step: int) -> Path:
     """The folder of the checkpoint after a step."""
     return run / CHECKPOINTS / f"step-{step:07d}"
@@ -39,7 +44,7 @@ def optimizer_folder(run: Path, step: int) -> Path:
     return run / CHECKPOINTS / f".optimizer-{step:07d}.partial"
 
 
-def _step_folders(run: Path) -> list[Path]:
+def step_folders(run: Path) -> list[Path]:
     """The checkpoints of a run by step; names of different lengths do not sort by number."""
     steps = ((path.name.removeprefix("step-"), path) for path in (run / CHECKPOINTS).glob("step-*"))
     found = [(int(n), path) for n, path in steps if n.isdecimal() and path.is_dir()]
@@ -56,13 +61,13 @@ def run_dir(checkpoint: Path) -> Path:
 
 def last_checkpoint(run: Path) -> Path | None:
     """The newest checkpoint of a run, if it has one."""
-    return next(reversed(_step_folders(run)), None)
+    return next(reversed(step_folders(run)), None)
 
 
 def drop_old_checkpoints(run: Path) -> None:
     """Keep the newest checkpoint and the best one."""
     best = best_checkpoint(run)
-    for folder in _step_folders(run)[:-1]:
+    for folder in step_folders(run)[:-1]:
         if folder.resolve() != best:
             shutil.rmtree(folder)
 
@@ -131,18 +136,22 @@ def _has_validated(run: Path) -> bool:
         return False
 
 
-def read_score(run: Path, step: int, monitor: str) -> float | None:
-    """What the run's log has as the monitor's value of a step; None if it has none."""
+def read_scores(run: Path, step: int) -> dict[str, float]:
+    """What the run's log has of the validation after a step; empty if it has none."""
     try:
-        rows = [load_json(line) for line in (run / METRICS).read_text("utf-8").splitlines()]
-        return next(float(row[monitor]) for row in rows if row["step"] == step and monitor in row)
-    except (OSError, ValueError, LookupError, TypeError, StopIteration):
-        return None
+        for line in (run / METRICS).read_text("utf-8").splitlines():
+            row = load_json(line)
+            found = {name: float(value) for name, value in row.items() if name.startswith("val/")}
+            if row["step"] == step and found:
+                return found
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass
+    return {}
 
 
 def damage_error(text: str, run: Path) -> CheckpointError:
     """What is wrong with the checkpoint that a run is known by, and its newest whole one if any."""
-    whole = next((p for p in reversed(_step_folders(run)) if not find_damage(p)), None)
+    whole = next((p for p in reversed(step_folders(run)) if not find_damage(p)), None)
     return CheckpointError(text) if whole is None else DamagedError(text, run, whole)
 
 
@@ -178,7 +187,7 @@ def find_damage(
 
 def is_unstarted(run: Path) -> bool:
     """Whether a run ended before its first checkpoint."""
-    return (run / LOCK).is_file() and not _step_folders(run)
+    return (run / LOCK).is_file() and not step_folders(run)
 
 
 def hold(run: Path, held: ExitStack) -> None:
@@ -192,13 +201,18 @@ def hold(run: Path, held: ExitStack) -> None:
     sync_folder(run)  # by its lock a run is known that was lost before its first checkpoint
 
 
-def remove_partials(run: Path) -> None:
-    """Remove what kills left half written; the run's lock must be held."""
+def find_partials(run: Path) -> list[Path]:
+    """What kills left half written, where no other process holds the run's lock."""
     own = (BEST, RECIPE, METRICS, "environment.json", "MODEL_CARD.md")
     left = [path for name in own for path in run.glob(f".{name}.*.partial")]
     left += run.glob(f"{CHECKPOINTS}/.*.partial")
     left += run.glob(f"{CHECKPOINTS}/*/.*.partial")
-    for path in left:
+    return left
+
+
+def remove_partials(run: Path) -> None:
+    """Remove what kills left half written; the run's lock must be held."""
+    for path in find_partials(run):
         remove_tree(path)
 
 
@@ -206,7 +220,7 @@ def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest whole checkpoint of a run, None without any, and damaged newer ones with why."""
     needed = (WEIGHTS, RECIPE, VOCABULARY, TRAINING)
     damaged: list[tuple[Path, str]] = []
-    for folder in reversed(_step_folders(run)):
+    for folder in reversed(step_folders(run)):
         if not (damage := find_damage(folder, (*needed, *optimizer_parts(folder)))):
             return folder, damaged
         damaged.append((folder, damage))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radrep.cli.console import TerminalReporter, say
+from radrep.cli.console import TerminalReporter, say, table
 from radrep.cli.eval import evaluate
 from radrep.cli.outputs import added_folder
 from radrep.errors import RadrepError, RecipeError
@@ -14,7 +14,7 @@ from radrep.errors import RadrepError, RecipeError
 if TYPE_CHECKING:
     from radrep.recipe.recipe import Recipe as LoadedRecipe
 
-RECIPE, FOLDS = "recipe.yaml", "folds.yaml"
+RECIPE, FOLDS, SEEDS = "recipe.yaml", "folds.yaml", "seeds.yaml"
 
 Recipe = Annotated[
     str, typer.Argument(help="A recipe file, a shipped recipe's name, or a run's folder.")
@@ -42,6 +42,12 @@ Folds = Annotated[
         "scored together.",
     ),
 ]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Train with so many seeds and show the spread; with --folds, folds of each."
+    ),
+]
 PrintLaunch = Annotated[
     str | None,
     typer.Option(metavar="slurm|torchrun", help="Print a script that starts it, and end."),
@@ -60,6 +66,7 @@ def train(
     out: Out = None,
     resume: Resume = False,
     folds: Folds = None,
+    seeds: Seeds = None,
     logger: Logger = None,
     print_launch: PrintLaunch = None,
     devices: Devices = "1",
@@ -69,7 +76,7 @@ def train(
 
     Example:  radrep train csr_lmca_iu_cpu --set train.epochs=5
 
-    To compare settings:  radrep train csr_lmca_iu_cpu --folds 5
+    To compare settings:  radrep train csr_lmca_iu_cpu --folds 5 --seeds 3
 
     Several devices:  radrep train RECIPE --print-launch torchrun --devices 8xH100-80GB > run.sh
 
@@ -79,7 +86,7 @@ def train(
         show_launch("train", recipe, overrides, out, logger, print_launch, devices, nodes)
         return
     then = "Score it with:   radrep eval "
-    run_training("train", recipe, overrides, out, resume, folds, logger, then=then)
+    run_training("train", recipe, overrides, out, resume, folds, seeds, logger, then=then)
 
 
 def pretrain(
@@ -88,6 +95,7 @@ def pretrain(
     out: Out = None,
     resume: Resume = False,
     folds: Folds = None,
+    seeds: Seeds = None,
     logger: Logger = None,
     print_launch: PrintLaunch = None,
     devices: Devices = "1",
@@ -103,7 +111,7 @@ def pretrain(
         show_launch("pretrain", recipe, overrides, out, logger, print_launch, devices, nodes)
         return
     then = "Go on from it:   --set model.encoder.weights="
-    run_training("pretrain", recipe, overrides, out, resume, folds, logger, then=then)
+    run_training("pretrain", recipe, overrides, out, resume, folds, seeds, logger, then=then)
 
 
 def show_launch(
@@ -137,6 +145,7 @@ def run_training(
     out: Path | None,
     resume: bool,
     folds: int | None,
+    seeds: int | None,
     logger: str | None,
     *,
     then: str,
@@ -146,14 +155,17 @@ def run_training(
 
     changes = list(overrides or []) + ([f"train.logger={logger}"] if logger else [])
     folder = Path(recipe)
-    of_folds = (folder / FOLDS).is_file()
-    if of_folds or (folder / RECIPE).is_file():
+    kind = next((name for name in (SEEDS, FOLDS, RECIPE) if (folder / name).is_file()), None)
+    if kind is not None:
         if not resume:
             raise RadrepError(f"{folder} is a run; resume it by adding --resume")
-        out, recipe = folder, str(folder / (FOLDS if of_folds else RECIPE))
-    if resume and changes and (of_folds or folds is not None):
+        out, recipe = folder, str(folder / kind)
+    of_seeds = kind == SEEDS or seeds is not None
+    of_folds = not of_seeds and (kind == FOLDS or folds is not None)
+    if resume and changes and (of_folds or of_seeds):
         raise RadrepError(
-            "--set and --logger do not go with --resume of folds, some of which are finished"
+            "--set and --logger do not go with --resume of folds or seeds, some of which are "
+            "finished"
         )
     loaded = load_recipe(recipe, changes)  # before the imports that take seconds
     shipped = shipped_name(recipe)
@@ -169,7 +181,13 @@ def run_training(
         say(f"{recipe} is no file here: this is the shipped recipe {shipped}")
     with TerminalReporter() as reporter:
         try:
-            if of_folds or folds is not None:
+            if of_seeds:
+                from radrep.training.repeats.seeds import train_seeds
+
+                result = train_seeds(
+                    loaded, seeds, folds, out=out, resume=resume, reporter=reporter
+                )
+            elif of_folds:
                 from radrep.training.folds import train_folds
 
                 result = train_folds(loaded, folds, out=out, resume=resume, reporter=reporter)
@@ -182,8 +200,35 @@ def run_training(
                     f"{stopped}. Go on with: radrep {task} {quote(str(stopped.run))} --resume"
                 )
             raise typer.Exit(REQUEUE if stopped.by_manager else 130) from stopped
-    if result is not None and is_main_process() and loaded.model.output != "encoder":
+    if result is None or not is_main_process():
+        return
+    if of_seeds:
+        show_seeds(result, of_reports=loaded.model.output == "reports")
+    elif loaded.model.output != "encoder":
         evaluate([result])  # what each fold wrote for the studies that it held out
+
+
+def show_seeds(folder: Path, *, of_reports: bool) -> None:
+    """Print the scores of the runs in a folder of seeds: mean, standard deviation, each."""
+    from radrep.evaluation.folds import evaluate_folds
+    from radrep.evaluation.result import EvalOptions
+    from radrep.training.repeats.seeds import seed_folders, spread, validation_scores
+    from radrep.weights.folds import is_folds
+
+    runs = seed_folders(folder)
+    held_out = of_reports and is_folds(runs[0])
+    if held_out:  # as radrep eval of folds, but for METEOR, which takes longest
+        with TerminalReporter() as reporter:
+            options = EvalOptions(meteor=False)
+            each = [evaluate_folds(run, options=options, reporter=reporter) for run in runs]
+        scores = [result.main_scores for result in each]
+    else:
+        scores = [validation_scores(run) for run in runs]
+    of = "what folds held out" if held_out else "validation, best checkpoint"
+    columns = ("", "mean", "s.d.", *(run.name for run in runs))
+    rows = [(each.name, each.mean, each.deviation, *each.values) for each in spread(scores)]
+    table(columns, rows, title=f"{len(runs)} seeds: {of}")
+    say(str(folder))
 
 
 def _train_once(

@@ -1,0 +1,1 @@
+"""A recipe trained several times: with other seeds, with other settings."""
