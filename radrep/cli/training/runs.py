@@ -50,7 +50,7 @@ def _shown(facts: "RunFacts") -> tuple[object, ...]:
     recipe = facts.recipe
     return (
         "of another radrep" if recipe is None else recipe.model.name,
-        None if recipe is None else recipe.data.prepared,
+        None if recipe is None else recipe.data.prepared.name,
         None if recipe is None else recipe.train.monitor,
         facts.best,
         facts.step,
