@@ -90,20 +90,29 @@ def load_tensors(path: Path) -> Any:
 def check_torch_file(path: Path) -> None:
     """Raise LimitError if torch.load would take more memory than a file has bytes, or never end."""
     with path.open("rb") as file:
-        zipped = file.read(2) == b"PK"
-        if not zipped:
-            file.seek(0)
-            old = io.BytesIO(file.read(_MAX_PICKLE))
-            for _ in range(_PICKLES):
-                _check_pickle(old)
+        check_torch_stream(file, path.stat().st_size)
+
+
+def check_torch_stream(file: IO[bytes], size: int) -> None:
+    """As `check_torch_file`, of what torch.load reads from the file's begin, which it has then."""
+    file.seek(0)
+    zipped = file.read(2) == b"PK"
+    file.seek(0)
     if zipped:
-        _check_archive(path)
-        _check_pickle(io.BytesIO(PyTorchFileReader(str(path)).get_record("data.pkl")))
+        _check_archive(file, size)
+        file.seek(0)
+        check_pickle(io.BytesIO(PyTorchFileReader(file).get_record("data.pkl")))
+    else:
+        old = io.BytesIO(file.read(_MAX_PICKLE))
+        for _ in range(_PICKLES):
+            check_pickle(old)
+    file.seek(0)
 
 
 def _read_zip(path: Path) -> object:
     try:
-        _check_archive(path)
+        with path.open("rb") as file:
+            _check_archive(file, path.stat().st_size)
         with zipfile.ZipFile(path) as archive:  # PyTorch does not compare checksums
             broken = archive.testzip()
     except zipfile.BadZipFile as error:
@@ -118,9 +127,9 @@ def _read_zip(path: Path) -> object:
         return load_tensors(path)
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(file: IO[bytes], size: int) -> None:
     """Raise LimitError if reading an archive would take more memory than it has bytes."""
-    members = stored_members(path)
+    members = stored_members(file, size)
     pickles = [member for member in members if member.filename.endswith("/data.pkl")]
     if not pickles:
         raise UnpicklingError("a zip archive without data.pkl")
@@ -131,14 +140,14 @@ def _check_archive(path: Path) -> None:
         )
 
 
-def stored_members(path: Path) -> list[zipfile.ZipInfo]:
+def stored_members(file: IO[bytes], size: int) -> list[zipfile.ZipInfo]:
     """The members of a zip archive of weights; LimitError if they are more than its bytes."""
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
     packed = [m.filename for m in members if m.compress_type != zipfile.ZIP_STORED]
     names = {member.filename for member in members}
     # A member twice, or several in the same bytes, would be read as more than is there.
-    if packed or len(names) < len(members) or _num_bytes(members) > path.stat().st_size:
+    if packed or len(names) < len(members) or _num_bytes(members) > size:
         problem = f"{packed[0]} is compressed" if packed else "its members overlap"
         raise LimitError(f"{problem}, as in no archive of weights")
     return members
@@ -148,7 +157,7 @@ def _num_bytes(members: Sequence[zipfile.ZipInfo]) -> int:
     return sum(member.file_size for member in members)
 
 
-def _check_pickle(file: IO[bytes]) -> None:
+def check_pickle(file: IO[bytes]) -> None:
     """Read one pickle's instructions and follow the size of its tuples, building nothing.
 
     A tuple that holds another twice, again and again, is short in a file and endless to hash.
@@ -164,6 +173,8 @@ def _check_pickle(file: IO[bytes]) -> None:
                 marks.append(len(stack))
             elif name in ("BINPUT", "LONG_BINPUT"):
                 memo[argument] = stack[-1]
+            elif name == "MEMOIZE":
+                memo[len(memo)] = stack[-1]
             elif name in ("BINGET", "LONG_BINGET"):
                 stack.append(memo[argument])
             elif name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"):

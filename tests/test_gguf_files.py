@@ -44,6 +44,10 @@ FAULTS = {
     "list past the end": (header(listed(4, 1000)), "claims 4,000 bytes that are not there"),
     "list of lists": (header(listed(9, 1)), "a value is of the unknown type 9"),
     "unknown type": (header(text("k") + struct.pack("<I", 77)), "of the unknown type 77"),
+    "many layers": (
+        header(text("llama.block_count") + struct.pack("<II", 4, 10**9)),
+        "llama.block_count is 1,000,000,000",
+    ),
     "huge tensor": (header(tensors=1) + tensor(2**31, 2**31), "its tensors take"),
     "overlapping tensors": (
         header(tensors=3) + 3 * tensor(100) + bytes(400), "its tensors take 1,200 bytes",
@@ -70,9 +74,10 @@ def test_what_gguf_itself_writes_is_read(tmp_path: Path) -> None:
     writer.add_array("words", ["a", "bc"])
     writer.add_array("scores", [1.0, 2.0])
     writer.add_bool("flag", True)
+    writer.add_block_count(30)
     writer.add_tensor("weight", np.ones((4, 32), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    check_gguf(tmp_path / "x.gguf")
+    assert check_gguf(tmp_path / "x.gguf") == 128

@@ -76,7 +76,8 @@ class ShardWriter:
 def open_shards(folder: Path, shards: Sequence[ShardRecord]) -> "Dataset":
     """Shards as one data set, mapped into memory once each is what was written.
 
-    Raises DataError if one is missing, broken or changed.
+    Places in them and texts are checked too: pyarrow follows a place that is a lie. Raises
+    DataError if one is missing, broken or changed.
     """
     from datasets import Dataset, concatenate_datasets
 
@@ -86,7 +87,9 @@ def open_shards(folder: Path, shards: Sequence[ShardRecord]) -> "Dataset":
     opened = []
     for path, problem in zip(paths, problems, strict=True):
         try:
-            opened.append(Dataset.from_file(str(path)) if not problem else None)
+            if not problem:
+                opened.append(Dataset.from_file(str(path)))
+                opened[-1].data.table.validate(full=True)
         # A broken file that is as its record has it raises whatever pyarrow and datasets meet.
         except Exception as error:
             problem = (str(error).splitlines() or [type(error).__name__])[0]

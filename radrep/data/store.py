@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from radrep.data.arrow import decode_png, open_shards
-from radrep.data.manifest import read_shards
+from radrep.data.manifest import ShardRecord, read_shards
 from radrep.data.study import HELD_OUT, Image, Study
 from radrep.data.text import target_text
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset, Features
 
 _ADDED = {"order"}  # columns that shards of an older radrep lack
+_MAY_LACK = {"patient_id", "order"}  # columns in which some study has nothing
+_OF_IMAGES = ("images", "names", "projections", "sha256", "difference_hashes")
+_HASH_BYTES = 32
 _OF_VALIDATION = 10  # one in ten of a fold's other patients chooses the checkpoint
 
 
@@ -71,6 +74,59 @@ def study_row(study: Study, files: Sequence[bytes], hashes: Sequence[bytes]) -> 
         "sha256": [image.sha256 for image in study.images],
         "difference_hashes": list(hashes),
     }
+
+
+def open_studies(prepared: Path, shards: Sequence[ShardRecord]) -> "Dataset":
+    """The studies of shards, each column of the type that it is written with, nothing missing.
+
+    Raises DataError, as `open_shards` does.
+    """
+    data = open_shards(prepared, shards)
+    if lacking := {*study_features()} - {*data.column_names} - _ADDED:
+        raise DataError(
+            f"{prepared}: its shards have no {', '.join(sorted(lacking))}; prepare it again"
+        )
+    if problem := _find_misfit(data.data.table):
+        raise DataError(f"{prepared}: its shards are not as radrep writes them: {problem}")
+    return data
+
+
+def _find_misfit(table: Any) -> str:
+    """What is not as radrep writes it in an Arrow table of studies; "" for nothing."""
+    import pyarrow
+    import pyarrow.compute as pc
+
+    def is_whole(chunk: Any, name: str) -> bool:
+        if chunk.null_count and name not in _MAY_LACK:
+            return False
+        if not pyarrow.types.is_list(chunk.type):
+            return True
+        values = chunk.flatten()
+        parts = values.flatten() if pyarrow.types.is_struct(values.type) else [values]
+        # An image has no path, and a label may be unknown.
+        needed = parts[:1] if name in ("images", "labels") else parts
+        return not values.null_count and not any(part.null_count for part in needed)
+
+    for field in study_features().arrow_schema:
+        if field.name not in table.column_names:
+            continue
+        column = table.column(field.name)
+        if column.type != field.type:
+            return f"{field.name} is of the type {column.type}"
+        if not all(is_whole(chunk, field.name) for chunk in column.chunks):
+            return f"{field.name} is missing for some"
+    lengths = [pc.list_value_length(table.column(name)) for name in _OF_IMAGES]
+    if any(length != lengths[0] for length in lengths):
+        return "studies have more images than names of them, or fewer"
+    for name, fits in (
+        ("sha256", lambda v: pc.match_substring_regex(v, "^[0-9a-f]{64}$")),
+        ("difference_hashes", lambda v: pc.equal(pc.binary_length(v), _HASH_BYTES)),
+    ):
+        if not all(
+            pc.all(fits(c.flatten()), min_count=0).as_py() for c in table.column(name).chunks
+        ):
+            return f"{name} is none of an image"
+    return ""
 
 
 def _whole(text: str) -> str:
@@ -142,12 +198,8 @@ class PreparedStudies(Sequence[Study]):
             raise DataError(f"{prepared}: the split '{split}' has no study")
         self.prepared = prepared
         self.split = split
-        self._data = open_shards(prepared, shards)
+        self._data = open_studies(prepared, shards)
         self._light = [c for c in _light_columns() if c in self._data.column_names]
-        if lacking := {*study_features()} - {*self._data.column_names} - _ADDED:
-            raise DataError(
-                f"{prepared}: its shards have no {', '.join(sorted(lacking))}; prepare it again"
-            )
         ends = np.cumsum([shard.studies for shard in shards])
         if ends[-1] != len(self._data):
             raise DataError(

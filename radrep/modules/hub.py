@@ -11,7 +11,6 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from radrep.errors import CheckpointError
-from radrep.torch_files import check_torch_file
 
 
 def hub_sources(model: nn.Module) -> dict[str, str]:
@@ -31,12 +30,6 @@ def set_hub_source(module: Any, repository: str, revision: str | None, *files: s
             module.hub_source = f"{repository}@{Path(found).parent.name}"
             return
     module.hub_source = f"{repository}@{revision or 'unknown'}"
-
-
-def check_pickles(source: str) -> None:
-    """Raise if a folder has pickled weights that transformers, which reads them, would hang on."""
-    for file in sorted(Path(source).glob("*.bin")):
-        check_torch_file(file)
 
 
 def packaged_file(package: str, pattern: str, command: str) -> Path:

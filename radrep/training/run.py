@@ -19,6 +19,7 @@ from radrep.build import (
     build_selection,
     build_tokenizer,
 )
+from radrep.claimed_sizes import SizeLimit, machine_memory
 from radrep.data.dataset import (
     EpochOrder,
     ModelStudies,
@@ -28,6 +29,7 @@ from radrep.data.dataset import (
 )
 from radrep.data.manifest import hash_recipe, read_image_size, read_shards
 from radrep.data.tokenizer import ReportCodec, Tokenizer
+from radrep.errors import RecipeError
 from radrep.inference.label_tokens import fit_label_tokens
 from radrep.models.base import LabelModel, LabelTokenModel, ReportModel, TrainableModel
 from radrep.progress import Reporter
@@ -134,7 +136,8 @@ def _make_model(resolved: Resolved, data: _Data) -> _Model:
     recipe, accelerator = resolved.recipe, resolved.accelerator
     torch.manual_seed(recipe.train.seed)  # the initial weights
     if resolved.last is None:
-        model = build_model(recipe, data.tokenizer.vocabulary)
+        with _within_memory():
+            model = build_model(recipe, data.tokenizer.vocabulary)
         load_pretrained(model, recipe)
         checkpoint.load_start(model, recipe, data.tokenizer)
         progress = Progress(num_processes=accelerator.num_processes)
@@ -186,6 +189,16 @@ def _make_model(resolved: Resolved, data: _Data) -> _Model:
     return _Model(model, codec, features, datasets, progress, state)
 
 
+def _within_memory() -> SizeLimit:
+    """Refuses a model whose weights alone are more than this machine can hold."""
+
+    def error(limit: str) -> RecipeError:
+        text = f"needs more than {limit} for its weights alone, the most that this machine holds"
+        return RecipeError("this run", [("model", f"{text}; lower its sizes")])
+
+    return SizeLimit(machine_memory(), error)
+
+
 def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
     """The folder, the optimizer, all epochs, the model card."""
     recipe, accelerator, model = resolved.recipe, resolved.accelerator, made.model
@@ -197,12 +210,12 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
         scaler = torch.amp.GradScaler(accelerator.device.type)
     sharded = recipe.parallel.data == "fsdp"
     if made.state:
+        assert resolved.last is not None, "a state is of a checkpoint"
         if sharded:
-            assert resolved.last is not None, "a state is of a checkpoint"
             load_optimizer(resolved.last, accelerator, wrapped, optimizer)
             set_top_rates(optimizer, recipe.optim)
         else:
-            restore_optimizer(optimizer, made.state["optimizer"], recipe.optim)
+            restore_optimizer(optimizer, made.state, recipe.optim, resolved.last)
         if scaler is not None:
             scaler.load_state_dict(made.state["scaler"])
     folder, log = open_folder(resolved, model, made.progress)

@@ -31,6 +31,7 @@ from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.training.parallel.environment import recorded_variables
+from radrep.weights.files import write_error
 from radrep.weights.run_folder import METRICS, is_unstarted
 
 ENVIRONMENT = "environment.json"
@@ -83,18 +84,22 @@ class MetricsLog:
         self._path = path
         if path.is_file():
             kept = ""
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_bytes().splitlines():
                 try:
                     row = load_json(line)
-                except ValueError:
+                    step = int(row["step"])
+                except (ValueError, TypeError, LookupError):
                     break  # a kill may have cut the last line
-                kept += json.dumps(row) + "\n" if row["step"] <= upto_step else ""
+                kept += json.dumps(row) + "\n" if step <= upto_step else ""
             atomic_write_text(path, kept)
 
     def write(self, step: int, row: Mapping[str, object]) -> None:
-        """Append one line."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **row}) + "\n")
+        """Append one line; CheckpointError if the disk does not take it."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **row}) + "\n")
+        except OSError as error:
+            raise write_error(self._path, error) from error
 
     def sync(self) -> None:
         """Have the disk hold the lines so far: a checkpoint of their step may come after them."""

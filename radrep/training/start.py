@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from radrep.training.run_log import (
     describe_environment,
 )
 from radrep.weights import checkpoint, run_folder
+from radrep.weights.run_folder import TRAINING
 
 # Keys that may change when a run goes on: those of the steps to come, and those that leave the
 # numbers as they are. What data.prepared holds is compared by content.
@@ -233,6 +234,31 @@ def settle_best(run: Path, progress: Progress, recipe: Recipe) -> Progress:
     return replace(progress, best=value, best_step=progress.step, epochs_without_better=0)
 
 
+_COUNTS = {  # of `Progress`
+    "step", "epoch", "step_in_epoch", "best_step", "epochs_without_better", "num_processes",
+}  # fmt: skip
+
+
+def _read_progress(state: Mapping[str, Any], last: Path) -> Progress:
+    """Where a checkpoint stands; CheckpointError if that is not what a run of radrep wrote."""
+    try:
+        progress = Progress(**state["progress"])
+        values = asdict(progress)
+        counts = [values.pop(name) for name in _COUNTS]
+        numbers = [values.pop("best") or 0.0]
+        for listed in (values["losses"], values["norms"], *values["others"].values()):
+            numbers += listed
+    except (LookupError, TypeError, AttributeError, ValueError):
+        counts, numbers = [None], []
+    if any(type(n) is not int or not 0 <= n < 2**40 for n in counts) or any(
+        type(n) not in (int, float) for n in numbers
+    ):
+        raise CheckpointError(
+            f"{last / TRAINING} was not written by radrep: its progress is of another form"
+        )
+    return progress
+
+
 def load_last(
     last: Path,
     *,
@@ -261,7 +287,7 @@ def load_last(
             f"{last} was trained on other data than {loaded.recipe.data.prepared} holds now, or by "
             "an older radrep; train anew without --resume"
         )
-    progress = Progress(**state["progress"])
+    progress = _read_progress(state, last)
     parts = [
         (processes, section.batch_size, section.grad_accum_steps)
         for processes, section in (

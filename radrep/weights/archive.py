@@ -63,7 +63,9 @@ def unpack(file: Path) -> Path:
     """
     problem = f"{file} is no bundle of radrep export --bundle"
     try:
-        names = [member.filename for member in stored_members(file)]
+        with file.open("rb") as opened:
+            members = stored_members(opened, file.stat().st_size)
+        names = [member.filename for member in members]
         if other := sorted(set(names) - set(NAMES)):
             raise CheckpointError(f"{problem}: it has {other[0]!r}, which is not unpacked")
         if missing := [name for name in NEEDED if name not in names]:

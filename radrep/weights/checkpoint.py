@@ -5,10 +5,9 @@ can be resumed from it, training.pt; the best one of a finished report model has
 guidance_files.py writes.
 """
 
-import errno
 import json
 import os
-import shutil
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from radrep.atomic import atomic_dir
 from radrep.build import build_codec, build_model
+from radrep.claimed_sizes import SizeLimit, file_bytes
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import CheckpointError, RadrepError, RecipeError
 from radrep.json_text import load_json
@@ -30,7 +30,13 @@ from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe, differences
 from radrep.torch_files import load_tensors
 from radrep.weights.archive import is_bundle, unpack
-from radrep.weights.files import find_change, read_weights, write_checksums, write_weights
+from radrep.weights.files import (
+    find_change,
+    read_weights,
+    write_checksums,
+    write_error,
+    write_weights,
+)
 from radrep.weights.pretrained import check_state_dict
 from radrep.weights.run_folder import (
     BEST,
@@ -98,15 +104,7 @@ def save_checkpoint(
                 file.rename(partial / file.name)
             write_checksums(partial)
     except (SafetensorError, OSError) as error:
-        parent = next(path for path in folder.absolute().parents if path.exists())
-        free = shutil.disk_usage(parent).free
-        # Safetensors hides the system's error in the text of its own.
-        number, text = getattr(error, "errno", None), str(error)
-        is_full = number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or free < 1e6
-        hint = f"; its disk has {free / 1e9:.1f} GB free. Free some, then resume with --resume"
-        raise CheckpointError(
-            f"{folder} could not be written: {error}{hint if is_full else ''}"
-        ) from error
+        raise write_error(folder, error) from error
 
 
 def _write_training(file: Path, training: dict[str, Any]) -> None:
@@ -152,13 +150,27 @@ def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
         try:
             recipe = read_recipe(folder)
             tokenizer = Tokenizer.load(folder / VOCABULARY)
-            model = build_model(recipe, tokenizer.vocabulary, pretrained=False)
+            with _as_large_as(folder):
+                model = build_model(recipe, tokenizer.vocabulary, pretrained=False)
             about = _load_weights(model, folder, len(tokenizer.vocabulary))
         finally:  # of an error, too, a changed file is the reason
             _refuse(folder, change.result())
     codec = build_codec(recipe, tokenizer, model)
     size, saliency = int(about["prepared_size"]), about.get("saliency", "")
     return Loaded(folder, recipe, tokenizer, codec, model.eval(), size, saliency)
+
+
+def _as_large_as(folder: Path) -> SizeLimit:
+    """Refuses a model that the weights of a checkpoint cannot fill."""
+    size = (folder / WEIGHTS).stat().st_size
+
+    def error(limit: str) -> CheckpointError:
+        return CheckpointError(
+            f"{folder} cannot be read: its {RECIPE} describes a model of more than {limit}, and "
+            f"its {WEIGHTS} has {size / 1e6:.1f} MB"
+        )
+
+    return SizeLimit(file_bytes(size), error)
 
 
 def check_whole(folder: Path, hashed: Sequence[str] | None = None) -> None:
@@ -221,14 +233,35 @@ def _load_weights(model: TrainableModel, folder: Path, num_words: int) -> dict[s
             f"{folder / VOCABULARY} has {num_words} words and the weights beside "
             f"it were made for {state[name].shape[0] - 1}: the two are not of one run"
         )
-    if "prepared_size" not in about:
-        raise CheckpointError(f"{path} was not written by radrep: it has no prepared_size")
+    sources = _check_about(path, about, model)
     check_state_dict(state, ours, f"{path} is of another model than {folder / RECIPE} describes")
     model.load_state_dict(state, strict=False)  # frozen parts are not in a checkpoint
-    for part, source in load_json(about.get("hub", "{}")).items():  # as of a resumed run
+    for part, source in sources.items():  # as of a resumed run
         module = cast(nn.Module, model).get_submodule(part)
         module.__dict__.setdefault("hub_source", source)
     return about
+
+
+def _check_about(path: Path, about: Mapping[str, str], model: TrainableModel) -> dict[str, str]:
+    """The parts with weights of the hub by their name; CheckpointError for other metadata."""
+    if "prepared_size" not in about:
+        raise CheckpointError(f"{path} was not written by radrep: it has no prepared_size")
+    if not re.fullmatch(r"[1-9]\d{0,4}", about["prepared_size"]):
+        raise CheckpointError(
+            f"{path} was not written by radrep: its prepared_size is "
+            f"{about['prepared_size'][:20]!r}, expected pixels"
+        )
+    parts = dict(cast(nn.Module, model).named_modules())
+    try:
+        sources = load_json(about.get("hub", "{}"))
+    except ValueError:
+        sources = None
+    if not isinstance(sources, dict) or not sources.keys() <= parts.keys():
+        raise CheckpointError(
+            f"{path} was not written by radrep: it names weights of the hub (hub) of other parts "
+            "than the model has"
+        )
+    return {part: str(source) for part, source in sources.items()}
 
 
 def load_training(folder: Path) -> dict[str, Any]:
@@ -237,10 +270,13 @@ def load_training(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder} cannot be trained further: it has no {TRAINING}")
     try:
-        return load_tensors(path)
+        state = load_tensors(path)
     except Exception as error:  # unpickling raises many kinds, all mean a broken file
         reason = str(error).partition("\n")[0].partition(". ")[0]  # torch adds a paragraph
         raise CheckpointError(f"{path} cannot be read: {reason}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds no training state but a {type(state).__name__}")
+    return state
 
 
 def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:

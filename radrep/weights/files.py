@@ -4,7 +4,10 @@ checksums.json is written last, so a folder of weights without it is not whole. 
 with it when they are read, unless RADREP_VERIFY=0 turns that off.
 """
 
+import errno
 import json
+import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -18,7 +21,20 @@ from radrep.errors import CheckpointError
 from radrep.json_text import load_json
 
 CHECKSUMS = "checksums.json"
+OPTIMIZER_INDEX = ".metadata"
+OPTIMIZER_PART = re.compile(r"\w+\.distcp")  # a name that leads out of no folder
 _ANYWAY = f"{VERIFY}=0 reads it as it is"
+
+
+def write_error(path: Path, error: Exception) -> CheckpointError:
+    """What a failed write of a run's file or folder means, and what to do if the disk is full."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    free = shutil.disk_usage(parent).free
+    # Safetensors hides the system's error in the text of its own.
+    number, text = getattr(error, "errno", None), str(error)
+    is_full = number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or free < 1e6
+    hint = f"; its disk has {free / 1e9:.1f} GB free. Free some, then resume with --resume"
+    return CheckpointError(f"{path} could not be written: {error}{hint if is_full else ''}")
 
 
 def write_checksums(folder: Path) -> None:
@@ -30,7 +46,7 @@ def write_checksums(folder: Path) -> None:
 def optimizer_parts(folder: Path) -> list[str]:
     """Names of the files of a sharded optimizer, also of those that are lost."""
     sums, _ = _read(folder)
-    return [name for name in sums if name == ".metadata" or name.endswith(".distcp")]
+    return [name for name in sums if name == OPTIMIZER_INDEX or OPTIMIZER_PART.fullmatch(name)]
 
 
 def add_checksum(file: Path) -> None:

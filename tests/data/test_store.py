@@ -108,10 +108,29 @@ def test_missing_and_damaged_shards_are_reported(prepared):
         PreparedStudies(prepared, "train")
 
 
+@pytest.mark.parametrize(
+    ("files", "hashes", "problem"),
+    [
+        ([b"x", b"x"], [bytes(32)], "more images than names"),
+        ([b"x"], [bytes(8)], "difference_hashes is none of an image"),
+        ([None], [bytes(32)], "images is missing for some"),
+    ],
+)
+def test_shards_that_radrep_does_not_write_are_refused(tmp_path, files, hashes, problem):
+    writer = ShardWriter(tmp_path / "train-00000.arrow", study_features())
+    writer.write(study_row(make_study(1), files, hashes))
+    writer.close()
+    write_record(tmp_path, [shard_of("train-00000.arrow", 1)])
+    with pytest.raises(DataError, match=problem):
+        PreparedStudies(tmp_path, "train")
+
+
 def test_of_a_row_only_the_image_asked_for_is_decoded(tmp_path):
     writer = ShardWriter(tmp_path / "train-00000.arrow", study_features())
     whole = encode_png(film(1))
-    writer.write(study_row(make_study(1), [whole[:30], whole], [bytes(32)]))
+    study = make_study(1)
+    study = replace(study, images=study.images * 2)
+    writer.write(study_row(study, [whole[:30], whole], [bytes(32)] * 2))
     writer.close()
     write_record(tmp_path, [shard_of("train-00000.arrow", 1)])
     stored = PreparedStudies(tmp_path, "train").open(0)

@@ -12,9 +12,11 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import radrep
+from tests.hostile.kinds import MAKE
 
 MAX_CPU, MAX_WALL, MAX_BYTES = 20, 150, 5 * 10**9
 
@@ -23,6 +25,7 @@ def main() -> None:
     for module in pkgutil.walk_packages(radrep.__path__, "radrep."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    importlib.import_module("tests.hostile.base")
     for line in sys.stdin:
         print(json.dumps(run(**json.loads(line))), flush=True)
 
@@ -57,6 +60,8 @@ def _become(argv: list[str], folder: Path) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU, MAX_CPU))
         resource.setrlimit(resource.RLIMIT_AS, (int(_memory(0) * 1e6) + MAX_BYTES,) * 2)
         code = _command(argv)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -65,7 +70,11 @@ def _become(argv: list[str], folder: Path) -> None:
 
 def _command(argv: list[str]) -> int:
     from radrep.cli import app
+    from tests.hostile.base import make_base
 
+    if argv == [MAKE]:
+        make_base(Path())
+        return 0
     try:
         app(argv)
     except SystemExit as error:

@@ -5,7 +5,6 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,29 +12,9 @@ import numpy as np
 from PIL import Image
 
 from tests.data.dicom.drawing import GREY
+from tests.hostile import checkpoints, data_folders, films, language_models
+from tests.hostile.kinds import BROKEN, DEEP, ESC, Input
 
-
-@dataclass(frozen=True)
-class Input:
-    kind: str
-    name: str
-    make: Callable[[Path], list[str]]
-
-
-ESC = "\x1b]0;owned\x07\x1b[31m"
-DEEP = 100_000
-# Of any text file: what is none, or no whole one.
-BROKEN = {
-    "empty": b"",
-    "nul": b"\0" * 4096,
-    "noise": np.random.default_rng(0).bytes(4096),
-    "half a character": b'{"a": "\xc3',
-    "utf-16 mark": b"\xff\xfe",
-    "brackets": b"[" * DEEP,
-    "braces": b'{"a":' * DEEP,
-    "quotes": b'"' * DEEP,
-    "escapes": ESC.encode() * 50,
-}
 ALIASES = "a0: &a0 [x, x]\n" + "".join(
     f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 30)
 )
@@ -220,8 +199,8 @@ ZIPS: dict[str, Callable[[zipfile.ZipFile], None]] = {
 OUT = ["--out", "out", "--workers", "1"]
 
 
-def all_inputs() -> Iterator[Input]:
-    """Every input."""
+def all_inputs(base: Path) -> Iterator[Input]:
+    """Every input, those of a run with the good one under `base`."""
     for name, content in RECIPES.items():
         make = partial(_text_file, "recipe.yaml", content, ["train", "recipe.yaml"])
         yield Input("recipe", name, make)
@@ -240,3 +219,5 @@ def all_inputs() -> Iterator[Input]:
         yield Input("archive", f"reports, {name}", partial(_tar, "NLMCXR_reports.tgz", TARS[name]))
     for name, write in ZIPS.items():
         yield Input("archive", f"zip, {name}", partial(_zip, write))
+    for others in (checkpoints, films, data_folders, language_models):
+        yield from others.all_inputs(base)

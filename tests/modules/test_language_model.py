@@ -4,11 +4,12 @@ import os
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from radrep.errors import CheckpointError
 from radrep.modules import language_model
@@ -161,7 +162,7 @@ def test_an_unreachable_hub_is_reported_with_the_other_sources(
     def fail(*_: object, **__: object) -> None:
         raise OSError("We couldn't connect to 'https://huggingface.co'\nmore")
 
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", fail)
+    monkeypatch.setattr(language_model, "cached_file", fail)
     with pytest.raises(
         CheckpointError, match="owner/model cannot be loaded: We couldn't connect"
     ) as caught:
@@ -175,12 +176,20 @@ def test_a_hub_model_is_read_at_its_revision_and_notes_its_commit(
     made = tiny("llama", tmp_path)
     asked = []
 
-    def from_pretrained(source: str, *, revision: str, **settings: object) -> object:
+    def give(what: object, source: str, *, revision: str, **settings: object) -> object:
         asked.append((source, revision))
-        return made.model if "dtype" in settings else made.tokenizer
+        return what
 
-    for kind in (AutoTokenizer, AutoModelForCausalLM):
-        monkeypatch.setattr(kind, "from_pretrained", from_pretrained)
+    config = tmp_path / "config.json"
+    made.model.config.to_json_file(config)
+    for kind, what in (
+        (AutoTokenizer, made.tokenizer),
+        (AutoConfig, made.model.config),
+        (AutoModelForCausalLM, made.model),
+    ):
+        monkeypatch.setattr(kind, "from_pretrained", partial(give, what))
+    monkeypatch.setattr(language_model, "cached_file", partial(give, config))
+    monkeypatch.setattr(language_model, "find_adapter_config_file", partial(give, None))
     folder = tmp_path / "models--owner--model"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "v1").write_text("c0ffee")
@@ -188,7 +197,7 @@ def test_a_hub_model_is_read_at_its_revision_and_notes_its_commit(
     (folder / "snapshots" / "c0ffee" / "config.json").touch()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     loaded = load_language_model("owner/model", cache_folder=tmp_path, revision="v1")
-    assert asked == [("owner/model", "v1")] * 2
+    assert asked == [("owner/model", "v1")] * 5
     assert hub_sources(loaded.model) == {"": "owner/model@c0ffee"}
 
 

@@ -110,6 +110,17 @@ bad.yaml has 7 problems:
         ("data.random_flip=1", "data.random_flip", "must be true or false, got 1"),
         ("decode.top_p=1.5", "decode.top_p", "must be at most 1, got 1.5"),
         ("decode.top_p=0", "decode.top_p", "must be greater than 0, got 0"),
+        ("data.image_size=5000", "data.image_size", "must be at most 4096, got 5000"),
+        (
+            "model.transformer.dim=100_000",
+            "model.transformer.dim",
+            "must be at most 65536, got 100000",
+        ),
+        (
+            "model.transformer.num_layers=1001",
+            "model.transformer.num_layers",
+            "must be at most 1000, got 1001",
+        ),
         ("model=3", "model", "must be a section of keys, got 3"),
         (
             "model.name=r2gen",

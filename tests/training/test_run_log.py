@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from radrep.errors import CheckpointError
 from radrep.modules.mamba import MambaBranch
 from radrep.recipe.load import load_recipe
 from radrep.training.accelerator import build_accelerator
@@ -20,6 +21,24 @@ def test_a_cut_metrics_line_does_not_stop_a_resume(tmp_path: Path) -> None:
     log.write(2, {"loss": 2.5})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows == [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5}]
+
+
+@pytest.mark.parametrize("line", ["[]", "7", '{"loss": 1.0}', '{"step": "x"}', '{"step": null}'])
+def test_a_foreign_metrics_line_ends_the_log_as_a_cut_one_does(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 3.0}}\n{line}\n')
+    MetricsLog(path, upto_step=9)
+    assert path.read_text() == '{"step": 1, "loss": 3.0}\n'
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")
+def test_a_full_disk_under_the_log_advises_to_resume(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    log = MetricsLog(tmp_path / "none", upto_step=0)
+    log._path = path
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl could not be written.*--resume"):
+        log.write(1, {"loss": 1.0})
 
 
 def test_tensorboard_writes_into_the_runs_own_folder_with_the_recipe(

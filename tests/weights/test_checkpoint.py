@@ -2,9 +2,11 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from typing import cast
 
+import psutil
 import pytest
 import torch
 from safetensors import SafetensorError, safe_open
@@ -99,3 +101,21 @@ def test_a_run_goes_on_from_one_whose_visual_tokens_started_at_another_scale() -
     assert checkpoint._other_model(published, pooled).startswith(
         "its model.visual_tokens is pooled"
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(" size: 16", " size: 65536"), (" ff_dim: 16", " ff_dim: 65536")]
+)
+def test_a_recipe_of_a_larger_model_than_its_weights_is_refused_before_it_is_built(
+    trained_run: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    folder = shutil.copytree(trained_run / "best", tmp_path / "new")
+    text = (folder / "recipe.yaml").read_text()
+    assert old in text
+    text = text.replace(old, new).replace(" dim: 16", " dim: 65536")
+    (folder / "recipe.yaml").write_text(text)
+    write_checksums(folder)
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(CheckpointError, match="describes a model of more than"):
+        load_checkpoint(folder)
+    assert psutil.Process().memory_info().rss - before < 5e8

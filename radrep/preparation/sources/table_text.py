@@ -16,8 +16,9 @@ from typing import BinaryIO
 from radrep.errors import DataError
 
 _CHUNK = 1 << 20
-# Of a line or of what is read whole: characters, or so many times the bytes of the file.
-_MAX_CHARACTERS, _MAX_RATIO = 100_000_000, 20
+# Of a line or of what is read whole: characters, or so many times the bytes of the file. The values
+# of JSON, and the cells of a row, take up to 40 bytes for each of their characters.
+_MAX_CHARACTERS, _MAX_RATIO = 20_000_000, 20
 _WORKBOOKS = {
     b"PK\x03\x04": "a zip file, perhaps an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",

@@ -28,7 +28,8 @@ _SEP = re.compile(r'"?sep=(?P<mark>\\t|.)"?[\s,;|]*', re.IGNORECASE)  # for Exce
 Lines = Generator[str] | TextIO
 _NOTHING = DELIMITERS + '" \r\n\ufeff'
 _CHUNK = 65_536
-csv.field_size_limit(100_000_000)  # a report may be longer than the 131,072 that Python takes
+# Of a cell, as of a report that is a file. Python's own 131,072 is less than some cells have.
+csv.field_size_limit(1_000_000)
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ def _parse(lines: Lines, path: Path, wanted: Sequence[str] = ()) -> Iterator[tup
     line, before = 1, 0
     with read_errors(path) as position, closing(lines):
         first, before, mark = _skip_to_header(lines)
-        dialect = _sniff_dialect(first, wanted, mark)
-        reader = csv.reader(itertools.chain([first], lines), strict=True, **dialect)
         try:
+            dialect = _sniff_dialect(first, wanted, mark)
+            reader = csv.reader(itertools.chain([first], lines), strict=True, **dialect)
             header = [" ".join(name.strip("\ufeff\u200b ").split()) for name in next(reader, [])]
             columns = _Header(path, header, wanted)
             yield before + 1, header

@@ -4,16 +4,22 @@ Through torch.distributed.checkpoint: each process writes a file NAME.distcp, th
 .metadata, into the folder of the checkpoint.
 """
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from pickle import Unpickler, UnpicklingError
+from typing import IO, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import ReadItem
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_optimizer_state_dict,
@@ -21,9 +27,23 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from radrep.errors import CheckpointError
+from radrep.torch_files import check_pickle, check_torch_stream
+from radrep.weights.files import OPTIMIZER_INDEX, OPTIMIZER_PART
 
 # By the names of parameters, which do not depend on the number of processes.
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
+# What an index is made of, besides types of numbers; pathlib is in two modules from Python 3.13 on.
+_IN_INDEX = {
+    "torch": {"Size"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+        "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    "pathlib": {"PosixPath", "WindowsPath"},
+    "pathlib._local": {"PosixPath", "WindowsPath"},
+}  # fmt: skip
 
 
 def save_optimizer(
@@ -44,10 +64,67 @@ def load_optimizer(
     state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
     try:
         with _quiet():
-            dcp.load({"optimizer": state}, checkpoint_id=folder, no_dist=alone)
-    except Exception as error:  # of files that are missing, cut off or of another model
-        raise CheckpointError(f"{folder} has no optimizer that can be read: {error}") from error
+            dcp.load(
+                {"optimizer": state},
+                storage_reader=_Reader(folder),
+                planner=_Planner(),
+                no_dist=alone,
+            )
+    # Of files that are missing, cut off or of another model; one that torch makes is no Exception.
+    except (Exception, CheckpointException) as error:
+        reason: BaseException = error
+        if isinstance(error, CheckpointException):
+            reason, _ = next(iter(error.failures.values()))
+        raise CheckpointError(f"{folder} has no optimizer that can be read: {reason}") from error
     set_optimizer_state_dict(model, optimizer, state, options=_OPTIONS)
+
+
+class _Reader(dcp.FileSystemReader):
+    """Reads a stranger's files: torch's own unpickles the index with any code that it names."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The index: which part has which numbers."""
+        file = Path(self.path) / OPTIMIZER_INDEX
+        with file.open("rb") as opened:
+            check_pickle(opened)
+            opened.seek(0)
+            index = _Unpickler(opened).load()
+        if not isinstance(index, Metadata) or not isinstance(index.storage_data, dict):
+            raise UnpicklingError(f"its {OPTIMIZER_INDEX} is no index of an optimizer")
+        for part in index.storage_data.values():
+            if not OPTIMIZER_PART.fullmatch(part.relative_path):
+                raise UnpicklingError(f"its {OPTIMIZER_INDEX} names {part.relative_path!r}")
+        index.storage_meta = StorageMeta(load_id=self.load_id)
+        return index
+
+    def _slice_file(self, file: IO[bytes], sinfo: _StorageInfo) -> IO[bytes]:
+        part = io.BytesIO(super()._slice_file(file, sinfo).read(sinfo.length))
+        check_torch_stream(part, part.getbuffer().nbytes)
+        return part
+
+
+class _Planner(dcp.DefaultLoadPlanner):
+    """Reads numbers and texts of the optimizer as weights are read; torch's own runs pickles."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Set one value."""
+        content = torch.load(value, weights_only=True)
+        value.seek(0)
+        value.truncate()
+        torch.save(content, value)
+        value.seek(0)
+        super().load_bytes(read_item, value)
+
+
+class _Unpickler(Unpickler):
+    """Builds what an index is made of, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A class or function that the file names."""
+        is_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if name not in _IN_INDEX.get(module, ()) and not is_type:
+            raise UnpicklingError(f"its {OPTIMIZER_INDEX} names {module}.{name}, which is not run")
+        return super().find_class(module, name)
 
 
 @contextmanager

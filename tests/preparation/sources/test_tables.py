@@ -249,6 +249,18 @@ LONG = "x" * 2_000_000
 
 
 @pytest.mark.parametrize(
+    "text", [f"image,report\na.png,{LONG}\n", f"{LONG},image\nx,a.png\n"], ids=["cell", "header"]
+)
+def test_a_cell_of_more_than_a_million_characters_is_refused(tmp_path, text):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"field larger than field limit \(1000000\)"):
+        list(stream_cells(path))
+    path.write_text(text.replace(LONG, LONG[:999_999]))
+    assert len(list(stream_cells(path))) == 1
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         ("reports.csv", f"image,report\na.png,{LONG}\n"),
