@@ -1,7 +1,7 @@
 """radrep data: inspect and check a prepared folder."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,8 @@ from radrep.errors import DataError
 if TYPE_CHECKING:
     from radrep.preparation.inspection import Overlap
     from radrep.preparation.overlap import Leaks
+
+_MAX_REASONS = 6
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -169,3 +171,25 @@ def _show_texts(texts: Mapping[str, tuple[int, float]], second: str, first: str)
     if shown:
         targets = ", ".join(f"{name} {share}" for name, share in shown.items())
         say(f"targets     cleaned, of {second} also in {first}: {targets}")
+
+
+def show_left_out(left_out: Sequence[tuple[str, str]]) -> None:
+    """Studies by reason, then images by reason: a missing folder would fill a thousand lines."""
+    for one, several in (("study", "studies"), ("image", "images")):
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for what, reason in left_out:
+            if what.startswith("study ") == (one == "study"):
+                name = what.removeprefix("study ")
+                # The reason without the words that name this study or image.
+                kind = " ".join(w for w in reason.split() if PurePath(name).stem not in w)
+                groups.setdefault(kind, []).append((name, reason))
+        ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+        for kind, members in ordered[:_MAX_REASONS]:
+            name, reason = members[0]
+            if len(members) == 1:
+                say(f"  1 {one}: {name}: {reason}")
+            else:
+                say(f"  {len(members):,} {several}: {kind} (the first: {name})")
+        if len(ordered) > _MAX_REASONS:
+            more = sum(len(members) for _, members in ordered[_MAX_REASONS:])
+            say(f"  {more:,} more {several}, for {len(ordered) - _MAX_REASONS} more reasons")

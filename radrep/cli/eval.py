@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
-from radrep.cli.outputs import added_folder
+from radrep.cli.outputs import added_folder, new_file
 from radrep.errors import RadrepError
 from radrep.metrics.names import CONTROLS, FINDINGS_F1, METRICS, SELECTION, SHUFFLED
 
@@ -86,6 +86,14 @@ def evaluate(
             callback=added_folder,
         ),
     ] = None,
+    rexrank: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the reports of one run as ReXrank's JSON of predictions, too.",
+            callback=new_file,
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,6 +137,8 @@ def evaluate(
     from radrep.weights.checkpoint import is_discriminator
     from radrep.weights.folds import fold_folder, is_folds
 
+    if rexrank is not None and (predictions or len(runs) > 1 or (runs and is_folds(runs[0]))):
+        raise RadrepError("--rexrank writes the reports of one run, and several systems were given")
     if bundle := next((run for run in runs if out is None and is_bundle(run)), None):
         raise RadrepError(f"{bundle} is a bundle, which nothing is written to; add --out DIR")
     if dataset is not None and dataset not in DATASETS:
@@ -136,10 +146,10 @@ def evaluate(
     of_folds = len(runs) == 1 and is_folds(runs[0])
     one = fold_folder(runs[0], 0) if of_folds else next(iter(runs), None)
     if len(runs) == 1 and not predictions and one is not None and is_discriminator(one):
-        if overrides or clinical or clean_predictions or no_meteor:
+        if overrides or clinical or clean_predictions or no_meteor or rexrank:
             raise RadrepError(
                 f"{runs[0]} is a discriminator, which writes no reports: --set, --clinical, "
-                "--clean-predictions and --no-meteor are for report models"
+                "--clean-predictions, --no-meteor and --rexrank are for report models"
             )
         _show_labels(runs[0], split, out)
         return
@@ -164,6 +174,13 @@ def evaluate(
         else:
             result = run_evaluate(runs[0] if runs else None, **shared)
     show_result(result)
+    if rexrank is not None:
+        from radrep.interop.rexrank import write_rexrank
+
+        assert result.studies.prepared is not None, "the studies of a run are prepared"
+        reports = zip(result.studies.prepared, result.predictions, strict=True)
+        write_rexrank(rexrank, reports, result.studies.target)
+        say(f"ReXrank: {rexrank}")
     if failed:
         lines = [f"{len(failed)} of {len(runs) + len(predictions)} systems could not be scored:"]
         show_error("\n".join([*lines, *(f"  {system}: {error}" for system, error in failed)]))

@@ -2,13 +2,13 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
-from radrep.cli.data import show_leaks
+from radrep.cli.data import show_leaks, show_left_out
 from radrep.cli.outputs import added_folder
 from radrep.cli.saliency import saliency
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from radrep.preparation.sources.find_raw import Download
 
 app = typer.Typer(no_args_is_help=True)
-
-_MAX_REASONS = 6
 
 Raw = Annotated[
     Path | None,
@@ -47,7 +45,8 @@ DryRun = Annotated[
 def prepare() -> None:
     """Turn a raw data set into a checked, prepared folder.
 
-    Without --raw, mimic, iu and chexpert-plus search data/, downloads/ and the working folder.
+    Without --raw, mimic, iu, chexpert-plus and rexgradient search data/, downloads/ and the
+    working folder.
 
     Example:  radrep prepare mimic
     """
@@ -149,6 +148,29 @@ def chexpert_plus(
 
     choice = Choice(limit, views, section)
     source = ChexpertPlusSource(_find(raw, DOWNLOAD, "chexpert-plus", out), split)
+    _run(source, out, image_size, choice, workers, dry_run)
+
+
+@app.command()
+def rexgradient(
+    raw: Raw = None,
+    out: Out = Path("data/rexgradient"),
+    image_size: ImageSize = 256,
+    limit: Limit = None,
+    views: Views = "all",
+    section: Section = "both",
+    workers: Workers = None,
+    dry_run: DryRun = False,
+) -> None:
+    """ReXGradient-160K (data/ReXGradient-160K, ...): metadata/ and the unpacked deid_png/.
+
+    Example:  radrep prepare rexgradient --raw ReXGradient-160K --limit 1000
+    """
+    from radrep.preparation.plan import Choice
+    from radrep.preparation.sources.rexgradient import DOWNLOAD, RexGradientSource
+
+    choice = Choice(limit, views, section)
+    source = RexGradientSource(_find(raw, DOWNLOAD, "rexgradient", out))
     _run(source, out, image_size, choice, workers, dry_run)
 
 
@@ -271,7 +293,7 @@ def _run(
             found = count_studies(source, choice, reporter=reporter)
         counts = {k: {split: row[k] for split, row in found.counts.items()} for k in published}
         _show_counts(counts, expected, found.left_out)
-        _show_left_out(found.left_out)
+        show_left_out(found.left_out)
         _show_warnings([*source.warnings, *find_unready(source, counts["studies"])])
         say("Counted without opening an image; nothing was written.")
         return
@@ -304,7 +326,7 @@ def _run(
     show_leaks(result.leaks)
     if result.left_out:
         say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
-        _show_left_out(result.left_out)
+        show_left_out(result.left_out)
     _show_warnings(result.warnings)
     ready = "is prepared; see the warnings before you train on it." * bool(result.warnings)
     before = "was prepared before in the same way; nothing was done." * result.already_done
@@ -358,25 +380,3 @@ def _show_notes(notes: Sequence[tuple[str, str]]) -> None:
             say(f"note: {members[0]}")
         else:
             say(f"note: {len(members):,} images: {kind} (the first: {members[0]})")
-
-
-def _show_left_out(left_out: Sequence[tuple[str, str]]) -> None:
-    """Studies by reason, then images by reason: a missing folder would fill a thousand lines."""
-    for one, several in (("study", "studies"), ("image", "images")):
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for what, reason in left_out:
-            if what.startswith("study ") == (one == "study"):
-                name = what.removeprefix("study ")
-                # The reason without the words that name this study or image.
-                kind = " ".join(w for w in reason.split() if PurePath(name).stem not in w)
-                groups.setdefault(kind, []).append((name, reason))
-        ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
-        for kind, members in ordered[:_MAX_REASONS]:
-            name, reason = members[0]
-            if len(members) == 1:
-                say(f"  1 {one}: {name}: {reason}")
-            else:
-                say(f"  {len(members):,} {several}: {kind} (the first: {name})")
-        if len(ordered) > _MAX_REASONS:
-            more = sum(len(members) for _, members in ordered[_MAX_REASONS:])
-            say(f"  {more:,} more {several}, for {len(ordered) - _MAX_REASONS} more reasons")
