@@ -7,7 +7,7 @@ few rows in memory.
 import io
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,40 @@ def open_shards(folder: Path, shards: Sequence[ShardRecord]) -> "Dataset":
                 f"radrep data check {folder}"
             )
     return concatenate_datasets(opened)
+
+
+def find_misfit(
+    table: Any,
+    features: "Features",
+    *,
+    may_lack: Collection[str] = (),
+    partly: Collection[str] = (),
+) -> str:
+    """Which column of an Arrow table is not as radrep writes it; "" for none.
+
+    Nothing is missing but in the columns that `may_lack` something; of structs in those that are
+    `partly` needed all but the first part may be missing.
+    """
+    import pyarrow
+
+    def is_whole(chunk: Any, name: str) -> bool:
+        if chunk.null_count and name not in may_lack:
+            return False
+        values = chunk.flatten() if pyarrow.types.is_list(chunk.type) else chunk
+        parts = values.flatten() if pyarrow.types.is_struct(values.type) else []
+        needed = parts[:1] if name in partly else parts
+        whole = name in may_lack or not values.null_count
+        return whole and not any(part.null_count for part in needed)
+
+    for field in features.arrow_schema:
+        if field.name not in table.column_names:
+            continue
+        column = table.column(field.name)
+        if column.type != field.type:
+            return f"{field.name} is of the type {column.type}"
+        if not all(is_whole(chunk, field.name) for chunk in column.chunks):
+            return f"{field.name} is missing for some"
+    return ""
 
 
 # Files that were found to be what was written: path, size, time of the last change, inode, SHA-256.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radrep.data.arrow import decode_png, encode_png, open_shards
+from radrep.data.arrow import decode_png, encode_png, find_misfit, open_shards
 from radrep.data.manifest import read_shards
 from radrep.errors import DataError
 
@@ -83,6 +83,12 @@ class SaliencyImages:
         self._data = open_shards(folder, shards) if shards else None
         if self._data is not None and {*saliency_features()} - {*self._data.column_names}:
             raise older_masks(folder)
+        if self._data is not None and (
+            problem := find_misfit(
+                self._data.data.table, saliency_features(), partly=("map", "masked")
+            )
+        ):
+            raise DataError(f"{folder}: its shards are not as radrep writes them: {problem}")
         ids = self._data["id"] if self._data is not None else []
         self._places = {study: place for place, study in enumerate(ids)}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from radrep.data.arrow import decode_png, open_shards
+from radrep.data.arrow import decode_png, find_misfit, open_shards
 from radrep.data.manifest import ShardRecord, read_shards
 from radrep.data.study import HELD_OUT, Image, Study
 from radrep.data.text import target_text
@@ -93,28 +93,13 @@ def open_studies(prepared: Path, shards: Sequence[ShardRecord]) -> "Dataset":
 
 def _find_misfit(table: Any) -> str:
     """What is not as radrep writes it in an Arrow table of studies; "" for nothing."""
-    import pyarrow
     import pyarrow.compute as pc
 
-    def is_whole(chunk: Any, name: str) -> bool:
-        if chunk.null_count and name not in _MAY_LACK:
-            return False
-        if not pyarrow.types.is_list(chunk.type):
-            return True
-        values = chunk.flatten()
-        parts = values.flatten() if pyarrow.types.is_struct(values.type) else [values]
-        # An image has no path, and a label may be unknown.
-        needed = parts[:1] if name in ("images", "labels") else parts
-        return not values.null_count and not any(part.null_count for part in needed)
-
-    for field in study_features().arrow_schema:
-        if field.name not in table.column_names:
-            continue
-        column = table.column(field.name)
-        if column.type != field.type:
-            return f"{field.name} is of the type {column.type}"
-        if not all(is_whole(chunk, field.name) for chunk in column.chunks):
-            return f"{field.name} is missing for some"
+    # An image has no path, and a label may be unknown.
+    if problem := find_misfit(
+        table, study_features(), may_lack=_MAY_LACK, partly=("images", "labels")
+    ):
+        return problem
     lengths = [pc.list_value_length(table.column(name)) for name in _OF_IMAGES]
     if any(length != lengths[0] for length in lengths):
         return "studies have more images than names of them, or fewer"

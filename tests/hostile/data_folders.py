@@ -23,7 +23,7 @@ def _record(change: Callable[[dict[str, Any]], None]) -> Callable[[bytes], bytes
 
     def changed(old: bytes) -> bytes:
         record = json.loads(old)
-        record.pop("sha256")
+        record.pop("sha256", None)
         change(record)
         return json.dumps(record).encode()
 
@@ -117,15 +117,47 @@ def _prepared(
 ) -> list[str]:
     """A copy of a prepared folder in which one file is another, and its checksum fits it."""
     shutil.copytree(base / "data", folder / "data")
-    place = folder / "data" / file
-    place.write_bytes(new if isinstance(new, bytes) else new(place.read_bytes()))
-    if file == _SHARD:
-        record = json.loads((folder / "data/prepared.json").read_text())
-        record.pop("sha256")
-        shard = next(shard for shard in record["shards"] if shard["name"] == file)
-        shard["sha256"] = hashlib.sha256(place.read_bytes()).hexdigest()
-        (folder / "data/prepared.json").write_text(json.dumps(record))
+    _change(folder / "data" / file, new)
     return command
+
+
+def _change(place: Path, new: bytes | Callable[[bytes], bytes]) -> None:
+    """Write another content; that of a shard gets its checksum."""
+    place.write_bytes(new if isinstance(new, bytes) else new(place.read_bytes()))
+    if place.name == _SHARD:
+        file = place.with_name("prepared.json")
+        record = json.loads(file.read_text())
+        record.pop("sha256", None)
+        shard = next(shard for shard in record["shards"] if shard["name"] == place.name)
+        shard["sha256"] = hashlib.sha256(place.read_bytes()).hexdigest()
+        file.write_text(json.dumps(record))
+
+
+MASKS: dict[str, bytes | Callable[[bytes], bytes]] = {
+    "noise": BROKEN["noise"],
+    "half": lambda old: old[: len(old) // 2],
+    "no column": _rows(lambda table: table.select([])),
+    "numbers for ids": _column("id", lambda n: [*range(n)]),
+    "ids of others": _column("id", lambda n: [f"{ESC}{k}" for k in range(n)]),
+    "masks of files": _column("masked", lambda n: [{"bytes": None, "path": "/etc/passwd"}] * n),
+    "masks of noise": _column("masked", lambda n: [{"bytes": b"x" * 99, "path": None}] * n),
+    "masks in colour": _column(
+        "masked", lambda n: [{"bytes": _picture("RGB", 64), "path": None}] * n
+    ),
+    "masks of another size": _column(
+        "masked", lambda n: [{"bytes": _picture("L", 1), "path": None}] * n
+    ),
+}
+
+
+def _masked(
+    file: str, new: bytes | Callable[[bytes], bytes], base: Path, folder: Path
+) -> list[str]:
+    """A copy of a prepared folder with masks, of which one file is another."""
+    shutil.copytree(base / "masked", folder / "data")
+    (place,) = (folder / "data/saliency").glob(f"*/{file}")
+    _change(place, new)
+    return ["train", str(base / "masked.yaml"), "--set", "data.prepared=data", "--out", "out"]
 
 
 PREDICTIONS = (
@@ -179,6 +211,10 @@ def all_inputs(base: Path) -> Iterator[Input]:
         for verb in ("check", "show"):
             command = ["data", verb, "data"]
             yield Input(f"shard, {verb}", name, partial(_prepared, _SHARD, new, command, base))
+    for name, new in MASKS.items():
+        yield Input("masks", name, partial(_masked, _SHARD, new, base))
+    for name in ("noise", "list", "shards of texts", "a shard elsewhere"):
+        yield Input("masks' record", name, partial(_masked, "prepared.json", RECORDS[name], base))
     for name, content in PREDICTIONS.items():
         yield Input("predictions", name, partial(_predictions, content, base))
         yield Input("references", name, partial(_references, content, base))

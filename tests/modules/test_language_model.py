@@ -176,7 +176,7 @@ def test_a_hub_model_is_read_at_its_revision_and_notes_its_commit(
     made = tiny("llama", tmp_path)
     asked = []
 
-    def give(what: object, source: str, *, revision: str, **settings: object) -> object:
+    def give(what: object, source: str, *_: object, revision: str, **__: object) -> object:
         asked.append((source, revision))
         return what
 

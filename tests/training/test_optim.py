@@ -1,11 +1,16 @@
 """Parameter groups and learning rates."""
 
+import copy
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from radrep.build import build_model
+from radrep.errors import CheckpointError
 from radrep.recipe.load import load_recipe
-from radrep.training.optim import build_optimizer, check_groups, rate_factor
+from radrep.training.optim import build_optimizer, check_groups, rate_factor, restore_optimizer
 from tests.whole_way import write_recipe
 
 
@@ -33,6 +38,37 @@ def test_adamw_decays_matrices_but_not_what_mamba_marks(tmp_path) -> None:
     assert {v for n, v in by_name.items() if n.endswith(("A_log", ".D", "bias"))} == {0.0}
     assert any(name.endswith("A_log") for name in by_name)
     assert by_name["encoder_decoder.words.weight"] == 0.5
+
+
+def _spoiled(state: dict[str, Any], change: str) -> object:
+    if change == "shape":
+        state["state"][0]["exp_avg"] = torch.zeros(7)
+    elif change == "rate":
+        state["param_groups"][0]["lr"] = "fast"
+    elif change == "name":
+        del state["param_groups"][0]["name"]
+    elif change == "groups":
+        state["param_groups"] = []
+    return "text" if change == "text" else state
+
+
+@pytest.mark.parametrize("change", ["shape", "rate", "name", "groups", "text"])
+def test_the_state_of_another_optimizer_is_refused(change: str, tmp_path: Path) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path, tmp_path)))
+
+    def make() -> torch.optim.Optimizer:
+        model = torch.nn.Linear(3, 2)
+        groups = [{"params": list(model.parameters()), "name": "rest", "top_lr": 0.5}]
+        optimizer = torch.optim.Adam(groups, lr=0.1)
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        return optimizer
+
+    state = make().state_dict()
+    restore_optimizer(make(), {"optimizer": copy.deepcopy(state)}, recipe.optim, Path("last"))
+    spoiled = {"optimizer": _spoiled(state, change)}
+    with pytest.raises(CheckpointError, match="last holds the state of another optimizer"):
+        restore_optimizer(make(), spoiled, recipe.optim, Path("last"))
 
 
 def test_rates_warm_up_then_fall_to_the_floor_one_step_after_the_last() -> None:

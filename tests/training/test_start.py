@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import yaml
 from radrep.atomic import locked
 from radrep.errors import CheckpointError
 from radrep.training import run as run_module
-from radrep.training.loop import Interrupted
+from radrep.training import start
+from radrep.training.loop import Interrupted, Progress
 from radrep.weights.run_folder import last_checkpoint
 from tests.whole_way import radrep, read_metrics, write_recipe
 
@@ -82,6 +84,19 @@ def test_what_may_not_change_is_refused_by_name(
     assert result.exit_code == 2
     assert told in plain(result.stderr)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [None, {}, {"step": 1, "unknown": 2}, {"step": -1}, {"step": 2**50}, {"step": "1"},
+     {"losses": 3}, {"losses": ["x"]}, {"others": [1]}, {"best": "high"}],
+)  # fmt: skip
+def test_progress_that_no_run_wrote_is_refused(progress: object) -> None:
+    state = {} if progress == {} else {"progress": progress}
+    with pytest.raises(CheckpointError, match="its progress is of another form"):
+        start._read_progress(state, Path("last"))
+    whole = asdict(Progress(step=3, best=0.5, losses=[1.0], others={"a": [2.0]}))
+    assert start._read_progress({"progress": whole}, Path("last")) == Progress(**whole)
 
 
 def test_another_machine_is_told_and_written_down(run: Path) -> None:
