@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from radrep.data.arrow import open_shards
 from radrep.data.manifest import read_shards
+from radrep.data.store import open_studies
 from radrep.data.study import SPLITS
 
 _MONTHS = (
@@ -67,7 +67,7 @@ def find_identifiers(prepared: Path, advance: Callable[[int], object]) -> FoundI
         shards = read_shards(prepared, split)
         if not shards:
             continue
-        for rows in open_shards(prepared, shards).select_columns(columns).iter(1000):
+        for rows in open_studies(prepared, shards).select_columns(columns).iter(1000):
             studies = zip(*(rows[name] for name in columns), strict=True)
             for study, sections, report in studies:
                 text = "\n".join([report, *(pair["text"] for pair in sections)])

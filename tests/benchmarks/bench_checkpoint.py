@@ -2,10 +2,11 @@
 
 Run: python tests/benchmarks/bench_checkpoint.py [--repeats 9]
 
-The shipped CPU recipe's checkpoint of some 30 MB, and one of 600 MB. Weights are hashed in a thread beside
-the load: with a core for it the wall time is that of the thread that loads, which is measured by
-itself since other work may run on the machine; without one it is the CPU time of both. The first
-load, which compiles and imports, is not counted. The peer is the same load with RADREP_VERIFY=0.
+The shipped CPU recipe's checkpoint, of some 30 MB, and one of 600 MB. Weights are hashed in a
+thread beside the load: with a core for it the wall time is that of the thread that loads, which is
+measured by itself since other work may run on the machine; without one it is the CPU time of both.
+The first load, which compiles and imports, is not counted. The peer is the same load with
+RADREP_VERIFY=0.
 """
 
 import argparse
