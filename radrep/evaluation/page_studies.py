@@ -11,7 +11,7 @@ from radrep.build import build_selection
 from radrep.evaluation.eval_set import batches_of
 from radrep.evaluation.result import EvalResult
 from radrep.guidance.editing import Sentence, WrittenReport
-from radrep.inference.decode import DECODED, explain_reports
+from radrep.inference.decode import DECODED, explain_reports, report_model
 from radrep.inference.guide import Guide, guide_for
 from radrep.metrics.labeler import Findings, label_report
 from radrep.sections import MARKER
@@ -77,8 +77,16 @@ def _study(
             decode = result.decodes[result.main]
             alone = slice(index, index + 1)
             (batch,) = batches_of(loaded, prepared, 1, part=alone, num_workers=0)
-            seed = loaded.recipe.train.seed
-            ((_, maps),) = explain_reports(loaded, batch, decode, seed=seed, guide=guide)
+            train = loaded.recipe.train
+            ((_, maps),) = explain_reports(
+                report_model(loaded),
+                batch,
+                loaded.codec,
+                decode,
+                precision=train.precision,
+                seed=train.seed,
+                guide=guide,
+            )
             if len(maps):  # a language model has none, nor has a training report
                 means = maps.mean(axis=0)
                 heatmaps = [overlay(i, mean) for i, mean in zip(images, means, strict=True)]

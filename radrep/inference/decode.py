@@ -114,10 +114,12 @@ def report_model(loaded: Loaded) -> ReportModel:
 
 @torch.no_grad()
 def explain_reports(
-    loaded: Loaded,
+    model: ReportModel,
     batch: Batch,
+    codec: ReportCodec,
     decode: Decode,
     *,
+    precision: str,
     seed: int = 0,
     guide: Guide = DECODED,
 ) -> list[tuple[WrittenReport, np.ndarray]]:
@@ -127,15 +129,14 @@ def explain_reports(
     columns), 1 in sum for a word; without words for a language model and for a report that was
     selected.
     """
-    model = report_model(loaded)
-    options = build_decode(decode, loaded.recipe.train.precision)
+    options = build_decode(decode, precision)
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
     with autocast(batch.device, options.precision):
         if not guide.needs_features:  # encoded once, for the reports and their attention
             batch = model.encode_images(batch, options)
         batch, drafts, probabilities = _draft(
-            model, batch, loaded.codec, decode, options, guide, seed, generator
+            model, batch, codec, decode, options, guide, seed, generator
         )
         maps = [
             None if draft.ids is None else model.attention(batch.study(number), draft.ids)

@@ -208,9 +208,7 @@ class ReportGenerator:
             return next(self.write_all([study], seed=seed))
         given = self._prepare(self._read(study, with_films=True))
         batch = _batch([given])
-        ((written, attention),) = explain_reports(
-            self.loaded, batch, self._decode, seed=seed, guide=self._guide
-        )
+        ((written, attention),) = self._explain(batch, seed)
         report, summaries = self._with_findings(given, written, attention)
         # Edited words were not written while the decoder attended to the image.
         maps = attention if not (written.changes or written.removed) else attention[:0]
@@ -250,9 +248,7 @@ class ReportGenerator:
         studies = [self._prepare(each) for each in films]
         batch = _batch(studies)
         if findings:
-            explained = explain_reports(
-                self.loaded, batch, self._decode, seed=seed, guide=self._guide
-            )
+            explained = self._explain(batch, seed)
             return [
                 self._with_findings(given, *found)[0]
                 for given, found in zip(studies, explained, strict=True)
@@ -270,6 +266,17 @@ class ReportGenerator:
             self._with_text(given.report, text)
             for given, (_, text) in zip(studies, written, strict=True)
         ]
+
+    def _explain(self, batch: Batch, seed: int) -> list[tuple[WrittenReport, np.ndarray]]:
+        return explain_reports(
+            self._model,
+            batch,
+            self.loaded.codec,
+            self._decode,
+            precision=self.loaded.recipe.train.precision,
+            seed=seed,
+            guide=self._guide,
+        )
 
     def _with_findings(
         self, given: _Given, written: WrittenReport, attention: np.ndarray

@@ -8,12 +8,12 @@ what it would have done without the stop; on GPUs some sums depend on the order 
 import math
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -31,12 +31,21 @@ from radrep.training.accelerator import largest, sum_over_processes
 from radrep.training.optim import set_learning_rates
 from radrep.training.parallel.sharding import to_full, whole
 from radrep.training.run_log import Meter, RunLog
+from radrep.training.validation import SampleReport
 
 # Steps between the exchanges of several processes on whether one was asked to stop.
 _STOP_EVERY = 10
 # What resource managers send before the end: the exit code then tells them to start again.
 _BY_MANAGER = (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM))
 _HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
+
+
+@runtime_checkable
+class SampledTask(Protocol):
+    """A task whose validation has reports to show."""
+
+    def samples(self) -> Sequence[SampleReport]:
+        """Write those of a few studies, in one process, and draw where the model attends."""
 
 
 class Task(Protocol):
@@ -272,8 +281,11 @@ def validate(run: Run, progress: Progress) -> None:
     monitor = run.recipe.train.monitor
     progress.epoch += 1
     progress.step_in_epoch = 0
+    samples: Sequence[SampleReport] = ()
     with whole(run.model):
         scores = dict(run.task.validate())
+        if run.log is not None and run.log.shows_samples and isinstance(run.task, SampledTask):
+            samples = run.task.samples()
     value = scores[monitor]
     sign = -1.0 if monitor == "val/loss" else 1.0
     better = progress.best is None or sign * value >= sign * progress.best  # ties too, as R2Gen
@@ -283,6 +295,7 @@ def validate(run: Run, progress: Progress) -> None:
         progress.epochs_without_better += 1
     if run.log is not None:
         run.log.write(progress.step, {"epoch": progress.epoch, **scores})
+        run.log.write_samples(progress.step, samples)
     shown = "  ".join(f"{name.removeprefix('val/')} {score:.3f}" for name, score in scores.items())
     best = "best so far" if better else f"best {progress.best:.3f} at step {progress.best_step}"
     run.reporter.info("val", f"epoch {progress.epoch}  {shown}  ({best} in {monitor})")

@@ -3,17 +3,18 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from radrep.build import build_decode
 from radrep.data.batch import Batch
-from radrep.data.dataset import ReportDataset
+from radrep.data.dataset import ReportDataset, in_order
 from radrep.data.store import PreparedStudies
-from radrep.data.text import get_cleaner
+from radrep.data.text import get_cleaner, target_text
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
 from radrep.guidance.image_features import FilmStatistics
-from radrep.inference.decode import write_reports
+from radrep.inference.decode import explain_reports, write_reports
 from radrep.inference.guide import fit_to_encoder
 from radrep.metrics.nlg import score_nlg
 from radrep.metrics.protocol import (
@@ -27,13 +28,15 @@ from radrep.progress import Reporter
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
-from radrep.sections import without_markers
+from radrep.sections import without_marker, without_markers
 from radrep.training.accelerator import broadcast, gather
 from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
-from radrep.training.validation import Validation, mean_loss, moved
+from radrep.training.validation import SampleReport, Validation, mean_loss, moved
+from radrep.viz.figures.heatmap import draw_attention
 from radrep.weights.guidance_files import save_guidance
 
 _METEOR = "val/meteor"
+_SAMPLES = 4  # reports for a tracker
 
 
 class ReportTask:
@@ -88,6 +91,37 @@ class ReportTask:
         if gained := [part for *_, parts in everyone for part in parts]:
             means["val/image_gain"] = mean_loss(gained)
         return means | broadcast(on.accelerator, scores)
+
+    def samples(self) -> list[SampleReport]:
+        """The reports of the first studies of validation, and where the decoder attends."""
+        on, recipe = self.validation, self.validation.recipe
+        studies, found = on.dataset.studies, []
+        self.model.eval()
+        first = in_order(on.dataset, 1, num_workers=0, part=slice(_SAMPLES))
+        for index, batch in enumerate(first):
+            ((written, attention),) = explain_reports(
+                self.model,
+                batch,
+                on.codec,
+                recipe.decode,
+                precision=recipe.train.precision,
+                seed=recipe.train.seed,
+            )
+            study, views = studies.read_views(index, on.dataset.selection.of)
+            picture = draw_attention(
+                [pixels for _, pixels in views],
+                list(attention.mean(axis=0)) if len(attention) else [],
+                study=study.id,
+                projections=[
+                    "under its SDAM mask" if view.masked else study.images[view.number].projection
+                    for view, _ in views
+                ],
+                report=without_marker(written.text),
+            )
+            reference = target_text(study.sections, recipe.data.target)
+            found.append(SampleReport(study.id, reference, written.text, np.asarray(picture)))
+        self.model.train()
+        return found
 
     def _score(self, reports: list[str]) -> dict[str, float]:
         # METEOR takes seconds of Java, so it is computed only where it chooses the best.

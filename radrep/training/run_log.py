@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,7 @@ from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.training.parallel.environment import recorded_variables
+from radrep.training.validation import SampleReport
 from radrep.weights.files import write_error
 from radrep.weights.run_folder import METRICS, is_unstarted
 
@@ -142,6 +143,19 @@ class RunLog:
         else:
             for name, value in named.items():
                 self._tracker.add_scalar(name, value, step)
+
+    @property
+    def shows_samples(self) -> bool:
+        """Whether reports of validation are shown: by TensorBoard."""
+        return self._tracker is not None and not self._is_wandb
+
+    def write_samples(self, step: int, samples: Sequence[SampleReport]) -> None:
+        """Log reports of validation, each with its reference and its images under heatmaps."""
+        for sample in samples:
+            name = f"validation/{sample.id}"
+            text = f"**reference**\n\n{sample.reference}\n\n**generated**\n\n{sample.generated}"
+            self._tracker.add_text(name, text, step)
+            self._tracker.add_image(name, sample.picture, step, dataformats="HWC")
 
     def sync(self) -> None:
         """Have the disk hold metrics.jsonl."""

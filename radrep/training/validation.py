@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
@@ -15,6 +16,16 @@ from radrep.device import autocast
 from radrep.models.base import TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """A report of validation for a tracker, and a picture of its images and heatmaps, (h, w, 3)."""
+
+    id: str
+    reference: str
+    generated: str
+    picture: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,21 @@
 """What a run writes about itself."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from radrep.data.store import PreparedStudies
 from radrep.errors import CheckpointError
 from radrep.modules.mamba import MambaBranch
 from radrep.recipe.load import load_recipe
 from radrep.training.accelerator import build_accelerator
 from radrep.training.run_log import MetricsLog, RunLog, describe_environment, scan_backend
-from tests.whole_way import write_recipe
+from tests.whole_way import radrep, read_metrics, write_recipe
 
 
 def test_a_cut_metrics_line_does_not_stop_a_resume(tmp_path: Path) -> None:
@@ -59,6 +63,26 @@ def test_tensorboard_writes_into_the_runs_own_folder_with_the_recipe(
     (text,) = found.Tensors("recipe/text_summary")
     assert b"lr: 0.125" in text.tensor_proto.string_val[0]
     assert json.loads((folder / "metrics.jsonl").read_text())["loss"] == 2.0
+
+
+def test_tensorboard_shows_reports_and_heatmaps_and_changes_no_number(
+    tmp_path: Path, phantoms: Path, trained_run: Path
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = radrep("train", write_recipe(tmp_path, phantoms), "--logger", "tensorboard")
+    assert result.exit_code == 0, result.output
+    plain, logged = read_metrics(trained_run), read_metrics(tmp_path / "run")
+    assert logged == plain
+    found = events.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    ids = PreparedStudies(phantoms, "val").ids[:4]
+    assert set(found.Tags()["images"]) == {f"validation/{id_}" for id_ in ids}
+    images = found.Images(f"validation/{ids[0]}")
+    assert [each.step for each in images] == [4, 8], "one after each epoch"
+    (first, _) = (Image.open(io.BytesIO(each.encoded_image_string)) for each in images)
+    assert np.ptp(np.asarray(first).astype(int), axis=-1).max() > 50, "heatmaps have colours"
+    text = found.Tensors(f"validation/{ids[0]}/text_summary")[0].tensor_proto.string_val[0]
+    reference = PreparedStudies(phantoms, "val")[0].sections["findings"]
+    assert reference.encode() in text
 
 
 def test_the_scan_backend_is_named_where_a_model_scans() -> None:
