@@ -317,7 +317,9 @@ class Emrrg(PromptedModel):
 
     def _context_parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Visual tokens of prior studies, and texts: (b, k, d), and which are real, (b, k)."""
-        if batch.prior is not None and self.earlier is not None:
+        if self.earlier is not None and batch.prior is None:  # gradients in all processes
+            yield self.earlier.expand(len(batch.ids), 0, -1), None
+        elif self.earlier is not None and batch.prior is not None:
             views = batch.prior.num_views
             places = views.nonzero()[:, 0]
             tokens = average_views(self.features(batch.prior), views[places])

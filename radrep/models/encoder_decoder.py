@@ -101,7 +101,8 @@ class EncoderDecoder(nn.Module):
         """
         patches = self.project(features)  # (v, n / views, d)
         views = num_views.tolist()
-        if num_prior is not None and self.earlier is not None:
+        if self.earlier is not None:  # also without any prior: all processes have its gradient
+            num_prior = torch.zeros_like(num_views) if num_prior is None else num_prior
             own, prior = patches.split([sum(views), len(patches) - sum(views)])
             parts = own.split(views), (prior + self.earlier).split(num_prior.tolist())
             patches = torch.cat([torch.cat(pair) for pair in zip(*parts, strict=True)])

@@ -4,6 +4,7 @@ import pytest
 
 from radrep.evaluation.conclusion import conclude
 from radrep.metrics.format import number, p_value
+from radrep.metrics.names import OTHER_CONTEXT
 from tests.viz.example import make_card
 
 # The example's differences reach .09 to both sides: less than that is not significant.
@@ -37,6 +38,24 @@ def answer(systems, **options):
 )
 def test_only_a_significant_loss_in_the_shuffled_control_counts(systems, expected):
     assert answer(systems) == expected
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ((0.2, 0.3), "It uses the context of the study."),
+        ((0.2, 0.47), "It uses the context of the study for its wording, but not measurably for"),
+        ((0.38, 0.3), "It uses the context of the study for its findings, but not measurably for"),
+        ((0.38, 0.47), "There is no evidence that it uses the context of the study."),
+        (None, "This model uses the image."),
+    ],
+)
+def test_only_a_significant_loss_with_another_context_counts(other, expected):
+    systems = SEES if other is None else SEES | {OTHER_CONTEXT.name: other}
+    found = conclude(make_card(systems), "model")
+    assert expected in found.answer
+    assert ("context" in found.answer) == (other is not None)
+    assert (OTHER_CONTEXT.title in [item.about for item in found.evidence]) == (other is not None)
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,22 @@ def test_each_part_of_the_context_is_read(made: tuple[ReportModel, ReportDataset
     assert parameters[earlier].grad.abs().sum() > 0
 
 
+def test_a_batch_without_any_prior_has_all_gradients(
+    made: tuple[ReportModel, ReportDataset],
+) -> None:
+    # Else processes that share gradients would wait for one that some do not have.
+    model, dataset = made
+    for parameter in model.parameters():
+        parameter.grad = None
+    batch = batch_of(dataset, 1)
+    assert batch.prior is None
+    model.loss(batch)["loss"].backward()
+    named = dict(model.named_parameters()).items()
+    new = [p for name, p in named if name.endswith("earlier") or "text_kinds" in name]
+    assert new
+    assert all(parameter.grad is not None for parameter in new)
+
+
 def test_cached_features_give_the_same(made: tuple[ReportModel, ReportDataset]) -> None:
     model, dataset = made
     batch = batch_of(dataset, 0, 1, 2)

@@ -81,7 +81,7 @@ def study_context(studies: PreparedStudies, index: int, kinds: Sequence[str]) ->
     """The context of a prepared study, of some kinds."""
     sections = studies[index].sections
     texts = {name: sections.get(name, "") for name in TITLES if name in kinds}
-    prior = studies.priors.get(index)
+    prior = studies.priors.get(index) if {PRIOR_REPORT, PRIOR_IMAGE} & {*kinds} else None
     if PRIOR_REPORT in kinds:
         texts[PRIOR_REPORT] = "" if prior is None else target_text(studies[prior].sections, "both")
     kept = {name: text for name, text in texts.items() if any(map(str.isalnum, text))}
@@ -90,12 +90,15 @@ def study_context(studies: PreparedStudies, index: int, kinds: Sequence[str]) ->
 
 def check_context(studies: PreparedStudies, kinds: Sequence[str]) -> None:
     """Raise DataError unless some training study has each kind of context."""
-    lacking = [kind for kind in kinds if kind in (PRIOR_REPORT, PRIOR_IMAGE) and not studies.priors]
-    sections = [kind for kind in kinds if kind not in (PRIOR_REPORT, PRIOR_IMAGE)]
-    if sections:
-        named = {name for study in studies for name in study.sections}
-        lacking = [*(kind for kind in sections if kind not in named), *lacking]
-    if lacking:
+    of_prior = {PRIOR_REPORT, PRIOR_IMAGE} & {*kinds}
+    missing = {*kinds} - of_prior
+    for study in studies if missing else ():
+        missing -= study.sections.keys()
+        if not missing:
+            break
+    if of_prior and not studies.priors:
+        missing |= of_prior
+    if lacking := [kind for kind in kinds if kind in missing]:
         raise DataError(
             f"{studies.prepared}: none of its {len(studies)} training studies has "
             f"{' or '.join(lacking)}, which data.context asks for. If it was prepared by an older "
