@@ -3,8 +3,10 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
@@ -240,3 +242,48 @@ def test_a_recipe_without_room_is_refused(
     result = radrep("train", recipe, "--set", f"data.target={TWO_SECTIONS}", *typed)
     assert result.exit_code == 2
     assert told in " ".join(result.stderr.split())
+
+
+CSR_LMCA = {
+    "backbone": {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True},
+    "enhancer": {"mode": "none"},
+    "transformer": {"dim": 64, "num_layers": 2, "num_heads": 4, "ff_dim": 64, "dropout": 0.0},
+}
+EMRRG = {
+    "name": "emrrg",
+    "encoder": {"size": "tiny", "drop_path": 0.0},
+    "train_encoder": "frozen",
+    "visual_tokens": "pooled",
+    "projector_scale": "words",
+    "language_model": {
+        **{"name": "small", "dim": 64, "num_layers": 2, "num_heads": 4},
+        "train": "trained",
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_java", "shared_cache")
+@pytest.mark.parametrize("model", [CSR_LMCA, EMRRG], ids=["csr_lmca", "emrrg"])
+def test_a_decoder_learns_to_write_both(model: dict[str, Any], tmp_path: Path) -> None:
+    source = PhantomSource(120, image_size=64, splits=(0.8, 0.1, 0.1), impressions=True)
+    data = prepare(source, tmp_path / "data", image_size=64, workers=1).out
+    recipe = write_recipe(tmp_path, data)
+    written = yaml.safe_load(recipe.read_text())
+    written["model"] = model if "name" in model else written["model"] | model
+    written["data"] |= {"target": TWO_SECTIONS, "random_crop": False}
+    written["optim"] |= {"lr": 0.003}
+    written["train"] |= {"epochs": 25, "batch_size": 8, "log_every": 100}
+    written["decode"] = {"method": "greedy", "max_new_tokens": 80, "select": None}
+    recipe.write_text(yaml.safe_dump(written))
+    result = radrep("train", recipe)
+    assert result.exit_code == 0, result.output
+    assert radrep("eval", tmp_path / "run", "--split", "val").exit_code == 0
+    rows = (tmp_path / "run/predictions-val.jsonl").read_text().splitlines()
+    for row in map(json.loads, rows):
+        assert len(row["generated_findings"].split()) > 15
+        assert 1 < len(row["generated_impression"].split()) < 30
+    scores = json.loads((tmp_path / "run/scores-val.json").read_text())["sections"]
+    for name in SECTIONS:  # words of its own section, and not of the other
+        own = scores[name]["protocols"]["full"]["systems"][0]["scores"]
+        assert own["bleu1"] > 0.3, name

@@ -156,11 +156,9 @@ class ReportDataset(Dataset[Sample]):
 
     def _prior(self, context: StudyContext, key: tuple[int, int]) -> Views | None:
         """The bare images of the study before, cut as those of the study itself."""
-        return (
-            None
-            if context.prior is None
-            else self._views(context.prior, self.selection.bare, key)[1]
-        )
+        if context.prior is None:
+            return None
+        return self._views(context.prior, self.selection.bare, key)[1]
 
     def _views(
         self, index: int, choose: Callable[[Study], Sequence[View]], key: tuple[int, int]

@@ -75,7 +75,7 @@ class Data(Section):
         tuple[Literal["indication", "comparison", "prior_report", "prior_image"], ...],
         Field(strict=False),
     ] = ()
-    context_words: Size = 60  # of each text, the first ones
+    context_words: Annotated[int, Field(ge=1, le=1000)] = 60  # of each text, the first ones
     drop_context: Fraction = 0.3  # share of training studies shown without a kind, for each kind
     num_workers: Annotated[int, Field(ge=0, le=1_000)] = 2
 

@@ -70,7 +70,7 @@ class ContextReader:
         ids: list[int] = []
         kinds: list[int] = []
         for kind, (name, title) in enumerate(TITLES.items(), start=1):
-            if name in texts:
+            if any(map(str.isalnum, texts.get(name, ""))):
                 found = self.codec.encode_context(title, texts[name], self.most_words)
                 ids += found
                 kinds += [kind] * len(found)
@@ -84,7 +84,7 @@ def study_context(studies: PreparedStudies, index: int, kinds: Sequence[str]) ->
     prior = studies.priors.get(index) if {PRIOR_REPORT, PRIOR_IMAGE} & {*kinds} else None
     if PRIOR_REPORT in kinds:
         texts[PRIOR_REPORT] = "" if prior is None else target_text(studies[prior].sections, "both")
-    kept = {name: text for name, text in texts.items() if any(map(str.isalnum, text))}
+    kept = {name: text for name, text in texts.items() if text.strip()}
     return StudyContext(kept, prior if PRIOR_IMAGE in kinds else None)
 
 
