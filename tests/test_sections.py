@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 
+from radrep.data.store import PreparedStudies
 from radrep.data.study import SourceStudy
 from radrep.data.text import CLEANERS, get_cleaner, target_text
 from radrep.data.tokenizer import Tokenizer
@@ -273,17 +274,18 @@ def test_a_decoder_learns_to_write_both(model: dict[str, Any], tmp_path: Path) -
     written["model"] = model if "name" in model else written["model"] | model
     written["data"] |= {"target": TWO_SECTIONS, "random_crop": False}
     written["optim"] |= {"lr": 0.003}
-    written["train"] |= {"epochs": 25, "batch_size": 8, "log_every": 100}
+    written["train"] |= {"epochs": 20, "batch_size": 8, "log_every": 100}
     written["decode"] = {"method": "greedy", "max_new_tokens": 80, "select": None}
     recipe.write_text(yaml.safe_dump(written))
     result = radrep("train", recipe)
     assert result.exit_code == 0, result.output
     assert radrep("eval", tmp_path / "run", "--split", "val").exit_code == 0
+    clean = get_cleaner("plain")
+    known = {clean(text) for text in PreparedStudies(data, "train").texts("impression")}
     rows = (tmp_path / "run/predictions-val.jsonl").read_text().splitlines()
     for row in map(json.loads, rows):
         assert len(row["generated_findings"].split()) > 15
-        assert 1 < len(row["generated_impression"].split()) < 30
+        assert row["generated_impression"] in known
     scores = json.loads((tmp_path / "run/scores-val.json").read_text())["sections"]
-    for name in SECTIONS:  # words of its own section, and not of the other
-        own = scores[name]["protocols"]["full"]["systems"][0]["scores"]
-        assert own["bleu1"] > 0.3, name
+    found = scores["findings"]["protocols"]["full"]["systems"][0]["scores"]
+    assert found["bleu1"] > 0.5

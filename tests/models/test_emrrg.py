@@ -156,7 +156,8 @@ def test_a_prompt_of_ones_own_stands_around_the_visual_tokens(prompt: str) -> No
     model = tiny_model(prompt=prompt)
     batch = tiny_batch([1, 2], model)
     with model._shown(batch) as shown:
-        assert torch.equal(shown, prompts(model, batch, prompt))
+        assert torch.equal(shown.embedded, prompts(model, batch, prompt))
+        assert shown.real is None
     assert model.loss(batch)["loss"].isfinite()
     assert len(model.generate(batch, num_beams=2, max_new_tokens=3)) == 2
 
@@ -246,7 +247,7 @@ def test_greedy_reports_equal_the_full_pass_step_by_step(setup: dict[str, Any]) 
         while len(written) < 10:
             with torch.no_grad(), model._shown(one) as prompt:
                 words = embed(torch.tensor([written], dtype=torch.long))
-                inputs = torch.cat([prompt, words], dim=1)
+                inputs = torch.cat([prompt.embedded, words], dim=1)
                 logits = model.language_model(inputs_embeds=inputs, use_cache=False).logits
             token = int(logits[0, -1].argmax())
             if token == model.language.eos_id:
@@ -284,7 +285,7 @@ def beams_over_full_passes(model: Emrrg, batch: Batch, *, num_beams: int, steps:
         for score, written in beams:
             with torch.no_grad(), model._shown(batch) as prompt:
                 words = embed(torch.tensor([written], dtype=torch.long))
-                inputs = torch.cat([prompt, words], dim=1)
+                inputs = torch.cat([prompt.embedded, words], dim=1)
                 logits = model.language_model(inputs_embeds=inputs, use_cache=False).logits
             steps_left = logits[0, -1].log_softmax(dim=-1)
             steps_left[model.language.eos_id] = -torch.inf
