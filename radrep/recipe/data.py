@@ -13,7 +13,6 @@ from radrep.recipe.section import (
     Repeats,
     Rule,
     Section,
-    Size,
     Whole,
 )
 
