@@ -5,12 +5,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from radrep.errors import RadrepError
+from radrep.errors import DataError, RadrepError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 # What a disk answers that cannot flush folders; any other error is one of the disk.
@@ -200,6 +200,28 @@ def locked(path: Path, *, timeout: float = -1) -> Iterator[bool]:
         yield lock.is_locked
     finally:
         lock.release()
+
+
+@contextmanager
+def written_by_one(folder: Path, lock: Path, command: str) -> Iterator[None]:
+    """Hold the lock of a folder that a command writes, and remove it at the end.
+
+    Raises:
+        DataError: If another one holds it.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, timeout=0))
+        except Timeout as error:
+            raise DataError(
+                f"{folder} is being written by another {command}. Wait until it ends, or stop it "
+                "and run the command again"
+            ) from error
+        try:
+            yield
+        finally:
+            if os.name == "posix":  # elsewhere an open file cannot be removed
+                lock.unlink(missing_ok=True)
 
 
 def remove_tree(folder: Path) -> list[OSError]:

@@ -13,14 +13,18 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import Timeout
-
-from radrep.atomic import atomic_write_text, locked, make_folder, sync_files, sync_folder
+from radrep.atomic import (
+    atomic_write_text,
+    make_folder,
+    sync_files,
+    sync_folder,
+    written_by_one,
+)
 from radrep.data.manifest import (
     PREPARED,
     ShardRecord,
@@ -190,7 +194,9 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
     if any of its shards holds a study. A lock, which ends with its process, keeps others away.
     """
     partial = out.with_name(out.name + ".partial")
-    with _locked(partial):
+    make_folder(partial.parent)
+    lock = partial.with_name(partial.name + ".lock")
+    with written_by_one(partial, lock, "radrep prepare"):
         if partial.exists():
             _check_abandoned(partial, recipe)
             for path in partial.glob("*.partial"):  # hidden ones too
@@ -211,25 +217,6 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
             if not any(shard.studies for shard in read_done(partial).values()):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-
-
-@contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    make_folder(partial.parent)
-    lock = partial.with_name(partial.name + ".lock")
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(lock, timeout=0))
-        except Timeout as error:
-            raise DataError(
-                f"{partial} is being written by another radrep prepare. Wait until it ends, or "
-                "stop it and run the command again"
-            ) from error
-        try:
-            yield
-        finally:
-            if os.name == "posix":  # elsewhere an open file cannot be removed
-                lock.unlink(missing_ok=True)
 
 
 def _clear_marks(out: Path) -> None:

@@ -13,18 +13,15 @@ stay; that of a study whose images changed gives way to its new one.
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import Timeout
-
-from radrep.atomic import atomic_write_bytes, atomic_write_text, locked, make_folder
+from radrep.atomic import atomic_write_bytes, atomic_write_text, make_folder, written_by_one
 from radrep.data.manifest import GENERATED, hash_file, verifies
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS
@@ -196,24 +193,12 @@ def report_folder(out: Path, settings: Mapping[str, object]) -> Iterator[str]:
         DataError: If it holds something else, reports of other settings, or is in use.
     """
     make_folder(out)
-    lock = out / ".lock"
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(lock, timeout=0))
-        except Timeout as error:
-            raise DataError(
-                f"{out} is being written by another radrep generate. Wait until it ends, or stop "
-                "it and run the command again"
-            ) from error
-        try:
-            began = _begin(out, settings)
-            for path in out.rglob(".*.partial"):
-                path.unlink()
-            yield began
-            _finish(out, settings, began)
-        finally:
-            if os.name == "posix":  # elsewhere an open file cannot be removed
-                lock.unlink(missing_ok=True)
+    with written_by_one(out, out / ".lock", "radrep generate"):
+        began = _begin(out, settings)
+        for path in out.rglob(".*.partial"):
+            path.unlink()
+        yield began
+        _finish(out, settings, began)
 
 
 def _begin(out: Path, settings: Mapping[str, object]) -> str:
