@@ -10,8 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from radrep import __version__
-from radrep.cli import cache, data, demo, doctor, eval, generate, prepare, recipes, weights
+from radrep.cli import cache, data, demo, doctor, eval, recipes, weights
 from radrep.cli.console import lost_results, prepare_streams, show_error
+from radrep.cli.generation import generate
+from radrep.cli.preparation import prepare
 from radrep.cli.training import plan, runs, sweep, train
 from radrep.errors import DamagedError, RadrepError
 

@@ -11,13 +11,14 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
 
 from radrep.data.manifest import VERIFY, ShardRecord, hash_file, verifies
 from radrep.errors import DataError
-from radrep.parallel import count_cores
+from radrep.parallel.processes import count_cores
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -38,7 +39,8 @@ class ShardWriter:
         import pyarrow
 
         self._path = path
-        self._partial = path.with_name(path.name + ".partial")
+        # Its own name: a worker that was given up for lost may still write the same shard.
+        self._partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
         self._schema = features.arrow_schema
         self._file = self._partial.open("wb")
         self._stream = pyarrow.ipc.new_stream(self._file, self._schema)

@@ -17,7 +17,7 @@ from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import UNKNOWN
 from radrep.errors import DataError
 from radrep.metrics.scorecard import Corpus
-from radrep.parallel import count_cores
+from radrep.parallel.processes import count_cores
 from radrep.progress import Reporter
 from radrep.recipe.data import Data
 from radrep.saliency.masked_split import read_split

@@ -199,8 +199,7 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
     with written_by_one(partial, lock, "radrep prepare"):
         if partial.exists():
             _check_abandoned(partial, recipe)
-            for path in partial.glob("*.partial"):  # hidden ones too
-                path.unlink()
+            remove_unfinished(partial)
         if out.exists() and any(out.iterdir()):
             raise DataError(f"{out} was made by another radrep meanwhile; run the command again")
         make_folder(partial)
@@ -217,6 +216,12 @@ def partial_folder(out: Path, recipe: Mapping[str, object]) -> Iterator[Path]:
             if not any(shard.studies for shard in read_done(partial).values()):
                 shutil.rmtree(partial, ignore_errors=True)
             raise
+
+
+def remove_unfinished(partial: Path) -> None:
+    """Remove the shards and marks that kills and lost machines left half written."""
+    for path in partial.glob("*.partial"):  # hidden ones too
+        path.unlink()
 
 
 def _clear_marks(out: Path) -> None:

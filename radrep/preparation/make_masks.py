@@ -1,8 +1,11 @@
 """SDAM's maps and masked images for every study of a prepared folder."""
 
+import functools
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from radrep.data.saliency_store import (
 from radrep.data.store import PreparedStudies, StoredStudy
 from radrep.errors import DataError
 from radrep.metrics.labeler import OBSERVATIONS
+from radrep.parallel.cluster import Cluster
 from radrep.preparation.folder import (
     Shard,
     count_by_split,
@@ -30,8 +34,9 @@ from radrep.preparation.folder import (
     partial_folder,
     read_done,
     read_finished,
+    remove_unfinished,
 )
-from radrep.progress import Advance, Reporter
+from radrep.progress import Reporter
 from radrep.recipe.data import Saliency
 from radrep.saliency.masked_split import saliency_folder
 from radrep.saliency.sdam import SaliencyMaker, load_discriminator
@@ -39,6 +44,7 @@ from radrep.viz.figures.saliency_sheet import SaliencyStudy, draw_saliency_sheet
 
 CONTACT_SHEET = "contact_sheet.png"
 _SHEET_STUDIES = 12
+_Block = tuple[str, int, range]  # split, number and studies of a shard
 _EMPTY_MAP = "empty Grad-CAM map: image left unmasked"
 
 
@@ -57,13 +63,19 @@ class SaliencyResult:
 
 @dataclass(frozen=True)
 class _Run:
-    """What one run reads, masks with and writes to; `done` are the finished shards."""
+    """What one run reads, masks with and writes to."""
 
     prepared: Path
     partial: Path
     maker: SaliencyMaker
     label_maps: bool
-    done: dict[tuple[str, int], Shard]
+    splits: dict[str, PreparedStudies] = field(default_factory=dict)
+
+    def studies(self, split: str) -> PreparedStudies:
+        """Of a split, opened and checked once."""
+        if split not in self.splits:
+            self.splits[split] = PreparedStudies(self.prepared, split)
+        return self.splits[split]
 
 
 def prepare_saliency(
@@ -71,12 +83,14 @@ def prepare_saliency(
     section: Saliency,
     *,
     label_maps: bool = False,
+    cluster: Cluster | None = None,
     reporter: Reporter | None = None,
 ) -> SaliencyResult:
     """Make the map and the masked image of every study of a prepared folder.
 
     Of each study the first frontal image is masked, or else its first; with `label_maps`, the map
-    of each positive label is kept too. A stopped run resumes after its last finished shard.
+    of each positive label is kept too. A stopped run resumes after its last finished shard. A
+    cluster's workers write the same bytes, from a disk that all of them see.
 
     Raises DataError if a folder is missing, broken, locked or of an older radrep, CheckpointError
     if the discriminator cannot be loaded.
@@ -93,16 +107,35 @@ def prepare_saliency(
     if target.exists() and any(target.iterdir()):
         return _result(target, _read_existing(target, recipe, label_maps), already_done=True)
     with partial_folder(target, recipe) as partial:
-        run = _Run(prepared, partial, maker, label_maps, read_done(partial))
-        if run.done:
-            reporter.info("resume", f"{len(run.done)} shards are done already ({partial})")
-        names = {shard.name for shard in run.done.values()}
-        source = read_shards(prepared)
-        num_left = sum(shard.studies for shard in source if shard.name not in names)
-        with reporter.progress("saliency", num_left, "images") as advance:
-            for split in dict.fromkeys(shard.split for shard in source):
-                _write_split(run, split, advance)
-        shards = in_order(run.done)
+        done = read_done(partial)
+        if done:
+            reporter.info("resume", f"{len(done)} shards are done already ({partial})")
+        left = [block for block in _list_blocks(prepared) if block[:2] not in done]
+        with ExitStack() as stack:
+            if cluster is not None:
+                stack.enter_context(cluster.run())
+            num_left = sum(len(indices) for *_, indices in left)
+            advance = stack.enter_context(reporter.progress("saliency", num_left, "images"))
+            if cluster is not None:
+                load = functools.partial(_load_run, prepared, partial, section, label_maps)
+                for shard in cluster.map_with_model(load, left, partial):
+                    done[shard.split, shard.index] = shard
+                    advance(shard.studies)
+                remove_unfinished(partial)
+            else:
+                run = _Run(prepared, partial, maker, label_maps)
+                start, count = time.monotonic(), 0
+
+                def one() -> None:
+                    nonlocal count
+                    count += 1
+                    rate = count / max(time.monotonic() - start, 1e-9)
+                    advance(note=f"{rate:.0f} images/s")
+
+                for block in left:
+                    shard = _write_shard(run, block, one)
+                    done[shard.split, shard.index] = shard
+        shards = in_order(done)
         record = _describe(partial, shards, recipe, section)
         finish(partial, record, shards)
         _draw_sheet(prepared, partial, maker.fingerprint, section)
@@ -125,28 +158,41 @@ def _read_existing(
     return record
 
 
-def _write_split(run: _Run, split: str, advance: Advance) -> None:
-    """Write the unfinished shards of a split."""
-    studies = PreparedStudies(run.prepared, split)
-    start, count, first = time.monotonic(), 0, 0
-    for number, size in enumerate(studies.shard_sizes):
-        indices = range(first, first + size)
-        first += size
-        if (split, number) in run.done:
-            continue
-        shard = Shard(split, number, studies=size, images=size, planned=size)
-        writer = ShardWriter(run.partial / shard.name, saliency_features())
-        try:
-            for index in indices:
-                writer.write(saliency_row(_make(run, studies.open(index))))
-                count += 1
-                advance(note=f"{count / max(time.monotonic() - start, 1e-9):.0f} images/s")
-            writer.close()
-        except BaseException:
-            writer.abandon()
-            raise
-        shard.finish(run.partial)
-        run.done[split, number] = shard
+def _list_blocks(prepared: Path) -> list[_Block]:
+    """The shards of a prepared folder."""
+    blocks: list[_Block] = []
+    for split, shards in groupby(read_shards(prepared), key=lambda shard: shard.split):
+        first = 0
+        for number, shard in enumerate(shards):
+            blocks.append((split, number, range(first, first + shard.studies)))
+            first += shard.studies
+    return blocks
+
+
+def _load_run(
+    prepared: Path, partial: Path, section: Saliency, label_maps: bool
+) -> Callable[[_Block], Shard]:
+    """What a worker of a cluster writes shards with."""
+    maker = SaliencyMaker(load_discriminator(section), section)
+    return functools.partial(_write_shard, _Run(prepared, partial, maker, label_maps))
+
+
+def _write_shard(run: _Run, block: _Block, advance: Callable[[], None] = lambda: None) -> Shard:
+    """Write the masks of one shard of the prepared folder."""
+    split, number, indices = block
+    size, studies = len(indices), run.studies(split)
+    shard = Shard(split, number, studies=size, images=size, planned=size)
+    writer = ShardWriter(run.partial / shard.name, saliency_features())
+    try:
+        for index in indices:
+            writer.write(saliency_row(_make(run, studies.open(index))))
+            advance()
+        writer.close()
+    except BaseException:
+        writer.abandon()
+        raise
+    shard.finish(run.partial)
+    return shard
 
 
 def _make(run: _Run, stored: StoredStudy) -> SaliencyImage:

@@ -4,7 +4,7 @@ import errno
 import functools
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,8 @@ from radrep.data.manifest import hash_recipe
 from radrep.data.store import study_features, study_row
 from radrep.data.study import Image, SourceStudy, Study
 from radrep.errors import DataError
-from radrep.parallel import count_cores, map_in_order
+from radrep.parallel.cluster import Cluster
+from radrep.parallel.processes import count_cores, map_in_order
 from radrep.preparation.folder import (
     Shard,
     count_by_split,
@@ -24,12 +25,14 @@ from radrep.preparation.folder import (
     read_done,
     read_finished,
     read_left_out,
+    remove_unfinished,
 )
 from radrep.preparation.overlap import Leaks, find_leaks
 from radrep.preparation.plan import (
     Choice,
     count_remaining,
     find_unready,
+    group_by_shard,
     plan_studies,
     why_left_out,
 )
@@ -74,6 +77,13 @@ class _Tally:
     num_bytes: int = 0
     shards: dict[tuple[str, int], Shard] = field(default_factory=dict)
 
+    def add(self, shard: Shard) -> None:
+        """Count a whole shard, written elsewhere."""
+        self.shards[shard.split, shard.index] = shard
+        self.num_seen += shard.planned
+        self.num_images += shard.images
+        self.num_bytes += shard.num_bytes
+
     @property
     def rate(self) -> float:  # images a second
         return self.num_images / max(time.monotonic() - self.start, 1e-9)
@@ -86,6 +96,7 @@ def prepare(
     image_size: int = 256,
     choice: Choice | None = None,
     workers: int | None = None,
+    cluster: Cluster | None = None,
     reporter: Reporter | None = None,
 ) -> PrepareResult:
     """Write a source's studies into a prepared folder, unless that was done before.
@@ -94,6 +105,7 @@ def prepare(
     image, without the wanted text, or with the id of an earlier one. A stopped or killed run
     resumes after its last finished shard, and the folder's bytes are the same. `out` may be empty
     or made by the same recipe. `image_size` is the short side; smaller images are not enlarged.
+    A cluster's workers write the same bytes, from a disk that all of them see.
 
     With more than one worker (as many as cores, if not given), a script needs a `__main__` guard.
     Raises DataError if `out` holds anything else or cannot be written, or no study is left.
@@ -113,16 +125,28 @@ def prepare(
             tally.shards = read_done(partial)
             if tally.shards:
                 reporter.info("resume", f"{len(tally.shards)} shards are done already ({partial})")
-            work = functools.partial(make_images, image_size=image_size, views=choice.views)
-            if workers is None:
-                workers = max(1, min(count_cores(), len(source) // _STUDIES_PER_WORKER))
-            tally.start = time.monotonic()
             num_done = sum(shard.planned for shard in tally.shards.values())
             total = count_remaining(source, choice, num_done)
-            with reporter.progress("prepare", total, "studies") as advance:
-                plan = plan_studies(source, choice, frozenset(tally.shards), SHARD_STUDIES)
-                # Closed by its end, so that no worker outlives the folder it writes into.
-                with closing(map_in_order(work, plan, workers)) as made:
+            plan = plan_studies(source, choice, frozenset(tally.shards), SHARD_STUDIES)
+            with ExitStack() as stack:
+                if cluster is not None:
+                    stack.enter_context(cluster.run())
+                advance = stack.enter_context(reporter.progress("prepare", total, "studies"))
+                tally.start = time.monotonic()
+                if cluster is not None:
+                    write = functools.partial(
+                        _write_shard, source.name, partial, image_size, choice
+                    )
+                    for shard in cluster.map_blocks(write, group_by_shard(plan), partial):
+                        tally.add(shard)
+                        advance(shard.planned, note=f"{tally.rate:.0f} images/s")
+                    remove_unfinished(partial)
+                else:
+                    if workers is None:
+                        workers = max(1, min(count_cores(), len(source) // _STUDIES_PER_WORKER))
+                    work = functools.partial(make_images, image_size=image_size, views=choice.views)
+                    # Closed by its end, so that no worker outlives the folder it writes into.
+                    made = stack.enter_context(closing(map_in_order(work, plan, workers)))
                     _write_shards(made, source.name, partial, advance, tally, choice)
             reporter.info("images", f"{tally.num_images} prepared, {tally.rate:.0f} a second")
             shards = in_order(tally.shards)
@@ -244,6 +268,18 @@ def _write_shards(
         for _, writer in open_shards.values():
             if writer is not None:
                 writer.abandon()
+
+
+def _write_shard(
+    source_name: str, partial: Path, image_size: int, choice: Choice, block: Sequence[PlannedStudy]
+) -> Shard:
+    """Write one shard from all of its studies, in a worker of a cluster."""
+    tally = _Tally()
+    made = ((planned, make_images(planned, image_size, choice.views)) for planned in block)
+    with Reporter().progress("", len(block), "") as advance:
+        _write_shards(made, source_name, partial, advance, tally, choice)
+    (shard,) = tally.shards.values()
+    return shard
 
 
 def _close(shard: Shard, writer: ShardWriter | None, partial: Path, tally: _Tally) -> None:

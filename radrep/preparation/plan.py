@@ -1,7 +1,7 @@
 """Which studies of a source are prepared, and in which shard; no image is opened for that."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from radrep.data.arrow import SHARD_STUDIES
@@ -82,6 +82,17 @@ def plan_studies(
             unfilled -= {split}
         if not is_done:
             yield PlannedStudy(study, shard, refusal)
+
+
+def group_by_shard(plan: Iterable[PlannedStudy]) -> Iterator[list[PlannedStudy]]:
+    """The studies of each shard, as soon as they are planned."""
+    filling: dict[str, list[PlannedStudy]] = {}
+    for planned in plan:
+        split = planned.study.split
+        if split in filling and filling[split][0].shard != planned.shard:
+            yield filling.pop(split)
+        filling.setdefault(split, []).append(planned)
+    yield from filling.values()
 
 
 def count_remaining(source: Source, choice: Choice, num_done: int = 0) -> int:

@@ -1,9 +1,9 @@
 """Write the reports of a folder's studies: reading, the network and writing overlap."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -15,7 +15,8 @@ from radrep.inference.films import Films
 from radrep.inference.generator import ReportGenerator
 from radrep.interop.document import Document
 from radrep.interop.formats import write_documents
-from radrep.parallel import count_cores, map_in_order
+from radrep.parallel.cluster import Cluster
+from radrep.parallel.processes import count_cores, map_in_order
 from radrep.progress import Advance, Reporter
 from radrep.reporting.parts import (
     DonePart,
@@ -54,12 +55,14 @@ def write_folder(
     *,
     formats: Sequence[str] = (),
     seed: int = 0,
+    on_cluster: tuple[Cluster, Callable[[], ReportGenerator]] | None = None,
     reporter: Reporter | None = None,
 ) -> ReportedFolder:
     """Write what `out` lacks of the reports of some studies; see `radrep.reporting.parts`.
 
     `formats` are documents of each report besides, see `radrep.interop.formats`. Images are read by
-    several processes, so that a script needs a `__main__` guard.
+    several processes, so that a script needs a `__main__` guard. The workers of a cluster each load
+    a generator and write the same bytes, from images to a disk that all of them see.
 
     Raises:
         DataError: If `out` holds anything else, or images were prepared at another size.
@@ -89,13 +92,24 @@ def write_folder(
             for start in range(0, len(todo), size):
                 own = {study.id: marks[study.id] for study in todo[start : start + size]}
                 parts.append(Part(part_name(settings, own), own))
-            work = partial(read_study, short_side=needed)
-            with (
-                reporter.progress("reports", len(todo), "studies") as advance,
-                closing(map_in_order(work, todo, _count_workers(found, len(todo)))) as read,
-            ):
-                maker = _PartMaker(generator, formats, seed, began, advance, reporter)
-                _write_parts(out, (maker.fill(part, read) for part in parts))
+            with ExitStack() as stack:
+                if on_cluster is not None:
+                    stack.enter_context(on_cluster[0].run())
+                advance = stack.enter_context(reporter.progress("reports", len(todo), "studies"))
+                if on_cluster is not None:
+                    cluster, load = on_cluster
+                    blocks = _blocks(parts, todo)
+                    worker = partial(_load_worker, load, out, formats, seed, began)
+                    for num_studies, notes in cluster.map_with_model(worker, blocks, out):
+                        for note in notes:
+                            reporter.warn(note)
+                        advance(num_studies)
+                else:
+                    work = partial(read_study, short_side=needed)
+                    workers = _count_workers(found, len(todo))
+                    read = stack.enter_context(closing(map_in_order(work, todo, workers)))
+                    maker = _PartMaker(generator, formats, seed, began, advance, reporter)
+                    _write_parts(out, (maker.fill(part, read) for part in parts))
         written = read_parts(out)
     unread = {study for part in written for study in part.unread} & marks.keys()
     left_out = [reason for part in written for reason in part.left_out if reason[0] in marks]
@@ -125,6 +139,45 @@ def _part_size(num_studies: int, batch_size: int) -> int:
     """Studies of a part: full batches, so that a report's batch is the same in every run."""
     batches = min(num_studies / _PARTS, _MOST_STUDIES) / batch_size
     return max(round(batches), 1) * batch_size
+
+
+_Block = tuple[Part, Sequence[ReportStudy]]
+
+
+def _blocks(parts: Sequence[Part], studies: Iterable[ReportStudy]) -> list[_Block]:
+    """Each part with its studies."""
+    rest = iter(studies)
+    return [(part, list(islice(rest, len(part.studies)))) for part in parts]
+
+
+def _load_worker(
+    load: Callable[[], ReportGenerator], out: Path, formats: Sequence[str], seed: int, began: str
+) -> Callable[[_Block], tuple[int, list[str]]]:
+    """What a worker of a cluster writes parts with; it gives their studies and warnings."""
+    generator = load()
+    needed = generator.loaded.prepared_size
+
+    def write(block: _Block) -> tuple[int, list[str]]:
+        part, studies = block
+        notes = _Notes()
+        read = ((study, read_study(study, needed)) for study in studies)
+        with notes.progress("", len(studies), "") as advance:
+            maker = _PartMaker(generator, formats, seed, began, advance, notes)
+            write_part(out, maker.fill(part, read))
+        return len(studies), notes.warnings
+
+    return write
+
+
+class _Notes(Reporter):
+    """Keeps what there is to warn of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        """See `Reporter`."""
+        self.warnings.append(text)
 
 
 def _write_parts(out: Path, parts: Iterable[Part]) -> None:

@@ -12,7 +12,7 @@ from accelerate.utils import gather as gather_tensors
 from torch import Tensor, distributed
 
 from radrep.errors import RadrepError, RecipeError
-from radrep.parallel import count_cores
+from radrep.parallel.processes import count_cores
 from radrep.recipe.training import Train
 
 Value = TypeVar("Value")

@@ -32,7 +32,7 @@ from radrep.data.preprocess import Preprocess
 from radrep.data.study import Image
 from radrep.errors import DataError
 from radrep.json_text import load_json
-from radrep.parallel import count_cores
+from radrep.parallel.processes import count_cores
 from radrep.progress import Advance, Reporter
 from radrep.training.parallel.work_blocks import SharedBlocks, count_processes
 from radrep.weights.archive import BUNDLES

@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from radrep.parallel import count_cores, map_in_order
+from radrep.parallel.processes import count_cores, map_in_order
 
 
 def test_there_is_at_least_one_core():

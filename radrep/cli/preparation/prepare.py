@@ -1,20 +1,18 @@
 """radrep prepare: a raw download to a checked, prepared folder."""
 
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radrep.cli.console import TerminalReporter, say, show_error, table
-from radrep.cli.data import show_leaks, show_left_out
+from radrep.cli.console import TerminalReporter, say
+from radrep.cli.engine import Address, Engine
 from radrep.cli.outputs import added_folder
-from radrep.cli.saliency import saliency
+from radrep.cli.preparation.run import beside, prepare_source
+from radrep.cli.preparation.saliency import saliency
 
 if TYPE_CHECKING:
-    from radrep.preparation.plan import Choice
-    from radrep.preparation.sources.base import Source
     from radrep.preparation.sources.find_raw import Download
 
 app = typer.Typer(no_args_is_help=True)
@@ -61,6 +59,8 @@ def iu(
     views: Views = "all",
     section: Section = "both",
     workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
 ) -> None:
     """IU X-Ray: R2Gen's folder (data/iu_xray, ...), Open-i's own files (PNG or DICOM), or Kaggle's.
@@ -72,7 +72,7 @@ def iu(
 
     choice = Choice(limit, views, section)
     source = IuXraySource(_find(raw, DOWNLOAD, "iu", out))
-    scratch = _beside(out, ".unpacked")
+    scratch = beside(out, ".unpacked")
     if source.archive and dry_run:
         say(f"note: {source.archive.name} is not opened; its images are assumed to be complete.")
     elif source.archive and not (out / "prepared.json").exists():
@@ -80,7 +80,7 @@ def iu(
         wanted = chosen_studies(source, choice) if limit else None
         with TerminalReporter() as reporter:
             source.unpack(scratch, wanted, reporter)
-    _run(source, out, image_size, choice, workers, dry_run)
+    prepare_source(source, out, image_size, choice, workers, dry_run, engine, address)
     if source.archive and not dry_run and scratch.is_dir():
         # Only what `unpack` made, and the folder if that leaves it empty.
         for unpacked in scratch.glob(f"{source.archive.name}-*"):
@@ -111,6 +111,8 @@ def mimic(
     views: Views = "all",
     section: Section = "both",
     workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
 ) -> None:
     """MIMIC-CXR: PhysioNet's folders (data/MIMIC-CXR-JPG, ...), or R2Gen's (data/mimic_cxr, ...).
@@ -122,7 +124,16 @@ def mimic(
 
     choice = Choice(limit, views, section)
     raw = _find(raw, describe_download(split), "mimic", out)
-    _run(MimicCxrSource(raw, reports, split), out, image_size, choice, workers, dry_run)
+    prepare_source(
+        MimicCxrSource(raw, reports, split),
+        out,
+        image_size,
+        choice,
+        workers,
+        dry_run,
+        engine,
+        address,
+    )
 
 
 @app.command()
@@ -137,6 +148,8 @@ def chexpert_plus(
     views: Views = "all",
     section: Section = "both",
     workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
 ) -> None:
     """CheXpert Plus (data/chexpert_plus, ...), with its own split or CXPMRG-Bench's.
@@ -148,7 +161,7 @@ def chexpert_plus(
 
     choice = Choice(limit, views, section)
     source = ChexpertPlusSource(_find(raw, DOWNLOAD, "chexpert-plus", out), split)
-    _run(source, out, image_size, choice, workers, dry_run)
+    prepare_source(source, out, image_size, choice, workers, dry_run, engine, address)
 
 
 @app.command()
@@ -160,6 +173,8 @@ def rexgradient(
     views: Views = "all",
     section: Section = "both",
     workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
 ) -> None:
     """ReXGradient-160K (data/ReXGradient-160K, ...): metadata/ and the unpacked deid_png/.
@@ -171,7 +186,7 @@ def rexgradient(
 
     choice = Choice(limit, views, section)
     source = RexGradientSource(_find(raw, DOWNLOAD, "rexgradient", out))
-    _run(source, out, image_size, choice, workers, dry_run)
+    prepare_source(source, out, image_size, choice, workers, dry_run, engine, address)
 
 
 @app.command()
@@ -190,6 +205,8 @@ def folder(
     views: Views = "all",
     section: Section = "any",
     workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
 ) -> None:
     """Your own images (PNG, JPEG, TIFF, BMP, DICOM), with or without a table of reports.
@@ -200,7 +217,16 @@ def folder(
     from radrep.preparation.sources.folder.source import FolderSource
 
     choice = Choice(limit, views, section)
-    _run(FolderSource(_reading(raw), reports), out, image_size, choice, workers, dry_run)
+    prepare_source(
+        FolderSource(_reading(raw), reports),
+        out,
+        image_size,
+        choice,
+        workers,
+        dry_run,
+        engine,
+        address,
+    )
 
 
 @app.command()
@@ -226,6 +252,8 @@ def phantom(
         ),
     ] = None,
     workers: Workers = None,
+    engine: Engine = "local",
+    address: Address = None,
     dry_run: DryRun = False,
 ) -> None:
     """Synthetic chest radiographs with reports of their findings.
@@ -243,7 +271,7 @@ def phantom(
         impressions=impressions,
         indications=indications,
     )
-    _run(source, out, image_size, Choice(), workers, dry_run)
+    prepare_source(source, out, image_size, Choice(), workers, dry_run, engine, address)
 
 
 app.command()(saliency)
@@ -265,118 +293,3 @@ def _reading(raw: Path) -> Path:
     with TerminalReporter() as reporter:
         reporter.info("raw", f"reading the tables of {raw}")
     return raw
-
-
-def _beside(out: Path, ending: str) -> Path:
-    whole = out.resolve()
-    return whole.with_name(whole.name + ending)
-
-
-def _run(
-    source: "Source",
-    out: Path,
-    image_size: int,
-    choice: "Choice",
-    workers: int | None,
-    dry_run: bool,
-) -> None:
-    from radrep.preparation.pipeline import prepare as run
-    from radrep.preparation.plan import Choice, count_studies, find_unready
-
-    say(f"{source.name}: {source.layout}")
-    for note in source.notes:
-        say(f"note: {note}")
-    published = {"studies": source.expected_counts, "images": source.expected_images}
-    expected = published if choice == Choice() else {}
-    if dry_run:
-        with TerminalReporter() as reporter:
-            found = count_studies(source, choice, reporter=reporter)
-        counts = {k: {split: row[k] for split, row in found.counts.items()} for k in published}
-        _show_counts(counts, expected, found.left_out)
-        show_left_out(found.left_out)
-        _show_warnings([*source.warnings, *find_unready(source, counts["studies"])])
-        say("Counted without opening an image; nothing was written.")
-        return
-    try:
-        with TerminalReporter() as reporter:
-            result = run(
-                source,
-                out,
-                image_size=image_size,
-                choice=choice,
-                workers=workers,
-                reporter=reporter,
-            )
-    except KeyboardInterrupt:
-        kept = _beside(out, ".partial")
-        if not kept.exists():
-            raise
-        show_error(
-            f"stopped; {kept} keeps what is done, and the same command resumes from it", prefix=""
-        )
-        raise typer.Exit(130) from None
-    prepared = {"studies": result.counts, "images": result.image_counts}
-    _show_counts(prepared, expected, result.left_out)
-    if result.num_images and result.num_square == result.num_images:
-        say(
-            "All source images are already square (aspect ratio lost upstream); mention this when "
-            "reporting scores."
-        )
-    _show_notes(result.image_notes)
-    show_leaks(result.leaks)
-    if result.left_out:
-        say(f"Left out: {len(result.left_out)} (all of them in {result.out / 'left_out.jsonl'})")
-        show_left_out(result.left_out)
-    _show_warnings(result.warnings)
-    ready = "is prepared; see the warnings before you train on it." * bool(result.warnings)
-    before = "was prepared before in the same way; nothing was done." * result.already_done
-    say(f"{result.out} {before or ready or 'is ready.'}")
-
-
-def _show_warnings(warnings: Sequence[str]) -> None:
-    with TerminalReporter() as reporter:
-        for warning in warnings:
-            reporter.warn(warning)
-
-
-def _show_counts(
-    found: Mapping[str, Mapping[str, int]],
-    expected: Mapping[str, Mapping[str, int] | None],
-    left_out: Sequence[tuple[str, str]],
-) -> None:
-    """Studies and images by split and in total, beside those of a complete download."""
-    num_left_out = sum(what.startswith("study ") for what, _ in left_out)
-    # Published totals (Open-i's, CheXpert's) include studies without a text.
-    more = {"studies": num_left_out, "images": len(left_out) - num_left_out}
-    columns = {name: {**counts, "all": sum(counts.values())} for name, counts in found.items()}
-    differences = []
-    for name, published in expected.items():
-        if published:
-            columns[f"expected {name}"] = {"all": sum(published.values()), **published}
-            counts = {**columns[name], "all": columns[name]["all"] + more[name]}
-            differences += [
-                f"{split} {counts[split] - number:+,d} {name}"
-                for split, number in published.items()
-                if counts[split] != number
-            ]
-    rows = [(key, *(c.get(key) for c in columns.values())) for key in columns["studies"]]
-    table(("split", *columns), rows)
-    if differences:
-        only_total = "all" in (expected["studies"] or ())
-        counted = ", left-out ones included," if only_total else ""
-        say(f"A complete download{counted} differs: {', '.join(differences)}")
-
-
-def _show_notes(notes: Sequence[tuple[str, str]]) -> None:
-    """What was chosen in reading images, by kind: values differ and stand in brackets at its end.
-
-    A note is "path: what was chosen (value)".
-    """
-    groups: dict[str, list[str]] = {}
-    for _, note in notes:
-        groups.setdefault(note.rpartition(": ")[2].partition(" (")[0], []).append(note)
-    for kind, members in groups.items():
-        if len(members) == 1:
-            say(f"note: {members[0]}")
-        else:
-            say(f"note: {len(members):,} images: {kind} (the first: {members[0]})")

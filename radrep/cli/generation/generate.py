@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radrep.cli.console import TerminalReporter, lost_results, quote, say, say_json, show_error
+from radrep.cli.console import TerminalReporter, lost_results
+from radrep.cli.engine import Address, Cores, Engine, choose_cluster
+from radrep.cli.generation.show import draw, show, show_failed, write_reports_of_folder
 from radrep.cli.outputs import added_folder, new_file
 from radrep.errors import DataError, RadrepError
 
 if TYPE_CHECKING:
     from radrep.inference.films import StudyFiles
-    from radrep.inference.generator import GeneratedReport, ReportGenerator
-    from radrep.reporting.studies import FoundStudies
 
 _SHOWN_FAILURES = 20  # of a folder; all of them are in its left_out.jsonl
 
@@ -143,6 +143,9 @@ def generate(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="For --method sample and consensus.")
     ] = 0,
+    engine: Engine = "local",
+    address: Address = None,
+    worker_cores: Cores = 1,
 ) -> None:
     """Write reports for new images. Not for clinical use.
 
@@ -152,6 +155,8 @@ def generate(
 
     A folder: radrep generate films --out reports
 
+    Many machines: radrep generate films --out reports --engine ray --address auto
+
     Example:  radrep generate frontal.png lateral.png --single-study --heatmap heatmap.png
 
     Findings: radrep generate film.png --json --sensitivity 0.8, which marks edited sentences
@@ -160,6 +165,10 @@ def generate(
 
     A model that writes two sections prints FINDINGS: and IMPRESSION:, each on its line.
     """
+    cluster = choose_cluster(engine, address, worker_cores)
+    if cluster is not None and out is None:
+        raise RadrepError("--engine ray writes a folder of reports: add --out DIR")
+
     from radrep.inference.decode_options import change_decode
     from radrep.inference.generator import ReportGenerator
     from radrep.interop.formats import check_formats
@@ -197,9 +206,14 @@ def generate(
         folder = find_checkpoint(checkpoint)
         decode = change_decode(folder, typed)[0] if typed else None
         with_findings = as_json or out is not None
-        generator = ReportGenerator(
-            folder, decode=decode, discriminator=discriminator, predict=with_findings
+        load = partial(
+            ReportGenerator,
+            folder.resolve(),
+            decode=decode,
+            discriminator=discriminator and discriminator.resolve(),
+            predict=with_findings,
         )
+        generator = load()
         reporter.info("checkpoint", str(folder))
         if out is not None:
             if generator.loaded.recipe.data.context:
@@ -208,9 +222,12 @@ def generate(
                 found = find_studies(images[0], group=group, table=studies, reporter=reporter)
             else:
                 found = file_studies(images, projection or [], single_study=single_study)
-            _write_folder(found, generator, out, formats or [], seed, reporter)
+            on_cluster = None if cluster is None else (cluster, load)
+            write_reports_of_folder(
+                found, generator, out, formats or [], seed, on_cluster, reporter
+            )
             return
-        show = partial(_show, as_json=as_json, alone=len(given) == 1)
+        print_report = partial(show, as_json=as_json, alone=len(given) == 1)
         if heatmap is not None:
             (study,) = given
             sides = study.projections
@@ -222,14 +239,14 @@ def generate(
                 seed=seed,
                 explain=True,
             )
-            show(report)
+            print_report(report)
             if not report.attention and generator.discriminator is None:
                 raise RadrepError(
                     "--heatmap shows the attention of CSR-LMCA's decoder; this report comes from "
                     "a language model, or was selected, and has no attention maps. Add "
                     "--discriminator RUN for Grad-CAM"
                 )
-            _draw(report, heatmap)
+            draw(report, heatmap)
             return
         failed: list[tuple[StudyFiles, DataError]] = []
         with reporter.progress("reports", len(given), "studies") as advance:
@@ -238,12 +255,12 @@ def generate(
                 failed.append((study, error))
 
             for report in generator.write_all(given, seed=seed, findings=as_json, skip=skip):
-                show(report)
+                print_report(report)
                 if lost_results() is not None:  # nobody reads the reports
                     break
                 advance()
     if failed:
-        _show_failed(failed, len(given))
+        show_failed(failed, len(given))
         raise typer.Exit(2)
 
 
@@ -323,68 +340,3 @@ def _group(
     if single_study:
         return [StudyFiles(tuple(images), tuple(projections))]
     return [StudyFiles((p,), tuple(projections[i : i + 1])) for i, p in enumerate(images)]
-
-
-def _write_folder(
-    found: "FoundStudies",
-    generator: "ReportGenerator",
-    out: Path,
-    formats: Sequence[str],
-    seed: int,
-    reporter: TerminalReporter,
-) -> None:
-    from radrep.reporting.write_folder import write_folder
-
-    reporter.info("studies", found.layout)
-    for note in found.notes:
-        reporter.info("note", note)
-    try:
-        result = write_folder(found, generator, out, formats=formats, seed=seed, reporter=reporter)
-    except KeyboardInterrupt:
-        text = f"stopped; {out} keeps what is done, and the same command resumes from it"
-        show_error(text, prefix="")
-        raise typer.Exit(130) from None
-    say(f"{out} has the reports of {result.num_reports:,} of {result.num_studies:,} studies.")
-    for form, count in result.num_documents.items():
-        some = "" if count == result.num_reports else "; the others have no DICOM films with UIDs"
-        say(f"{out / form} has {count:,} documents{some}.")
-    if result.left_out:
-        lines = [f"  {' '.join(reason.split())}" for _, _, reason in result.left_out]
-        more = len(lines) - _SHOWN_FAILURES
-        lines[_SHOWN_FAILURES:] = [f"  ... and {more:,} more"] * (more > 0)
-        title = f"{len(result.left_out):,} images are not used (all in {out / 'left_out.jsonl'}):"
-        show_error("\n".join([title, *lines]))
-        raise typer.Exit(2)
-
-
-def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
-    if as_json:
-        say_json(report.as_row())
-    else:
-        names, parts = map(str, report.images), report.sections
-        texts = [f"{name.upper()}: {text}" for name, text in parts.items()]
-        lines = [" ".join(text.split()) for text in (texts if len(parts) > 1 else [report.text])]
-        say("\n".join(lines) if alone else f"{' '.join(map(quote, names))}\t{' '.join(lines)}")
-
-
-def _show_failed(failed: Sequence[tuple["StudyFiles", DataError]], num_studies: int) -> None:
-    if num_studies == 1:
-        ((_, error),) = failed
-        show_error(str(error))
-        return
-    lines = [f"{len(failed)} of {num_studies} files have no report:"]
-    show_error("\n".join([*lines, *(f"  {' '.join(str(error).split())}" for _, error in failed)]))
-
-
-def _draw(report: "GeneratedReport", path: Path) -> None:
-    from radrep.viz.figures.heatmap import draw_attention
-
-    masked = [] if report.masked is None else ["under its SDAM mask"]
-    draw_attention(
-        report.films,
-        report.attention,
-        study=", ".join("/".join(image.parts[-2:]) for image in report.images),
-        projections=[*report.projections, *masked],
-        report=report.text,
-        findings=report.finding_maps,
-    ).save(path, format="PNG")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
+from radrep.cli.engine import Address, Cores, Engine, choose_cluster
 
 if TYPE_CHECKING:
     from radrep.preparation.make_masks import SaliencyResult
@@ -24,11 +25,16 @@ def saliency(
     label_maps: Annotated[
         bool, typer.Option("--label-maps", help="Keep the map of each positive label too.")
     ] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    worker_cores: Cores = 1,
 ) -> None:
     """SDAM: Grad-CAM maps and masked images of every study, for recipes that take masked images.
 
     Example:  radrep prepare saliency --data data/iu --checkpoint runs/sdam_discriminator_cpu
     """
+    cluster = choose_cluster(engine, address, worker_cores)
+
     from radrep.recipe.data import Saliency
     from radrep.recipe.load import make_section
 
@@ -39,7 +45,9 @@ def saliency(
 
     with TerminalReporter() as reporter:
         try:
-            result = prepare_saliency(data, section, label_maps=label_maps, reporter=reporter)
+            result = prepare_saliency(
+                data, section, label_maps=label_maps, cluster=cluster, reporter=reporter
+            )
         except KeyboardInterrupt:
             kept = "stopped; finished shards are kept, and the same command resumes from them"
             show_error(kept, prefix="")

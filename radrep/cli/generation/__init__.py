@@ -1,0 +1,1 @@
+"""radrep generate and what it prints."""

@@ -1,0 +1,1 @@
+"""radrep prepare and what it prints."""

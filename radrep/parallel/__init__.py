@@ -1,0 +1,1 @@
+"""Work spread over processes of this machine, or over the machines of a cluster."""

@@ -1,0 +1,170 @@
+"""--engine ray: a cluster of three machines' processes writes the bytes that one process writes."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from radrep.errors import DataError
+from radrep.parallel.cluster import Cluster
+from tests.reporting.mixed_films import add_broken, draw_films
+from tests.saliency.test_sdam import write_discriminator
+from tests.whole_way import radrep, start_radrep
+
+PHANTOMS = ("prepare", "phantom", "--image-size", "64")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((*PHANTOMS, "--engine", "spark"), "--engine must be local or ray, got 'spark'"),
+        ((*PHANTOMS, "--address", "auto"), "--address goes with --engine ray"),
+        ((*PHANTOMS, "--engine", "ray", "--workers", "2"), "--workers is for --engine local"),
+        (("generate", "a.png", "--engine", "ray"), "add --out DIR"),
+        (("generate", "a.png", "--worker-cores", "2"), "--worker-cores goes with --engine ray"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    words: tuple[str, ...], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = radrep(*words)
+    assert result.exit_code == 2
+    assert text in " ".join(result.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_ray_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    out = tmp_path / "data"
+    result = radrep(*PHANTOMS, "--num-studies", "20", "--out", out, "--engine", "ray")
+    assert result.exit_code == 2
+    assert "pip install 'radrep[ray]'" in result.stderr
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Three node processes of one core each, as a user would start them."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    yield nodes.address
+    nodes.shutdown()
+
+
+@pytest.mark.slow
+def test_prepare_masks_and_reports_equal_those_of_one_process(
+    address: str, trained_run: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    start_and_wait("train", write_discriminator(tmp_path, phantoms))
+    discriminator = tmp_path / "run"
+    on_ray = ("--engine", "ray", "--address", address)
+    for name, engine in (("one", ()), ("many", on_ray)):
+        data = tmp_path / name / "data"
+        start_and_wait(*PHANTOMS, "--num-studies", "1300", "--out", data, *engine)
+        start_and_wait(
+            *("prepare", "saliency", "--data", data, "--checkpoint", discriminator),
+            *engine,
+        )
+    films = draw_films(tmp_path / "films", 40)
+    add_broken(films)
+    words = ("generate", films, "--checkpoint", trained_run)
+    start_and_wait(*words, "--out", tmp_path / "many" / "reports", *on_ray, code=2)
+    began = json.loads((tmp_path / "many" / "reports" / "generated.json").read_text())
+    (tmp_path / "one" / "reports").mkdir()
+    (tmp_path / "one" / "reports" / "generated.json").write_text(
+        json.dumps({**began, "finished": False})
+    )
+    start_and_wait(*words, "--out", tmp_path / "one" / "reports", code=2)
+    one, many = contents(tmp_path / "one"), contents(tmp_path / "many")
+    assert sum(name.endswith(".arrow") for name in one) >= 6
+    assert one.keys() == many.keys()
+    assert [name for name in one if one[name] != many[name]] == []
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_and_makes_the_same_bytes(address: str, tmp_path: Path) -> None:
+    words = (*PHANTOMS, "--num-studies", "2600", "--out")
+    killed = start_radrep(*words, tmp_path / "many", "--engine", "ray", "--address", address)
+    partial = tmp_path / "many.partial"
+    deadline = time.monotonic() + 240
+    while not list(partial.glob("*.summary.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    done = {path.name: path.stat().st_mtime_ns for path in partial.glob("*.arrow")}
+    assert done, "the driver was killed before any shard"
+    start_and_wait(*words, tmp_path / "many", "--engine", "ray", "--address", address)
+    kept = [n for n, time_ in done.items() if (tmp_path / "many" / n).stat().st_mtime_ns == time_]
+    assert kept, "shards that were done are not made again"
+    start_and_wait(*words, tmp_path / "one")
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+
+
+def start_and_wait(*words: str | Path, code: int = 0) -> None:
+    started = start_radrep(*words)
+    _, error = started.communicate(timeout=600)
+    assert started.returncode == code, error
+
+
+def double(number: int) -> int:
+    time.sleep(0.5)
+    return 2 * number
+
+
+def load_double() -> Callable[[int], int]:
+    return double
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+@pytest.mark.parametrize("with_model", [False, True])
+def test_blocks_of_a_lost_machine_are_made_by_the_others(with_model: bool, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster as Nodes
+
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
+    lost = nodes.add_node(num_cpus=1)
+    nodes.add_node(num_cpus=1)
+    timer = threading.Timer(4, nodes.remove_node, (lost,), {"allow_graceful": False})
+    try:
+        cluster = Cluster(nodes.address)
+        with cluster.run():
+            blocks = list(range(40))
+            found = (
+                cluster.map_with_model(load_double, blocks, tmp_path)
+                if with_model
+                else cluster.map_blocks(double, blocks, tmp_path)
+            )
+            first = next(found)
+            timer.start()
+            assert sorted([first, *found]) == [2 * number for number in range(40)]
+    finally:
+        timer.cancel()
+        nodes.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_a_worker_without_the_folder_is_an_error_that_names_both(
+    address: str, tmp_path: Path
+) -> None:
+    cluster = Cluster(address)
+    with cluster.run(), pytest.raises(DataError, match=r"nowhere is not there on .+ must share"):
+        list(cluster.map_blocks(os.path.basename, ["a"], tmp_path / "nowhere"))
