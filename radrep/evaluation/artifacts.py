@@ -73,7 +73,9 @@ def read_reports(
         made = saved["checkpoint"], saved["decode"]
         if scores.stat().st_mtime < newest or made != (str(checkpoint), decode.model_dump()):
             return {}
-        rows = [load_json(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        # Not at other breaks, such as U+2028, which a report may have.
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+        rows = [load_json(line) for line in lines]
         reports = {row["id"]: row["generated"] for row in rows}
         same = scores.read_text(encoding="utf-8") == text
     # Files that are broken, or that another evaluation writes at this moment.

@@ -349,7 +349,8 @@ def _read_texts_alone(text: str) -> list[str] | None:
         return [row[1] for row in rows[1:]]  # with the index of pandas
     if len(widths) == 1 and widths != {1}:
         return None  # a table
-    texts = [row[0] for row in rows] if widths == {1} else text.splitlines()  # commas unquoted
+    lines = io.StringIO(text, newline=None)  # commas unquoted
+    texts = [row[0] for row in rows] if widths == {1} else [line.rstrip("\n") for line in lines]
     if texts and texts[0] == "0":  # what pandas calls a column without a name
         return texts[1:]
     return [t for t in texts if t.strip()] if texts and len(texts[0].split()) > 1 else None

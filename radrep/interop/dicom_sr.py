@@ -9,39 +9,50 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from radrep import __version__
+from radrep.errors import DataError
 from radrep.interop.document import NOT_FOR_CLINICAL_USE, NOTICE, Document, describe_place, plain
 
 if TYPE_CHECKING:
     from highdicom.sr import ContentItem
     from pydicom.dataset import Dataset
 
-_DATE = re.compile(r"|[0-9]{8}")
+_DATE = re.compile(r"[0-9]{8}")
 _FORMS = {
     "PatientBirthDate": _DATE,
     "StudyDate": _DATE,
-    "StudyTime": re.compile(r"|[0-9]{2,6}(?:\.[0-9]{1,6})?"),
-    "PatientSex": re.compile(r"[MFO]?"),
+    "StudyTime": re.compile(r"[0-9]{2,6}(?:\.[0-9]{1,6})?"),
+    "PatientSex": re.compile(r"[MFO]"),
 }
 
 
 def write_sr(document: Document) -> bytes | None:
-    """The file; None where the films are not DICOM files of one study with their UIDs."""
+    """The file; None where the films are not DICOM files of one study with their UIDs.
+
+    Raises DataError where highdicom refuses their headers.
+    """
     from pydicom.config import disable_value_validation
 
     if document.identity is None:
         return None
     with disable_value_validation():  # what films have in their headers is handed on
-        return _write(document)
+        content = _content(document)
+        try:
+            return _write(document, content)
+        except Exception as error:  # highdicom raises nearly anything
+            raise DataError(
+                f"highdicom refuses the headers of its films, of SOP class "
+                f"{document.identity['SOPClassUID']}: {type(error).__name__}: {error}"
+            ) from error
 
 
-def _write(document: Document) -> bytes:
+def _write(document: Document, content: "ContentItem") -> bytes:
     from highdicom.sr import EnhancedSR
     from pydicom.uid import BasicTextSRStorage
 
     time = document.time.astimezone()  # DICOM's times are local
     report = EnhancedSR(
         evidence=[_evidence(identity) for identity in document.identities if identity],
-        content=_content(document),
+        content=content,
         series_instance_uid=_uid(document, "series"),
         series_number=1,
         sop_instance_uid=_uid(document, "instance"),
@@ -72,14 +83,27 @@ def _uid(document: Document, what: str) -> str:
 
 
 def _evidence(identity: Mapping[str, str]) -> "Dataset":
-    """What the report takes from a film; a date or a sex that DICOM does not know is left empty."""
+    """What the report takes from a film; a date, time or sex that is none is left empty."""
     from pydicom.dataset import Dataset
 
     dataset = Dataset()
     for keyword, value in identity.items():
-        form = _FORMS.get(keyword)
-        setattr(dataset, keyword, "" if form and not form.fullmatch(value) else value)
+        setattr(dataset, keyword, value if _exists(keyword, value) else "")
     return dataset
+
+
+def _exists(keyword: str, value: str) -> bool:
+    """Whether a date, time or sex is one; True for other attributes."""
+    from pydicom.valuerep import DA, TM
+
+    form = _FORMS.get(keyword)
+    if form is None or not value:
+        return True
+    try:
+        {"Date": DA, "Time": TM}.get(keyword[-4:], str)(value)
+    except ValueError:
+        return False
+    return form.fullmatch(value) is not None
 
 
 def _content(document: Document) -> "ContentItem":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from radrep.errors import RadrepError
+from radrep.errors import DataError, RadrepError
 from radrep.interop.dicom_sr import write_sr
 from radrep.interop.document import Document
 from radrep.interop.fhir import write_fhir
@@ -18,7 +18,11 @@ _LONGEST = 80  # characters of a study's id in a file's name
 
 @dataclass(frozen=True)
 class Format:
-    """A form of documents; `write` gives None for a study that it cannot hold."""
+    """A form of documents.
+
+    `write` gives None for a study that the form is not meant for, and raises DataError for one that
+    it cannot hold.
+    """
 
     write: Callable[[Document], bytes | None]
     ending: str
@@ -45,13 +49,19 @@ def check_formats(names: Sequence[str]) -> None:
             )
 
 
-def write_documents(names: Sequence[str], document: Document) -> dict[str, bytes]:
-    """The documents of a report in some forms, by their file names."""
+def write_documents(
+    names: Sequence[str], document: Document, warn: Callable[[str], None]
+) -> dict[str, bytes]:
+    """The documents of a report in some forms, by their file names; `warn` gets why one lacks."""
     found = {}
     for name in names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # highdicom: of names without a caret
-            content = FORMATS[name].write(document)
+            try:
+                content = FORMATS[name].write(document)
+            except DataError as error:
+                warn(f"{document.row['study']} has no {name}: {error}")
+                continue
         if content is not None:
             found[f"{name}/{_file_name(document.row['study'])}{FORMATS[name].ending}"] = content
     return found

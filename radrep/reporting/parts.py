@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from radrep.atomic import atomic_write_bytes, atomic_write_text, make_folder, written_by_one
 from radrep.data.manifest import GENERATED, hash_file, verifies
 from radrep.errors import DataError
+from radrep.interop.formats import FORMATS
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.sections import SECTIONS
 
@@ -91,22 +92,25 @@ def write_part(out: Path, part: Part) -> DonePart:
     return done
 
 
-def read_parts(out: Path) -> list[DonePart]:
-    """The parts that are there and as they were written."""
+def _read_parts(out: Path) -> list[DonePart]:
+    """The parts that have a done-file."""
     found = []
     for path in sorted(out.glob(f"part-*{_DONE}")):
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
             part = DonePart(**{**row, "left_out": [tuple(each) for each in row["left_out"]]})
-            if all(_is_whole(out / name, sha256) for name, sha256 in part.files.items()):
-                found.append(part)
+            found.append(part)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # as after a crash
             continue
     return found
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
-    return path.is_file() and (not verifies() or hash_file(path) == sha256)
+def _is_whole(out: Path, part: DonePart) -> bool:
+    """Whether the files of a part are as they were written."""
+    return all(
+        (out / name).is_file() and (not verifies() or hash_file(out / name) == sha256)
+        for name, sha256 in part.files.items()
+    )
 
 
 def drop_studies(
@@ -117,7 +121,8 @@ def drop_studies(
     files: Mapping[str, str] = {}
     if kept:
         file = out / f"{part.name}.jsonl"
-        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+        # Not at other breaks, such as U+2028, which a report may have.
+        lines = file.read_text("utf-8").split("\n")[:-1] if file.is_file() else []
         documents = {
             study: {name: (out / name).read_bytes() for name in part.documents[study]}
             for study in kept
@@ -182,12 +187,23 @@ def row_schema() -> "pyarrow.Schema":
     )
 
 
-@contextmanager
-def report_folder(out: Path, settings: Mapping[str, object]) -> Iterator[str]:
-    """Hold a folder of reports; yields when its command began, as text in UTC.
+@dataclass
+class Reports:
+    """What a folder of reports has: its parts are those before its command, then those after it.
 
-    A command that goes on with a stopped one keeps that time. When all went well, the list of what
-    is not used and the record are written.
+    A command that goes on with a stopped one began when that did, as text in UTC.
+    """
+
+    began: str
+    parts: list[DonePart]
+
+
+@contextmanager
+def report_folder(out: Path, settings: Mapping[str, object]) -> Iterator[Reports]:
+    """Hold a folder of reports, each file of which is hashed once.
+
+    When all went well, files that are of no part are removed, and the list of what is not used and
+    the record are written.
 
     Raises:
         DataError: If it holds something else, reports of other settings, or is in use.
@@ -197,8 +213,9 @@ def report_folder(out: Path, settings: Mapping[str, object]) -> Iterator[str]:
         began = _begin(out, settings)
         for path in out.rglob(".*.partial"):
             path.unlink()
-        yield began
-        _finish(out, settings, began)
+        reports = Reports(began, [part for part in _read_parts(out) if _is_whole(out, part)])
+        yield reports
+        _finish(out, settings, reports)
 
 
 def _begin(out: Path, settings: Mapping[str, object]) -> str:
@@ -227,8 +244,11 @@ def _begin(out: Path, settings: Mapping[str, object]) -> str:
     return now
 
 
-def _finish(out: Path, settings: Mapping[str, object], began: str) -> None:
-    parts = read_parts(out)
+def _finish(out: Path, settings: Mapping[str, object], reports: Reports) -> None:
+    known, found = {part.name for part in reports.parts}, _read_parts(out)
+    parts = [part for part in found if part.name in known or _is_whole(out, part)]
+    _remove_orphans(out, parts, found)
+    reports.parts = parts
     lines = (
         json.dumps({"study": study, "image": image, "reason": reason}, ensure_ascii=False) + "\n"
         for study, image, reason in sorted(reason for part in parts for reason in part.left_out)
@@ -238,5 +258,20 @@ def _finish(out: Path, settings: Mapping[str, object], began: str) -> None:
         {"name": p.name, "studies": len(p.studies), "reports": len(p.studies) - len(p.unread)}
         for p in parts
     ]
-    record = {"settings": settings, "began": began, "finished": True, "parts": rows}
+    record = {"settings": settings, "began": reports.began, "finished": True, "parts": rows}
     atomic_write_text(out / GENERATED, json.dumps(record, indent=2) + "\n")
+
+
+def _remove_orphans(out: Path, parts: Sequence[DonePart], found: Sequence[DonePart]) -> None:
+    """Remove what kills left: files of no part, and damaged parts whose studies others have.
+
+    A damaged part with any other study is the last that there is of it, and stays.
+    """
+    written = {study for part in parts for study in part.studies}
+    kept = [part for part in found if part in parts or not part.studies.keys() <= written]
+    listed = {name for part in kept for name in (part.name + _DONE, *part.files)}
+    forms = [f"{name}/*{form.ending}" for name, form in FORMATS.items()]
+    for pattern in ("part-*", *forms):
+        for path in out.glob(pattern):
+            if path.relative_to(out).as_posix() not in listed:
+                path.unlink()

@@ -18,6 +18,8 @@ from radrep.data.study import projection_of
 from radrep.errors import DataError, ImageWarning
 from radrep.inference.films import Films
 
+SAME_IMAGE = "the same image as"  # begins the reason why a second one is left out
+
 
 @dataclass(frozen=True)
 class ReadStudy:
@@ -91,7 +93,7 @@ class FileStudy:
                 continue
             twin = next((k for k, own in enumerate(images) if np.array_equal(own, pixels)), None)
             if twin is not None:
-                left_out.append((name, f"the same image as {names[twin]} of this study"))
+                left_out.append((name, f"{SAME_IMAGE} {names[twin]} of this study"))
                 continue
             notes += [str(warning.message) for warning in caught]
             names.append(name)

@@ -24,6 +24,7 @@ _SKIPPED = {
     files.INNER: "links lead to what is in the folder anyhow, and are not followed",
     files.SPECIAL: "pipes, sockets or devices are not read",
     files.FOLDER: "folders are named as images are; the files in them are used",
+    files.MADE: "folders that radrep wrote are not read",
     "others": "files are no images",
 }
 

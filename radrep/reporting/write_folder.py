@@ -1,6 +1,6 @@
 """Write the reports of a folder's studies: reading, the network and writing overlap."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -23,11 +23,10 @@ from radrep.reporting.parts import (
     Part,
     drop_studies,
     part_name,
-    read_parts,
     report_folder,
     write_part,
 )
-from radrep.reporting.reading import ReadStudy, ReportStudy, read_study
+from radrep.reporting.reading import SAME_IMAGE, ReadStudy, ReportStudy, read_study
 from radrep.reporting.studies import FoundStudies
 
 _PARTS = 64  # of which a stopped command loses those that it is at
@@ -80,8 +79,10 @@ def write_folder(
         **{"seed": seed, "formats": sorted(formats)},
     }
     marks = {study.id: study.fingerprint() for study in studies}
-    with report_folder(out, settings) as began:
-        done = _read_done(out, marks, settings)
+    with report_folder(out, settings) as reports:
+        began, suspects = reports.began, _find_unread(reports.parts, studies)
+        readable = _read_again(suspects, needed, _count_workers(found, len(suspects)), reporter)
+        done = _keep_done(out, reports.parts, marks, readable, settings)
         todo = [study for study in studies if study.id not in done]
         if done:
             num_done = len(studies) - len(todo)
@@ -110,22 +111,75 @@ def write_folder(
                     read = stack.enter_context(closing(map_in_order(work, todo, workers)))
                     maker = _PartMaker(generator, formats, seed, began, advance, reporter)
                     _write_parts(out, (maker.fill(part, read) for part in parts))
-        written = read_parts(out)
-    unread = {study for part in written for study in part.unread} & marks.keys()
-    left_out = [reason for part in written for reason in part.left_out if reason[0] in marks]
-    files = [name for part in written for study in marks for name in part.documents.get(study, ())]
-    documents = {form: sum(name.startswith(f"{form}/") for name in files) for form in formats}
+    unread = {study for part in reports.parts for study in part.unread} & marks.keys()
+    left_out = [reason for part in reports.parts for reason in part.left_out if reason[0] in marks]
+    files = Counter(
+        name.partition("/")[0]
+        for part in reports.parts
+        for study, names in part.documents.items()
+        if study in marks
+        for name in names
+    )
+    documents = {form: files[form] for form in formats}
     return ReportedFolder(len(studies), len(studies) - len(unread), documents, left_out)
 
 
-def _read_done(out: Path, marks: Mapping[str, str], settings: Mapping[str, object]) -> set[str]:
-    """The studies that are done; reports of studies whose images changed are removed."""
+def _find_unread(
+    parts: Sequence[DonePart], studies: Sequence[ReportStudy]
+) -> list[tuple[ReportStudy, set[tuple[str, str]]]]:
+    """Studies of which an image could not be read, with all that was left out of them."""
+    before: dict[str, set[tuple[str, str]]] = {}
+    for part in parts:
+        for study, image, reason in part.left_out:
+            before.setdefault(study, set()).add((image, reason))
+    return [
+        (study, reasons)
+        for study in studies
+        if (reasons := before.get(study.id))
+        and not all(reason.startswith(SAME_IMAGE) for _, reason in reasons)
+    ]
+
+
+def _read_again(
+    suspects: Sequence[tuple[ReportStudy, set[tuple[str, str]]]],
+    short_side: int,
+    num_workers: int,
+    reporter: Reporter,
+) -> set[str]:
+    """Those that are read otherwise now: a disk may have failed, or been away."""
+    if not suspects:
+        return set()
+    work = partial(read_study, short_side=short_side)
+    changed = set[str]()
+    with (
+        reporter.progress("read again", len(suspects), "studies") as advance,
+        closing(map_in_order(work, [study for study, _ in suspects], num_workers)) as read,
+    ):
+        for (_, before), (study, found) in zip(suspects, read, strict=True):
+            if {*found.left_out} != before:
+                changed.add(study.id)
+            advance()
+    return changed
+
+
+def _keep_done(
+    out: Path,
+    parts: Sequence[DonePart],
+    marks: Mapping[str, str],
+    readable: set[str],
+    settings: Mapping[str, object],
+) -> set[str]:
+    """The studies that are done; what is to be made anew, or stands in two parts, is removed."""
     done = set[str]()
-    for part in read_parts(out):
-        changed = {study for study, mark in part.studies.items() if marks.get(study, mark) != mark}
-        if changed:
-            drop_studies(out, part, changed, settings)
-        done |= part.studies.keys() - changed
+    for part in parts:
+        dropped = {
+            study
+            for study, mark in part.studies.items()
+            if marks.get(study, mark) != mark or study in readable or study in done
+        }
+        if dropped:
+            drop_studies(out, part, dropped, settings)
+        done |= part.studies.keys() - dropped
     return done
 
 
@@ -235,6 +289,6 @@ class _PartMaker:
             part.rows.append(row)
             whose = zip(films.images, read.identities, strict=True)
             document = Document(row, [own for image, own in whose if image in used])
-            if documents := write_documents(self.formats, document):
+            if documents := write_documents(self.formats, document, self.reporter.warn):
                 part.documents[study] = documents
         self.advance(len(studies))

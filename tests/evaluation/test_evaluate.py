@@ -288,6 +288,22 @@ def test_files_of_an_earlier_evaluation_that_are_broken_are_written_again(
     assert found == {}
 
 
+def test_breaks_within_reports_of_an_earlier_evaluation_break_no_row(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    checkpoint = trained_run / "best"
+    decode = load_checkpoint(checkpoint).recipe.decode
+    reports = {"a": "One.\u2028Two.", "b": "One.\x85Two.\x1cThree."}
+    rows = [json.dumps({"id": i, "generated": t}, ensure_ascii=False) for i, t in reports.items()]
+    (tmp_path / "predictions-test.jsonl").write_text("".join(f"{row}\n" for row in rows))
+    scores = {"checkpoint": str(checkpoint), "decode": decode.model_dump()}
+    (tmp_path / "scores-test.json").write_text(json.dumps(scores))
+    found = artifacts.read_reports(
+        tmp_path, "test", checkpoint=checkpoint, weights=[checkpoint.resolve()], decode=decode
+    )
+    assert found == reports
+
+
 def test_of_two_evaluations_of_a_folder_one_writes_behind_the_other(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from radrep.evaluation.predictions import (
     read_predictions,
     read_references,
 )
-from radrep.evaluation.report_files import ColumnNames
+from radrep.evaluation.report_files import ColumnNames, read_file
 from tests.whole_way import without_split
 
 # Invented reports; the second has everything that a table must quote.
@@ -105,6 +105,12 @@ def test_every_form_gives_the_same_predictions_in_the_order_of_the_file(tmp_path
     assert list(predictions.reports.items()) == list(REPORTS.items())
     assert predictions.source == name
     assert predictions.notes == ()
+
+
+def test_breaks_within_a_line_of_a_list_of_texts_are_none(tmp_path):
+    lines = ["Clear lungs, no effusion.\u2028Normal heart.", "Large heart.\x85Edema, mild, again."]
+    path = write(tmp_path / "p.txt", "\r\n".join([*lines, ""]).encode())
+    assert read_file(path).parts == {None: [{"text": line} for line in lines]}
 
 
 def test_one_line_of_json_lines_is_one_prediction(tmp_path):

@@ -8,6 +8,7 @@ from pydicom import dcmread
 from pydicom.uid import BasicTextSRStorage
 
 from radrep.interop.document import NOTICE, Document
+from tests.interop.clock import shift_clock
 from tests.interop.rows import EFFUSION, PNEUMOTHORAX, make_row
 
 pytest.importorskip("highdicom", reason="highdicom is not installed: radrep[dicom]")
@@ -33,7 +34,7 @@ def make_sr(*films: Any, row: Any = None) -> Any:
     from radrep.interop.formats import write_documents
 
     document = Document(row or make_row(EFFUSION, PNEUMOTHORAX), films)
-    written = write_documents(["dicom-sr"], document)
+    written = write_documents(["dicom-sr"], document, pytest.fail)
     return dcmread(io.BytesIO(written["dicom-sr/1.2.3.dcm"])) if written else None
 
 
@@ -108,13 +109,55 @@ def test_headers_as_hospitals_have_them_are_taken(
         "PatientName": "anonymous",
     }
     document = Document(make_row(EFFUSION), [FILM | odd])
-    (content,) = write_documents(["dicom-sr"], document).values()
+    (content,) = write_documents(["dicom-sr"], document, pytest.fail).values()
     assert not recwarn.list
     assert not caplog.records
     report = dcmread(io.BytesIO(content))
     assert (report.PatientBirthDate, report.PatientSex, report.StudyDate) == ("", "", "")
     assert report.get_item("AccessionNumber").value.strip() == b"A" * 30
     assert report.PatientName == "anonymous"
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "written"),
+    [
+        ("PatientBirthDate", "00000000", ""),
+        ("PatientBirthDate", "19500000", ""),
+        ("StudyDate", "20260231", ""),
+        ("StudyTime", "24", ""),
+        ("StudyTime", "256199", ""),
+        ("StudyTime", "101", ""),
+        ("StudyTime", "1011", "1011"),
+        ("StudyTime", "101112.5", "101112.5"),
+    ],
+)
+def test_dates_and_times_that_do_not_exist_are_left_empty(
+    keyword: str, value: str, written: str
+) -> None:
+    report = make_sr(FILM | {keyword: value})
+    assert (str(report[keyword].value), report.PatientID) == (written, "P1")
+
+
+@pytest.mark.parametrize("refused", ["SOP class", "anything"])
+def test_films_that_highdicom_refuses_have_no_sr_and_a_warning(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from highdicom import sr
+
+    from radrep.interop.formats import write_documents
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise TypeError("odd header")
+
+    film, reason = FILM | {"SOPClassUID": "1.2.840.113619.4.26"}, "SOP class 1.2.840.113619.4.26"
+    if refused == "anything":
+        film, reason = FILM, "TypeError: odd header"
+        monkeypatch.setattr(sr, "EnhancedSR", fail)
+    warned: list[str] = []
+    assert not write_documents(["dicom-sr"], Document(make_row(), [film]), warned.append)
+    (line,) = warned
+    assert line.startswith("1.2.3 has no dicom-sr: highdicom refuses the headers")
+    assert reason in line
 
 
 @pytest.mark.parametrize(
@@ -132,8 +175,10 @@ def test_films_that_are_not_of_one_study_have_no_sr(films: tuple[Any, ...]) -> N
     assert make_sr(*films) is None
 
 
-def test_the_same_report_gives_the_same_bytes() -> None:
+def test_the_same_report_gives_the_same_bytes_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from radrep.interop.dicom_sr import write_sr
 
     document = Document(make_row(EFFUSION), [FILM])
-    assert write_sr(document) == write_sr(document)
+    now = write_sr(document)
+    shift_clock(monkeypatch)
+    assert write_sr(document) == now

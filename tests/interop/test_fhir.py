@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from radrep.interop.document import NOTICE, Document
+from tests.interop.clock import shift_clock
 from tests.interop.rows import EDEMA, EFFUSION, FRACTURE, PNEUMOTHORAX, check_row, make_row
 
 pytest.importorskip("fhir.resources", reason="fhir.resources is not installed: radrep[fhir]")
@@ -91,5 +92,7 @@ def test_a_report_without_findings_or_uids_is_whole() -> None:
     assert "imagingStudy" not in report
 
 
-def test_the_same_report_gives_the_same_bytes() -> None:
-    assert make_bundle(EFFUSION) == make_bundle(EFFUSION)
+def test_the_same_report_gives_the_same_bytes_at_any_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = make_bundle(EFFUSION)
+    shift_clock(monkeypatch)
+    assert make_bundle(EFFUSION) == now

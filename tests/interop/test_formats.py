@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 
 from radrep.data.dicom.identity import read_identity
+from radrep.guidance.editing import WrittenReport
+from radrep.inference import generator
 from radrep.interop import formats
 from tests.interop.rows import check_row
 from tests.interop.test_fhir import read_bundle
@@ -57,14 +61,34 @@ def test_mixed_films_become_reports_findings_fhir_and_dicom_sr(
     assert mine.keys() == other.keys()
 
 
-def test_stored_findings_have_places(trained_run: Path, films: list[Path], tmp_path: Path) -> None:
+def test_stored_findings_have_places(
+    trained_run: Path, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a known report, whose words attend to the upper right of a map of 2 by 2."""
+    text = "small left pleural effusion . no pneumothorax ."
+    attention = np.zeros((len(text.split()), 1, 2, 2))
+    attention[:, :, 0, 1] = 1
+
+    def explain(loaded: Any, batch: Any, *rest: Any, **options: Any) -> Any:
+        return [(WrittenReport(text, draft=text), attention) for _ in batch.ids]
+
+    monkeypatch.setattr(generator, "explain_reports", explain)
     result = radrep("generate", *films, "--checkpoint", trained_run, "--json")
-    for line in result.stdout.splitlines():
-        row = json.loads(line)
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in result.stdout.split("\n")[:-1]]
+    assert len(rows) == len(films)
+    for row, film in zip(rows, films, strict=True):
         check_row(row)
-        for finding in row["findings"]:
-            told = finding["state"] in ("positive", "uncertain") and finding["sentence"]
-            assert (finding["place"] is not None) == bool(told)
+        found = {finding["observation"]: finding for finding in row["findings"]}
+        effusion, place = found["Pleural Effusion"], found["Pleural Effusion"]["place"]
+        assert (effusion["state"], effusion["side"], effusion["size"]) == (
+            "positive", "left", "small",
+        )  # fmt: skip
+        assert (place["image"], place["map"], place["x"], place["y"]) == (
+            str(film), "attention", 0.75, 0.25,
+        )  # fmt: skip
+        assert found["Pneumothorax"]["state"] == "negative"
+        assert found["Pneumothorax"]["place"] is None
 
 
 @pytest.mark.parametrize("name", ["fhir", "dicom-sr"])

@@ -1,6 +1,7 @@
 """radrep generate FOLDER --out: whatever stops it, the same command makes the same bytes."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -31,7 +32,7 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
     rows = [
         json.loads(line)
         for path in sorted(out.glob("part-*.jsonl"))
-        for line in path.read_text().splitlines()
+        for line in path.read_text().split("\n")[:-1]
     ]
     assert len({row["study"] for row in rows}) == len(rows), "no study has two reports"
     return {row["study"]: row for row in rows}
@@ -187,6 +188,98 @@ def test_a_damaged_part_is_written_again(damage: str, trained_run: Path, tmp_pat
     assert all(contents(out)[n] == before[n] for n in before if n != "generated.json")
 
 
+def test_what_could_not_be_read_is_tried_again(trained_run: Path, tmp_path: Path) -> None:
+    """The disk failed once: size and time of the file are as before."""
+    films, out = draw_films(tmp_path / "films", 3), tmp_path / "reports"
+    words = ("generate", films, "--checkpoint", trained_run, "--out", out)
+    film = films / "film0001.jpg"
+    content, stat = film.read_bytes(), film.stat()
+
+    def write(new: bytes) -> None:
+        film.write_bytes(new)
+        os.utime(film, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    write(bytes(len(content)))
+    assert radrep(*words).exit_code == 2
+    assert film.name not in rows_of(out)
+    failed = contents(out)
+    again = radrep(*words)
+    assert again.exit_code == 2
+    assert "3 of 3 studies are done already" in again.stderr
+    assert {n for n, c in contents(out).items() if failed[n] != c} <= {"generated.json"}
+    write(content)
+    healed = radrep(*words)
+    assert healed.exit_code == 0, healed.output
+    assert "2 of 3 studies are done already" in healed.stderr
+    assert rows_of(out)[film.name]["report"] == ReportGenerator(trained_run).write(film).text
+    assert (out / "left_out.jsonl").read_text() == ""
+
+
+def test_what_a_kill_left_of_a_part_is_removed(trained_run: Path, tmp_path: Path) -> None:
+    """Its done-file is not there, and meanwhile another film has changed what parts there are."""
+    films, out = draw_films(tmp_path / "films", 3), tmp_path / "reports"
+    words = ("generate", films, "--checkpoint", trained_run, "--out", out, "--format", "fhir")
+    pytest.importorskip("fhir.resources", reason="fhir.resources is not installed: radrep[fhir]")
+    assert radrep(*words).exit_code == 0
+    next(out.glob("*.done.json")).unlink()
+    gone = films / "film0001.jpg"
+    gone.unlink()
+    Image.fromarray(draw_study(7, 51, 64)).save(films / "film0099.png")
+    assert radrep(*words).exit_code == 0
+    assert rows_of(out).keys() == {"film0000.png", f"{ROOT_UID}.3", "film0099.png"}
+    (done,) = out.glob("*.done.json")
+    record = json.loads(done.read_text())
+    assert contents(out).keys() == {
+        *record["files"], done.name, "generated.json", "left_out.jsonl"
+    }  # fmt: skip
+    assert len([*(out / "fhir").iterdir()]) == 3
+
+
+def test_a_damaged_part_stays_where_it_is_the_last_of_a_study(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    films, out = draw_films(tmp_path / "films", 3), tmp_path / "reports"
+    words = ("generate", films, "--checkpoint", trained_run, "--out", out)
+    assert radrep(*words).exit_code == 0
+    (part,) = out.glob("part-*.jsonl")
+    part.write_bytes(part.read_bytes()[:-9])
+    before = part.read_bytes()
+    film = films / "film0001.jpg"
+    hidden = film.rename(tmp_path / film.name)
+    assert radrep(*words).exit_code == 0
+    assert part.read_bytes() == before
+    hidden.rename(film)
+    assert radrep(*words).exit_code == 0
+    assert not part.is_file()
+    assert len(rows_of(out)) == 3
+
+
+def test_breaks_of_lines_in_a_report_break_no_row(tmp_path: Path) -> None:
+    from radrep.reporting.parts import Part, drop_studies, row_schema
+
+    blank = dict.fromkeys(row_schema().names)
+    rows = [blank | {"study": s, "report": "One.\u2028Two.\x85\x1cThree."} for s in "ab"]
+    done = write_part(tmp_path, Part("part-1", {"a": "1", "b": "2"}, rows))
+    drop_studies(tmp_path, done, ["a"], {})
+    assert rows_of(tmp_path) == {"b": rows[1]}
+
+
+def test_a_file_of_reports_is_hashed_once(
+    trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from radrep.reporting import parts
+
+    films, out = draw_films(tmp_path / "films", 2), tmp_path / "reports"
+    words = ("generate", films, "--checkpoint", trained_run, "--out", out)
+    hashed: list[Path] = []
+    hash_file = parts.hash_file
+    monkeypatch.setattr(parts, "hash_file", lambda path: hashed.append(path) or hash_file(path))
+    for _ in range(2):
+        assert radrep(*words).exit_code == 0
+        assert sorted(p.suffix for p in hashed) == [".jsonl", ".parquet"]
+        hashed.clear()
+
+
 def test_a_prepared_folder_gives_the_reports_of_its_evaluation(
     trained_run: Path, phantoms: Path, films: list[Path], tmp_path: Path
 ) -> None:
@@ -210,6 +303,7 @@ def test_reports_lie_among_the_films_and_are_not_taken_for_films(
     again = radrep(*words)
     assert again.exit_code == 0
     assert "files are no images" not in again.stderr
+    assert "1 folders that radrep wrote are not read" in again.stderr
     assert "3 of 3 studies are done already" in again.stderr
 
 

@@ -49,7 +49,7 @@ def write_reports_of_folder(
         raise typer.Exit(130) from None
     say(f"{out} has the reports of {result.num_reports:,} of {result.num_studies:,} studies.")
     for form, count in result.num_documents.items():
-        some = "" if count == result.num_reports else "; the others have no DICOM films with UIDs"
+        some = "; the others have no DICOM films for one" if count < result.num_reports else ""
         say(f"{out / form} has {count:,} documents{some}.")
     if result.left_out:
         lines = [f"  {' '.join(reason.split())}" for _, _, reason in result.left_out]

@@ -149,20 +149,34 @@ def test_names_that_are_not_utf_8_can_be_read_and_shown(tmp_path):
     assert FolderSource(tmp_path).fingerprint()
 
 
-def test_what_prepare_left_below_the_images_is_skipped(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("prepared.json", '{"recipe": {}, "shards": []}'),
+        ("generated.json", '{"settings": {}, "began": ""}'),
+    ],
+)
+def test_what_radrep_wrote_below_the_images_is_skipped(tmp_path, name, record):
     draw(tmp_path / "a.png")
     notes = FolderSource(tmp_path).notes
-    for name in (
-        "out/prepared.json",
-        "out/sheet.png",
-        "new.partial/recipe.json",
-        "new.partial.lock",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
+    for file in ("out/sheet.png", "new.partial/recipe.json", "new.partial.lock"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "out" / name).write_text(record)
     source = FolderSource(tmp_path)
     assert ids(source) == ["a.png"]
-    assert source.notes == notes
+    assert set(source.notes) - set(notes) == {
+        "1 folders that radrep wrote are not read, the first out."
+    }
+
+
+@pytest.mark.parametrize("name", ["prepared.json", "generated.json"])
+@pytest.mark.parametrize("content", ["", "[]", '{"images": 3}'])
+def test_a_file_of_another_program_named_as_a_record_hides_no_image(tmp_path, name, content):
+    (tmp_path / "b").mkdir()
+    draw(tmp_path / "b/a.png")
+    (tmp_path / "b" / name).write_text(content)
+    assert ids(FolderSource(tmp_path)) == ["b/a.png"]
 
 
 def test_dicom_files_of_one_study_are_together(tmp_path):

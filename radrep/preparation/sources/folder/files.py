@@ -12,6 +12,7 @@ from radrep.data.dicom import is_dicom
 from radrep.data.file_kinds import HEAD_BYTES, picture_format
 from radrep.data.manifest import GENERATED, PREPARED
 from radrep.errors import DataError
+from radrep.json_text import load_json
 from radrep.preparation.sources.cells import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 _DIGITS = re.compile(r"0*(\d+)", re.ASCII)
 # Kinds of entries of a folder. A link to what the folder has anyhow is inner, one to a file or
-# folder outside is followed, and one that leads around in a circle or nowhere is broken.
-FILE, FOLDER, INNER, BROKEN, SPECIAL = "f", "d", "i", "b", "s"
+# folder outside is followed, and one that leads around in a circle or nowhere is broken. A folder
+# that radrep wrote is made.
+FILE, FOLDER, INNER, BROKEN, SPECIAL, MADE = "f", "d", "i", "b", "s", "m"
+_RECORDS = {PREPARED: {"recipe", "shards"}, GENERATED: {"settings", "began"}}  # with keys of each
 # What prepare leaves beside an output folder below the images.
 _UNFINISHED = (".partial", ".partial.lock")
 
@@ -29,7 +32,8 @@ def list_files(root: Path) -> Iterator[tuple[str, str]]:
     """Yield path and kind of every file below a folder, and of folders named as images are.
 
     In natural order: a2 before a10. Hidden files are skipped, pipes and devices are never read. A
-    folder outside is read once, however many links lead to it.
+    folder outside is read once, however many links lead to it. Of one that radrep prepare or
+    generate wrote only its path comes.
     """
     inside = os.path.realpath(root)
     waiting = [FOLDER]  # the next entry is last
@@ -40,8 +44,11 @@ def list_files(root: Path) -> Iterator[tuple[str, str]]:
         if path and (kind != FOLDER or is_image(path)):
             yield path, kind
         if kind == FOLDER:
-            names = reversed(_scan(root, path, inside, outside))
-            waiting += [name[0] + os.path.join(path, name[1:]) for name in names]
+            names = _scan(root, path, inside, outside)
+            if path and _is_made(root / path, names):
+                yield path, MADE
+                continue
+            waiting += [name[0] + os.path.join(path, name[1:]) for name in reversed(names)]
 
 
 def is_image(name: str) -> bool:
@@ -101,10 +108,19 @@ def _scan(root: Path, path: str, inside: str, outside: set[str]) -> list[str]:
     # Folders first: a link to a file in one of them is then known as inner.
     shown.sort(key=lambda entry: (not os.path.isdir(entry.path), entry.name))
     found = [_kind(entry, inside, outside) + entry.name for entry in shown]
-    # A prepared folder, or one of reports, below the raw images is none of them.
-    if path and {FILE + PREPARED, FILE + GENERATED} & {*found}:
-        return []
     return sorted(found, key=_natural)
+
+
+def _is_made(folder: Path, entries: Iterable[str]) -> bool:
+    """Whether radrep wrote a folder with these entries, by a record with its keys."""
+    for name in {entry[1:] for entry in entries if entry[0] == FILE} & _RECORDS.keys():
+        try:
+            record = load_json((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(record, dict) and record.keys() >= _RECORDS[name]:
+            return True
+    return False
 
 
 def _kind(entry: os.DirEntry[str], inside: str, outside: set[str]) -> str:

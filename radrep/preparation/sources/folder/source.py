@@ -42,6 +42,7 @@ _SKIPPED = {
     files.INNER: "links lead to what is in the folder anyhow, the first {first}; not followed.",
     files.SPECIAL: "pipes, sockets or devices are not read, the first {first}.",
     files.FOLDER: "folders are named as images are, the first {first}; the files in them are used.",
+    files.MADE: "folders that radrep wrote are not read, the first {first}.",
     _OTHERS: "files are no images, the first {first}.",
 }
 
