@@ -116,8 +116,7 @@ class Recipe(Section):
         data, model = self.data, self.model
         off: dict[str, str] = {}
         if self.parallel.data != "fsdp":
-            for name in ("shard", "cpu_offload"):
-                off[f"parallel.{name}"] = "parallel.data: fsdp"
+            off["parallel.shard"] = "parallel.data: fsdp"
         if data.images == "views":
             off["data.saliency"] = "data.images: frontal+mask or views+mask"
         elif data.saliency and data.saliency.mask == "soft":

@@ -29,18 +29,14 @@ _MET: list[object] = []  # the store of the meeting, which Accelerate's own goes
 _JOIN = timedelta(minutes=3)  # for the other processes of a launch to appear
 
 
-def join_processes(backend: str | None = None) -> PartialState:
-    """The processes of a launch, joined once; RecipeError if the others do not come.
-
-    The backend is one of torch.distributed, by default the device's own.
-    """
+def join_processes() -> PartialState:
+    """The processes of a launch, joined once; RecipeError if the others do not come."""
     if PartialState._shared_state:
         return PartialState()
     several, on_cpu = _read_launch() > 1, _on_cpu()
     if several and "LOCAL_RANK" in os.environ:
         _await_others()
-    given = {} if backend is None or not several or on_cpu else {"backend": backend}
-    return PartialState(cpu=on_cpu, **given)
+    return PartialState(cpu=on_cpu)
 
 
 def _on_cpu() -> bool:
@@ -70,6 +66,16 @@ def _read_launch() -> int:
     return most
 
 
+def refuse_launch(option: str) -> None:
+    """Raise RadrepError where several processes were launched for what one of them does."""
+    count = _read_launch()
+    if count > 1:
+        raise RadrepError(
+            f"{option} trains run after run in one process, and a launcher started {count}: start "
+            "it without a launcher"
+        )
+
+
 def _await_others() -> None:
     """Meet the other processes, for minutes; torch's own bound must be long, for all that comes."""
     found = " ".join(f"{name}={os.environ[name]}" for name in _LAUNCHER if name in os.environ)
@@ -80,9 +86,9 @@ def _await_others() -> None:
         raise RecipeError("this run", [("train", " ".join(text.split()))]) from error
 
 
-def build_accelerator(backend: str | None = None) -> Accelerator:
+def build_accelerator() -> Accelerator:
     """Devices and processes, as the launcher set them up; RecipeError if they cannot be had."""
-    join_processes(backend)
+    join_processes()
     # The loop does autocast, accumulation and sharding itself: Accelerate keeps the precision of a
     # process's first run, and takes another one from the environment.
     return Accelerator(mixed_precision="no")

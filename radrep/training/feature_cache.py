@@ -40,6 +40,7 @@ from radrep.weights.archive import BUNDLES
 FEATURES = "features.npy"
 INDEX = "index.json"
 MODELS = {"language_models": "language model", BUNDLES: "bundle"}  # folders of the cache
+_ADVICE = "Clear old ones with: radrep cache clear, or set RADREP_CACHE to a folder on another disk"
 _BATCH = 16
 _IN_FLIGHT = 8  # parts per core that wait to be written: memory stays flat
 _WORKERS = 8
@@ -61,9 +62,7 @@ def list_cache() -> list[CachedFeatures]:
     for folder in cache_folder().glob("features/*"):
         with suppress(OSError):  # it goes while this lists
             found.append((folder.stat().st_mtime, folder))
-    return [
-        CachedFeatures(folder, _about(folder), _num_bytes(folder)) for _, folder in sorted(found)
-    ]
+    return [CachedFeatures(each, _about(each), _num_bytes(each)) for _, each in sorted(found)]
 
 
 def _about(folder: Path) -> dict[str, object]:
@@ -177,37 +176,45 @@ def cached_features(
     Raises:
         DataError: If the disk has no room for them or an image cannot be read.
     """
-    root = cache_folder() / "features"
+    root, folders = cache_folder() / "features", list[Path]()
     encoder_hash = _hash_encoder(encoder, preprocess)
-    folders: list[Path] = []
     for selected in {split.studies.split: split for split in splits}.values():
         studies, wanted = selected.studies, selected.places
         folder = root / _key(encoder_hash, studies, wanted)
         folders.append(folder)
-        problem = _find_change(folder, wanted)
-        if problem is not None:
+        missing = _find_change(folder, wanted) is not None
+        if missing:
             make_cache_folder("features")
+            lock = make_cache_folder("locks") / f"{folder.name}.lock"
             pixels = _Pixels(studies, list(wanted.values()), preprocess)
             blocks = _blocks(encoder, pixels, device, folder)
             several = count_processes()[0] > 1
             if several:
-                blocks.share(f"image features of {studies.split}, shared out", reporter)
-            with locked(make_cache_folder("locks") / f"{folder.name}.lock") as held:
+                with locked(lock):  # a damaged entry would end the sharing
+                    missing = _is_missing(folder, wanted, reporter)
+                if missing:
+                    blocks.share(f"image features of {studies.split}, shared out", reporter)
+            with locked(lock) as held:
                 for left in root.glob(f".{folder.name}.*.partial") if held else ():  # of a kill
                     remove_tree(left)
-                problem = _find_change(folder, wanted)
-                if problem is not None:
-                    if problem:
-                        reporter.warn(f"{folder}: {problem}; the features are computed again")
-                        remove_tree(folder)
+                missing = _is_missing(folder, wanted, reporter)
+                if missing:
                     patches = blocks.read() if several else _compute(encoder, pixels, device)
                     _write(patches, selected, folder, reporter)
                 remove_tree(blocks.folder)
-                if problem is not None:
-                    continue
-        text = f"from the cache, {len(wanted)} images of {studies.split} ({folder})"
-        reporter.info("features", text)
+        if not missing:
+            text = f"from the cache, {len(wanted)} images of {studies.split} ({folder})"
+            reporter.info("features", text)
     return FeatureStore(folders)
+
+
+def _is_missing(folder: Path, wanted: Iterable[str], reporter: Reporter) -> bool:
+    """Whether an entry is to be made; a damaged one is removed. Called under its lock."""
+    problem = _find_change(folder, wanted)
+    if problem:
+        reporter.warn(f"{folder}: {problem}; the features are computed again")
+        remove_tree(folder)
+    return problem is not None
 
 
 def _find_change(folder: Path, wanted: Iterable[str]) -> str | None:
@@ -316,20 +323,16 @@ def _write(
         if needed > free:
             raise DataError(
                 f"the feature cache needs {needed / 1e9:.1f} GB and {folder.parent} has "
-                f"{free / 1e9:.1f} GB free. Clear old entries with: radrep cache clear, or set "
-                "RADREP_CACHE to a folder on another disk"
+                f"{free / 1e9:.1f} GB free. {_ADVICE}"
             )
         try:
             with atomic_dir(folder) as partial:
                 label = f"image features of {studies.split}"
                 with reporter.progress(label, len(wanted), "images") as advance:
                     digest = _write_array(partial / FEATURES, patches, shape, advance)
+                data = f"{studies.prepared}, {studies.split}"
                 index: dict[str, object] = {
-                    "about": {
-                        "data": f"{studies.prepared}, {studies.split}",
-                        "images": len(wanted),
-                        "patches": list(shape[1:]),
-                    },
+                    "about": {"data": data, "images": len(wanted), "patches": list(shape[1:])},
                     "rows": {key: row for row, key in enumerate(wanted)},
                     "features_sha256": digest,
                 }
@@ -339,9 +342,8 @@ def _write(
             return
         except OSError as error:
             raise DataError(
-                f"the feature cache cannot be written to {folder.parent}: {error.strerror}. Clear "
-                "old entries with: radrep cache clear, or set RADREP_CACHE to a folder on another "
-                "disk"
+                f"the feature cache cannot be written to {folder.parent}: {error.strerror}. "
+                f"{_ADVICE}"
             ) from error
 
 
@@ -352,8 +354,7 @@ def _write_array(
 
     Not into a mapped file: where the disk fills up that ends the process without a word.
     """
-    digest = hashlib.sha256()
-    header = io.BytesIO()
+    digest, header = hashlib.sha256(), io.BytesIO()
     described = {"descr": "<f4", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, described)
     with path.open("wb") as file:

@@ -13,7 +13,7 @@ from radrep.errors import CheckpointError, RecipeError
 from radrep.progress import Reporter
 from radrep.recipe.load import change_section, dump_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.training.accelerator import is_main_process
+from radrep.training.accelerator import refuse_launch
 from radrep.training.loop import Interrupted
 from radrep.training.run import train
 from radrep.weights.checkpoint import find_checkpoint, learned_reports_of, read_recipe
@@ -45,8 +45,10 @@ def train_folds(
 
     Raises:
         RecipeError, DataError, CheckpointError: Before any training, if a fold cannot be made.
+        RadrepError: In one of several processes.
         Interrupted: If the user stopped it.
     """
+    refuse_launch("--folds")
     reporter = reporter or Reporter()
     folder = out or default_folder(recipe)
     if resume:
@@ -64,7 +66,7 @@ def train_folds(
     assert num_folds is not None, "new folds have a number"
     check_output(folder, "--out", folder=True, new=False)
     recipes = [fold_recipe(recipe, number, num_folds) for number in range(num_folds)]
-    if not resume and is_main_process():
+    if not resume:
         make_folder(folder)
         atomic_write_text(folder / FOLDS, dump_recipe(with_fold(recipe, 0, num_folds)))
     for number, own in enumerate(recipes):

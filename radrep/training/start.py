@@ -51,8 +51,7 @@ _MAY_CHANGE = (
     "optim.lr", "optim.encoder_lr", "optim.clip_norm",
     "train.epochs", "train.patience", "train.save_every_steps", "train.log_every", "train.logger",
     "train.batch_size", "train.grad_accum_steps",  # with as many studies a step, see `load_last`
-    "parallel.shard", "parallel.cpu_offload", "parallel.activation_checkpointing",
-    "parallel.compile",
+    "parallel.shard", "parallel.activation_checkpointing", "parallel.compile",
     "data.prepared", "data.num_workers", "decode.select", "decode.edit",
 )  # fmt: skip
 
@@ -273,7 +272,8 @@ def load_last(
     `masks` and `fingerprint` are those of the masked images and of the prepared shards. Raises
     CheckpointError where anything differs, before hours of features are computed.
     """
-    loaded = checkpoint.load_checkpoint(last, verified=True)  # by `choose_checkpoint`
+    # Its files are verified by `choose_checkpoint`, what the recipe changes by `find_changes`.
+    loaded = checkpoint.load_checkpoint(last, verified=True, built_by=recipe)
     if loaded.tokenizer != tokenizer:
         raise CheckpointError(
             f"{last} has a vocabulary of {len(loaded.tokenizer.vocabulary)} words and the prepared "

@@ -136,8 +136,12 @@ def _check_files(folder: Path, *names: str) -> None:
             raise CheckpointError(f"{folder} is not a radrep checkpoint: it has no {name}")
 
 
-def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
+def load_checkpoint(
+    folder: Path, *, verified: bool = False, built_by: Recipe | None = None
+) -> Loaded:
     """Read a checkpoint, whose checksums are compared unless that was done already.
+
+    `built_by` makes the model in place of the checkpoint's own recipe: one of the same tensors.
 
     Raises:
         CheckpointError: If a file is missing or broken, or weights, vocabulary and recipe do not
@@ -151,7 +155,7 @@ def load_checkpoint(folder: Path, *, verified: bool = False) -> Loaded:
             recipe = read_recipe(folder)
             tokenizer = Tokenizer.load(folder / VOCABULARY)
             with _as_large_as(folder):
-                model = build_model(recipe, tokenizer.vocabulary, pretrained=False)
+                model = build_model(built_by or recipe, tokenizer.vocabulary, pretrained=False)
             about = _load_weights(model, folder, len(tokenizer.vocabulary))
         finally:  # of an error, too, a changed file is the reason
             _refuse(folder, change.result())

@@ -26,7 +26,7 @@ OPTIMIZER_PART = re.compile(r"\w+\.distcp")  # a name that leads out of no folde
 _ANYWAY = f"{VERIFY}=0 reads it as it is"
 
 
-def write_error(path: Path, error: Exception) -> CheckpointError:
+def write_error(path: Path, error: BaseException) -> CheckpointError:
     """What a failed write of a run's file or folder means, and what to do if the disk is full."""
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
@@ -46,7 +46,11 @@ def write_checksums(folder: Path) -> None:
 def optimizer_parts(folder: Path) -> list[str]:
     """Names of the files of a sharded optimizer, also of those that are lost."""
     sums, _ = _read(folder)
-    return [name for name in sums if name == OPTIMIZER_INDEX or OPTIMIZER_PART.fullmatch(name)]
+    return [name for name in sums if _is_optimizer(name)]
+
+
+def _is_optimizer(name: str) -> bool:
+    return name == OPTIMIZER_INDEX or OPTIMIZER_PART.fullmatch(name) is not None
 
 
 def add_checksum(file: Path) -> None:
@@ -78,11 +82,12 @@ def find_change(folder: Path, names: Iterable[str]) -> str:
 
 
 def fingerprint(folder: Path, *, without: str) -> str:
-    """A hash of a folder's files but for one, by their checksums if it has these."""
+    """A hash of a folder's files but for one and a sharded optimizer, by their checksums if any."""
     sums, problem = _read(folder)
     if problem:
         sums = {path.name: hash_file(path) for path in folder.iterdir() if path.name != CHECKSUMS}
-    return hash_recipe({name: sha256 for name, sha256 in sums.items() if name != without})
+    kept = {n: sha256 for n, sha256 in sums.items() if n != without and not _is_optimizer(n)}
+    return hash_recipe(kept)
 
 
 def _read(folder: Path) -> tuple[dict[str, str], str]:

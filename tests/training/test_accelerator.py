@@ -4,6 +4,7 @@ import os
 import pickle
 import socket
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from radrep.training.accelerator import (
     set_arithmetic,
 )
 from radrep.training.pretraining_task import PretrainingTask
+from tests.whole_way import radrep, write_recipe
 
 
 def test_accelerate_is_given_no_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +120,31 @@ def test_a_process_alone_ignores_what_a_launcher_left(
     assert join_processes().num_processes == 1
     assert is_main_process()
     assert build_accelerator().num_processes == 1
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("train", "tiny.yaml", "--folds", 2), "--folds"),
+        (("train", "tiny.yaml", "--seeds", 2), "--seeds"),
+        (("sweep", "tiny.yaml", "--param", "optim.lr=1e-4..1e-3"), "radrep sweep"),
+    ],
+)
+def test_what_trains_run_after_run_is_refused_in_several_processes(
+    words: tuple[str, ...], option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if words[0] == "sweep":
+        pytest.importorskip("optuna")
+    write_recipe(tmp_path, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    result = radrep(*words)
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert f"{option} trains run after run in one process, and a launcher started 2" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
 @pytest.mark.usefixtures("alone")

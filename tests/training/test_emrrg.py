@@ -55,6 +55,32 @@ def test_a_checkpoint_holds_no_frozen_language_model(emrrg_run: Path) -> None:
     assert not any("embed_tokens" in name or "mlp" in name and "language" in name for name in names)
 
 
+@pytest.mark.slow
+def test_hybrid_layers_compute_activations_again_from_a_resume_on(
+    emrrg_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(emrrg_run, tmp_path / "run", symlinks=True))
+    changes = ("parallel.activation_checkpointing=true", "train.epochs=2")
+    words = [word for change in changes for word in ("--set", change)]
+    result = radrep("train", run, "--resume", *words)
+    assert result.exit_code == 0, result.output
+    losses = [row["loss"] for row in read_metrics(run) if "loss" in row]
+    assert len(losses) == 8
+    assert all(0 < loss < 99 for loss in losses)
+
+
+def test_a_resumed_model_is_built_by_the_recipe_of_now(emrrg_run: Path) -> None:
+    from radrep.recipe.load import load_recipe
+    from radrep.weights.checkpoint import load_checkpoint
+
+    change = ["parallel.activation_checkpointing=true"]
+    recipe = load_recipe(str(emrrg_run / "best/recipe.yaml"), change)
+    models: list[Any] = [
+        load_checkpoint(emrrg_run / "best", built_by=each).model for each in (None, recipe)
+    ]
+    assert [len(model._checkpointed) for model in models] == [0, 3]
+
+
 @pytest.mark.usefixtures("without_java", "shared_cache")
 @pytest.mark.slow
 def test_it_is_evaluated_and_writes_reports(emrrg_run: Path, films: list[Path]) -> None:

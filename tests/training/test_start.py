@@ -99,6 +99,11 @@ def test_progress_that_no_run_wrote_is_refused(progress: object) -> None:
     assert start._read_progress({"progress": whole}, Path("last")) == Progress(**whole)
 
 
+def test_the_docs_have_every_key_that_may_change() -> None:
+    text = (Path(__file__).parents[2] / ".github/docs/weights.md").read_text()
+    assert not [key for key in start._MAY_CHANGE if f"`{key}`" not in text]
+
+
 def test_another_machine_is_told_and_written_down(run: Path) -> None:
     file = run / "environment.json"
     environment = json.loads(file.read_text())

@@ -46,6 +46,21 @@ def test_a_failed_write_names_its_cause_and_blames_the_disk_only_if_full(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_model_is_the_same_without_its_optimizer(tmp_path: Path) -> None:
+    """In one file, and in the parts of a sharded one."""
+    for name in ("weights.safetensors", "training.pt", "__0_0.distcp", "__1_0.distcp", ".metadata"):
+        (tmp_path / name).write_text(name)
+    write_checksums(tmp_path)
+    whole = files.fingerprint(tmp_path, without="training.pt")
+    for name in ("training.pt", "__0_0.distcp", "__1_0.distcp", ".metadata"):
+        (tmp_path / name).unlink()
+    write_checksums(tmp_path)
+    assert files.fingerprint(tmp_path, without="training.pt") == whole
+    (tmp_path / "weights.safetensors").write_text("others")
+    write_checksums(tmp_path)
+    assert files.fingerprint(tmp_path, without="training.pt") != whole
+
+
 def test_an_error_that_is_no_failed_write_is_raised_as_it_is(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

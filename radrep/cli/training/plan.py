@@ -37,10 +37,10 @@ def plan(
     from radrep.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    from radrep.training.plan.cards import parse_devices
+    from radrep.training.plan.cards import find_devices
     from radrep.training.plan.plan import make_plan
 
-    wanted = parse_devices(devices, nodes)
+    wanted = find_devices(devices, nodes)
     with TerminalReporter() as reporter, reporter.progress("measuring a step", 3, "parts") as done:
         made = make_plan(loaded, wanted, num_studies=studies, utilisation=utilisation, advance=done)
     show(made)
@@ -62,11 +62,10 @@ def show(plan: "Plan") -> None:
         say(f"{plan.stand_in} was planned from its published sizes; its files were not read")
     trained = f"{_count(plan.num_trained)} of {_count(plan.num_parameters)} trained"
     batch = train.batch_size
-    offloaded = "in the machine's memory" if parallel.cpu_offload else ""
     rows = [
-        ("parameters", memory.parameters, offloaded or trained),
-        ("gradients", memory.gradients, offloaded),
-        ("optimizer", memory.optimizer, offloaded or recipe.optim.name),
+        ("parameters", memory.parameters, trained),
+        ("gradients", memory.gradients, ""),
+        ("optimizer", memory.optimizer, recipe.optim.name),
         ("exchange", memory.exchange, "buffers between the processes"),
         (
             "activations",
@@ -107,16 +106,17 @@ def show(plan: "Plan") -> None:
     if plan.data_bytes is not None:
         disk.insert(0, f"prepared data {_size(plan.data_bytes)}")
     if plan.feature_bytes is not None:
-        disk.append(f"cached features {_size(plan.feature_bytes)}")
+        disk.append(f"cached features {_size(plan.feature_bytes)} of {plan.feature_splits}")
     say(f"disk                  {', '.join(disk)}")
     say(f"memory of a machine   {_size(plan.host_bytes)} while {devices.per_node} processes load")
+    if plan.not_planned:
+        say(f"not planned           {'; '.join(plan.not_planned)}")
 
 
 def _advice(plan: "Plan") -> str:
     parallel = plan.recipe.parallel
     tries = [] if parallel.data == "fsdp" else ["parallel.data=fsdp"]
     tries += [] if parallel.activation_checkpointing else ["parallel.activation_checkpointing=true"]
-    tries += [] if parallel.cpu_offload else ["parallel.cpu_offload=true"]
     settings = " ".join(f"--set {each}" for each in tries)
     return f"Try more or larger devices{', or ' if tries else ''}{settings}"
 

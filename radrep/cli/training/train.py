@@ -1,5 +1,6 @@
 """radrep train and radrep pretrain: run the recipe of a training."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -82,11 +83,11 @@ def train(
 
     Ends with 75 when SIGTERM or SIGUSR1 stopped it after a checkpoint, 130 after Ctrl-C.
     """
+    asked = resolve("train", recipe, overrides, out, resume, folds, seeds, logger)
     if print_launch is not None:
-        show_launch("train", recipe, overrides, out, logger, print_launch, devices, nodes)
+        show_launch(asked, print_launch, devices, nodes)
         return
-    then = "Score it with:   radrep eval "
-    run_training("train", recipe, overrides, out, resume, folds, seeds, logger, then=then)
+    run_training(asked, then="Score it with:   radrep eval ")
 
 
 def pretrain(
@@ -107,38 +108,39 @@ def pretrain(
 
     Then:     radrep pretrain pretrain_contrastive_cpu, whose recipe names that run
     """
+    asked = resolve("pretrain", recipe, overrides, out, resume, folds, seeds, logger)
     if print_launch is not None:
-        show_launch("pretrain", recipe, overrides, out, logger, print_launch, devices, nodes)
+        show_launch(asked, print_launch, devices, nodes)
         return
-    then = "Go on from it:   --set model.encoder.weights="
-    run_training("pretrain", recipe, overrides, out, resume, folds, seeds, logger, then=then)
+    run_training(asked, then="Go on from it:   --set model.encoder.weights=")
 
 
-def show_launch(
-    task: str,
-    recipe: str,
-    overrides: list[str] | None,
-    out: Path | None,
-    logger: str | None,
-    launcher: str,
-    devices: str,
-    nodes: int,
-) -> None:
-    """Print the script of a launcher."""
-    from radrep.recipe.load import load_recipe
-    from radrep.training.parallel.launch import LAUNCHERS, Launch, launch_script, parse_processes
+@dataclass(frozen=True)
+class Asked:
+    """What the words of a training ask for."""
 
-    if launcher not in LAUNCHERS:
-        raise RadrepError(f"--print-launch takes {' or '.join(LAUNCHERS)}, got '{launcher}'")
-    loaded = load_recipe(recipe, overrides or [])
-    words = [recipe, *(word for change in overrides or [] for word in ("--set", change))]
-    words += ["--logger", logger] if logger else []
-    per_node, on_cpu = parse_processes(devices)
-    launch = Launch(task, words, out or loaded.out, per_node, nodes, on_cpu)
-    say(launch_script(launcher, launch).rstrip())
+    task: str
+    typed: str  # the recipe, or a folder that goes on
+    loaded: "LoadedRecipe"
+    changes: list[str]  # of --set and --logger
+    out: Path | None
+    resume: bool
+    folds: int | None
+    seeds: int | None
+    kind: str | None  # the recipe's file in the folder that goes on, None for a recipe
+
+    @property
+    def of_seeds(self) -> bool:
+        """Whether it is trained with several seeds."""
+        return self.kind == SEEDS or self.seeds is not None
+
+    @property
+    def of_folds(self) -> bool:
+        """Whether it is trained on folds, with one seed."""
+        return not self.of_seeds and (self.kind == FOLDS or self.folds is not None)
 
 
-def run_training(
+def resolve(
     task: str,
     recipe: str,
     overrides: list[str] | None,
@@ -147,62 +149,86 @@ def run_training(
     folds: int | None,
     seeds: int | None,
     logger: str | None,
-    *,
-    then: str,
-) -> None:
-    """Run a recipe and print its best checkpoint, and `then` with the run's folder."""
-    from radrep.recipe.load import load_recipe, shipped_name
+) -> Asked:
+    """Load the recipe; RadrepError for words that do not go together."""
+    from radrep.recipe.load import load_recipe
 
     changes = list(overrides or []) + ([f"train.logger={logger}"] if logger else [])
-    folder = Path(recipe)
+    typed, folder = recipe, Path(recipe)
     kind = next((name for name in (SEEDS, FOLDS, RECIPE) if (folder / name).is_file()), None)
     if kind is not None:
         if not resume:
             raise RadrepError(f"{folder} is a run; resume it by adding --resume")
         out, recipe = folder, str(folder / kind)
-    of_seeds = kind == SEEDS or seeds is not None
-    of_folds = not of_seeds and (kind == FOLDS or folds is not None)
-    if resume and changes and (of_folds or of_seeds):
+    loaded = load_recipe(recipe, changes)  # before the imports that take seconds
+    asked = Asked(task, typed, loaded, changes, out, resume, folds, seeds, kind)
+    if resume and changes and (asked.of_folds or asked.of_seeds):
         raise RadrepError(
             "--set and --logger do not go with --resume of folds or seeds, some of which are "
             "finished"
         )
-    loaded = load_recipe(recipe, changes)  # before the imports that take seconds
-    shipped = shipped_name(recipe)
     if loaded.task != task:
         text = f"'{loaded.task}' is done by: radrep {loaded.task}"
         raise RecipeError("this recipe", [("task", text)])
+    return asked
 
+
+def show_launch(asked: Asked, launcher: str, devices: str, nodes: int) -> None:
+    """Print the script of a launcher."""
+    from radrep.training.parallel.launch import LAUNCHERS, Launch, launch_script, parse_devices
+
+    if launcher not in LAUNCHERS:
+        raise RadrepError(f"--print-launch takes {' or '.join(LAUNCHERS)}, got '{launcher}'")
+    if asked.of_folds or asked.of_seeds:
+        raise RadrepError(
+            "--print-launch starts several processes, and folds and seeds train run after run in "
+            "one: leave it out"
+        )
+    out = asked.out or asked.loaded.out
+    words = [word for change in asked.changes for word in ("--set", change)]
+    new = None if asked.resume else [asked.task, asked.typed, *words, "--out", str(out)]
+    place = [asked.typed, "--out", str(out)] if asked.resume and not asked.kind else [str(out)]
+    goes_on = [asked.task, *place, "--resume", *words]
+    per_node, kind = parse_devices(devices)
+    launch = Launch(new, goes_on, out, per_node, nodes, on_cpu=kind == "cpu")
+    say(launch_script(launcher, launch).rstrip())
+
+
+def run_training(asked: Asked, *, then: str) -> None:
+    """Run a recipe and print its best checkpoint, and `then` with the run's folder."""
+    from radrep.recipe.load import shipped_name
     from radrep.training.accelerator import is_main_process
     from radrep.training.loop import Interrupted
     from radrep.training.parallel.launch import REQUEUE
 
-    if shipped and folder.name != recipe and is_main_process():
-        say(f"{recipe} is no file here: this is the shipped recipe {shipped}")
+    loaded, out, resume, typed = asked.loaded, asked.out, asked.resume, asked.typed
+    shipped = None if asked.kind else shipped_name(typed)
+    if shipped and Path(typed).name != typed and is_main_process():
+        say(f"{typed} is no file here: this is the shipped recipe {shipped}")
     with TerminalReporter() as reporter:
         try:
-            if of_seeds:
+            if asked.of_seeds:
                 from radrep.training.repeats.seeds import train_seeds
 
                 result = train_seeds(
-                    loaded, seeds, folds, out=out, resume=resume, reporter=reporter
+                    loaded, asked.seeds, asked.folds, out=out, resume=resume, reporter=reporter
                 )
-            elif of_folds:
+            elif asked.of_folds:
                 from radrep.training.folds import train_folds
 
-                result = train_folds(loaded, folds, out=out, resume=resume, reporter=reporter)
+                result = train_folds(loaded, asked.folds, out=out, resume=resume, reporter=reporter)
             else:
                 result = None
-                _train_once(loaded, changes, out, resume, reporter, then)
+                _train_once(loaded, asked.changes, out, resume, reporter, then)
         except Interrupted as stopped:
             if is_main_process():
                 reporter.warn(
-                    f"{stopped}. Go on with: radrep {task} {quote(str(stopped.run))} --resume"
+                    f"{stopped}. Go on with: radrep {asked.task} {quote(str(stopped.run))} --resume"
                 )
             raise typer.Exit(REQUEUE if stopped.by_manager else 130) from stopped
     if result is None or not is_main_process():
         return
-    if of_seeds:
+    if asked.of_seeds:
         show_seeds(result, of_reports=loaded.model.output == "reports")
     elif loaded.model.output != "encoder":
         evaluate([result])  # what each fold wrote for the studies that it held out

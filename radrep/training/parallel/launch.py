@@ -16,25 +16,29 @@ LAUNCHERS = ("slurm", "torchrun")
 
 @dataclass(frozen=True)
 class Launch:
-    """What is started: words behind `radrep train`, the run's folder, processes and machines."""
+    """What is started: words behind `radrep`, the run's folder, processes and machines."""
 
-    task: str
-    words: Sequence[str]  # of a new run, without --out
+    new: Sequence[str] | None  # None: only a run that is there goes on
+    goes_on: Sequence[str]
     out: Path
     per_node: int
     nodes: int
     on_cpu: bool
 
 
-def parse_processes(devices: str) -> tuple[int, bool]:
-    """Processes of a machine, and whether they compute on its CPU: "8xH100-80GB", "8", "2xCPU"."""
-    match = re.fullmatch(r"([1-9]\d*)(?:[x*](\S+))?", devices.strip(), re.IGNORECASE)
+def parse_devices(devices: str) -> tuple[int, str]:
+    """Processes of a machine and what each has: "8xH100-80GB", "H100-80GB" for one, "8", "2xCPU".
+
+    What they have is in lower case, "" where it is not named.
+    """
+    form = r"([1-9]\d*)(?:\s*[x*]\s*(\S+))?|(cpu|[a-z]\S*\d\S*)"
+    match = re.fullmatch(form, devices.strip().lower())
     if match is None:
         raise RadrepError(
             f"--devices must be a number of processes a machine and what each of them has, such "
             f"as 8xH100-80GB or 2xCPU, got '{devices}'"
         )
-    return int(match[1]), (match[2] or "").lower() == "cpu"
+    return int(match[1] or 1), match[2] or match[3] or ""
 
 
 def launch_script(launcher: str, launch: Launch) -> str:
@@ -43,13 +47,13 @@ def launch_script(launcher: str, launch: Launch) -> str:
 
 
 def _words(launch: Launch) -> str:
-    out = quote(str(launch.out))
-    new = join([launch.task, *launch.words])
+    if launch.new is None:
+        return f"words=({join(launch.goes_on)})\n"
     return dedent(f"""\
-        if [ -f {out}/recipe.yaml ]; then
-            words=({launch.task} {out} --resume)
+        if [ -f {quote(str(launch.out))}/recipe.yaml ]; then
+            words=({join(launch.goes_on)})
         else
-            words=({new} --out {out})
+            words=({join(launch.new)})
         fi
     """)
 

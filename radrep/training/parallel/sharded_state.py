@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from radrep.errors import CheckpointError
 from radrep.torch_files import check_pickle, check_torch_stream
-from radrep.weights.files import OPTIMIZER_INDEX, OPTIMIZER_PART
+from radrep.weights.files import OPTIMIZER_INDEX, OPTIMIZER_PART, write_error
 
 # By the names of parameters, which do not depend on the number of processes.
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -49,11 +49,17 @@ _IN_INDEX = {
 def save_optimizer(
     folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write the parts of all processes into a new folder; all call this together."""
+    """Write the parts of all processes into a new folder; all call this together.
+
+    Raises CheckpointError in all of them where one cannot write.
+    """
     alone = accelerator.num_processes == 1
     state = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
-    with _quiet():
-        dcp.save({"optimizer": state}, checkpoint_id=folder, no_dist=alone)
+    try:
+        with _quiet():
+            dcp.save({"optimizer": state}, checkpoint_id=folder, no_dist=alone)
+    except CheckpointException as error:  # which is no Exception
+        raise write_error(folder, _first_failure(error)) from error
 
 
 def load_optimizer(
@@ -72,11 +78,15 @@ def load_optimizer(
             )
     # Of files that are missing, cut off or of another model; one that torch makes is no Exception.
     except (Exception, CheckpointException) as error:
-        reason: BaseException = error
-        if isinstance(error, CheckpointException):
-            reason, _ = next(iter(error.failures.values()))
+        reason = _first_failure(error) if isinstance(error, CheckpointException) else error
         raise CheckpointError(f"{folder} has no optimizer that can be read: {reason}") from error
     set_optimizer_state_dict(model, optimizer, state, options=_OPTIONS)
+
+
+def _first_failure(error: CheckpointException) -> BaseException:
+    """What failed in the first of the processes that failed."""
+    failure, _ = next(iter(error.failures.values()))
+    return failure
 
 
 class _Reader(dcp.FileSystemReader):

@@ -8,11 +8,10 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from radrep.recipe.training import Parallel
@@ -30,7 +29,7 @@ def spread(accelerator: Accelerator, objective: nn.Module, section: Parallel) ->
         wrapped: nn.Module = accelerator.prepare(objective)
         return wrapped
     mesh = make_mesh(accelerator.device.type, accelerator.num_processes, section.shard)
-    shard_model(objective, mesh, cpu_offload=section.cpu_offload)
+    shard_model(objective, mesh)
     return objective
 
 
@@ -43,15 +42,12 @@ def make_mesh(device: str, num_processes: int, shard: str) -> DeviceMesh:
     return init_device_mesh(device, (num_processes // local, local), mesh_dim_names=names)
 
 
-def shard_model(model: nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> None:
+def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     """Share out each block by itself, and then what is in none; frozen parameters too."""
     marks = {name: dict(vars(p)) for name, p in model.named_parameters()}
-    policy = OffloadPolicy()
-    if cpu_offload:
-        policy = CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
     for block in repeated_blocks(model):
-        fully_shard(block, mesh=mesh, offload_policy=policy)
-    fully_shard(model, mesh=mesh, offload_policy=policy)
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     for name, parameter in model.named_parameters():  # new ones, without mamba's _no_weight_decay
         for key, value in marks[name].items():
             setattr(parameter, key, value)

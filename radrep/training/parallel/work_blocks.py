@@ -4,7 +4,6 @@ No collective waits for anybody: a block is whole or not there, is made under a 
 that of a process which ended is made by another one.
 """
 
-import os
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from filelock import Timeout
 from torch import Tensor, distributed
 
-from radrep.atomic import locked
+from radrep.atomic import atomic_file, locked
 from radrep.progress import Reporter
 
 
@@ -26,7 +25,7 @@ class SharedBlocks:
     folder: Path
     count: int
     make: Callable[[int], np.ndarray]
-    whole: Path  # a file that is there once nobody needs them any more
+    whole: Path  # a file that is there, in a whole entry, once nobody needs them any more
 
     def share(self, label: str, reporter: Reporter) -> None:
         """Make the blocks that are neither there nor in the hands of another process."""
@@ -51,17 +50,25 @@ class SharedBlocks:
 
     def _make(self, number: int, *, timeout: float) -> None:
         file = self._file(number)
-        if file.is_file() or self.whole.is_file():
+        if self.whole.is_file() or _is_whole(file):
             return
         with locked(file.with_suffix(".lock"), timeout=timeout):
-            if not file.is_file():
-                partial = file.with_suffix(f".{os.getpid()}.partial")
-                with partial.open("wb") as opened:
-                    np.save(opened, self.make(number))
-                os.replace(partial, file)
+            if not _is_whole(file):
+                block = self.make(number)
+                with atomic_file(file) as partial, partial.open("wb") as opened:
+                    np.save(opened, block)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npy"
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a block is there, as long as its header says."""
+    try:
+        np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return True
 
 
 def count_processes() -> tuple[int, int]:

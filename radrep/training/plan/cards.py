@@ -1,10 +1,10 @@
 """GPUs that plans know, with what their makers publish: the one table of them."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from radrep.errors import RadrepError
+from radrep.training.parallel.launch import parse_devices
 
 GIB = 2**30
 
@@ -56,14 +56,13 @@ class Devices:
         return self.per_node * self.nodes
 
 
-def parse_devices(text: str, nodes: int = 1) -> Devices:
-    """Read "8xH100-80GB", or "H100-80GB" for one; RadrepError names the known cards."""
-    match = re.fullmatch(r"(?:(\d+)\s*[x*])?\s*(\S+)", text.strip(), re.IGNORECASE)
-    known = {name.lower(): name for name in CARDS}
-    name = known.get(match[2].lower()) if match else None
-    if match is None or name is None or int(match[1] or 1) < 1:
+def find_devices(text: str, nodes: int = 1) -> Devices:
+    """The devices of "8xH100-80GB", or "H100-80GB" for one; RadrepError names the known cards."""
+    count, kind = parse_devices(text)
+    name = next((name for name in CARDS if name.lower() == kind), None)
+    if name is None:
         raise RadrepError(
             f"--devices must be a number and a card, such as 8xH100-80GB, got '{text}'. Known "
             f"cards: {', '.join(CARDS)}"
         )
-    return Devices(name, CARDS[name], int(match[1] or 1), nodes)
+    return Devices(name, CARDS[name], count, nodes)

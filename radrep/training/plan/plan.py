@@ -71,7 +71,18 @@ class Plan:
     num_images: int | None
     data_bytes: int | None
     feature_bytes: int | None  # of the cache behind a frozen encoder
+    feature_splits: str  # those whose images it counts
     checkpoint_bytes: int
+
+    @property
+    def not_planned(self) -> list[str]:
+        """What the recipe asks for beyond the steps that are planned."""
+        train, found = self.recipe.train, []
+        if train.reward is not None:
+            found.append("train.reward, whose steps draw reports and score them")
+        if train.repeat_abnormal != 1:
+            found.append("train.repeat_abnormal, with which an epoch has more studies")
+        return found
 
     @property
     def usable(self) -> float:
@@ -162,7 +173,7 @@ def make_plan(
     held = _held(recipe, devices, model)
     state = sum(_bytes(tensor) for tensor in model.checkpoint_state().values())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    studies, images, data_bytes = _count_data(recipe, num_studies)
+    studies, images, cached, data_bytes = _count_data(recipe, num_studies)
     train = recipe.train
     step = small.flops - 2 * per_flops + train.batch_size * per_flops
     return Plan(
@@ -182,7 +193,8 @@ def make_plan(
         num_studies=studies,
         num_images=images,
         data_bytes=data_bytes,
-        feature_bytes=_feature_bytes(recipe, model, images),
+        feature_bytes=_feature_bytes(recipe, model, cached),
+        feature_splits="train and val" if num_studies is None else "train alone",
         checkpoint_bytes=_KEPT * (state + optimizer_bytes(recipe, parameters)),
     )
 
@@ -277,25 +289,27 @@ def _held(recipe: Recipe, devices: Devices, model: TrainableModel) -> tuple[int,
     learned = max((sum(_bytes(p) for p in block if p.requires_grad) for block in blocks), default=0)
     # What is in no block stays gathered through a step; of blocks the next one comes meanwhile.
     exchange = root + 2 * largest + 2 * learned
-    return (0, 0, 0, exchange) if parallel.cpu_offload else (
-        parameters, gradients, optimizer, exchange,
-    )  # fmt: skip
+    return parameters, gradients, optimizer, exchange
 
 
 def _count_data(
     recipe: Recipe, num_studies: int | None
-) -> tuple[int | None, int | None, int | None]:
-    """Studies and images of an epoch, bytes of the prepared data; None where not known."""
+) -> tuple[int | None, int | None, int | None, int | None]:
+    """Studies and images of an epoch, images of the cache, bytes of the data; None: not known."""
     most = build_selection(recipe.data).max_images
     if num_studies is None and (recipe.data.prepared / PREPARED).is_file():
         shards = read_shards(recipe.data.prepared)
-        train = [shard for shard in shards if shard.split == "train"]
-        studies = sum(shard.studies for shard in train)
-        images = min(sum(shard.images for shard in train), studies * most)
-        return studies, images, sum(shard.num_bytes for shard in shards)
+        studies, images = {}, {}
+        for split in ("train", "val"):
+            own = [shard for shard in shards if shard.split == split]
+            studies[split] = sum(shard.studies for shard in own)
+            images[split] = min(sum(shard.images for shard in own), studies[split] * most)
+        num_bytes = sum(shard.num_bytes for shard in shards)
+        return studies["train"], images["train"], sum(images.values()), num_bytes
     if num_studies is None:
-        return None, None, None
-    return num_studies, num_studies * most, num_studies * most * BYTES_PER_IMAGE
+        return None, None, None, None
+    images_of_studies = num_studies * most
+    return num_studies, images_of_studies, images_of_studies, images_of_studies * BYTES_PER_IMAGE
 
 
 def _feature_bytes(recipe: Recipe, model: TrainableModel, images: int | None) -> int | None:

@@ -14,7 +14,7 @@ from radrep.errors import CheckpointError
 from radrep.progress import Reporter
 from radrep.recipe.load import change_section, dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.training.accelerator import is_main_process
+from radrep.training.accelerator import refuse_launch
 from radrep.training.folds import train_folds, with_fold
 from radrep.training.loop import Interrupted
 from radrep.training.run import train
@@ -63,8 +63,10 @@ def train_seeds(
 
     Raises:
         RecipeError, DataError, CheckpointError: Before any training, where a run cannot be made.
+        RadrepError: In one of several processes.
         Interrupted: If the user stopped it.
     """
+    refuse_launch("--seeds")
     reporter = reporter or Reporter()
     folder = out or recipe.out.with_name(recipe.out.name + SUFFIX)
     if resume:
@@ -76,7 +78,7 @@ def train_seeds(
         )
     assert num_seeds is not None, "a new folder has a number of seeds"
     check_output(folder, "--out", folder=True, new=False)
-    if not resume and is_main_process():
+    if not resume:
         for number in range(num_seeds):
             make_folder(folder / f"seed-{number}")
         whole = recipe if num_folds is None else with_fold(recipe, 0, num_folds)

@@ -20,6 +20,7 @@ from radrep.json_text import load_json
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
+from radrep.training.accelerator import refuse_launch
 from radrep.training.folds import train_folds
 from radrep.training.loop import Interrupted
 from radrep.training.repeats.seeds import validation_scores
@@ -119,6 +120,7 @@ def sweep(
         RecipeError, DataError, CheckpointError: As in training, from the first trial.
         Interrupted: If the user stopped it; the same call goes on.
     """
+    refuse_launch("radrep sweep")
     check_optuna()
     import optuna
     from optuna.storages import JournalStorage

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from radrep.errors import RadrepError
-from radrep.training.parallel.launch import parse_processes
+from radrep.training.parallel.launch import parse_devices
 from tests.whole_way import radrep, read_metrics, write_recipe
 
 # Starts the processes of one machine as srun does and, the first time, signals them midway.
@@ -67,9 +67,50 @@ def test_what_no_launcher_takes_is_refused(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "slurm or torchrun, got 'pbs'" in refused.stderr
     with pytest.raises(RadrepError, match="got 'eight'"):
-        parse_processes("eight")
-    assert parse_processes("2xCPU") == (2, True)
-    assert parse_processes("8") == (8, False)
+        parse_devices("eight")
+    assert parse_devices("2xCPU") == (2, "cpu")
+    assert parse_devices("8") == (8, "")
+    assert parse_devices("H100-80GB") == (1, "h100-80gb")
+
+
+def test_a_run_that_goes_on_has_the_words_of_the_command(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, tmp_path)
+    words = ("--set", "optim.lr=1e-3", "--logger", "wandb")
+    kept = "--set optim.lr=1e-3 --set train.logger=wandb"
+    script = script_of("torchrun", recipe, *words)
+    assert f"words=(train {tmp_path}/run --resume {kept})" in script
+    assert f"words=(train {recipe} {kept} --out {tmp_path}/run)" in script
+    script = script_of("torchrun", recipe, *words, "--resume")
+    assert f"words=(train {recipe} --out {tmp_path}/run --resume {kept})" in script
+    assert "recipe.yaml ]" not in script
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/recipe.yaml").write_text(recipe.read_text())
+    script = script_of("slurm", tmp_path / "run", *words, "--resume")
+    assert f"words=(train {tmp_path}/run --resume {kept})" in script
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("pretrain", "recipe.yaml"), "'train' is done by: radrep train"),
+        (("train", "recipe.yaml", "--folds", "2"), "leave it out"),
+        (("train", "recipe.yaml", "--seeds", "2"), "leave it out"),
+        (("train", "folds", "--resume"), "leave it out"),
+        (("train", "run"), "is a run; resume it by adding --resume"),
+    ],
+)
+def test_a_script_that_would_fail_in_the_job_is_not_printed(
+    words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = write_recipe(tmp_path, tmp_path).read_text()
+    for name in ("recipe.yaml", "run/recipe.yaml", "folds/folds.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    result = radrep(*words, "--print-launch", "slurm")
+    assert result.exit_code == 2
+    assert told in " ".join(result.stderr.split())
+    assert not result.stdout
 
 
 @pytest.mark.slow

@@ -55,6 +55,19 @@ def test_what_was_saved_comes_back(saved: Path) -> None:
             assert torch.equal(state["state"][key][name], tensor), (key, name)  # type: ignore[index]
 
 
+def test_a_disk_that_refuses_is_an_error_of_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    model, optimizer = made()
+    with pytest.raises(CheckpointError, match=r"saved could not be written: .*Not a directory"):
+        save_optimizer(tmp_path / "file/saved", Accelerator(cpu=True), model, optimizer)
+
+
+def test_a_part_that_is_missing_is_named(saved: Path) -> None:
+    next(saved.glob("*.distcp")).unlink()
+    with pytest.raises(CheckpointError, match=r"No such file .*\.distcp"):
+        load(saved)
+
+
 def test_code_in_the_index_is_not_run(saved: Path) -> None:
     (saved / ".metadata").write_bytes(pickle.dumps(Code()))
     with pytest.raises(CheckpointError, match=r"names posix\.system, which is not run"):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from radrep.progress import Reporter
 from radrep.training import feature_cache
 from radrep.training.accelerator import build_accelerator
 from radrep.training.feature_cache import FEATURES, SelectedImages, cached_features
+from radrep.training.parallel import work_blocks
 from radrep.training.parallel.work_blocks import SharedBlocks
 from tests.training.parallel.processes import run, start, wait
 
@@ -66,6 +68,37 @@ def test_two_processes_share_the_images_and_write_the_same_file(
     shares = [len(p.read_text().splitlines()) for p in (tmp_path / "notes").iterdir()]
     assert len(shares) == 2
     assert min(shares) >= 4
+
+
+def test_an_entry_that_is_damaged_is_shared_out_again(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index.json is a file, and no sign that the blocks are not needed."""
+    monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
+    for module in (feature_cache, work_blocks):
+        monkeypatch.setattr(module, "count_processes", lambda: (2, 0))
+    shared: list[int] = []
+    read = SharedBlocks.read
+
+    def note(blocks: SharedBlocks) -> Generator[Tensor, None, None]:
+        shared.append(len([*blocks.folder.glob("*.npy")]))
+        return read(blocks)
+
+    monkeypatch.setattr(SharedBlocks, "read", note)
+    expected = features(phantoms, tmp_path / "notes")
+    (index,) = (tmp_path / "cache/features").glob("*/index.json")
+    index.write_text("{")
+    assert features(phantoms, tmp_path / "notes") == expected
+    assert shared == [1, 1]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", "cut"])
+def test_a_block_that_a_crash_left_is_made_again(tmp_path: Path, content: bytes | str) -> None:
+    blocks = SharedBlocks(tmp_path / "b", 2, lambda n: np.full(9, n), tmp_path / "whole")
+    blocks.share("", Reporter())
+    file = tmp_path / "b/000001.npy"
+    file.write_bytes(file.read_bytes()[:-1] if isinstance(content, str) else content)
+    assert [block.tolist() for block in blocks.read()] == [[0], [0] * 9, [1] * 9]
 
 
 @pytest.mark.slow
