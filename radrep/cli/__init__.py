@@ -3,6 +3,7 @@
 import errno
 import shlex
 import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ ORDER = (
     *("demo", "recipes", "doctor"),
 )
 
+_MODELS = ("--checkpoint", "--discriminator")
 _BROKEN_PIPE = 128 + 13  # as a shell has it of a program that SIGPIPE ended
 # What paths and disks do; a file that is not found may be a bug of ours, which keeps its traceback.
 _ONE_LINE = (
@@ -49,7 +51,8 @@ class _Commands(TyperGroup):
         try:
             result = super().invoke(ctx)
         except RadrepError as error:
-            show_error(f"{error}{_on_whole(ctx.meta['words'], error)}")
+            words = ctx.meta["words"]
+            show_error(f"{error}{_on_whole(words, self.get_command(ctx, words[0]), error)}")
             raise typer.Exit(2) from error
         except OSError as error:
             text = _describe_disk_error(error)
@@ -69,14 +72,23 @@ class _Commands(TyperGroup):
         return result
 
 
-def _on_whole(words: list[str], error: RadrepError) -> str:
-    """Where a command met a damaged checkpoint, the same one on the newest that is whole."""
+def _on_whole(words: list[str], command: Any, error: RadrepError) -> str:
+    """Where a command met a damaged checkpoint, the same one on the newest that is whole.
+
+    Of its words an argument changes, or the value of an option that names a model: not --out.
+    """
     if not isinstance(error, DamagedError):
         return ""
     from radrep.weights.run_folder import run_dir
 
-    run = error.run.resolve()
-    changed = [str(error.whole) if word and run_dir(Path(word)) == run else word for word in words]
+    run, changed = error.run.resolve(), list(words)
+    flags = {
+        name for each in command.params if getattr(each, "is_flag", False) for name in each.opts
+    }
+    for place, (before, word) in enumerate(pairwise(words), start=1):
+        is_model = not before.startswith("-") or before in {*flags, *_MODELS}
+        if is_model and word and run_dir(Path(word)) == run:
+            changed[place] = str(error.whole)
     if changed == words and words[0] in ("eval", "generate"):  # it took the newest run
         changed += ["--checkpoint"] * (words[0] == "generate") + [str(error.whole)]
     return f". Use it with: {shlex.join(['radrep', *changed])}" if changed != words else ""

@@ -214,11 +214,15 @@ def _override(typed: dict[Any, Any], overrides: Sequence[str]) -> Problems:
         if not equals or not all([*sections, key]):
             problems.append((f"--set {override}", "must have the form optim.lr=1e-4"))
             continue
+        shown = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}..."
+        if len(value) > MAX_BYTES:
+            text = f"the value has more than {MAX_BYTES:,} characters, as no recipe has"
+            problems.append((f"--set {shown}", text))
+            continue
         try:
-            parsed = yaml.load(value[: MAX_BYTES + 1], BoundedLoader)
+            parsed = yaml.load(value, BoundedLoader)
         except _YAML_ERRORS as error:
             problem = _describe_value_error(error)
-            shown = override if len(override) <= _SHOWN else f"{override[:_SHOWN]}..."
             problems.append((f"--set {shown}", f"the value is not YAML: {problem}"))
             continue
         section = typed

@@ -123,6 +123,12 @@ bad.yaml has 7 problems:
         ),
         ("model=3", "model", "must be a section of keys, got 3"),
         (
+            "out=runs/" + "a" * 200_000,
+            "--set out=runs/" + "a" * 91 + "...",
+            "the value has more than 100,000 characters",
+        ),
+        ("parallel.cpu_offload=true", "parallel.cpu_offload", "is not built: no GPU has tested it"),
+        (
             "model.name=r2gen",
             "model.name",
             "must be one of csr_lmca, emrrg, discriminator, autoregressive, contrastive",

@@ -276,6 +276,13 @@ def test_eval_of_a_broken_best_gives_the_command_for_the_newest_whole_one(
     assert f"checkpoint {newest}" in " ".join(again.output.split())
 
 
+def test_the_command_for_the_newest_whole_one_keeps_the_folder_for_results(run: Path) -> None:
+    flip(find_checkpoint(run) / "vocabulary.json")
+    told = " ".join(radrep("eval", "--no-meteor", run, "--out", run).stderr.split())
+    newest = (run / "checkpoints").resolve() / "step-0000009"
+    assert f"Use it with: radrep eval --no-meteor {newest} --out {run}" in told
+
+
 def test_without_a_whole_checkpoint_no_command_is_named(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         flip(folder / "weights.safetensors")

@@ -23,24 +23,42 @@ _LINK = (
 _SIDED = rf"{_SIZE.pattern.replace('?P<size>', '?:')}[ -](?:left|right)(?:[ -]sided)?"
 _TWO_SIDES = re.compile(rf"{_SIDED}\s*(?:and|,)\s*{_SIDED}\W*\Z", re.IGNORECASE)
 _AFTER = re.compile(rf"[\s,(]*(?:\b{_LINK}\b[\s,]*)*{_SIZE.pattern}", re.IGNORECASE)
+# What may stand between a finding and its size of now: of another finding the size is not its own.
+_CHANGE = (
+    r"(?:is|are|was|were|has|have|had|been|remains?|appears?|it|which|that|also|and|but|again|"
+    r"since|further|in|size|grown|larger|smaller|[a-z]+(?:ed|ly))"
+)
+_END = (
+    r"(?=\s*(?:[,;:()]|\.(?!\d)|\Z|\b(?:and|or|but|with|in|at|on|of|compared|than|since|from)\b))"
+)
+_BETWEEN = rf"(?:[\s,(]*+\b{_CHANGE}\b)*+[\s,(]*+"
+_NOW = re.compile(rf"{_BETWEEN}\bnow\b(?:\s+{_LINK}\b)*\s*{_SIZE.pattern}{_END}", re.IGNORECASE)
+_STATED = re.compile(
+    rf"\s*\b(?:is|are|remains?|appears?)\b\s*(?P<size>{_GRADES}){_END}", re.IGNORECASE
+)
 
 
 def find_size(sentence: str, start: int, end: int) -> str | None:
     """The size of the finding that `sentence[start:end]` names, in its words; None without one.
 
-    Inside the phrase, before it in the same part of the sentence, or said of it behind. Where two
-    sizes stand before one phrase ("large left and small right effusions") there is none.
+    Inside the phrase, before it in the same part of the sentence, or behind it. A size behind "now"
+    is the size. Where two stand before one phrase ("large left and small right effusions"), or
+    another behind it than before, there is none.
     """
-    before = sentence[:start]
+    before, behind = sentence[:start], sentence[end:]
     if _TWO_SIDES.search(before):
         return None
+    if now := _NOW.match(behind):
+        return _words(now["size"])
     breaks = [found.end() for found in _BREAK.finditer(before)]
     before = before[breaks[-1] if breaks else 0 :]
     for part in (sentence[start:end], before):
         sizes = {_words(found["size"]) for found in _SIZE.finditer(part)}
         if sizes:
+            if stated := _STATED.match(behind):
+                sizes.add(_words(stated["size"]))
             return sizes.pop() if len(sizes) == 1 else None
-    after = _AFTER.match(sentence[end:])
+    after = _AFTER.match(behind)
     return _words(after["size"]) if after else None
 
 

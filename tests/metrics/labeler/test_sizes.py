@@ -25,6 +25,21 @@ from radrep.metrics.labeler.sizes import find_size
         ("1.5 cm nodule , 3 mm nodule", ["1.5 cm", "3 mm"]),
         ("Large left and small right pleural effusions.", [None]),
         ("Left pleural effusion.", [None]),
+        (
+            "The small left pleural effusion has increased and is now moderate.",
+            ["moderate"],
+        ),
+        ("Decrease in the moderate right pleural effusion, now small.", ["small"]),
+        (
+            "Small effusion , which has slowly grown , now moderate to large .",
+            ["moderate to large"],
+        ),
+        ("Small left effusion is stable and the pneumothorax is now large.", ["small", "large"]),
+        ("Small effusion; now moderate edema.", ["small", "moderate"]),
+        ("Small right effusion has increased with now moderate edema.", ["small", "moderate"]),
+        ("The small effusion is moderate.", [None]),
+        ("The small effusion is markedly increased.", ["small"]),
+        ("Small right effusion, moderate left effusion.", ["small", "moderate"]),
         ("The small heart does not hide the pneumothorax.", [None]),
     ],
 )
