@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from radrep import __version__
-from radrep.cli import cache, data, demo, doctor, eval, recipes, weights
+from radrep.cli import cache, data, demo, doctor, eval, recipes, serve, weights
 from radrep.cli.console import lost_results, prepare_streams, show_error
 from radrep.cli.generation import generate
 from radrep.cli.preparation import prepare
@@ -21,7 +21,7 @@ from radrep.errors import DamagedError, RadrepError
 ORDER = (
     *("prepare", "data", "cache"),
     *("pretrain", "train", "plan", "sweep", "runs"),
-    *("eval", "generate"),
+    *("eval", "generate", "serve"),
     *("import", "export", "push", "merge"),
     *("demo", "recipes", "doctor"),
 )
@@ -140,6 +140,7 @@ app.command(rich_help_panel="Train")(sweep.sweep)
 app.add_typer(runs.app, name="runs", rich_help_panel="Train")
 app.command(name="eval", rich_help_panel="Evaluate & generate")(eval.evaluate)
 app.command(rich_help_panel="Evaluate & generate")(generate.generate)
+app.command(rich_help_panel="Evaluate & generate")(serve.serve)
 app.command(name="import", rich_help_panel="Weights")(weights.import_)
 app.command(rich_help_panel="Weights")(weights.export)
 app.command(rich_help_panel="Weights")(weights.push)

@@ -206,17 +206,24 @@ class ReportGenerator:
         study = StudyFiles(paths[0], tuple(projections), texts or {}, paths[1])
         if not explain:
             return next(self.write_all([study], seed=seed))
-        given = self._prepare(self._read(study, with_films=True))
-        batch = _batch([given])
-        ((written, attention),) = self._explain(batch, seed)
+        return self.explain_films(self._read(study, with_films=True), seed=seed)[0]
+
+    def explain_films(self, films: Films, *, seed: int = 0) -> tuple[GeneratedReport, np.ndarray]:
+        """The report of one study that was read, with films and maps, and its words' attention.
+
+        That is (words, views, rows, columns), without words where these were edited or selected.
+        """
+        given = self._prepare(films)
+        ((written, attention),) = self._explain(_batch([given]), seed)
         report, summaries = self._with_findings(given, written, attention)
         # Edited words were not written while the decoder attended to the image.
         maps = attention if not (written.changes or written.removed) else attention[:0]
-        return replace(
+        explained = replace(
             report,
             attention=tuple(attention.mean(axis=0)) if len(attention) else (),
             finding_maps=map_findings(written.text, maps, summaries),
         )
+        return explained, maps
 
     def write_all(
         self,

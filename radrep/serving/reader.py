@@ -1,0 +1,149 @@
+"""Reports of films in memory: sentences with what they find and where the model attends."""
+
+import base64
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from radrep.build import build_operating_point
+from radrep.data.dicom import find_tags
+from radrep.data.image_io import decode_image
+from radrep.data.study import projection_of
+from radrep.errors import DataError, ImageWarning
+from radrep.guidance.editing import edit_report, split_report
+from radrep.inference.films import Films
+from radrep.inference.generator import GeneratedReport, ReportGenerator
+from radrep.metrics.labeler import label_report
+from radrep.metrics.labeler.vocabulary import NO_FINDING
+from radrep.recipe.training import Edit
+from radrep.viz.figures.heatmap import outlined_overlay
+from radrep.weights.guidance_files import has_editor, read_editor
+
+_SHOWN_SIDE = 512  # short side in pixels of the films on the page
+_STATES = ("positive", "uncertain", "negative")  # a sentence is coloured by the first that it has
+
+
+class FilmReader:
+    """A model that reports films one study at a time.
+
+    Args:
+        checkpoint: A run, a checkpoint, a bundle, or None for the newest run under runs/.
+        discriminator: A run of SDAM's discriminator, for Grad-CAM and probabilities.
+    """
+
+    def __init__(self, checkpoint: Path | None = None, discriminator: Path | None = None) -> None:
+        made = ReportGenerator(checkpoint, discriminator=discriminator, predict=True)
+        decode, folder = made.loaded.recipe.decode, made.loaded.folder
+        self._editor = read_editor(folder) if has_editor(folder) else None
+        self.thresholds: dict[str, float] = {}  # that the run edits by
+        self.suggested: dict[str, float] = {}  # of the greatest F score, where calls are precise
+        if self._editor is not None:
+            self.suggested = self._editor.thresholds(build_operating_point(Edit()))
+            if decode.edit is not None:
+                self.thresholds = self._editor.thresholds(build_operating_point(decode.edit))
+        if decode.edit is not None:  # sliders edit the draft, so that its maps stay
+            plain = decode.model_copy(update={"edit": None})
+            made = ReportGenerator(
+                checkpoint, decode=plain, discriminator=discriminator, predict=True
+            )
+        self._generator = made
+        self._lock = Lock()  # one study at a time
+        self.name = made.loaded.recipe.out.name
+
+    def report(self, files: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+        """The report of one study's files, named bytes, as JSON has it.
+
+        Raises:
+            DataError: If a file is no radiograph.
+        """
+        with self._lock, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ImageWarning)
+            films = self._read(files)
+            report, attention = self._generator.explain_films(films)
+        notes = {str(each.message) for each in caught if issubclass(each.category, ImageWarning)}
+        used = [str(image) for image in report.images]
+        notes |= {
+            f"{name} is not used: more views than the model takes"
+            for name, _ in files
+            if name not in used
+        }
+        return {
+            "text": report.text,
+            "made": report.made,
+            "films": [_png(film) for film in report.films],
+            "sentences": _sentences(report, attention),
+            "probabilities": dict(report.probabilities),
+            "can_edit": [*self._editor.bank.present] if self._editor is not None else [],
+            "notes": sorted(notes),
+        }
+
+    def edit(
+        self, text: str, probabilities: Mapping[str, float], thresholds: Mapping[str, float]
+    ) -> list[dict[str, Any]]:
+        """The sentences of a draft that agrees with findings above their thresholds."""
+        if self._editor is None:
+            raise DataError("this run has nothing to edit reports with")
+        decisions = {
+            name: probabilities[name] > value
+            for name, value in thresholds.items()
+            if name in probabilities
+        }
+        written = edit_report(text, decisions, self._editor.bank, probabilities)
+        origins = {each.text: each.origin for each in written.sentences}
+        return [
+            describe_sentence(sentence) | {"origin": origins.get(sentence, "generated")}
+            for sentence in split_report(written.text)
+        ]
+
+    def _read(self, files: Sequence[tuple[str, bytes]]) -> Films:
+        sides = (self._generator.loaded.prepared_size, _SHOWN_SIDE)
+        read = [[decode_image(data, name, side) for side in sides] for name, data in files]
+        return Films(
+            tuple(Path(name) for name, _ in files),
+            tuple(projection_of(find_tags(io.BytesIO(data))[2]) for _, data in files),
+            tuple(pixels for pixels, _ in read),
+            tuple(shown for _, shown in read),
+        )
+
+
+def describe_sentence(sentence: str) -> dict[str, Any]:
+    """A sentence with the observations that it names, and the state that colours it."""
+    states = {n: own for n, own in label_report(sentence).states.items() if n != NO_FINDING}
+    named = {state: [name for name, own in states.items() if own == state] for state in _STATES}
+    state = next((each for each in _STATES if named[each]), "")
+    return {"text": sentence, "state": state, "observations": named.get(state, [])}
+
+
+def _sentences(report: GeneratedReport, attention: np.ndarray) -> list[dict[str, Any]]:
+    """Each sentence with its map on every film, and what the map is; without one, none."""
+    found, start = [], 0
+    for sentence in split_report(report.text):
+        end = start + len(sentence.split())
+        maps, kind = list(attention[start:end].mean(axis=0)) if len(attention) > start else [], ""
+        if maps:
+            kind = "attention of its words"
+        else:
+            own = [each for each in report.finding_maps if each.sentence in sentence]
+            maps = next(
+                (list(each.grad_cam) for each in own if each.sentence and each.grad_cam), []
+            )
+            kind = "Grad-CAM of the discriminator" if maps else ""
+        drawn = [_png(outlined_overlay(f, m)) for f, m in zip(report.films, maps, strict=False)]
+        found.append(
+            describe_sentence(sentence) | {"origin": "generated", "maps": drawn, "kind": kind}
+        )
+        start = end
+    return found
+
+
+def _png(pixels: np.ndarray) -> str:
+    """Pixels as the address of a picture."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

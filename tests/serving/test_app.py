@@ -1,0 +1,217 @@
+"""radrep serve: whom it answers, what it bounds, and what it says of films."""
+
+import base64
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radrep.inference.generator import ReportGenerator
+from tests.whole_way import radrep
+
+pytest.importorskip("starlette")
+pytest.importorskip("httpx")
+
+from starlette.testclient import TestClient
+
+from radrep.errors import RadrepError
+from radrep.serving import app as module
+from radrep.serving.app import HEADERS, make_app
+from radrep.serving.reader import FilmReader, describe_sentence
+from radrep.serving.run import choose_place
+
+HOST = "127.0.0.1:8008"
+
+
+@pytest.fixture(scope="module")
+def reader(trained_run: Path) -> FilmReader:
+    return FilmReader(trained_run)
+
+
+def client(reader: FilmReader, token: str | None = None) -> TestClient:
+    application = make_app(reader, frozenset([HOST]), token)
+    return TestClient(application, base_url=f"http://{HOST}", follow_redirects=False)
+
+
+def as_film(path: Path) -> dict[str, str]:
+    return {"name": path.name, "data": base64.b64encode(path.read_bytes()).decode()}
+
+
+def test_the_page_and_its_headers(reader: FilmReader) -> None:
+    for path, kind in (
+        ("/", "text/html"),
+        ("/page.js", "text/javascript"),
+        ("/page.css", "text/css"),
+    ):
+        answer = client(reader).get(path)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith(kind)
+        assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+    assert "'unsafe" not in HEADERS["Content-Security-Policy"]
+    assert client(reader).get("/../reader.py").status_code == 404
+
+
+def test_a_report_is_that_of_the_command(
+    reader: FilmReader, trained_run: Path, films: list[Path]
+) -> None:
+    answer = client(reader).post("/report", json={"films": [as_film(films[0])]})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    written = ReportGenerator(trained_run, predict=True).write(films[0])
+    assert found["text"] == written.text
+    assert found["made"] == written.made
+    assert " ".join(s["text"] for s in found["sentences"]) == " ".join(written.text.split())
+    assert len(found["films"]) == 1
+    for sentence in found["sentences"]:
+        assert [m.partition(",")[0] for m in sentence["maps"]] == ["data:image/png;base64"]
+        assert sentence["kind"] == "attention of its words"
+    assert found["probabilities"]
+    assert answer.headers["cache-control"] == "no-store"
+
+
+_opened: list[tuple[object, ...]] | None = None  # files opened to be written, while recorded
+
+
+def _record(event: str, arguments: tuple[object, ...]) -> None:
+    if _opened is not None and event == "open":
+        path, mode, flags = arguments
+        writes = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND
+        if (isinstance(mode, str) and set(mode) & set("wax+")) or int(str(flags)) & writes:
+            _opened.append((path, mode, flags))
+
+
+def test_nothing_is_written_to_a_disk(
+    reader: FilmReader, films: list[Path], tmp_path: Path
+) -> None:
+    global _opened
+    sys.addaudithook(_record)  # which cannot be removed
+    large = tmp_path / "large.png"
+    noise = np.random.default_rng(0).integers(0, 255, (1500, 1500), dtype=np.uint8)
+    Image.fromarray(noise).save(large)  # a server that spools large uploads would spool it
+    sent = {"films": [as_film(films[0]), as_film(large)]}
+    asked = client(reader)
+    asked.get("/about")
+    _opened = []
+    try:
+        (tmp_path / "seen").write_text("the recorder works")
+        answer = asked.post("/report", json=sent)
+    finally:
+        written, _opened = _opened, None
+    assert answer.status_code == 200, answer.text
+    assert "more views than the model takes" in answer.json()["notes"][0]
+    assert [Path(str(path)).name for path, *_ in written] == ["seen"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example:8008"}, 421),
+        ({"host": "127.0.0.1"}, 421),
+        ({"host": "localhost.evil.example:8008"}, 421),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:9000"}, 403),
+        ({"origin": f"http://{HOST}"}, 200),
+    ],
+)
+def test_other_names_and_pages_are_refused(
+    headers: dict[str, str], status: int, reader: FilmReader
+) -> None:
+    assert client(reader).get("/about", headers=headers).status_code == status
+    if status != 200:
+        sent = client(reader).post("/report", json={"films": []}, headers=headers)
+        assert sent.status_code == status
+
+
+def test_a_token_is_asked_for_and_leaves_the_address(reader: FilmReader) -> None:
+    asked = client(reader, token="secret")
+    for path in ("/", "/about", "/page.js", "/?token=wrong"):
+        assert asked.get(path).status_code == 401
+    assert asked.post("/report", json={}).status_code == 401
+    opened = asked.get("/?token=secret")
+    assert (opened.status_code, opened.headers["location"]) == (303, "/")
+    cookie = opened.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert asked.get("/about").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "1 to 8 films"),
+        ({"films": []}, "1 to 8 films"),
+        ({"films": [{"name": "a", "data": ""}] * 9}, "1 to 8 films"),
+        ({"films": ["a"]}, "name and data"),
+        ({"films": [{"name": "a", "data": "%"}]}, "no base64"),
+        ({"films": [{"name": "a.png", "data": "AAAA"}]}, "a.png"),
+        ([], "JSON object"),
+    ],
+)
+def test_films_that_are_none_are_refused(body: Any, words: str, reader: FilmReader) -> None:
+    answer = client(reader).post("/report", json=body)
+    assert answer.status_code == 422
+    assert words in answer.json()["error"]
+
+
+def test_what_is_sent_is_bounded(reader: FilmReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BODY", 1000)
+    large = {"films": [{"name": "a", "data": "A" * 2000}]}
+    assert client(reader).post("/report", json=large).status_code == 413
+    lying = client(reader).post(
+        "/report",
+        content=json.dumps(large),
+        headers={"content-type": "application/json", "content-length": "10"},
+    )
+    assert lying.status_code in (400, 413, 422)
+    form = client(reader).post("/report", files={"film": b"x"})
+    assert form.status_code == 415
+    nested = b"[" * 900
+    sent = client(reader).post(
+        "/report", content=nested, headers={"content-type": "application/json"}
+    )
+    assert sent.status_code == 422
+
+
+def test_a_draft_is_edited_by_thresholds(reader: FilmReader) -> None:
+    text = "the heart is normal . no pleural effusion ."
+    body = {"text": text, "probabilities": {"Pleural Effusion": 0.6}, "thresholds": {}}
+    same = client(reader).post("/edit", json=body).json()["sentences"]
+    assert " ".join(sentence["text"] for sentence in same) == text
+    body["thresholds"] = {"Pleural Effusion": 0.5}
+    changed = client(reader).post("/edit", json=body)
+    assert changed.status_code == 200, changed.text
+    sentences = changed.json()["sentences"]
+    inserted = [s for s in sentences if s["origin"] == "inserted"]
+    assert [s["observations"] for s in inserted] == [["Pleural Effusion"]]
+    assert "no pleural effusion ." not in [s["text"] for s in sentences]
+    for wrong in ({"thresholds": {"Edema": 2}}, {"text": "x" * 30_000}, {"probabilities": []}):
+        assert client(reader).post("/edit", json=body | wrong).status_code == 422
+
+
+def test_sentences_are_coloured_by_what_they_find() -> None:
+    assert describe_sentence("There is a large left pleural effusion.")["state"] == "positive"
+    assert describe_sentence("No pneumothorax.")["state"] == "negative"
+    assert describe_sentence("Possible edema.")["state"] == "uncertain"
+    assert describe_sentence("Two views.")["state"] == ""
+
+
+def test_places_and_tokens() -> None:
+    own = choose_place("127.0.0.1", 8008)
+    assert own.token is None
+    assert own.hosts == {"127.0.0.1:8008", "localhost:8008", "[::1]:8008"}
+    other = choose_place("192.168.1.5", 80)
+    assert other.token
+    assert other.hosts == {"192.168.1.5:80"}
+    assert other.address == f"http://192.168.1.5:80/?token={other.token}"
+    assert choose_place("192.168.1.5", 80).token != other.token
+    assert choose_place("::1", 80).address == "http://[::1]:80/"
+    with pytest.raises(RadrepError, match="every address"):
+        choose_place("0.0.0.0", 80)
+    refused = radrep("serve", "nothing", "--host", "0.0.0.0")
+    assert refused.exit_code == 2

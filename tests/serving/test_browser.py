@@ -1,0 +1,111 @@
+"""The page of radrep serve in a real browser: Debian's chromium, driven by selenium."""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.viz.html.test_page_browser import CONTRASTS, browser, show
+from tests.whole_way import start_radrep
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+__all__ = ["browser"]  # the fixture
+
+
+@pytest.fixture(scope="module")
+def address(trained_run: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = start_radrep("serve", trained_run, "--port", str(port))
+    try:
+        assert process.stdout is not None
+        assert f"http://127.0.0.1:{port}/" in process.stdout.readline()
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def wait(browser: Any, script: str, seconds: float = 60) -> Any:
+    """What a script returns, once it returns something."""
+    deadline = time.monotonic() + seconds
+    while not (found := browser.execute_script(f"return {script}")):
+        assert time.monotonic() < deadline, script
+        time.sleep(0.1)
+    return found
+
+
+def give(browser: Any, study: str, *films: Path) -> None:
+    wait(browser, "document.body.dataset.ready")
+    chosen = browser.find_element("css selector", f"[data-study={study}] input[type=file]")
+    chosen.send_keys("\n".join(str(film) for film in films))
+    wait(browser, f"!document.querySelector('[data-study={study}] .copy').hidden")
+
+
+def text_of(browser: Any, selector: str) -> str:
+    return browser.find_element("css selector", selector).text
+
+
+def test_films_become_a_report_with_maps_and_sliders(
+    browser: Any, address: str, films: list[Path]
+) -> None:
+    show(browser, address)
+    give(browser, "study", films[0])
+    give(browser, "prior", films[1])
+    assert text_of(browser, "[data-study=study] .report")
+    assert text_of(browser, "[data-study=prior] .report")
+    left, right = (
+        browser.execute_script(
+            f"return document.querySelector('[data-study={name}]').getBoundingClientRect().left"
+        )
+        for name in ("study", "prior")
+    )
+    assert left < right, "the prior stands beside the study"
+    image = "document.querySelector('[data-study=study] .films img').src"
+    plain = browser.execute_script(f"return {image}")
+    browser.execute_script("document.querySelector('.report span').focus()")  # as by the Tab key
+    assert browser.execute_script(f"return {image}") != plain, "its map lies over the film"
+    assert "attention of its words" in text_of(browser, "[data-study=study] .kind")
+    browser.execute_script("document.activeElement.blur()")
+    assert browser.execute_script(f"return {image}") == plain
+    before = text_of(browser, "[data-study=study] .report")
+    browser.execute_script(
+        "document.querySelector('details').open = true;"
+        "for (const s of document.querySelectorAll('[data-study=study] .sliders input'))"
+        " { s.value = 0; s.dispatchEvent(new Event('input')); }"
+    )
+    wait(browser, "document.querySelector('[data-study=study] .report .inserted')")
+    assert text_of(browser, "[data-study=study] .report") != before
+    errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert errors == []
+
+
+def test_a_file_that_is_no_film_is_named(browser: Any, address: str, tmp_path: Path) -> None:
+    show(browser, address)
+    wait(browser, "document.body.dataset.ready")
+    other = tmp_path / "<img src=x onerror=alert(1)>.txt"
+    other.write_text("no film")
+    browser.find_element("css selector", "input[type=file]").send_keys(str(other))
+    wait(browser, "document.querySelector('.status.error')")
+    assert "<img src=x onerror=alert(1)>.txt" in text_of(browser, ".status.error")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_and_can_be_read(
+    width: int, dark: bool, browser: Any, address: str, films: list[Path]
+) -> None:
+    show(browser, address, width=width, dark=dark)
+    give(browser, "study", films[0])
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert [found for found in browser.execute_script(CONTRASTS) if found[0] < 4.5] == []
+    if folder := os.environ.get("RADREP_SHOTS"):
+        name = f"serve-{width}-{'dark' if dark else 'light'}.png"
+        browser.save_screenshot(str(Path(folder) / name))
