@@ -56,6 +56,8 @@ def text_of(browser: Any, selector: str) -> str:
 def test_films_become_a_report_with_maps_and_sliders(
     browser: Any, address: str, films: list[Path]
 ) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
     show(browser, address)
     give(browser, "study", films[0])
     give(browser, "prior", films[1])
@@ -70,11 +72,20 @@ def test_films_become_a_report_with_maps_and_sliders(
     assert left < right, "the prior stands beside the study"
     image = "document.querySelector('[data-study=study] .films img').src"
     plain = browser.execute_script(f"return {image}")
-    browser.execute_script("document.querySelector('.report span').focus()")  # as by the Tab key
+    sentence = browser.find_element("css selector", "[data-study=study] .report span")
+    ActionChains(browser).move_to_element(sentence).perform()
     assert browser.execute_script(f"return {image}") != plain, "its map lies over the film"
     assert "attention of its words" in text_of(browser, "[data-study=study] .kind")
-    browser.execute_script("document.activeElement.blur()")
+    title = browser.find_element("css selector", "h1")
+    ActionChains(browser).move_to_element(title).perform()
     assert browser.execute_script(f"return {image}") == plain
+    title.click()  # the window has the focus
+    browser.execute_script("document.querySelector('input[type=file]').focus()")
+    ActionChains(browser).send_keys(Keys.TAB).perform()
+    assert browser.switch_to.active_element == sentence, "the first sentence follows the files"
+    assert browser.execute_script(f"return {image}") != plain, "as under the mouse"
+    if folder := os.environ.get("RADREP_SHOTS"):
+        browser.save_screenshot(str(Path(folder) / "serve-map.png"))
     before = text_of(browser, "[data-study=study] .report")
     browser.execute_script(
         "document.querySelector('details').open = true;"
