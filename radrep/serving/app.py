@@ -8,7 +8,7 @@ nothing: files are decoded in memory, answers are not cached, and no request is 
 import base64
 import binascii
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from radrep.errors import RadrepError
 from radrep.json_text import load_json
@@ -41,8 +42,6 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
-Scope, Send = dict[str, Any], Callable[[Any], Awaitable[None]]
-
 
 class RefusedError(RadrepError):
     """A request that is not answered; `status` is HTTP's."""
@@ -55,16 +54,16 @@ class RefusedError(RadrepError):
 class Guard:
     """Refuses whom the page is not for, before anything of the request is read."""
 
-    def __init__(self, app: Any, hosts: frozenset[str], token: str | None) -> None:
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str | None) -> None:
         self._app, self._hosts, self._token = app, hosts, token
 
-    async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        async def send_with_headers(message: dict[str, Any]) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = [(name.lower().encode(), text.encode()) for name, text in HEADERS.items()]
                 message["headers"] = [*message["headers"], *own]
@@ -137,7 +136,7 @@ def make_app(reader: FilmReader, hosts: frozenset[str], token: str | None = None
             Route("/report", report, methods=["POST"]),
             Route("/edit", edit, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard, hosts=hosts, token=token)],  # type: ignore[arg-type]
+        middleware=[Middleware(Guard, hosts=hosts, token=token)],
         exception_handlers={RadrepError: explain},
     )
 
