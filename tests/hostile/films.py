@@ -211,7 +211,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
     "nothing": lambda films: None,
     "odd names": _odd_names,
     "links": _links,
-    "1,000 folders in one another": lambda films: _nested(films, 1000, "d"),
+    "300 folders in one another": lambda films: _nested(films, 300, "d"),
     "5,000 empty folders": _many,
     "pipes and folders": _special,
     "no images": lambda films: (films / "a.png").write_bytes(BROKEN["noise"]) and None,
