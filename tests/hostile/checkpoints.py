@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -241,6 +242,45 @@ BESTS: dict[str, Callable[[Path], None]] = {
 }
 
 
+def _bundle(make: Callable[[zipfile.ZipFile, Path], None], base: Path, folder: Path) -> list[str]:
+    """A bundle of the run's best checkpoint, as another makes it."""
+    with warnings.catch_warnings(), zipfile.ZipFile(folder / "run.zip", "w") as archive:
+        warnings.simplefilter("ignore")  # zipfile warns of a name that is there twice
+        make(archive, base / "run/best")
+    return ["generate", str(base / "film.png"), "--checkpoint", "run.zip"]
+
+
+def _pack(archive: zipfile.ZipFile, best: Path, *leave: str) -> None:
+    for file in best.iterdir():
+        if file.name not in leave:
+            archive.write(file, file.name)
+
+
+def _pack_twice(archive: zipfile.ZipFile, best: Path) -> None:
+    _pack(archive, best)
+    _pack(archive, best)
+
+
+def _pack_and(name: str, content: bytes, method: int = zipfile.ZIP_STORED):
+    def make(archive: zipfile.ZipFile, best: Path) -> None:
+        _pack(archive, best, name)
+        archive.writestr(name, content, method)
+
+    return make
+
+
+BUNDLES: dict[str, Callable[[zipfile.ZipFile, Path], None]] = {
+    "nothing": lambda archive, best: None,
+    "no weights": lambda archive, best: _pack(archive, best, "weights.safetensors"),
+    "leads out": _pack_and("../../owned", b"x"),
+    "absolute": _pack_and("/tmp/owned", b"x"),
+    "a bomb": _pack_and("vocabulary.json", bytes(10**8), zipfile.ZIP_DEFLATED),
+    "twice": _pack_twice,
+    "noise for weights": _pack_and("weights.safetensors", BROKEN["noise"]),
+    "escapes": _pack_and(f"{ESC}.json", b"x"),
+}
+
+
 def all_inputs(base: Path) -> Iterator[Input]:
     """Those of a run under `base`, beside a film."""
     generate = ["generate", str(base / "film.png"), "--checkpoint", "run"]
@@ -256,5 +296,7 @@ def all_inputs(base: Path) -> Iterator[Input]:
     ):
         for name, new in inputs.items():
             yield Input(kind, name, partial(_changed, file, new, command, base))
+    for name, pack in BUNDLES.items():
+        yield Input("bundle", name, partial(_bundle, pack, base))
     for name, make in BESTS.items():
         yield Input("best", name, partial(_best, make, base))
