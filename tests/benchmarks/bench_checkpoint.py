@@ -76,7 +76,7 @@ def main() -> None:
         for name, changes in (("shipped", ()), ("large", LARGE)):
             recipe = load_recipe(RECIPE[0], [RECIPE[1], *changes])
             torch.manual_seed(0)
-            model = build_model(recipe, len(WORDS.vocabulary))
+            model = build_model(recipe, WORDS.vocabulary)
             folder = Path(scratch, name)
             save_checkpoint(folder, model=model, recipe=recipe, tokenizer=WORDS, prepared_size=256)
             print(name, end=": ")
