@@ -77,7 +77,7 @@ def test_prepare_masks_and_reports_equal_those_of_one_process(
     on_ray = ("--engine", "ray", "--address", address)
     for name, engine in (("one", ()), ("many", on_ray)):
         data = tmp_path / name / "data"
-        start_and_wait(*PHANTOMS, "--num-studies", "1300", "--out", data, *engine)
+        start_and_wait(*PHANTOMS, "--num-studies", "700", "--out", data, *engine)
         start_and_wait(
             *("prepare", "saliency", "--data", data, "--checkpoint", discriminator),
             *engine,
@@ -100,7 +100,7 @@ def test_prepare_masks_and_reports_equal_those_of_one_process(
 
 @pytest.mark.slow
 def test_a_killed_driver_goes_on_and_makes_the_same_bytes(address: str, tmp_path: Path) -> None:
-    words = (*PHANTOMS, "--num-studies", "2600", "--out")
+    words = (*PHANTOMS, "--num-studies", "1400", "--out")
     killed = start_radrep(*words, tmp_path / "many", "--engine", "ray", "--address", address)
     partial = tmp_path / "many.partial"
     deadline = time.monotonic() + 240
