@@ -274,7 +274,7 @@ def test_a_decoder_learns_to_write_both(model: dict[str, Any], tmp_path: Path) -
     written["model"] = model if "name" in model else written["model"] | model
     written["data"] |= {"target": TWO_SECTIONS, "random_crop": False}
     written["optim"] |= {"lr": 0.003}
-    written["train"] |= {"epochs": 20, "batch_size": 8, "log_every": 100}
+    written["train"] |= {"epochs": 25, "batch_size": 8, "log_every": 100}
     written["decode"] = {"method": "greedy", "max_new_tokens": 80, "select": None}
     recipe.write_text(yaml.safe_dump(written))
     result = radrep("train", recipe)

@@ -70,7 +70,7 @@ class GeneratedReport:
     sentences: tuple[Sentence, ...] = ()  # each with its section and where it is from
     removed: tuple[str, ...] = ()  # sentences of the model that editing took out
     sections: Mapping[str, str] = field(default_factory=dict)  # text by name, where it is known
-    context: tuple[str, ...] = ()  # what was given beside the images, by data.context
+    context: tuple[str, ...] = ()  # what was read beside the images, by data.context
 
     def as_row(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -178,6 +178,11 @@ class ReportGenerator:
             "discriminator": maker and maker.fingerprint,
             **{f"decode.{key}": value for key, value in decode.items()},
         }
+
+    @property
+    def selects(self) -> bool:
+        """Whether every report is a training report, by the images alone."""
+        return self._decode.method == "select"
 
     @property
     def batch_size(self) -> int:
@@ -316,6 +321,7 @@ class ReportGenerator:
             sentences=written.by_section(target),
             removed=written.removed,
             sections=sections_of(written.text, target),
+            context=report.context if written.source == "decoder" else (),  # no reader but that
         )
 
     def _read_all(

@@ -75,6 +75,9 @@ def test_generate_reads_what_evaluation_reads(run: Path, patients: Path, tmp_pat
         kinds = ["indication"] * ("indication" in sections)
         assert row["context"] == kinds + ["prior_report", "prior_image"] * (prior is not None)
     assert seen == 4
+    selected = radrep(*words[:3], films[0], "--method", "select", "--indication", "x", "--json")
+    assert "reads the films alone" in " ".join(selected.stderr.split())
+    assert json.loads(selected.stdout)["context"] == []
     picture = tmp_path / "map.png"
     shown = radrep(
         *("generate", films[0], "--checkpoint", run, "--method", "greedy"),

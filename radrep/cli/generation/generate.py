@@ -215,6 +215,8 @@ def generate(
         )
         generator = load()
         reporter.info("checkpoint", str(folder))
+        if (context or prior) and generator.selects:
+            reporter.warn("decode.method: select reads the films alone, and none of the context")
         if out is not None:
             if generator.loaded.recipe.data.context:
                 reporter.info("context", "none: the model reads it of single studies alone")
