@@ -85,8 +85,8 @@ def main() -> None:
         arguments.language_model, cache_folder=cache_folder(), dtype=torch.bfloat16
     ).model
     with torch.no_grad(), model._shown(batch) as prompt:
-        width = prompt.shape[1]
-        embedded = torch.randn(STUDIES, width + LENGTH, prompt.shape[2], dtype=torch.bfloat16)
+        _, width, dim = prompt.embedded.shape
+        embedded = torch.randn(STUDIES, width + LENGTH, dim, dtype=torch.bfloat16)
     embedded.requires_grad_()
     bare.set_attn_implementation("eager")  # as ours while it learns
 

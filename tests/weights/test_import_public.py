@@ -490,7 +490,7 @@ def test_shipped_recipes_give_the_network_that_was_trained_without_any_data(
     batch = Batch(ids=("a",), num_views=torch.tensor([1]), images=images)
     with torch.no_grad(), model._shown(batch) as prompt:
         torch.testing.assert_close(
-            prompt, torch.cat([before, visual[0], after])[None], atol=1e-4, rtol=1e-4
+            prompt.embedded, torch.cat([before, visual[0], after])[None], atol=1e-4, rtol=1e-4
         )
     if family == "qwen2" and recipe == "mambaxray_iu":
         fast = ["--method", "greedy", "--json"]

@@ -90,7 +90,7 @@ def step_by_step(model: Any, batch: Batch, study: int) -> Callable[[list[int]], 
     def next_of_emrrg(report: list[int]) -> Tensor:
         with model._shown(encoded) as prompt:
             words = model._words(torch.tensor([report], dtype=torch.long))
-            inputs = torch.cat([prompt, words], dim=1)
+            inputs = torch.cat([prompt.embedded, words], dim=1)
             logits = model.language_model(inputs_embeds=inputs, use_cache=False).logits
         return logits[0, -1].log_softmax(-1)
 
