@@ -180,11 +180,6 @@ class ReportGenerator:
         }
 
     @property
-    def selects(self) -> bool:
-        """Whether every report is a training report, by the images alone."""
-        return self._decode.method == "select"
-
-    @property
     def batch_size(self) -> int:
         """Studies that are written together.
 

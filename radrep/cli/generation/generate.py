@@ -215,7 +215,7 @@ def generate(
         )
         generator = load()
         reporter.info("checkpoint", str(folder))
-        if (context or prior) and generator.selects:
+        if (context or prior) and generator.settings()["decode.method"] == "select":
             reporter.warn("decode.method: select reads the films alone, and none of the context")
         if out is not None:
             if generator.loaded.recipe.data.context:
