@@ -80,7 +80,10 @@ def test_no_run_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(radrep("eval"), "holds no trained report model")
     (tmp_path / "file").write_text("x")
-    assert_refused(radrep("eval", tmp_path / "file"), "is a file; name the folder")
+    assert_refused(
+        radrep("eval", tmp_path / "file"),
+        "is a file and no bundle of radrep export --bundle; name the folder",
+    )
     assert_refused(radrep("eval", tmp_path), "is not a run or checkpoint")
 
 

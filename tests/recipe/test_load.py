@@ -88,7 +88,8 @@ train: {batch_size: 0}
         str(caught.value)
         == """\
 bad.yaml has 7 problems:
-  data.target                  must be 'findings', 'impression' or 'both', got 'finding'
+  data.target                  must be 'findings', 'impression', 'both' or \
+'findings_impression', got 'finding'
   model.memory.top_k           must be at most model.memory.size (16), got 32
   model.transformer.num_layer  unknown key; did you mean 'num_layers'?
   optim.min_lr                 required, but missing

@@ -168,7 +168,7 @@ def test_without_metadata_the_record_list_orders_and_the_note_says_what_is_lost(
     [("AP", "frontal"), (" pa ", "frontal"), ("XTABLE LATERAL", "lateral"), ("LAO", "unknown")],
 )
 def test_view_positions_become_projections(raw, position, projection):
-    write_table(raw, "metadata", f"dicom_id,ViewPosition\na1,{position}\n")
+    write_table(raw, "metadata", f"dicom_id,study_id,ViewPosition\na1,50000001,{position}\n")
     assert next(iter(MimicCxrSource(raw))).images[0].projection == projection
 
 
