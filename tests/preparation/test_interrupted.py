@@ -113,7 +113,7 @@ def test_sigterm_ends_it_like_ctrl_c(tmp_path):
     words = ("prepare", "iu", "--raw", tmp_path / "raw", "--out", tmp_path / "out")
     process = start_radrep(*words, "--workers", 2)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "out.partial").glob("*.arrow.partial")):
+    while not list((tmp_path / "out.partial").glob("*.arrow.*.partial")):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -133,7 +133,7 @@ def progress_of(tmp_path: Path) -> int:
     partial = tmp_path / "out.partial"
     names = [path.name for path in partial.glob("*")] if partial.exists() else []
     done = sum(name.endswith(".summary.json") for name in names)
-    begun = sum(name.endswith(".arrow.partial") for name in names)
+    begun = sum(".arrow." in name and name.endswith(".partial") for name in names)
     return 2 * done + begun + ("recipe.json" in names)
 
 
