@@ -38,6 +38,10 @@ class CheckpointError(RadrepError):
     """A run or checkpoint is missing, incomplete or belongs to another model."""
 
 
+class WriteError(CheckpointError):
+    """A disk did not take a file of a run."""
+
+
 class DamagedError(CheckpointError):
     """A run's checkpoint cannot be read; `whole` is the newest one of the run that can."""
 

@@ -347,7 +347,7 @@ def test_the_hubs_client_takes_these_arguments():
 
     from tests.weights.test_bundle import Hub
 
-    for name in ("whoami", "create_repo", "create_branch", "upload_folder"):
+    for name in ("whoami", "create_repo", "repo_info", "create_branch", "upload_folder"):
         real = inspect.signature(getattr(HfApi, name)).parameters
         for argument, own in inspect.signature(getattr(Hub, name)).parameters.items():
             assert real[argument].kind == own.kind, f"{name}({argument})"

@@ -104,7 +104,7 @@ def check(
     Exit code 1: a file was changed, or patients or images are in two splits (with --against: in
     train here and in test there), near-duplicates included.
 
-    Shared report texts are counted too, and so are reports with what looks like a date, phone or
+    Shared report texts are counted too, and so are reports with what may be a date, phone or
     record number or name, which de-identification removes; neither is an error.
 
     Example:  radrep data check data/iu --max-hash-distance 10

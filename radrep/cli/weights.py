@@ -179,7 +179,7 @@ def push(
     ] = False,
     without_reports: WithoutReports = False,
     public: Annotated[
-        bool, typer.Option("--public", help="Anyone may read a repository that is made.")
+        bool, typer.Option("--public", help="Anyone may read the repository.")
     ] = False,
     revision: Annotated[
         str | None, typer.Option(metavar="BRANCH", show_default="main", help="Made if missing.")

@@ -6,7 +6,7 @@
 The folder's name begins a hash of the discriminator and of the settings of the mask.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from radrep.data.arrow import decode_png, encode_png, find_misfit, open_shards
-from radrep.data.manifest import read_shards
+from radrep.data.manifest import ShardRecord, read_shards
 from radrep.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset, Features
 
 FOLDER = "saliency"
 
@@ -73,6 +73,19 @@ def saliency_row(image: SaliencyImage) -> dict[str, Any]:
     }
 
 
+def open_saliency(folder: Path, shards: Sequence[ShardRecord]) -> "Dataset":
+    """The rows of shards, each column of the type that it is written with, nothing missing.
+
+    Raises DataError, as `open_shards` does.
+    """
+    data = open_shards(folder, shards)
+    if {*saliency_features()} - {*data.column_names}:
+        raise older_masks(folder)
+    if problem := find_misfit(data.data.table, saliency_features(), partly=("map", "masked")):
+        raise DataError(f"{folder}: its shards are not as radrep writes them: {problem}")
+    return data
+
+
 class SaliencyImages:
     """The masked images of one split in the folder of one discriminator, read when asked for."""
 
@@ -80,15 +93,7 @@ class SaliencyImages:
         self.fingerprint = fingerprint
         self._folder = folder
         shards = read_shards(folder, split)
-        self._data = open_shards(folder, shards) if shards else None
-        if self._data is not None and {*saliency_features()} - {*self._data.column_names}:
-            raise older_masks(folder)
-        if self._data is not None and (
-            problem := find_misfit(
-                self._data.data.table, saliency_features(), partly=("map", "masked")
-            )
-        ):
-            raise DataError(f"{folder}: its shards are not as radrep writes them: {problem}")
+        self._data = open_saliency(folder, shards) if shards else None
         ids = self._data["id"] if self._data is not None else []
         self._places = {study: place for place, study in enumerate(ids)}
 

@@ -108,7 +108,7 @@ class ReportFile:
             if strict and (others := others + unknown):
                 raise DataError(
                     f"{self.path} has several columns of texts: {self.written(*chosen, *others)}, "
-                    "and no name says which are the predictions. Choose one with --text-column"
+                    "and no name marks the predictions. Choose one with --text-column"
                 )
             unread += map(self.written, unknown)
         if not unread:

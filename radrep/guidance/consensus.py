@@ -2,8 +2,8 @@
 
 Candidates are beams, samples and selections. Minimum Bayes risk (Kumar and Byrne, 2004; for chest
 reports CCS, arXiv 2605.30131) takes the other candidates as references. Selection's ridge
-regression weighs training reports as references by the images, which tells candidates apart better:
-here both count, and an agreement of the labels with the probabilities that the images predict. Most
+regression weighs training reports as references by the images, which separates candidates better.
+Here both count, and an agreement of the labels with the probabilities that the images predict. Most
 candidates of most studies name nothing, so their consensus leans to silence; the agreement counts
 present and absent findings by half each, which silence cannot earn.
 

@@ -18,8 +18,8 @@ PixelStats = tuple[Sequence[float], Sequence[float]]
 
 _GRID = 3
 NUM_SUMMARIES = 3 + _GRID**2
-# Pixels a patch of the stages that tell most of a radiograph: from ImageNet the last map knows less
-# of it (.github/docs/results.md).
+# Pixels a patch of the stages that describe a radiograph best: from ImageNet the last map knows
+# less of it (.github/docs/results.md).
 _MIDDLE = range(8, 17)
 MIN_SCALE = 1e-6  # a number that is the same in all studies stays 0
 

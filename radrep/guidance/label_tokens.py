@@ -2,7 +2,7 @@
 
 One token an observation. Its probability, predicted from the features of a frozen encoder
 (`radrep.guidance.labels`), falls into one of a few buckets from absent to present; one more bucket
-says that nothing is known. Source: the diagnosis-driven prompts of PromptMRG (Jin et al., AAAI
+means that nothing is known. Source: the diagnosis-driven prompts of PromptMRG (Jin et al., AAAI
 2024). On purpose unlike it: the probabilities of training studies are out of fold, since a
 classifier is too sure of studies that it was fitted on.
 
@@ -79,7 +79,7 @@ class LabelTokens(nn.Module):
     """Predicts the buckets of the 13 observations from feature maps, and embeds them.
 
     Each bucket of each observation has an embedding of its own: so even the mean of the tokens,
-    before a decoder has learned where to attend, tells which finding is present. What `fill` sets
+    before a decoder has learned where to attend, shows which finding is present. What `fill` sets
     is a part of the weights; before it every bucket is unknown.
 
     Args:

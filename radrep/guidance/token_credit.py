@@ -1,6 +1,6 @@
 """Which tokens of a report a label is owed to: those of the sentences that name the finding.
 
-A reward for a whole report says nothing of where it was earned; as in DiTPO, its label part is
+A reward for a whole report does not show where it was earned; as in DiTPO, its label part is
 given to the tokens of the sentences that changed it.
 """
 

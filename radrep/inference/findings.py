@@ -1,4 +1,4 @@
-"""What a report says, finding by finding: state, side, size, sentence, probability and place."""
+"""The findings of a report, one by one: state, side, size, sentence, probability and place."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Place:
         x: From its left edge, as a share of its width.
         y: From its upper edge, as a share of its height.
         map: "grad_cam" of a discriminator, or the "attention" of the sentence's words.
-        over_mean: The map there over its mean; near 1 the map is flat and the place says nothing.
+        over_mean: The map there over its mean; near 1 the map is flat and the place means nothing.
     """
 
     image: str
@@ -81,8 +81,8 @@ def find_findings(
         if name == NO_FINDING or state == "absent":
             named = state == "positive"
             if named or any(name in summary.predicted_positive for summary in summaries):
-                told: State = "positive" if named else "not mentioned"
-                found.append(Finding(name, told, None, None, probability, "", "", by_grad_cam))
+                shown: State = "positive" if named else "not mentioned"
+                found.append(Finding(name, shown, None, None, probability, "", "", by_grad_cam))
             continue
         for mention in _one_per_side(mentions):
             sentence = _sentence_at(written, mention.start)

@@ -40,6 +40,7 @@ from radrep.viz.figures.heatmap import FindingAttention
 from radrep.weights.bundle import pull
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 from radrep.weights.files import fingerprint
+from radrep.weights.model_card import MODEL_CARD
 from radrep.weights.run_folder import TRAINING
 
 _FILM_SIDE = 512  # short side in pixels of the films under maps
@@ -127,7 +128,8 @@ class ReportGenerator:
     ) -> None:
         folder = find_checkpoint(None if checkpoint is None else Path(checkpoint))
         self.loaded = load_checkpoint(folder)
-        self.fingerprint = fingerprint(folder, without=TRAINING)
+        # A bundle has the model card too.
+        self.fingerprint = fingerprint(folder, without=(TRAINING, MODEL_CARD))
         self._decode = decode or self.loaded.recipe.decode
         self._guide = guide_for(self.loaded, self._decode, predict=predict)
         predictor = self._guide.predictor

@@ -1,4 +1,4 @@
-"""A report as documents are made from it, and what every document says of its origin."""
+"""A report as documents are made from it, and what every document states of its origin."""
 
 import re
 from collections.abc import Mapping, Sequence

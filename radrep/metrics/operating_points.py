@@ -128,7 +128,7 @@ def _roc(scores: np.ndarray, present: np.ndarray) -> tuple[tuple[float, float], 
     """The corners of the curve, at most 200 of them."""
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order], present[order]
-    last = np.append(ranked[:-1] != ranked[1:], True)  # of those that no threshold tells apart
+    last = np.append(ranked[:-1] != ranked[1:], True)  # of those that no threshold separates
     counts = np.stack([np.cumsum(~hits)[last], np.cumsum(hits)[last]], axis=1)
     counts = np.concatenate([np.zeros((1, 2), dtype=np.int64), counts])
     turns = np.diff(counts, 2, axis=0).any(axis=1)

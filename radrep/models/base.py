@@ -120,7 +120,7 @@ class VisionModel(nn.Module, ABC):
 def mean_token_loss(losses: Tensor, real: Tensor, weights: Tensor | None) -> Tensor:
     """The mean over the real tokens, of losses times weights where there are any; (b, l) each.
 
-    Not by a boolean index, whose number of rows a GPU would have to tell before it goes on.
+    Not by a boolean index, whose number of rows a GPU would have to report before it goes on.
     """
     kept = losses if weights is None else losses * weights
     return torch.where(real, kept, 0.0).sum() / real.sum()

@@ -145,7 +145,7 @@ class Backbone(nn.Module):
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """The maps of all stages of normalised images (b, 3, h, w), (b, k, rows, columns) each.
 
-        The last one is that of `forward`. It is alone where stages cannot be told apart.
+        The last one is that of `forward`. It is alone where stages cannot be separated.
         """
         with (
             torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen),
@@ -209,7 +209,7 @@ def split_stages(model: nn.Module) -> tuple[nn.Module, ...]:
 def _no_such_stages(name: str, wanted: int, stages: int) -> str:
     if not stages:
         return (
-            f"model.backbone.frozen_stages: {name} has no stages that can be told apart, at stride "
+            f"model.backbone.frozen_stages: {name} has no stages that can be separated, at stride "
             "32 a ResNet and an EfficientNet have; set it to 0, or model.backbone.frozen: true"
         )
     return (

@@ -83,6 +83,8 @@ class Cluster:
         self, load: Callable[[], Callable[[Block], Result]], blocks: list[Block], folder: Path
     ) -> Iterator[Result]:
         """As `map_blocks`; each worker calls `load` once, for what it maps its blocks with."""
+        if not blocks:  # a run that was stopped behind its last block
+            return
         import ray.data
 
         has = ray.cluster_resources()

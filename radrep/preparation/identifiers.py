@@ -49,7 +49,7 @@ _FORMS = {
 
 @dataclass
 class FoundIdentifiers:
-    """Studies with texts that look like identifiers, never the texts: by kind, and the first."""
+    """Studies with texts in the form of identifiers, never the texts: by kind, and the first."""
 
     num_studies: Counter[str] = field(default_factory=Counter)
     first: dict[str, tuple[str, str]] = field(default_factory=dict)  # split and study

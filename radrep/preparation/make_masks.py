@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from radrep.data.arrow import ShardWriter, open_shards
+from radrep.data.arrow import ShardWriter
 from radrep.data.image_selection import masked_view
 from radrep.data.manifest import hash_recipe, read_record, read_shards
 from radrep.data.saliency_store import (
     SaliencyImage,
     SaliencyImages,
     older_masks,
+    open_saliency,
     saliency_features,
     saliency_row,
 )
@@ -221,7 +222,7 @@ def _describe(
     """The record of a complete folder."""
     no_positive, empty_map, positive = 0, 0, dict.fromkeys(OBSERVATIONS, 0)
     counts = count_by_split(shards, "studies")
-    rows = open_shards(partial, [shard.record() for shard in shards])
+    rows = open_saliency(partial, [shard.record() for shard in shards])
     for row in rows.select_columns(["labels", "unmasked"]):  # shards of an earlier run too
         no_positive += not row["labels"]
         empty_map += bool(row["labels"]) and row["unmasked"]

@@ -138,7 +138,7 @@ class ModelSection(Section):
 
     @property
     def num_words(self) -> int:
-        """How many frequent words it learns to tell besides labels."""
+        """How many frequent words it learns to predict besides labels."""
         return 0
 
     @property
@@ -336,8 +336,8 @@ class Discriminator(ModelSection):
     dropout: Fraction = 0.0
     labels: Literal["table", "reports"] = "table"  # reports: by the rules that score findings
     uncertain: Literal["ignore", "zero", "one"] = "ignore"
-    # Besides, whether a report has each of so many frequent words and sentences: they tell more of
-    # an image than fourteen labels, and weigh as much as these together.
+    # Besides, whether a report has each of so many frequent words and sentences: they describe more
+    # of an image than fourteen labels, and weigh as much as these together.
     words: Whole = 0
 
     @property
@@ -354,7 +354,7 @@ class Discriminator(ModelSection):
 
     @property
     def num_words(self) -> int:
-        """As many as the recipe says."""
+        """As many as in the recipe."""
         return self.words
 
     @property

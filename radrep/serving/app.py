@@ -1,6 +1,6 @@
 """The page's server: what it answers, and to whom.
 
-It answers the hosts that it was started for (another Host is how DNS rebinding looks), takes
+It answers the hosts that it was started for (another Host is a sign of DNS rebinding), takes
 requests of its own page alone, asks for the token if it has one, bounds what is sent, and keeps
 nothing: files are decoded in memory, answers are not cached, and no request is logged.
 """
@@ -142,7 +142,7 @@ def make_app(reader: FilmReader, hosts: frozenset[str], token: str | None = None
 
 
 async def _read_json(request: Request) -> Mapping[str, Any]:
-    """The body, counted while it arrives, since its length may be told wrong."""
+    """The body, counted while it arrives, since its stated length may be wrong."""
     if request.headers.get("content-type", "").partition(";")[0] != "application/json":
         raise RefusedError("send JSON", 415)
     parts, length = [], 0

@@ -22,6 +22,7 @@ from radrep.inference.generator import GeneratedReport, ReportGenerator
 from radrep.metrics.labeler import label_report
 from radrep.metrics.labeler.vocabulary import NO_FINDING
 from radrep.recipe.training import Edit
+from radrep.sections import SECTIONS
 from radrep.viz.figures.heatmap import outlined_overlay
 from radrep.weights.guidance_files import has_editor, read_editor
 
@@ -122,8 +123,11 @@ def describe_sentence(sentence: str) -> dict[str, Any]:
 
 def _sentences(report: GeneratedReport, attention: np.ndarray) -> list[dict[str, Any]]:
     """Each sentence with its map on every film, and what the map is; without one, none."""
-    found, start = [], 0
-    for sentence in split_report(report.text):
+    found, start, before = [], 0, SECTIONS[0]
+    for sentence, section in ((each.text, each.section) for each in report.sentences):
+        # Of two sections the marker between them is a word of the decoder.
+        start += len(report.sections) > 1 and section != before
+        before = section
         end = start + len(sentence.split())
         maps, kind = list(attention[start:end].mean(axis=0)) if len(attention) > start else [], ""
         if maps:

@@ -41,7 +41,7 @@ def join_processes() -> PartialState:
 
 def _on_cpu() -> bool:
     asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    # Without being told, Accelerate would take each of several processes for one alone.
+    # By itself Accelerate would take each of several processes for one alone.
     return asked or (_num_launched() > 1 and not torch.accelerator.is_available())
 
 
@@ -95,7 +95,7 @@ def build_accelerator() -> Accelerator:
 
 
 def set_arithmetic(section: Train) -> None:
-    """TF32 and determinism, as a recipe says; both hold for the whole process."""
+    """TF32 and determinism, as in a recipe; both hold for the whole process."""
     torch.set_float32_matmul_precision("high" if section.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = section.tf32
     torch.use_deterministic_algorithms(section.deterministic)
@@ -117,7 +117,7 @@ def is_main_process() -> bool:
 def explain_lost_process(
     accelerator: Accelerator, error: RuntimeError, run: Path
 ) -> RadrepError | None:
-    """What to tell when a collective failed since another process ended; None for other errors."""
+    """The error of a collective that failed since another process ended; None for other errors."""
     text = str(error)
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
     lost = isinstance(error, distributed.DistError) or any(sign in text for sign in signs)
@@ -125,8 +125,8 @@ def explain_lost_process(
         return None
     first = " ".join(text.split())[:200]
     return RadrepError(
-        f"another of the {accelerator.num_processes} processes ended or cannot be reached; what it "
-        f"said last tells why ({first}). Go on from the last checkpoint of {run} with --resume"
+        f"another of the {accelerator.num_processes} processes ended or cannot be reached; its "
+        f"output ends with the reason ({first}). Go on from {run} with --resume"
     )
 
 

@@ -16,6 +16,7 @@ from radrep.recipe.recipe import Recipe
 from radrep.training.accelerator import refuse_launch
 from radrep.training.loop import Interrupted
 from radrep.training.run import train
+from radrep.training.run_log import taken_error
 from radrep.weights.checkpoint import find_checkpoint, learned_reports_of, read_recipe
 from radrep.weights.folds import FOLDS, SUFFIX, fold_folder, is_folds, read_folds
 from radrep.weights.model_card import MODEL_CARD
@@ -59,10 +60,7 @@ def train_folds(
             raise CheckpointError(f"{folder} has {there} folds, not {num_folds}; leave --folds out")
         num_folds = there
     elif folder.exists() and any(file.name != FOLDS for file in folder.iterdir()):
-        raise CheckpointError(
-            f"{folder} exists already and is not overwritten; name another --out, or go on with "
-            f"it: radrep {recipe.task} {folder} --resume"
-        )
+        raise taken_error(recipe, folder)
     assert num_folds is not None, "new folds have a number"
     check_output(folder, "--out", folder=True, new=False)
     recipes = [fold_recipe(recipe, number, num_folds) for number in range(num_folds)]
@@ -120,6 +118,11 @@ def _of_fold(start: Path | str, recipe: Recipe, number: int, num_folds: int) -> 
     path, kind = Path(start), type(start)
     for folder in (path, path.with_name(path.name + SUFFIX)) if path.name else ():
         run = fold_folder(folder, number)
+        if not run.is_dir() and is_folds(folder):
+            raise CheckpointError(
+                f"{run} is missing: fold {number + 1} starts from it. Train the folds that are "
+                f"left: radrep {read_folds(folder)[0].task} {folder} --resume"
+            )
         if not run.is_dir():
             continue
         section = read_recipe(find_checkpoint(run)).data.fold

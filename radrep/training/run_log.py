@@ -43,7 +43,7 @@ def check_new_run(recipe: Recipe, out: Path | None) -> None:
     """Raise RadrepError, before any work, if the folder of a new run cannot be made."""
     check_output(out or recipe.out, "--out", folder=True, new=False)
     if out is not None and out.is_dir() and any(out.iterdir()) and not is_unstarted(out):
-        raise _taken(recipe, out)
+        raise taken_error(recipe, out)
 
 
 def claim_run(recipe: Recipe, out: Path | None) -> Path:
@@ -61,14 +61,15 @@ def claim_run(recipe: Recipe, out: Path | None) -> Path:
             folder.mkdir()
         except FileExistsError as error:
             if out is not None:
-                raise _taken(recipe, out) from error
+                raise taken_error(recipe, out) from error
             continue
         sync_folder(folder.parent)
         return folder
     raise CheckpointError(f"{wanted} and its 9,999 successors exist; name another --out")
 
 
-def _taken(recipe: Recipe, out: Path) -> CheckpointError:
+def taken_error(recipe: Recipe, out: Path) -> CheckpointError:
+    """The error of a folder that has something before a new run, new folds or seeds are made."""
     return CheckpointError(
         f"{out} exists already and is not overwritten; name another --out, or resume it with: "
         f"radrep {recipe.task} {shlex.quote(str(out))} --resume"

@@ -30,8 +30,11 @@ def is_bundle(path: Path) -> bool:
     """Whether a path is an archive with a recipe, as other files of weights are not."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return RECIPE in archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return RECIPE in archive.namelist()
+    except zipfile.BadZipFile:  # its end is whole, and not the list of its files
+        return False
 
 
 def pack(folder: Path, file: Path, reporter: Reporter) -> None:

@@ -73,8 +73,9 @@ def push(
     """Upload the files of a bundle to a repository of the hub; return the commit's address.
 
     Raises:
-        CheckpointError: If nobody is logged in, the hub refuses, or `with_reports` is None for a
-            checkpoint with sentences of training reports.
+        CheckpointError: If nobody is logged in, the hub refuses, the repository is public and that
+            was not asked for, or `with_reports` is None for a checkpoint with sentences of training
+            reports.
     """
     api = HfApi()
     try:
@@ -94,6 +95,11 @@ def push(
         (folder / "README.md").write_text(_FRONT_MATTER + card, encoding="utf-8")
         try:
             api.create_repo(repository, private=not public, exist_ok=True)
+            if not public and not api.repo_info(repository).private:  # it was there before
+                raise CheckpointError(
+                    f"{repository} is public already, so anyone could read what is pushed: add "
+                    "--public, or name another repository"
+                )
             if revision is not None:
                 api.create_branch(repository, branch=revision, exist_ok=True)
             commit = api.upload_folder(

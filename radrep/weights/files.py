@@ -8,7 +8,7 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from radrep.atomic import atomic_write_text
 from radrep.data.manifest import VERIFY, hash_file, hash_recipe, verifies
-from radrep.errors import CheckpointError
+from radrep.errors import CheckpointError, WriteError
 from radrep.json_text import load_json
 
 CHECKSUMS = "checksums.json"
@@ -26,7 +26,7 @@ OPTIMIZER_PART = re.compile(r"\w+\.distcp")  # a name that leads out of no folde
 _ANYWAY = f"{VERIFY}=0 reads it as it is"
 
 
-def write_error(path: Path, error: BaseException) -> CheckpointError:
+def write_error(path: Path, error: BaseException) -> WriteError:
     """What a failed write of a run's file or folder means, and what to do if the disk is full."""
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     free = shutil.disk_usage(parent).free
@@ -34,7 +34,7 @@ def write_error(path: Path, error: BaseException) -> CheckpointError:
     number, text = getattr(error, "errno", None), str(error)
     is_full = number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or free < 1e6
     hint = f"; its disk has {free / 1e9:.1f} GB free. Free some, then resume with --resume"
-    return CheckpointError(f"{path} could not be written: {error}{hint if is_full else ''}")
+    return WriteError(f"{path} could not be written: {error}{hint if is_full else ''}")
 
 
 def write_checksums(folder: Path) -> None:
@@ -81,12 +81,12 @@ def find_change(folder: Path, names: Iterable[str]) -> str:
     return ""
 
 
-def fingerprint(folder: Path, *, without: str) -> str:
-    """A hash of a folder's files but for one and a sharded optimizer, by their checksums if any."""
+def fingerprint(folder: Path, *, without: Collection[str]) -> str:
+    """A hash of a folder's files but some and a sharded optimizer, by their checksums if any."""
     sums, problem = _read(folder)
     if problem:
         sums = {path.name: hash_file(path) for path in folder.iterdir() if path.name != CHECKSUMS}
-    kept = {n: sha256 for n, sha256 in sums.items() if n != without and not _is_optimizer(n)}
+    kept = {n: sha256 for n, sha256 in sums.items() if n not in without and not _is_optimizer(n)}
     return hash_recipe(kept)
 
 

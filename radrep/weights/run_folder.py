@@ -163,7 +163,7 @@ def find_damage(
 ) -> str:
     """What is missing, cut off or changed in a checkpoint; "" for nothing.
 
-    Sizes and headers come first: they tell how a full disk or a broken copy did it. Then all
+    Sizes and headers come first: they show what a full disk or a broken copy did. Then all
     checksums are compared, or those of the files that are to be `hashed`.
     """
     for name in names:

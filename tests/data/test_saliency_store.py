@@ -15,6 +15,9 @@ from radrep.data.saliency_store import (
     saliency_row,
 )
 from radrep.errors import DataError
+from radrep.preparation.folder import Shard
+from radrep.preparation.make_masks import _describe
+from radrep.recipe.data import Saliency
 
 
 def write(folder: Path, features: Features, *rows: dict) -> SaliencyImages:
@@ -48,3 +51,17 @@ def test_masks_of_an_older_radrep_are_refused(tmp_path: Path) -> None:
     features = Features({"id": Value("string"), "kept_whole": Value("bool")})
     with pytest.raises(DataError, match="an older radrep. Remove it .* radrep prepare saliency"):
         write(tmp_path, features, {"id": "s", "kept_whole": True})
+
+
+def test_shards_of_a_stopped_run_are_checked_before_they_are_counted(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 9), np.uint8)
+    row = saliency_row(SaliencyImage("s", 0, pixels, pixels, {}, True)) | {"unmasked": "yes"}
+    shard = Shard("val", 0, studies=1, images=1, planned=1)
+    writer = ShardWriter(
+        tmp_path / shard.name, Features(saliency_features() | {"unmasked": Value("string")})
+    )
+    writer.write(row)
+    writer.close()
+    shard.finish(tmp_path)
+    with pytest.raises(DataError, match="unmasked is of the type string"):
+        _describe(tmp_path, [shard], {}, Saliency(discriminator=tmp_path))

@@ -83,7 +83,7 @@ def test_stages_that_are_frozen_and_finished_make_the_whole_backbone(
     ("name", "frozen_stages", "text"),
     [
         (SMALL, 5, "has 5 stages, of which the last one at least must learn; got 5"),
-        ("test_convnext.r160_in1k", 1, "has no stages that can be told apart"),
+        ("test_convnext.r160_in1k", 1, "has no stages that can be separated"),
     ],
 )
 def test_stages_that_cannot_be_frozen_are_named(name: str, frozen_stages: int, text: str) -> None:

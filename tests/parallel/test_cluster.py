@@ -55,6 +55,11 @@ def test_without_ray_the_error_names_the_extra(
     assert not out.exists()
 
 
+def test_without_a_block_no_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert not list(Cluster().map_with_model(lambda: len, [], tmp_path))
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Three node processes of one core each, as a user would start them."""

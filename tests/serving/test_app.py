@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from radrep.inference.generator import ReportGenerator
+from radrep.guidance.editing import WrittenReport
+from radrep.inference.generator import GeneratedReport, ReportGenerator
+from radrep.sections import MARKER, TWO_SECTIONS, sections_of
 from tests.whole_way import radrep
 
 pytest.importorskip("starlette")
@@ -21,6 +23,7 @@ from starlette.testclient import TestClient
 
 from radrep.errors import RadrepError
 from radrep.serving import app as module
+from radrep.serving import reader as reader_module
 from radrep.serving.app import HEADERS, make_app
 from radrep.serving.reader import FilmReader, describe_sentence
 from radrep.serving.run import choose_place
@@ -199,6 +202,27 @@ def test_sentences_are_coloured_by_what_they_find() -> None:
     assert describe_sentence("No pneumothorax.")["state"] == "negative"
     assert describe_sentence("Possible edema.")["state"] == "uncertain"
     assert describe_sentence("Two views.")["state"] == ""
+
+
+def test_a_sentence_behind_the_marker_has_the_maps_of_its_own_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader_module, "_png", lambda pixels: float(pixels.mean()))
+    monkeypatch.setattr(reader_module, "outlined_overlay", lambda _, own: own)
+    for text, words in (
+        (f"a b . {MARKER} c .", [(0, 1, 2), (4, 5)]),
+        (f"{MARKER} c .", [(1, 2)]),
+        ("a b . c .", [(0, 1, 2), (3, 4)]),
+    ):
+        report = GeneratedReport(
+            *((Path("a"),), ("frontal",), text, "decoded", None),
+            films=(np.zeros((8, 8), np.uint8),),
+            sentences=WrittenReport(text).by_section(TWO_SECTIONS),
+            sections=sections_of(text, TWO_SECTIONS),
+        )
+        attention = np.arange(len(text.split()), dtype=float)[:, None, None, None]
+        shown = [each["maps"] for each in reader_module._sentences(report, attention)]
+        assert shown == [[np.mean(own)] for own in words]
 
 
 def test_places_and_tokens() -> None:

@@ -52,7 +52,9 @@ def test_a_bundle_writes_the_reports_of_its_run(
     assert there.exit_code == 0, there.output
     assert there.stdout == here.stdout
     assert len(there.stdout.splitlines()) == len(films)
-    assert ReportGenerator.from_pretrained(moved).write(films[0]).text
+    generator = ReportGenerator.from_pretrained(moved)
+    assert generator.write(films[0]).text
+    assert generator.fingerprint == ReportGenerator(trained_run).fingerprint
     assert "bundle" in radrep("cache").stdout
 
 
@@ -153,6 +155,16 @@ def test_a_cut_bundle_is_refused(cut: float, bundle: Path, tmp_path: Path) -> No
         ReportGenerator.from_pretrained(file)
 
 
+def test_an_archive_whose_list_of_files_is_broken_is_no_bundle(tmp_path: Path) -> None:
+    file = tmp_path / "broken.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("recipe.yaml", "task: train")
+    file.write_bytes(file.read_bytes().replace(b"PK\x01\x02", b"XXXX"))
+    result = radrep("generate", "film.png", "--checkpoint", file)
+    assert result.exit_code == 2
+    assert "is a file and no bundle" in " ".join(result.stderr.split())
+
+
 class Hub:
     """The hub's client with the signatures that test_canaries.py pins; repositories are folders."""
 
@@ -168,8 +180,12 @@ class Hub:
         self, repo_id: str, *, private: bool | None = None, exist_ok: bool = False
     ) -> None:
         repository = self.folder / repo_id
-        repository.mkdir(parents=True, exist_ok=exist_ok)
-        (self.folder / "made.json").write_text(json.dumps({"private": private}))
+        if not repository.exists():
+            repository.mkdir(parents=True)
+            (self.folder / "made.json").write_text(json.dumps({"private": private}))
+
+    def repo_info(self, repo_id: str) -> SimpleNamespace:
+        return SimpleNamespace(**json.loads((self.folder / "made.json").read_text()))
 
     def create_branch(self, repo_id: str, *, branch: str, exist_ok: bool = False) -> None:
         (self.folder / f"{repo_id}@{branch}").mkdir(exist_ok=exist_ok)
@@ -231,6 +247,17 @@ def test_push_and_from_pretrained_by_way_of_the_hub(
     (pushed / "vocabulary.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"vocabulary\.json is not what was written"):
         ReportGenerator.from_pretrained("me/chest", revision="v1")
+
+
+def test_a_public_repository_is_pushed_to_on_request_alone(hub: Path, trained_run: Path) -> None:
+    words = ("push", trained_run, "me/open", "--without-reports")
+    Hub().create_repo("me/open", private=False)
+    result = radrep(*words)
+    assert result.exit_code == 2
+    assert "me/open is public already" in " ".join(result.stderr.split())
+    assert not list((hub / "me/open").iterdir())
+    assert radrep(*words, "--public").exit_code == 0
+    assert (hub / "me/open/weights.safetensors").is_file()
 
 
 def test_the_hub_is_asked_only_for_what_it_can_have(

@@ -72,8 +72,8 @@ class RexGradientSource(Source):
         if not (raw / _IMAGES).is_dir():
             packed = " and deid_png.part00, ...: unpack them" if any(raw.glob("*.part*")) else ""
             raise DataError(
-                f"{raw} has no folder {_IMAGES} with the images{packed}. {_HOME} says how they are "
-                "unpacked"
+                f"{raw} has no folder {_IMAGES} with the images{packed}. {_HOME} describes how "
+                "they are unpacked"
             )
         missing = [split for split in _SPLITS.values() if split not in self._tables]
         self.notes = tuple(f"no metadata of the split {split}" for split in missing)

@@ -1,4 +1,4 @@
-"""Environment variables that would change what a recipe says: refused by name, or recorded."""
+"""Environment variables that would change what a recipe sets: refused by name, or recorded."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _ENGINES = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM, which radrep does not use",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "tensor or context parallelism, which radrep does not use",
 }
-# May change digits or the device, and no key of a recipe says the same: environment.json has them.
+# May change digits or the device, as no key of a recipe does: environment.json has them.
 _RECORDED = (
     "ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU", "ACCELERATE_CPU_AFFINITY",
     "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "MKL_CBWR", "MKL_NUM_THREADS",
@@ -61,12 +61,14 @@ def _overrides(recipe: Recipe) -> Iterator[tuple[str, str]]:
         "NVIDIA_TF32_OVERRIDE": ("train.tf32", train.tf32, tf32),
         "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": ("train.tf32", train.tf32, tf32),
     }  # fmt: skip
-    for variable, (key, said, same) in keys.items():
+    for variable, (key, set_to, same) in keys.items():
         value = _value(variable)
-        # cuBLAS is the one that 0 tells something: no TF32, even where a program asks for it.
+        # For cuBLAS alone 0 has an effect: no TF32, even where a program asks for it.
         off = ("",) if variable == "NVIDIA_TF32_OVERRIDE" else _OFF
         if value not in (*off, *same):
-            text = f"is '{os.environ[variable]}', and {key} is {_yaml(said)}: unset the variable, "
+            text = (
+                f"is '{os.environ[variable]}', and {key} is {_yaml(set_to)}: unset the variable, "
+            )
             yield variable, f"{text}and set {key} where you want it"
 
 

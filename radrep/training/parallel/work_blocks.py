@@ -63,7 +63,7 @@ class SharedBlocks:
 
 
 def _is_whole(file: Path) -> bool:
-    """Whether a block is there, as long as its header says."""
+    """Whether a block is there, as long as its header has it."""
     try:
         np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError):

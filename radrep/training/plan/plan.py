@@ -25,7 +25,7 @@ from radrep.training.plan.known_models import with_stand_ins
 from radrep.training.plan.measure import META, StepCost, measure_step
 
 _LAUNCH = 6e-6  # seconds in which a CPU starts a kernel; assumed
-UTILISATION = 0.35  # of a card's peak; assumed, and said to be so
+UTILISATION = 0.35  # of a card's peak; assumed, and reported as assumed
 NUM_WORDS = 4000  # of a vocabulary that is not there to be counted; MIMIC-CXR's has about as many
 BYTES_PER_IMAGE = 28_300  # measured on IU X-Ray, prepared at 256 pixels
 _CONTEXT = 1.0 * GIB  # of CUDA and its libraries

@@ -18,6 +18,7 @@ from radrep.training.accelerator import refuse_launch
 from radrep.training.folds import train_folds, with_fold
 from radrep.training.loop import Interrupted
 from radrep.training.run import train
+from radrep.training.run_log import taken_error
 from radrep.weights.folds import fold_folder, is_folds, read_folds
 from radrep.weights.model_card import MODEL_CARD
 from radrep.weights.run_folder import best_checkpoint, last_checkpoint, read_scores, step_of
@@ -72,16 +73,13 @@ def train_seeds(
     if resume:
         num_seeds, num_folds, recipe = _read(folder, num_seeds, num_folds)
     elif is_seeds(folder) or (folder.exists() and any(p for p in folder.rglob("*") if p.is_file())):
-        raise CheckpointError(
-            f"{folder} exists already and is not overwritten; name another --out, or go on with "
-            f"it: radrep {recipe.task} {folder} --resume"
-        )
+        raise taken_error(recipe, folder)
     assert num_seeds is not None, "a new folder has a number of seeds"
     check_output(folder, "--out", folder=True, new=False)
     if not resume:
+        whole = recipe if num_folds is None else with_fold(recipe, 0, num_folds)
         for number in range(num_seeds):
             make_folder(folder / f"seed-{number}")
-        whole = recipe if num_folds is None else with_fold(recipe, 0, num_folds)
         atomic_write_text(folder / SEEDS, dump_recipe(whole))
     for number in range(num_seeds):
         own, run = _with_seed(recipe, number), folder / f"seed-{number}"
@@ -120,13 +118,20 @@ def validation_scores(run: Path) -> dict[str, float]:
     """The validation that chose a run's best checkpoint; of folds the mean of theirs."""
     if is_folds(run):
         each = [validation_scores(fold_folder(run, n)) for n in range(read_folds(run)[1])]
-        return {name: mean(scores[name] for scores in each) for name in each[0]}
+        return {name: mean(values) for name, values in _of_all(each).items()}
     best = best_checkpoint(run)
     return {} if best is None else read_scores(run, step_of(best))
 
 
 def spread(scores: Sequence[Mapping[str, float]]) -> list[Spread]:
     """Mean and standard deviation of each score that all seeds have."""
+    return [
+        Spread(name, mean(values), stdev(values), values)
+        for name, values in _of_all(scores).items()
+    ]
+
+
+def _of_all(scores: Sequence[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+    """The values of each score that all have."""
     names = [name for name in scores[0] if all(name in each for each in scores)]
-    values = {name: tuple(each[name] for each in scores) for name in names}
-    return [Spread(name, mean(found), stdev(found), found) for name, found in values.items()]
+    return {name: tuple(each[name] for each in scores) for name in names}

@@ -14,21 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from radrep.atomic import atomic_write_text, check_output, make_folder
-from radrep.errors import CheckpointError, RadrepError
+import torch
+
+from radrep.atomic import atomic_write_text, check_output, make_folder, written_by_one
+from radrep.errors import CheckpointError, RadrepError, WriteError
 from radrep.json_text import load_json
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.training.accelerator import refuse_launch
-from radrep.training.folds import train_folds
+from radrep.training.folds import fold_recipe, train_folds
 from radrep.training.loop import Interrupted
 from radrep.training.repeats.seeds import validation_scores
 from radrep.weights.folds import is_folds
 
 SUFFIX = "-sweep"
 BEST_RECIPE = "best.yaml"
-_ABOUT, _JOURNAL = "sweep.json", "journal.log"
+_ABOUT, _JOURNAL, _LOCK = "sweep.json", "journal.log", ".lock"
 _WIDE = 10  # from a factor of so much on, a range is searched by its logarithm
 
 
@@ -113,79 +115,111 @@ def sweep(
     """Try settings until a folder has `num_trials` trials; a trial that was stopped goes on.
 
     A trial's value is train.monitor of its folds' best checkpoints, averaged: of validation
-    studies, never of those that a fold holds out. A trial whose settings do not go together or
-    whose loss is not finite has none.
+    studies, never of those that a fold holds out. A trial whose settings do not go together, take
+    more memory than a GPU has or whose loss is not finite has none.
 
     Raises:
         RecipeError, DataError, CheckpointError: As in training, from the first trial.
+        DataError: If another process searches in the folder.
+        WriteError: If the disk refuses a file; the same call goes on.
         Interrupted: If the user stopped it; the same call goes on.
     """
     refuse_launch("radrep sweep")
     check_optuna()
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
     recipe, reporter = load_recipe(name, overrides), reporter or Reporter()
     for setting in settings:  # a key that is misspelt, or a bound out of range
         for value in setting.values or (setting.low, setting.high):
             load_recipe(name, [*overrides, f"{setting.key}={value}"])
+    for number in range(num_folds):  # whether what folds start from has as many
+        fold_recipe(recipe, number, num_folds)
     folder = out or recipe.out.with_name(recipe.out.name + SUFFIX)
     _open(folder, recipe, settings, num_folds)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    is_loss = recipe.train.monitor == "val/loss"
-    storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
-
-    def open_study() -> Any:
-        done = len(storage.get_all_trials(0)) if storage.get_all_studies() else 0
-        return optuna.create_study(
-            storage=storage,
-            study_name="sweep",
-            direction="minimize" if is_loss else "maximize",
-            load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=recipe.train.seed + done),
-        )
-
-    study = open_study()
-    running = [trial for trial in study.trials if not trial.state.is_finished()]
-    while running or len(study.trials) < num_trials:
-        if running:
-            stopped = running.pop(0)
-            number, values = stopped.number, dict(stopped.params)
-            trial: Any = number
+    with written_by_one(folder, folder / _LOCK, "radrep sweep"):
+        study = _open_study(folder, recipe)
+        stopped = [trial for trial in study.trials if not trial.state.is_finished()]
+        while stopped or len(study.trials) < num_trials:
+            number, values = _next_trial(study, stopped, settings)
             # A process may have ended between two proposals; then the trial is begun anew.
             if len(values) < len(settings):
-                study.tell(number, state=optuna.trial.TrialState.FAIL)
+                _fail(study, number)
                 continue
-        else:
-            trial = study.ask()
-            number = trial.number
-            values = {setting.key: setting.propose(trial) for setting in settings}
-        shown = ", ".join(f"{key} {value}" for key, value in values.items())
-        reporter.info("trial", f"{number + 1} of {num_trials}: {shown}")
-        place, typed = folder / f"trial-{number}", [f"{k}={v}" for k, v in values.items()]
-        try:
-            own = load_recipe(name, [*overrides, *typed])
-            train_folds(own, num_folds, out=place, resume=is_folds(place), reporter=reporter)
-        except Interrupted as stop:
-            stop.run = folder
-            raise
-        except RadrepError as error:
-            if not any(t.value is not None for t in study.trials):
-                study.tell(number, state=optuna.trial.TrialState.FAIL)
+            shown = ", ".join(f"{key} {value}" for key, value in values.items())
+            reporter.info("trial", f"{number + 1} of {num_trials}: {shown}")
+            typed = [*overrides, *(f"{key}={value}" for key, value in values.items())]
+            place = folder / f"trial-{number}"
+            try:
+                own = load_recipe(name, typed)
+                found = _train_trial(own, num_folds, place, recipe.train.monitor, reporter)
+            except Interrupted as stop:
+                stop.run = folder
                 raise
-            reporter.warn(f"trial {number + 1} has no value: {error}")
-            study.tell(number, state=optuna.trial.TrialState.FAIL)
-            continue
-        value = validation_scores(place)[recipe.train.monitor]
-        study.tell(number, value)
-        reporter.info("trial", f"{number + 1} of {num_trials}: {recipe.train.monitor} {value:.4g}")
-        best = [*overrides, *(f"{key}={v}" for key, v in study.best_params.items())]
-        atomic_write_text(folder / BEST_RECIPE, dump_recipe(load_recipe(name, best)))
-    trials = [Trial(t.number, t.value, dict(t.params)) for t in study.trials]
-    worst, sign = math.inf, 1 if is_loss else -1
-    trials.sort(key=lambda t: worst if t.value is None else sign * t.value)
+            except WriteError:  # no fault of the settings
+                raise
+            except (RadrepError, torch.OutOfMemoryError) as error:
+                _fail(study, number)
+                if not any(t.value is not None for t in study.trials):
+                    raise
+                reporter.warn(f"trial {number + 1} has no value: {error}")
+                continue
+            study.tell(number, found)
+            text = f"{number + 1} of {num_trials}: {recipe.train.monitor} {found:.4g}"
+            reporter.info("trial", text)
+            best = [*overrides, *(f"{key}={v}" for key, v in study.best_params.items())]
+            atomic_write_text(folder / BEST_RECIPE, dump_recipe(load_recipe(name, best)))
+        trials = [Trial(t.number, t.value, dict(t.params)) for t in study.trials]
+    sign = 1 if _is_loss(recipe) else -1
+    trials.sort(key=lambda t: math.inf if t.value is None else sign * t.value)
     return SweepResult(folder, recipe.train.monitor, tuple(trials))
+
+
+def _is_loss(recipe: Recipe) -> bool:
+    return recipe.train.monitor == "val/loss"
+
+
+def _open_study(folder: Path, recipe: Recipe) -> Any:
+    """The trials of a folder, of a new one none."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(folder / _JOURNAL)))
+    done = len(storage.get_all_trials(0)) if storage.get_all_studies() else 0
+    return optuna.create_study(
+        storage=storage,
+        study_name="sweep",
+        direction="minimize" if _is_loss(recipe) else "maximize",
+        load_if_exists=True,
+        sampler=optuna.samplers.TPESampler(seed=recipe.train.seed + done),
+    )
+
+
+def _next_trial(
+    study: Any, stopped: list[Any], settings: Sequence[Setting]
+) -> tuple[int, dict[str, Any]]:
+    """The number and the settings of a stopped trial, which leaves the list, or of a new one."""
+    if stopped:
+        trial = stopped.pop(0)
+        return trial.number, dict(trial.params)
+    trial = study.ask()
+    return trial.number, {setting.key: setting.propose(trial) for setting in settings}
+
+
+def _train_trial(
+    recipe: Recipe, num_folds: int, place: Path, monitor: str, reporter: Reporter
+) -> float:
+    """Train the folds of a trial, or those that are left; its value."""
+    train_folds(recipe, num_folds, out=place, resume=is_folds(place), reporter=reporter)
+    found = validation_scores(place).get(monitor, math.nan)
+    if not math.isfinite(found):
+        raise CheckpointError(f"the folds of {place} have no finite {monitor}")
+    return found
+
+
+def _fail(study: Any, number: int) -> None:
+    from optuna.trial import TrialState
+
+    study.tell(number, state=TrialState.FAIL)
 
 
 def _open(folder: Path, recipe: Recipe, settings: Sequence[Setting], num_folds: int) -> None:

@@ -1,16 +1,20 @@
 """radrep sweep: settings that are searched, and that a stopped sweep goes on."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import radrep.training.repeats.sweep as module
-from radrep.errors import RadrepError
-from radrep.recipe.load import load_recipe
+from radrep.atomic import locked, make_folder
+from radrep.errors import RadrepError, WriteError
+from radrep.recipe.load import dump_recipe, load_recipe
+from radrep.training.folds import fold_recipe, with_fold
 from radrep.training.loop import Interrupted
 from radrep.training.repeats.sweep import parse_setting
-from tests.training.test_folds import FEW, FROZEN
+from tests.training.test_folds import FEW, FROZEN, make_run
 from tests.whole_way import radrep, write_recipe
 
 pytestmark = pytest.mark.usefixtures("without_java", "shared_cache")
@@ -87,3 +91,84 @@ def test_a_sweep_finds_the_better_rate_and_goes_on_after_a_stop(
     other = radrep(*words[:-3], 3, *words[-2:])
     assert other.exit_code == 2
     assert "other folds" in other.stderr
+
+
+@pytest.fixture
+def sweep_of_three(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, ...]:
+    """The words of a sweep whose folds are not trained: the higher the rate, the lower the loss."""
+    pytest.importorskip("optuna")
+
+    def score(place: Path) -> dict[str, float]:
+        return {"val/loss": -load_recipe(str(place / "folds.yaml")).optim.lr}
+
+    def train(recipe: Any, num_folds: int, *, out: Path, **_: object) -> Path:
+        make_folder(out)
+        (out / "folds.yaml").write_text(dump_recipe(with_fold(recipe, 0, num_folds)))
+        return out
+
+    monkeypatch.setattr(module, "train_folds", train)
+    monkeypatch.setattr(module, "validation_scores", score)
+    file = write_recipe(tmp_path, phantoms, train=FEW, model=FROZEN)
+    return ("sweep", file, "--param", "optim.lr=1e-9..1e-1", "--folds", 2, "--trials", 3)
+
+
+def test_a_full_disk_costs_a_sweep_no_trial(
+    sweep_of_three: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, calls = module.train_folds, []
+
+    def fill(*args: Any, **options: Any) -> Path:
+        calls.append(options["out"].name)
+        if len(calls) == 2:
+            raise WriteError("weights.safetensors could not be written: no space left")
+        return train(*args, **options)
+
+    monkeypatch.setattr(module, "train_folds", fill)
+    full = radrep(*sweep_of_three)
+    assert full.exit_code == 2
+    assert "no space left" in full.stderr
+    done = radrep(*sweep_of_three)
+    assert done.exit_code == 0, done.output
+    assert calls == ["trial-0", "trial-1", "trial-1", "trial-2"]
+    assert done.stdout.count("trial-") == 4  # three rows, and what scores the best
+
+
+def test_settings_that_fail_cost_a_sweep_their_trial(
+    sweep_of_three: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.3, math.nan, 0.2])
+    monkeypatch.setattr(module, "validation_scores", lambda _: {"val/loss": next(scores)})
+    result = radrep(*sweep_of_three)
+    assert result.exit_code == 0, result.output
+    assert "trial 2 has no value" in " ".join(result.stderr.split())
+    rows = [line.split()[:2] for line in result.stdout.splitlines() if line.startswith("trial-")]
+    assert rows == [["trial-2", "0.200"], ["trial-0", "0.300"], ["trial-1", "-"]]
+
+
+def test_one_process_searches_in_a_folder(sweep_of_three: tuple[Any, ...], tmp_path: Path) -> None:
+    assert radrep(*sweep_of_three[:-1], 1).exit_code == 0
+    with locked(tmp_path / "run-sweep/.lock"):
+        result = radrep(*sweep_of_three)
+    assert result.exit_code == 2
+    assert "another radrep sweep" in " ".join(result.stderr.split())
+    assert radrep(*sweep_of_three).exit_code == 0
+
+
+def test_folds_that_a_sweep_lacks_are_named_before_its_folder_is_made(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    weights = tmp_path / "first"
+    model = {"backbone": FROZEN["backbone"] | {"weights": str(weights)}}
+    recipe = load_recipe(str(write_recipe(tmp_path, phantoms, train=FEW, model=FROZEN)))
+    file = write_recipe(tmp_path, phantoms, train=FEW, model=model)
+    make_run(tmp_path / "first-folds/fold-0", fold_recipe(recipe, 0, 2))
+    (tmp_path / "first-folds/folds.yaml").write_text(dump_recipe(with_fold(recipe, 0, 2)))
+    result = radrep("sweep", file, "--param", "optim.lr=1e-9..1e-1", "--folds", 2)
+    assert result.exit_code == 2
+    text = " ".join(result.stderr.split())
+    assert "fold-1 is missing" in text
+    assert "first-folds --resume" in text
+    assert not (tmp_path / "run-sweep").exists()
