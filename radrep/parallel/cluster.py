@@ -155,8 +155,8 @@ def _run_block(
     (block,) = rows["block"]
     try:
         driver.check_worker()
-        answer: tuple[Any, RadrepError | None] = function(pickle.loads(block)), None
-    except RadrepError as error:
+        answer: tuple[Any, Exception | None] = function(pickle.loads(block)), None
+    except (RadrepError, OSError) as error:
         answer = None, error
     return {"result": [pickle.dumps(answer)]}
 

@@ -123,11 +123,12 @@ def describe_sentence(sentence: str) -> dict[str, Any]:
 
 def _sentences(report: GeneratedReport, attention: np.ndarray) -> list[dict[str, Any]]:
     """Each sentence with its map on every film, and what the map is; without one, none."""
-    found, start, before = [], 0, SECTIONS[0]
+    found, start = [], 0
+    before: set[str | None] = {SECTIONS[0]}
     for sentence, section in ((each.text, each.section) for each in report.sentences):
         # Of two sections the marker between them is a word of the decoder.
-        start += len(report.sections) > 1 and section != before
-        before = section
+        start += len(report.sections) > 1 and section not in before
+        before.add(section)
         end = start + len(sentence.split())
         maps, kind = list(attention[start:end].mean(axis=0)) if len(attention) > start else [], ""
         if maps:

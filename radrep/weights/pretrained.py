@@ -55,9 +55,10 @@ def check_state_dict(
 
 def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
     """Fill a new model with the backbone, encoder and adapters that its recipe starts from."""
-    start = recipe.model.starting_weights
+    start, fold = recipe.model.starting_weights, recipe.data.fold
     if start.backbone is not None:
-        load_backbone(cast(CsrLmca | Discriminator, model).backbone, start.backbone)
+        folds = "" if fold is None else f" --folds {fold.of}"
+        load_backbone(cast(CsrLmca | Discriminator, model).backbone, start.backbone, folds)
     if start.encoder is not None:
         load_encoder(
             cast("Emrrg | ContrastivePretraining | Discriminator", model).encoder, start.encoder
@@ -66,13 +67,16 @@ def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
         load_adapters(cast("Emrrg", model), start.adapters)
 
 
-def load_backbone(backbone: Backbone, source: Path) -> None:
-    """Fill a backbone from a run or a checkpoint of a discriminator; raise CheckpointError."""
-    file = next((f / WEIGHTS for f in (source, source / "best") if (f / WEIGHTS).is_file()), None)
+def load_backbone(backbone: Backbone, source: Path, folds: str = "") -> None:
+    """Fill a backbone from a run or a checkpoint of a discriminator; raise CheckpointError.
+
+    `folds` is the option that a discriminator to start from is trained with.
+    """
+    file = _find_weights(source)
     if file is None:
         raise CheckpointError(
-            f"model.backbone.weights: {source} is neither a file nor a run with {WEIGHTS}; train "
-            "one with: radrep train sdam_discriminator_cpu"
+            f"model.backbone.weights: {source} is neither a run nor a checkpoint with {WEIGHTS}; "
+            f"train one with: radrep train sdam_discriminator_cpu{folds}"
         )
     state = {
         name.removeprefix(BACKBONE): tensor
@@ -178,10 +182,15 @@ def save_encoder(encoder: XrayMamba, out: Path, about: Mapping[str, str]) -> Non
         write_checksums(partial)
 
 
+def _find_weights(source: Path) -> Path | None:
+    """Those of a checkpoint, or of the best one of a run."""
+    folders = (source, best_checkpoint(source))
+    return next((f / WEIGHTS for f in folders if f and (f / WEIGHTS).is_file()), None)
+
+
 def _weights_file(source: Path) -> Path:
-    for folder in (source, best_checkpoint(source)):
-        if folder and (folder / WEIGHTS).is_file():
-            return folder / WEIGHTS
+    if file := _find_weights(source):
+        return file
     # Shipped recipes write to runs/ under their own name.
     recipe = source.name if source.name.startswith("pretrain_") else "pretrain_contrastive_cpu"
     raise CheckpointError(

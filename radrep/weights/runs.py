@@ -110,9 +110,10 @@ def find_waste(run: Path) -> Iterator[Waste]:
 
 def remove_waste(waste: Waste) -> list[OSError]:
     """Remove what a run still does not need; the errors of what stays."""
-    if waste.path not in {each.path for each in find_waste(waste.run)}:
-        return []  # the run went on meanwhile
-    return remove_tree(waste.path)
+    for each in find_waste(waste.run):
+        if each.path == waste.path:
+            return remove_tree(waste.path)  # while the run's lock is held
+    return []  # the run went on meanwhile
 
 
 def _is_run(folder: Path) -> bool:

@@ -1,7 +1,9 @@
 """--engine ray: a cluster of three machines' processes writes the bytes that one process writes."""
 
+import errno
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from radrep.errors import DataError
-from radrep.parallel.cluster import Cluster
+from radrep.parallel.cluster import Cluster, _Driver, _run_block
 from tests.reporting.mixed_films import add_broken, draw_films
 from tests.saliency.test_sdam import write_discriminator
 from tests.whole_way import radrep, start_radrep
@@ -58,6 +60,15 @@ def test_without_ray_the_error_names_the_extra(
 def test_without_a_block_no_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert not list(Cluster().map_with_model(lambda: len, [], tmp_path))
+
+
+def test_a_worker_hands_on_what_its_disk_refuses(tmp_path: Path) -> None:
+    def fill(block: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left", str(tmp_path / "a.arrow"))
+
+    answer = _run_block({"block": [pickle.dumps(1)]}, fill, _Driver.of(tmp_path))
+    _, error = pickle.loads(answer["result"][0])
+    assert (error.errno, error.filename) == (errno.ENOSPC, str(tmp_path / "a.arrow"))
 
 
 @pytest.fixture(scope="module")

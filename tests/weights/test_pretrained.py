@@ -1,13 +1,17 @@
 """Which weights are taken and which are refused."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from radrep.errors import CheckpointError
 from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba
-from radrep.weights.pretrained import _weights_file, check_state_dict, hash_base
+from radrep.modules.backbone import Backbone
+from radrep.weights.pretrained import _weights_file, check_state_dict, hash_base, load_backbone
 
 
 def test_weights_of_another_model_are_counted_and_the_first_is_named() -> None:
@@ -47,3 +51,20 @@ def test_a_base_is_known_by_its_weights_whatever_image_size_and_adapters() -> No
 def test_missing_encoder_weights_name_the_recipe_that_makes_them(weights, recipe) -> None:
     with pytest.raises(CheckpointError, match=f"radrep pretrain {recipe}$"):
         _weights_file(Path(weights))
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_backbone_starts_from_the_best_checkpoint_of_a_run(as_text: bool, tmp_path: Path) -> None:
+    """By its link or, on a disk without links, by the text in its place."""
+    checkpoint = tmp_path / "run/checkpoints/step-0000001"
+    checkpoint.mkdir(parents=True)
+    weights = {"backbone.weight": torch.ones(2, 3), "backbone.bias": torch.ones(2)}
+    save_file(weights, checkpoint / "weights.safetensors")
+    place = tmp_path / "run/best"
+    target = "checkpoints/step-0000001"
+    place.write_text(f"{target}\n") if as_text else place.symlink_to(target)
+    backbone = nn.Linear(3, 2)
+    load_backbone(cast(Backbone, backbone), tmp_path / "run")
+    assert torch.equal(backbone.weight, weights["backbone.weight"])
+    with pytest.raises(CheckpointError, match="train sdam_discriminator_cpu --folds 3"):
+        load_backbone(cast(Backbone, backbone), tmp_path / "none", " --folds 3")

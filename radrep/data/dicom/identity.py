@@ -44,6 +44,7 @@ def pseudonym(patient_id: str) -> str:
     if not key.is_file():
         with locked(folder / "patients.lock"):
             if not key.is_file():
+                folder.chmod(0o700)  # before there is a key that others could read
                 atomic_write_bytes(key, secrets.token_bytes(32))
                 key.chmod(0o600)
     return f"patient-{hmac.digest(key.read_bytes(), patient_id.encode(), 'sha256').hex()[:16]}"

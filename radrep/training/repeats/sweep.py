@@ -10,14 +10,14 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from radrep.atomic import atomic_write_text, check_output, make_folder, written_by_one
-from radrep.errors import CheckpointError, RadrepError, WriteError
+from radrep.errors import CheckpointError, RadrepError, RecipeError, WriteError
 from radrep.json_text import load_json
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe, load_recipe
@@ -130,6 +130,7 @@ def sweep(
     for setting in settings:  # a key that is misspelt, or a bound out of range
         for value in setting.values or (setting.low, setting.high):
             load_recipe(name, [*overrides, f"{setting.key}={value}"])
+    settings = [_with_fractions(setting, name, overrides) for setting in settings]
     for number in range(num_folds):  # whether what folds start from has as many
         fold_recipe(recipe, number, num_folds)
     folder = out or recipe.out.with_name(recipe.out.name + SUFFIX)
@@ -170,6 +171,17 @@ def sweep(
     sign = 1 if _is_loss(recipe) else -1
     trials.sort(key=lambda t: math.inf if t.value is None else sign * t.value)
     return SweepResult(folder, recipe.train.monitor, tuple(trials))
+
+
+def _with_fractions(setting: Setting, name: str, overrides: Sequence[str]) -> Setting:
+    """A range of whole numbers as one of any, where its key takes others: 0..1 of a share."""
+    if not isinstance(setting.low, int) or not isinstance(setting.high, int):
+        return setting
+    try:
+        load_recipe(name, [*overrides, f"{setting.key}={setting.low + 0.5}"])
+    except RecipeError:
+        return setting
+    return replace(setting, low=float(setting.low), high=float(setting.high))
 
 
 def _is_loss(recipe: Recipe) -> bool:

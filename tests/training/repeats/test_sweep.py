@@ -172,3 +172,40 @@ def test_folds_that_a_sweep_lacks_are_named_before_its_folder_is_made(
     assert "fold-1 is missing" in text
     assert "first-folds --resume" in text
     assert not (tmp_path / "run-sweep").exists()
+
+
+def test_each_fold_of_a_trial_starts_from_the_same_fold_of_what_the_recipe_names(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    started: list[str] = []
+    monkeypatch.setattr(
+        "radrep.training.folds.train",
+        lambda recipe, **_: started.append(recipe.model.backbone.weights),
+    )
+    monkeypatch.setattr(module, "validation_scores", lambda _: {"val/loss": 0.5})
+    recipe = load_recipe(str(write_recipe(tmp_path, phantoms, train=FEW, model=FROZEN)))
+    for number in range(2):
+        make_run(tmp_path / f"first-folds/fold-{number}", fold_recipe(recipe, number, 2))
+    model = {"backbone": FROZEN["backbone"] | {"weights": str(tmp_path / "first")}}
+    file = write_recipe(tmp_path, phantoms, train=FEW, model=model)
+    words = ("sweep", file, "--param", "optim.lr=1..3", "--folds", 2, "--trials", 2)
+    result = radrep(*words)
+    assert result.exit_code == 0, result.output
+    assert started == [str(tmp_path / f"first-folds/fold-{n}") for n in (0, 1, 0, 1)]
+    # A range of a key that takes fractions has them, though its bounds are whole.
+    best = load_recipe(str(tmp_path / "run-sweep/best.yaml")).optim.lr
+    assert 1 < best < 3
+    assert best != 2
+
+
+def test_a_range_of_whole_numbers_stays_one(
+    sweep_of_three: tuple[Any, ...], tmp_path: Path
+) -> None:
+    words = [
+        each if "optim.lr" not in str(each) else "train.batch_size=4..9" for each in sweep_of_three
+    ]
+    result = radrep(*words)
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("trial-")]
+    assert all(4 <= int(row[2]) <= 9 for row in rows)
