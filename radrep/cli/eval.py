@@ -1,6 +1,6 @@
 """radrep eval: score a trained model beside its controls, or several systems side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,34 +115,22 @@ def evaluate(
 
     Others:   radrep eval --predictions theirs.csv --references annotation.json --split test
     """
-    from radrep.data.study import HELD_OUT, SPLITS
-
-    if split is not None and split not in (*SPLITS, HELD_OUT):
-        raise RadrepError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
     runs, predictions = runs or [], predictions or []
     needing = {
         "--references": references, "--id-column": id_column, "--text-column": text_column,
         "--dataset": dataset,
     }  # fmt: skip
-    for option, value in needing.items():
-        if value is not None and not predictions:
-            raise RadrepError(f"{option} goes with --predictions: name the reports to score")
+    _check_words(runs, predictions, split, needing)
 
-    from radrep.evaluation.compare import DATASETS, compare
+    from radrep.evaluation.compare import compare
     from radrep.evaluation.evaluate import evaluate as run_evaluate
     from radrep.evaluation.folds import evaluate_folds
     from radrep.evaluation.report_files import ColumnNames
     from radrep.evaluation.result import EvalOptions
-    from radrep.weights.archive import is_bundle
     from radrep.weights.checkpoint import is_discriminator
     from radrep.weights.folds import fold_folder, is_folds
 
-    if rexrank is not None and (predictions or len(runs) > 1 or (runs and is_folds(runs[0]))):
-        raise RadrepError("--rexrank writes the reports of one run, and several systems were given")
-    if bundle := next((run for run in runs if out is None and is_bundle(run)), None):
-        raise RadrepError(f"{bundle} is a bundle, which nothing is written to; add --out DIR")
-    if dataset is not None and dataset not in DATASETS:
-        raise RadrepError(f"--dataset must be one of {', '.join(DATASETS)}, got '{dataset}'")
+    _check_outputs(runs, predictions, dataset, out, rexrank)
     of_folds = len(runs) == 1 and is_folds(runs[0])
     one = fold_folder(runs[0], 0) if of_folds else next(iter(runs), None)
     if len(runs) == 1 and not predictions and one is not None and is_discriminator(one):
@@ -175,16 +163,56 @@ def evaluate(
             result = run_evaluate(runs[0] if runs else None, **shared)
     show_result(result)
     if rexrank is not None:
-        from radrep.interop.rexrank import write_rexrank
-
-        assert result.studies.prepared is not None, "the studies of a run are prepared"
-        reports = zip(result.studies.prepared, result.predictions, strict=True)
-        write_rexrank(rexrank, reports, result.studies.target)
-        say(f"ReXrank: {rexrank}")
+        _write_rexrank(rexrank, result)
     if failed:
         lines = [f"{len(failed)} of {len(runs) + len(predictions)} systems could not be scored:"]
         show_error("\n".join([*lines, *(f"  {system}: {error}" for system, error in failed)]))
         raise typer.Exit(2)
+
+
+def _check_words(
+    runs: Sequence[Path],
+    predictions: Sequence[Path],
+    split: str | None,
+    needing: Mapping[str, object],
+) -> None:
+    """Refuse options that do not go together; imports nothing that takes long."""
+    from radrep.data.study import HELD_OUT, SPLITS
+
+    if split is not None and split not in (known := (*SPLITS, HELD_OUT)):
+        raise RadrepError(f"--split must be one of {', '.join(known)}, got '{split}'")
+    for option, value in needing.items():
+        if value is not None and not predictions:
+            raise RadrepError(f"{option} goes with --predictions: name the reports to score")
+
+
+def _check_outputs(
+    runs: Sequence[Path],
+    predictions: Sequence[Path],
+    dataset: str | None,
+    out: Path | None,
+    rexrank: Path | None,
+) -> None:
+    """Refuse outputs that the systems cannot have, and a data set that is not known."""
+    from radrep.evaluation.compare import DATASETS
+    from radrep.weights.archive import is_bundle
+    from radrep.weights.folds import is_folds
+
+    if rexrank is not None and (predictions or len(runs) > 1 or (runs and is_folds(runs[0]))):
+        raise RadrepError("--rexrank writes the reports of one run, and several systems were given")
+    if bundle := next((run for run in runs if out is None and is_bundle(run)), None):
+        raise RadrepError(f"{bundle} is a bundle, which nothing is written to; add --out DIR")
+    if dataset is not None and dataset not in DATASETS:
+        raise RadrepError(f"--dataset must be one of {', '.join(DATASETS)}, got '{dataset}'")
+
+
+def _write_rexrank(file: Path, result: "EvalResult") -> None:
+    from radrep.interop.rexrank import write_rexrank
+
+    assert result.studies.prepared is not None, "the studies of a run are prepared"
+    reports = zip(result.studies.prepared, result.predictions, strict=True)
+    write_rexrank(file, reports, result.studies.target)
+    say(f"ReXrank: {file}")
 
 
 def show_result(result: "EvalResult") -> None:

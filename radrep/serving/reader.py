@@ -20,10 +20,11 @@ from radrep.guidance.editing import edit_report, split_report
 from radrep.inference.films import Films
 from radrep.inference.generator import GeneratedReport, ReportGenerator
 from radrep.metrics.labeler import label_report
-from radrep.metrics.labeler.vocabulary import NO_FINDING
+from radrep.metrics.labeler.vocabulary import ABNORMAL, NO_FINDING
 from radrep.recipe.training import Edit
 from radrep.sections import SECTIONS
 from radrep.viz.figures.heatmap import outlined_overlay
+from radrep.weights.checkpoint import find_checkpoint, read_recipe
 from radrep.weights.guidance_files import has_editor, read_editor
 
 _SHOWN_SIDE = 512  # short side in pixels of the films on the page
@@ -39,8 +40,8 @@ class FilmReader:
     """
 
     def __init__(self, checkpoint: Path | None = None, discriminator: Path | None = None) -> None:
-        made = ReportGenerator(checkpoint, discriminator=discriminator, predict=True)
-        decode, folder = made.loaded.recipe.decode, made.loaded.folder
+        folder = find_checkpoint(checkpoint)
+        decode = read_recipe(folder).decode
         self._editor = read_editor(folder) if has_editor(folder) else None
         self.thresholds: dict[str, float] = {}  # that the run edits by
         self.suggested: dict[str, float] = {}  # of the greatest F score, where calls are precise
@@ -48,14 +49,13 @@ class FilmReader:
             self.suggested = self._editor.thresholds(build_operating_point(Edit()))
             if decode.edit is not None:
                 self.thresholds = self._editor.thresholds(build_operating_point(decode.edit))
-        if decode.edit is not None:  # sliders edit the draft, so that its maps stay
-            plain = decode.model_copy(update={"edit": None})
-            made = ReportGenerator(
-                checkpoint, decode=plain, discriminator=discriminator, predict=True
-            )
-        self._generator = made
+        # Sliders edit the draft, so that its maps stay.
+        plain = decode.model_copy(update={"edit": None})
+        self._generator = ReportGenerator(
+            folder, decode=plain, discriminator=discriminator, predict=True
+        )
         self._lock = Lock()  # one study at a time
-        self.name = made.loaded.recipe.out.name
+        self.name = self._generator.loaded.recipe.out.name
 
     def report(self, files: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
         """The report of one study's files, named bytes, as JSON has it.
@@ -90,6 +90,8 @@ class FilmReader:
         """The sentences of a draft that agrees with findings above their thresholds."""
         if self._editor is None:
             raise DataError("this run has nothing to edit reports with")
+        if unknown := sorted(thresholds.keys() - {*ABNORMAL}):
+            raise DataError(f"{unknown[0]!r} is no finding; they are: {', '.join(ABNORMAL)}")
         decisions = {
             name: probabilities[name] > value
             for name, value in thresholds.items()

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from radrep.atomic import atomic_write_text, check_output, make_folder
+from radrep.data.store import Fold, PreparedStudies
+from radrep.data.study import HELD_OUT
 from radrep.errors import CheckpointError, RecipeError
 from radrep.progress import Reporter
 from radrep.recipe.load import change_section, dump_recipe
@@ -81,6 +83,19 @@ def train_folds(
     return folder
 
 
+def _is_apart(theirs: Path, ours: Path, fold: Fold) -> bool:
+    """Whether a fold of one prepared folder was trained without the patients of another's."""
+    if theirs.resolve() == ours.resolve():
+        return True
+
+    def patients(prepared: Path, part: str) -> set[str]:
+        studies = PreparedStudies(prepared, part, fold=fold)
+        return {study.patient_id or f"study {study.id}" for study in studies}
+
+    seen = patients(theirs, "train") | patients(theirs, "val")
+    return not seen & patients(ours, HELD_OUT)
+
+
 def default_folder(recipe: Recipe) -> Path:
     """Where the folds of a recipe go: its own folder with "-folds"."""
     return recipe.out.with_name(recipe.out.name + SUFFIX)
@@ -125,9 +140,18 @@ def _of_fold(start: Path | str, recipe: Recipe, number: int, num_folds: int) -> 
             )
         if not run.is_dir():
             continue
-        section = read_recipe(find_checkpoint(run)).data.fold
-        if section is None or section.of != num_folds:
+        learned = read_recipe(find_checkpoint(run)).data
+        if learned.fold is None or learned.fold.of != num_folds:
             raise CheckpointError(f"{run} is of other folds than these {num_folds}")
+        fold = Fold(number, num_folds)
+        if learned_reports_of(run, recipe.data.prepared) and not _is_apart(
+            learned.prepared, recipe.data.prepared, fold
+        ):
+            raise CheckpointError(
+                f"{run} learned from reports of patients that fold {number + 1} of "
+                f"{recipe.data.prepared} holds out: it was trained on {learned.prepared}, whose "
+                f"folds are others. Train folds of it with data.prepared={recipe.data.prepared}"
+            )
         return kind(run)
     if not learned_reports_of(path, recipe.data.prepared):
         return start

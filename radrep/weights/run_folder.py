@@ -27,6 +27,7 @@ CHECKPOINTS = "checkpoints"
 BEST = "best"
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
+_SHOWN = 5  # runs in a message
 
 
 def step_of(checkpoint: Path) -> int:
@@ -116,8 +117,10 @@ def find_best(run: Path) -> Path:
     if (best := best_checkpoint(run)) is not None:
         return best
     if not (run / CHECKPOINTS).is_dir():
+        inner = sorted(path.parent.name for path in run.glob(f"*/{CHECKPOINTS}"))
+        hint = f"; name one of its runs: {', '.join(inner[:_SHOWN])}" if inner else ""
         raise CheckpointError(
-            f"{run} is not a run or checkpoint: it has no {WEIGHTS} and no {BEST}"
+            f"{run} is not a run or checkpoint: it has no {WEIGHTS} and no {BEST}{hint}"
         )
     if os.path.lexists(run / BEST):
         problem = f"{run / BEST} leads to no checkpoint of the run; --resume repairs it"

@@ -193,6 +193,10 @@ def test_a_draft_is_edited_by_thresholds(reader: FilmReader) -> None:
     inserted = [s for s in sentences if s["origin"] == "inserted"]
     assert [s["observations"] for s in inserted] == [["Pleural Effusion"]]
     assert "no pleural effusion ." not in [s["text"] for s in sentences]
+    unknown = {"probabilities": {"Grippe": 0.5}, "thresholds": {"Grippe": 0.4}}
+    answer = client(reader).post("/edit", json=body | unknown)
+    assert answer.status_code == 422
+    assert "'Grippe' is no finding" in answer.json()["error"]
     for wrong in ({"thresholds": {"Edema": 2}}, {"text": "x" * 30_000}, {"probabilities": []}):
         assert client(reader).post("/edit", json=body | wrong).status_code == 422
 

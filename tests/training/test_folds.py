@@ -1,6 +1,7 @@
 """radrep train --folds: nothing of a study reaches the model that writes its report."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from radrep.data.store import Fold, PreparedStudies
 from radrep.data.study import HELD_OUT, SourceStudy
 from radrep.errors import CheckpointError, RecipeError
 from radrep.preparation.pipeline import prepare
+from radrep.preparation.plan import Choice
 from radrep.preparation.sources.phantom.source import PhantomSource
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
@@ -167,6 +169,31 @@ def test_a_start_that_learned_from_the_reports_held_out_is_refused(
     )
     honest = make_run(tmp_path / "elsewhere", elsewhere)
     assert fold_recipe(with_weights(recipe, honest), 0, 5).model.backbone.weights == str(honest)
+
+
+def test_folds_of_another_preparation_of_the_data_hold_out_the_same_patients(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    def on(folder: Path) -> Recipe:
+        data = recipe.data.model_copy(update={"prepared": folder})
+        return recipe.model_copy(update={"data": data})
+
+    source = PhantomSource(48, image_size=64, splits=(4 / 6, 1 / 6, 1 / 6))
+    copy, fewer = tmp_path / "copy", tmp_path / "fewer"
+    shutil.copytree(recipe.data.prepared, copy)
+    prepare(source, fewer, image_size=64, workers=1, choice=Choice(limit=20))
+    for name, folder in (("same", copy), ("other", fewer)):
+        for number in range(2):
+            own = fold_recipe(on(folder), number, 2)
+            make_run(tmp_path / f"{name}-folds/fold-{number}", own)
+    named = fold_recipe(with_weights(recipe, tmp_path / "same"), 1, 2)
+    assert named.model.backbone.weights == str(tmp_path / "same-folds/fold-1")
+    with pytest.raises(RecipeError, match=r"that fold 1 of .* holds out: it was trained on"):
+        fold_recipe(with_weights(recipe, tmp_path / "other"), 0, 2)
+    # Without folds a run on any preparation of the same download has seen all of them.
+    run = make_run(tmp_path / "whole", on(copy))
+    with pytest.raises(RecipeError, match="learned from the reports"):
+        fold_recipe(with_weights(recipe, run), 0, 2)
 
 
 def test_a_fold_that_was_not_trained_is_named(recipe: Recipe, tmp_path: Path) -> None:
