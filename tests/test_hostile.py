@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ def ask(warm: subprocess.Popen[str], argv: list[str], folder: Path) -> dict[str,
 
 def problem_of(given: Input, warm: subprocess.Popen[str], folder: Path) -> str:
     """What is wrong with how a command ended, "" for nothing."""
-    ended = ask(warm, given.make(folder), folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries that write bad inputs warn of them
+        argv = given.make(folder)
+    ended = ask(warm, argv, folder)
     said = (folder / "output").read_text(encoding="utf-8", errors="replace")
     if ended["code"] not in (0, 1, 2) or "Traceback" in said:
         return f"{ended} {said[-1500:]}"

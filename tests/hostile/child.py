@@ -18,7 +18,7 @@ from pathlib import Path
 import radrep
 from tests.hostile.kinds import MAKE
 
-MAX_CPU, MAX_WALL, MAX_BYTES = 20, 150, 5 * 10**9
+MAX_CPU, MAX_WALL, MAX_BYTES = 20, 400, 5 * 10**9
 
 
 def main() -> None:
