@@ -96,6 +96,13 @@ def test_the_marker_is_a_sentence_that_names_nothing() -> None:
     assert label_report(marked).states == label_report(". ".join(parts)).states
 
 
+def test_a_decoder_may_repeat_the_marker() -> None:
+    text = f"Cardiomegaly. {MARKER} " * 3000
+    assert label_report(text).states["Cardiomegaly"] == "positive"
+    spans = split_sentences(text)
+    assert [text[a:b] for a, b in spans] == ["Cardiomegaly", MARKER] * 3000
+
+
 def test_no_score_counts_the_marker_and_each_section_is_scored_where_it_is() -> None:
     marked = target_text(TWO, TWO_SECTIONS)
     only = "the lungs are clear ."

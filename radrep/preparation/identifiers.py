@@ -21,7 +21,8 @@ _MONTHS = (
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _MONTH = r"(?:0?[1-9]|1[0-2])"
 _YEAR = r"(?:19|20)\d\d"
-_NAME = r"(?!X{2,}\b)[A-Z][a-z'’-]+[A-Za-z'’-]*"
+# Bounded, as no name is longer: what is read again and again of a long word takes hours.
+_NAME = r"(?!X{2,}\b)[A-Z][a-z'’-][A-Za-z'’-]{0,40}+"
 _FORMS = {
     "dates": re.compile(
         rf"\b(?:{_YEAR}([-/.]){_MONTH}\1{_DAY}|{_MONTH}([-/]){_DAY}\2(?:{_YEAR}|\d\d)"

@@ -1,5 +1,6 @@
 """Texts that look like what de-identification removes."""
 
+import time
 from datetime import date
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_reports_without_any_have_none(text: str) -> None:
 @given(st.dates(date(1900, 1, 1), date(2099, 12, 31)), st.sampled_from(DATES))
 def test_dates_are_found_however_written(day: date, form: str) -> None:
     assert "dates" in find_kinds(f"Compared with {day.strftime(form)}, no change.")
+
+
+@pytest.mark.parametrize("part", ["Aa-", "a-", "name: Aa ", "A'", "1 of june "])
+def test_the_time_grows_with_the_length_of_a_text(part: str) -> None:
+    start = time.process_time()
+    list(find_kinds("A" + part * 30_000))
+    assert time.process_time() - start < 2
 
 
 def test_the_reports_of_iu_x_ray_have_none(data_dir: Path) -> None:

@@ -16,6 +16,7 @@ from radrep.weights.files import read_weights, write_checksums
 from radrep.weights.run_folder import (
     best_checkpoint,
     drop_old_checkpoints,
+    find_best,
     last_checkpoint,
     link_best,
     newest_whole,
@@ -318,3 +319,12 @@ def test_training_resumes_and_generates_on_a_disk_without_links(
     assert (run / "best").read_text().startswith("checkpoints/step-")
     result = radrep("generate", films[0], "--checkpoint", run)
     assert result.exit_code == 0, result.output
+
+
+def test_a_folder_of_several_runs_is_named_as_such(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"x-seeds/seed-{number}/checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="name one of its runs: seed-0, seed-1"):
+        find_best(tmp_path / "x-seeds")
+    with pytest.raises(CheckpointError, match=r"no best$"):
+        find_best(tmp_path / "x-seeds/seed-0/checkpoints")

@@ -75,11 +75,18 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     Under a heading such as history or technique, all is left out up to the next heading, or one
     sentence if no heading follows. The marker between two sections is a sentence of its own.
     """
-    if MARKER in text:
-        place = text.index(MARKER)
-        after = place + len(MARKER)
-        behind = ((a + after, b + after) for a, b in split_sentences(text[after:]))
-        return [*split_sentences(text[:place]), (place, after), *behind]
+    found: list[tuple[int, int]] = []
+    start = 0
+    for number, part in enumerate(text.split(MARKER)):
+        if number:
+            found.append((start, start + len(MARKER)))
+            start += len(MARKER)
+        found += [(a + start, b + start) for a, b in _split_section(part)]
+        start += len(part)
+    return found
+
+
+def _split_section(text: str) -> list[tuple[int, int]]:
     spans = []
     start = 0
     ends = _END_OF_FORM if _FORM_MARK.search(text) else _END
