@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from radrep.errors import RadrepError
 
 _LOOPBACK = "127.0.0.1"
+_HTTP = 80  # a port that browsers leave out
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Place:
         names = {f"[{self.host}]" if ":" in self.host else self.host}
         if self.token is None:
             names |= {"localhost", _LOOPBACK, "[::1]"}
-        return frozenset(f"{name}:{self.port}".lower() for name in names)
+        ports = (f":{self.port}", "") if self.port == _HTTP else (f":{self.port}",)
+        return frozenset(f"{name}{port}".lower() for name in names for port in ports)
 
     @property
     def address(self) -> str:
