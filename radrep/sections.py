@@ -4,7 +4,7 @@ The marker is one word of a model's vocabulary, or text that a language model wr
 it is of one section. No score counts it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 MARKER = "<impression>"
 SECTIONS = ("findings", "impression")
@@ -47,6 +47,13 @@ def sections_of(text: str, target: str) -> dict[str, str]:
     if target == TWO_SECTIONS:
         return split_sections(text)
     return {target: text} if target in SECTIONS else {}
+
+
+def titled_sections(sections: Mapping[str, str]) -> list[str]:
+    """Each section behind its title, where there are several."""
+    if len(sections) < 2:
+        return [*sections.values()]
+    return [f"{name.upper()}: {text}" for name, text in sections.items()]
 
 
 def target_name(target: str) -> str:

@@ -151,9 +151,25 @@ def run(tmp_path_factory: pytest.TempPathFactory, two_sections: Path) -> Path:
         two_sections,
         decode={"method": "greedy", "max_new_tokens": 61},
     )
-    result = radrep("train", recipe, "--set", f"data.target={TWO_SECTIONS}")
+    target = ("--set", f"data.target={TWO_SECTIONS}")
+    result = radrep("train", recipe, *target, "--logger", "tensorboard")
     assert result.exit_code == 0, result.output
     return folder / "run"
+
+
+def test_tensorboard_shows_both_under_their_titles(run: Path, two_sections: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    found = events.EventAccumulator(str(run / "tensorboard")).Reload()
+    studies = PreparedStudies(two_sections, "val", target=TWO_SECTIONS)[:4]
+    assert sum(len(study.sections) == 2 for study in studies) > 1
+    for study in studies:
+        (*_, last) = found.Tensors(f"validation/{study.id}/text_summary")
+        text = last.tensor_proto.string_val[0].decode()
+        assert MARKER not in text
+        titled = [f"{name.upper()}: {study.sections.get(name, '')}" for name in SECTIONS]
+        reference, generated = text.removeprefix("**reference**").split("**generated**")
+        assert reference.strip() == "\n\n".join(titled).strip()
+        assert all(title in generated for title in ("FINDINGS: ", "\n\nIMPRESSION: "))
 
 
 @pytest.mark.usefixtures("without_java", "shared_cache")

@@ -28,7 +28,7 @@ from radrep.progress import Reporter
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
-from radrep.sections import without_marker, without_markers
+from radrep.sections import sections_of, titled_sections, without_marker, without_markers
 from radrep.training.accelerator import broadcast, gather
 from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
 from radrep.training.validation import SampleReport, Validation, mean_loss, moved
@@ -118,8 +118,12 @@ class ReportTask:
                 ],
                 report=without_marker(written.text),
             )
-            reference = target_text(study.sections, recipe.data.target)
-            found.append(SampleReport(study.id, reference, written.text, np.asarray(picture)))
+            target = recipe.data.target
+            reference, generated = (
+                "\n\n".join(titled_sections(sections_of(text, target)) or [text])
+                for text in (target_text(study.sections, target), written.text)
+            )
+            found.append(SampleReport(study.id, reference, generated, np.asarray(picture)))
         self.model.train()
         return found
 

@@ -244,3 +244,13 @@ def test_a_set_is_called_ready_only_if_it_is(
     ending = "is prepared; see the warnings before you train on it." if reason else "is ready."
     assert result.stdout.splitlines()[-1] == f"{out} {ending}"
     assert reason in radrep("data", "show", out).stdout
+
+
+def test_phantoms_are_no_smaller_than_the_help_says(tmp_path: Path) -> None:
+    words = ("prepare", "phantom", "--num-studies", "3", "--out", tmp_path / "data")
+    small = radrep(*words, "--image-size", "63")
+    assert small.exit_code == 2
+    assert "greater than or equal to 64" in " ".join(small.stderr.replace("│", "").split())
+    assert "x>=64" in radrep("prepare", "phantom", "--help").stdout
+    least = radrep(*words, "--image-size", "64")
+    assert least.exit_code == 0, least.output

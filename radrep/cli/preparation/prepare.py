@@ -234,7 +234,7 @@ def phantom(
     num_studies: Annotated[int, typer.Option(min=3, help="Number of studies to draw.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Random seed.")] = 0,
     out: Out = Path("data/phantom"),
-    image_size: ImageSize = 256,
+    image_size: Annotated[int, typer.Option(min=64, help="Side of the images, in pixels.")] = 256,
     finding_scale: Annotated[
         float, typer.Option(min=0.5, max=2, help="Area of the findings; at 1 up to 5 % of a film.")
     ] = 1.0,
