@@ -8,6 +8,9 @@ from radrep.data.arrow import encode_png
 from radrep.data.image_io import difference_hash, fit_short_side
 from radrep.data.study import Image, SourceImage, SourceStudy
 from radrep.errors import DataError, ImageWarning
+from radrep.preparation.burnt_in import has_text
+
+_HAS_TEXT = "text seems to be burnt into the pixels, which may name the patient; it stays there"
 
 
 class PlannedStudy(NamedTuple):
@@ -56,6 +59,8 @@ def make_images(planned: PlannedStudy, image_size: int, views: str) -> StudyImag
             left_out.append((image.name, f"the same image as {twin} of this study"))
             continue
         notes += [(image.name, str(warning.message)) for warning in caught]
+        if has_text(pixels):
+            notes.append((image.name, f"{image.name}: {_HAS_TEXT}"))
         files.append(file)
         hashes.append(difference_hash(fitted, side=16).to_bytes(32))
         num_square += pixels.shape[0] == pixels.shape[1]
