@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from radrep.atomic import cache_folder
-from radrep.data.context.study_context import PRIOR_IMAGE, TITLES, ContextReader
+from radrep.data.context.reader import ContextReader
+from radrep.data.context.study_context import PRIOR_IMAGE, TITLES
 from radrep.data.dataset import ModelStudies, ReportDataset
 from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess

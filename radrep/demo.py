@@ -10,7 +10,8 @@ from radrep.data.arrow import encode_png
 from radrep.data.store import PreparedStudies
 from radrep.evaluation.evaluate import evaluate
 from radrep.evaluation.result import EvalResult
-from radrep.inference.generator import GeneratedReport, ReportGenerator
+from radrep.inference.generated_report import GeneratedReport
+from radrep.inference.generator import ReportGenerator
 from radrep.metrics.labeler.scores import WITH_SIDE
 from radrep.preparation.pipeline import PrepareResult, prepare
 from radrep.preparation.sources.phantom.source import PhantomSource

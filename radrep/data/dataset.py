@@ -14,7 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from radrep.data.batch import Batch
-from radrep.data.context.study_context import ContextReader, StudyContext
+from radrep.data.context.reader import ContextReader
+from radrep.data.context.study_context import StudyContext
 from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess, crop_map
 from radrep.data.saliency_store import SaliencyImages

@@ -5,7 +5,7 @@ OUT/prepared.json       which shards there are, and more (radrep.data.manifest)
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
@@ -240,6 +240,10 @@ class PreparedStudies(Sequence[Study]):
     @cached_property
     def priors(self) -> Mapping[int, int]:
         """By index, the patient's study before it of those here; empty where no order is known."""
+        return self.find_priors(range(len(self)))
+
+    def find_priors(self, usable: Container[int]) -> Mapping[int, int]:
+        """The same, of studies that are usable as the one before."""
         if not _ADDED.issubset(self._data.column_names):
             return {}
         rows = self._data.select_columns(["patient_id", "order"])[:]
@@ -255,7 +259,7 @@ class PreparedStudies(Sequence[Study]):
                 indices = [index for *_, index in same_time]
                 if before is not None:
                     found |= dict.fromkeys(indices, before)
-                before = indices[0]
+                before = next((index for index in indices if index in usable), before)
         return found
 
     def texts(self, target: str) -> list[str]:

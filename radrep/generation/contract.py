@@ -1,5 +1,6 @@
 """What generation asks of a decoder."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -26,6 +27,8 @@ class DecodeOptions:
     # Weights of half precision compute in float32 too, so that a report does not depend on its
     # batch; None: except on GPUs, where they may not fit.
     float32_weights: bool | None = None
+    # Gets the ids of the first study's report so far, after each of them; not called by beams.
+    on_tokens: Callable[[list[int]], None] | None = None
 
     @property
     def beam_settings(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ own numbers alone, whatever is drawn beside it.
 Letters: b studies, k reports per study, l words, w words of the vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,6 +60,18 @@ def draw_tokens(scores: Tensor, numbers: Tensor) -> Tensor:
     reached = scores.softmax(dim=-1).to(wide).cumsum(dim=-1)
     wanted = numbers[:, None].to(wide) * reached[:, -1:]
     return (reached <= wanted).sum(dim=-1).clamp(max=scores.shape[-1] - 1)
+
+
+class SeenTokens:
+    """Shows what a search of transformers has written of its first report, and changes no score."""
+
+    def __init__(self, on_tokens: Callable[[list[int]], None]) -> None:
+        self._on_tokens = on_tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores as they are, of the next tokens after those of (n, so far)."""
+        self._on_tokens(input_ids[0].tolist())
+        return scores
 
 
 class DrawnTokens:

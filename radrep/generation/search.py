@@ -5,6 +5,7 @@ For EMRRG transformers searches, with its own length penalty (radrep/models/emrr
 Letters: b open studies, k beams, w words.
 """
 
+from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
 
@@ -127,11 +128,13 @@ def sample(
     top_p: float = 1.0,
     block_trigrams: bool = False,
     generator: torch.Generator | None = None,
+    on_tokens: Callable[[list[int]], None] | None = None,
 ) -> list[list[int]]:
     """Draw a report word by word, or at temperature 0 take the likeliest word each time (greedy).
 
     Draws are among the likeliest words that together reach the probability top_p (Holtzman et al.
-    2020), by a generator on the CPU. Return word ids without the opening and closing ids.
+    2020), by a generator on the CPU. Return word ids without the opening and closing ids, of which
+    `on_tokens` gets those of the first study so far after each.
     """
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
@@ -153,6 +156,8 @@ def sample(
         for study, word, goes_on in zip(open_studies, last.tolist(), is_open.tolist(), strict=True):
             if goes_on:
                 reports[study].append(word)
+        if on_tokens is not None and open_studies[0] == 0:
+            on_tokens(reports[0])
         if not is_open.any():
             break
         rows = is_open.nonzero()  # (studies kept, 1)

@@ -1,6 +1,7 @@
 """Reports for prepared studies and for single ones, in the way that a recipe decodes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -97,6 +98,11 @@ def _draft(
     return batch, [Draft(codec.decode(ids), ids) for ids in written], probabilities
 
 
+def writes_by_word(decode: Decode) -> bool:
+    """Whether a report is known word by word: beams and candidates are known when they end."""
+    return decode.method in ("greedy", "sample")
+
+
 def report_model(loaded: Loaded) -> ReportModel:
     """The model of a checkpoint; raise CheckpointError if it writes no reports."""
     if loaded.recipe.model.output == "labels":
@@ -122,14 +128,18 @@ def explain_reports(
     precision: str,
     seed: int = 0,
     guide: Guide = DECODED,
+    on_text: Callable[[str], None] | None = None,
 ) -> list[tuple[WrittenReport, np.ndarray]]:
     """Write the report of each study, with the attention before each word of its draft.
 
     By a model in evaluation mode. Attention is averaged over layers and heads, (words, views, rows,
     columns), 1 in sum for a word; without words for a language model and for a report that was
-    selected.
+    selected. `on_text` gets the first study's draft so far, word by word, where the decoder writes
+    it so: see `writes_by_word`.
     """
     options = build_decode(decode, precision)
+    if on_text is not None and writes_by_word(decode):
+        options = replace(options, on_tokens=lambda ids: on_text(codec.decode(ids)))
     generator = torch.Generator().manual_seed(seed)
     batch = batch.to(next(model.parameters()).device)
     with autocast(batch.device, options.precision):

@@ -1,7 +1,7 @@
 """The image files of a study as pixels. Imports no torch, so that any process may read them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ class Films:
         pixels: Of each image, uint8 (h, w), at the size that the model's images are prepared at.
         shown: The same to draw maps on, larger; empty unless asked for.
         texts: Of its context.
-        prior: As `pixels`, of the study before it.
+        prior: Those of the study before it, if they are given too.
     """
 
     images: tuple[Path, ...]
@@ -40,7 +40,7 @@ class Films:
     pixels: tuple[np.ndarray, ...]
     shown: tuple[np.ndarray, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
-    prior: tuple[np.ndarray, ...] = ()
+    prior: "Films | None" = None
 
 
 def read_films(files: StudyFiles, short_sides: Sequence[int]) -> Films:
@@ -56,12 +56,17 @@ def read_films(files: StudyFiles, short_sides: Sequence[int]) -> Films:
             f"{len(files.projections)} projections for {len(files.images)} images; give one for "
             "each image, or none"
         )
-    # The model's pixels are read at their own size: from larger ones they would differ.
-    read, views = zip(
-        *(read_image_and_view(path, short_sides) for path in files.images), strict=True
+    own = _read(files.images, short_sides)
+    return replace(
+        own,
+        projections=files.projections or own.projections,
+        texts=files.texts,
+        prior=_read(files.prior, short_sides[:1]) if files.prior else None,
     )
+
+
+def _read(images: tuple[Path, ...], short_sides: Sequence[int]) -> Films:
+    # The model's pixels are read at their own size: from larger ones they would differ.
+    read, views = zip(*(read_image_and_view(path, short_sides) for path in images), strict=True)
     pixels, *shown = zip(*read, strict=True)
-    projections = files.projections or tuple(map(projection_of, views))
-    prior = tuple(read_image_and_view(path, short_sides[:1])[0][0] for path in files.prior)
-    drawn = shown[0] if shown else ()
-    return Films(files.images, projections, pixels, drawn, files.texts, prior)
+    return Films(images, tuple(map(projection_of, views)), pixels, shown[0] if shown else ())

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -13,17 +13,19 @@ from torch import Tensor
 
 from radrep.build import build_preprocess, build_selection
 from radrep.data.batch import Batch
-from radrep.data.context.study_context import CONTEXT, PRIOR_IMAGE, ContextReader
+from radrep.data.context.reader import ContextReader
+from radrep.data.context.study_context import CONTEXT, PRIOR_IMAGE
 from radrep.data.dataset import Views, batch_inputs
 from radrep.data.image_selection import masked_view
 from radrep.data.study import Image, Study
 from radrep.device import best_device
 from radrep.errors import CheckpointError, DataError
-from radrep.guidance.editing import Sentence, WrittenReport
+from radrep.guidance.editing import WrittenReport
 from radrep.inference.decode import explain_reports, report_model, write_reports
 from radrep.inference.films import Films, StudyFiles, read_films
 from radrep.inference.finding_maps import map_findings
-from radrep.inference.findings import Finding, find_findings
+from radrep.inference.findings import find_findings
+from radrep.inference.generated_report import GeneratedReport
 from radrep.inference.guide import guide_for, made_by
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.metrics.labeler.vocabulary import ABNORMAL
@@ -35,8 +37,7 @@ from radrep.saliency.sdam import (
     check_mask_fingerprint,
     load_discriminator,
 )
-from radrep.sections import SECTIONS, sections_of, without_marker
-from radrep.viz.figures.heatmap import FindingAttention
+from radrep.sections import sections_of, without_marker
 from radrep.weights.bundle import pull
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 from radrep.weights.files import fingerprint
@@ -44,49 +45,6 @@ from radrep.weights.model_card import MODEL_CARD
 from radrep.weights.run_folder import TRAINING
 
 _FILM_SIDE = 512  # short side in pixels of the films under maps
-
-
-@dataclass(frozen=True)
-class GeneratedReport:
-    """A report and, if they were asked for, its findings and maps.
-
-    Attributes:
-        probabilities: Of observations, by the discriminator or else by the run's own encoder.
-        masked: The image under its SDAM mask, uint8 (h, w), if the model takes one.
-        films: Views to draw maps on, uint8 (h, w), short side 512 at most; `masked` is the last.
-        attention: To each patch, averaged over words, layers and heads, one map (rows, columns)
-            per view; all maps together sum to 1. Empty for a language model.
-    """
-
-    images: tuple[Path, ...]
-    projections: tuple[str, ...]  # "frontal", "lateral" or "unknown" of each
-    text: str  # of all sections
-    made: str  # "decoded" or "selected", and ", by consensus" or ", edited"
-    masked: np.ndarray | None
-    films: tuple[np.ndarray, ...] = ()
-    attention: tuple[np.ndarray, ...] = ()
-    finding_maps: tuple[FindingAttention, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    probabilities: Mapping[str, float] = field(default_factory=dict)
-    sentences: tuple[Sentence, ...] = ()  # each with its section and where it is from
-    removed: tuple[str, ...] = ()  # sentences of the model that editing took out
-    sections: Mapping[str, str] = field(default_factory=dict)  # text by name, where it is known
-    context: tuple[str, ...] = ()  # what was read beside the images, by data.context
-
-    def as_row(self) -> dict[str, Any]:
-        """The report as JSON has it."""
-        return {
-            "images": [str(image) for image in self.images],
-            "projections": list(self.projections),
-            "report": self.text,
-            "sections": {name: self.sections.get(name) for name in SECTIONS},
-            "context": list(self.context),
-            "made": self.made,
-            "sentences": [asdict(sentence) for sentence in self.sentences],
-            "removed": list(self.removed),
-            "findings": [asdict(finding) for finding in self.findings],
-            "probabilities": {name: self.probabilities.get(name) for name in OBSERVATIONS},
-        }
 
 
 @dataclass(frozen=True)
@@ -182,6 +140,16 @@ class ReportGenerator:
         }
 
     @property
+    def context(self) -> tuple[str, ...]:
+        """What it reads beside images, by data.context: of films that select a report, nothing."""
+        return () if self._decode.method == "select" else self.loaded.recipe.data.context
+
+    @property
+    def max_files(self) -> int:
+        """How many images of a study it is given at most, the masked one not counted."""
+        return self._selection.max_files
+
+    @property
     def batch_size(self) -> int:
         """Studies that are written together.
 
@@ -210,13 +178,16 @@ class ReportGenerator:
             return next(self.write_all([study], seed=seed))
         return self.explain_films(self._read(study, with_films=True), seed=seed)[0]
 
-    def explain_films(self, films: Films, *, seed: int = 0) -> tuple[GeneratedReport, np.ndarray]:
+    def explain_films(
+        self, films: Films, *, seed: int = 0, on_text: Callable[[str], None] | None = None
+    ) -> tuple[GeneratedReport, np.ndarray]:
         """The report of one study that was read, with films and maps, and its words' attention.
 
         That is (words, views, rows, columns), without words where these were edited or selected.
+        `on_text` gets the draft so far, see `explain_reports`.
         """
         given = self._prepare(films)
-        ((written, attention),) = self._explain(_batch([given]), seed)
+        ((written, attention),) = self._explain(_batch([given]), seed, on_text)
         report, summaries = self._with_findings(given, written, attention)
         # Edited words were not written while the decoder attended to the image.
         maps = attention if not (written.changes or written.removed) else attention[:0]
@@ -276,7 +247,9 @@ class ReportGenerator:
             for given, (_, text) in zip(studies, written, strict=True)
         ]
 
-    def _explain(self, batch: Batch, seed: int) -> list[tuple[WrittenReport, np.ndarray]]:
+    def _explain(
+        self, batch: Batch, seed: int, on_text: Callable[[str], None] | None = None
+    ) -> list[tuple[WrittenReport, np.ndarray]]:
         return explain_reports(
             self._model,
             batch,
@@ -285,6 +258,7 @@ class ReportGenerator:
             precision=self.loaded.recipe.train.precision,
             seed=seed,
             guide=self._guide,
+            on_text=on_text,
         )
 
     def _with_findings(
@@ -353,8 +327,7 @@ class ReportGenerator:
     def _prepare(self, films: Films) -> _Given:
         """A study's pixels as `radrep prepare` and training make them."""
         paths, projections = films.images, films.projections
-        rows = tuple(Image(p.name, view, "") for p, view in zip(paths, projections, strict=True))
-        study = Study("study", None, "test", rows)
+        study = _as_study(films)
         views = self._selection.of(study)
         masked = None
         if self._selection.has_mask:
@@ -368,7 +341,10 @@ class ReportGenerator:
             self._preprocess.evaluate(image, saliency=view.masked)
             for image, view in zip(shown(films.pixels), views, strict=True)
         ]
-        prior = [self._preprocess.evaluate(image) for image in films.prior]
+        prior = []
+        if films.prior is not None:
+            chosen = self._selection.bare(_as_study(films.prior))
+            prior = [self._preprocess.evaluate(films.prior.pixels[v.number]) for v in chosen]
         data, codec = self.loaded.recipe.data, self.loaded.codec
         context = None
         if data.context:
@@ -388,6 +364,11 @@ class ReportGenerator:
         numbers = tuple(view.number for view in views)
         before = Views(torch.stack(prior)) if prior else None
         return _Given(report, films, numbers, Views(torch.stack(pixels)), context, before)
+
+
+def _as_study(films: Films) -> Study:
+    pairs = zip(films.images, films.projections, strict=True)
+    return Study("study", None, "test", tuple(Image(path.name, view, "") for path, view in pairs))
 
 
 def _batch(studies: Sequence[_Given]) -> Batch:

@@ -91,6 +91,7 @@ class CsrLmca(VisionModel):
             top_p=decode.top_p if drawn else 1.0,
             block_trigrams=decode.block_trigrams,
             generator=generator,
+            on_tokens=decode.on_tokens,
         )
 
     def write_candidates(

@@ -7,7 +7,7 @@ Letters: b studies, v views of all studies, n encoder tokens of a view, c encode
 tokens in the sequence, d width of the language model, p prompt positions, l report tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from radrep.data.batch import Batch
 from radrep.device import without_autocast
 from radrep.generation.contract import DecodeOptions
+from radrep.generation.draws import SeenTokens
 from radrep.guidance.image_features import summarize_maps
 from radrep.guidance.label_tokens import LabelTokens
 from radrep.models.prompted import Prompt, PromptedModel
@@ -280,9 +281,7 @@ class Emrrg(PromptedModel):
         if self._context is None:
             yield prompt
             return
-        text = torch.ones_like(
-            prompt.embedded[..., 0], dtype=torch.bool
-        )  # by position: padding has none
+        text = torch.ones_like(prompt.embedded[..., 0], dtype=torch.bool)  # by position
         text[:, len(self._before) :][:, : added.shape[1]] = False
         real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         seen = visual if inline is tokens else self.projector(tokens)
@@ -348,6 +347,7 @@ class Emrrg(PromptedModel):
         length_penalty: float = 1.0,
         temperature: float | None = None,
         in_float32: bool | None = True,
+        on_tokens: Callable[[list[int]], None] | None = None,
     ) -> list[list[int]]:
         """Token ids of each study's report, without its end, by beam search; 1 beam is greedy.
 
@@ -372,7 +372,8 @@ class Emrrg(PromptedModel):
         )
         num_rows = max(num_beams, num_returned)
         with self._precision(in_float32), self._shown(batch, num_rows) as prompt:
-            return [self._until_end(report) for report in self._search(prompt, settings)]
+            seen = [SeenTokens(on_tokens)] if on_tokens else []
+            return [self._until_end(report) for report in self._search(prompt, settings, *seen)]
 
     def _precision(self, in_float32: bool | None) -> AbstractContextManager[object]:
         device, auto = self._before.device.type, in_float32 is None
@@ -394,7 +395,6 @@ def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _limits(decode: DecodeOptions) -> dict[str, Any]:
-    return {
-        name: getattr(decode, name)
-        for name in ("min_new_tokens", "max_new_tokens", "repetition_penalty", "length_penalty")
-    } | {"in_float32": decode.float32_weights}
+    names = ("min_new_tokens", "max_new_tokens", "repetition_penalty", "length_penalty")
+    found = {name: getattr(decode, name) for name in (*names, "on_tokens")}
+    return found | {"in_float32": decode.float32_weights}

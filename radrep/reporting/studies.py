@@ -1,10 +1,17 @@
 """The studies of a folder of images, of a prepared folder, or of single files."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
+from radrep.data.context.study_context import (
+    CONTEXT,
+    PRIOR_IMAGE,
+    TITLES,
+    reads_prior,
+    study_context,
+)
 from radrep.data.dicom import read_tags
 from radrep.data.manifest import PREPARED, read_image_size, read_shards
 from radrep.data.store import PreparedStudies
@@ -14,8 +21,10 @@ from radrep.preparation.sources.base import check_folder
 from radrep.preparation.sources.folder import files, paths
 from radrep.preparation.sources.folder.matching import match_files
 from radrep.preparation.sources.folder.table import Table
+from radrep.preparation.sources.folder.warnings import IdCheck
+from radrep.preparation.sources.free_text_sections import parse_context
 from radrep.progress import Reporter
-from radrep.reporting.reading import FileStudy, PreparedStudy, ReportStudy
+from radrep.reporting.reading import FileStudy, PreparedStudy, ReportStudy, hash_context
 
 _MOST_VIEWS = 4  # a sub-folder of more images is hardly one study
 _USABLE = (files.FILE, files.INNER)
@@ -38,6 +47,7 @@ class FoundStudies:
     layout: str
     notes: tuple[str, ...] = ()
     image_size: int | None = None  # short side of prepared images; None for files
+    num_with_context: Mapping[str, int] = field(default_factory=dict)  # studies, by kind
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ def find_studies(
     *,
     group: str = "auto",
     table: Path | None = None,
+    context: tuple[str, ...] = (),
+    target: str = "both",
     reporter: Reporter | None = None,
 ) -> FoundStudies:
     """The studies of a folder, or of a prepared one, in order.
@@ -60,7 +72,8 @@ def find_studies(
     By the rows of a table; else DICOM files by their StudyInstanceUID, other files by folders that
     are named as studies are (p10/s50), or by any sub-folder where none holds more than four images;
     else each file is a study. With `group` "folder" each sub-folder is a study, with "file" each
-    file.
+    file. Kinds of context that a model reads are taken from the table or the prepared folder, where
+    the study before is of those that have the text `target`.
 
     Raises:
         DataError: If there is no image, or the table names none of them.
@@ -72,11 +85,12 @@ def find_studies(
                 f"{folder} is a prepared folder, whose studies are known: leave --studies and "
                 "--group out"
             )
-        return _prepared_studies(folder)
+        return _prepared_studies(folder, context, target, reporter)
     check_folder(folder, "a folder of images")
     listed = list(files.list_files(folder))
     if table is not None:
-        return _table_studies(folder, [path for path, kind in listed if kind in _USABLE], table)
+        names = [path for path, kind in listed if kind in _USABLE]
+        return _table_studies(folder, names, table, context)
     skipped = Counter(kind for _, kind in listed if kind != files.FILE)
     images = []
     with reporter.progress("scan files", len(listed), "files") as advance:
@@ -176,44 +190,105 @@ def _describe(images: Sequence[_Image], keys: Sequence[str], studies: Sequence[F
     return f"{len(studies):,} of {len(images):,} images: {told}"
 
 
-def _table_studies(folder: Path, names: list[str], path: Path) -> FoundStudies:
+@dataclass
+class _Members:
+    """The images of one study of a table, by name, and its context."""
+
+    images: dict[str, tuple[Path | None, str]] = field(default_factory=dict)  # with projections
+    texts: dict[str, str] = field(default_factory=dict)
+    prior: dict[str, Path | None] = field(default_factory=dict)
+
+
+def _table_studies(
+    folder: Path, names: list[str], path: Path, context: tuple[str, ...]
+) -> FoundStudies:
     """Studies by the rows of a table; rows without a study are studies of their own."""
-    table = Table(path)
+    table = Table(path, priors=True)
     wanted = [name for row in table for name in row.images]
-    places = match_files(files.pack(wanted), files.pack(names)).places.tolist()
-    if all(place < 0 for place in places):
+    of_priors = [name for row in table for name in row.prior_images]
+    matches = match_files(files.pack([*wanted, *of_priors]), files.pack(names))
+    places = matches.places.tolist()
+    if all(place < 0 for place in places[: len(wanted)]):
         first = f"; the first is {shown(wanted[0])!r}" if wanted else ""
         raise DataError(f"none of the images that {path} names is in {folder}{first}")
-    members: dict[str, dict[object, tuple[str, Path | None, str]]] = {}
-    found = iter(places)
+    members: dict[str, _Members] = {}
+    found, found_priors = iter(places), iter(places[len(wanted) :])
+
+    def locate(name: str, place: int) -> tuple[str, Path | None]:
+        return (shown(names[place]), folder / names[place]) if place >= 0 else (shown(name), None)
+
+    check = IdCheck()
     for row in table:
-        study = members.setdefault(shown(row.study or row.images[0]), {})
+        id_ = shown(row.study or row.images[0])
+        study = members.setdefault(id_, _Members())
         for number, name in enumerate(row.images):
-            place = next(found)
-            image = names[place] if place >= 0 else name
-            known = folder / image if place >= 0 else None
-            study.setdefault(image, (shown(image), known, row.projection(number)))
+            image, known = locate(name, next(found))
+            study.images.setdefault(image, (known, row.projection(number)))
+        given = parse_context(row.texts.get("context", "")) | {**row.texts}
+        texts = {kind: given[kind] for kind in TITLES if kind in context and kind in given}
+        check.add_texts(id_, id_, texts)
+        study.texts = texts | study.texts
+        prior = [locate(name, next(found_priors)) for name in row.prior_images]
+        if PRIOR_IMAGE in context:
+            study.prior |= prior
     studies = [
-        FileStudy(id_, *map(tuple, zip(*own.values(), strict=True)))
+        FileStudy(
+            id_,
+            tuple(own.images),
+            tuple(known for known, _ in own.images.values()),
+            tuple(projection for _, projection in own.images.values()),
+            own.texts,
+            tuple(own.prior.items()),
+        )
         for id_, own in members.items()
-        if own
+        if own.images
     ]
     unused = sum(files.is_image(name) for name in {*names} - {names[p] for p in places if p >= 0})
-    notes = (*table.notes, f"{unused:,} images are not in the table and are not used.")
+    notes = [*table.notes, *check.warnings("", "")]
+    if unused:
+        notes.append(f"{unused:,} images are not in the table and are not used.")
+    unread = [name for kind, name in table.roles.items() if kind in CONTEXT and kind not in context]
+    if unread:
+        notes.append(f"The model does not read {', '.join(unread)}: see data.context.")
     layout = f"{len(studies):,} of {len(wanted):,} images, by {path.name}"
-    return FoundStudies(_place(folder), studies, layout, notes if unused else tuple(table.notes))
+    kinds = Counter(
+        kind for own in studies for kind in (*own.texts, *[PRIOR_IMAGE] * bool(own.prior))
+    )
+    return FoundStudies(_place(folder), studies, layout, tuple(notes), num_with_context=kinds)
 
 
-def _prepared_studies(folder: Path) -> FoundStudies:
+def _prepared_studies(
+    folder: Path, kinds: tuple[str, ...], target: str, reporter: Reporter
+) -> FoundStudies:
     counts = dict.fromkeys(SPLITS, 0)
-    studies: list[ReportStudy] = []
+    found: list[ReportStudy] = []
+    with_context = Counter[str]()
     for split in SPLITS:
         if not read_shards(folder, split):
             continue
-        for index, study in enumerate(PreparedStudies(folder, split)):
-            hashes = tuple(image.sha256 for image in study.images)
-            studies.append(PreparedStudy(shown(study.id), folder, split, index, hashes))
-            counts[split] += 1
+        studies = PreparedStudies(folder, split)
+        priors: Mapping[int, int] = {}
+        if reads_prior(kinds):
+            texts = enumerate(studies.texts(target))
+            priors = studies.find_priors({index for index, text in texts if text})
+        with reporter.progress(f"list {split}", len(studies), "studies") as advance:
+            for index, study in enumerate(studies):
+                hashes = tuple(image.sha256 for image in study.images)
+                own = PreparedStudy(shown(study.id), folder, split, index, hashes)
+                if kinds:
+                    prior = priors.get(index)
+                    context = study_context(studies, index, kinds, prior)
+                    with_context.update(context.kinds)
+                    mark = hash_context(studies, context)
+                    own = replace(own, kinds=kinds, prior=prior, context_hash=mark)
+                found.append(own)
+                advance()
+        counts[split] = len(studies)
     told = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
-    layout = f"{len(studies):,} prepared: {told}"
-    return FoundStudies(_place(folder), studies, layout, image_size=read_image_size(folder))
+    return FoundStudies(
+        _place(folder),
+        found,
+        f"{len(found):,} prepared: {told}",
+        image_size=read_image_size(folder),
+        num_with_context=with_context,
+    )

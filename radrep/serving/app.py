@@ -8,7 +8,8 @@ nothing: files are decoded in memory, answers are not cached, and no request is 
 import base64
 import binascii
 import hmac
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,13 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,7 +34,7 @@ from radrep.serving.reader import FilmReader
 
 MAX_BODY = 200 * 2**20  # bytes; films are sent in base64, which takes a third more
 MAX_FILMS = 8
-_MAX_TEXT = 20_000  # characters of a report that is edited
+_MAX_TEXT = 20_000  # characters of a report that is edited, and of each text of its context
 COOKIE = "radrep-token"
 _PAGE = {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
@@ -109,13 +116,19 @@ def make_app(reader: FilmReader, hosts: frozenset[str], token: str | None = None
                 "name": reader.name,
                 "thresholds": reader.thresholds,
                 "suggested": reader.suggested,
+                "context": reader.context,
+                "max_text": _MAX_TEXT,
                 "max_films": MAX_FILMS,
             }
         )
 
     async def report(request: Request) -> Response:
         body = await _read_json(request)
-        return JSONResponse(await run_in_threadpool(reader.report, _films_of(body)))
+        films = _films_of(body, "films")
+        prior = _films_of(body, "prior") if body.get("prior") else []
+        given = await run_in_threadpool(reader.read, films, _texts_of(body), prior)
+        lines = (f"{json.dumps(row)}\n" for row in _until_error(reader.stream(*given)))
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
     async def edit(request: Request) -> Response:
         body = await _read_json(request)
@@ -160,8 +173,25 @@ async def _read_json(request: Request) -> Mapping[str, Any]:
     return body
 
 
-def _films_of(body: Mapping[str, Any]) -> list[tuple[str, bytes]]:
-    films = body.get("films")
+def _until_error(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows, and behind them what went wrong: the status of the answer is sent already."""
+    try:
+        yield from rows
+    except RadrepError as error:
+        yield {"error": str(error)}
+
+
+def _texts_of(body: Mapping[str, Any]) -> dict[str, str]:
+    texts = body.get("context", {})
+    if not isinstance(texts, dict) or not all(
+        isinstance(text, str) and len(text) <= _MAX_TEXT for text in texts.values()
+    ):
+        raise RefusedError(f"context must be texts of at most {_MAX_TEXT:,} characters", 422)
+    return {kind: text for kind, text in texts.items() if text.strip()}
+
+
+def _films_of(body: Mapping[str, Any], field: str) -> list[tuple[str, bytes]]:
+    films = body.get(field)
     if not isinstance(films, list) or not 0 < len(films) <= MAX_FILMS:
         raise RefusedError(f"give 1 to {MAX_FILMS} films of one study", 422)
     found = []

@@ -2,20 +2,40 @@
 
 const about = await (await fetch("/about")).json();
 document.getElementById("model").textContent = about.name;
-const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-const pause = calm ? 0 : 250; // ms between two sentences
+const PRIOR_IMAGE = "prior_image";
+const TITLES = {indication: "Indication", comparison: "Comparison", prior_report: "Report of the prior study",
+  [PRIOR_IMAGE]: "Films of the prior study"};
 
-async function ask(path, body) {
+async function send(path, body) {
   const answer = await fetch(path, {
     method: "POST",
     headers: {"Content-Type": "application/json"},
     body: JSON.stringify(body),
   });
+  if (answer.ok) return answer;
   const text = await answer.text();
   let found;
   try { found = JSON.parse(text); } catch { found = {error: text || answer.statusText}; }
-  if (!answer.ok) throw new Error(found.error);
-  return found;
+  throw new Error(found.error);
+}
+
+const ask = async (path, body) => (await send(path, body)).json();
+
+// The rows of an answer, each as it comes.
+async function* rows(path, body) {
+  const reader = (await send(path, body)).body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const {value, done} = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) yield JSON.parse(line);
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // where it failed, the reading has thrown
+  }
 }
 
 function toBase64(file) {
@@ -38,8 +58,10 @@ class Study {
   constructor(section) {
     section.append(document.getElementById("study").content.cloneNode(true));
     this.find = name => section.querySelector(name);
-    const name = section.dataset.study == "study" ? "Study" : "Prior study, beside it";
-    this.find("h2").textContent = name;
+    const readsPrior = about.context.includes(PRIOR_IMAGE);
+    const prior = `Prior study, ${readsPrior ? "which the model reads too" : "beside it"}`;
+    this.find("h2").textContent = section.dataset.study == "study" ? "Study" : prior;
+    this.prior = []; // films that the model reads with those of the study
     const drop = this.find(".drop"), input = this.find("input[type=file]");
     input.addEventListener("change", () => this.read([...input.files]));
     for (const kind of ["dragenter", "dragover"]) drop.addEventListener(kind, event => {
@@ -65,29 +87,84 @@ class Study {
   async read(files) {
     if (!files.length) return;
     const turn = ++this.turn;
-    for (const name of [".films", ".report", ".notes", ".sliders", ".kind"]) this.find(name).replaceChildren();
-    for (const name of [".legend", ".copy", ".thresholds"]) this.find(name).hidden = true;
-    this.say(`Reading ${files.length} ${files.length == 1 ? "film" : "films"} ...`);
+    this.clear(`Reading ${files.length} ${files.length == 1 ? "film" : "films"} ...`);
     try {
       const films = [];
       for (const file of files) films.push({name: file.name, data: await toBase64(file)});
-      const found = await ask("/report", {films});
       if (turn != this.turn) return;
-      this.found = found;
-      this.thresholds = {...about.thresholds};
-      for (const film of found.films) {
-        const image = document.createElement("img");
-        image.alt = "Film";
-        image.src = film;
-        this.find(".films").append(image);
-      }
-      this.find(".notes").replaceChildren(...found.notes.map(note => make("li", note)));
-      this.say(`Report ${found.made}.`);
-      this.makeSliders();
-      await this.show(Object.keys(this.thresholds).length ? await this.edited() : found.sentences, pause);
+      this.given = films;
+      const written = await this.report();
+      if (written !== null) this.after?.(written ? films : []);
     } catch (error) {
       if (turn == this.turn) this.say(error.message, true);
     }
+  }
+
+  clear(text) {
+    clearTimeout(this.timer);
+    for (const name of [".films", ".report", ".notes", ".sliders", ".kind"]) this.find(name).replaceChildren();
+    for (const name of [".legend", ".copy", ".thresholds"]) this.find(name).hidden = true;
+    this.say(text);
+  }
+
+  // Whether the report was written; null where a later request came between.
+  async report() {
+    const turn = ++this.turn;
+    this.clear("Writing the report ...");
+    try {
+      let found = null;
+      for await (const row of rows("/report", {films: this.given, context: this.texts(), prior: this.prior})) {
+        if (turn != this.turn) return null;
+        if (row.error) throw new Error(row.error);
+        if (row.films) this.showFilms(row.films);
+        if (row.sentence) this.find(".report").append(make("span", row.sentence.text, row.sentence.state), " ");
+        found = row.report ?? found;
+      }
+      if (!found) throw new Error("The server ended before the report did.");
+      this.found = found;
+      this.thresholds = {...about.thresholds};
+      const edited = Object.keys(this.thresholds).length ? await this.edited() : found.sentences;
+      if (turn != this.turn) return null;
+      this.showFilms(found.films);
+      this.find(".notes").replaceChildren(...found.notes.map(note => make("li", note)));
+      const read = found.context.map(kind => TITLES[kind].toLowerCase());
+      this.say(`Report ${found.made}${read.length ? `; read beside the films: ${read.join(", ")}` : ""}.`);
+      this.makeSliders();
+      this.show(edited);
+      return true;
+    } catch (error) {
+      if (turn != this.turn) return null;
+      this.say(error.message, true);
+      return false;
+    }
+  }
+
+  showFilms(films) {
+    this.find(".films").replaceChildren(...films.map(film => {
+      const image = document.createElement("img");
+      image.alt = "Film";
+      image.src = film;
+      return image;
+    }));
+  }
+
+  // Fields for what the model reads beside the films; a change of one has the report written again.
+  makeFields() {
+    for (const kind of about.context) {
+      if (kind == PRIOR_IMAGE) continue;
+      const label = make("label", TITLES[kind]), field = document.createElement("textarea");
+      field.rows = kind == "prior_report" ? 3 : 1;
+      field.maxLength = about.max_text;
+      field.dataset.kind = kind;
+      field.addEventListener("change", () => this.given && this.report());
+      label.append(field);
+      this.find(".context").append(label);
+    }
+  }
+
+  texts() {
+    const fields = [...this.find(".context").querySelectorAll("textarea")];
+    return Object.fromEntries(fields.map(field => [field.dataset.kind, field.value]));
   }
 
   async edited() {
@@ -96,8 +173,8 @@ class Study {
     return found.sentences;
   }
 
-  async show(sentences, wait) {
-    const turn = ++this.turn, report = this.find(".report");
+  show(sentences) {
+    const report = this.find(".report");
     const drafted = new Map(this.found.sentences.map(each => [each.text, each]));
     report.replaceChildren();
     for (const sentence of sentences) {
@@ -114,8 +191,6 @@ class Study {
       span.addEventListener("mouseleave", lift);
       span.addEventListener("blur", lift);
       report.append(span, " ");
-      if (wait) await new Promise(resolve => setTimeout(resolve, wait));
-      if (turn != this.turn) return;
     }
     this.find(".legend").hidden = this.find(".copy").hidden = false;
   }
@@ -146,7 +221,13 @@ class Study {
         write();
         clearTimeout(this.timer);
         this.timer = setTimeout(async () => {
-          try { await this.show(await this.edited(), 0); } catch (error) { this.say(error.message, true); }
+          const turn = ++this.turn;
+          try {
+            const edited = await this.edited();
+            if (turn == this.turn) this.show(edited);
+          } catch (error) {
+            if (turn == this.turn) this.say(error.message, true);
+          }
         }, 120);
       });
       write();
@@ -167,5 +248,10 @@ class Study {
   }
 }
 
-for (const section of document.querySelectorAll(".study")) new Study(section);
+const [study, before] = [...document.querySelectorAll(".study")].map(section => new Study(section));
+study.makeFields();
+if (about.context.includes(PRIOR_IMAGE)) before.after = films => {
+  study.prior = films;
+  if (study.given) study.report();
+};
 document.body.dataset.ready = "yes";

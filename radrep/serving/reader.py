@@ -3,8 +3,11 @@
 import base64
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
@@ -12,22 +15,26 @@ import numpy as np
 from PIL import Image
 
 from radrep.build import build_operating_point
+from radrep.data.context.study_context import PRIOR_IMAGE
 from radrep.data.dicom import find_tags
 from radrep.data.image_io import decode_image
 from radrep.data.study import projection_of
 from radrep.errors import DataError, ImageWarning
 from radrep.guidance.editing import edit_report, split_report
 from radrep.inference.films import Films
-from radrep.inference.generator import GeneratedReport, ReportGenerator
+from radrep.inference.generated_report import GeneratedReport
+from radrep.inference.generator import ReportGenerator
 from radrep.metrics.labeler import label_report
 from radrep.metrics.labeler.vocabulary import ABNORMAL, NO_FINDING
 from radrep.recipe.training import Edit
-from radrep.sections import SECTIONS
+from radrep.sections import MARKER, SECTIONS
 from radrep.viz.figures.heatmap import outlined_overlay
 from radrep.weights.checkpoint import find_checkpoint, read_recipe
 from radrep.weights.guidance_files import has_editor, read_editor
 
+NamedFile = tuple[str, bytes]
 _SHOWN_SIDE = 512  # short side in pixels of the films on the page
+_UNUSED = "not used, more views than the model takes"
 _STATES = ("positive", "uncertain", "negative")  # a sentence is coloured by the first that it has
 
 
@@ -56,27 +63,62 @@ class FilmReader:
         )
         self._lock = Lock()  # one study at a time
         self.name = self._generator.loaded.recipe.out.name
+        self.context = self._generator.context  # what is read beside the films
 
-    def report(self, files: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
-        """The report of one study's files, named bytes, as JSON has it.
+    def read(
+        self, files: Sequence[NamedFile], texts: Mapping[str, str], prior: Sequence[NamedFile]
+    ) -> tuple[Films, set[str]]:
+        """The films of one study and of the study before it, with notes on them.
 
         Raises:
-            DataError: If a file is no radiograph.
+            DataError: If a file is no radiograph, or the model does not read such context.
         """
+        given = (*texts, *[PRIOR_IMAGE] * bool(prior))
+        if unread := [kind for kind in given if kind not in self.context]:
+            raise DataError(f"this model does not read {', '.join(unread)}")
         with self._lock, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ImageWarning)
-            films = self._read(files)
-            report, attention = self._generator.explain_films(films)
-        notes = {str(each.message) for each in caught if issubclass(each.category, ImageWarning)}
-        used = [str(image) for image in report.images]
-        notes |= {
-            f"{name} is not used: more views than the model takes"
-            for name, _ in files
-            if name not in used
-        }
+            before = self._read(prior, shown=False) if prior else None
+            films = replace(self._read(files, shown=True), texts=texts, prior=before)
+        notes = {str(w.message) for w in caught if issubclass(w.category, ImageWarning)}
+        unused = prior[self._generator.max_files :]
+        return films, notes | {f"{name} of the prior study: {_UNUSED}" for name, _ in unused}
+
+    def stream(self, films: Films, notes: Set[str] = frozenset()) -> Iterator[dict[str, Any]]:
+        """The films, sentences of the report as they are written, one a row, and the report.
+
+        Beams, selection and consensus have the whole report at once, and no sentence before it.
+        """
+        ready: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        yield {"films": [_png(film) for film in films.shown]}
+        with ThreadPoolExecutor(1) as pool:
+            whole = pool.submit(self._report, films, notes, ready.put)
+            whole.add_done_callback(lambda _: ready.put(None))
+            while (sentence := ready.get()) is not None:
+                yield {"sentence": sentence}
+            yield {"report": whole.result()}
+
+    def _report(
+        self, films: Films, notes: Set[str], show: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        shown = 0
+
+        def show_sentences(draft: str) -> None:
+            nonlocal shown
+            # The last one goes on, perhaps.
+            ended = [each for each in split_report(draft)[:-1] if each != MARKER]
+            for sentence in ended[shown:]:
+                show(describe_sentence(sentence) | {"origin": "generated"})
+            shown = max(shown, len(ended))
+
+        with self._lock:
+            report, attention = self._generator.explain_films(films, on_text=show_sentences)
+        unused = [image for image in films.images if image not in report.images]
+        notes |= {f"{name}: {_UNUSED}" for name in unused}
         return {
             "text": report.text,
             "made": report.made,
+            "context": list(report.context),
             "films": [_png(film) for film in report.films],
             "sentences": _sentences(report, attention),
             "probabilities": dict(report.probabilities),
@@ -104,14 +146,13 @@ class FilmReader:
             for sentence in split_report(written.text)
         ]
 
-    def _read(self, files: Sequence[tuple[str, bytes]]) -> Films:
-        sides = (self._generator.loaded.prepared_size, _SHOWN_SIDE)
-        read = [[decode_image(data, name, side) for side in sides] for name, data in files]
+    def _read(self, files: Sequence[NamedFile], *, shown: bool) -> Films:
+        size = self._generator.loaded.prepared_size
         return Films(
             tuple(Path(name) for name, _ in files),
             tuple(projection_of(find_tags(io.BytesIO(data))[2]) for _, data in files),
-            tuple(pixels for pixels, _ in read),
-            tuple(shown for _, shown in read),
+            tuple(decode_image(data, name, size) for name, data in files),
+            tuple(decode_image(data, name, _SHOWN_SIDE) for name, data in files if shown),
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -85,6 +86,112 @@ def test_generate_reads_what_evaluation_reads(run: Path, patients: Path, tmp_pat
     )
     assert shown.exit_code == 0, shown.output
     assert picture.stat().st_size > 1000
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    lines = [line for path in out.glob("part-*.jsonl") for line in path.read_text().splitlines()]
+    return {row["study"]: row for row in map(json.loads, lines)}
+
+
+@pytest.mark.usefixtures("without_java", "shared_cache")
+def test_a_prepared_folder_is_reported_with_its_context(
+    run: Path, patients: Path, tmp_path: Path
+) -> None:
+    if not (run / "predictions-test.jsonl").is_file():
+        radrep("eval", run, "--split", "test")
+    lines = (run / "predictions-test.jsonl").read_text().splitlines()
+    expected = {row["id"]: row["generated"] for row in map(json.loads, lines)}
+    words = ("generate", patients, "--checkpoint", run, "--out")
+    result = radrep(*words, tmp_path / "reports")
+    assert result.exit_code == 0, result.output
+    assert "30 indication, 24 prior_report, 24 prior_image (of 36 studies)" in result.stderr
+    rows = rows_of(tmp_path / "reports")
+    assert {id_: rows[id_]["report"] for id_ in expected} == expected
+    studies = ModelStudies(patients, "test")
+    for index, study in enumerate(studies):
+        kinds = ["indication"] * ("indication" in study.sections)
+        kinds += ["prior_report", "prior_image"] * (index in studies.priors)
+        assert rows[study.id]["context"] == kinds
+    selected = radrep(*words, tmp_path / "selected", "--method", "select")
+    assert "reads the films alone" in " ".join(selected.stderr.split())
+    assert {tuple(row["context"]) for row in rows_of(tmp_path / "selected").values()} == {()}
+
+
+def test_a_table_gives_the_studies_of_a_folder_their_context(
+    run: Path, trained_run: Path, patients: Path, tmp_path: Path
+) -> None:
+    films = write_films(patients, tmp_path / "films", "test", num=5)
+    names = [film.name for film in films]
+    table, out = tmp_path / "studies.csv", tmp_path / "reports"
+    table.write_text(
+        "image,study_id,Indication,comparison,prior_report,prior_image\n"
+        f"{names[0]},a,Chest pain.,None.,The lungs are clear.,{names[3]}\n"
+        f"{names[1]},b,,,,\n"
+        f"{names[2]},c,Cough.,,,gone.png\n"
+    )
+    words = ("generate", films[0].parent, "--checkpoint", run, "--method", "greedy")
+    result = radrep(*words, "--studies", table, "--out", out)
+    assert result.exit_code == 2, "an image is not found"
+    told = " ".join(result.stderr.split())
+    assert "2 indication, 1 prior_report, 2 prior_image (of 3 studies)" in told
+    assert "The model does not read comparison: see data.context." in told
+    assert "1 images are not in the table" in told
+    assert "not found, or there are several files of this name (of the study before)" in told
+    (tmp_path / "prior.txt").write_text("The lungs are clear.")
+    typed: dict[str, list[str | Path]] = {
+        "a": [
+            *("--indication", "Chest pain.", "--prior", films[3]),
+            *("--prior-report", tmp_path / "prior.txt"),
+        ],
+        "b": [],
+        "c": ["--indication", "Cough."],
+    }
+    rows = rows_of(out)
+    for (study, context), film in zip(typed.items(), films, strict=False):
+        alone = json.loads(radrep(words[0], film, *words[2:], "--json", *context).stdout)
+        same = ("report", "context", "sentences", "findings")
+        assert {key: rows[study][key] for key in same} == {key: alone[key] for key in same}
+    assert [rows[study]["context"] for study in "abc"] == [
+        ["indication", "prior_report", "prior_image"],
+        [],
+        ["indication"],
+    ]
+    table.write_text(table.read_text().replace("Cough.", "Fever."))
+    again = radrep(*words, "--studies", table, "--out", out)
+    assert "2 of 3 studies are done already" in again.stderr
+    bare = radrep(
+        *("generate", films[0].parent, "--checkpoint", trained_run, "--studies", table),
+        *("--out", tmp_path / "bare"),
+    )
+    assert bare.exit_code == 0, bare.output
+    unread = "does not read Indication, comparison, prior_report, prior_image"
+    assert unread in " ".join(bare.stderr.split())
+
+
+def test_the_page_gives_the_model_what_it_reads(run: Path, patients: Path, tmp_path: Path) -> None:
+    pytest.importorskip("starlette", reason="radrep[serve]")
+    from radrep.serving.reader import FilmReader
+    from tests.serving.test_app import as_film, client, rows_of
+
+    study, prior = write_films(patients, tmp_path / "films", "test", num=2)
+    reader = FilmReader(run)
+    about = client(reader).get("/about").json()
+    assert about["context"] == CONTEXT
+    text = "The lungs are clear."
+    (tmp_path / "prior.txt").write_text(text)
+    sent = {
+        "films": [as_film(study)],
+        "context": {"indication": "Chest pain.", "prior_report": text},
+        "prior": [as_film(prior)] * 2,
+    }
+    found = rows_of(client(reader).post("/report", json=sent))[-1]["report"]
+    words = ("--indication", "Chest pain.", "--prior-report", tmp_path / "prior.txt")
+    typed = radrep("generate", study, "--checkpoint", run, "--json", *words, "--prior", prior)
+    expected = json.loads(typed.stdout)
+    assert (found["text"], found["context"]) == (expected["report"], CONTEXT)
+    assert any(note.startswith(f"{prior.name} of the prior study: not") for note in found["notes"])
+    alone = rows_of(client(reader).post("/report", json={"films": sent["films"]}))[-1]["report"]
+    assert alone["context"] == []
 
 
 @pytest.mark.parametrize(

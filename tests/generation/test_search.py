@@ -89,6 +89,20 @@ def test_beam_of_one_is_greedy() -> None:
     assert beam == sample(Table(table), None, num_studies=5, max_words=9)
 
 
+@pytest.mark.parametrize("num", [1, 5])
+def test_the_first_report_is_shown_as_it_grows(num: int) -> None:
+    torch.manual_seed(2)
+    table, shown = torch.randn(num, 7, 7), list[list[int]]()
+    reports = sample(
+        *(Table(table), None),
+        num_studies=num,
+        max_words=9,
+        on_tokens=lambda ids: shown.append([*ids]),
+    )
+    longest = [reports[0][:length] for length in range(1, len(reports[0]) + 1)]
+    assert [ids for place, ids in enumerate(shown) if ids not in shown[:place]] == longest
+
+
 def test_search_stops_when_no_open_beam_can_win() -> None:
     table = torch.full((1, 3, 3), -5.0)
     table[0, :, 0] = 5.0  # ending is nearly certain

@@ -226,6 +226,16 @@ def test_label_tokens_change_the_report_and_learn() -> None:
     assert (gradient.abs().sum(dim=(0, 2)) > 0).tolist() == [False, False, False, True, False]
 
 
+def test_tokens_are_shown_as_they_are_written() -> None:
+    model, shown = tiny_model(**SETUPS[0]), list[list[int]]()
+    batch = tiny_batch([2], model)
+    options = DecodeOptions(method="greedy", max_new_tokens=6)
+    (report,) = model.write(batch, options)
+    assert model.write(batch, replace(options, on_tokens=shown.append)) == [report]
+    assert shown == [report[:length] for length in range(len(shown))]
+    assert len(shown) >= len(report) > 1
+
+
 def test_cached_tokens_are_as_good_as_images() -> None:
     model = tiny_model(hybrid_every=2)
     batch = tiny_batch([2, 1], model)

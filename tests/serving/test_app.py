@@ -5,14 +5,18 @@ import json
 import os
 import sys
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from radrep.guidance.editing import WrittenReport
-from radrep.inference.generator import GeneratedReport, ReportGenerator
+from radrep.inference.generated_report import GeneratedReport
+from radrep.inference.generator import ReportGenerator
 from radrep.sections import MARKER, TWO_SECTIONS, sections_of
 from tests.whole_way import radrep
 
@@ -45,6 +49,13 @@ def as_film(path: Path) -> dict[str, str]:
     return {"name": path.name, "data": base64.b64encode(path.read_bytes()).decode()}
 
 
+def rows_of(answer: Any) -> list[dict[str, Any]]:
+    """What /report sends, line by line."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
 def test_the_page_and_its_headers(reader: FilmReader) -> None:
     for path, kind in (
         ("/", "text/html"),
@@ -63,8 +74,7 @@ def test_a_report_is_that_of_the_command(
     reader: FilmReader, trained_run: Path, films: list[Path]
 ) -> None:
     answer = client(reader).post("/report", json={"films": [as_film(films[0])]})
-    assert answer.status_code == 200, answer.text
-    found = answer.json()
+    found = rows_of(answer)[-1]["report"]
     written = ReportGenerator(trained_run, predict=True).write(films[0])
     assert found["text"] == written.text
     assert found["made"] == written.made
@@ -75,6 +85,60 @@ def test_a_report_is_that_of_the_command(
         assert sentence["kind"] == "attention of its words"
     assert found["probabilities"]
     assert answer.headers["cache-control"] == "no-store"
+
+
+SENTENCES = ("the heart is normal .", "no pleural effusion .", "no pneumothorax .")
+
+
+def test_sentences_are_sent_while_the_report_is_decoded(
+    reader: FilmReader, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = reader._generator
+    longer = made._decode.model_copy(update={"max_new_tokens": 60})
+    monkeypatch.setattr(made, "_decode", longer)
+    words = made.loaded.codec.encode(" ".join(SENTENCES), 60)[1:]
+    decoder, sent, waited = made._model.encoder_decoder, Event(), []
+    step = decoder.step
+
+    def dictate(tokens: Tensor, state: Any) -> Any:
+        """Have the model write the sentences, the last one when the first was sent."""
+        log_probs, state = step(tokens, state)
+        if len(waited) == len(words) - 3:
+            assert sent.wait(20)
+        waited.append(sent.is_set())
+        dictated = torch.full_like(log_probs, float("-inf"))
+        dictated[:, words[len(waited) - 1]] = 0.0
+        return dictated, state
+
+    monkeypatch.setattr(decoder, "step", dictate)
+    rows = reader.stream(*reader.read([(films[0].name, films[0].read_bytes())], {}, ()))
+    assert len(next(rows)["films"]) == 1
+    assert next(rows)["sentence"]["text"] == SENTENCES[0]
+    assert len(waited) < len(words)
+    sent.set()
+    second, report = rows
+    assert second["sentence"] == describe_sentence(SENTENCES[1]) | {"origin": "generated"}
+    assert tuple(each["text"] for each in report["report"]["sentences"]) == SENTENCES
+
+
+def test_a_report_of_beams_has_its_sentences_together(
+    reader: FilmReader, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beams = reader._generator._decode.model_copy(update={"method": "beam", "beam_size": 2})
+    monkeypatch.setattr(reader._generator, "_decode", beams)
+    rows = rows_of(client(reader).post("/report", json={"films": [as_film(films[0])]}))
+    assert [[*row] for row in rows] == [["films"], ["report"]]
+
+
+def test_what_goes_wrong_in_writing_ends_the_answer(
+    reader: FilmReader, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RadrepError("no memory left")
+
+    monkeypatch.setattr(reader._generator, "explain_films", fail)
+    rows = rows_of(client(reader).post("/report", json={"films": [as_film(films[0])]}))
+    assert rows[-1] == {"error": "no memory left"}
 
 
 _opened: list[tuple[object, ...]] | None = None  # files opened to be written, while recorded
@@ -105,8 +169,7 @@ def test_nothing_is_written_to_a_disk(
         answer = asked.post("/report", json=sent)
     finally:
         written, _opened = _opened, None
-    assert answer.status_code == 200, answer.text
-    assert "more views than the model takes" in answer.json()["notes"][0]
+    assert "more views than the model takes" in rows_of(answer)[-1]["report"]["notes"][0]
     assert [Path(str(path)).name for path, *_ in written] == ["seen"]
 
 
@@ -154,9 +217,18 @@ def test_a_token_is_asked_for_and_leaves_the_address(reader: FilmReader) -> None
         ({"films": [{"name": "a", "data": "%"}]}, "no base64"),
         ({"films": [{"name": "a.png", "data": "AAAA"}]}, "a.png"),
         ([], "JSON object"),
+        ({"films": ["FILM"], "context": ["Cough."]}, "context must be texts"),
+        ({"films": ["FILM"], "context": {"indication": "x" * 20_001}}, "at most 20,000"),
+        ({"films": ["FILM"], "context": {"indication": "Cough."}}, "does not read indication"),
+        ({"films": ["FILM"], "prior": ["FILM"]}, "does not read prior_image"),
     ],
 )
-def test_films_that_are_none_are_refused(body: Any, words: str, reader: FilmReader) -> None:
+def test_what_is_no_study_for_the_model_is_refused(
+    body: Any, words: str, reader: FilmReader, films: list[Path]
+) -> None:
+    for name, value in body.items() if isinstance(body, dict) else ():
+        if value == ["FILM"]:
+            body = body | {name: [as_film(films[0])]}
     answer = client(reader).post("/report", json=body)
     assert answer.status_code == 422
     assert words in answer.json()["error"]

@@ -9,21 +9,31 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_context import patients, run
 from tests.viz.html.test_page_browser import CONTRASTS, browser, show
 from tests.whole_way import start_radrep
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-__all__ = ["browser"]  # the fixture
+__all__ = ["browser", "patients", "run"]  # the fixtures
 
 
 @pytest.fixture(scope="module")
 def address(trained_run: Path) -> Iterator[str]:
+    yield from served(trained_run)
+
+
+@pytest.fixture(scope="module")
+def address_with_context(run: Path) -> Iterator[str]:
+    yield from served(run)
+
+
+def served(checkpoint: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = start_radrep("serve", trained_run, "--port", str(port))
+    process = start_radrep("serve", checkpoint, "--port", str(port))
     try:
         assert process.stdout is not None
         assert f"http://127.0.0.1:{port}/" in process.stdout.readline()
@@ -94,6 +104,26 @@ def test_films_become_a_report_with_maps_and_sliders(
     )
     wait(browser, "document.querySelector('[data-study=study] .report .inserted')")
     assert text_of(browser, "[data-study=study] .report") != before
+    errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert errors == []
+
+
+def test_the_model_reads_the_prior_and_the_texts(
+    browser: Any, address_with_context: str, films: list[Path]
+) -> None:
+    show(browser, address_with_context)
+    give(browser, "study", films[0])
+    assert "read beside" not in text_of(browser, "[data-study=study] .status")
+    assert "which the model reads too" in text_of(browser, "[data-study=prior] h2")
+    give(browser, "prior", films[1])
+    status = "document.querySelector('[data-study=study] .status').textContent"
+    wait(browser, f"{status}.includes('read beside the films: films of the prior study.')")
+    browser.find_element("css selector", "[data-kind=indication]").send_keys("Chest pain.")
+    browser.find_element("css selector", "h1").click()  # the field loses the focus
+    wait(browser, f"{status}.includes('films: indication, films of the prior study.')")
+    assert browser.find_elements("css selector", "[data-study=prior] textarea") == []
+    if folder := os.environ.get("RADREP_SHOTS"):
+        browser.save_screenshot(str(Path(folder) / "serve-context.png"))
     errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
     assert errors == []
 

@@ -1,24 +1,29 @@
 """radrep generate: reports for image files and for folders of them."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radrep.cli.console import TerminalReporter, lost_results
+from radrep.cli.console import TerminalReporter
 from radrep.cli.engine import Address, Cores, Engine, choose_cluster
-from radrep.cli.generation.show import draw, show, show_failed, write_reports_of_folder
+from radrep.cli.generation.options import (
+    check_documents,
+    check_options,
+    decode_changes,
+    group_files,
+    read_texts,
+    with_context,
+)
+from radrep.cli.generation.show import show_reports, show_with_heatmap, write_reports_of_folder
 from radrep.cli.outputs import added_folder, new_file
-from radrep.errors import DataError, RadrepError
+from radrep.errors import RadrepError
 
 if TYPE_CHECKING:
-    from radrep.inference.films import StudyFiles
-
-_SHOWN_FAILURES = 20  # of a folder; all of them are in its left_out.jsonl
+    from radrep.inference.generator import ReportGenerator
+    from radrep.reporting.studies import FoundStudies
 
 
 def generate(
@@ -49,7 +54,8 @@ def generate(
     studies: Annotated[
         Path | None,
         typer.Option(
-            help="A CSV, TSV or JSONL file with columns image and study_id, for a folder."
+            help="A CSV, TSV or JSONL file with columns image and study_id, for a folder; and "
+            "indication, comparison, prior_report, prior_image for a model that reads them."
         ),
     ] = None,
     group: Annotated[
@@ -168,29 +174,12 @@ def generate(
     cluster = choose_cluster(engine, address, worker_cores)
     if cluster is not None and out is None:
         raise RadrepError("--engine ray writes a folder of reports: add --out DIR")
-
-    from radrep.inference.decode_options import change_decode
-    from radrep.inference.generator import ReportGenerator
-    from radrep.interop.formats import check_formats
-    from radrep.reporting.studies import file_studies, find_studies
-    from radrep.weights.checkpoint import find_checkpoint
-
-    _check_words(images, projection or [], out, studies, group, single_study, heatmap)
-    check_formats(formats or [])
-    if formats and out is None:
-        raise RadrepError("--format writes documents into a folder: add --out DIR")
-    given = _group(images, projection or [], single_study=single_study)
-    texts = {"indication": indication, "comparison": comparison}
-    if prior_report is not None:
-        texts["prior_report"] = _read_text(prior_report)
-    context = {name: text for name, text in texts.items() if text}
-    if context or prior:
-        if len(given) > 1 or out is not None:
-            raise RadrepError(
-                "--indication, --comparison, --prior-report and --prior are of one study: give its "
-                "files alone, with --single-study for several views, and leave --out out"
-            )
-        given = [replace(given[0], texts=context, prior=tuple(prior or ()))]
+    check_options(images, projection or [], out, studies, group, single_study, heatmap)
+    check_documents(formats or [], out)
+    given = group_files(images, projection or [], single_study=single_study)
+    texts = read_texts(indication, comparison, prior_report)
+    if texts or prior:
+        given = [with_context(given, texts, prior or [], out)]
     if heatmap is not None and len(given) > 1:
         raise RadrepError(
             f"--heatmap draws one study and {len(given)} were given; add --single-study if they "
@@ -200,145 +189,64 @@ def generate(
         "preset": preset, "method": method, "beam_size": beam_size,
         "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
     }  # fmt: skip
-    typed = [f"decode.{key}={value}" for key, value in options.items() if value is not None]
-    typed += _operating_point(sensitivity or [], threshold or [])
+    changes = decode_changes(options, sensitivity or [], threshold or [])
     with TerminalReporter() as reporter:
-        folder = find_checkpoint(checkpoint)
-        decode = change_decode(folder, typed)[0] if typed else None
-        with_findings = as_json or out is not None
-        load = partial(
-            ReportGenerator,
-            folder.resolve(),
-            decode=decode,
-            discriminator=discriminator and discriminator.resolve(),
-            predict=with_findings,
-        )
+        load = _loader(checkpoint, changes, discriminator, predict=as_json or out is not None)
         generator = load()
-        reporter.info("checkpoint", str(folder))
-        if (context or prior) and generator.settings()["decode.method"] == "select":
+        reporter.info("checkpoint", str(generator.loaded.folder))
+        reads = generator.loaded.recipe.data.context
+        if not generator.context and (texts or prior or (out is not None and reads)):
             reporter.warn("decode.method: select reads the films alone, and none of the context")
         if out is not None:
-            if generator.loaded.recipe.data.context:
-                reporter.info("context", "none: the model reads it of single studies alone")
-            if images[0].is_dir():
-                found = find_studies(images[0], group=group, table=studies, reporter=reporter)
-            else:
-                found = file_studies(images, projection or [], single_study=single_study)
+            files = (projection or [], single_study)
+            found = _find(images, generator, studies, group, files, reporter)
             on_cluster = None if cluster is None else (cluster, load)
             write_reports_of_folder(
                 found, generator, out, formats or [], seed, on_cluster, reporter
             )
-            return
-        print_report = partial(show, as_json=as_json, alone=len(given) == 1)
-        if heatmap is not None:
-            (study,) = given
-            sides = study.projections
-            report = generator.write(
-                *study.images,
-                projections=sides,
-                texts=study.texts,
-                prior=study.prior,
-                seed=seed,
-                explain=True,
-            )
-            print_report(report)
-            if not report.attention and generator.discriminator is None:
-                raise RadrepError(
-                    "--heatmap shows the attention of CSR-LMCA's decoder; this report comes from "
-                    "a language model, or was selected, and has no attention maps. Add "
-                    "--discriminator RUN for Grad-CAM"
-                )
-            draw(report, heatmap)
-            return
-        failed: list[tuple[StudyFiles, DataError]] = []
-        with reporter.progress("reports", len(given), "studies") as advance:
-
-            def skip(study: "StudyFiles", error: DataError) -> None:
-                failed.append((study, error))
-
-            for report in generator.write_all(given, seed=seed, findings=as_json, skip=skip):
-                print_report(report)
-                if lost_results() is not None:  # nobody reads the reports
-                    break
-                advance()
-    if failed:
-        show_failed(failed, len(given))
-        raise typer.Exit(2)
+        elif heatmap is not None:
+            show_with_heatmap(given[0], generator, heatmap, seed=seed, as_json=as_json)
+        else:
+            show_reports(given, generator, reporter, seed=seed, as_json=as_json)
 
 
-def _operating_point(sensitivity: Sequence[str], threshold: Sequence[str]) -> list[str]:
-    """The options as --set of decode.edit."""
-    typed = []
-    for key, option, values in (
-        ("sensitivity", "--sensitivity", sensitivity),
-        ("thresholds", "--threshold", threshold),
-    ):
-        found: dict[str, float] = {}
-        for value in values:
-            name, _, number = value.rpartition("=")
-            try:
-                found[name.strip()] = float(number)
-            except ValueError:
-                raise RadrepError(f"{option} takes a number from 0 to 1, got '{value}'") from None
-        if "" in found and (len(found) > 1 or key == "thresholds"):
-            raise RadrepError(f"{option} names a finding, as in 'Pleural Effusion=0.3'")
-        if found:
-            typed.append(f"decode.edit.{key}={json.dumps(found.get('', found))}")
-    return typed
+def _loader(
+    checkpoint: Path | None, changes: Sequence[str], discriminator: Path | None, *, predict: bool
+) -> Callable[[], "ReportGenerator"]:
+    """What loads the model, here and in the workers of a cluster."""
+    from radrep.inference.decode_options import change_decode
+    from radrep.inference.generator import ReportGenerator
+    from radrep.weights.checkpoint import find_checkpoint
+
+    folder = find_checkpoint(checkpoint)
+    return partial(
+        ReportGenerator,
+        folder.resolve(),
+        decode=change_decode(folder, changes)[0] if changes else None,
+        discriminator=discriminator and discriminator.resolve(),
+        predict=predict,
+    )
 
 
-def _check_words(
+def _find(
     images: Sequence[Path],
-    projections: Sequence[str],
-    out: Path | None,
-    studies: Path | None,
+    generator: "ReportGenerator",
+    table: Path | None,
     group: str,
-    single_study: bool,
-    heatmap: Path | None,
-) -> None:
-    """Raise RadrepError for options that do not go together."""
-    folders = [path for path in images if path.is_dir()]
-    if folders and out is None:
-        raise RadrepError(
-            f"{folders[0]} is a folder; give an image file, or add --out DIR to write the reports "
-            "of the folder's studies"
-        )
-    if folders and len(images) > 1:
-        raise RadrepError(f"give one folder, or files alone; got {len(images)} with {folders[0]}")
-    if folders and (projections or single_study):
-        raise RadrepError("--projection and --single-study are for files, and a folder was given")
-    if not folders and (studies or group != "auto"):
-        raise RadrepError("--studies and --group are for a folder, and files were given")
-    if group not in ("auto", "folder", "file"):
-        raise RadrepError(f"--group must be auto, folder or file, got '{group}'")
-    if studies and group != "auto":
-        raise RadrepError("--studies says what the studies are; leave --group out")
-    if heatmap and out:
-        raise RadrepError("--heatmap draws one study to a file of its own; leave --out out")
+    files: tuple[Sequence[str], bool],
+    reporter: TerminalReporter,
+) -> "FoundStudies":
+    """The studies of a folder, or of files with their projections, one or a study each."""
+    from radrep.reporting.studies import file_studies, find_studies
 
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise RadrepError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    if not text.strip():
-        raise RadrepError(f"{path} is empty; give the text of the prior report, or leave it out")
-    return text
-
-
-def _group(
-    images: Sequence[Path], projections: Sequence[str], *, single_study: bool
-) -> list["StudyFiles"]:
-    from radrep.inference.films import StudyFiles
-
-    if unknown := set(projections) - {"frontal", "lateral"}:
-        raise RadrepError(f"--projection must be frontal or lateral, got '{unknown.pop()}'")
-    if projections and len(projections) != len(images):
-        raise RadrepError(
-            f"--projection was given {len(projections)} times for {len(images)} files; give one "
-            "for each file, in their order, or none"
-        )
-    if single_study:
-        return [StudyFiles(tuple(images), tuple(projections))]
-    return [StudyFiles((p,), tuple(projections[i : i + 1])) for i, p in enumerate(images)]
+    if not images[0].is_dir():
+        projections, single_study = files
+        return file_studies(images, projections, single_study=single_study)
+    return find_studies(
+        images[0],
+        group=group,
+        table=table,
+        context=generator.context,
+        target=generator.loaded.recipe.data.target,
+        reporter=reporter,
+    )

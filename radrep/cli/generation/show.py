@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from radrep.cli.console import TerminalReporter, quote, say, say_json, show_error
-from radrep.errors import DataError
+from radrep.cli.console import TerminalReporter, lost_results, quote, say, say_json, show_error
+from radrep.errors import DataError, RadrepError
+from radrep.sections import titled_sections
 
 if TYPE_CHECKING:
     from radrep.inference.films import StudyFiles
-    from radrep.inference.generator import GeneratedReport, ReportGenerator
+    from radrep.inference.generated_report import GeneratedReport
+    from radrep.inference.generator import ReportGenerator
     from radrep.parallel.cluster import Cluster
     from radrep.reporting.studies import FoundStudies
 
@@ -31,6 +33,9 @@ def write_reports_of_folder(
     from radrep.reporting.write_folder import write_folder
 
     reporter.info("studies", found.layout)
+    if generator.context:
+        counts = [f"{found.num_with_context.get(kind, 0):,} {kind}" for kind in generator.context]
+        reporter.info("context", f"{', '.join(counts)} (of {len(found.studies):,} studies)")
     for note in found.notes:
         reporter.info("note", note)
     try:
@@ -60,18 +65,64 @@ def write_reports_of_folder(
         raise typer.Exit(2)
 
 
-def show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
+def show_reports(
+    given: Sequence["StudyFiles"],
+    generator: "ReportGenerator",
+    reporter: TerminalReporter,
+    *,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Print the reports of several studies as they are written, and what could not be read."""
+    failed: list[tuple[StudyFiles, DataError]] = []
+    with reporter.progress("reports", len(given), "studies") as advance:
+
+        def skip(study: "StudyFiles", error: DataError) -> None:
+            failed.append((study, error))
+
+        for report in generator.write_all(given, seed=seed, findings=as_json, skip=skip):
+            _show(report, as_json=as_json, alone=len(given) == 1)
+            if lost_results() is not None:  # nobody reads the reports
+                break
+            advance()
+    if failed:
+        _show_failed(failed, len(given))
+        raise typer.Exit(2)
+
+
+def show_with_heatmap(
+    study: "StudyFiles", generator: "ReportGenerator", path: Path, *, seed: int, as_json: bool
+) -> None:
+    """Print the report of one study and draw its maps."""
+    report = generator.write(
+        *study.images,
+        projections=study.projections,
+        texts=study.texts,
+        prior=study.prior,
+        seed=seed,
+        explain=True,
+    )
+    _show(report, as_json=as_json, alone=True)
+    if not report.attention and generator.discriminator is None:
+        raise RadrepError(
+            "--heatmap shows the attention of CSR-LMCA's decoder; this report comes from "
+            "a language model, or was selected, and has no attention maps. Add "
+            "--discriminator RUN for Grad-CAM"
+        )
+    _draw(report, path)
+
+
+def _show(report: "GeneratedReport", *, as_json: bool, alone: bool) -> None:
     """Print a report: a line, or as JSON."""
     if as_json:
         say_json(report.as_row())
     else:
-        names, parts = map(str, report.images), report.sections
-        texts = [f"{name.upper()}: {text}" for name, text in parts.items()]
-        lines = [" ".join(text.split()) for text in (texts if len(parts) > 1 else [report.text])]
+        names, parts = map(str, report.images), titled_sections(report.sections) or [report.text]
+        lines = [" ".join(text.split()) for text in parts]
         say("\n".join(lines) if alone else f"{' '.join(map(quote, names))}\t{' '.join(lines)}")
 
 
-def show_failed(failed: Sequence[tuple["StudyFiles", DataError]], num_studies: int) -> None:
+def _show_failed(failed: Sequence[tuple["StudyFiles", DataError]], num_studies: int) -> None:
     """Print what could not be read."""
     if num_studies == 1:
         ((_, error),) = failed
@@ -81,7 +132,7 @@ def show_failed(failed: Sequence[tuple["StudyFiles", DataError]], num_studies: i
     show_error("\n".join([*lines, *(f"  {' '.join(str(error).split())}" for _, error in failed)]))
 
 
-def draw(report: "GeneratedReport", path: Path) -> None:
+def _draw(report: "GeneratedReport", path: Path) -> None:
     """Draw the maps of a report."""
     from radrep.viz.figures.heatmap import draw_attention
 

@@ -156,6 +156,12 @@ class ParsedReport:
     is_unclear: bool = False
 
 
+def parse_context(context: str) -> dict[str, str]:
+    """Split what stands before a report, as ReXrank has it: indication, comparison, ..."""
+    found = parse_report(context, "indication").sections
+    return {name: text for name, text in found.items() if name not in ("findings", "impression")}
+
+
 def parse_report(report: str, default: str = "findings") -> ParsedReport:
     """Split a report into its sections; without any heading all of it is the section `default`."""
     text = report.replace("\r\n", "\n").replace("\r", "\n")

@@ -7,7 +7,9 @@ Plus, MIMIC-CXR, NIH ChestX-ray14, PadChest, VinDr-CXR, RSNA, covid-chestxray-da
 import re
 from functools import lru_cache
 
-TEXTS = ("report", "findings", "impression", "indication", "comparison", "context")
+TEXTS = ("report", "findings", "impression", "indication", "comparison", "context", "prior_report")
+# Of the study before, which reports are written from and which prepare takes from the order.
+PRIORS = ("prior_report", "prior_image")
 
 # Names of a column without marks and capitals, the preferred one first.
 _COLUMNS = {
@@ -42,6 +44,8 @@ _COLUMNS = {
     ),
     "comparison": ("comparison", "sectioncomparison"),
     "context": ("context",),
+    "prior_report": ("priorreport", "previousreport"),
+    "prior_image": ("priorimage", "priorimages", "priorimagepath", "previousimage"),
 }  # fmt: skip
 # Of a table without a column of images, those that may be the names of the images.
 _NAMED_BY = ("study", "patient")
@@ -65,11 +69,12 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
 @lru_cache(maxsize=64)
-def find_roles(names: tuple[str, ...]) -> dict[str, str]:
-    """The column of each role."""
+def find_roles(names: tuple[str, ...], *, priors: bool = False) -> dict[str, str]:
+    """The column of each role, those of the study before only if asked for."""
     plain = {_plain(name): name for name in reversed(names)}
     found = {role: [plain[a] for a in names if a in plain] for role, names in _COLUMNS.items()}
-    return {role: columns[0] for role, columns in found.items() if columns}
+    wanted = [role for role, columns in found.items() if columns and (priors or role not in PRIORS)]
+    return {role: found[role][0] for role in wanted}
 
 
 def image_names_by(roles: dict[str, str]) -> str | None:

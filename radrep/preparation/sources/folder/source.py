@@ -26,7 +26,11 @@ from radrep.preparation.sources.folder.matching import Matches, match_files
 from radrep.preparation.sources.folder.readings import merge_labels
 from radrep.preparation.sources.folder.table import Row, Table
 from radrep.preparation.sources.folder.warnings import IdCheck
-from radrep.preparation.sources.free_text_sections import ParsedReport, parse_report
+from radrep.preparation.sources.free_text_sections import (
+    ParsedReport,
+    parse_context,
+    parse_report,
+)
 from radrep.preparation.sources.image_tree import describe_image, existing, found_image
 from radrep.preparation.sources.tables import hash_table
 
@@ -327,12 +331,7 @@ def _find_table(raw: Path) -> Path | None:
 
 def _sections(texts: Mapping[str, str]) -> ParsedReport:  # of the columns, else of the report
     given = {name: text for name, text in texts.items() if name not in ("report", "context")}
-    if context := texts.get("context", ""):  # ReXrank's: indication and comparison
-        before = parse_report(context, "indication").sections
-        given = {
-            **{n: t for n, t in before.items() if n not in ("findings", "impression")},
-            **given,
-        }
+    given = parse_context(texts.get("context", "")) | given
     if "findings" in given or "impression" in given:
         return ParsedReport(given)
     found = parse_report(texts.get("report", ""))

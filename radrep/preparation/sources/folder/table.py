@@ -43,6 +43,7 @@ class Row:
     split: str = ""
     reader: str = ""  # who set the labels
     projections: tuple[str, ...] = ()  # of each image, or one of all
+    prior_images: tuple[str, ...] = ()  # names of files, of the study before
     texts: Mapping[str, str] = field(default_factory=dict)  # by section, and "report"
     labels: Mapping[str, int] = field(default_factory=dict)  # 1, 0 or -1 by finding
 
@@ -129,18 +130,20 @@ class Table:
     """The rows of a table, read from the file each time.
 
     `columns` are the names of the recognised columns, `labels` of those that hold labels; `notes`
-    and `warnings` name what was not taken, or was read otherwise than it is written.
+    and `warnings` name what was not taken, or was read otherwise than it is written. With `priors`
+    columns of the study before are read too.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, priors: bool = False) -> None:
         self.path = path
+        self._priors = priors
         self._is_json = is_json(path)
         known: dict[str, str] = {}
         others: dict[str, _Values] = {}  # in the order of the columns
         listed: dict[str, _Values] = {}  # of the column that lists findings
         damage = _Damage()
         for line, cells in self._cells():
-            roles = columns.find_roles(tuple(cells))
+            roles = columns.find_roles(tuple(cells), priors=priors)
             known.update(roles)
             damage.count({role: _text(cells[name]) or "" for role, name in roles.items()})
             taken = set(roles.values())
@@ -159,6 +162,7 @@ class Table:
         self._all_columns = ", ".join(names) or "none"
         if "image" not in known and self._image_by is None:
             raise DataError(self.without_images())
+        self.roles: Mapping[str, str] = known
         self.columns = tuple(known.values())
         self.has_splits, self.has_patients = "split" in known, "patient" in known
         self.has_studies = "study" in known
@@ -192,7 +196,7 @@ class Table:
         )
 
     def _row(self, line: int, cells: Mapping[str, Any]) -> Row:
-        roles = columns.find_roles(tuple(cells))
+        roles = columns.find_roles(tuple(cells), priors=self._priors)
         known = {role: cells[name] for role, name in roles.items()}
         if self._split_by:
             known["split"] = cells.get(self._split_by, "")
@@ -200,6 +204,7 @@ class Table:
         if image is None and self._image_by is not None:
             image = cells.get(self._image_by)
         names = self._names(line, image, self._plain(line, "folder", known.pop("folder", "")))
+        prior_images = self._names(line, known.pop("prior_image", ""), "")
         views = self._list(line, "projection", known.pop("projection", ""))
         findings = [
             text
@@ -212,7 +217,7 @@ class Table:
         if split and not split_named(split):
             raise bad_value(self.path, line, "split", split, "expected train, val or test")
         ids = {role: self._id(line, role, values.get(role, "")) for role in _IDS}
-        for role in _SENTENCES:
+        for role in (*_SENTENCES, "prior_report"):
             if cell.is_file_name(text := values.get(role, "")):
                 problem = "expected the text itself and not the name of a file"
                 raise bad_value(self.path, line, roles[role], text, problem)
@@ -225,6 +230,7 @@ class Table:
             split=split_named(split),
             reader=values.get("reader", "").strip(),
             projections=tuple(map(projection_of, views)),
+            prior_images=prior_images,
             texts={
                 name: values[name] for name in columns.TEXTS if _is_text(name, values.get(name, ""))
             },
