@@ -44,8 +44,9 @@ def _has_row(film: np.ndarray, side: int) -> bool:
     """Whether a part of a film has a row of bright letters."""
     width = max(5, side // _STROKE | 1)
     strokes = film - ndimage.grey_opening(film, size=(width, width)) > _CONTRAST
-    parts, num_parts = ndimage.label(strokes, np.ones((3, 3)))
-    boxes = [(y.start, y.stop, x.start, x.stop) for y, x in ndimage.find_objects(parts)]
+    parts, _ = ndimage.label(strokes, np.ones((3, 3)))
+    places = ndimage.find_objects(parts)
+    boxes = [(y.start, y.stop, x.start, x.stop) for y, x in places]
     top, bottom, left, right = np.array(boxes, dtype=int).reshape(-1, 4).T
     height = bottom - top
     fits = (height >= _LEAST_HEIGHT) & (height <= _MOST_HEIGHT * side)
@@ -53,10 +54,9 @@ def _has_row(film: np.ndarray, side: int) -> bool:
     kept = np.flatnonzero(fits)
     if not _LEAST_PARTS <= len(kept) <= _MOST_PARTS:
         return False
-    grey = ndimage.maximum(film, parts, np.arange(1, num_parts + 1)).astype(int)
-    top, bottom, left, right, height, grey = (
-        each[kept] for each in (top, bottom, left, right, height, grey)
-    )
+    top, bottom, left, right, height = (each[kept] for each in (top, bottom, left, right, height))
+    own_pixels = ((places[part], part + 1) for part in kept)
+    grey = [int(film[place][parts[place] == number].max()) for place, number in own_pixels]
     lower = np.minimum.outer(height, height)
     higher = np.maximum.outer(height, height)
     beside = np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top) >= 0.6 * lower

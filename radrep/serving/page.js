@@ -62,6 +62,7 @@ class Study {
     const prior = `Prior study, ${readsPrior ? "which the model reads too" : "beside it"}`;
     this.find("h2").textContent = section.dataset.study == "study" ? "Study" : prior;
     this.prior = []; // films that the model reads with those of the study
+    this.fields = [];
     const drop = this.find(".drop"), input = this.find("input[type=file]");
     input.addEventListener("change", () => this.read([...input.files]));
     for (const kind of ["dragenter", "dragover"]) drop.addEventListener(kind, event => {
@@ -153,18 +154,18 @@ class Study {
     for (const kind of about.context) {
       if (kind == PRIOR_IMAGE) continue;
       const label = make("label", TITLES[kind]), field = document.createElement("textarea");
-      field.rows = kind == "prior_report" ? 3 : 1;
+      field.rows = 2;
       field.maxLength = about.max_text;
       field.dataset.kind = kind;
       field.addEventListener("change", () => this.given && this.report());
       label.append(field);
-      this.find(".context").append(label);
+      document.querySelector(".context").append(label);
+      this.fields.push(field);
     }
   }
 
   texts() {
-    const fields = [...this.find(".context").querySelectorAll("textarea")];
-    return Object.fromEntries(fields.map(field => [field.dataset.kind, field.value]));
+    return Object.fromEntries(this.fields.map(field => [field.dataset.kind, field.value]));
   }
 
   async edited() {

@@ -91,6 +91,8 @@ def batch_of(dataset: ReportDataset, *indices: int) -> Batch:
 def test_the_study_before_is_the_patients_last_earlier_one(prepared: Path) -> None:
     studies = ModelStudies(prepared, "train", target="findings")
     assert {k: v for k, v in studies.priors.items() if k < 6} == {0: 1, 2: 0, 3: 4, 5: 3}
+    usable = studies.find_priors({1})  # the earliest of a patient, as if the others had no text
+    assert {k: v for k, v in usable.items() if k < 6} == {0: 1, 2: 1}
     assert not ModelStudies(prepared, "val").priors.keys() - {0, 2}
 
 

@@ -121,7 +121,6 @@ def test_the_model_reads_the_prior_and_the_texts(
     browser.find_element("css selector", "[data-kind=indication]").send_keys("Chest pain.")
     browser.find_element("css selector", "h1").click()  # the field loses the focus
     wait(browser, f"{status}.includes('films: indication, films of the prior study.')")
-    assert browser.find_elements("css selector", "[data-study=prior] textarea") == []
     if folder := os.environ.get("RADREP_SHOTS"):
         browser.save_screenshot(str(Path(folder) / "serve-context.png"))
     errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
