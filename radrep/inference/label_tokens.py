@@ -24,7 +24,7 @@ from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.models.base import LabelTokenModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
-from radrep.weights.checkpoint import learned_reports_of
+from radrep.weights.folds import learned_reports_of
 
 
 def fit_label_tokens(

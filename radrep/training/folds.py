@@ -19,8 +19,15 @@ from radrep.training.accelerator import refuse_launch
 from radrep.training.loop import Interrupted
 from radrep.training.run import train
 from radrep.training.run_log import taken_error
-from radrep.weights.checkpoint import find_checkpoint, learned_reports_of, read_recipe
-from radrep.weights.folds import FOLDS, SUFFIX, fold_folder, is_folds, read_folds
+from radrep.weights.checkpoint import find_checkpoint, read_recipe
+from radrep.weights.folds import (
+    FOLDS,
+    SUFFIX,
+    fold_folder,
+    is_folds,
+    learned_reports_of,
+    read_folds,
+)
 from radrep.weights.model_card import MODEL_CARD
 from radrep.weights.run_folder import last_checkpoint
 
@@ -28,6 +35,7 @@ from radrep.weights.run_folder import last_checkpoint
 _STARTS = (
     "model.backbone.weights",
     "model.encoder.weights",
+    "model.lora.weights",
     "data.saliency.discriminator",
     "train.start_from",
 )
@@ -155,8 +163,14 @@ def _of_fold(start: Path | str, recipe: Recipe, number: int, num_folds: int) -> 
         return kind(run)
     if not learned_reports_of(path, recipe.data.prepared):
         return start
-    task = read_recipe(find_checkpoint(path)).task
-    raise CheckpointError(
+    problem = (
         f"{path} learned from the reports of {recipe.data.prepared}, those that fold {number + 1} "
-        f"holds out too. Train its folds first: radrep {task} RECIPE --folds {num_folds}"
+        "holds out too"
+    )
+    try:
+        task = read_recipe(find_checkpoint(path)).task
+    except CheckpointError:  # adapters, or a merged encoder
+        raise CheckpointError(f"{problem}: start the folds from something else") from None
+    raise CheckpointError(
+        f"{problem}. Train its folds first: radrep {task} RECIPE --folds {num_folds}"
     )

@@ -22,6 +22,7 @@ from radrep.weights.checkpoint import (
     save_checkpoint,
 )
 from radrep.weights.files import read_weights, write_weights
+from radrep.weights.folds import LEARNED, learned_from
 from radrep.weights.pretrained import (
     ADAPTERS,
     ENCODER,
@@ -91,7 +92,9 @@ def merge_adapters(file: Path, base: Path, out: Path) -> None:
     check_state_dict(own, ours, f"{file} does not hold the adapters that its metadata describes")
     encoder.load_state_dict(own, strict=False)
     merge_lora(encoder)
-    save_encoder(encoder, out, {"kind": "merged", "adapters": file.name, "base": str(base)})
+    learned = {about.get(LEARNED, ""), learned_from(base)} - {""}
+    merged = {"kind": "merged", "adapters": file.name, "base": str(base)}
+    save_encoder(encoder, out, merged | {LEARNED: ", ".join(sorted(learned))})
 
 
 def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -> Exported:
@@ -113,6 +116,7 @@ def export_adapters(checkpoint: Path, out: Path, *, all_learned: bool = False) -
         "image_size": str(loaded.recipe.data.image_size),
         "patch_size": str(section.encoder.patch_size),
         "base_sha256": hash_base(model.encoder),
+        LEARNED: learned_from(loaded.folder),
     }
     state = adapter_state(model.checkpoint_state(), all_learned=all_learned)
     return _write(state, out, about)

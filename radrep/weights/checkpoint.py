@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from radrep.atomic import atomic_dir
 from radrep.build import build_codec, build_model
 from radrep.claimed_sizes import SizeLimit, file_bytes
-from radrep.data.manifest import read_record
 from radrep.data.tokenizer import ReportCodec, Tokenizer
-from radrep.errors import CheckpointError, DataError, RadrepError, RecipeError
+from radrep.errors import CheckpointError, RadrepError, RecipeError
 from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
 from radrep.modules.hub import hub_sources
@@ -57,9 +56,6 @@ _MAY_DIFFER = (
     "weights", "revision", "dropout", "projection_dropout", "drop_path", "gradient_checkpointing",
     "projector_scale",
 )  # fmt: skip
-
-
-_OF_ANY = ("folder", "phantom")  # sources that are not always the same studies
 
 
 @dataclass(frozen=True)
@@ -314,31 +310,6 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
     if (name / WEIGHTS).is_file():
         return name
     return find_best(name)
-
-
-def learned_reports_of(start: Path, prepared: Path) -> bool:
-    """Whether a run or checkpoint learned from reports or labels of a prepared folder's source."""
-    if not start.is_dir() and not is_bundle(start):
-        return False
-    checkpoint = find_checkpoint(start)
-    if not (checkpoint / RECIPE).is_file():
-        return False  # imported weights
-    learned = read_recipe(checkpoint)
-    from_images = learned.model.output == "encoder" and not learned.model.needs_text
-    return not from_images and _same_source(learned.data.prepared, prepared)
-
-
-def _same_source(one: Path, other: Path) -> bool:
-    """Whether two prepared folders, as far as they are here, have studies of one source."""
-    if one.resolve() == other.resolve():
-        return True
-    try:
-        first, second = (read_record(folder)["recipe"] for folder in (one, other))
-    except DataError:
-        return False
-    if first.get("source") != second.get("source"):
-        return False
-    return first["source"] not in _OF_ANY or first["fingerprint"] == second["fingerprint"]
 
 
 def is_discriminator(name: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Folders of cross-validated runs, as radrep train --folds makes them.
+"""Folders of cross-validated runs, as radrep train --folds makes them, and what they start from.
 
 folds.yaml       the recipe, with data.fold for how many folds there are
 fold-0, fold-1   their runs, whose recipes name the weights that each starts from
@@ -6,15 +6,26 @@ fold-0, fold-1   their runs, whose recipes name the weights that each starts fro
 Which studies a fold holds out is decided by `radrep.data.store.Fold`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from radrep.errors import CheckpointError
+from safetensors import SafetensorError
+
+from radrep.data.manifest import read_record
+from radrep.errors import CheckpointError, DataError
+from radrep.json_text import load_json
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
-from radrep.weights.checkpoint import find_checkpoint
-from radrep.weights.run_folder import best_checkpoint
+from radrep.weights.archive import is_bundle
+from radrep.weights.checkpoint import find_checkpoint, read_recipe
+from radrep.weights.files import read_header
+from radrep.weights.pretrained import ABOUT
+from radrep.weights.run_folder import RECIPE, best_checkpoint
 
 FOLDS = "folds.yaml"
+LEARNED = "learned"  # of the metadata of adapters and merged encoders, see `learned_from`
+_OF_ANY = ("folder", "phantom")  # sources that are not always the same studies
 
 SUFFIX = "-folds"  # of the folder, behind the name of the recipe's own
 
@@ -48,3 +59,57 @@ def fold_checkpoints(folder: Path) -> list[Path]:
             f"with: radrep train {folder} --resume"
         )
     return [find_checkpoint(run) for run in runs]
+
+
+def learned_reports_of(start: Path, prepared: Path) -> bool:
+    """Whether weights learned from reports or labels of what a prepared folder was made of.
+
+    `start` is a run, a checkpoint, exported adapters or an encoder that they were merged into. Of
+    published weights, and of data that are not here, nothing is known.
+    """
+    recipe = _recipe_of_reports(start)
+    if recipe is not None and recipe.data.prepared.resolve() == prepared.resolve():
+        return True
+    source = source_of(prepared)
+    return source != "" and source in learned_from(start).split(", ")
+
+
+def learned_from(start: Path) -> str:
+    """The sources of the reports or labels that weights learned from, as far as is known."""
+    recipe = _recipe_of_reports(start)
+    return (
+        str(_about(start).get(LEARNED, "")) if recipe is None else source_of(recipe.data.prepared)
+    )
+
+
+def source_of(prepared: Path) -> str:
+    """A name for the studies that a prepared folder was made of; "" where it is not here."""
+    try:
+        recipe = read_record(prepared)["recipe"]
+    except DataError:
+        return ""
+    name = str(recipe.get("source", ""))
+    return f"{name} {recipe.get('fingerprint')}" if name in _OF_ANY else name
+
+
+def _recipe_of_reports(start: Path) -> Recipe | None:
+    """The recipe of a run or checkpoint that learned from reports or labels."""
+    if not start.is_dir() and not is_bundle(start):
+        return None
+    checkpoint = find_checkpoint(start)
+    if not (checkpoint / RECIPE).is_file():
+        return None  # imported or merged
+    recipe = read_recipe(checkpoint)
+    from_images = recipe.model.output == "encoder" and not recipe.model.needs_text
+    return None if from_images else recipe
+
+
+def _about(start: Path) -> Mapping[str, Any]:
+    """The metadata of adapters or of a folder of an encoder; empty for anything else."""
+    try:
+        if start.is_file():
+            return read_header(start)
+        about = load_json((start / ABOUT).read_text(encoding="utf-8"))
+    except (SafetensorError, OSError, ValueError):  # whoever loads it names what is broken
+        return {}
+    return about if isinstance(about, dict) else {}

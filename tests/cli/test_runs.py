@@ -115,6 +115,25 @@ def test_a_run_that_is_trained_now_is_left_alone(runs: Path) -> None:
     assert (runs / "a/.metrics.jsonl.7.partial").is_file()
 
 
+def test_a_run_that_goes_on_while_clean_asks_costs_the_others_nothing(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [runs / name / ".metrics.jsonl.7.partial" for name in ("a", "b")]
+    for path in left:
+        path.write_text("half")
+    with ExitStack() as held:
+
+        def say_yes(_: str) -> bool:
+            hold(runs / "a", held)
+            return True
+
+        monkeypatch.setattr("typer.confirm", say_yes)
+        result = radrep("runs", "clean", "--runs", runs)
+    assert result.exit_code == 0, result.output
+    assert "being trained" in " ".join(result.stderr.split())
+    assert [path.exists() for path in left] == [True, False]
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.sets(st.integers(1, 40), min_size=1, max_size=6), data=st.data())
 def test_neither_the_best_nor_the_last_checkpoint_ever_goes(

@@ -7,17 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from radrep.data.store import Fold, PreparedStudies
 from radrep.data.study import HELD_OUT, SourceStudy
 from radrep.errors import CheckpointError, RecipeError
+from radrep.models.xray_mamba import make_xray_mamba
 from radrep.preparation.pipeline import prepare
 from radrep.preparation.plan import Choice
 from radrep.preparation.sources.phantom.source import PhantomSource
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.training.folds import fold_recipe
-from radrep.weights.folds import fold_checkpoints
+from radrep.weights.folds import fold_checkpoints, learned_reports_of, source_of
+from radrep.weights.pretrained import save_encoder
 from tests.whole_way import radrep, write_recipe
 
 pytestmark = pytest.mark.usefixtures("without_java", "shared_cache")
@@ -194,6 +198,20 @@ def test_folds_of_another_preparation_of_the_data_hold_out_the_same_patients(
     run = make_run(tmp_path / "whole", on(copy))
     with pytest.raises(RecipeError, match="learned from the reports"):
         fold_recipe(with_weights(recipe, run), 0, 2)
+
+
+def test_adapters_and_merged_encoders_know_whose_reports_they_learned_from(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    ours, theirs = source_of(recipe.data.prepared), "mimic_cxr"
+    for name, learned, refused in (("ours", ours, True), ("theirs", theirs, False)):
+        save_encoder(make_xray_mamba("tiny", image_size=32), tmp_path / name, {"learned": learned})
+        file = tmp_path / f"{name}.safetensors"
+        save_file({"a": torch.zeros(1)}, file, {"learned": f"{learned}, other"})
+        for start in (tmp_path / name, file):
+            assert learned_reports_of(start, recipe.data.prepared) is refused
+    with pytest.raises(RecipeError, match=r"ours learned from the reports.*something else"):
+        fold_recipe(with_weights(recipe, tmp_path / "ours"), 0, 2)
 
 
 def test_a_fold_that_was_not_trained_is_named(recipe: Recipe, tmp_path: Path) -> None:

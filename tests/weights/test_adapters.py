@@ -25,6 +25,7 @@ from radrep.weights.adapters import (
     merge_checkpoint,
 )
 from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
+from radrep.weights.folds import learned_reports_of
 from radrep.weights.import_public import import_public
 from radrep.weights.pretrained import load_encoder, load_pretrained
 from radrep.weights.run_folder import WEIGHTS
@@ -115,6 +116,7 @@ def test_adapters_alone_are_one_small_file(adapted: Path, tmp_path: Path) -> Non
     with safe_open(out, "pt") as file:
         about = file.metadata()
         assert len(about.pop("base_sha256")) == 64
+        assert about.pop("learned").startswith("phantom ")
         assert about == {
             "image_size": "64",
             "patch_size": "16",
@@ -205,6 +207,8 @@ def test_adapters_are_folded_into_the_encoder_they_were_trained_on(
     result = radrep("merge", base, "--adapters", file, "--out", out)
     assert result.exit_code == 0, result.output
     assert f"model.encoder.weights={out}" in result.stdout
+    assert learned_reports_of(file, phantoms)
+    assert learned_reports_of(out, phantoms)
     merged = make_xray_mamba("tiny", image_size=64).eval()
     load_encoder(merged, out)
     adapted = load_checkpoint(checkpoint).model

@@ -127,7 +127,13 @@ def clean(
     if not yes and not typer.confirm(f"Remove these {len(found)}, {total:.0f} MB?"):
         say("Nothing was removed.")
         return
-    errors = [problem for waste in found for problem in remove_waste(waste)]
+    errors: list[OSError] = []
+    for waste in found:
+        try:
+            errors += remove_waste(waste)
+        except RadrepError as error:  # it is being trained again
+            show_error(str(error), prefix="kept: ")
+            total -= waste.num_bytes / 1e6
     for problem in errors:
         show_error(f"{problem.filename}: {problem.strerror}")
     say(f"{total:.0f} MB freed." if not errors else "Some of it could not be removed.")
