@@ -186,8 +186,8 @@ def _describe(images: Sequence[_Image], keys: Sequence[str], studies: Sequence[F
         "by folder": len(set(keys) - by_uid - {""}),
         "of a single file": keys.count(""),
     }
-    told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
-    return f"{len(studies):,} of {len(images):,} images: {told}"
+    counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+    return f"{len(studies):,} of {len(images):,} images: {counted}"
 
 
 @dataclass
@@ -284,11 +284,11 @@ def _prepared_studies(
                 found.append(own)
                 advance()
         counts[split] = len(studies)
-    told = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
+    counted = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
     return FoundStudies(
         _place(folder),
         found,
-        f"{len(found):,} prepared: {told}",
+        f"{len(found):,} prepared: {counted}",
         image_size=read_image_size(folder),
         num_with_context=with_context,
     )

@@ -35,7 +35,7 @@ from radrep.training.validation import SampleReport
 
 # Steps between the exchanges of several processes on whether one was asked to stop.
 _STOP_EVERY = 10
-# What resource managers send before the end: the exit code then tells them to start again.
+# What resource managers send before the end: the exit code then has them start again.
 _BY_MANAGER = (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM))
 _HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 

@@ -2,7 +2,7 @@
 
 `radrep train --resume` reads of the newest run in the folder recipe.yaml, environment.json,
 metrics.jsonl (run_log.py cuts it at the step of the checkpoint) and, of its last whole checkpoint,
-weights.safetensors, recipe.yaml, vocabulary.json and training.pt; of folds, folds.yaml says which
+weights.safetensors, recipe.yaml, vocabulary.json and training.pt; of folds, folds.yaml: how many
 there are.
 """
 

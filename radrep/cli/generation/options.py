@@ -98,7 +98,7 @@ def check_options(
     if group not in ("auto", "folder", "file"):
         raise RadrepError(f"--group must be auto, folder or file, got '{group}'")
     if studies and group != "auto":
-        raise RadrepError("--studies says what the studies are; leave --group out")
+        raise RadrepError("--studies names the studies; leave --group out")
     if heatmap and out:
         raise RadrepError("--heatmap draws one study to a file of its own; leave --out out")
 

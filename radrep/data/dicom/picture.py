@@ -14,7 +14,7 @@ from radrep.data.dicom.pixels import read_layout, read_stored
 
 _TAGS = ("StudyInstanceUID", "PatientID", "ViewPosition")
 _BURNT_IN = (
-    "its header says that text is burnt into the pixels (BurnedInAnnotation), which may name the "
+    "its header states that text is burnt into the pixels (BurnedInAnnotation), which may name the "
     "patient; it stays there"
 )
 _SQUARE = 0.01  # pixels that are square but for so much are left as they are

@@ -10,7 +10,7 @@ Chest X-ray: Clear.  Lungs: Clear.        the examination, or an organ, in place
 
 The names of headings are those of mimic_sections.py, which is for MIMIC-CXR and published tables.
 Another heading in capitals inside findings or impression ("LUNGS:") is part of their text. Text
-that follows an indication without a heading is told from it by `free_text_body.py`.
+that follows an indication without a heading is separated from it by `free_text_body.py`.
 """
 
 import re
@@ -118,7 +118,7 @@ _BEHIND = re.compile(
     rf"(?:{_CLOSING})*(?:[ \t]*\n[ \t]*[=~_*-]{{3,}}[ \t]*(?=\n))?"
 )
 _STOP = re.compile(r"[\n.!?:;]")
-_FAR = 200  # characters around a heading that are looked at
+_FAR = 200  # characters around a heading that are read
 _TAGS = re.compile(
     r"</?(?:context|p|div|li|ul|ol)\b[^<>\n]*>|<br */?>|</(?:findings|impression|indication)>",
     re.IGNORECASE,
@@ -148,7 +148,7 @@ class _Heading:
 class ParsedReport:
     """A report's sections: raw text by name, no empty ones.
 
-    `is_unclear` where nothing tells the findings from what is written before them: the section
+    `is_unclear` where nothing separates the findings from what is written before them: the section
     "findings" then holds both, with the heading of what stands before.
     """
 

@@ -84,7 +84,7 @@ class FolderSource(Source):
         if not self._has_splits:
             self._split_by_folder = self._folders_are_splits()
         self._ids = IdCheck()
-        self._unclear: list[str] = []  # studies whose findings no heading tells from the indication
+        self._unclear: list[str] = []  # studies with no heading between indication and findings
         self._studies, self._num_rows = files.count_groups(files.pack(self._study_keys()))
         num_dicom = sum(self._dicom)
         self.layout = f"{len(self._files)} images, {num_dicom} of them DICOM, without a table"
