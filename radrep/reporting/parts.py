@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ class DonePart:
     unread: Sequence[str]  # studies without a report
     left_out: Sequence[_Reason]
 
+    @property
+    def names(self) -> list[str]:
+        """All names that it has."""
+        return [self.name, *self.files, *chain.from_iterable(self.documents.values())]
+
 
 def part_name(settings: Mapping[str, object], studies: Mapping[str, str]) -> str:
     """The name of the part that has these studies, by what decides its content."""
@@ -99,10 +105,16 @@ def _read_parts(out: Path) -> list[DonePart]:
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
             part = DonePart(**{**row, "left_out": [tuple(each) for each in row["left_out"]]})
-            found.append(part)
+            if all(map(_is_inside, part.names)):  # a stranger's folder may name others
+                found.append(part)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # as after a crash
             continue
     return found
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is of a file in a folder of reports."""
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _is_whole(out: Path, part: DonePart) -> bool:

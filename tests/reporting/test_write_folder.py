@@ -11,10 +11,11 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from radrep.data.manifest import hash_file
 from radrep.inference.generator import ReportGenerator
 from radrep.preparation.sources.phantom.source import draw_study
 from radrep.reporting import write_folder as module
-from radrep.reporting.parts import write_part
+from radrep.reporting.parts import report_folder, write_part
 from tests.data.dicom.drawing import DEEP, draw
 from tests.reporting.mixed_films import BROKEN, ROOT_UID, add_broken, draw_films, write_film
 from tests.whole_way import radrep, start_radrep
@@ -415,3 +416,25 @@ def test_what_was_chosen_in_reading_is_a_warning(trained_run: Path, tmp_path: Pa
     result = radrep("generate", films, "--checkpoint", trained_run, "--out", out)
     assert result.exit_code == 0, result.output
     assert "a.dcm: its window leaves no picture and is not used" in result.stderr
+
+
+@pytest.mark.parametrize("place", ["../mine.txt", "ABSOLUTE"])
+@pytest.mark.parametrize("kind", ["files", "documents", "name"])
+def test_a_strangers_part_reaches_no_file_elsewhere(kind: str, place: str, tmp_path: Path) -> None:
+    mine, out = tmp_path / "mine.txt", tmp_path / "reports"
+    mine.write_text("mine")
+    name = str(mine) if place == "ABSOLUTE" else place
+    given = {
+        "files": {"files": {name: hash_file(mine)}},
+        "documents": {"documents": {"s": [name]}},
+        "name": {"name": name},
+    }[kind]
+    part = {"name": "part-0", "studies": {"s": "1"}, "files": {}, "documents": {}}
+    row = part | {"unread": [], "left_out": []} | given
+    out.mkdir()
+    (out / "part-0.done.json").write_text(json.dumps(row))
+    (out / "part-1.done.json").write_text(json.dumps(row | part | {"name": "part-1"}))
+    settings = {"seed": 0}
+    (out / "generated.json").write_text(json.dumps({"settings": settings, "began": "now"}))
+    with report_folder(out, settings) as reports:
+        assert [each.name for each in reports.parts] == ["part-1"]
