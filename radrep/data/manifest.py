@@ -18,6 +18,7 @@ VERIFY = "RADREP_VERIFY"  # 0: files are taken as they are, whatever their check
 # Bytes hashed at once. Between two blocks a thread waits for the GIL, up to 5 ms beside one that
 # builds a model: with the 256 kB of hashlib.file_digest that is most of the time.
 _HASHED = 1 << 22
+_OF_ANY = ("folder", "phantom")  # sources that are not always the same studies
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "recipe_sha256": str,
     "sha256": str,
@@ -42,6 +43,16 @@ class ShardRecord:
     images: int
     sha256: str
     num_bytes: int
+
+
+def source_of(prepared: Path) -> str:
+    """A name for the studies that a prepared folder was made of; "" where it is not here."""
+    try:
+        recipe = read_record(prepared)["recipe"]
+    except DataError:
+        return ""
+    name = str(recipe.get("source", ""))
+    return f"{name} {recipe.get('fingerprint')}" if name in _OF_ANY else name
 
 
 def read_record(prepared: Path, *, changed: bool = False) -> dict[str, Any]:

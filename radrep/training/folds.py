@@ -11,7 +11,7 @@ from typing import Any
 from radrep.atomic import atomic_write_text, check_output, make_folder
 from radrep.data.store import Fold, PreparedStudies
 from radrep.data.study import HELD_OUT
-from radrep.errors import CheckpointError, RecipeError
+from radrep.errors import CheckpointError, DataError, RecipeError
 from radrep.progress import Reporter
 from radrep.recipe.load import change_section, dump_recipe
 from radrep.recipe.recipe import Recipe
@@ -100,7 +100,12 @@ def _is_apart(theirs: Path, ours: Path, fold: Fold) -> bool:
         studies = PreparedStudies(prepared, part, fold=fold)
         return {study.patient_id or f"study {study.id}" for study in studies}
 
-    seen = patients(theirs, "train") | patients(theirs, "val")
+    try:
+        seen = patients(theirs, "train") | patients(theirs, "val")
+    except DataError as error:
+        raise CheckpointError(
+            f"the folds of {theirs} cannot be compared with those of {ours}: {error}"
+        ) from error
     return not seen & patients(ours, HELD_OUT)
 
 

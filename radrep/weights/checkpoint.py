@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from radrep.atomic import atomic_dir
 from radrep.build import build_codec, build_model
 from radrep.claimed_sizes import SizeLimit, file_bytes
+from radrep.data.manifest import source_of
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import CheckpointError, RadrepError, RecipeError
 from radrep.json_text import load_json
@@ -51,6 +52,7 @@ from radrep.weights.run_folder import (
     run_dir,
 )
 
+SOURCE = "source"  # in the metadata of weights: what they learned from, see `source_of`
 # Keys of a model section that leave the tensors as they are.
 _MAY_DIFFER = (
     "weights", "revision", "dropout", "projection_dropout", "drop_path", "gradient_checkpointing",
@@ -90,6 +92,8 @@ def save_checkpoint(
     whose files become the checkpoint's.
     """
     about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
+    if source := source_of(recipe.data.prepared):
+        about[SOURCE] = source
     if sources := hub_sources(cast(nn.Module, model)):
         about["hub"] = json.dumps(sources)  # the commits that training started from
     try:

@@ -12,20 +12,19 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from radrep.data.manifest import read_record
-from radrep.errors import CheckpointError, DataError
+from radrep.data.manifest import source_of
+from radrep.errors import CheckpointError
 from radrep.json_text import load_json
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.weights.archive import is_bundle
-from radrep.weights.checkpoint import find_checkpoint, read_recipe
+from radrep.weights.checkpoint import SOURCE, find_checkpoint, read_recipe
 from radrep.weights.files import read_header
 from radrep.weights.pretrained import ABOUT
-from radrep.weights.run_folder import RECIPE, best_checkpoint
+from radrep.weights.run_folder import RECIPE, WEIGHTS, best_checkpoint
 
 FOLDS = "folds.yaml"
 LEARNED = "learned"  # of the metadata of adapters and merged encoders, see `learned_from`
-_OF_ANY = ("folder", "phantom")  # sources that are not always the same studies
 
 SUFFIX = "-folds"  # of the folder, behind the name of the recipe's own
 
@@ -77,19 +76,11 @@ def learned_reports_of(start: Path, prepared: Path) -> bool:
 def learned_from(start: Path) -> str:
     """The sources of the reports or labels that weights learned from, as far as is known."""
     recipe = _recipe_of_reports(start)
-    return (
-        str(_about(start).get(LEARNED, "")) if recipe is None else source_of(recipe.data.prepared)
-    )
-
-
-def source_of(prepared: Path) -> str:
-    """A name for the studies that a prepared folder was made of; "" where it is not here."""
-    try:
-        recipe = read_record(prepared)["recipe"]
-    except DataError:
-        return ""
-    name = str(recipe.get("source", ""))
-    return f"{name} {recipe.get('fingerprint')}" if name in _OF_ANY else name
+    if recipe is None:
+        return str(_about(start).get(LEARNED, ""))
+    # What lies where its data were may be something else now.
+    known = _about(find_checkpoint(start) / WEIGHTS).get(SOURCE, "")
+    return str(known) or source_of(recipe.data.prepared)
 
 
 def _recipe_of_reports(start: Path) -> Recipe | None:

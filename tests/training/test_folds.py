@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from radrep.data.manifest import source_of
 from radrep.data.store import Fold, PreparedStudies
 from radrep.data.study import HELD_OUT, SourceStudy
 from radrep.errors import CheckpointError, RecipeError
@@ -20,7 +21,7 @@ from radrep.preparation.sources.phantom.source import PhantomSource
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.training.folds import fold_recipe
-from radrep.weights.folds import fold_checkpoints, learned_reports_of, source_of
+from radrep.weights.folds import fold_checkpoints, learned_reports_of
 from radrep.weights.pretrained import save_encoder
 from tests.whole_way import radrep, write_recipe
 
@@ -194,6 +195,13 @@ def test_folds_of_another_preparation_of_the_data_hold_out_the_same_patients(
     assert named.model.backbone.weights == str(tmp_path / "same-folds/fold-1")
     with pytest.raises(RecipeError, match=r"that fold 1 of .* holds out: it was trained on"):
         fold_recipe(with_weights(recipe, tmp_path / "other"), 0, 2)
+    moved = on(tmp_path / "moved")
+    for number in range(2):
+        run = make_run(tmp_path / f"moved-folds/fold-{number}", fold_recipe(moved, number, 2))
+        about = {"source": source_of(recipe.data.prepared)}
+        save_file({"a": torch.zeros(1)}, run / "best/weights.safetensors", about)
+    with pytest.raises(RecipeError, match="moved cannot be compared with those of"):
+        fold_recipe(with_weights(recipe, tmp_path / "moved"), 0, 2)
     # Without folds a run on any preparation of the same download has seen all of them.
     run = make_run(tmp_path / "whole", on(copy))
     with pytest.raises(RecipeError, match="learned from the reports"):

@@ -11,12 +11,13 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
+from radrep.data.manifest import source_of
 from radrep.errors import CheckpointError
 from radrep.modules.hub import hub_sources
 from radrep.recipe.load import load_recipe
 from radrep.weights import checkpoint, files
 from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
-from radrep.weights.files import write_checksums
+from radrep.weights.files import read_header, write_checksums
 
 
 @pytest.mark.parametrize(
@@ -134,3 +135,9 @@ def test_a_recipe_of_a_larger_model_than_its_weights_is_refused_before_it_is_bui
     with pytest.raises(CheckpointError, match="describes a model of more than"):
         load_checkpoint(folder)
     assert psutil.Process().memory_info().rss - before < 5e8
+
+
+def test_weights_name_what_they_learned_from(trained_run: Path, phantoms: Path) -> None:
+    about = read_header(trained_run / "best/weights.safetensors")
+    assert about["source"] == source_of(phantoms)
+    assert about["source"].startswith("phantom ")
