@@ -78,6 +78,8 @@ class Train(Section):
     monitor: str = "val/loss"  # its best checkpoint is the run's best
     patience: Count | None = None  # epochs without a better one; null never stops early
     save_every_steps: Count | None = None  # besides the end of every epoch
+    # Copied to the CPU's memory and written from there while the next steps are taken
+    async_checkpoints: bool = False
     log_every: Count = 10  # steps
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     start_from: Folder | None = None  # a run of the same model and words, whose weights it takes

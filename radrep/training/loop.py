@@ -71,6 +71,19 @@ class Progress:
     others: dict[str, list[float]] = field(default_factory=dict)  # what else their calls gave
 
 
+class Checkpoints(Protocol):
+    """Where a run is saved; all processes call these together."""
+
+    def save(self, progress: Progress, best: bool) -> None:
+        """Save where the run stands, the best so far or not; it may end later."""
+
+    def check(self) -> None:
+        """Raise the error of a checkpoint that could not be saved."""
+
+    def finish(self) -> None:
+        """Wait until all of them are saved."""
+
+
 class Interrupted(RadrepError):  # noqa: N818 -- no fault: the user asked for it
     """The user stopped the run; a checkpoint of its last step is there."""
 
@@ -91,7 +104,7 @@ class Run:
     scaler: torch.amp.GradScaler | None  # of fp16 alone
     order: EpochOrder
     batches: Iterable[Batch]  # in that order
-    save: Callable[[Progress, bool], None]  # a checkpoint, the best so far or not
+    checkpoints: Checkpoints
     log: RunLog | None  # None in all processes but the main one
     reporter: Reporter
 
@@ -106,7 +119,7 @@ def fit(run: Run, progress: Progress) -> Progress:
 
     Raises:
         Interrupted: At Ctrl-C, SIGTERM, SIGUSR1 or the end of the terminal.
-        RadrepError: If the loss or a gradient is no longer finite.
+        RadrepError: If the loss or a gradient is no longer finite, or nothing can be saved.
     """
     train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
     meter = Meter(train.epochs * epoch_steps - progress.step)
@@ -120,6 +133,7 @@ def fit(run: Run, progress: Progress) -> Progress:
                 progress.norms.append(norm)
                 progress.step += 1
                 progress.step_in_epoch += 1
+                run.checkpoints.check()
                 images = sum(int(batch.num_views.sum()) for batch in batches)
                 meter.count(images * accelerator.num_processes)
                 ends = progress.step_in_epoch == epoch_steps
@@ -132,14 +146,17 @@ def fit(run: Run, progress: Progress) -> Progress:
                 stop = _asks_to_stop(accelerator, progress.step, stop_requested)
                 if stop or (every and progress.step % every == 0):
                     _read_losses(run, progress, recent)
-                    run.save(progress, False)
+                    run.checkpoints.save(progress, False)
                 if stop:
+                    run.checkpoints.finish()
                     raise _interrupted(f"stopped after step {progress.step}", stop)
             validate(run, progress)
             meter.pause()
             stop = largest(accelerator, stop_requested())
             if stop and progress.epoch < train.epochs:
+                run.checkpoints.finish()
                 raise _interrupted(f"stopped after epoch {progress.epoch}", stop)
+        run.checkpoints.finish()
     return progress
 
 
@@ -299,7 +316,7 @@ def validate(run: Run, progress: Progress) -> None:
     shown = "  ".join(f"{name.removeprefix('val/')} {score:.3f}" for name, score in scores.items())
     best = "best so far" if better else f"best {progress.best:.3f} at step {progress.best_step}"
     run.reporter.info("val", f"epoch {progress.epoch}  {shown}  ({best} in {monitor})")
-    run.save(progress, better)
+    run.checkpoints.save(progress, better)
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """A run from its recipe to its best checkpoint: resolve, data, model, loop."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from radrep.atomic import atomic_write_text
@@ -27,7 +25,7 @@ from radrep.data.dataset import (
     collate,
     leave_stopping_to_parent,
 )
-from radrep.data.manifest import hash_recipe, read_image_size, read_shards
+from radrep.data.manifest import hash_recipe, read_shards
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
 from radrep.inference.label_tokens import fit_label_tokens
@@ -42,8 +40,9 @@ from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_f
 from radrep.training.labels import LabelReader, build_labels, build_targets, check_labels
 from radrep.training.loop import Interrupted, Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer, restore_optimizer, set_top_rates
-from radrep.training.parallel.sharded_state import load_optimizer, save_optimizer
-from radrep.training.parallel.sharding import gather_state, spread
+from radrep.training.parallel.checkpoint_writer import CheckpointWriter
+from radrep.training.parallel.sharded_state import load_optimizer
+from radrep.training.parallel.sharding import spread
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
 from radrep.training.report_task import ReportTask, cached_summaries, fit_guidance
 from radrep.training.reward.build import build_objective, count_repeats, token_weights
@@ -250,25 +249,20 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
         pin_memory=torch.cuda.is_available(),
     )
 
-    def save(progress: Progress, best: bool) -> None:
-        training = {
-            "progress": asdict(progress),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "data": data.fingerprint,
-        }
-        weights = parts = None
-        if sharded:
-            weights = gather_state(model.checkpoint_state(), keep=accelerator.is_main_process)
-            parts = run_folder.optimizer_folder(folder, progress.step)
-            save_optimizer(parts, accelerator, wrapped, optimizer)
-        else:
-            training["optimizer"] = optimizer.state_dict()
-        if accelerator.is_main_process:
-            assert log is not None, "the main process has one"
-            log.sync()
-            _save(folder, progress.step, recipe, data, model, training, best, weights, parts)
-        accelerator.wait_for_everyone()
-
+    masks = studies.masks
+    checkpoints = CheckpointWriter(
+        run=folder,
+        recipe=recipe,
+        accelerator=accelerator,
+        model=model,
+        wrapped=wrapped,
+        optimizer=optimizer,
+        scaler=scaler,
+        tokenizer=data.tokenizer,
+        fingerprint=data.fingerprint,
+        masks="" if masks is None else masks.fingerprint,
+        log=log,
+    )
     run = Run(
         recipe=recipe,
         accelerator=accelerator,
@@ -279,7 +273,7 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
         scaler=scaler,
         order=order,
         batches=batches,
-        save=save,
+        checkpoints=checkpoints,
         log=log,
         reporter=resolved.reporter,
     )
@@ -291,6 +285,7 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
     except RuntimeError as error:
         raise explain_lost_process(accelerator, error, folder) or error from error
     finally:
+        checkpoints.close()
         if log is not None:
             log.close()
     accelerator.end_training()
@@ -307,36 +302,6 @@ def _choose_task(validation: Validation) -> Task:
     if isinstance(model, LabelModel):
         return LabelTask(validation, model)
     return PretrainingTask(validation)
-
-
-def _save(
-    run: Path,
-    step: int,
-    recipe: Recipe,
-    data: _Data,
-    model: TrainableModel,
-    training: dict[str, Any],
-    best: bool,
-    weights: Mapping[str, Tensor] | None,
-    parts: Path | None,
-) -> None:
-    masks, folder = data.splits["train"].masks, run_folder.step_folder(run, step)
-    checkpoint.save_checkpoint(
-        folder,
-        model=model,
-        recipe=recipe,
-        tokenizer=data.tokenizer,
-        prepared_size=read_image_size(recipe.data.prepared),
-        saliency="" if masks is None else masks.fingerprint,
-        training=training,
-        weights=weights,
-        sharded=parts,
-    )
-    if parts is not None:
-        parts.rmdir()
-    if best:
-        run_folder.link_best(run, folder)
-    run_folder.drop_old_checkpoints(run)
 
 
 def _fit_selection(

@@ -60,6 +60,22 @@ class Scores:
         return {"val/bleu4": next(self.values)}
 
 
+class Saved:
+    """Keeps what is saved in a list."""
+
+    def __init__(self, saved: list[Any]) -> None:
+        self.saved = saved
+
+    def save(self, progress: Progress, best: bool) -> None:
+        self.saved.append((asdict(progress), best))
+
+    def check(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
 class Batches:
     def __init__(self, order: EpochOrder) -> None:
         self.order = order
@@ -86,7 +102,7 @@ def run_on(
         scaler=None,
         order=order,
         batches=Batches(order),  # type: ignore[arg-type]
-        save=lambda progress, best: saved.append((asdict(progress), best)),
+        checkpoints=Saved(saved),
         log=RunLog(folder, recipe, 0),
         reporter=Reporter(),
     )

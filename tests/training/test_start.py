@@ -18,6 +18,7 @@ from radrep.errors import CheckpointError
 from radrep.training import run as run_module
 from radrep.training import start
 from radrep.training.loop import Interrupted, Progress
+from radrep.weights import checkpoint
 from radrep.weights.run_folder import last_checkpoint
 from tests.whole_way import radrep, read_metrics, write_recipe
 
@@ -182,7 +183,7 @@ def test_a_start_that_ended_before_its_first_checkpoint_is_started_again(
         raise CheckpointError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "_save", fail)
+        patch.setattr(checkpoint, "save_checkpoint", fail)
         assert radrep("train", recipe).exit_code == 2
     partial = tmp_path / "run/checkpoints/.step-0000004.77.partial"
     partial.mkdir(parents=True)

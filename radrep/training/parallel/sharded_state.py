@@ -6,7 +6,8 @@ Through torch.distributed.checkpoint: each process writes a file NAME.distcp, th
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import Unpickler, UnpicklingError
@@ -15,7 +16,7 @@ from typing import IO, Any
 import torch
 import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
@@ -30,6 +31,7 @@ from radrep.errors import CheckpointError
 from radrep.torch_files import check_pickle, check_torch_stream
 from radrep.weights.files import OPTIMIZER_INDEX, OPTIMIZER_PART, write_error
 
+_ALONE = "torch.distributed is disabled"  # a remark of torch that a process alone is alone
 # By the names of parameters, which do not depend on the number of processes.
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
 # What an index is made of, besides types of numbers; pathlib is in two modules from Python 3.13 on.
@@ -55,11 +57,30 @@ def save_optimizer(
     """
     alone = accelerator.num_processes == 1
     state = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
-    try:
-        with _quiet():
-            dcp.save({"optimizer": state}, checkpoint_id=folder, no_dist=alone)
-    except CheckpointException as error:  # which is no Exception
-        raise write_error(folder, _first_failure(error)) from error
+    with _quiet(), _write_errors(folder):
+        dcp.save({"optimizer": state}, checkpoint_id=folder, no_dist=alone)
+
+
+def begin_saving_optimizer(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    group: distributed.ProcessGroup | None,
+) -> Callable[[], None]:
+    """As `save_optimizer`, from copies and by threads, which meet in a group of their own.
+
+    What is returned waits for their end and raises CheckpointError where one cannot write.
+    """
+    state = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
+    warnings.filterwarnings("ignore", _ALONE)  # for as long as the thread may warn
+    writing = dcp.async_save({"optimizer": state}, checkpoint_id=folder, process_group=group)
+    assert isinstance(writing, Future), "torch's own copies are made when it returns"
+
+    def wait() -> None:
+        with _write_errors(folder):
+            writing.result()
+
+    return wait
 
 
 def load_optimizer(
@@ -81,6 +102,14 @@ def load_optimizer(
         reason = _first_failure(error) if isinstance(error, CheckpointException) else error
         raise CheckpointError(f"{folder} has no optimizer that can be read: {reason}") from error
     set_optimizer_state_dict(model, optimizer, state, options=_OPTIONS)
+
+
+@contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointException as error:  # which is no Exception
+        raise write_error(folder, _first_failure(error)) from error
 
 
 def _first_failure(error: CheckpointException) -> BaseException:
@@ -139,7 +168,7 @@ class _Unpickler(Unpickler):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remark that a process alone is alone."""
+    """Without the remark `_ALONE`."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        warnings.filterwarnings("ignore", _ALONE)
         yield
