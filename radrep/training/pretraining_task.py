@@ -38,8 +38,7 @@ class PretrainingTask:
     def _retrieval(self, model: EmbeddingModel) -> dict[str, float]:
         """Embed every study once; the loss is that of one batch with all of them."""
         on = self.validation
-        # NumPy rows: a row of a tensor is pickled with the whole batch's memory.
-        rows: list[tuple[str, np.ndarray, np.ndarray]] = []
+        mine: list[tuple[tuple[str, ...], np.ndarray, np.ndarray]] = []  # whole batches
         with autocast(on.accelerator.device, on.recipe.train.precision):
             for batch in moved(on.batches(on.recipe.train.batch_size), on.accelerator.device):
                 assert batch.images is not None, "nothing is frozen, so nothing is cached"
@@ -48,10 +47,9 @@ class PretrainingTask:
                 images = model.embed_images(batch.images, batch.num_views)
                 texts = model.embed_texts(batch.tokens, batch.lengths)
                 vectors = (images.float().cpu().numpy(), texts.float().cpu().numpy())
-                rows += zip(batch.ids, *vectors, strict=True)
-        rows = sorted(gather(on.accelerator, rows), key=lambda row: row[0])
-        _, *columns = zip(*rows, strict=True)
-        images, texts = (torch.from_numpy(np.stack(column)) for column in columns)
+                mine.append((batch.ids, *vectors))
+        ids, *columns = map(np.concatenate, zip(*gather(on.accelerator, mine), strict=True))
+        images, texts = (torch.from_numpy(column[np.argsort(ids)]) for column in columns)
         logits = model.logit_scale().float().cpu() * images @ texts.T
         targets = torch.arange(len(logits))
         losses = [torch.nn.functional.cross_entropy(x, targets) for x in (logits, logits.T)]

@@ -84,30 +84,33 @@ def address() -> Iterator[str]:
     nodes.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "num", [pytest.param(700, marks=pytest.mark.slow), pytest.param(5000, marks=pytest.mark.soak)]
+)
 def test_prepare_masks_and_reports_equal_those_of_one_process(
-    address: str, trained_run: Path, phantoms: Path, tmp_path: Path
+    num: int, address: str, trained_run: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     start_and_wait("train", write_discriminator(tmp_path, phantoms))
     discriminator = tmp_path / "run"
     on_ray = ("--engine", "ray", "--address", address)
     for name, engine in (("one", ()), ("many", on_ray)):
         data = tmp_path / name / "data"
-        start_and_wait(*PHANTOMS, "--num-studies", "700", "--out", data, *engine)
+        start_and_wait(*PHANTOMS, "--num-studies", str(num), "--out", data, *engine)
         start_and_wait(
             *("prepare", "saliency", "--data", data, "--checkpoint", discriminator),
             *engine,
         )
     films = draw_films(tmp_path / "films", 40)
     add_broken(films)
-    words = ("generate", films, "--checkpoint", trained_run)
-    start_and_wait(*words, "--out", tmp_path / "many" / "reports", *on_ray, code=2)
-    began = json.loads((tmp_path / "many" / "reports" / "generated.json").read_text())
-    (tmp_path / "one" / "reports").mkdir()
-    (tmp_path / "one" / "reports" / "generated.json").write_text(
-        json.dumps({**began, "finished": False})
-    )
-    start_and_wait(*words, "--out", tmp_path / "one" / "reports", code=2)
+    for name, source, code in (("films", films, 2), ("reports", tmp_path / "one/data", 0)):
+        words = ("generate", source, "--checkpoint", trained_run)
+        start_and_wait(*words, "--out", tmp_path / "many" / name, *on_ray, code=code)
+        began = json.loads((tmp_path / "many" / name / "generated.json").read_text())
+        (tmp_path / "one" / name).mkdir()
+        (tmp_path / "one" / name / "generated.json").write_text(
+            json.dumps({**began, "finished": False})
+        )
+        start_and_wait(*words, "--out", tmp_path / "one" / name, code=code)
     one, many = contents(tmp_path / "one"), contents(tmp_path / "many")
     assert sum(name.endswith(".arrow") for name in one) >= 6
     assert one.keys() == many.keys()
@@ -135,7 +138,7 @@ def test_a_killed_driver_goes_on_and_makes_the_same_bytes(address: str, tmp_path
 
 def start_and_wait(*words: str | Path, code: int = 0) -> None:
     started = start_radrep(*words)
-    _, error = started.communicate(timeout=600)
+    _, error = started.communicate(timeout=3600)
     assert started.returncode == code, error
 
 

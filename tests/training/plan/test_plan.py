@@ -1,5 +1,6 @@
 """Plans against what is built: exactly for what is held, closely for what a step computes."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,16 @@ def test_the_plan_in_a_recipe_s_header_is_that_of_the_command(name: str) -> None
     total = plan.memory.total(plan.recipe.train.batch_size)
     words = f"{total / GIB:.1f} of {plan.usable / GIB:.1f} GiB a device, at most "
     assert f"8 x H100-80GB: {words}{plan.largest_batch} studies" in shipped_recipe_text(name)
+
+
+def test_readme_has_the_memory_of_the_headers() -> None:
+    """Of each row with GPU recipes: the least and the most."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    headers = "".join(map(shipped_recipe_text, PLANNED))
+    planned = set(re.findall(r"# Plan: .*?: ([\d.]+) of", headers))
+    rows = re.findall(r"\| GPU: ([\d.]+)(?: to ([\d.]+))? GiB", readme)
+    assert len(rows) == 4
+    assert {figure for row in rows for figure in row if figure} <= planned
 
 
 CASES: dict[str, tuple[str, list[str]]] = {
