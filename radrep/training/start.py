@@ -50,6 +50,7 @@ from radrep.weights.run_folder import TRAINING
 _MAY_CHANGE = (
     "optim.lr", "optim.encoder_lr", "optim.clip_norm",
     "train.epochs", "train.patience", "train.save_every_steps", "train.log_every", "train.logger",
+    "train.async_checkpoints",
     "train.batch_size", "train.grad_accum_steps",  # with as many studies a step, see `load_last`
     "parallel.shard", "parallel.activation_checkpointing", "parallel.compile",
     "data.prepared", "data.num_workers", "decode.select", "decode.edit",

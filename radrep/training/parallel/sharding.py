@@ -71,7 +71,7 @@ def whole(model: object) -> Iterator[None]:
 
 
 def gather_state(state: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole tensors on the CPU, one after the other, where they are kept; empty elsewhere.
+    """Whole tensors, copied to the CPU one after the other where they are kept; empty elsewhere.
 
     All processes call this together.
     """
@@ -79,7 +79,7 @@ def gather_state(state: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor
     for name, tensor in state.items():
         full = to_full(tensor)
         if keep:
-            found[name] = full.detach().cpu()
+            found[name] = full.detach().to("cpu", copy=True)
     return found
 
 
