@@ -3,9 +3,11 @@
 import base64
 import json
 import os
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from radrep.guidance.editing import WrittenReport
+from radrep.inference.films import Films
 from radrep.inference.generated_report import GeneratedReport
 from radrep.inference.generator import ReportGenerator
 from radrep.sections import MARKER, TWO_SECTIONS, sections_of
@@ -23,6 +26,7 @@ from tests.whole_way import radrep
 pytest.importorskip("starlette")
 pytest.importorskip("httpx")
 
+import httpx
 from starlette.testclient import TestClient
 
 from radrep.errors import RadrepError
@@ -119,6 +123,38 @@ def test_sentences_are_sent_while_the_report_is_decoded(
     second, report = rows
     assert second["sentence"] == describe_sentence(SENTENCES[1]) | {"origin": "generated"}
     assert tuple(each["text"] for each in report["report"]["sentences"]) == SENTENCES
+
+
+def test_a_sentence_is_sent_before_the_report_over_http(
+    reader: FilmReader, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uvicorn = pytest.importorskip("uvicorn")
+    arrived, explain = Event(), reader._generator.explain_films
+
+    def wait(films: Films, *, on_text: Callable[[str], None]) -> Any:
+        on_text("no pneumothorax . the heart")
+        assert arrived.wait(20)
+        return explain(films)
+
+    monkeypatch.setattr(reader._generator, "explain_films", wait)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        host = "{}:{}".format(*listening.getsockname())
+        config = uvicorn.Config(make_app(reader, frozenset([host])), log_level="warning")
+        server = uvicorn.Server(config)
+        thread = Thread(target=server.run, args=([listening],))
+        thread.start()
+        sent = {"films": [as_film(films[0])]}
+        try:
+            with httpx.stream("POST", f"http://{host}/report", json=sent, timeout=60) as answer:
+                rows = map(json.loads, answer.iter_lines())
+                assert [*next(rows)] == ["films"]
+                assert next(rows)["sentence"]["text"] == "no pneumothorax ."
+                arrived.set()
+                assert [[*row] for row in rows] == [["report"]]
+        finally:
+            server.should_exit = True
+            thread.join(30)
 
 
 def test_a_report_of_beams_has_its_sentences_together(

@@ -169,6 +169,8 @@ def generate(
 
     Context: radrep generate film.png --indication "Chest pain." --prior before.png
 
+    Context of a folder: radrep generate films --studies table.csv --out reports
+
     A model that writes two sections prints FINDINGS: and IMPRESSION:, each on its line.
     """
     cluster = choose_cluster(engine, address, worker_cores)
