@@ -192,12 +192,15 @@ def generate(
         "length_penalty": length_penalty, "temperature": temperature, "top_p": top_p,
     }  # fmt: skip
     changes = decode_changes(options, sensitivity or [], threshold or [])
+    from radrep.weights.checkpoint import find_checkpoint
+
     with TerminalReporter() as reporter:
-        load = _loader(checkpoint, changes, discriminator, predict=as_json or out is not None)
+        folder = find_checkpoint(checkpoint)
+        load = _loader(folder, changes, discriminator, predict=as_json or out is not None)
         generator = load()
-        reporter.info("checkpoint", str(generator.loaded.folder))
-        reads = generator.loaded.recipe.data.context
-        if not generator.context and (texts or prior or (out is not None and reads)):
+        reporter.info("checkpoint", str(folder))
+        trained_with = generator.loaded.recipe.data.context
+        if trained_with and not generator.context and (texts or prior or out is not None):
             reporter.warn("decode.method: select reads the films alone, and none of the context")
         if out is not None:
             files = (projection or [], single_study)
@@ -213,14 +216,12 @@ def generate(
 
 
 def _loader(
-    checkpoint: Path | None, changes: Sequence[str], discriminator: Path | None, *, predict: bool
+    folder: Path, changes: Sequence[str], discriminator: Path | None, *, predict: bool
 ) -> Callable[[], "ReportGenerator"]:
     """What loads the model, here and in the workers of a cluster."""
     from radrep.inference.decode_options import change_decode
     from radrep.inference.generator import ReportGenerator
-    from radrep.weights.checkpoint import find_checkpoint
 
-    folder = find_checkpoint(checkpoint)
     return partial(
         ReportGenerator,
         folder.resolve(),
