@@ -128,15 +128,21 @@ def mark_edits(found: Sequence[Passage], sentences: Sequence[Sentence]) -> list[
 
 
 def add_headings(found: Sequence[Passage]) -> list[Passage]:
-    """The passages of a report of two sections, a heading in front of each; of one as they are."""
+    """The passages of a report of two sections, a heading in front of each; of one as they are.
+
+    A decoder may repeat the marker: all but the first are left out, as in scores.
+    """
     if not any(MARKER in passage.text for passage in found):
         return list(found)
-    headed = [Passage("Findings", HEADING)]
+    headed, ended = [Passage("Findings", HEADING)], False
     for passage in found:
-        before, marker, after = passage.text.partition(MARKER)
+        before, marker, after = ("", "", passage.text) if ended else passage.text.partition(MARKER)
         headed.append(replace(passage, text=before.rstrip() if marker else before))
         if marker:
-            headed += [Passage("Impression", HEADING), replace(passage, text=after.lstrip())]
+            headed.append(Passage("Impression", HEADING))
+            after = after.lstrip()
+        ended = ended or bool(marker)
+        headed.append(replace(passage, text=after.replace(MARKER, "")))
     return [passage for passage in headed if passage.text]
 
 

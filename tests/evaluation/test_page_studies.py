@@ -2,9 +2,11 @@
 
 import pytest
 
-from radrep.evaluation.page_studies import mark_edits, passages
+from radrep.evaluation.page_studies import add_headings, mark_edits, passages
 from radrep.guidance.editing import Sentence
 from radrep.metrics.labeler import label_report
+from radrep.sections import MARKER
+from radrep.viz.html.page import HEADING, Passage
 
 
 def marked(reference: str, generated: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -80,3 +82,15 @@ def test_the_note_of_a_wrong_side_shows_both() -> None:
         "Pleural Effusion, left; right in the other report",
         "Pleural Effusion, right; left in the other report",
     ]
+
+
+def test_each_section_has_one_heading_though_the_marker_is_repeated() -> None:
+    parts = f"a. {MARKER}", f" b. {MARKER} c."
+    for texts in (["".join(parts)], parts):
+        headed = add_headings([Passage(text, "plain") for text in texts])
+        assert [each.text for each in headed if each.kind == HEADING] == ["Findings", "Impression"]
+        assert " ".join(each.text for each in headed).split() == [
+            *("Findings", "a.", "Impression", "b.", "c.")
+        ]
+    plain = [Passage("a.", "plain")]
+    assert add_headings(plain) == plain
