@@ -136,7 +136,8 @@ def test_a_table_gives_the_studies_of_a_folder_their_context(
     assert "2 indication, 1 prior_report, 2 prior_image (of 3 studies)" in told
     assert "The model does not read comparison: see data.context." in told
     assert "1 images are not in the table" in told
-    assert "not found, or there are several files of this name (of the study before)" in told
+    missing = "gone.png: not found, or there are several files of this name (of the study before)"
+    assert missing in told
     (tmp_path / "prior.txt").write_text("The lungs are clear.")
     typed: dict[str, list[str | Path]] = {
         "a": [

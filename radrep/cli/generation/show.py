@@ -57,7 +57,8 @@ def write_reports_of_folder(
         some = "; the others have no DICOM films for one" if count < result.num_reports else ""
         say(f"{out / form} has {count:,} documents{some}.")
     if result.left_out:
-        lines = [f"  {' '.join(reason.split())}" for _, _, reason in result.left_out]
+        named = [why if image in why else f"{image}: {why}" for _, image, why in result.left_out]
+        lines = [f"  {' '.join(reason.split())}" for reason in named]
         more = len(lines) - _SHOWN_FAILURES
         lines[_SHOWN_FAILURES:] = [f"  ... and {more:,} more"] * (more > 0)
         title = f"{len(result.left_out):,} images are not used (all in {out / 'left_out.jsonl'}):"
