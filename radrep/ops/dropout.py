@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from radrep.ops.outside_graphs import outside_graphs
+
 _LEVELS = 1 << 16
 
 
@@ -17,6 +19,11 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
+    return _dropout_on_cpu(x, p)
+
+
+@outside_graphs  # which have no random_
+def _dropout_on_cpu(x: Tensor, p: float) -> Tensor:
     dropped = round(p * _LEVELS)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _LEVELS // 2

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from radrep.device import without_autocast
 from radrep.ops.dropout import dropout as drop
+from radrep.ops.outside_graphs import outside_graphs
 
 
 def _has_kernels(x: Tensor) -> bool:
@@ -116,6 +117,13 @@ def top_k_attention(
         dense = weights.new_zeros(scores.shape).scatter(-1, rows, weights)
         with without_autocast(dense.device):
             return (dense @ value.to(dense.dtype)).to(value.dtype)
+    return _attend_by_kernels(query, key, value, top_k, dropout)
+
+
+@outside_graphs
+def _attend_by_kernels(
+    query: Tensor, key: Tensor, value: Tensor, top_k: int, dropout: float
+) -> Tensor:
     best, rows = _BestScores.apply(query, key, top_k)
     weights = drop(best.softmax(dim=-1), dropout)
     return _SumOfRows.apply(rows, weights, value.to(weights.dtype)).to(value.dtype)

@@ -66,6 +66,11 @@ class Recipe(Section):
         text = "does not go with train.precision: fp16, whose loss scale no process knows alone; "
         text += "use bf16, or ddp"
         yield sharded and self.train.precision == "fp16", "parallel.data", text
+        again = self.parallel.activation_checkpointing
+        again |= isinstance(model, Emrrg) and model.language_model.gradient_checkpointing
+        text = "does not go with parallel.activation_checkpointing and gradient_checkpointing: the "
+        text += "passes that compute again may take other graphs; set one of the two to false"
+        yield self.parallel.compile and again, "parallel.compile", text
         known = [f"val/{metric}" for metric in model.scores]
         text = f"must be one of {', '.join(known)} here, got '{monitor}'"
         yield monitor not in known, "train.monitor", text
@@ -78,11 +83,14 @@ class Recipe(Section):
             text = "is for models that write reports"
             yield changed and model.output != "reports", f"train.{name}", text
         if isinstance(model, Emrrg) and self.train.reward is not None:
-            language, again = model.language_model, self.parallel.activation_checkpointing
+            language = model.language_model
             text = "recomputes layers with another dropout than drawn reports had; set one of "
             text += "gradient_checkpointing: false and train: frozen for train.reward"
-            conflict = (language.gradient_checkpointing or again) and language.train != "frozen"
-            yield conflict, "model.language_model.gradient_checkpointing", text
+            yield (
+                again and language.train != "frozen",
+                "model.language_model.gradient_checkpointing",
+                text,
+            )
         other = decode.method == "sample" or decode.block_trigrams
         text = "emrrg writes by beam, greedy, select or consensus, without block_trigrams"
         yield isinstance(model, Emrrg) and other, "decode.method", text

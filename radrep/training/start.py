@@ -32,6 +32,7 @@ from radrep.training.accelerator import (
     set_arithmetic,
 )
 from radrep.training.loop import Progress
+from radrep.training.parallel.blocks import check_compiler
 from radrep.training.parallel.environment import check_environment
 from radrep.training.report_task import check_meteor
 from radrep.training.run_log import (
@@ -96,6 +97,8 @@ def resolve(
     changed = {} if last is None else find_changes(recipe, last)
     set_arithmetic(recipe.train)
     accelerator = build_accelerator()
+    if recipe.parallel.compile:
+        check_compiler(accelerator.device)
     last, changed = broadcast(accelerator, (last, changed))
     return Resolved(recipe, out, run, last, changed, held, accelerator, reporter)
 

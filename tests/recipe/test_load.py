@@ -547,3 +547,10 @@ def test_very_many_unknown_keys_are_counted_in_a_moment(write):
     assert time.process_time() - start < 5
     assert message.startswith("bad.yaml has 3000 problems:\n  key0     unknown key\n")
     assert message.endswith("  key99    unknown key\n  ... and 2900 more")
+
+
+def test_compiled_blocks_are_not_computed_again() -> None:
+    changes = ["parallel.compile=true", "parallel.activation_checkpointing=true"]
+    with pytest.raises(RecipeError, match="set one of the two to false") as error:
+        load_recipe("csr_lmca_iu_cpu", changes)
+    assert [key for key, _ in error.value.problems] == ["parallel.compile"]

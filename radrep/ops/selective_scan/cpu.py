@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from radrep.ops.kernel_threads import Arrays, run_kernel
+from radrep.ops.outside_graphs import outside_graphs
 from radrep.ops.selective_scan import cpu_kernels as kernels
 from radrep.ops.selective_scan.cpu_kernels import CHUNK, WIDTH
 from radrep.ops.selective_scan.reference import Tensors
@@ -93,6 +94,7 @@ class _Scan(torch.autograd.Function):
         )
 
 
+@outside_graphs
 def scan(*tensors: *Tensors, softplus: bool) -> tuple[Tensor, Tensor]:
     """Outputs (b, l, e) and last states (b, e, s); all tensors are float32, or all float64."""
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from radrep.errors import RecipeError
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:
@@ -21,6 +24,40 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
         else:
             found += repeated_blocks(child)
     return found
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Have torch compile the training passes of every block; other passes, without gradients, stay.
+
+    Those have the shapes of generation, a token at a time: more to compile than there is to gain.
+    """
+    blocks = repeated_blocks(model)
+    # Blocks share their code, and may differ in what torch has as constants, such as a probability.
+    config = import_module("torch._dynamo").config  # takes seconds, and few runs compile
+    config.recompile_limit = max(config.recompile_limit, 8 * len(blocks))
+    for block in blocks:
+        block.forward = _compiled(block.forward)
+
+
+def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(forward)
+
+    @wraps(forward)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else forward)(*args, **kwargs)
+
+    return call
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise RecipeError where torch cannot compile a function."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # of torch, Triton or the compiler, each by kinds of its own
+        reason = " ".join(str(error).split())[:200]
+        text = f"cannot be had: torch compiles nothing on this machine ({reason}). It needs "
+        text += "a C++ compiler such as g++ and, for GPUs, Triton: install them, or set it to false"
+        raise RecipeError("this run", [("parallel.compile", text)]) from error
 
 
 def recompute_blocks(model: nn.Module) -> None:

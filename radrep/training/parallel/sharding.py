@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from radrep.recipe.training import Parallel
-from radrep.training.parallel.blocks import recompute_blocks, repeated_blocks
+from radrep.training.parallel.blocks import compile_blocks, recompute_blocks, repeated_blocks
 
 
 def spread(accelerator: Accelerator, objective: nn.Module, section: Parallel) -> nn.Module:
@@ -23,8 +23,7 @@ def spread(accelerator: Accelerator, objective: nn.Module, section: Parallel) ->
     if section.activation_checkpointing:
         recompute_blocks(objective)
     if section.compile:
-        for block in repeated_blocks(objective):
-            block.compile()
+        compile_blocks(objective)
     if section.data == "ddp" or accelerator.num_processes == 1:
         wrapped: nn.Module = accelerator.prepare(objective)
         return wrapped
