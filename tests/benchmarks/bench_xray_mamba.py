@@ -1,6 +1,6 @@
 """The X-ray Mamba beside a timm ViT of its size, both trained whole on the findings of phantoms.
 
-Run: radrep prepare phantom --num-studies 6000 --image-size 64 --finding-scale 1.5
+Run: radrep prepare phantom --num-studies 20000 --image-size 64 --finding-scale 1.5
      python -m tests.benchmarks.bench_xray_mamba --data data/phantom --out runs/bench
 
 Both have the same recipe: studies, steps, rates, patches and width. Mean AUROC on test, with the
