@@ -111,8 +111,18 @@ def _write(folder: Path, sums: Mapping[str, str]) -> None:
 
 
 def write_weights(file: Path, state: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write a .safetensors file with metadata."""
+    """Write a .safetensors file with metadata; equal ones make equal bytes."""
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, file, dict(about))
+    if len(about) < 2:
+        return
+    with file.open("r+b") as opened:  # safetensors writes metadata in an order of chance
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(about.items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        assert len(text) == size, "sorting does not change the size"
+        opened.seek(8)
+        opened.write(text)
 
 
 def read_weights(file: Path, *, verified: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:

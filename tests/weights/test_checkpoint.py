@@ -17,7 +17,7 @@ from radrep.modules.hub import hub_sources
 from radrep.recipe.load import load_recipe
 from radrep.weights import checkpoint, files
 from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
-from radrep.weights.files import read_header, write_checksums
+from radrep.weights.files import read_header, read_weights, write_checksums, write_weights
 
 
 @pytest.mark.parametrize(
@@ -141,3 +141,13 @@ def test_weights_name_what_they_learned_from(trained_run: Path, phantoms: Path) 
     about = read_header(trained_run / "best/weights.safetensors")
     assert about["source"] == source_of(phantoms)
     assert about["source"].startswith("phantom ")
+
+
+def test_equal_weights_make_equal_bytes(tmp_path: Path) -> None:
+    about = {"prepared_size": "256", "source": "é\n", "hub": '{"a": "b"}', "saliency": "x"}
+    for number in range(8):
+        write_weights(tmp_path / f"{number}.safetensors", {"w": torch.arange(3.0)}, about)
+    state, read = read_weights(tmp_path / "0.safetensors")
+    assert read == about
+    assert state["w"].tolist() == [0, 1, 2]
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
