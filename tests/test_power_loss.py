@@ -21,7 +21,7 @@ from typer.testing import Result
 from radrep.errors import CheckpointError, RadrepError
 from radrep.modules import language_model
 from radrep.preparation import pipeline
-from radrep.training import run as run_module
+from radrep.training.parallel.checkpoint_writer import CheckpointWriter
 from radrep.weights import run_folder
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 from radrep.weights.files import read_weights
@@ -109,13 +109,13 @@ def test_training(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     words = ("train", recipe, "--out", run)
 
     def write() -> None:
-        def save(folder: Path, step: int, *others: Any) -> None:
-            saved(folder, step, *others)
+        def save(writer: CheckpointWriter, step: int, *others: Any) -> None:
+            saved(writer, step, *others)
             disk.mark(step)
 
-        saved = run_module._save
+        saved = CheckpointWriter._write
         with monkeypatch.context() as patch:
-            patch.setattr(run_module, "_save", save)
+            patch.setattr(CheckpointWriter, "_write", save)
             assert radrep(*words).exit_code == 0
 
     def check(done: list[Any]) -> str:
