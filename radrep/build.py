@@ -210,9 +210,9 @@ def build_model(
 
 
 def _build_backbone(section: schema.Backbone, image_size: int, pretrained: bool) -> Backbone:
-    own = pretrained and section.run is None
+    own = section.weights if pretrained and not section.runs else "none"
     return Backbone(
-        weights=section.weights if own else "none",
+        weights=str(own),
         image_size=image_size,
         **section.model_dump(exclude={"weights"}),
     )

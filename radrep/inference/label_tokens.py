@@ -79,7 +79,7 @@ def fit_label_tokens(
             buckets = assign_buckets(part.probabilities(vectors[of_fold]), edges[fold])
             predicted[np.arange(len(studies))[block][of_fold]] = buckets
     start = recipe.model.starting_weights
-    for path in filter(None, (start.backbone, start.encoder)):
+    for path in filter(None, (*start.backbone, start.encoder)):
         if learned_reports_of(path, recipe.data.prepared):
             reporter.warn(
                 f"{path} learned from the reports of {recipe.data.prepared}, so that findings are "

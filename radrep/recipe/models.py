@@ -21,6 +21,7 @@ from radrep.recipe.section import (
     Whole,
 )
 
+_Several = Annotated[tuple[Name, ...], Field(strict=False, min_length=2, max_length=16)]
 _WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
@@ -28,7 +29,7 @@ _WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 class StartingWeights:
     """What `radrep.weights.pretrained` fills a new model with."""
 
-    backbone: Path | None = None  # run or checkpoint of a discriminator
+    backbone: tuple[Path, ...] = ()  # runs or checkpoints of discriminators, averaged
     encoder: Path | None = None  # folder of an X-ray Mamba
     adapters: Path | None = None  # file
 
@@ -37,7 +38,9 @@ class Backbone(Section):
     """The visual extractor, any timm model by name."""
 
     name: Name = "resnet101"
-    weights: Name = "timm"  # or "none", "package:<name>", a local file, a discriminator's run
+    # or "none", "package:<name>", a local file, a discriminator's run; of several runs, such as
+    # seeds of one recipe, the average (Wortsman et al. 2022, arXiv 2203.05482)
+    weights: Name | _Several = "timm"
     revision: Name | None = None  # branch, tag or commit of timm's weights on the hub
     frozen: bool = False  # never trained, and its features are cached on disk
     # So many stages from the first one are never trained, and their maps are cached: of a ResNet
@@ -51,10 +54,24 @@ class Backbone(Section):
         return self.frozen_stages > 0 and not self.frozen
 
     @property
-    def run(self) -> Path | None:
-        """The run whose backbone this one starts from; None for weights of its own kind."""
-        own = self.weights in ("timm", "none") or self.weights.startswith("package:")
-        return None if own or Path(self.weights).suffix in _WEIGHT_FILES else Path(self.weights)
+    def runs(self) -> tuple[Path, ...]:
+        """The runs whose backbones this one starts from; none for weights of its own kind."""
+        if not isinstance(self.weights, str):
+            return tuple(map(Path, self.weights))
+        return () if _of_timm(self.weights) else (Path(self.weights),)
+
+    def rules(self) -> Iterable[Rule]:
+        """Only runs are averaged."""
+        several = () if isinstance(self.weights, str) else self.weights
+        other = next(filter(_of_timm, several), None)
+        text = f"averages runs of discriminators, got {other} among them"
+        yield other is not None, "model.backbone.weights", text
+
+
+def _of_timm(weights: str) -> bool:
+    """Whether weights are of timm's own kind, not of a run."""
+    own = weights in ("timm", "none") or weights.startswith("package:")
+    return own or Path(weights).suffix in _WEIGHT_FILES
 
 
 class Enhancer(Section):
@@ -182,7 +199,7 @@ class CsrLmca(ModelSection):
     @property
     def starting_weights(self) -> StartingWeights:
         """A backbone."""
-        return StartingWeights(backbone=self.backbone.run)
+        return StartingWeights(backbone=self.backbone.runs)
 
     @property
     def takes_early_maps(self) -> bool:
@@ -345,7 +362,7 @@ class Discriminator(ModelSection):
         """An encoder or a backbone."""
         if self.encoder is not None:
             return StartingWeights(encoder=self.encoder.folder)
-        return StartingWeights(backbone=self.backbone.run)
+        return StartingWeights(backbone=self.backbone.runs)
 
     @property
     def needs_text(self) -> bool:

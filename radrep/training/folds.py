@@ -127,7 +127,11 @@ def fold_recipe(recipe: Recipe, number: int, num_folds: int) -> Recipe:
         if not isinstance(section, dict) or section.get(name) is None:
             continue
         try:
-            section[name] = _of_fold(section[name], recipe, number, num_folds)
+            start = section[name]
+            several = isinstance(start, tuple)  # of an average
+            parts = start if several else (start,)
+            own = tuple(_of_fold(part, recipe, number, num_folds) for part in parts)
+            section[name] = own if several else own[0]
         except CheckpointError as error:
             problems.append((key, str(error)))
     if problems:

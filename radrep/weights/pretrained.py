@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,9 +18,11 @@ from radrep.models.discriminator import Discriminator
 from radrep.models.xray_mamba import XrayMamba, resize_positions
 from radrep.modules.backbone import Backbone
 from radrep.modules.low_rank import LowRankUpdate
+from radrep.recipe import models as schema
+from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
 from radrep.weights.files import read_weights, write_checksums, write_weights
-from radrep.weights.run_folder import WEIGHTS, best_checkpoint
+from radrep.weights.run_folder import RECIPE, WEIGHTS, best_checkpoint
 
 if TYPE_CHECKING:  # transformers takes two seconds to import
     from radrep.models.contrastive import ContrastivePretraining
@@ -56,7 +58,7 @@ def check_state_dict(
 def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
     """Fill a new model with the backbone, encoder and adapters that its recipe starts from."""
     start, fold = recipe.model.starting_weights, recipe.data.fold
-    if start.backbone is not None:
+    if start.backbone:
         folds = "" if fold is None else f" --folds {fold.of}"
         load_backbone(cast(CsrLmca | Discriminator, model).backbone, start.backbone, folds)
     if start.encoder is not None:
@@ -67,11 +69,27 @@ def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
         load_adapters(cast("Emrrg", model), start.adapters)
 
 
-def load_backbone(backbone: Backbone, source: Path, folds: str = "") -> None:
-    """Fill a backbone from a run or a checkpoint of a discriminator; raise CheckpointError.
+def load_backbone(backbone: Backbone, sources: Sequence[Path], folds: str = "") -> None:
+    """Fill a backbone from runs or checkpoints of discriminators, averaged; raise CheckpointError.
 
     `folds` is the option that a discriminator to start from is trained with.
     """
+    states = [_read_backbone(backbone, source, folds) for source in sources]
+    if len(sources) > 1:
+        _check_kin(sources)
+    first = states[0]
+    fixed = {n for n, p in first.items() if not p.is_floating_point()}  # counts of batches
+    backbone.load_state_dict(
+        {
+            name: tensor
+            if name in fixed
+            else torch.stack([state[name].double() for state in states]).mean(0).to(tensor.dtype)
+            for name, tensor in first.items()
+        }
+    )
+
+
+def _read_backbone(backbone: Backbone, source: Path, folds: str) -> dict[str, Tensor]:
     file = _find_weights(source)
     if file is None:
         raise CheckpointError(
@@ -85,7 +103,23 @@ def load_backbone(backbone: Backbone, source: Path, folds: str = "") -> None:
     }
     title = f"model.backbone.weights: {file} is of another backbone than model.backbone describes"
     check_state_dict(state, backbone.state_dict(), title)
-    backbone.load_state_dict(state)
+    return state
+
+
+def _check_kin(sources: Sequence[Path]) -> None:
+    """Raise CheckpointError where an average means nothing: not all are of one starting point."""
+    kinds = {}
+    for source in sources:
+        model = load_recipe(str(_weights_file(source).with_name(RECIPE))).model
+        kinds[source] = cast(schema.Discriminator, model).backbone
+    one, *others = kinds.items()
+    for source, kind in [one, *others]:
+        if kind.weights == "none" or kind != one[1]:
+            raise CheckpointError(
+                "model.backbone.weights: an average needs runs that started from the same weights: "
+                f"{one[0]} from {one[1].weights}, {source} from {kind.weights}, with "
+                f"frozen_stages {one[1].frozen_stages} and {kind.frozen_stages}"
+            )
 
 
 def load_encoder(encoder: XrayMamba, source: Path) -> None:

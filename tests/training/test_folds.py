@@ -145,8 +145,10 @@ def make_run(folder: Path, recipe: Recipe) -> Path:
     return folder
 
 
-def with_weights(recipe: Recipe, weights: Path) -> Recipe:
-    backbone = recipe.model.backbone.model_copy(update={"weights": str(weights)})
+def with_weights(recipe: Recipe, *weights: Path) -> Recipe:
+    several = tuple(map(str, weights))
+    named = several if len(several) > 1 else several[0]
+    backbone = recipe.model.backbone.model_copy(update={"weights": named})
     model = recipe.model.model_copy(update={"backbone": backbone})
     return recipe.model_copy(update={"model": model})
 
@@ -161,6 +163,18 @@ def test_a_fold_starts_from_the_same_fold_of_what_it_names(recipe: Recipe, tmp_p
         assert (own.data.fold.number, own.data.fold.of) == (number, 3)
     with pytest.raises(RecipeError, match="other folds than these 2"):
         fold_recipe(named, 0, 2)
+
+
+def test_every_run_of_an_average_is_replaced_by_its_fold(recipe: Recipe, tmp_path: Path) -> None:
+    several = [tmp_path / name for name in ("first", "second")]
+    for folder in several:
+        make_run(tmp_path / f"{folder.name}-folds/fold-1", fold_recipe(recipe, 1, 3))
+    named = with_weights(recipe, *several)
+    own = fold_recipe(named, 1, 3).model.backbone.weights
+    assert own == tuple(str(tmp_path / f"{each.name}-folds/fold-1") for each in several)
+    make_run(tmp_path / "leaking", recipe)
+    with pytest.raises(RecipeError, match=r"leaking learned from the reports"):
+        fold_recipe(with_weights(recipe, several[0], tmp_path / "leaking"), 1, 3)
 
 
 def test_a_start_that_learned_from_the_reports_held_out_is_refused(

