@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from radrep.errors import CheckpointError
 from radrep.modules.mamba import MambaBranch
 from radrep.recipe.load import load_recipe
 from radrep.training.accelerator import build_accelerator
-from radrep.training.run_log import MetricsLog, RunLog, describe_environment, scan_backend
+from radrep.training.run_log import (
+    Meter,
+    MetricsLog,
+    RunLog,
+    describe_environment,
+    scan_backend,
+)
+from tests.training.parallel.processes import run
 from tests.whole_way import radrep, read_metrics, write_recipe
 
 
@@ -101,3 +109,23 @@ def test_the_environment_names_the_hub_commits_a_model_starts_from(
     found = describe_environment(build_accelerator(), recipe, model)  # type: ignore[arg-type]
     assert found["hub_sources"] == {"0": "owner/model@c0ffee"}
     assert found["scan_backend"] is None
+
+
+def test_of_several_processes_the_slowest_is_logged(tmp_path: Path) -> None:
+    """The second one waits for its data; the first one writes the line."""
+
+    def work(rank: int) -> int:
+        accelerator, meter = build_accelerator(), Meter(steps_left=6)
+        for _ in range(3):
+            with meter.waiting():
+                time.sleep(0.3 * rank)
+            meter.count(8)
+        found = meter.fields(accelerator)
+        if rank == 0:
+            (tmp_path / "line.json").write_text(json.dumps(found))
+        return 0
+
+    run(tmp_path / "said", 2, work)
+    line = json.loads((tmp_path / "line.json").read_text())
+    assert int(line["data"].rstrip("%")) > 50
+    assert int(line["img/s"]) <= 24 / 0.6
