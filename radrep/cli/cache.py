@@ -18,7 +18,7 @@ def cache(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from radrep.atomic import cache_folder
-    from radrep.training.feature_cache import MODELS, list_cache, list_models
+    from radrep.training.features.listing import MODELS, list_cache, list_models
 
     features = [
         (entry.about["data"], entry.about["images"], entry.num_bytes // 10**6, entry.folder)
@@ -39,7 +39,7 @@ def cache(ctx: typer.Context) -> None:
 @app.command()
 def clear() -> None:
     """Remove the whole cache; what a run needs of it is made again."""
-    from radrep.training.feature_cache import clear_cache
+    from radrep.training.features.listing import clear_cache
 
     freed, errors = clear_cache()
     say(f"{freed / 1e6:.0f} MB freed.")

@@ -30,11 +30,9 @@ from radrep.guidance.selection import (
 from radrep.metrics.names import FILM, NEAREST, SELECTION
 from radrep.modules.backbone import PACKAGED_WEIGHTS, Backbone
 from radrep.progress import Reporter
-from radrep.training.feature_cache import (
-    FeatureStore,
-    SelectedImages,
-    cached_features,
-)
+from radrep.training.features.cache import cached_features
+from radrep.training.features.entry import FeatureStore
+from radrep.training.features.selected_images import SelectedImages
 
 EXTRACTOR = "tf_efficientnet_lite0"
 POOL_SIZE = 300
@@ -85,13 +83,13 @@ def _features(splits: list[SelectedImages], reporter: Reporter) -> FeatureStore:
         image_size=_IMAGE_SIZE,
         frozen=True,
     )
+    statistics = _Statistics(backbone)
     return cached_features(
-        _Statistics(backbone),
+        {statistics: splits},
         Preprocess(size=_IMAGE_SIZE, mean=backbone.mean, std=backbone.std),
-        splits,
         device=best_device(),
         reporter=reporter,
-    )
+    )[statistics]
 
 
 def find_nearest(

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -178,6 +178,11 @@ class LabelTokenModel(ReportModel, Protocol):
     """A report model that can read label tokens."""
 
     label_tokens: LabelTokens | None
+
+
+def reads_label_tokens(model: TrainableModel) -> TypeGuard[LabelTokenModel]:
+    """Whether it is a report model with label tokens."""
+    return isinstance(model, LabelTokenModel) and model.label_tokens is not None
 
 
 @runtime_checkable

@@ -23,7 +23,7 @@ from radrep.guidance.image_features import StageSummaries, summarize_stages
 from radrep.guidance.label_tokens import LabelTokens
 from radrep.models.base import VisionModel, mean_token_loss, without_dropout
 from radrep.models.encoder_decoder import Encoded, EncoderDecoder
-from radrep.modules.backbone import Backbone
+from radrep.modules.backbone import Backbone, to_patches
 from radrep.modules.sr_mamba import PooledEnhancer, TokenEnhancer
 
 
@@ -141,7 +141,7 @@ class CsrLmca(VisionModel):
             batch,
             prior=prior,
             images=None,
-            features=maps[-1].flatten(2).transpose(1, 2),
+            features=to_patches(maps[-1]),
             summaries=summarize_stages(maps, batch.images.shape[2]),
         )
 

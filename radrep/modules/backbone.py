@@ -166,7 +166,7 @@ class Backbone(nn.Module):
 
     def finish(self, maps: Tensor) -> Tensor:
         """Turn maps of the frozen stages, (b, k, rows, columns), into patches (b, n, c)."""
-        return self._finish(maps).flatten(2).transpose(1, 2)
+        return to_patches(self._finish(maps))
 
     def _finish(self, maps: Tensor) -> Tensor:
         return _through(self._late, maps.contiguous(memory_format=torch.channels_last))
@@ -176,10 +176,10 @@ class Backbone(nn.Module):
         if self._early and not self.frozen:
             return self.finish(_early_maps(self._early, images))
         if not self.frozen:
-            return self._map(images).flatten(2).transpose(1, 2)
+            return to_patches(self._map(images))
         # In its own precision, so that cached features equal those of a new image.
         with torch.no_grad(), without_autocast(images.device):
-            return self._map(images).flatten(2).transpose(1, 2)
+            return to_patches(self._map(images))
 
 
 class EarlyStages(nn.Module):
@@ -191,7 +191,12 @@ class EarlyStages(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Row by row."""
-        return _early_maps(self.stages, images).flatten(2).transpose(1, 2)
+        return to_patches(_early_maps(self.stages, images))
+
+
+def to_patches(maps: Tensor) -> Tensor:
+    """(b, c, rows, columns) -> (b, n, c), row by row."""
+    return maps.flatten(2).transpose(1, 2)
 
 
 def split_stages(model: nn.Module) -> tuple[nn.Module, ...]:

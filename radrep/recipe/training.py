@@ -225,6 +225,11 @@ class Decode(Section):
         return self.model_copy(update=update)
 
     @property
+    def guided(self) -> bool:
+        """Whether selection or editing is fitted at the end of training."""
+        return self.select is not None or self.edit is not None
+
+    @property
     def num_samples(self) -> int:
         """Samples that the decoder draws beside its beams."""
         return self.consensus.samples if self.method == "consensus" else 0

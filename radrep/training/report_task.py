@@ -1,10 +1,11 @@
 """Validation of a model that writes reports, and what is fitted on its encoder in the end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from radrep.build import build_decode
 from radrep.data.batch import Batch
@@ -23,14 +24,16 @@ from radrep.metrics.protocol import (
     published_references,
     scored_predictions,
 )
-from radrep.models.base import ReportModel
+from radrep.models.base import ReportModel, TrainableModel, reads_label_tokens
 from radrep.progress import Reporter
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
 from radrep.sections import sections_of, titled_sections, without_marker, without_markers
 from radrep.training.accelerator import broadcast, gather
-from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
+from radrep.training.features.cache import cached_features
+from radrep.training.features.entry import FeatureStore
+from radrep.training.features.selected_images import SelectedImages
 from radrep.training.validation import SampleReport, Validation, mean_loss, moved
 from radrep.viz.figures.heatmap import draw_attention
 from radrep.weights.guidance_files import save_guidance
@@ -162,6 +165,21 @@ def check_meteor(section: Train) -> None:
         raise RecipeError("this run", [("train.monitor", text)])
 
 
+def guidance_encoders(
+    model: TrainableModel, recipe: Recipe, splits: Mapping[str, SelectedImages]
+) -> dict[nn.Module, list[SelectedImages]]:
+    """What label tokens and `fit_guidance` read of a frozen encoder, and of which images."""
+    if not isinstance(model, ReportModel):
+        return {}
+    found: dict[nn.Module, list[SelectedImages]] = {}
+    maps, labelled = model.frozen_summaries(), reads_label_tokens(model)
+    if maps is not None and (labelled or recipe.decode.guided):
+        found[maps] = [*splits.values()] if labelled else [splits["train"]]
+    if recipe.decode.guided:
+        found[FilmStatistics(model.pixel_stats)] = [splits["train"]]
+    return found
+
+
 def cached_summaries(
     model: ReportModel, datasets: Sequence[ReportDataset], device: torch.device, reporter: Reporter
 ) -> FeatureStore | None:
@@ -169,8 +187,8 @@ def cached_summaries(
     part = model.frozen_summaries()
     if part is None:
         return None
-    images = (SelectedImages.find(each.studies, each.selection) for each in datasets)
-    return cached_features(part, datasets[0].preprocess, images, device=device, reporter=reporter)
+    wanted = {part: [SelectedImages.find(each.studies, each.selection) for each in datasets]}
+    return cached_features(wanted, datasets[0].preprocess, device=device, reporter=reporter)[part]
 
 
 def fit_guidance(
@@ -186,13 +204,13 @@ def fit_guidance(
     Statistics that a frozen encoder makes are taken from the cache; others are computed here.
     """
     summaries = cached_summaries(model, [dataset], device, reporter)
+    statistics = FilmStatistics(model.pixel_stats)
     film = cached_features(
-        FilmStatistics(model.pixel_stats),
+        {statistics: [SelectedImages.find(dataset.studies, dataset.selection)]},
         dataset.preprocess,
-        [SelectedImages.find(dataset.studies, dataset.selection)],
         device=device,
         reporter=reporter,
-    )
+    )[statistics]
     fitted = fit_to_encoder(model, dataset, recipe, reporter, summaries, film)
     selector, editor, frequencies = fitted
     save_guidance(folder, selector, editor, frequencies)

@@ -29,14 +29,16 @@ from radrep.data.manifest import hash_recipe, read_shards
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
 from radrep.inference.label_tokens import fit_label_tokens
-from radrep.models.base import LabelModel, LabelTokenModel, ReportModel, TrainableModel
+from radrep.models.base import LabelModel, ReportModel, TrainableModel, reads_label_tokens
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
 from radrep.sections import target_name
 from radrep.training.accelerator import broadcast, count_workers, explain_lost_process
 from radrep.training.discriminator_task import LabelTask
-from radrep.training.feature_cache import FeatureStore, SelectedImages, cached_features
+from radrep.training.features.cache import cached_features
+from radrep.training.features.entry import FeatureStore
+from radrep.training.features.selected_images import SelectedImages
 from radrep.training.labels import LabelReader, build_labels, build_targets, check_labels
 from radrep.training.loop import Interrupted, Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer, restore_optimizer, set_top_rates
@@ -44,7 +46,12 @@ from radrep.training.parallel.checkpoint_writer import CheckpointWriter
 from radrep.training.parallel.sharded_state import load_optimizer
 from radrep.training.parallel.sharding import spread
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
-from radrep.training.report_task import ReportTask, cached_summaries, fit_guidance
+from radrep.training.report_task import (
+    ReportTask,
+    cached_summaries,
+    fit_guidance,
+    guidance_encoders,
+)
 from radrep.training.reward.build import build_objective, count_repeats, token_weights
 from radrep.training.run_log import log_model
 from radrep.training.start import Resolved, load_last, open_folder, resolve, settle_best
@@ -159,13 +166,15 @@ def _make_model(resolved: Resolved, data: _Data) -> _Model:
     encoder, features = model.frozen_encoder(), None
     if encoder is not None:
         selection = build_selection(recipe.data)
+        images = {
+            name: SelectedImages.find(split, selection) for name, split in data.splits.items()
+        }
         features = cached_features(
-            encoder,
+            {encoder: [*images.values()]} | guidance_encoders(model, recipe, images),
             preprocess,
-            (SelectedImages.find(split, selection) for split in data.splits.values()),
             device=accelerator.device,
             reporter=resolved.reporter,
-        )
+        )[encoder]
     datasets = {
         name: build_dataset(
             recipe,
@@ -178,7 +187,7 @@ def _make_model(resolved: Resolved, data: _Data) -> _Model:
         )
         for name, split in data.splits.items()
     }
-    if isinstance(model, LabelTokenModel) and model.label_tokens is not None:
+    if reads_label_tokens(model):
         sets, device = list(datasets.values()), accelerator.device
         summaries = cached_summaries(model, sets, device, resolved.reporter)
         fitted = fit_label_tokens(model, sets, recipe, resolved.reporter, summaries)
@@ -310,8 +319,7 @@ def _fit_selection(
     """Fit selection and editing on the encoder of the best checkpoint, for that checkpoint."""
     recipe, model = resolved.recipe, made.model
     best = run_folder.step_folder(folder, progress.best_step)
-    wanted = recipe.decode.select is not None or recipe.decode.edit is not None
-    if not isinstance(model, ReportModel) or not wanted or has_guidance(best):
+    if not isinstance(model, ReportModel) or not recipe.decode.guided or has_guidance(best):
         return
     if recipe.parallel.data == "fsdp":  # the other processes have ended with their parts of it
         loaded = checkpoint.load_checkpoint(best).model.to(resolved.accelerator.device)

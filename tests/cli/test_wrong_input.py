@@ -122,7 +122,7 @@ def test_full_disk_while_saving_leaves_no_half_checkpoint(
 def test_no_room_for_the_feature_cache(
     tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import radrep.training.feature_cache as features
+    import radrep.training.features.entry as features
 
     monkeypatch.setattr(features.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     backbone = {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True}

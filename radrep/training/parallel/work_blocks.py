@@ -40,13 +40,10 @@ class SharedBlocks:
                 advance()
 
     def read(self) -> Generator[Tensor, None, None]:
-        """One row for its shape, then all blocks in order, also those that others still make."""
+        """All blocks in order, also those that others still make."""
         for number in range(self.count):
             self._make(number, timeout=-1)
-            block = torch.from_numpy(np.load(self._file(number)))
-            if number == 0:
-                yield block[:1]
-            yield block
+            yield torch.from_numpy(np.load(self._file(number)))
 
     def _make(self, number: int, *, timeout: float) -> None:
         file = self._file(number)

@@ -16,9 +16,11 @@ from radrep.data.dataset import ModelStudies
 from radrep.data.image_selection import ImageSelection
 from radrep.data.preprocess import Preprocess
 from radrep.progress import Reporter
-from radrep.training import feature_cache
 from radrep.training.accelerator import build_accelerator
-from radrep.training.feature_cache import FEATURES, SelectedImages, cached_features
+from radrep.training.features import cache, image_pass
+from radrep.training.features.cache import cached_features
+from radrep.training.features.entry import FEATURES
+from radrep.training.features.selected_images import SelectedImages
 from radrep.training.parallel import work_blocks
 from radrep.training.parallel.work_blocks import SharedBlocks
 from tests.training.parallel.processes import run, start, wait
@@ -45,7 +47,7 @@ def features(prepared: Path, notes: Path) -> list[bytes]:
     preprocess = Preprocess(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     selected = [SelectedImages.find(studies, ImageSelection("views", 2))]
     device = torch.device("cpu")
-    cached_features(Means(notes), preprocess, selected, device=device, reporter=Reporter())
+    cached_features({Means(notes): selected}, preprocess, device=device, reporter=Reporter())
     root = Path(os.environ["RADREP_CACHE"]) / "features"
     assert not [path for path in root.iterdir() if path.name.startswith(".")]
     return [path.read_bytes() for path in sorted(root.glob(f"*/{FEATURES}"))]
@@ -55,8 +57,8 @@ def features(prepared: Path, notes: Path) -> list[bytes]:
 def test_two_processes_share_the_images_and_write_the_same_file(
     tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_cache, "_BATCH", 2)
-    monkeypatch.setattr(feature_cache, "_BLOCK", 4)
+    monkeypatch.setattr(image_pass, "_BATCH", 2)
+    monkeypatch.setattr(image_pass, "_BLOCK", 4)
     expected = features(phantoms, tmp_path / "alone")
     monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "together"))
 
@@ -75,7 +77,7 @@ def test_an_entry_that_is_damaged_is_shared_out_again(
 ) -> None:
     """Its index.json is a file, and no sign that the blocks are not needed."""
     monkeypatch.setenv("RADREP_CACHE", str(tmp_path / "cache"))
-    for module in (feature_cache, work_blocks):
+    for module in (cache, work_blocks):
         monkeypatch.setattr(module, "count_processes", lambda: (2, 0))
     shared: list[int] = []
     read = SharedBlocks.read
@@ -98,7 +100,7 @@ def test_a_block_that_a_crash_left_is_made_again(tmp_path: Path, content: bytes 
     blocks.share("", Reporter())
     file = tmp_path / "b/000001.npy"
     file.write_bytes(file.read_bytes()[:-1] if isinstance(content, str) else content)
-    assert [block.tolist() for block in blocks.read()] == [[0], [0] * 9, [1] * 9]
+    assert [block.tolist() for block in blocks.read()] == [[0] * 9, [1] * 9]
 
 
 @pytest.mark.slow
@@ -122,4 +124,4 @@ def test_the_block_of_a_process_that_was_killed_is_made_by_another(tmp_path: Pat
     assert wait(started) == [-signal.SIGKILL]
     ours = replace(blocks, make=lambda number: np.full(2, number))
     ours.share("", Reporter())
-    assert [block.tolist() for block in ours.read()] == [[0], [0, 0], [1, 1], [2, 2]]
+    assert [block.tolist() for block in ours.read()] == [[0, 0], [1, 1], [2, 2]]

@@ -18,27 +18,37 @@ import torch
 import yaml
 from filelock import FileLock
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from radrep.data.dataset import ModelStudies
 from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess
 from radrep.errors import RadrepError
+from radrep.guidance.image_features import FilmStatistics, StageSummaries
 from radrep.modules.backbone import Backbone
 from radrep.progress import Reporter
-from radrep.training.feature_cache import (
-    FeatureStore,
-    SelectedImages,
-    cached_features,
-)
+from radrep.training.features.cache import cached_features
+from radrep.training.features.entry import FeatureStore
+from radrep.training.features.selected_images import SelectedImages
 from tests.whole_way import TINY, radrep, read_metrics, write_recipe
 
 
-def test_frozen_features_are_computed_once(tmp_path: Path, phantoms: Path) -> None:
+def test_frozen_features_are_computed_once(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = TINY["model"] | {"backbone": TINY["model"]["backbone"] | {"frozen": True}}
     data = TINY["data"] | {"random_crop": False, "prepared": str(phantoms)}
     recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1}, model=model, data=data)
+    read, evaluate = [], Preprocess.evaluate
+
+    def note(*given: Any, **more: Any) -> Tensor:
+        read.append(given)
+        return evaluate(*given, **more)
+
+    monkeypatch.setattr(Preprocess, "evaluate", note)
     first = radrep("train", recipe)
     assert "image features" in first.stderr
+    assert len(read) == 32 + 8 + 2, "one pass for all features; the first image for their shape"
     entries = list((tmp_path / "cache/features").iterdir())
     assert len(entries) == 4, "train and val; statistics and films of train, for selection"
     again = radrep("train", recipe)
@@ -110,13 +120,13 @@ def features_of(
         with torch.no_grad():
             next(backbone.parameters()).add_(0.1)
     selection = ImageSelection("views", max_views=2)
+    images = [SelectedImages.find(ModelStudies(phantoms, split), selection) for split in splits]
     return cached_features(
-        backbone,
+        {backbone: images},
         replace(Preprocess(64, backbone.mean, backbone.std), **changes),
-        [SelectedImages.find(ModelStudies(phantoms, split), selection) for split in splits],
         device=torch.device("cpu"),
         reporter=reporter or Reporter(),
-    )
+    )[backbone]
 
 
 def test_the_cache_key_holds_weights_preprocessing_and_split(
@@ -132,6 +142,50 @@ def test_the_cache_key_holds_weights_preprocessing_and_split(
     assert count("test", "val") == 2, "known splits are computed in no combination again"
     assert count("val", random_flip=True) == 3
     assert count("val", other_weights=True) == 4
+
+
+def test_one_pass_of_the_backbone_makes_the_entries_that_are_missing(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    torch.manual_seed(0)
+    backbone = Backbone(name="test_resnet.r160_in1k", weights="none", image_size=64, frozen=True)
+    passed: list[int] = []
+
+    def note(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        passed.append(len(given[0]))
+
+    backbone.model.conv1.register_forward_pre_hook(note)
+    preprocess = Preprocess(64, backbone.mean, backbone.std)
+    summaries, film = StageSummaries(backbone), FilmStatistics((backbone.mean, backbone.std))
+    studies = ModelStudies(phantoms, "val")
+    images = [SelectedImages.find(studies, ImageSelection("views", max_views=2))]
+
+    def make(*encoders: nn.Module) -> tuple[list[Tensor], int]:
+        passed.clear()
+        stores = cached_features(
+            dict.fromkeys(encoders, images),
+            preprocess,
+            device=torch.device("cpu"),
+            reporter=Reporter(),
+        )
+        found = [stores[each](studies[0].images[0], View(0)) for each in encoders]
+        return found, sum(passed)
+
+    together, num_passed = make(backbone, summaries, film)
+    assert num_passed == 8 + 1
+    entries = {path.name for path in (tmp_path / "cache/features").iterdir()}
+    assert len(entries) == 3
+    assert make(film, backbone)[1] == 0, "each is of use without the others"
+    with torch.no_grad():
+        pixels = preprocess.evaluate(studies.read_view(0, View(0)))[None]
+        alone = [each.eval()(pixels)[0] for each in (backbone, summaries, film)]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    shutil.rmtree(next((tmp_path / "cache/features").iterdir()))
+    again, num_passed = make(backbone, summaries, film)
+    assert num_passed <= 8 + 1
+    assert all(map(torch.equal, again, together))
+    assert {path.name for path in (tmp_path / "cache/features").iterdir()} == entries
 
 
 def test_features_are_those_of_the_encoder(phantoms: Path) -> None:
