@@ -187,7 +187,7 @@ def describe_environment(
     """Versions, device, commit, scan backend and hub weights, as environment.json keeps them."""
     packages = (
         "radrep", "torch", "timm", "transformers", "peft", "accelerate", "numba", "numpy",
-        "mamba-ssm",
+        "mamba-ssm", "triton",
     )  # fmt: skip
     versions: dict[str, str | None] = {}
     for package in packages:

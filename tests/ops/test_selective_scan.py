@@ -16,7 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from radrep.errors import RadrepError
-from radrep.ops.selective_scan import cuda, select_backend, selective_scan, selective_scan_reference
+from radrep.ops.selective_scan import (
+    choose,
+    cuda,
+    select_backend,
+    selective_scan,
+    selective_scan_reference,
+)
 
 NAMES = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
 BACKENDS = ("cpu", "chunked")
@@ -445,12 +451,19 @@ def test_cuda_choice_is_mamba_ssm_unless_it_cannot(mamba_ssm):
         assert reason in choice.reason
 
 
-def test_cuda_without_mamba_ssm_takes_chunked_and_states_how_to_install_it(monkeypatch):
+@pytest.fixture(autouse=True)
+def _without_triton(monkeypatch):
+    """Without it, as on a machine without a C compiler; test_triton_scan.py has the other."""
+    monkeypatch.setattr(choose, "_triton_problem", lambda device: "Triton is not installed")
+
+
+def test_cuda_without_mamba_ssm_or_triton_takes_chunked_and_states_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
     cuda.import_kernel.cache_clear()
     choice = select_backend(torch.device("cuda"), torch.float32)
     assert choice.name == "chunked"
-    assert choice.reason == f"mamba-ssm is not installed; install it with: {cuda.INSTALL}"
+    assert choice.reason.startswith(f"mamba-ssm is not installed; install it with: {cuda.INSTALL}")
+    assert choice.reason.endswith(". Triton is not installed")
 
 
 def test_mamba_ssm_without_its_cuda_extension_takes_chunked(monkeypatch):

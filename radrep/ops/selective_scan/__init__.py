@@ -72,10 +72,10 @@ def selective_scan(
         return selective_scan_reference(
             u, dt, A, B, C, D, z, dt_bias, softplus=softplus, return_last_state=return_last_state
         )
-    if name != "cuda":  # which has kernels for the narrow types
+    if name not in ("cuda", "triton"):  # which read the narrow types
         dtype = compute_dtype(u)
         tensors = tuple(None if x is None else x.to(dtype) for x in tensors)
-    # By name: the CPU backend imports Numba, which takes half a second.
+    # By name: Numba takes half a second to import, and Triton is not everywhere.
     y, last = import_module(f"{__name__}.{name}").scan(*tensors, softplus=softplus)
     y = y.to(u.dtype)
     return (y, last) if return_last_state else y
