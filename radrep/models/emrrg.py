@@ -323,9 +323,9 @@ class Emrrg(PromptedModel):
             places = views.nonzero()[:, 0]
             tokens = average_views(self.features(batch.prior), views[places])
             found = self.projector(self._inline(tokens)) + self.earlier
-            whole = found.new_zeros(len(views), *found.shape[1:])
-            whole = whole.index_copy(0, places.to(found.device), found)
-            yield whole, (views > 0).to(found.device)[:, None].expand(whole.shape[:2])
+            places, given = (x.to(found.device, non_blocking=True) for x in (places, views > 0))
+            whole = found.new_zeros(len(views), *found.shape[1:]).index_copy(0, places, found)
+            yield whole, given[:, None].expand(whole.shape[:2])
         if batch.context is not None and batch.context_kinds is not None:
             yield self._words(batch.context), batch.context_kinds > 0
 

@@ -148,7 +148,8 @@ class EncoderDecoder(nn.Module):
                 encoded[i] = study
         if len(set(num_views)) == 1:
             return torch.stack(encoded), None
-        lengths = torch.tensor([len(study) for study in encoded], device=patches.device)
+        lengths = torch.tensor([len(study) for study in encoded])
+        lengths = lengths.to(patches.device, non_blocking=True)
         padded = nn.utils.rnn.pad_sequence(encoded, batch_first=True)
         places = torch.arange(padded.shape[1], device=patches.device)
         return padded, (places < lengths[:, None])[:, None, None]

@@ -123,14 +123,12 @@ def fit(run: Run, progress: Progress) -> Progress:
     """
     train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
     meter = Meter(train.epochs * epoch_steps - progress.step)
-    recent: list[dict[str, Tensor]] = []  # losses on the device that no line holds yet
+    recent: list[dict[str, Tensor]] = []  # losses and norms on the device that no line holds yet
     with _stop_requests() as stop_requested:
         while progress.epoch < train.epochs and not _out_of_patience(progress, train):
             run.order.set_start(progress.epoch, progress.step_in_epoch * train.grad_accum_steps)
             for batches in _accumulation_groups(run.batches, train.grad_accum_steps, meter):
-                means, norm = _step(run, progress, batches)
-                recent.append(means)
-                progress.norms.append(norm)
+                recent.append(_step(run, progress, batches))
                 progress.step += 1
                 progress.step_in_epoch += 1
                 run.checkpoints.check()
@@ -191,10 +189,11 @@ def _accumulation_groups(
         yield group
 
 
-def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[dict[str, Tensor], float]:
-    """Return this process's parts, still on the device, and the norm of the gradients.
+def _step(run: Run, progress: Progress, batches: list[Batch]) -> dict[str, Tensor]:
+    """Take a step, without waiting for a GPU to finish it: what is given is still on the device.
 
-    That is of the mean loss, and of the means over studies of what else a call gives.
+    That is this process's part of the mean loss, and of the means over studies of what else a call
+    gives, and under "grad_norm" the norm of the gradients of all processes.
     """
     accelerator, section = run.accelerator, run.recipe.train
     total = section.epochs * run.epoch_steps
@@ -229,17 +228,18 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> tuple[dict[str,
     if run.scaler is not None:
         run.scaler.unscale_(run.optimizer)
     most = math.inf if run.recipe.optim.clip_norm is None else run.recipe.optim.clip_norm
-    norm = float(to_full(nn.utils.clip_grad_norm_(list(run.model.parameters()), most)))
-    # In fp16 a step that overflowed is skipped by the scaler, which then lowers its scale.
-    if run.scaler is None and not math.isfinite(norm):
-        _refuse_not_finite(run, progress.step + 1, float(mean_loss), norm)
+    norm = to_full(nn.utils.clip_grad_norm_(list(run.model.parameters()), most))
+    # A GPU's is read with the losses. In fp16 a step that overflowed is skipped by the scaler, which
+    # then lowers its scale.
+    if norm.device.type == "cpu" and run.scaler is None and not norm.isfinite():
+        _refuse_not_finite(run, progress.step + 1, float(mean_loss), float(norm))
     if run.scaler is None:
         run.optimizer.step()
     else:
         run.scaler.step(run.optimizer)
         run.scaler.update()
     run.optimizer.zero_grad()
-    return {"loss": mean_loss, **{name: others[name] for name in sorted(others)}}, norm
+    return {"loss": mean_loss, "grad_norm": norm, **{name: others[name] for name in sorted(others)}}
 
 
 def _refuse_not_finite(run: Run, step: int, loss: float, norm: float) -> None:
@@ -251,17 +251,21 @@ def _refuse_not_finite(run: Run, step: int, loss: float, norm: float) -> None:
 
 
 def _read_losses(run: Run, progress: Progress, recent: list[dict[str, Tensor]]) -> None:
-    """Move the losses of the last steps from the device into ``progress``."""
+    """Move what the last steps gave from the device into ``progress``."""
     if not recent:
         return
+    norms = torch.stack([means.pop("grad_norm") for means in recent]).tolist()
     table = torch.stack([means[name] for name in recent[0] for means in recent])
     values = sum_over_processes(run.accelerator, table).view(-1, len(recent)).tolist()
     found = dict(zip(recent[0], values, strict=True))
-    recent.clear()
     losses = found.pop("loss")
-    if not all(map(math.isfinite, losses)):
-        _refuse_not_finite(run, progress.step, losses[-1], progress.norms[-1])
+    first = progress.step - len(recent) + 1
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), first):
+        if not math.isfinite(loss) or (run.scaler is None and not math.isfinite(norm)):
+            _refuse_not_finite(run, step, loss, norm)
+    recent.clear()
     progress.losses += losses
+    progress.norms += norms
     for name, steps in found.items():
         progress.others[name] = progress.others.get(name, []) + steps
 

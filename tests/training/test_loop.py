@@ -122,6 +122,31 @@ def test_gradients_that_are_not_finite_stop_before_the_step(tmp_path: Path) -> N
     assert all(bool(p.isfinite().all()) for p in model.parameters())
 
 
+class OnGpu(Tensor):
+    """A norm that seems to be a GPU's: to read it would wait for the step."""
+
+    device = property(lambda self: torch.device("cuda"))  # type: ignore[assignment]
+
+    def isfinite(self) -> Tensor:
+        raise AssertionError("a step waits for a GPU")
+
+    __float__ = __bool__ = isfinite  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [1, 2]), (None, [])])
+def test_norms_of_a_gpu_are_read_at_lines_and_before_anything_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int | None, steps: list[int]
+) -> None:
+    clip = nn.utils.clip_grad_norm_
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *given: clip(*given).as_subclass(OnGpu))
+    model, saved = OneMatrix(nan_at=3), list[Any]()
+    run = run_on(tmp_path, model, [0.0], saved, epochs=1, save_every_steps=every, log_every=5)
+    with pytest.raises(RadrepError, match=r"at step 3 the loss is [\d.]+ and the norm .* nan"):
+        fit(run, Progress())
+    assert model.calls == (3 if every else 5)
+    assert [state["step"] for state, _ in saved] == steps
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
 def test_a_stop_request_saves_the_step(tmp_path: Path, number: signal.Signals) -> None:
     model, saved = OneMatrix(), list[Any]()
