@@ -229,8 +229,8 @@ def _step(run: Run, progress: Progress, batches: list[Batch]) -> dict[str, Tenso
         run.scaler.unscale_(run.optimizer)
     most = math.inf if run.recipe.optim.clip_norm is None else run.recipe.optim.clip_norm
     norm = to_full(nn.utils.clip_grad_norm_(list(run.model.parameters()), most))
-    # A GPU's is read with the losses. In fp16 a step that overflowed is skipped by the scaler, which
-    # then lowers its scale.
+    # A GPU's is read with the losses. In fp16 the scaler skips a step that overflowed, and lowers
+    # its scale.
     if norm.device.type == "cpu" and run.scaler is None and not norm.isfinite():
         _refuse_not_finite(run, progress.step + 1, float(mean_loss), float(norm))
     if run.scaler is None:
