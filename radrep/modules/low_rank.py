@@ -1,7 +1,7 @@
 """A linear layer that can learn low-rank updates of some of its rows (LoRA, arXiv 2106.09685)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -105,3 +105,12 @@ class LowRankLinear(nn.Linear):
             self.weight[update.first : update.behind] += update.delta()
         self.adapters.clear()
         self._borrowed.clear()
+
+
+def product_of_each(layers: Sequence[LowRankLinear], x: Tensor) -> Tensor:
+    """`product` of each layer with inputs of its own: (layers, b, l, inputs), to outputs."""
+    weights = torch.stack([layer.weight for layer in layers]).transpose(1, 2)
+    y = torch.bmm(x.flatten(1, 2), weights).unflatten(1, x.shape[1:3])
+    if not any(layer._updates() for layer in layers):
+        return y
+    return torch.stack([layer._updated(*own) for layer, *own in zip(layers, x, y, strict=True)])

@@ -1,16 +1,18 @@
 """One scan direction of a Mamba mixer (Gu and Dao 2023, arXiv 2312.00752).
 
 A_log, D, conv1d, x_proj and dt_proj are named as in its code, whose weights map one to one.
-Letters: b batch, l length, e inner width, s states per channel.
+Letters: b batch, l length, e inner width, s states per channel, j branches.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from radrep.modules.low_rank import LowRankLinear
+from radrep.modules.low_rank import LowRankLinear, product_of_each
 from radrep.ops.selective_scan import selective_scan
 
 
@@ -70,3 +72,39 @@ class MambaBranch(nn.Module):
             dt_bias=self.dt_proj.bias.float(),
         )
         return y
+
+
+def scan_branches(
+    branches: Sequence[MambaBranch], xz: Tensor, orders: Tensor, *, scale: float
+) -> Tensor:
+    """The scaled sum of branches over orders of their own, (b, l, e), where `has_fused_kernels`.
+
+    xz, (b, l, 2 e), has inputs and gates; step t of a branch is xz[:, orders[j, t]], and nothing is
+    reordered in memory.
+    """
+    from radrep.ops.causal_conv import causal_conv_silu  # with Numba, so not at the top
+    from radrep.ops.selective_scan.cpu import scan_directions
+
+    wide = torch.promote_types(xz.dtype, torch.float32)
+    x, z = xz.chunk(2, dim=-1)
+    u = causal_conv_silu(
+        x,
+        [branch.conv1d.weight for branch in branches],
+        [cast(Tensor, branch.conv1d.bias) for branch in branches],
+        orders,
+    )  # (j, b, l, e)
+    first = branches[0]
+    rows = product_of_each([branch.x_proj for branch in branches], u)
+    dt, B, C = rows.split([first.dt_rank, first.state_dim, first.state_dim], dim=-1)
+    return scan_directions(
+        u,
+        product_of_each([branch.dt_proj for branch in branches], dt),
+        -torch.exp(torch.stack([branch.A_log for branch in branches]).to(wide)),
+        B,
+        C,
+        torch.stack([branch.D for branch in branches]).to(wide),
+        z,
+        torch.stack([branch.dt_proj.bias for branch in branches]).to(wide),
+        orders,
+        scale=scale,
+    )

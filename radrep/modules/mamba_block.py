@@ -5,6 +5,7 @@ Letters: v images, n tokens, d width, e inner width, equal to d.
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from radrep.modules.low_rank import LowRankLinear
-from radrep.modules.mamba import MambaBranch
+from radrep.modules.mamba import MambaBranch, scan_branches
 from radrep.ops.scan_order import column_order, inverse_order
+from radrep.ops.selective_scan import has_fused_kernels
 
 DIRECTIONS = ("rows", "rows_reversed", "columns", "columns_reversed")
 
@@ -64,9 +66,23 @@ class MambaMixer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix the tokens of each image: (v, n, d) -> (v, n, d)."""
         xz = self.in_proj(tokens)  # (v, n, 2 e)
+        if has_fused_kernels(xz):
+            branches = [cast(MambaBranch, branch) for branch in self.branches.values()]
+            orders = self._orders(xz.shape[1])
+            return self.out_proj(scan_branches(branches, xz, orders, scale=1 / len(branches)))
         scanned = [self._scan(direction, xz) for direction in self.branches]
         mean = scanned[0] if len(scanned) == 1 else sum(scanned[1:], scanned[0]) / len(scanned)
         return self.out_proj(mean)
+
+    def _orders(self, length: int) -> Tensor:
+        """The scan order of each branch, (branches, n)."""
+        rows = torch.arange(length)
+        return torch.stack(
+            [
+                rows if direction == "rows" else self.get_buffer(f"{direction}_order")
+                for direction in self.branches
+            ]
+        )
 
     def _scan(self, direction: str, xz: Tensor) -> Tensor:
         branch = self.branches[direction]

@@ -7,11 +7,13 @@ The Visual Computer, 2025). Letters: b images, n patches, c backbone width, d wi
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.modules.dropout import Dropout
-from radrep.modules.mamba import MambaBranch
+from radrep.modules.mamba import MambaBranch, scan_branches
 from radrep.ops.scan_order import stride_rearrange, stride_restore
+from radrep.ops.selective_scan import has_fused_kernels
 
 
 class SrMambaMixer(nn.Module):
@@ -44,9 +46,17 @@ class SrMambaMixer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix the patches of each image: (b, n, d) -> (b, n, d)."""
         xz = self.in_proj(tokens)  # (b, n, 2 e)
+        length = tokens.shape[1]
+        if has_fused_kernels(xz):
+            padded = F.pad(xz, (0, 0, 0, -length % self.stride))
+            steps = torch.arange(padded.shape[1])
+            strided = stride_rearrange(steps[None, :, None], self.stride).flatten()
+            orders = torch.stack([steps, strided])
+            y = scan_branches([self.in_order, self.strided], padded, orders, scale=1.0)
+            return self.out_proj(y[:, :length])
         in_order = self.in_order(*xz.chunk(2, dim=-1))
         rearranged = self.strided(*stride_rearrange(xz, self.stride).chunk(2, dim=-1))
-        return self.out_proj(in_order + stride_restore(rearranged, self.stride, tokens.shape[1]))
+        return self.out_proj(in_order + stride_restore(rearranged, self.stride, length))
 
 
 class SrMambaStack(nn.Module):

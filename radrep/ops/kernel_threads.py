@@ -62,10 +62,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
 def run_kernel(kernel: Callable[..., None], tasks: int, inputs: Arrays, *others: Any) -> None:
     """Run kernel(start, stop, inputs, *others) over all tasks, on as many threads as torch uses.
 
-    `inputs` are C-contiguous, of one type. Tasks must write to places of their own: the result then
-    has the same bits however many threads run.
+    The type of the first of `inputs` decides those of all arguments; arrays are C-contiguous. Tasks
+    must write to places of their own: the result then has the same bits however many threads run.
     """
-    key = kernel, inputs[0].dtype  # all else about the types of the arguments is always the same
+    key = kernel, inputs[0].dtype
     if key not in _COMPILED:
         signature = (numba.typeof(x) for x in (tasks, tasks, inputs, *others))
         _COMPILED[key] = compile_kernel(kernel, tuple(signature))

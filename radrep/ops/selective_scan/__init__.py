@@ -14,12 +14,19 @@ from radrep.errors import RadrepError
 from radrep.ops.selective_scan.choose import (
     BACKENDS,
     BackendChoice,
+    has_fused_kernels,
     select_backend,
     why_unavailable,
 )
 from radrep.ops.selective_scan.reference import compute_dtype, selective_scan_reference
 
-__all__ = ["BackendChoice", "select_backend", "selective_scan", "selective_scan_reference"]
+__all__ = [
+    "BackendChoice",
+    "has_fused_kernels",
+    "select_backend",
+    "selective_scan",
+    "selective_scan_reference",
+]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -72,7 +79,7 @@ def selective_scan(
         return selective_scan_reference(
             u, dt, A, B, C, D, z, dt_bias, softplus=softplus, return_last_state=return_last_state
         )
-    if name not in ("cuda", "triton"):  # which read the narrow types
+    if name not in ("cpu", "cuda", "triton"):  # which read the narrow types
         dtype = compute_dtype(u)
         tensors = tuple(None if x is None else x.to(dtype) for x in tensors)
     # By name: Numba takes half a second to import, and Triton is not everywhere.

@@ -4,6 +4,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from radrep.ops.outside_graphs import outside_graphs
 from radrep.ops.selective_scan import cuda
@@ -98,4 +99,14 @@ def select_backend(
     threads = torch.get_num_threads()
     return BackendChoice(
         "cpu", f"Numba {numba.__version__} on {threads} thread{'s' if threads != 1 else ''}"
+    )
+
+
+def has_fused_kernels(x: Tensor) -> bool:
+    """Whether several directions can be scanned, with what is around them, in the CPU's kernels."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16, torch.float64)
+        and not torch.compiler.is_compiling()
+        and select_backend(x.device, x.dtype).name == "cpu"
     )
