@@ -1,4 +1,8 @@
-"""Numbers in Numba kernels: fast exponentials, bfloat16 as its bits, buffers on the stack."""
+"""Numbers in Numba kernels: fast exponentials, bfloat16 as its bits, buffers on the stack.
+
+Whoever changes this file should touch those of the kernels, too: Numba's cache on disk knows a
+kernel by the file that it is written in.
+"""
 
 import math
 from typing import Any
