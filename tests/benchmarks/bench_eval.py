@@ -1,6 +1,6 @@
 """Time of a whole evaluation of MIMIC-CXR's size, and of its parts, without METEOR.
 
-Run: python tests/benchmarks/bench_eval.py [--reports 3858] [--train 20000] [--peer-systems 1]
+Run: python -m tests.benchmarks.bench_eval [--reports 3858] [--train 20000] [--peer-systems 1]
 
 Reports are drawn like MIMIC-CXR's in number and length, words and sentences by Zipf's law, so that
 common n-grams and whole sentences repeat and few reports do. The front door is `radrep eval` in a
@@ -31,8 +31,10 @@ from pycocoevalcap.rouge.rouge import Rouge
 from radrep.data.text import get_cleaner
 from radrep.data.tokenizer import Tokenizer
 from radrep.metrics.baselines import best_constants
+from radrep.metrics.nlg import score_nlg
 from radrep.metrics.protocol import published_references, scored_predictions
 from radrep.metrics.scorecard import Corpus, score_card
+from tests.benchmarks.rows import Row, compare
 
 FRAMES = (
     "there is no pleural effusion or pneumothorax", "the lungs are clear", "low lung volumes",
@@ -101,6 +103,29 @@ def evaluate(folder: Path, parts: Mapping[str, Sequence[str]], ours: Sequence[st
         subprocess.run([*command, *files], check=True, stdout=subprocess.DEVNULL)
 
 
+def score_by_peer(references: Sequence[str], reports: Sequence[str]) -> None:
+    """BLEU, ROUGE-L and CIDEr by pycocoevalcap."""
+    keyed = dict(enumerate([text] for text in references))
+    generated = dict(enumerate([text] for text in reports))
+    Bleu(4).compute_score(keyed, generated, verbose=0)
+    Rouge().compute_score(keyed, generated)
+    Cider().compute_score(keyed, generated)
+
+
+def rows(repeats: int, tiny: bool) -> Iterator[Row]:
+    """One system under one protocol, without METEOR."""
+    drawer = Drawer(seed=0)
+    count = 20 if tiny else 3858
+    references, reports = drawer.reports(count), drawer.reports(count)
+    yield compare(
+        f"BLEU, ROUGE-L and CIDEr of {count} reports, one core",
+        lambda: score_nlg(references, reports, meteor="skip"),
+        "pycocoevalcap",
+        lambda: score_by_peer(references, reports),
+        repeats,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reports", type=int, default=3858)
@@ -138,14 +163,10 @@ def main() -> None:
         score_card(corpus, systems, pairs, meteor="skip")
 
     references = published_references(parts["test"], **published).texts
-    keyed = dict(enumerate([text] for text in references))
     print("\npycocoevalcap alone, under one protocol")
     for name, reports in list(systems.items())[: arguments.peer_systems]:
-        generated = dict(enumerate([text] for text in reports))
         with told(name):
-            Bleu(4).compute_score(keyed, generated, verbose=0)
-            Rouge().compute_score(keyed, generated)
-            Cider().compute_score(keyed, generated)
+            score_by_peer(references, reports)
 
 
 if __name__ == "__main__":

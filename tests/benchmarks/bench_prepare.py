@@ -1,6 +1,6 @@
 """What `radrep prepare` does to one image, against Pillow alone decoding the same file.
 
-Run: python tests/benchmarks/bench_prepare.py [--images 32] [--size 2048] [--short-side 256]
+Run: python -m tests.benchmarks.bench_prepare [--images 32] [--size 2048] [--short-side 256]
 
 Ours is the whole way by what `radrep prepare` itself calls for each study: read, decode, resize,
 encode as PNG, hash twice (content and looks), and write into a shard. Pillow's is the least that
@@ -12,7 +12,7 @@ programs on the machine do not. A target: ours at no less than 0.7 of Pillow's r
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from radrep.data.image_io import read_image
 from radrep.data.store import study_features, study_row
 from radrep.data.study import SourceImage, SourceStudy, Study
 from radrep.preparation.study_images import PlannedStudy, make_images
+from tests.benchmarks.rows import Row, compare
 
 QUALITY = 92
 GRAIN = 4.0  # standard deviation of a film's noise, in grey levels
@@ -66,6 +67,21 @@ def rate(work: Callable[[list[Path], int], None], paths: list[Path], short_side:
     start = time.process_time()
     work(paths, short_side)
     return len(paths) / (time.process_time() - start)
+
+
+def rows(repeats: int, tiny: bool) -> Iterator[Row]:
+    """One image, by the time of one core."""
+    count, size, short_side = (2, 256, 64) if tiny else (16, 2048, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = draw(Path(folder), count, size)
+        yield compare(
+            f"radrep prepare, {count} JPEGs of {size} px to {short_side}, one core",
+            lambda: whole_way(paths, short_side),
+            "Pillow's decoding alone, draft mode",
+            lambda: decode_alone(paths, short_side),
+            repeats,
+            clock=time.process_time,
+        )
 
 
 def main() -> None:

@@ -1,20 +1,23 @@
-"""Time of the selective scan's paths beside two peers, all measured in the same run.
+"""Time of the selective scan beside its peers, forward and with backward.
 
-Run: python tests/benchmarks/bench_selective_scan.py [--repeats 20] [--dtype bfloat16]
+Run: python -m tests.benchmarks.bench_selective_scan [--repeats 5] [--dtype bfloat16]
 
-The peers are the definition in radrep.ops, which is what a plain loop in PyTorch costs, and the
-loop as mamba-ssm's selective_scan_ref has it, which first forms everything of (b, e, l, s).
+Peers: mamba.py's parallel scan and loop (pip install mambapy), what transformers computes without
+mamba-ssm, the loop as mamba-ssm's selective_scan_ref has it, which first forms everything of
+(b, e, l, s), and radrep's own chunked scan, for machines without Numba.
 """
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.models.mamba.modeling_mamba import mamba_selective_scan
 
-from radrep.ops.selective_scan import select_backend, selective_scan, selective_scan_reference
+from radrep.ops.selective_scan import select_backend, selective_scan
+from tests.benchmarks.rows import Row, compare, show
 
 Scan = Callable[..., Tensor]
 
@@ -35,70 +38,93 @@ def materialising_loop(
     return (y * F.silu(z)).transpose(1, 2)
 
 
-def milliseconds(run: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """The best and the median time; the best is the fairer where other programs run too."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - start) * 1e3)
-    return min(times), sorted(times)[len(times) // 2]
+def of_transformers(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, dt_bias: Tensor
+) -> Tensor:
+    u, dt, B, C, z = (x.transpose(1, 2) for x in (u, dt, B, C, z))
+    y: Tensor = mamba_selective_scan(u, dt, A, B, C, D, z, dt_bias, delta_softplus=True)
+    return y.transpose(1, 2)
 
 
-def measure(scan: Scan, inputs: list[Tensor], repeats: int) -> list[tuple[float, float]]:
-    weights = torch.randn_like(inputs[0])
+def of_mamba_py(loop: bool) -> Scan:
+    from mambapy.mamba import MambaBlock
 
-    def forward() -> None:
-        with torch.no_grad():
-            scan(*inputs)
+    def scan(
+        u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor, bias: Tensor
+    ) -> Tensor:
+        sizes = SimpleNamespace(config=SimpleNamespace(d_inner=A.shape[0], d_state=A.shape[1]))
+        run = MambaBlock.selective_scan_seq if loop else MambaBlock.selective_scan
+        y: Tensor = run(sizes, u, F.softplus(dt + bias), A, B, C, D)
+        return y * F.silu(z)
 
-    def both() -> None:
-        torch.autograd.grad(scan(*inputs), inputs, weights)
-
-    results = []
-    for run in (forward, both):
-        if repeats > 1:
-            run()
-        results.append(milliseconds(run, repeats))
-    return results
+    return scan
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, size in (("b", 4), ("l", 197), ("e", 1536), ("s", 16), ("repeats", 20)):
-        parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--dtype", default="float32", help="of u, dt, B, C and z")
-    options = parser.parse_args()
-    b, l, e, s = options.b, options.l, options.e, options.s  # noqa: E741
-    dtype = getattr(torch, options.dtype)
+def peers() -> dict[str, Scan | str]:
+    """The function of each, or why it is not there."""
+    found: dict[str, Scan | str] = {}
+    for name, loop in (("mamba.py's parallel scan", False), ("mamba.py's loop", True)):
+        try:
+            found[name] = of_mamba_py(loop)
+        except ImportError as error:
+            found[name] = f"{error}; pip install mambapy"
+    return found | {
+        "transformers without mamba-ssm": of_transformers,
+        "the loop of mamba-ssm's selective_scan_ref": materialising_loop,
+        "radrep's chunked scan": lambda *x: selective_scan(*x, backend="chunked"),
+    }
+
+
+def draw(b: int, l: int, e: int, s: int, dtype: torch.dtype) -> list[Tensor]:  # noqa: E741
     torch.manual_seed(0)
     inputs = [torch.randn(b, l, e, dtype=dtype), torch.randn(b, l, e, dtype=dtype) - 2]
     inputs += [-torch.arange(1.0, s + 1).repeat(e, 1)]
     inputs += [torch.randn(b, l, s, dtype=dtype), torch.randn(b, l, s, dtype=dtype)]
     inputs += [torch.randn(e), torch.randn(b, l, e, dtype=dtype), torch.randn(e)]
-    inputs = [x.requires_grad_() for x in inputs]
+    return [x.requires_grad_() for x in inputs]
 
-    choice = select_backend(torch.device("cpu"), dtype)
-    print(f"b {b}, l {l}, e {e}, s {s}, {options.dtype}; {choice.name}: {choice.reason}")
-    start = time.perf_counter()
-    selective_scan(*inputs).sum().backward()
-    print(f"first call, with what had to be compiled: {time.perf_counter() - start:.1f} s")
-    scans: dict[str, tuple[Scan, int]] = {
-        "cpu": (lambda *x: selective_scan(*x, backend="cpu"), options.repeats),
-        "chunked": (lambda *x: selective_scan(*x, backend="chunked"), max(1, options.repeats // 4)),
-        "reference": (selective_scan_reference, max(1, options.repeats // 4)),
-        "mamba-ssm's loop": (materialising_loop, 1),
-    }
-    print(f"{'best (median) ms':18}{'forward':>18}{'with backward':>20}{'times cpu':>16}")
-    ours: list[float] = []
-    for name, (scan, repeats) in scans.items():
-        times = measure(scan, inputs, repeats)
-        ours = ours or [best for best, _ in times]
-        ratios = " and ".join(
-            f"{best / own:.1f}" for (best, _), own in zip(times, ours, strict=True)
-        )
-        row = "".join(f"{f'{best:.1f} ({median:.1f})':>19}" for best, median in times)
-        print(f"{name:18}{row}{ratios:>16}")
+
+def compare_all(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, repeats: int
+) -> Iterator[Row]:
+    """Every peer at one shape, (b, l, e, s); the best of ours is what it is compared with."""
+    inputs = draw(*shape, dtype)
+    weights = torch.randn_like(inputs[0])
+
+    def forward(scan: Scan) -> Callable[[], object]:
+        return lambda: torch.no_grad()(scan)(*inputs)
+
+    def both(scan: Scan) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(scan(*inputs), inputs, weights)
+
+    for what, make in (("forward", forward), ("with backward", both)):
+        b, l, e, s = shape  # noqa: E741
+        work = f"selective scan (b {b}, l {l}, e {e}, s {s}), {str(dtype)[6:]}, {what}"
+        for name, scan in peers().items():
+            if isinstance(scan, str):
+                yield Row(work, name, why_not=scan)
+            else:
+                yield compare(work, make(selective_scan), name, make(scan), repeats)
+
+
+def rows(repeats: int, tiny: bool) -> Iterator[Row]:
+    """At the sizes of the X-ray Mamba base, SR-Mamba and a large image."""
+    shapes = (
+        [(1, 5, 6, 2)] if tiny else [(4, 197, 1536, 16), (16, 49, 1024, 16), (1, 3137, 768, 16)]
+    )
+    for shape in shapes:
+        yield from compare_all(shape, torch.float32, repeats)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, size in (("b", 4), ("l", 197), ("e", 1536), ("s", 16), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--dtype", default="float32", help="of u, dt, B, C and z")
+    options = parser.parse_args()
+    print(select_backend(torch.device("cpu")))
+    shape = (options.b, options.l, options.e, options.s)
+    show(compare_all(shape, getattr(torch, options.dtype), options.repeats))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""`python -m tests.benchmarks`: one table of all figures beside their peers."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import __main__ as benchmarks
+from tests.benchmarks.rows import Row, compare
+
+
+def test_both_sides_run_in_turn_behind_a_warm_up() -> None:
+    calls: list[str] = []
+    clock = itertools.count()
+    ours, theirs = (lambda name=name: calls.append(name) for name in ("ours", "theirs"))
+    row = compare("scan", ours, "peer", theirs, 2, clock=lambda: float(next(clock)))
+    assert calls == ["ours", "theirs"] * 3
+    assert (row.ours, row.theirs) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "cells"),
+    [
+        (Row("scan", "peer", 0.5, 1.25), ["scan", "500 ms", "peer", "1.25 s", "2.50x"]),
+        (Row("scan", "peer", 2e-5, 1e-5), ["scan", "20 us", "peer", "10 us", "0.50x"]),
+        (
+            Row("scan", "peer", why_not="not installed"),
+            ["scan", "", "peer", "not measured: not installed", ""],
+        ),
+    ],
+)
+def test_a_row_names_times_and_how_many_times_as_fast(row: Row, cells: list[str]) -> None:
+    assert row.cells == cells
+
+
+def test_the_page_has_machine_versions_and_every_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "README.md"
+    command = ["--tiny", "--repeats", "1", "--only", "scores", "--only", "prepare"]
+    benchmarks.main([*command, "--out", str(out)])
+    text = out.read_text()
+    assert "CPU cores" in text
+    assert "torch 2" in text
+    assert "| work | radrep | peer | its time | ratio |\n| --- |" in text
+    assert "| pycocoevalcap |" in text
+    assert "| Pillow's decoding alone, draft mode |" in text
+    assert "prepare (2/2, " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scan", "encoder", "csr_lmca", "emrrg"])
+def test_every_suite_runs_at_tiny_sizes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmarks.main(["--tiny", "--repeats", "1", "--only", name])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert lines
+    assert all(line.endswith("x") or "not measured: " in line for line in lines)
