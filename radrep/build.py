@@ -30,17 +30,10 @@ from radrep.guidance.image_features import NUM_SUMMARIES, StageSummaries
 from radrep.guidance.label_tokens import LabelTokens
 from radrep.guidance.selection import UtilityWeights
 from radrep.metrics.labeler import OBSERVATIONS
-from radrep.models.autoregressive import AutoregressivePretraining
 from radrep.models.base import TrainableModel
 from radrep.models.csr_lmca import CsrLmca
 from radrep.models.discriminator import Discriminator
 from radrep.models.encoder_decoder import EncoderDecoder
-from radrep.models.xray_mamba import (
-    XrayMamba,
-    add_partial_lora,
-    make_stage_one_encoder,
-    make_xray_mamba,
-)
 from radrep.modules.backbone import Backbone
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
@@ -50,10 +43,11 @@ from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Decode, Edit, Select
 
-# transformers takes two seconds to import: what needs it is imported where a recipe asks for it.
+# transformers and timm take seconds to import: what needs them is imported where a recipe asks.
 if TYPE_CHECKING:
     from radrep.models.contrastive import ContrastivePretraining
     from radrep.models.emrrg import Emrrg
+    from radrep.models.xray_mamba import XrayMamba
     from radrep.modules.language_model import LanguageModel
 
 LabelSource = Literal["table", "reports"]
@@ -199,8 +193,10 @@ def build_model(
         if isinstance(section, schema.Emrrg):
             return _build_emrrg(section, recipe, words, language_weights)
         if isinstance(section, schema.Autoregressive):
+            from radrep.models.autoregressive import AutoregressivePretraining
+
             return AutoregressivePretraining(
-                encoder=_build_xray_mamba(section.encoder, image_size, make_stage_one_encoder),
+                encoder=_build_xray_mamba(section.encoder, image_size, stage_one=True),
                 cluster_size=section.cluster_size,
                 decoder_dim=section.decoder_dim,
             )
@@ -284,8 +280,11 @@ def _build_label_tokens(
 
 
 def _build_xray_mamba(
-    section: schema.XrayMamba, image_size: int, make: Callable[..., XrayMamba] = make_xray_mamba
-) -> XrayMamba:
+    section: schema.XrayMamba, image_size: int, *, stage_one: bool = False
+) -> "XrayMamba":
+    from radrep.models.xray_mamba import make_stage_one_encoder, make_xray_mamba
+
+    make = make_stage_one_encoder if stage_one else make_xray_mamba
     sizes = {"image_size": image_size, "patch_size": section.patch_size}
     return make(section.size, **sizes, drop_path=section.drop_path)
 
@@ -294,6 +293,7 @@ def _build_emrrg(
     section: schema.Emrrg, recipe: Recipe, words: Sequence[str], language_weights: bool
 ) -> "Emrrg":
     from radrep.models.emrrg import PROMPT, Emrrg
+    from radrep.models.xray_mamba import add_partial_lora
 
     data = recipe.data
     encoder = _build_xray_mamba(section.encoder, data.image_size)

@@ -38,7 +38,6 @@ from radrep.saliency.sdam import (
     load_discriminator,
 )
 from radrep.sections import sections_of, without_marker
-from radrep.weights.bundle import pull
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 from radrep.weights.files import fingerprint
 from radrep.weights.model_card import MODEL_CARD
@@ -120,6 +119,8 @@ class ReportGenerator:
         Raises:
             CheckpointError: If there is no such model, or it is not whole.
         """
+        from radrep.weights.bundle import pull  # huggingface_hub takes a while to import
+
         path = Path(model)
         if not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
             return cls(pull(str(model), revision), **options)

@@ -6,14 +6,18 @@ of supervised pretraining, an addition to the published ones.
 Letters: b studies, v images of all of them, n patches, c width of a patch, k labels, w words.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from radrep.data.batch import Batch
 from radrep.models.base import VisionModel
-from radrep.models.xray_mamba import XrayMamba
 from radrep.modules.backbone import Backbone
+
+if TYPE_CHECKING:  # it imports timm, which takes seconds
+    from radrep.models.xray_mamba import XrayMamba
 
 
 class Discriminator(VisionModel):
@@ -26,13 +30,13 @@ class Discriminator(VisionModel):
     """
 
     backbone: Backbone  # either this
-    encoder: XrayMamba  # or this, under the name that it has in the other stages
+    encoder: "XrayMamba"  # or this, under the name that it has in the other stages
     # Above which a label is called present, (k,); 1, which nothing exceeds, until validation.
     thresholds: Tensor
 
     def __init__(
         self,
-        vision: Backbone | XrayMamba,
+        vision: "Backbone | XrayMamba",
         *,
         num_labels: int,
         num_words: int = 0,

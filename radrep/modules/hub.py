@@ -7,7 +7,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from radrep.errors import CheckpointError
@@ -24,6 +23,8 @@ def hub_sources(model: nn.Module) -> dict[str, str]:
 
 def set_hub_source(module: Any, repository: str, revision: str | None, *files: str) -> None:
     """Note the commit of one of the given files in the hub's cache, which has just been read."""
+    from huggingface_hub import try_to_load_from_cache  # takes a while
+
     for file in files:
         found = try_to_load_from_cache(repository, file, revision=revision)
         if isinstance(found, str):  # .../snapshots/COMMIT/FILE

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from radrep.atomic import atomic_dir
 from radrep.errors import CheckpointError
-from radrep.models.autoregressive import start_from_stage_one
 from radrep.models.base import TrainableModel
 from radrep.models.csr_lmca import CsrLmca
 from radrep.models.discriminator import Discriminator
-from radrep.models.xray_mamba import XrayMamba, resize_positions
 from radrep.modules.backbone import Backbone
 from radrep.modules.low_rank import LowRankUpdate
 from radrep.recipe import models as schema
@@ -24,9 +22,10 @@ from radrep.recipe.recipe import Recipe
 from radrep.weights.files import read_weights, write_checksums, write_weights
 from radrep.weights.run_folder import RECIPE, WEIGHTS, best_checkpoint
 
-if TYPE_CHECKING:  # transformers takes two seconds to import
+if TYPE_CHECKING:  # transformers and timm take seconds to import
     from radrep.models.contrastive import ContrastivePretraining
     from radrep.models.emrrg import Emrrg
+    from radrep.models.xray_mamba import XrayMamba
 
 ABOUT = "about.json"  # the source of weights that were imported or merged
 ADAPTERS = ".adapters."
@@ -122,12 +121,15 @@ def _check_kin(sources: Sequence[Path]) -> None:
             )
 
 
-def load_encoder(encoder: XrayMamba, source: Path) -> None:
+def load_encoder(encoder: "XrayMamba", source: Path) -> None:
     """Fill an encoder from a run, a checkpoint, or a folder that `radrep import` wrote.
 
     Weights of stage 1, which scan in one direction, are expanded; positions are interpolated.
     Raises CheckpointError.
     """
+    from radrep.models.autoregressive import start_from_stage_one
+    from radrep.models.xray_mamba import resize_positions
+
     file = _weights_file(source)
     state, _ = read_weights(file)
     own = encoder_part(state)
@@ -179,7 +181,7 @@ def load_adapters(model: "Emrrg", file: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def check_base(encoder: XrayMamba, about: Mapping[str, str], file: Path) -> None:
+def check_base(encoder: "XrayMamba", about: Mapping[str, str], file: Path) -> None:
     """Raise CheckpointError if adapters were trained on another encoder than this one."""
     if about["base_sha256"] != hash_base(encoder):
         raise CheckpointError(
@@ -188,7 +190,7 @@ def check_base(encoder: XrayMamba, about: Mapping[str, str], file: Path) -> None
         )
 
 
-def hash_base(encoder: XrayMamba) -> str:
+def hash_base(encoder: "XrayMamba") -> str:
     """SHA-256 of an encoder's weights but adapters and positions, which depend on image size."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
@@ -207,7 +209,7 @@ def read_adapters(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, about
 
 
-def save_encoder(encoder: XrayMamba, out: Path, about: Mapping[str, str]) -> None:
+def save_encoder(encoder: "XrayMamba", out: Path, about: Mapping[str, str]) -> None:
     """Write a folder for model.encoder.weights; `about` names its source."""
     with atomic_dir(out) as partial:
         state = {f"{ENCODER}{name}": tensor for name, tensor in encoder.state_dict().items()}
@@ -233,7 +235,7 @@ def _weights_file(source: Path) -> Path:
     )
 
 
-def _grid_like(encoder: XrayMamba, num_patches: int, file: Path) -> tuple[int, int]:
+def _grid_like(encoder: "XrayMamba", num_patches: int, file: Path) -> tuple[int, int]:
     """The grid of that many patches with the sides of the encoder's own."""
     rows, columns = encoder.grid
     for scale in range(1, num_patches + 1):
