@@ -3,6 +3,7 @@
 One line of a recipe or of a config.json asks for terabytes, or for a billion layers.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from radrep.json_text import load_json
@@ -61,15 +63,30 @@ class SizeLimit(TorchFunctionMode):
         if func in _MAKERS and "out" not in settings:
             device = settings.get("device")
             if (device is not None and torch.device(device).type == "meta") == self._on_meta:
-                shaped = {key: settings[key] for key in settings if key != "generator"}
-                shape = func(*args, **shaped | {"device": "meta"})
-                self._num_bytes += shape.nbytes
+                self._num_bytes += _without_numbers(func, args, settings).nbytes
                 self._count += 1
                 if self._max_bytes is not None and self._num_bytes > self._max_bytes:
                     raise self._error(f"{self._max_bytes / 1e9:.1f} GB")
                 if self._count > _MAX_TENSORS:
                     raise self._error(f"{_MAX_TENSORS:,} tensors")
         return func(*args, **settings)
+
+
+def _without_numbers(func: Any, args: tuple[Any, ...], settings: dict[str, Any]) -> Tensor:
+    """What a function makes, on "meta".
+
+    Random numbers and ranges by another one: there their own imports torch's compiler, two seconds.
+    """
+    kept = {key: settings[key] for key in settings if key != "generator"} | {"device": "meta"}
+    if func is torch.arange:
+        given = args if len(args) > 1 else (0, *args)
+        span = dict(zip(("start", "end", "step"), given, strict=False))
+        span |= {key: kept.pop(key) for key in ("start", "end", "step") if key in kept}
+        count = math.ceil((span["end"] - span["start"]) / span.get("step", 1))
+        return torch.empty(max(0, count), **{"dtype": torch.long} | kept)
+    make = torch.empty if func in (torch.rand, torch.randn) else func
+    shape: Tensor = make(*args, **kept)
+    return shape
 
 
 def machine_memory() -> int:

@@ -110,6 +110,7 @@ def test_real_configs_are_within_the_bounds(tmp_path: Path) -> None:
         lambda: torch.nn.Linear(2**20, 2**20),
         lambda: [torch.zeros(2**18) for _ in range(200)],
         lambda: torch.arange(10**10),
+        lambda: torch.arange(2, end=10**10, step=3, dtype=torch.float32),
     ],
 )
 def test_tensors_beyond_a_limit_are_not_made(make: Callable[[], object]) -> None:

@@ -72,13 +72,13 @@ def is_dicom(head: bytes) -> bool:
 
 def open_dicom(file: BinaryIO, name: str) -> DicomFile:
     """Read all elements before the pixels; DataError if there are no pixels or the file is cut."""
-    from pydicom.dataset import Dataset
-    from pydicom.filereader import data_element_generator, read_dataset
-
     file.seek(0)
     place = _start(file.read(HEAD_BYTES))
     if place is None:
         raise DataError(f"{name}: not a DICOM file")
+    from pydicom.dataset import Dataset
+    from pydicom.filereader import data_element_generator, read_dataset
+
     file.seek(place)
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     declared = next(iter(texts(meta, "TransferSyntaxUID")), "")
