@@ -102,7 +102,7 @@ def test_transformers_reads_models_without_their_code():
 
 
 def test_the_hubs_cache_is_laid_out_by_commit(tmp_path):
-    """radrep/modules/hub.py: which commit weights are from."""
+    """radrep/hub.py: which commit weights are from."""
     from huggingface_hub import try_to_load_from_cache
 
     commit = "a" * 40

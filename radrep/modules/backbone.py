@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from radrep.device import without_autocast
 from radrep.errors import CheckpointError
+from radrep.hub import first_line, packaged_file, set_hub_source
 from radrep.modules.efficientnet_lite import MEAN, SIZES, STD, EfficientNetLite
-from radrep.modules.hub import first_line, packaged_file, set_hub_source
 from radrep.torch_files import load_tensors
 
 _Channels = tuple[float, float, float]

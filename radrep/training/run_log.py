@@ -22,9 +22,9 @@ from torch import nn
 
 from radrep.atomic import atomic_write_text, check_output, make_folder, sync_folder
 from radrep.errors import CheckpointError, RecipeError
+from radrep.hub import hub_sources
 from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
-from radrep.modules.hub import hub_sources
 from radrep.modules.language_model import language_part
 from radrep.ops.selective_scan.choose import BackendChoice, select_backend
 from radrep.progress import Reporter

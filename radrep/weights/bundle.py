@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from radrep.atomic import atomic_write_text, check_output, make_folder
 from radrep.errors import CheckpointError
-from radrep.modules.hub import first_line
+from radrep.hub import first_line
 from radrep.progress import Reporter
 from radrep.recipe.load import change_section, dump_recipe
 from radrep.recipe.recipe import Recipe

@@ -24,9 +24,9 @@ from radrep.claimed_sizes import SizeLimit, file_bytes
 from radrep.data.manifest import source_of
 from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import CheckpointError, RadrepError, RecipeError
+from radrep.hub import hub_sources
 from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
-from radrep.modules.hub import hub_sources
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe, differences
 from radrep.torch_files import load_tensors

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from radrep.errors import CheckpointError
+from radrep.hub import hub_sources
 from radrep.modules.backbone import Backbone
-from radrep.modules.hub import hub_sources
 
 SMALL = "test_resnet.r160_in1k"
 

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from radrep.errors import CheckpointError
+from radrep.hub import hub_sources
 from radrep.modules import language_model
-from radrep.modules.hub import hub_sources
 from radrep.modules.language_model import (
     LanguageModel,
     load_language_model,

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from radrep.data.manifest import source_of
 from radrep.errors import CheckpointError
-from radrep.modules.hub import hub_sources
+from radrep.hub import hub_sources
 from radrep.recipe.load import load_recipe
 from radrep.weights import checkpoint, files
 from radrep.weights.checkpoint import load_checkpoint, save_checkpoint
