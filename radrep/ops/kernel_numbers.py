@@ -146,7 +146,7 @@ def softplus(x: Any) -> Any:
     return max(x, type(x)(0)) + log1p(exp2(-abs(x) * type(x)(LOG2E)))
 
 
-@numba.njit(**INLINE)
+@numba.njit(**SCALAR_OPTIONS)
 def load_row(flat: np.ndarray, start: int, width: int, row: np.ndarray) -> None:
     """Fill a row with `width` numbers from the place start of flat memory, and zeros."""
     source = flat[start : start + width]
@@ -156,7 +156,7 @@ def load_row(flat: np.ndarray, start: int, width: int, row: np.ndarray) -> None:
         row[w] = 0
 
 
-@numba.njit(**INLINE)
+@numba.njit(**SCALAR_OPTIONS)
 def store_row(row: np.ndarray, width: int, flat: np.ndarray, start: int) -> None:
     """Put the first `width` numbers of a row to the place start of flat memory."""
     target = flat[start : start + width]

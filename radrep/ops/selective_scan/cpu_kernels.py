@@ -32,6 +32,7 @@ from radrep.ops.kernel_numbers import (
     store_row,
     widen,
 )
+from radrep.ops.kernel_threads import SCALAR_OPTIONS
 
 CHUNK = 16
 WIDTH = 64
@@ -78,7 +79,7 @@ def _load_chunk(
             steps[k, w] = 0
 
 
-@numba.njit(**INLINE)
+@numba.njit(**SCALAR_OPTIONS)
 def _load_decays(A: np.ndarray, d: int, c: int, decays: np.ndarray) -> None:
     width = min(WIDTH, A.shape[2] - c)
     decays[:] = 0
