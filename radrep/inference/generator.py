@@ -37,7 +37,7 @@ from radrep.saliency.sdam import (
     check_mask_fingerprint,
     load_discriminator,
 )
-from radrep.sections import sections_of, without_marker
+from radrep.sections import MARKER, sections_of, without_marker
 from radrep.weights.checkpoint import find_checkpoint, load_checkpoint
 from radrep.weights.files import fingerprint
 from radrep.weights.model_card import MODEL_CARD
@@ -184,7 +184,8 @@ class ReportGenerator:
     ) -> tuple[GeneratedReport, np.ndarray]:
         """The report of one study that was read, with films and maps, and its words' attention.
 
-        That is (words, views, rows, columns), without words where these were edited or selected.
+        That is (words, views, rows, columns) of the report's text, which has no marker between
+        sections, without words where these were edited or selected.
         `on_text` gets the draft so far, see `explain_reports`.
         """
         given = self._prepare(films)
@@ -197,7 +198,8 @@ class ReportGenerator:
             attention=tuple(attention.mean(axis=0)) if len(attention) else (),
             finding_maps=map_findings(written.text, maps, summaries),
         )
-        return explained, maps
+        words = [n for n, word in enumerate(written.text.split()) if word != MARKER]
+        return explained, maps[words] if len(maps) else maps
 
     def write_all(
         self,

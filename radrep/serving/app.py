@@ -5,12 +5,14 @@ requests of its own page alone, asks for the token if it has one, bounds what is
 nothing: files are decoded in memory, answers are not cached, and no request is logged.
 """
 
+import asyncio
 import base64
 import binascii
 import hmac
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Set
 from importlib.resources import files
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,6 +31,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from radrep.errors import RadrepError
+from radrep.inference.films import Films
 from radrep.json_text import load_json
 from radrep.serving.reader import FilmReader
 
@@ -127,8 +130,7 @@ def make_app(reader: FilmReader, hosts: frozenset[str], token: str | None = None
         films = _films_of(body, "films")
         prior = _films_of(body, "prior") if body.get("prior") else []
         given = await run_in_threadpool(reader.read, films, _texts_of(body), prior)
-        lines = (f"{json.dumps(row)}\n" for row in _until_error(reader.stream(*given)))
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        return StreamingResponse(_lines(reader, *given), media_type="application/x-ndjson")
 
     async def edit(request: Request) -> Response:
         body = await _read_json(request)
@@ -171,6 +173,17 @@ async def _read_json(request: Request) -> Mapping[str, Any]:
     if not isinstance(body, dict):
         raise RefusedError("expected a JSON object", 422)
     return body
+
+
+async def _lines(reader: FilmReader, films: Films, notes: Set[str]) -> AsyncIterator[str]:
+    """The rows of a report, which is not written to its end for a reader who has gone."""
+    gone = Event()
+    rows = _until_error(reader.stream(films, notes, gone))
+    try:
+        while row := await asyncio.to_thread(next, rows, None):
+            yield f"{json.dumps(row)}\n"
+    finally:
+        gone.set()
 
 
 def _until_error(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -176,16 +176,17 @@ class Study {
 
   show(sentences) {
     const report = this.find(".report");
-    const drafted = new Map(this.found.sentences.map(each => [each.text, each]));
+    const drafted = new Map(); // by text, those of one text in their order
+    for (const each of this.found.sentences) drafted.set(each.text, [...(drafted.get(each.text) ?? []), each]);
     report.replaceChildren();
     for (const sentence of sentences) {
       const span = make("span", sentence.text, sentence.state, sentence.origin);
-      const draft = drafted.get(sentence.text);
+      const draft = sentence.origin == "generated" ? drafted.get(sentence.text)?.shift() : null;
       const what = sentence.observations.join(", ");
       span.tabIndex = 0;
       span.title = [what && `${sentence.state}: ${what}`, sentence.origin != "generated" && sentence.origin]
         .filter(Boolean).join("; ");
-      const lay = () => this.lay(sentence.origin == "generated" && draft ? draft : null);
+      const lay = () => this.lay(draft ?? null);
       const lift = () => this.lay(null, true);
       span.addEventListener("mouseenter", lay);
       span.addEventListener("focus", lay);

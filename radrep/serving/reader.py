@@ -5,10 +5,11 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from radrep.inference.generator import ReportGenerator
 from radrep.metrics.labeler import label_report
 from radrep.metrics.labeler.vocabulary import ABNORMAL, NO_FINDING
 from radrep.recipe.training import Edit
-from radrep.sections import MARKER, SECTIONS
+from radrep.sections import MARKER
 from radrep.viz.figures.heatmap import outlined_overlay
 from radrep.weights.checkpoint import find_checkpoint, read_recipe
 from radrep.weights.guidance_files import has_editor, read_editor
@@ -36,6 +37,10 @@ NamedFile = tuple[str, bytes]
 _SHOWN_SIDE = 512  # short side in pixels of the films on the page
 _UNUSED = "not used, more views than the model takes"
 _STATES = ("positive", "uncertain", "negative")  # a sentence is coloured by the first that it has
+
+
+class _GoneError(Exception):
+    """Nobody reads the report any more."""
 
 
 class FilmReader:
@@ -84,27 +89,42 @@ class FilmReader:
         unused = prior[self._generator.max_files :]
         return films, notes | {f"{name} of the prior study: {_UNUSED}" for name, _ in unused}
 
-    def stream(self, films: Films, notes: Set[str] = frozenset()) -> Iterator[dict[str, Any]]:
+    def stream(
+        self, films: Films, notes: Set[str] = frozenset(), gone: Event | None = None
+    ) -> Iterator[dict[str, Any]]:
         """The films, sentences of the report as they are written, one a row, and the report.
 
         Beams, selection and consensus have the whole report at once, and no sentence before it.
+        Once `gone` is set nobody reads any more: the report ends before its next word, or before it
+        begins.
         """
         ready: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        gone = gone or Event()
         yield {"films": [_png(film) for film in films.shown]}
         with ThreadPoolExecutor(1) as pool:
-            whole = pool.submit(self._report, films, notes, ready.put)
+            whole = pool.submit(self._report, films, notes, ready.put, gone)
             whole.add_done_callback(lambda _: ready.put(None))
             while (sentence := ready.get()) is not None:
                 yield {"sentence": sentence}
-            yield {"report": whole.result()}
+            with suppress(_GoneError):
+                yield {"report": whole.result()}
 
     def _report(
-        self, films: Films, notes: Set[str], show: Callable[[dict[str, Any]], None]
+        self,
+        films: Films,
+        notes: Set[str],
+        show: Callable[[dict[str, Any]], None],
+        gone: Event,
     ) -> dict[str, Any]:
         shown = 0
 
+        def go_on() -> None:
+            if gone.is_set():
+                raise _GoneError
+
         def show_sentences(draft: str) -> None:
             nonlocal shown
+            go_on()
             # The last one goes on, perhaps.
             ended = [each for each in split_report(draft)[:-1] if each != MARKER]
             for sentence in ended[shown:]:
@@ -112,6 +132,7 @@ class FilmReader:
             shown = max(shown, len(ended))
 
         with self._lock:
+            go_on()
             report, attention = self._generator.explain_films(films, on_text=show_sentences)
         unused = [image for image in films.images if image not in report.images]
         notes |= {f"{name}: {_UNUSED}" for name in unused}
@@ -140,9 +161,12 @@ class FilmReader:
             if name in probabilities
         }
         written = edit_report(text, decisions, self._editor.bank, probabilities)
-        origins = {each.text: each.origin for each in written.sentences}
+        origins: dict[str, list[str]] = {}  # of equal sentences in their order
+        for each in written.sentences:
+            origins.setdefault(each.text, []).append(each.origin)
         return [
-            describe_sentence(sentence) | {"origin": origins.get(sentence, "generated")}
+            describe_sentence(sentence)
+            | {"origin": origins[sentence].pop(0) if origins.get(sentence) else "generated"}
             for sentence in split_report(written.text)
         ]
 
@@ -167,11 +191,7 @@ def describe_sentence(sentence: str) -> dict[str, Any]:
 def _sentences(report: GeneratedReport, attention: np.ndarray) -> list[dict[str, Any]]:
     """Each sentence with its map on every film, and what the map is; without one, none."""
     found, start = [], 0
-    before: set[str | None] = {SECTIONS[0]}
-    for sentence, section in ((each.text, each.section) for each in report.sentences):
-        # Of two sections the marker between them is a word of the decoder.
-        start += len(report.sections) > 1 and section not in before
-        before.add(section)
+    for sentence in (each.text for each in report.sentences):
         end = start + len(sentence.split())
         maps, kind = list(attention[start:end].mean(axis=0)) if len(attention) > start else [], ""
         if maps:

@@ -5,7 +5,9 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -18,9 +20,8 @@ from torch import Tensor
 
 from radrep.guidance.editing import WrittenReport
 from radrep.inference.films import Films
-from radrep.inference.generated_report import GeneratedReport
 from radrep.inference.generator import ReportGenerator
-from radrep.sections import MARKER, TWO_SECTIONS, sections_of
+from radrep.sections import MARKER
 from tests.whole_way import radrep
 
 pytest.importorskip("starlette")
@@ -47,6 +48,24 @@ def reader(trained_run: Path) -> FilmReader:
 def client(reader: FilmReader, token: str | None = None) -> TestClient:
     application = make_app(reader, frozenset([HOST]), token)
     return TestClient(application, base_url=f"http://{HOST}", follow_redirects=False)
+
+
+@contextmanager
+def serving(reader: FilmReader) -> Iterator[str]:
+    """The address of a server in a thread."""
+    uvicorn = pytest.importorskip("uvicorn")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        host = "{}:{}".format(*listening.getsockname())
+        config = uvicorn.Config(make_app(reader, frozenset([host])), log_level="warning")
+        server = uvicorn.Server(config)
+        thread = Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield f"http://{host}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
 
 
 def as_film(path: Path) -> dict[str, str]:
@@ -128,7 +147,6 @@ def test_sentences_are_sent_while_the_report_is_decoded(
 def test_a_sentence_is_sent_before_the_report_over_http(
     reader: FilmReader, films: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uvicorn = pytest.importorskip("uvicorn")
     arrived, explain = Event(), reader._generator.explain_films
 
     def wait(films: Films, *, on_text: Callable[[str], None]) -> Any:
@@ -137,24 +155,55 @@ def test_a_sentence_is_sent_before_the_report_over_http(
         return explain(films)
 
     monkeypatch.setattr(reader._generator, "explain_films", wait)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        host = "{}:{}".format(*listening.getsockname())
-        config = uvicorn.Config(make_app(reader, frozenset([host])), log_level="warning")
-        server = uvicorn.Server(config)
-        thread = Thread(target=server.run, args=([listening],))
-        thread.start()
-        sent = {"films": [as_film(films[0])]}
-        try:
-            with httpx.stream("POST", f"http://{host}/report", json=sent, timeout=60) as answer:
-                rows = map(json.loads, answer.iter_lines())
-                assert [*next(rows)] == ["films"]
-                assert next(rows)["sentence"]["text"] == "no pneumothorax ."
-                arrived.set()
-                assert [[*row] for row in rows] == [["report"]]
-        finally:
-            server.should_exit = True
-            thread.join(30)
+    sent = {"films": [as_film(films[0])]}
+    with (
+        serving(reader) as address,
+        httpx.stream("POST", f"{address}/report", json=sent, timeout=60) as answer,
+    ):
+        rows = map(json.loads, answer.iter_lines())
+        assert [*next(rows)] == ["films"]
+        assert next(rows)["sentence"]["text"] == "no pneumothorax ."
+        arrived.set()
+        assert [[*row] for row in rows] == [["report"]]
+
+
+def test_a_report_ends_where_nobody_reads_it(
+    reader: FilmReader, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, drafts = Event(), list[str]()
+
+    def write(films: Films, *, on_text: Callable[[str], None]) -> Any:
+        for _ in range(400):  # 20 seconds
+            drafts.append("no pneumothorax . the heart")
+            on_text(drafts[-1])
+            begun.set()
+            time.sleep(0.05)
+
+    monkeypatch.setattr(reader._generator, "explain_films", write)
+    sent = {"films": [as_film(films[0])]}
+    with serving(reader) as address:
+        with httpx.stream("POST", f"{address}/report", json=sent, timeout=60) as answer:
+            assert [*json.loads(next(answer.iter_lines()))] == ["films"]
+            assert begun.wait(20)
+            waiting = Thread(target=leave, args=(f"{address}/report", sent))
+            waiting.start()  # until the first one has ended, and it leaves before
+            waiting.join(60)
+        left = time.monotonic()
+        while reader._lock.locked():
+            assert time.monotonic() < left + 10
+            time.sleep(0.01)
+        written = len(drafts)
+        assert written < 390
+        monkeypatch.undo()
+        answered = httpx.post(f"{address}/report", json=sent, timeout=60)
+        assert [*rows_of(answered)[-1]] == ["report"]
+    assert len(drafts) == written, "the one that waited was not begun"
+
+
+def leave(address: str, sent: object) -> None:
+    """Ask for a report, and go when its films are there."""
+    with httpx.stream("POST", address, json=sent, timeout=60) as answer:
+        next(answer.iter_lines())
 
 
 def test_a_report_of_beams_has_its_sentences_together(
@@ -316,24 +365,25 @@ def test_sentences_are_coloured_by_what_they_find() -> None:
     assert describe_sentence("Two views.")["state"] == ""
 
 
-def test_a_sentence_behind_the_marker_has_the_maps_of_its_own_words(
-    monkeypatch: pytest.MonkeyPatch,
+def test_each_sentence_has_the_maps_of_its_own_words(
+    reader: FilmReader, films: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader_module, "_png", lambda pixels: float(pixels.mean()))
     monkeypatch.setattr(reader_module, "outlined_overlay", lambda _, own: own)
+    given = reader.read([(films[0].name, films[0].read_bytes())], {}, ())
     for text, words in (
         (f"a b . {MARKER} c .", [(0, 1, 2), (4, 5)]),
         (f"{MARKER} c .", [(1, 2)]),
         ("a b . c .", [(0, 1, 2), (3, 4)]),
+        ("a b . a b . c .", [(0, 1, 2), (3, 4, 5), (6, 7)]),
+        (f"a . {MARKER} c . {MARKER} {MARKER} d .", [(0, 1), (3, 4), (7, 8)]),
+        ("", []),
     ):
-        report = GeneratedReport(
-            *((Path("a"),), ("frontal",), text, "decoded", None),
-            films=(np.zeros((8, 8), np.uint8),),
-            sentences=WrittenReport(text).by_section(TWO_SECTIONS),
-            sections=sections_of(text, TWO_SECTIONS),
-        )
-        attention = np.arange(len(text.split()), dtype=float)[:, None, None, None]
-        shown = [each["maps"] for each in reader_module._sentences(report, attention)]
+        attention = np.arange(max(1, len(text.split())), dtype=float)[:, None, None, None]
+        written = [(WrittenReport(text), attention)]
+        monkeypatch.setattr(reader._generator, "_explain", lambda *_, made=written: made)
+        *_, last = reader.stream(*given)
+        shown = [each["maps"] for each in last["report"]["sentences"]]
         assert shown == [[np.mean(own)] for own in words]
 
 

@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from radrep.guidance.editing import WrittenReport
+from radrep.serving.reader import FilmReader
 from tests.cli.test_context import patients, run
+from tests.serving.test_app import serving
 from tests.viz.html.test_page_browser import CONTRASTS, browser, show
 from tests.whole_way import start_radrep
 
@@ -125,6 +129,34 @@ def test_the_model_reads_the_prior_and_the_texts(
         browser.save_screenshot(str(Path(folder) / "serve-context.png"))
     errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
     assert errors == []
+
+
+def test_equal_sentences_show_their_own_maps(
+    browser: Any, trained_run: Path, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from selenium.webdriver import ActionChains
+
+    reader = FilmReader(trained_run)
+    sentence, other = "no pneumothorax .", "the heart is normal ."
+    text = " ".join((sentence, other, sentence))
+    attention = np.zeros((len(text.split()), 1, 2, 2))
+    attention[:3, 0, 0, 0] = 1.0  # of the first sentence
+    attention[3:, 0, 1, 1] = 1.0  # of the others
+    monkeypatch.setattr(
+        reader._generator, "_explain", lambda *_: [(WrittenReport(text), attention)]
+    )
+    with serving(reader) as address:
+        show(browser, f"{address}/")
+        give(browser, "study", films[0])
+        spans = browser.find_elements("css selector", "[data-study=study] .report span")
+        assert [span.text for span in spans] == [sentence, other, sentence]
+        shown = []
+        for span in spans:
+            ActionChains(browser).move_to_element(span).perform()
+            image = "document.querySelector('[data-study=study] .films img').src"
+            shown.append(browser.execute_script(f"return {image}"))
+    assert shown[0] != shown[2]
+    assert shown[1] == shown[2]
 
 
 def test_a_file_that_is_no_film_is_named(browser: Any, address: str, tmp_path: Path) -> None:
