@@ -349,7 +349,7 @@ def _show_labels(run: Path, split: str | None, out: Path | None) -> None:
         if is_folds(run):
             result = evaluate_discriminator_folds(run, out=out, reporter=reporter)
         else:
-            loaded = load_checkpoint(find_checkpoint(run))
+            loaded = load_checkpoint(find_checkpoint(run, reporter=reporter))
             result = evaluate_discriminator(loaded, split=split, out=out, reporter=reporter)
     say(f"checkpoint  {result.checkpoint}")
     say(f"split       {result.split}, {result.num_studies} studies, one row per image")

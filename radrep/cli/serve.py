@@ -42,7 +42,7 @@ def serve(
     from radrep.serving.reader import FilmReader
 
     with TerminalReporter() as reporter:
-        reader = FilmReader(checkpoint, discriminator)
+        reader = FilmReader(checkpoint, discriminator, reporter)
         reporter.info("model", reader.name)
         if place.token is not None:
             reporter.warn(

@@ -177,7 +177,7 @@ def _systems_of_runs(
                 _check_same(found.studies, studies, first, run)
                 reports = [report.text for report in of_folds.predicted.reports]
             else:
-                loaded = load_checkpoint(find_checkpoint(run))
+                loaded = load_checkpoint(find_checkpoint(run, reporter=reporter))
                 decode, changed = change_decode(loaded.folder, overrides)
                 studies = studies_of_run(loaded, split, reporter)
                 if found is None:

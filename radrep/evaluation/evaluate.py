@@ -100,7 +100,7 @@ def evaluate(
         RadrepError: If checkpoint or data is missing, or an override is not of the decoding.
     """
     reporter, options = reporter or Reporter(), options or EvalOptions()
-    folder = find_checkpoint(checkpoint)
+    folder = find_checkpoint(checkpoint, reporter=reporter)
     out = out or run_dir(folder)
     check_request(options, overrides, out)
     loaded = load_checkpoint(folder)

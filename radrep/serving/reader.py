@@ -27,6 +27,7 @@ from radrep.inference.generated_report import GeneratedReport
 from radrep.inference.generator import ReportGenerator
 from radrep.metrics.labeler import label_report
 from radrep.metrics.labeler.vocabulary import ABNORMAL, NO_FINDING
+from radrep.progress import Reporter
 from radrep.recipe.training import Edit
 from radrep.sections import MARKER
 from radrep.viz.figures.heatmap import outlined_overlay
@@ -49,10 +50,16 @@ class FilmReader:
     Args:
         checkpoint: A run, a checkpoint, a bundle, or None for the newest run under runs/.
         discriminator: A run of SDAM's discriminator, for Grad-CAM and probabilities.
+        reporter: Follows the unpacking of a bundle.
     """
 
-    def __init__(self, checkpoint: Path | None = None, discriminator: Path | None = None) -> None:
-        folder = find_checkpoint(checkpoint)
+    def __init__(
+        self,
+        checkpoint: Path | None = None,
+        discriminator: Path | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        folder = find_checkpoint(checkpoint, reporter=reporter)
         decode = read_recipe(folder).decode
         self._editor = read_editor(folder) if has_editor(folder) else None
         self.thresholds: dict[str, float] = {}  # that the run edits by

@@ -4,9 +4,11 @@ A bundle has checksums.json as a checkpoint has, over all its other files. It is
 what a stranger adds is refused, and nothing in it is run.
 """
 
-import shutil
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from radrep.atomic import atomic_dir, atomic_file, locked, make_cache_folder
 from radrep.data.manifest import hash_file
@@ -42,23 +44,36 @@ def pack(folder: Path, file: Path, reporter: Reporter) -> None:
     parts = [folder / name for name in NAMES if (folder / name).is_file()]
     sizes = [part.stat().st_size for part in parts]
     with (
-        reporter.progress("bundle", sum(sizes) >> 20, "MB") as advance,
+        _copier("bundle", sum(sizes), reporter) as copy,
         atomic_file(file) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
     ):
-        shown = written = 0
         for part, size in zip(parts, sizes, strict=True):
             member = zipfile.ZipInfo(part.name, _TIME)
             member.file_size, member.external_attr = size, 0o644 << 16
             with part.open("rb") as source, archive.open(member, "w") as target:
-                while block := source.read(_BLOCK):
-                    target.write(block)
-                    written += len(block)
-                    advance((written >> 20) - shown)
-                    shown = written >> 20
+                copy(source, target)
 
 
-def unpack(file: Path) -> Path:
+@contextmanager
+def _copier(
+    label: str, num_bytes: int, reporter: Reporter
+) -> Iterator[Callable[[IO[bytes], IO[bytes]], None]]:
+    """What copies files, of so many bytes together, and follows them."""
+    with reporter.progress(label, num_bytes >> 20, "MB") as advance:
+        copied = 0
+
+        def copy(source: IO[bytes], target: IO[bytes]) -> None:
+            nonlocal copied
+            while block := source.read(_BLOCK):
+                target.write(block)
+                before, copied = copied, copied + len(block)
+                advance((copied >> 20) - (before >> 20))
+
+        yield copy
+
+
+def unpack(file: Path, reporter: Reporter) -> Path:
     """A bundle's checkpoint in the cache, where it is unpacked once.
 
     Raises:
@@ -77,10 +92,14 @@ def unpack(file: Path) -> Path:
         locks = make_cache_folder("locks")
         with locked(locks / f"bundle-{folder.name}.lock"):
             if not folder.is_dir():
-                with atomic_dir(folder) as partial, zipfile.ZipFile(file) as archive:
+                with (
+                    _copier("unpack", file.stat().st_size, reporter) as copy,
+                    atomic_dir(folder) as partial,
+                    zipfile.ZipFile(file) as archive,
+                ):
                     for name in names:
                         with archive.open(name) as source, (partial / name).open("wb") as target:
-                            shutil.copyfileobj(source, target, _BLOCK)
+                            copy(source, target)
     except (zipfile.BadZipFile, LimitError, EOFError, RuntimeError, NotImplementedError) as error:
         raise CheckpointError(f"{problem}, or it is cut off: {error}") from error
     return folder

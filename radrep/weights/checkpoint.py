@@ -27,6 +27,7 @@ from radrep.errors import CheckpointError, RadrepError, RecipeError
 from radrep.hub import hub_sources
 from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
+from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.recipe.recipe import Recipe, differences
 from radrep.torch_files import load_tensors
@@ -287,7 +288,9 @@ def load_training(folder: Path) -> dict[str, Any]:
     return state
 
 
-def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
+def find_checkpoint(
+    name: Path | None, runs: Path = Path("runs"), *, reporter: Reporter | None = None
+) -> Path:
     """The checkpoint that a user means; raise CheckpointError if there is none.
 
     `name` is a checkpoint, a run, for its best one, a bundle, or None for the newest run of a
@@ -305,7 +308,7 @@ def find_checkpoint(name: Path | None, runs: Path = Path("runs")) -> Path:
     if not name.exists():
         raise CheckpointError(f"{name} not found: neither a run nor a checkpoint")
     if is_bundle(name):
-        return unpack(name)
+        return unpack(name, reporter or Reporter())
     if not name.is_dir():
         raise CheckpointError(
             f"{name} is a file and no bundle of radrep export --bundle; name the folder of a run "

@@ -16,9 +16,11 @@ from radrep.models.csr_lmca import CsrLmca
 from radrep.models.discriminator import Discriminator
 from radrep.modules.backbone import Backbone
 from radrep.modules.low_rank import LowRankUpdate
+from radrep.progress import Reporter
 from radrep.recipe import models as schema
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
+from radrep.weights.archive import is_bundle, unpack
 from radrep.weights.files import read_weights, write_checksums, write_weights
 from radrep.weights.run_folder import RECIPE, WEIGHTS, best_checkpoint
 
@@ -219,7 +221,9 @@ def save_encoder(encoder: "XrayMamba", out: Path, about: Mapping[str, str]) -> N
 
 
 def _find_weights(source: Path) -> Path | None:
-    """Those of a checkpoint, or of the best one of a run."""
+    """Those of a checkpoint, of the best one of a run, or of a bundle."""
+    if is_bundle(source):
+        return unpack(source, Reporter()) / WEIGHTS
     folders = (source, best_checkpoint(source))
     return next((f / WEIGHTS for f in folders if f and (f / WEIGHTS).is_file()), None)
 

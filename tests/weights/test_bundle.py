@@ -18,7 +18,7 @@ from radrep.inference.generator import ReportGenerator
 from radrep.recipe.load import load_recipe
 from radrep.weights.archive import NAMES
 from radrep.weights.checkpoint import find_checkpoint
-from tests.whole_way import radrep
+from tests.whole_way import radrep, read_metrics, write_recipe
 
 REPORTS = ("selection.safetensors", "editing.safetensors", "consensus.safetensors")
 
@@ -56,6 +56,34 @@ def test_a_bundle_writes_the_reports_of_its_run(
     assert generator.write(films[0]).text
     assert generator.fingerprint == ReportGenerator(trained_run).fingerprint
     assert "bundle" in radrep("cache").stdout
+
+
+def test_unpacking_a_bundle_shows_its_progress_once(
+    bundle: Path, films: list[Path], tmp_path: Path
+) -> None:
+    words = ("generate", films[0], "--checkpoint", shutil.copy(bundle, tmp_path / "copy.zip"))
+    size = bundle.stat().st_size >> 20
+    assert size, "large enough to be counted in MB"
+    first, second = radrep(*words), radrep(*words)
+    assert f"unpack  {size} MB in" in first.stderr
+    assert "unpack  " not in second.stderr
+
+
+def test_a_model_starts_from_a_bundle_as_from_its_run(
+    bundle: Path, trained_run: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    """Its backbone alone, and the whole model."""
+    losses = []
+    for start in (trained_run, bundle):
+        for key in ("model.backbone.weights", "train.start_from"):
+            folder = tmp_path / f"{start.name}-{key}"
+            folder.mkdir()
+            recipe = write_recipe(folder, phantoms, train={"epochs": 1})
+            result = radrep("train", recipe, "--set", f"{key}={start}")
+            assert result.exit_code == 0, result.output
+            losses.append([row.get("loss") for row in read_metrics(folder / "run")])
+    assert losses[:2] == losses[2:]
+    assert losses[0] != losses[1]
 
 
 def test_a_bundle_holds_these_files_and_has_the_same_bytes_again(

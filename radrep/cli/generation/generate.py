@@ -195,7 +195,7 @@ def generate(
     from radrep.weights.checkpoint import find_checkpoint
 
     with TerminalReporter() as reporter:
-        folder = find_checkpoint(checkpoint)
+        folder = find_checkpoint(checkpoint, reporter=reporter)
         load = _loader(folder, changes, discriminator, predict=as_json or out is not None)
         generator = load()
         reporter.info("checkpoint", str(folder))
