@@ -24,7 +24,7 @@ from radrep.generation.contract import DecodeOptions
 from radrep.generation.draws import SeenTokens
 from radrep.guidance.image_features import summarize_maps
 from radrep.guidance.label_tokens import LabelTokens
-from radrep.models.prompted import Prompt, PromptedModel
+from radrep.models.prompted import Part, Prompt, PromptedModel
 from radrep.models.xray_mamba import XrayMamba, average_views
 from radrep.modules.hybrid_decoder import VisualCrossAttention, add_hybrid_layers
 from radrep.modules.language_model import Float32Weights, LanguageModel, language_part
@@ -277,15 +277,13 @@ class Emrrg(PromptedModel):
         if self.label_tokens is not None:
             labels = self.label_tokens(replace(batch, features=features), self.summaries)
             added = torch.cat([visual, labels.to(visual.dtype)], dim=1)
-        prompt = self._prompt(added, batch)
+        prompt = self._prompt(images := self._image_parts(added, batch), batch)
         if self._context is None:
             yield prompt
             return
-        text = torch.ones_like(prompt.embedded[..., 0], dtype=torch.bool)  # by position
-        text[:, len(self._before) :][:, : added.shape[1]] = False
         real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         seen = visual if inline is tokens else self.projector(tokens)
-        self._context.set(seen, real, text, num_beams)
+        self._context.set(seen, real, prompt.text_around(images, len(self._before)), num_beams)
         try:
             yield prompt
         finally:
@@ -307,17 +305,20 @@ class Emrrg(PromptedModel):
             tokens = torch.cat([tokens[:, :index], tokens[:, index + 1 :]], dim=1)
         return tokens.unflatten(1, self.encoder.grid)
 
-    def _prompt(self, visual: Tensor, batch: Batch) -> Prompt:
-        """Around visual tokens (b, m, d) and the context of the studies."""
-        words = self._words(torch.cat([self._before, self._after]).expand(len(visual), -1))
+    def _prompt(self, images: list[Part], batch: Batch) -> Prompt:
+        """Around `_image_parts` and the texts of the studies."""
+        words = self._words(torch.cat([self._before, self._after]).expand(len(batch.ids), -1))
         before, after = words.split([len(self._before), len(self._after)], dim=1)
-        parts = [(before, None), (visual, None), *self._context_parts(batch), (after, None)]
+        parts: list[Part] = [(before, None), *images, (after, None)]
+        if batch.context is not None and batch.context_kinds is not None:
+            parts.insert(-1, (self._words(batch.context), batch.context_kinds > 0))
         return Prompt.join([(part.to(words.dtype), real) for part, real in parts])
 
-    def _context_parts(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Visual tokens of prior studies, and texts: (b, k, d), and which are real, (b, k)."""
+    def _image_parts(self, own: Tensor, batch: Batch) -> list[Part]:
+        """Visual tokens of the study itself, (b, m, d), and of the one before it."""
+        parts: list[Part] = [(own, None)]
         if self.earlier is not None and batch.prior is None:  # gradients in all processes
-            yield self.earlier.expand(len(batch.ids), 0, -1), None
+            parts.append((self.earlier.expand(len(batch.ids), 0, -1), None))
         elif self.earlier is not None and batch.prior is not None:
             views = batch.prior.num_views
             places = views.nonzero()[:, 0]
@@ -325,9 +326,8 @@ class Emrrg(PromptedModel):
             found = self.projector(self._inline(tokens)) + self.earlier
             places, given = (x.to(found.device, non_blocking=True) for x in (places, views > 0))
             whole = found.new_zeros(len(views), *found.shape[1:]).index_copy(0, places, found)
-            yield whole, given[:, None].expand(whole.shape[:2])
-        if batch.context is not None and batch.context_kinds is not None:
-            yield self._words(batch.context), batch.context_kinds > 0
+            parts.append((whole, given[:, None].expand(whole.shape[:2])))
+        return parts
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean negative log-likelihood of the real report tokens, ends included, as "loss"."""

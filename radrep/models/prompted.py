@@ -20,6 +20,8 @@ from radrep.generation.draws import DrawnTokens
 from radrep.models.base import VisionModel, mean_token_loss, without_dropout
 from radrep.modules.language_model import LanguageModel
 
+Part = tuple[Tensor, Tensor | None]  # of prompts: (b, k, d), and which is real, (b, k); None: all
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -29,8 +31,8 @@ class Prompt:
     real: Tensor | None = None  # bool (b, p); None: all
 
     @classmethod
-    def join(cls, parts: Sequence[tuple[Tensor, Tensor | None]]) -> "Prompt":
-        """Parts in their order, (b, k, d), each with which of it is real, (b, k), or None: all."""
+    def join(cls, parts: Sequence[Part]) -> "Prompt":
+        """Parts in their order."""
         embedded = torch.cat([part for part, _ in parts], dim=1)
         if all(real is None for _, real in parts):
             return cls(embedded)
@@ -39,6 +41,18 @@ class Prompt:
             for part, real in parts
         ]
         return cls(embedded, torch.cat(every, dim=1))
+
+    def text_around(self, images: Sequence[Part], start: int) -> Tensor:
+        """Whether a position has text, (b, p), where parts from `start` on are of images.
+
+        Positions count what is real: where an image is missing, the text behind it has its places.
+        """
+        text = self.embedded.new_ones(self.embedded.shape[:2], dtype=torch.bool)
+        for part, real in images:
+            end = start + part.shape[1]
+            text[:, start:end] = False if real is None else ~real
+            start = end
+        return text
 
     def repeat(self, count: int) -> "Prompt":
         """Each so many times, side by side."""

@@ -15,6 +15,8 @@ from radrep.data.dataset import ModelStudies, ReportDataset, collate
 from radrep.data.study import SourceStudy
 from radrep.generation.contract import DecodeOptions
 from radrep.models.base import PolicyModel, ReportModel
+from radrep.models.emrrg import Emrrg
+from radrep.modules.hybrid_decoder import VisualCrossAttention
 from radrep.preparation.pipeline import prepare
 from radrep.preparation.sources.phantom.source import PhantomSource
 from radrep.recipe.load import load_recipe
@@ -71,6 +73,9 @@ def made(
     torch.manual_seed(0)
     model = build_model(recipe, words.vocabulary)
     assert isinstance(model, ReportModel)
+    for part in model.modules():
+        if isinstance(part, VisualCrossAttention):
+            torch.nn.init.constant_(part.warm_up, 0.5)  # at 0 it has no effect
     dataset = build_dataset(
         recipe,
         studies,
@@ -196,6 +201,42 @@ def test_rewards_score_drawn_reports_as_the_likelihood_does(
             alone = model.encode_studies(batch_of(dataset, number))
             found = model.log_probs(alone, torch.tensor([own]), 1.0)[0]
             torch.testing.assert_close(together[number, : len(own)], found, atol=1e-5, rtol=1e-4)
+
+
+def test_hybrid_layers_add_to_texts_and_not_to_the_tokens_of_a_prior(
+    made: tuple[ReportModel, ReportDataset],
+) -> None:
+    """Only text attends to visual tokens (Shi et al. 2025), and a prior's are visual."""
+    model, dataset = made
+    layer: Any = next((m for m in model.modules() if isinstance(m, VisualCrossAttention)), None)
+    if layer is None:
+        pytest.skip("a model without hybrid layers")
+    assert isinstance(model, Emrrg)
+    added: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(
+        lambda _, given, made: added.append((made - given[0]).abs().amax(dim=(2, 3)) > 0)
+    )
+    batch = batch_of(dataset, 0, 1)
+    assert batch.prior is not None
+    assert batch.prior.num_views.tolist() == [1, 0]
+    with torch.no_grad():
+        model.likelihood(model.encode_studies(batch), batch)
+        with model._shown(batch) as prompt:
+            real = prompt.real
+    hook.remove()
+    assert real is not None
+    num_tokens = model._inline(model.encode(batch)).shape[1]
+    first = len(model._before)
+    own, prior = (slice(first + n * num_tokens, first + (n + 1) * num_tokens) for n in range(2))
+    for number, images in ((0, [own, prior]), (1, [own])):
+        expected = torch.ones(added[0].shape[1], dtype=torch.bool)
+        for place in images:
+            expected[place] = False
+        found, present = (
+            added[0][number],
+            torch.nn.functional.pad(real[number], (0, len(expected) - real.shape[1]), value=True),
+        )
+        assert torch.equal(found[present], expected[present])
 
 
 def test_kinds_are_dropped_at_random_by_seed(made: tuple[ReportModel, ReportDataset]) -> None:
