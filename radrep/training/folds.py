@@ -26,6 +26,7 @@ from radrep.weights.folds import (
     fold_folder,
     is_folds,
     learned_reports_of,
+    lineage,
     read_folds,
 )
 from radrep.weights.model_card import MODEL_CARD
@@ -147,7 +148,7 @@ def with_fold(recipe: Recipe, number: int, num_folds: int) -> Recipe:
 
 def _of_fold(start: Path | str, recipe: Recipe, number: int, num_folds: int) -> Path | str:
     """What a fold starts from in place of `start`, which is a run or anything else."""
-    path, kind = Path(start), type(start)
+    path, kind, fold = Path(start), type(start), Fold(number, num_folds)
     for folder in (path, path.with_name(path.name + SUFFIX)) if path.name else ():
         run = fold_folder(folder, number)
         if not run.is_dir() and is_folds(folder):
@@ -160,26 +161,48 @@ def _of_fold(start: Path | str, recipe: Recipe, number: int, num_folds: int) -> 
         learned = read_recipe(find_checkpoint(run)).data
         if learned.fold is None or learned.fold.of != num_folds:
             raise CheckpointError(f"{run} is of other folds than these {num_folds}")
-        fold = Fold(number, num_folds)
-        if learned_reports_of(run, recipe.data.prepared) and not _is_apart(
-            learned.prepared, recipe.data.prepared, fold
-        ):
+        leak = _find_leak(run, recipe.data.prepared, fold)
+        if leak == run:
             raise CheckpointError(
                 f"{run} learned from reports of patients that fold {number + 1} of "
                 f"{recipe.data.prepared} holds out: it was trained on {learned.prepared}, whose "
                 f"folds are others. Train folds of it with data.prepared={recipe.data.prepared}"
             )
+        if leak is not None:
+            raise _leak_error(run, leak, recipe.data.prepared, fold)
         return kind(run)
-    if not learned_reports_of(path, recipe.data.prepared):
-        return start
+    leak = _find_leak(path, recipe.data.prepared, fold)
+    if leak is not None:
+        raise _leak_error(path, leak, recipe.data.prepared, fold)
+    return start
+
+
+def _find_leak(start: Path, prepared: Path, fold: Fold) -> Path | None:
+    """What of weights and all that they started from learned from reports that a fold holds out."""
+    for path in lineage(start):
+        if not learned_reports_of(path, prepared):
+            continue
+        try:
+            data = read_recipe(find_checkpoint(path)).data
+        except CheckpointError:  # adapters, or a merged encoder
+            return path
+        same = data.fold is not None and (data.fold.number, data.fold.of) == (fold.number, fold.of)
+        if not same or not _is_apart(data.prepared, prepared, fold):
+            return path
+    return None
+
+
+def _leak_error(start: Path, leak: Path, prepared: Path, fold: Fold) -> CheckpointError:
+    who = f"{start}" if leak == start else f"{start} started from {leak}, which"
     problem = (
-        f"{path} learned from the reports of {recipe.data.prepared}, those that fold {number + 1} "
-        "holds out too"
+        f"{who} learned from the reports of {prepared}, those that fold {fold.number + 1} holds "
+        "out too"
     )
     try:
-        task = read_recipe(find_checkpoint(path)).task
+        task = read_recipe(find_checkpoint(leak)).task
     except CheckpointError:  # adapters, or a merged encoder
-        raise CheckpointError(f"{problem}: start the folds from something else") from None
-    raise CheckpointError(
-        f"{problem}. Train its folds first: radrep {task} RECIPE --folds {num_folds}"
+        return CheckpointError(f"{problem}: start the folds from something else")
+    whose = "its folds" if leak == start else f"folds of {leak}, and of what starts from it,"
+    return CheckpointError(
+        f"{problem}. Train {whose} first: radrep {task} RECIPE --folds {fold.of}"
     )

@@ -6,14 +6,14 @@ fold-0, fold-1   their runs, whose recipes name the weights that each starts fro
 Which studies a fold holds out is decided by `radrep.data.store.Fold`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from radrep.data.manifest import source_of
-from radrep.errors import CheckpointError
+from radrep.errors import CheckpointError, RadrepError
 from radrep.json_text import load_json
 from radrep.recipe.load import load_recipe
 from radrep.recipe.recipe import Recipe
@@ -60,6 +60,32 @@ def fold_checkpoints(folder: Path) -> list[Path]:
     return [find_checkpoint(run) for run in runs]
 
 
+def lineage(start: Path) -> Iterator[Path]:
+    """Weights, and what they started from, what that started from, ..., as far as it is here."""
+    seen, left = {start}, [start]
+    while left:
+        yield (path := left.pop(0))
+        recipe = _recipe_of(path)
+        earlier = [] if recipe is None else _starts(recipe)
+        left += [each for each in earlier if each not in seen and _is_whole(each)]
+        seen.update(earlier)
+
+
+def _starts(recipe: Recipe) -> list[Path]:
+    weights, saliency = recipe.model.starting_weights, recipe.data.saliency
+    masked = None if saliency is None else saliency.discriminator
+    others = (weights.encoder, weights.adapters, recipe.train.start_from, masked)
+    return [*weights.backbone, *(path for path in others if path is not None)]
+
+
+def _is_whole(start: Path) -> bool:
+    try:
+        _recipe_of(start)
+    except RadrepError:  # a run that was cleared, or of an older radrep
+        return False
+    return start.exists()
+
+
 def learned_reports_of(start: Path, prepared: Path) -> bool:
     """Whether weights learned from reports or labels of what a prepared folder was made of.
 
@@ -85,14 +111,18 @@ def learned_from(start: Path) -> str:
 
 def _recipe_of_reports(start: Path) -> Recipe | None:
     """The recipe of a run or checkpoint that learned from reports or labels."""
+    recipe = _recipe_of(start)
+    if recipe is None or (recipe.model.output == "encoder" and not recipe.model.needs_text):
+        return None  # from images
+    return recipe
+
+
+def _recipe_of(start: Path) -> Recipe | None:
+    """The recipe of a run, a checkpoint or a bundle; None for what was imported or merged."""
     if not start.is_dir() and not is_bundle(start):
         return None
     checkpoint = find_checkpoint(start)
-    if not (checkpoint / RECIPE).is_file():
-        return None  # imported or merged
-    recipe = read_recipe(checkpoint)
-    from_images = recipe.model.output == "encoder" and not recipe.model.needs_text
-    return None if from_images else recipe
+    return read_recipe(checkpoint) if (checkpoint / RECIPE).is_file() else None
 
 
 def _about(start: Path) -> Mapping[str, Any]:

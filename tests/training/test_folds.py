@@ -190,6 +190,45 @@ def test_a_start_that_learned_from_the_reports_held_out_is_refused(
     assert fold_recipe(with_weights(recipe, honest), 0, 5).model.backbone.weights == str(honest)
 
 
+def test_what_a_start_started_from_counts_too(recipe: Recipe, tmp_path: Path) -> None:
+    """A learned from the reports, B from other ones and from A, by each key that names a run."""
+
+    def on_other_data(recipe: Recipe) -> Recipe:
+        data = recipe.data.model_copy(update={"prepared": tmp_path / "other data"})
+        return recipe.model_copy(update={"data": data})
+
+    first = make_run(tmp_path / "first", recipe)
+    train = recipe.train.model_copy(update={"start_from": first})
+    by_key = {
+        "weights": with_weights(recipe, first),
+        "start": recipe.model_copy(update={"train": train}),
+    }
+    for key, own in by_key.items():
+        second = make_run(tmp_path / f"second-{key}", on_other_data(own))
+        third = make_run(tmp_path / f"third-{key}", on_other_data(with_weights(recipe, second)))
+        for start in (second, third):
+            words = rf"{start.name} started from .*first, which learned.*folds of .*first,"
+            with pytest.raises(RecipeError, match=words):
+                fold_recipe(with_weights(recipe, start), 0, 2)
+    # With folds of A under B and so on, nothing is in what the fold holds out.
+    for number in range(2):
+        honest = make_run(tmp_path / f"apart-folds/fold-{number}", fold_recipe(recipe, number, 2))
+        own = with_weights(fold_recipe(on_other_data(recipe), number, 2), honest)
+        make_run(tmp_path / f"later-folds/fold-{number}", own)
+        named = fold_recipe(with_weights(recipe, tmp_path / "later"), number, 2)
+        assert named.model.backbone.weights == str(tmp_path / f"later-folds/fold-{number}")
+    # Folds of B that all started from the whole of A are refused.
+    for number in range(2):
+        own = with_weights(fold_recipe(on_other_data(recipe), number, 2), first)
+        make_run(tmp_path / f"leaking-folds/fold-{number}", own)
+    with pytest.raises(RecipeError, match=r"leaking-folds/fold-1 started from .*first, which"):
+        fold_recipe(with_weights(recipe, tmp_path / "leaking"), 1, 2)
+    # Of what is no longer here nothing is known.
+    shutil.rmtree(first)
+    start = tmp_path / "second-weights"
+    assert fold_recipe(with_weights(recipe, start), 0, 2).model.backbone.weights == str(start)
+
+
 def test_folds_of_another_preparation_of_the_data_hold_out_the_same_patients(
     recipe: Recipe, tmp_path: Path
 ) -> None:
