@@ -176,7 +176,7 @@ def test_a_fold_starts_from_the_same_fold(tmp_path: Path, phantoms: Path, start:
     (fold / "best").mkdir(parents=True)
     (fold / "best/weights.safetensors").touch()
     changes = ["data.fold.number=1", "data.fold.of=3"]
-    written = load_recipe(str(write(tmp_path, phantoms, start)), changes)
+    written = load_recipe(str(write_recipe(tmp_path, phantoms, model=FROZEN)), changes)
     (fold / "best/recipe.yaml").write_text(dump_recipe(written))
     found = fold_recipe(load_recipe(str(write(tmp_path, phantoms, tmp_path / "base"))), 1, 3)
     assert found.train.start_from == fold
