@@ -28,8 +28,10 @@ def film_statistics(grey: Tensor) -> Tensor:
     counts = torch.zeros(len(grey), _LEVELS, device=grey.device)
     counts.scatter_add_(1, levels, torch.ones_like(levels, dtype=counts.dtype))
     varying = grey - grey.mean(dim=(1, 2), keepdim=True)
-    rows = torch.fft.rfft(varying, dim=2).abs().mean(dim=1)
-    columns = torch.fft.rfft(varying, dim=1).abs().mean(dim=2)
+    # Many short transforms depend on the number of threads; in float64, rounded, they do not.
+    exact = varying.double()
+    rows = torch.fft.rfft(exact, dim=2).abs().float().mean(dim=1)
+    columns = torch.fft.rfft(exact, dim=1).abs().float().mean(dim=2)
     lines = [F.adaptive_avg_pool1d(each.log1p(), _FREQUENCIES) for each in (rows, columns)]
     return torch.cat([counts.log1p(), *lines, _radial(varying)], dim=1)
 

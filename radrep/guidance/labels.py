@@ -48,8 +48,10 @@ class LabelPredictor:
                 f"images have {vectors.shape[1]} features and findings were learned from "
                 f"{len(self.mean)}: the two are of other encoders, numbers of views or versions"
             )
-        scores = ((vectors - self.mean) / self.scale) @ self.weights
-        return _logistic(scores * self.slope + self.bias)
+        # In float64, rounded to float32: one result for any batch and any number of threads.
+        scores = ((vectors - self.mean) / self.scale).astype(np.float64) @ self.weights
+        found: np.ndarray = _logistic(scores * self.slope + self.bias).astype(np.float32)
+        return found
 
     def learned(self) -> tuple[str, ...]:
         """The observations that were frequent enough to be learned."""

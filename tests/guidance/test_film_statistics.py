@@ -20,6 +20,20 @@ def test_every_size_gives_the_same_numbers_alone_and_in_a_batch(size):
     torch.testing.assert_close(film_statistics(grey[1:2]), found[1:2])
 
 
+@pytest.mark.parametrize("size", [64, 160])
+def test_any_number_of_threads_gives_the_same_bits(size):
+    grey, threads = torch.rand(16, size, size), torch.get_num_threads()
+    found = []
+    try:
+        for num in (1, 2, 3):
+            torch.set_num_threads(num)
+            found.append(film_statistics(grey))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].equal(found[1])
+    assert found[0].equal(found[2])
+
+
 def test_histogram_counts_the_levels():
     grey = torch.zeros(1, 8, 8)
     grey[0, 0] = 1.0

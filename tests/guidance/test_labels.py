@@ -48,6 +48,14 @@ def test_probabilities_are_calibrated_out_of_fold_and_on_new_studies(drawn, fitt
     assert np.corrcoef(again[:, 0], fitted.found[:, 0])[0, 1] > 0.95
 
 
+def test_a_study_has_the_same_bits_alone_and_in_any_batch(drawn, fitted):
+    vectors, _, _ = drawn
+    found = fitted.probabilities(vectors)
+    for size in (1, 7, 16):
+        parts = [fitted.probabilities(vectors[i : i + size]) for i in range(0, 400, size)]
+        assert np.array_equal(np.concatenate(parts), found)
+
+
 def test_a_study_s_own_label_does_not_reach_its_probability_out_of_fold(drawn, fitted):
     vectors, labels, patients = drawn
     changed = labels.copy()

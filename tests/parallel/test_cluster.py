@@ -4,11 +4,8 @@ import errno
 import json
 import os
 import pickle
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,89 +90,38 @@ def test_prepare_masks_and_reports_equal_those_of_one_process(
     start_and_wait("train", write_discriminator(tmp_path, phantoms))
     discriminator = tmp_path / "run"
     on_ray = ("--engine", "ray", "--address", address)
-    for name, engine in (("one", ()), ("many", on_ray)):
+    films, prepared = draw_films(tmp_path / "films", 40), tmp_path / "many" / "data"
+    add_broken(films)
+    for name, engine in (("many", on_ray), ("one", ())):
         data = tmp_path / name / "data"
         start_and_wait(*PHANTOMS, "--num-studies", str(num), "--out", data, *engine)
         start_and_wait(
             *("prepare", "saliency", "--data", data, "--checkpoint", discriminator),
             *engine,
         )
-    films = draw_films(tmp_path / "films", 40)
-    add_broken(films)
-    words = ("generate", films, "--checkpoint", trained_run)
-    start_and_wait(*words, "--out", tmp_path / "many" / "reports", *on_ray, code=2)
-    began = json.loads((tmp_path / "many" / "reports" / "generated.json").read_text())
-    (tmp_path / "one" / "reports").mkdir()
-    (tmp_path / "one" / "reports" / "generated.json").write_text(
-        json.dumps({**began, "finished": False})
-    )
-    start_and_wait(*words, "--out", tmp_path / "one" / "reports", code=2)
+        for images, code in ((films, 2), (prepared, 0)):
+            out = tmp_path / name / f"reports of {images.name}"
+            if not engine:
+                begin_as(tmp_path / "many" / out.name, out)
+            words = ("generate", images, "--checkpoint", trained_run, "--out", out)
+            start_and_wait(*words, *engine, code=code)
     one, many = contents(tmp_path / "one"), contents(tmp_path / "many")
     assert sum(name.endswith(".arrow") for name in one) >= 6
     assert one.keys() == many.keys()
     assert [name for name in one if one[name] != many[name]] == []
 
 
-@pytest.mark.slow
-def test_a_killed_driver_goes_on_and_makes_the_same_bytes(address: str, tmp_path: Path) -> None:
-    words = (*PHANTOMS, "--num-studies", "1400", "--out")
-    killed = start_radrep(*words, tmp_path / "many", "--engine", "ray", "--address", address)
-    partial = tmp_path / "many.partial"
-    deadline = time.monotonic() + 240
-    while not list(partial.glob("*.summary.json")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    done = {path.name: path.stat().st_mtime_ns for path in partial.glob("*.arrow")}
-    assert done, "the driver was killed before any shard"
-    start_and_wait(*words, tmp_path / "many", "--engine", "ray", "--address", address)
-    kept = [n for n, time_ in done.items() if (tmp_path / "many" / n).stat().st_mtime_ns == time_]
-    assert kept, "shards that were done are not made again"
-    start_and_wait(*words, tmp_path / "one")
-    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+def begin_as(other: Path, out: Path) -> None:
+    """Have reports begin when other ones did: their rows have that time."""
+    record = json.loads((other / "generated.json").read_text())
+    out.mkdir()
+    (out / "generated.json").write_text(json.dumps({**record, "finished": False}))
 
 
 def start_and_wait(*words: str | Path, code: int = 0) -> None:
     started = start_radrep(*words)
     _, error = started.communicate(timeout=3600)
     assert started.returncode == code, error
-
-
-def double(number: int) -> int:
-    time.sleep(0.5)
-    return 2 * number
-
-
-def load_double() -> Callable[[int], int]:
-    return double
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # Ray's own
-@pytest.mark.parametrize("with_model", [False, True])
-def test_blocks_of_a_lost_machine_are_made_by_the_others(with_model: bool, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster as Nodes
-
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 1})
-    lost = nodes.add_node(num_cpus=1)
-    nodes.add_node(num_cpus=1)
-    timer = threading.Timer(4, nodes.remove_node, (lost,), {"allow_graceful": False})
-    try:
-        cluster = Cluster(nodes.address)
-        with cluster.run():
-            blocks = list(range(40))
-            found = (
-                cluster.map_with_model(load_double, blocks, tmp_path)
-                if with_model
-                else cluster.map_blocks(double, blocks, tmp_path)
-            )
-            first = next(found)
-            timer.start()
-            assert sorted([first, *found]) == [2 * number for number in range(40)]
-    finally:
-        timer.cancel()
-        nodes.shutdown()
 
 
 @pytest.mark.slow
