@@ -95,10 +95,49 @@ _MESH_DOUBTFUL = {
     "markings": (o.OPACITY,),
     "density": (o.OPACITY, o.LESION),
 }
+# Rad-ReStruct's topics, which have a place: those in which the training reports with the same MeSH
+# terms and places mostly state the observation, and below those in which about half do or few
+# reports are there to count.
+_RAD_RESTRUCT = _by_name(
+    {
+        o.NO_FINDING: "normal",
+        o.CARDIOMEGALY: "cardiovascular system/cardiomegaly",
+        o.ENLARGED: "mediastinum/infos",
+        o.OPACITY: "lung/opacity | lung/airspace disease | lung/infiltrate | lung/cicatrix | "
+        "lung/pulmonary fibrosis | lung/lung diseases, interstitial | pleura/cicatrix | "
+        "cardiovascular system/opacity | thorax/opacity",
+        o.LESION: "lung/nodule | lung/mass | thorax/nodule | thorax/mass",
+        o.EDEMA: "lung/pulmonary edema | cardiovascular system/heart failure",
+        o.CONSOLIDATION: "lung/consolidation",
+        o.PNEUMONIA: "lung/pneumonia",
+        o.ATELECTASIS: "lung/pulmonary atelectasis",
+        o.PNEUMOTHORAX: "pleura/pneumothorax | pleura/hydropneumothorax | pleura/hemopneumothorax",
+        o.EFFUSION: "pleura/pleural effusion | pleura/hemothorax | pleura/hydropneumothorax | "
+        "pleura/hemopneumothorax",
+        o.PLEURAL_OTHER: "pleura/thickening | pleura/cicatrix | pleura/calcinosis",
+        o.FRACTURE: "skeletal system/fractures, bone",
+        o.DEVICES: "foreign objects/catheters, indwelling | foreign objects/medical device | "
+        "foreign objects/implanted medical device | foreign objects/stents | "
+        "foreign objects/tube, inserted",
+    }
+)
+_RAD_RESTRUCT_DOUBTFUL = _by_name(
+    {
+        o.CARDIOMEGALY: "cardiovascular system/heart",
+        o.EDEMA: "lung/pulmonary congestion",
+        o.EFFUSION: "lung/costophrenic angle | pleura/sulcus | pleura/pleura",
+        o.PLEURAL_OTHER: "pleura/pleura | pleura/density | pleura/opacity",
+        o.OPACITY: "lung/markings | lung/density | lung/thickening | thorax/density | "
+        "cardiovascular system/density | pleura/density | pleura/opacity | mediastinum/opacity",
+        o.LESION: "lung/density | thorax/density | cardiovascular system/density | "
+        "pleura/density | pleura/nodule",
+    }
+)
 _VOCABULARIES = {
     "chexpert": _Vocabulary({name.casefold(): (name,) for name in OBSERVATIONS}, {}),
     "nih": _Vocabulary(_NIH, {}),
     "mesh": _Vocabulary(_MESH, _MESH_DOUBTFUL, open=True),
+    "rad-restruct": _Vocabulary(_RAD_RESTRUCT, _RAD_RESTRUCT_DOUBTFUL),
 }
 
 
@@ -114,6 +153,7 @@ class LabelReader:
     - "mesh": the MeSH terms that people gave IU X-Ray's reports. Any term is a finding. On the
       2,068 training studies the F1 against the reports' labels, where both are certain, is .61 for
       Pleural Other, .65 for Enlarged Cardiomediastinum (13 studies), .85 to .99 for the others.
+    - "rad-restruct": the topics of its structured reports, 1 or 0 each (see `RadReStruct`).
 
     Observations that no training study names are unknown in every study, since the table does not
     name them, such as fractures in ChestX-ray14.

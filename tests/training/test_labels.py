@@ -138,6 +138,29 @@ def test_terms_that_leave_an_observation_open_make_it_uncertain(mesh):
     assert present(as_one, study({"Density": 1})) == {"Lung Opacity", "Lung Lesion"}
 
 
+def test_topics_of_rad_restruct_count_by_their_place():
+    topics = [*module._RAD_RESTRUCT, *module._RAD_RESTRUCT_DOUBTFUL]
+    none = study(dict.fromkeys([*topics, "lung/lucency", "breast/mass"], 0))
+    reader = table([none])
+    assert reader.vocabulary == "rad-restruct"
+    assert reader.known == OBSERVATIONS
+    assert set(read(reader, none).values()) == {0}
+
+    def of(*named) -> Study:
+        return study({**none.labels, **dict.fromkeys(named, 1)})
+
+    assert present(reader, of("lung/mass")) == {"Lung Lesion"}
+    assert present(reader, of("breast/mass")) == set()
+    assert present(reader, of("pleura/thickening")) == {"Pleural Other"}
+    assert present(reader, of("lung/thickening")) == set()
+    assert unknown(reader, of("lung/thickening")) == {"Lung Opacity"}
+    assert unknown(reader, of("lung/density", "lung/nodule")) == {"Lung Opacity"}
+    assert present(reader, of("normal", "foreign objects/stents")) == {
+        "No Finding",
+        "Support Devices",
+    }
+
+
 @pytest.mark.slow
 def test_mesh_terms_agree_with_what_the_reports_say(data_dir):
     source = [s for s in IuXraySource(data_dir / "iu_xray") if s.split == "train"]
