@@ -203,6 +203,7 @@ NOT_RUN = {
     r"(pytest|ruff|mypy|lint-imports)\b.*": "checks the repository; .ci/run does it",
     r"python -m tests\.benchmarks.*": "takes minutes",
     r"radrep import .*": "needs a published file; tests/weights writes files like it",
+    r"radrep data labels .*": "needs Rad-ReStruct; tests/cli/test_data_labels.py writes one",
     r"radrep train emrrg_(iu|mimic .*)": "needs GPUs and Llama-2-7B",
 }
 SMALL_TRAINING = (

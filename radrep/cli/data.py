@@ -8,9 +8,10 @@ import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
 from radrep.cli.outputs import any_file
-from radrep.errors import DataError
+from radrep.errors import DataError, RadrepError
 
 if TYPE_CHECKING:
+    from radrep.metrics.labeler.agreement import Agreement
     from radrep.preparation.inspection import Overlap
     from radrep.preparation.overlap import Leaks
 
@@ -129,6 +130,60 @@ def check(
         say(f"{prepared}: {found.num_shards} shards, all checksums match.")
     if found.problems or found.has_leak:
         raise typer.Exit(1)
+
+
+@app.command()
+def labels(
+    prepared: Prepared,
+    rad_restruct: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Compare with the structured reports in a clone of Rad-ReStruct, for IU X-Ray.",
+            show_default="with the labels of PREPARED",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL of the studies on which they differ, with their reports.",
+            show_default="in the folder",
+            callback=any_file,
+        ),
+    ] = None,
+) -> None:
+    """Compare the labeler's reading of reports with labels that people gave them.
+
+    Positive is compared with present: what the labeler calls uncertain counts as absent, and a
+    given label that is uncertain is left out. Given and labeler are shares of the n reports.
+
+    Example:  radrep data labels data/iu --rad-restruct Rad-ReStruct --split train
+    """
+    from radrep.data.study import SPLITS
+
+    if split not in SPLITS:
+        raise RadrepError(f"--split must be one of {', '.join(SPLITS)}, got '{split}'")
+    from radrep.training.label_agreement import compare_labels
+
+    given = "table" if rad_restruct is None else "rad-restruct"
+    file = out or prepared / f"differ-{given}-{split}.jsonl"
+    with TerminalReporter() as reporter:
+        found = compare_labels(prepared, split, file, rad_restruct=rad_restruct, reporter=reporter)
+    say(f"compared    {found.num_compared} studies of {split} with labels of {found.vocabulary}")
+    if found.num_without:
+        say(f"left out    {found.num_without} studies without one that is certain")
+    columns = ("", "n", "given", "labeler", "unsure", "precision", "recall", "F1", "kappa")
+    table(columns, [_agreement_row(row) for row in found.rows])
+    say(f"{file}: {found.num_disagreeing} studies on which they differ")
+
+
+def _agreement_row(row: "Agreement") -> tuple[object, ...]:
+    n = row.num_known
+    shares = (row.given / n, row.labeler / n) if n else (None, None)
+    figures = (row.precision, row.recall, row.f1, row.kappa)
+    return (row.observation, n, *shares, row.uncertain, *figures)
 
 
 def _show_overlap(overlap: "Overlap", against: Path | None) -> None:

@@ -22,7 +22,7 @@ CHECKS = {
 READ = {
     *("raw", "reports", "data", "checkpoint", "discriminator", "images", "runs", "predictions"),
     *("references", "prepared", "against", "file", "adapters", "dest", "studies"),
-    *("prior", "prior_report", "first", "second", "folder"),
+    *("prior", "prior_report", "first", "second", "folder", "rad_restruct"),
 }
 
 
