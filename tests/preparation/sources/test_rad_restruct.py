@@ -117,6 +117,7 @@ def test_ids_of_another_data_set_are_refused(tmp_path: Path) -> None:
         (b'[{"area": "lung", "signs": {"opacity": {"infos": {}}}}]', "KeyError: 'instances'"),
         (b'[{"area": "lung", "signs": {"opacity": {"instances": 2}}}]', "lung/opacity are no list"),
         (b"\xff\xfe[", "no structured report"),
+        (b'[{"area": "\\ud800", "signs": {"opacity": {"instances": []}}}]', "no structured report"),
         (b"[" * 200 + b"]" * 200, "nested more than 100 levels"),
         (b" " * 1_000_001, "more than 1 MB"),
     ],

@@ -71,6 +71,7 @@ def _read(path: Path) -> list[tuple[str, int]]:
         found = list(_topics(load_json(content)))
         if not found:
             raise ValueError("it has no topic")
+        "".join(topic for topic, _ in found).encode()  # UnicodeEncodeError, for half a pair
         return found
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
