@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,11 @@ class Peer(nn.Module):
         super().__init__()
         dim = sizes.dim
         self.project = nn.Linear(sizes.width, dim)
-        self.transformer = nn.Transformer(dim, 8, 3, 3, dim, 0.1, batch_first=True, norm_first=True)
+        shape: dict[str, Any] = {"dim_feedforward": dim, "batch_first": True, "norm_first": True}
+        encoder = nn.TransformerEncoder(  # its own would warn of nested tensors
+            nn.TransformerEncoderLayer(dim, 8, **shape), 3, nn.LayerNorm(dim), False
+        )
+        self.transformer = nn.Transformer(dim, 8, 3, 3, custom_encoder=encoder, **shape)
         self.words = nn.Embedding(sizes.words + 1, dim)
         self.to_words = nn.Linear(dim, sizes.words + 1)
 

@@ -79,7 +79,7 @@ def selective_scan(
         return selective_scan_reference(
             u, dt, A, B, C, D, z, dt_bias, softplus=softplus, return_last_state=return_last_state
         )
-    if name not in ("cpu", "cuda", "triton"):  # which read the narrow types
+    if name not in ("cpu", "cuda", "triton", "meta"):  # which read the narrow types
         dtype = compute_dtype(u)
         tensors = tuple(None if x is None else x.to(dtype) for x in tensors)
     # By name: Numba takes half a second to import, and Triton is not everywhere.

@@ -32,15 +32,17 @@ def import_kernel() -> tuple[Callable[..., Any] | None, str]:
     return interface.selective_scan_fn, version
 
 
+def widest_type(*tensors: Tensor | None) -> torch.dtype:
+    """Of what varies over the sequence: the kernel wants one type, and this one loses nothing."""
+    return functools.reduce(torch.promote_types, (x.dtype for x in tensors if x is not None))
+
+
 def scan(*tensors: *Tensors, softplus: bool) -> tuple[Tensor, Tensor]:
     """Outputs (b, l, e) and last states (b, e, s), which have no gradient, in float32."""
     u, dt, A, B, C, D, z, dt_bias = tensors
     kernel, problem = import_kernel()
     assert kernel is not None, problem
-    # The kernel wants one type for all that varies over the sequence: the widest loses nothing.
-    dtype = functools.reduce(
-        torch.promote_types, (x.dtype for x in (u, dt, B, C, z) if x is not None)
-    )
+    dtype = widest_type(u, dt, B, C, z)
 
     def transposed(x: Tensor | None) -> Tensor | None:  # (b, l, x) -> (b, x, l)
         return None if x is None else x.to(dtype).transpose(1, 2)
