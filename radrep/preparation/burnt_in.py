@@ -2,7 +2,7 @@
 
 Found are upright rows of letters in the upper and the lower quarter of a film: thin strokes of much
 contrast and like grey, as high as one another, side by side. A side marker is too short for a row,
-but not always one with initials. tests/benchmarks/bench_burnt_in.py measures what is found.
+but not always one with initials. tests/benchmarks/quality/burnt_in.py measures what is found.
 """
 
 import numpy as np

@@ -1,14 +1,15 @@
-"""Time of the X-ray Mamba beside a timm ViT of its width, depth and patches.
+"""Time of the X-ray Mamba beside a timm ViT, and beside itself without its fused kernels.
 
 Run: python -m tests.benchmarks.bench_encoder [--repeats 3]
 
-The ViT has the same matrix products (84 against 86 million parameters, base); what is above 1 is
-the scan in four directions, and what lies around it.
+The ViT has its width, depth and patches and so the same matrix products (86 million parameters and
+84, base); beyond them are the scan in four directions and what lies around it.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from timm.models import VisionTransformer
@@ -30,6 +31,11 @@ def both(model: nn.Module, images: Tensor, dtype: torch.dtype) -> None:
     model.zero_grad()
 
 
+def without_fused_kernels(run: Callable[[], None]) -> None:
+    with patch("radrep.modules.mamba_block.has_fused_kernels", lambda x: False):
+        run()
+
+
 def rows(repeats: int, tiny: bool) -> Iterator[Row]:
     """Forward, and with backward, of one image and of a batch, in float32 and bfloat16."""
     dim, depth = (16, 1) if tiny else XRAY_MAMBA_SIZES["base"]
@@ -43,13 +49,12 @@ def rows(repeats: int, tiny: bool) -> Iterator[Row]:
         for count in counts:
             given = (torch.randn(count, 3, side, side), dtype)
             for what, run in (("forward", forward), ("with backward", both)):
-                yield compare(
-                    f"X-ray Mamba, {size}, {side} px, {str(dtype)[6:]}, batch {count}, {what}",
-                    partial(run, ours, *given),
-                    f"timm's ViT, {size}, patches of 16" + " (ViT-B/16)" * (not tiny),
-                    partial(run, theirs, *given),
-                    repeats,
-                )
+                work = f"X-ray Mamba, {size}, {side} px, {str(dtype)[6:]}, batch {count}, {what}"
+                vit = f"timm's ViT, {size}, patches of 16" + " (ViT-B/16)" * (not tiny)
+                own = partial(run, ours, *given)
+                yield compare(work, own, vit, partial(run, theirs, *given), repeats)
+                plain = partial(without_fused_kernels, own)
+                yield compare(work, own, "without the fused kernels", plain, repeats)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What EMRRG's third stage learns behind an encoder that sees, one factor changed at a time.
 
-Run: python -m tests.benchmarks.bench_emrrg_ladder [--studies 4800] [--epochs 5] [--only words ...]
+Run: python -m tests.benchmarks.quality.emrrg_ladder [--studies 4800] [--epochs 5] [--only words]
 
 The visual tokens hold the findings of phantoms (tests/seeing_encoder.py); a small language model is
 trained whole. For each setting: the last training loss, the loss of 300 held-out studies and what

@@ -1,6 +1,6 @@
 """How well reports name abnormal findings, beside the most that their classifier allows.
 
-Run: python -m tests.benchmarks.findings_ceiling runs/csr_lmca_iu_cpu-folds/scores-heldout.json
+Run: python -m tests.benchmarks.quality.findings_ceiling RUN-folds/scores-heldout.json
 
 From the operating points of `radrep eval`: precision, recall and F1 over the findings that enough
 studies have, micro-averaged, for the reports as they are and as edited at other sensitivities. The

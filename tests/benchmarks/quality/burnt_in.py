@@ -1,6 +1,6 @@
 """How many films with burnt-in text are found, and how many without it are.
 
-Run: python -m tests.benchmarks.bench_burnt_in FILMS [--every 20] [--enlarge 4] [--fonts FOLDER]
+Run: python -m tests.benchmarks.quality.burnt_in FILMS [--every 20] [--enlarge 4] [--fonts FOLDER]
 
 FILMS is a folder of films without names, such as IU X-Ray's; each N-th of their files is used. They
 are searched as they are, and with a name, a date or a number in a corner: of one grey, bright on

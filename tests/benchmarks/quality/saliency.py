@@ -5,7 +5,7 @@ Run: radrep prepare phantom --num-studies 1600 --out data/phantom
          --set data.image_size=192 --set model.backbone.stride=16 --set model.dropout=0 \\
          --set train.epochs=4 --set model.backbone.frozen_stages=0 --set model.words=0 \\
          --set optim.encoder_lr=3.0e-4
-     python -m tests.benchmarks.bench_saliency runs/phantom data/phantom
+     python -m tests.benchmarks.quality.saliency runs/phantom data/phantom
 
 The peers, on the same findings: a Gaussian at the centre, the commonest place of each kind (of the
 500 phantoms of another seed) and a random map.
