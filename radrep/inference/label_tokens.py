@@ -24,7 +24,7 @@ from radrep.metrics.labeler.vocabulary import ABNORMAL
 from radrep.models.base import LabelTokenModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
-from radrep.weights.folds import learned_reports_of
+from radrep.weights.folds import learned_reports_of, lineage
 
 
 def fit_label_tokens(
@@ -80,10 +80,11 @@ def fit_label_tokens(
             predicted[np.arange(len(studies))[block][of_fold]] = buckets
     start = recipe.model.starting_weights
     for path in filter(None, (*start.backbone, start.encoder)):
-        if learned_reports_of(path, recipe.data.prepared):
+        if any(learned_reports_of(each, recipe.data.prepared) for each in lineage(path)):
             reporter.warn(
-                f"{path} learned from the reports of {recipe.data.prepared}, so that findings are "
-                "predicted too surely for its training studies, and label tokens trusted too much"
+                f"{path}, or what it started from, learned from the reports of "
+                f"{recipe.data.prepared}, so that findings are predicted too surely for its "
+                "training studies, and label tokens trusted too much"
             )
     auroc = whole.auroc()[~rare]
     mean = f", mean AUROC {auroc.mean():.2f} out of fold" if len(auroc) else ""

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.saliency.masked_split import read_split
 from radrep.weights.checkpoint import find_checkpoint
 from radrep.weights.files import write_checksums
+from tests.training.test_folds import make_run, with_weights
 from tests.whole_way import radrep, read_metrics, stop_midway, write_films, write_recipe
 
 pytestmark = pytest.mark.usefixtures("shared_cache")
@@ -62,7 +63,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(Reworded(), folder, image_size=64, workers=1).out
 
 
-def fit(folder: Path, data: Path) -> StudyBuckets:
+def fit(
+    folder: Path, data: Path, start: Path | None = None, reporter: Reporter | None = None
+) -> StudyBuckets:
+    """With random weights; `start` is a run that the recipe names all the same."""
     recipe = load_recipe(str(write_recipe(folder, data, model=FROZEN)))
     torch.manual_seed(0)
     studies = read_split(recipe.data, "train")
@@ -75,7 +79,29 @@ def fit(folder: Path, data: Path) -> StudyBuckets:
         codec=build_codec(recipe, words, model),
     )
     assert isinstance(model, LabelTokenModel)
-    return fit_label_tokens(model, [dataset], recipe, Reporter())[0]
+    named = recipe if start is None else with_weights(recipe, start)
+    return fit_label_tokens(model, [dataset], named, reporter or Reporter())[0]
+
+
+def test_a_start_that_learned_from_the_reports_at_any_remove_is_warned_of(
+    data: Path, tmp_path: Path
+) -> None:
+    class Heard(Reporter):
+        warnings: ClassVar[list[str]] = []
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    recipe = load_recipe(str(write_recipe(tmp_path, data, model=FROZEN)))
+    first = make_run(tmp_path / "first", recipe)
+    elsewhere = recipe.data.model_copy(update={"prepared": tmp_path / "other data"})
+    apart = recipe.model_copy(update={"data": elsewhere})
+    second = make_run(tmp_path / "second", with_weights(apart, first))
+    fit(tmp_path, data, make_run(tmp_path / "unrelated", apart), Heard())
+    assert not Heard.warnings
+    for start in (first, second):
+        fit(tmp_path, data, start, Heard())
+        assert f"{start}, or what it started from, learned" in Heard.warnings.pop()
 
 
 def test_a_study_s_own_report_does_not_reach_what_is_predicted_for_it(
