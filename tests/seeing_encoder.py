@@ -65,17 +65,16 @@ def make_batch(studies: list[Study], model: Emrrg) -> Batch:
 
 
 def make_model(studies: list[Study], *, seed: int = 0, **options: Any) -> Emrrg:
-    """With a small language model trained whole, prompt and scale as in emrrg_phantom."""
+    """By default a small language model trained whole; prompt and scale as in emrrg_phantom."""
     torch.manual_seed(seed)
     words = {word for study in studies for word in study.report.split()}
     encoder: Any = SeeingEncoder()
-    return Emrrg(
-        encoder=encoder,
-        language=small_language_model(words, dim=96, num_layers=2, num_heads=4),
-        encoder_training="frozen",
-        language_training="trained",
-        **({"prompt": "{image}", "projector_scale": "words"} | options),
-    )
+    if "language" not in options:
+        options["language"] = small_language_model(words, dim=96, num_layers=2, num_heads=4)
+    defaults = {
+        "language_training": "trained", "prompt": "{image}", "projector_scale": "words",
+    }  # fmt: skip
+    return Emrrg(encoder=encoder, encoder_training="frozen", **(defaults | options))
 
 
 def learn(
