@@ -109,10 +109,11 @@ class _Header:
     def __init__(self, path: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
         self._path, self._names = path, names
         self._needed = max((k for k, name in enumerate(names, start=1) if name), default=0)
+        first: dict[str, int] = {}
         self._twins = [
-            (names.index(name), k)
+            (first[name], k)
             for k, name in enumerate(names)
-            if name and names.index(name) < k and (not wanted or name in wanted)
+            if name and first.setdefault(name, k) < k and (not wanted or name in wanted)
         ]
 
     def fit(self, row: list[str], line: int) -> list[str]:
