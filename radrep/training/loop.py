@@ -29,7 +29,7 @@ from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
 from radrep.training.accelerator import largest, sum_over_processes
 from radrep.training.optim import set_learning_rates
-from radrep.training.parallel.sharding import to_full, whole
+from radrep.training.parallel.sharding import share_statistics, to_full, whole
 from radrep.training.run_log import Meter, RunLog
 from radrep.training.validation import SampleReport
 
@@ -303,6 +303,7 @@ def validate(run: Run, progress: Progress) -> None:
     progress.epoch += 1
     progress.step_in_epoch = 0
     samples: Sequence[SampleReport] = ()
+    share_statistics(run.accelerator, run.model)
     with whole(run.model):
         scores = dict(run.task.validate())
         if run.log is not None and run.log.shows_samples and isinstance(run.task, SampledTask):

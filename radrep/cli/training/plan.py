@@ -114,9 +114,12 @@ def show(plan: "Plan") -> None:
 
 
 def _advice(plan: "Plan") -> str:
-    parallel = plan.recipe.parallel
-    tries = [] if parallel.data == "fsdp" else ["parallel.data=fsdp"]
-    tries += [] if parallel.activation_checkpointing else ["parallel.activation_checkpointing=true"]
+    tries = []
+    for key, value in (("data", "fsdp"), ("activation_checkpointing", True)):
+        parallel = plan.recipe.parallel.model_copy(update={key: value})
+        changed = plan.recipe.model_copy(update={"parallel": parallel})
+        if changed != plan.recipe and not any(wrong for wrong, _, _ in changed.rules()):
+            tries.append(f"parallel.{key}={str(value).lower()}")
     settings = " ".join(f"--set {each}" for each in tries)
     return f"Try more or larger devices{', or ' if tries else ''}{settings}"
 

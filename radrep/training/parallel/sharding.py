@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from radrep.modules.transformer import DecoderLayer
 from radrep.recipe.training import Parallel
 from radrep.training.parallel.blocks import compile_blocks, recompute_blocks, repeated_blocks
 
@@ -41,15 +42,37 @@ def make_mesh(device: str, num_processes: int, shard: str) -> DeviceMesh:
     return init_device_mesh(device, (num_processes // local, local), mesh_dim_names=names)
 
 
+def blocks_to_share(model: nn.Module) -> list[nn.Module]:
+    """The blocks that are gathered one by one, the others with what is in no block.
+
+    A decoder layer projects the patches for all words outside its forward pass, which gathers it.
+    """
+    return [block for block in repeated_blocks(model) if not isinstance(block, DecoderLayer)]
+
+
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     """Share out each block by itself, and then what is in none; frozen parameters too."""
     marks = {name: dict(vars(p)) for name, p in model.named_parameters()}
-    for block in repeated_blocks(model):
+    for parameter in model.parameters():
+        # FSDP2 takes no others. Channels last of the images alone keep convolutions fast.
+        parameter.data = parameter.data.contiguous()
+    for block in blocks_to_share(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     for name, parameter in model.named_parameters():  # new ones, without mamba's _no_weight_decay
         for key, value in marks[name].items():
             setattr(parameter, key, value)
+
+
+def share_statistics(accelerator: Accelerator, model: object) -> None:
+    """Give every process the first one's running statistics of batch norms, which are saved."""
+    if accelerator.num_processes == 1:
+        return
+    assert isinstance(model, nn.Module), "models are modules"
+    for norm in model.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training:
+            for statistics in norm.buffers():
+                distributed.broadcast(statistics, src=0)
 
 
 @contextmanager

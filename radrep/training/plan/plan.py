@@ -19,7 +19,8 @@ from radrep.progress import Advance
 from radrep.recipe.data import Data
 from radrep.recipe.recipe import Recipe
 from radrep.sections import TWO_SECTIONS
-from radrep.training.parallel.blocks import recompute_blocks, repeated_blocks
+from radrep.training.parallel.blocks import recompute_blocks
+from radrep.training.parallel.sharding import blocks_to_share
 from radrep.training.plan.cards import GIB, Devices
 from radrep.training.plan.known_models import with_stand_ins
 from radrep.training.plan.measure import META, StepCost, measure_step
@@ -282,7 +283,7 @@ def _held(recipe: Recipe, devices: Devices, model: TrainableModel) -> tuple[int,
     optimizer = optimizer_bytes(recipe, everything, parts)
     if not sharded:  # the buckets that DistributedDataParallel sends
         return parameters, gradients, optimizer, gradients if devices.total > 1 else 0
-    blocks = [list(block.parameters()) for block in repeated_blocks(_module(model))]
+    blocks = [list(block.parameters()) for block in blocks_to_share(_module(model))]
     own = {id(p) for block in blocks for p in block}
     root = sum(_bytes(p) for p in everything if id(p) not in own)
     largest = max((sum(map(_bytes, block)) for block in blocks), default=0)

@@ -22,6 +22,7 @@ from radrep.training.parallel.sharding import (
     gather_state,
     make_mesh,
     shard_model,
+    share_statistics,
     to_full,
     whole,
 )
@@ -166,6 +167,20 @@ def test_what_one_number_of_processes_saved_another_goes_on_with(
     assert {n: (t.shape, t.dtype) for n, t in weights.items()} == {
         n: (t.shape, t.dtype) for n, t in Model().state_dict().items()
     }
+
+
+def test_all_processes_go_on_with_the_running_statistics_that_are_saved(tmp_path: Path) -> None:
+    def work(rank: int) -> int:
+        model = nn.Sequential(nn.BatchNorm1d(5))
+        model(STUDIES[rank::2])
+        share_statistics(build_accelerator(), model)
+        save_file(dict(model.named_buffers()), tmp_path / f"{rank}.safetensors")
+        return 0
+
+    run(tmp_path / "said", 2, work)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    assert first["0.running_mean"].any()
 
 
 @pytest.fixture

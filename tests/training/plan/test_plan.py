@@ -149,6 +149,18 @@ def test_the_command_says_what_fits(phantoms: Path, tmp_path: Path) -> None:
     assert "Known cards" in unknown.stderr
 
 
+def test_advice_is_what_the_recipe_takes(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CARDS, "A10-24GB", replace(CARDS["A10-24GB"], memory=1.05))
+    path = write_recipe(tmp_path, phantoms)
+    told = radrep("plan", path, "--devices", "2xA10-24GB")
+    assert "none fits. Try more or larger devices, or --set parallel.data=fsdp" in told.stdout
+    reward = ("--set", "train.start_from=runs/a", "--set", "train.reward.samples=2")
+    told = radrep("plan", path, "--devices", "2xA10-24GB", *reward)
+    assert "or --set parallel.activation_checkpointing=true" in told.stdout
+
+
 PLANNED = [name for name, _ in shipped_recipes() if not name.endswith(SMALL)]
 
 
