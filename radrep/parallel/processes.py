@@ -4,11 +4,12 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Set
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from fractions import Fraction
 from typing import TypeVar
 
 from radrep.errors import DataError
@@ -18,12 +19,24 @@ Result = TypeVar("Result")
 
 # Tasks in flight a worker: enough to keep it busy, few enough to keep memory flat.
 _IN_FLIGHT = 8
+_SHARE: list[int] = []  # of the cores of a machine on which several processes train together
 
 
 def count_cores() -> int:
     """Cores that this process may use; not every core of a machine is (containers, batches)."""
+    return _SHARE[-1] if _SHARE else len(own_cores())
+
+
+def own_cores() -> Set[int]:
+    """The numbers of the cores that this process runs on; others may run there too."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return affinity(0) if affinity else {*range(os.cpu_count() or 1)}
+
+
+def share_cores(own: Set[int], of_all: Iterable[Set[int]]) -> None:
+    """Have `count_cores` give this process's share, by the cores of all that share this machine."""
+    others = Counter(core for cores in of_all for core in cores)
+    _SHARE[:] = [max(1, int(sum(Fraction(1, others[core]) for core in own)))]
 
 
 def map_in_order(

@@ -1,8 +1,10 @@
 """Processes that train together; the one place that configures Accelerate."""
 
 import os
+import socket
+import threading
+from concurrent.futures import Future
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
@@ -12,7 +14,7 @@ from accelerate.utils import gather as gather_tensors
 from torch import Tensor, distributed
 
 from radrep.errors import RadrepError, RecipeError
-from radrep.parallel.processes import count_cores
+from radrep.parallel.processes import own_cores, share_cores
 from radrep.recipe.training import Train
 
 Value = TypeVar("Value")
@@ -36,7 +38,12 @@ def join_processes() -> PartialState:
     several, on_cpu = _read_launch() > 1, _on_cpu()
     if several and "LOCAL_RANK" in os.environ:
         _await_others()
-    return PartialState(cpu=on_cpu)
+    state = PartialState(cpu=on_cpu)
+    if state.num_processes > 1:
+        here, own = socket.gethostname(), own_cores()
+        found = gather_object([(here, own)])
+        share_cores(own, [cores for machine, cores in found if machine == here])
+    return state
 
 
 def _on_cpu() -> bool:
@@ -79,11 +86,29 @@ def refuse_launch(option: str) -> None:
 def _await_others() -> None:
     """Meet the other processes, for minutes; torch's own bound must be long, for all that comes."""
     found = " ".join(f"{name}={os.environ[name]}" for name in _LAUNCHER if name in os.environ)
+    store: Future[object] = Future()
+
+    def meet() -> None:
+        try:
+            store.set_result(next(distributed.rendezvous("env://", timeout=_JOIN)))
+        except Exception as error:
+            store.set_exception(error)
+
+    # In a thread of its own: torch waits without a look at signals, and this one is to obey them.
+    threading.Thread(target=meet, daemon=True).start()
     try:
-        _MET.append(next(distributed.rendezvous("env://", timeout=_JOIN)))
+        _MET.append(store.result())
     except (ValueError, RuntimeError) as error:  # DistStoreError and DistNetworkError among them
         text = f"{found}: several processes, which did not meet ({error}). {_ADVICE}"
         raise RecipeError("this run", [("train", " ".join(text.split()))]) from error
+
+
+def coming_device() -> torch.device:
+    """The device that this process will have once it has joined the others."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is None or _on_cpu():
+        return torch.device("cpu")
+    return torch.device(kind.type, int(os.environ.get("LOCAL_RANK") or 0))
 
 
 def build_accelerator() -> Accelerator:
@@ -114,9 +139,7 @@ def is_main_process() -> bool:
     return int(next((os.environ[name] for name in _RANKS if os.environ.get(name)), 0)) == 0
 
 
-def explain_lost_process(
-    accelerator: Accelerator, error: RuntimeError, run: Path
-) -> RadrepError | None:
+def explain_lost_process(accelerator: Accelerator, error: RuntimeError) -> RadrepError | None:
     """The error of a collective that failed since another process ended; None for other errors."""
     text = str(error)
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
@@ -126,14 +149,9 @@ def explain_lost_process(
     first = " ".join(text.split())[:200]
     return RadrepError(
         f"another of the {accelerator.num_processes} processes ended or cannot be reached; its "
-        f"output ends with the reason ({first}). Go on from {run} with --resume"
+        f"output ends with the reason ({first}). Start all of them again, with --resume where the "
+        "run has a folder"
     )
-
-
-def count_workers(accelerator: Accelerator, wanted: int) -> int:
-    """Worker processes for data: this process's share of the machine's cores at most."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    return min(wanted, max(1, count_cores() // local))
 
 
 def broadcast(accelerator: Accelerator, value: Value) -> Value:

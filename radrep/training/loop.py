@@ -6,10 +6,8 @@ what it would have done without the stop; on GPUs some sums depend on the order 
 """
 
 import math
-import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -30,14 +28,12 @@ from radrep.recipe.training import Train
 from radrep.training.accelerator import largest, sum_over_processes
 from radrep.training.optim import set_learning_rates
 from radrep.training.parallel.sharding import share_statistics, to_full, whole
+from radrep.training.parallel.stopping import BY_MANAGER, stop_requests
 from radrep.training.run_log import Meter, RunLog
 from radrep.training.validation import SampleReport
 
 # Steps between the exchanges of several processes on whether one was asked to stop.
 _STOP_EVERY = 10
-# What resource managers send before the end: the exit code then has them start again.
-_BY_MANAGER = (signal.SIGTERM, getattr(signal, "SIGUSR1", signal.SIGTERM))
-_HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 @runtime_checkable
@@ -124,7 +120,7 @@ def fit(run: Run, progress: Progress) -> Progress:
     train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
     meter = Meter(train.epochs * epoch_steps - progress.step)
     recent: list[dict[str, Tensor]] = []  # losses and norms on the device that no line holds yet
-    with _stop_requests() as stop_requested:
+    with stop_requests() as stop_requested:
         while progress.epoch < train.epochs and not _out_of_patience(progress, train):
             run.order.set_start(progress.epoch, progress.step_in_epoch * train.grad_accum_steps)
             for batches in _accumulation_groups(run.batches, train.grad_accum_steps, meter):
@@ -160,7 +156,7 @@ def fit(run: Run, progress: Progress) -> Progress:
 
 def _interrupted(text: str, number: int) -> Interrupted:
     stopped = Interrupted(text)
-    stopped.by_manager = number in _BY_MANAGER
+    stopped.by_manager = number in BY_MANAGER
     return stopped
 
 
@@ -322,38 +318,3 @@ def validate(run: Run, progress: Progress) -> None:
     best = "best so far" if better else f"best {progress.best:.3f} at step {progress.best_step}"
     run.reporter.info("val", f"epoch {progress.epoch}  {shown}  ({best} in {monitor})")
     run.checkpoints.save(progress, better)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], int]]:
-    """Turn the first Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP into a request: its number, 0 before.
-
-    The second one ends at once, but for resource managers, which send several. A SIGHUP that is
-    ignored, as by nohup, stays so.
-    """
-    requests: list[int] = []
-    terminals = [number for number in (1, 2) if os.isatty(number)]
-
-    def note(number: int, _frame: object) -> None:
-        if number == _HANG_UP:  # what is written to a terminal that is gone would fail
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for terminal in terminals:
-                os.dup2(nowhere, terminal)
-            os.close(nowhere)
-        if requests and not {requests[0], number} <= {*_BY_MANAGER}:
-            raise KeyboardInterrupt
-        requests.append(number)
-
-    numbers = [signal.SIGINT, *sorted(set(_BY_MANAGER))]
-    if _HANG_UP is not None and signal.getsignal(_HANG_UP) is not signal.SIG_IGN:
-        numbers.append(_HANG_UP)
-    try:
-        before = [signal.signal(number, note) for number in numbers]
-    except ValueError:  # not the main thread: the caller handles signals
-        yield lambda: 0
-        return
-    try:
-        yield lambda: requests[0] if requests else 0
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -30,11 +30,12 @@ from radrep.data.tokenizer import ReportCodec, Tokenizer
 from radrep.errors import RecipeError
 from radrep.inference.label_tokens import fit_label_tokens
 from radrep.models.base import LabelModel, ReportModel, TrainableModel, reads_label_tokens
+from radrep.parallel.processes import count_cores
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
 from radrep.sections import target_name
-from radrep.training.accelerator import broadcast, count_workers, explain_lost_process
+from radrep.training.accelerator import broadcast, explain_lost_process
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.features.cache import cached_features
 from radrep.training.features.entry import FeatureStore
@@ -54,7 +55,15 @@ from radrep.training.report_task import (
 )
 from radrep.training.reward.build import build_objective, count_repeats, token_weights
 from radrep.training.run_log import log_model
-from radrep.training.start import Resolved, load_last, open_folder, resolve, settle_best
+from radrep.training.start import (
+    Resolved,
+    Start,
+    find_start,
+    join,
+    load_last,
+    open_folder,
+    settle_best,
+)
 from radrep.training.validation import Validation
 from radrep.weights import checkpoint, run_folder
 from radrep.weights.guidance_files import has_guidance
@@ -111,15 +120,18 @@ def train(
         Interrupted: If the user stopped it; --resume goes on.
     """
     with ExitStack() as held:  # the run's lock
-        resolved = resolve(recipe, out, resume, reporter or Reporter(), held)
-        data = _open_data(resolved)
-        made = _make_model(resolved, data)
-        return _loop(resolved, data, made)
+        start = find_start(recipe, out, resume, reporter or Reporter(), held)
+        data = _open_data(start)
+        resolved = join(start)
+        try:
+            return _loop(resolved, data, _make_model(resolved, data))
+        except RuntimeError as error:
+            raise explain_lost_process(resolved.accelerator, error) or error from error
 
 
-def _open_data(resolved: Resolved) -> _Data:
+def _open_data(start: Start) -> _Data:
     """The splits of training, their vocabulary and labels. The test split is never opened."""
-    recipe, reporter, data = resolved.recipe, resolved.reporter, resolved.recipe.data
+    recipe, reporter, data = start.recipe, start.reporter, start.recipe.data
     if recipe.task == "pretrain":
         refuse_test_studies(data, reporter)
     need_text = recipe.model.needs_text
@@ -237,7 +249,7 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
     )
     # Cached features are read faster than handed over by workers.
     wanted = recipe.data.num_workers if made.features is None else 0
-    num_workers = count_workers(accelerator, wanted)
+    num_workers = min(wanted, count_cores())
     validation = Validation(
         recipe=recipe,
         accelerator=accelerator,
@@ -291,8 +303,6 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
     except Interrupted as stopped:
         stopped.run = folder
         raise
-    except RuntimeError as error:
-        raise explain_lost_process(accelerator, error, folder) or error from error
     finally:
         checkpoints.close()
         if log is not None:

@@ -28,6 +28,7 @@ from radrep.saliency.sdam import check_mask_fingerprint
 from radrep.training.accelerator import (
     broadcast,
     build_accelerator,
+    coming_device,
     is_main_process,
     set_arithmetic,
 )
@@ -44,6 +45,7 @@ from radrep.training.run_log import (
     describe_environment,
 )
 from radrep.weights import checkpoint, run_folder
+from radrep.weights.pretrained import check_pretrained
 from radrep.weights.run_folder import TRAINING
 
 # Keys that may change when a run goes on: those of the steps to come, and those that leave the
@@ -59,8 +61,8 @@ _MAY_CHANGE = (
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """The recipe on this machine, and where the run stands."""
+class Start:
+    """The recipe on this machine, and where the run stands, as this process knows it."""
 
     recipe: Recipe
     out: Path | None
@@ -68,14 +70,20 @@ class Resolved:
     last: Path | None  # the checkpoint to go on from, None for the first step
     changed: Mapping[str, tuple[Any, Any]]  # keys of the recipe since that checkpoint
     held: ExitStack  # the run's lock, in the main process
-    accelerator: Accelerator
     reporter: Reporter
 
 
-def resolve(
+@dataclass(frozen=True)
+class Resolved(Start):
+    """The same in all processes, which have met."""
+
+    accelerator: Accelerator
+
+
+def find_start(
     recipe: Recipe, out: Path | None, resume: bool, reporter: Reporter, held: ExitStack
-) -> Resolved:
-    """Refuse what cannot work before anything takes time; then join the processes."""
+) -> Start:
+    """Refuse what cannot work before anything takes time, and before other processes are met."""
     check_environment(recipe)
     check_tracker(recipe.train.logger)
     run, last = None, None
@@ -83,6 +91,9 @@ def resolve(
         run = newest_run(out or recipe.out)
     else:
         check_new_run(recipe, out)
+        check_pretrained(recipe)
+        if recipe.train.start_from is not None:
+            checkpoint.find_checkpoint(recipe.train.start_from)
         run = out if out is not None and run_folder.is_unstarted(out) else None
     if is_main_process():
         check_meteor(recipe.train)
@@ -95,12 +106,17 @@ def resolve(
     else:
         reporter = Reporter()
     changed = {} if last is None else find_changes(recipe, last)
-    set_arithmetic(recipe.train)
-    accelerator = build_accelerator()
     if recipe.parallel.compile:
-        check_compiler(accelerator.device)
-    last, changed = broadcast(accelerator, (last, changed))
-    return Resolved(recipe, out, run, last, changed, held, accelerator, reporter)
+        check_compiler(coming_device())
+    return Start(recipe, out, run, last, changed, held, reporter)
+
+
+def join(start: Start) -> Resolved:
+    """Meet the other processes, and go on from what the first one found."""
+    set_arithmetic(start.recipe.train)
+    accelerator = build_accelerator()
+    last, changed = broadcast(accelerator, (start.last, start.changed))
+    return Resolved(**vars(replace(start, last=last, changed=changed)), accelerator=accelerator)
 
 
 def find_changes(recipe: Recipe, last: Path) -> dict[str, tuple[Any, Any]]:

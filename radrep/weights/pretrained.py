@@ -56,12 +56,23 @@ def check_state_dict(
         )
 
 
+def check_pretrained(recipe: Recipe) -> None:
+    """Raise CheckpointError where a backbone, an encoder or adapters to start from are missing."""
+    start = recipe.model.starting_weights
+    for source in start.backbone:
+        _backbone_file(source, _folds_option(recipe))
+    if start.encoder is not None:
+        _weights_file(start.encoder)
+    if start.adapters is not None:
+        read_adapters(start.adapters)
+
+
 def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
     """Fill a new model with the backbone, encoder and adapters that its recipe starts from."""
-    start, fold = recipe.model.starting_weights, recipe.data.fold
+    start = recipe.model.starting_weights
     if start.backbone:
-        folds = "" if fold is None else f" --folds {fold.of}"
-        load_backbone(cast(CsrLmca | Discriminator, model).backbone, start.backbone, folds)
+        backbone = cast(CsrLmca | Discriminator, model).backbone
+        load_backbone(backbone, start.backbone, _folds_option(recipe))
     if start.encoder is not None:
         load_encoder(
             cast("Emrrg | ContrastivePretraining | Discriminator", model).encoder, start.encoder
@@ -70,10 +81,15 @@ def load_pretrained(model: TrainableModel, recipe: Recipe) -> None:
         load_adapters(cast("Emrrg", model), start.adapters)
 
 
+def _folds_option(recipe: Recipe) -> str:
+    """The option that a discriminator to start from is trained with."""
+    return "" if recipe.data.fold is None else f" --folds {recipe.data.fold.of}"
+
+
 def load_backbone(backbone: Backbone, sources: Sequence[Path], folds: str = "") -> None:
     """Fill a backbone from runs or checkpoints of discriminators, averaged; raise CheckpointError.
 
-    `folds` is the option that a discriminator to start from is trained with.
+    `folds` is the option that a discriminator is trained with.
     """
     states = [_read_backbone(backbone, source, folds) for source in sources]
     if len(sources) > 1:
@@ -90,13 +106,17 @@ def load_backbone(backbone: Backbone, sources: Sequence[Path], folds: str = "") 
     )
 
 
+def _backbone_file(source: Path, folds: str) -> Path:
+    if file := _find_weights(source):
+        return file
+    raise CheckpointError(
+        f"model.backbone.weights: {source} is neither a run nor a checkpoint with {WEIGHTS}; "
+        f"train one with: radrep train sdam_discriminator_cpu{folds}"
+    )
+
+
 def _read_backbone(backbone: Backbone, source: Path, folds: str) -> dict[str, Tensor]:
-    file = _find_weights(source)
-    if file is None:
-        raise CheckpointError(
-            f"model.backbone.weights: {source} is neither a run nor a checkpoint with {WEIGHTS}; "
-            f"train one with: radrep train sdam_discriminator_cpu{folds}"
-        )
+    file = _backbone_file(source, folds)
     state = {
         name.removeprefix(BACKBONE): tensor
         for name, tensor in read_weights(file)[0].items()

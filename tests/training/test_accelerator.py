@@ -12,16 +12,17 @@ import torch
 from radrep.data.batch import Batch
 from radrep.errors import RecipeError
 from radrep.ops.selective_scan.choose import why_unavailable
+from radrep.parallel.processes import count_cores
 from radrep.recipe.training import Train
 from radrep.training import accelerator, pretraining_task
 from radrep.training.accelerator import (
     build_accelerator,
-    count_workers,
     is_main_process,
     join_processes,
     set_arithmetic,
 )
 from radrep.training.pretraining_task import PretrainingTask
+from tests.training.parallel.processes import run
 from tests.whole_way import radrep, write_recipe
 
 
@@ -45,13 +46,16 @@ def test_the_arithmetic_is_the_recipe_s(on: bool, monkeypatch: pytest.MonkeyPatc
         set_arithmetic(Train(epochs=1, batch_size=1))
 
 
-def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = build_accelerator()
-    monkeypatch.setattr("radrep.training.accelerator.count_cores", lambda: 16)
-    assert count_workers(built, 8) == 8
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert count_workers(built, 8) == 2
-    assert count_workers(built, 0) == 0
+@pytest.mark.parametrize("bound", [False, True])
+def test_processes_share_the_cores_that_they_have_in_common(bound: bool, tmp_path: Path) -> None:
+    def work(rank: int) -> int:
+        first = 8 * rank if bound else 0  # a launcher may have bound each to its own
+        accelerator.own_cores = lambda: {*range(first, first + 8)}
+        build_accelerator()
+        assert count_cores() == (8 if bound else 4)
+        return 0
+
+    run(tmp_path, 2, work)
 
 
 def test_gathered_rows_do_not_carry_their_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,18 @@ def show_launch(asked: Asked, launcher: str, devices: str, nodes: int) -> None:
 
 def run_training(asked: Asked, *, then: str) -> None:
     """Run a recipe and print its best checkpoint, and `then` with the run's folder."""
+    from radrep.training.parallel.launch import REQUEUE
+    from radrep.training.parallel.stopping import StoppedByManager, ends_for_managers
+
+    try:
+        with ends_for_managers():
+            _run_training(asked, then)
+    except StoppedByManager:
+        say("stopped; what was finished is kept. Give the same command again, or resume its run")
+        raise typer.Exit(REQUEUE) from None
+
+
+def _run_training(asked: Asked, then: str) -> None:
     from radrep.recipe.load import shipped_name
     from radrep.training.accelerator import is_main_process
     from radrep.training.loop import Interrupted

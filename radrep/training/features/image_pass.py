@@ -3,7 +3,6 @@
 Letters: v images, n patches, c width of a patch; k numbers that all encoders make of an image.
 """
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -111,7 +110,7 @@ def _on_cpu(images: Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Ten
         return encode(torch.stack([images[i] for i in range(len(images))[start : start + _BATCH]]))
 
     before = torch.get_num_threads()
-    cores = max(1, count_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    cores = count_cores()
     starts, ahead = range(0, len(images), _BATCH), _IN_FLIGHT * cores
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
     try:

@@ -87,8 +87,9 @@ def _slurm(launch: Launch) -> str:
         export MASTER_ADDR MASTER_PORT WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE={launch.per_node}
     """)
     run = dedent(f"""\
-        # Processes that are left when one has ended are ended after a minute.
-        srun --wait=60 bash -c \\
+        # Processes that are left when one has ended are ended after a minute. srun takes the cores
+        # of a task from nothing but its own option.
+        srun --wait=60 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c \\
             'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID exec "$0" -m radrep "$@"' \\
             {quote(sys.executable)} "${{words[@]}}"
         code=$?

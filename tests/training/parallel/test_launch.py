@@ -13,15 +13,28 @@ from radrep.errors import RadrepError
 from radrep.training.parallel.launch import parse_devices
 from tests.whole_way import radrep, read_metrics, write_recipe
 
-# Starts the processes of one machine as srun does and, the first time, signals them midway.
+# Starts the processes of one machine as srun does since Slurm 22.05, a core for each where its own
+# option asks for no more, and, the first time, signals them midway.
 SRUN = """#!{python}
-import os, subprocess, sys, time
+import argparse, os, subprocess, time
 from pathlib import Path
 
-assert sys.argv[1] == "--wait=60", sys.argv
+parser = argparse.ArgumentParser()
+parser.add_argument("--wait", type=int, required=True)
+asked = int(os.environ.get("SRUN_CPUS_PER_TASK", 1))
+parser.add_argument("--cpus-per-task", type=int, default=asked)
+parser.add_argument("command", nargs=argparse.REMAINDER)
+given = parser.parse_args()
+assert given.wait == 60
+with open("{run}-cores", "a") as file:
+    print(given.cpus_per_task, file=file)
+cores = sorted(os.sched_getaffinity(0))[: given.cpus_per_task]
+bind = lambda: os.sched_setaffinity(0, cores)
 tasks = int(os.environ["SLURM_NTASKS"])
 numbers = [{{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}} for i in range(tasks)]
-started = [subprocess.Popen(sys.argv[2:], env=os.environ | number) for number in numbers]
+started = [
+    subprocess.Popen(given.command, env=os.environ | number, preexec_fn=bind) for number in numbers
+]
 metrics = Path("{run}/metrics.jsonl")
 if not metrics.exists():
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 2:
@@ -29,7 +42,7 @@ if not metrics.exists():
         time.sleep(0.05)
     for process in started:
         process.send_signal({number})
-sys.exit(max(process.wait() for process in started))
+raise SystemExit(max(process.wait() for process in started))
 """
 
 
@@ -128,12 +141,14 @@ def test_the_slurm_script_goes_on_when_it_is_requeued(tmp_path: Path, phantoms: 
     for file in commands.iterdir():
         file.chmod(0o755)
     job = {"SLURM_JOB_ID": "17", "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "here"}
+    job |= {"SLURM_CPUS_PER_TASK": "2"}  # as if its line were edited
     environment = os.environ | job | {"PATH": f"{commands}:{os.environ['PATH']}"}
     codes = []
     for _ in range(2):
         done = subprocess.run(["bash", script], env=environment, capture_output=True, text=True)
         codes.append(done.returncode)
     assert codes == [75, 0], done.stderr
+    assert (tmp_path / "run-cores").read_text() == "2\n2\n", "as #SBATCH has it"
     assert (tmp_path / "requeued").read_text() == "requeue 17\n"
     assert [row["step"] for row in read_metrics(tmp_path / "run") if "loss" in row][-1] == 16
 
