@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -228,6 +229,8 @@ def show_result(result: "EvalResult") -> None:
     for scored in card.protocols:
         _show_protocol(scored, result)
     _show_findings(card.findings, result.main)
+    if result.fold_cider:
+        _show_spread(result)
     for name, own in result.sections.items():
         _show_section(name, own, result.main)
     seen = card.diversity[result.main]
@@ -262,6 +265,17 @@ def _show_protocol(scored: "ProtocolScores", result: "EvalResult") -> None:
             rows.append((f"  on {part}", *map(values[result.main].get, columns)))
     table(("", *_titles(columns)), rows, title=title)
     _show_differences(scored, COMPARED, result.main)
+
+
+def _show_spread(result: "EvalResult") -> None:
+    """The spread over folds beside the error of all studies together."""
+    full, values = result.card.full, result.fold_cider
+    pooled, own = full.value(result.main, "cider"), full.interval(result.main, "cider")
+    error = "" if own is None else f" (s.e. {own.standard_error:.3f})"
+    say(
+        f"\nCIDEr, protocol full: {pooled:.3f}{error} of all studies; over {len(values)} folds "
+        f"mean {mean(values):.3f}, s.d. {stdev(values):.3f}"
+    )
 
 
 def _show_findings(card: "FindingsCard", main: str) -> None:

@@ -14,11 +14,10 @@ from radrep.json_text import load_json
 from radrep.recipe.load import dump_recipe
 from radrep.recipe.training import Decode
 from radrep.sections import split_sections, target_name
-from radrep.training.run_log import ENVIRONMENT
 from radrep.viz.html.page import Page, render_page
 from radrep.weights.checkpoint import Loaded
 from radrep.weights.model_card import MODEL_CARD, ReportEvaluation, describe_model
-from radrep.weights.run_folder import WEIGHTS, run_dir
+from radrep.weights.run_folder import ENVIRONMENT, WEIGHTS, run_dir
 
 
 def write_evaluation(result: EvalResult, loaded: Loaded | None) -> None:

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from radrep.evaluation.conclusion import Conclusion, conclude
 from radrep.evaluation.eval_set import EvalSet
 from radrep.guidance.editing import WrittenReport
@@ -74,6 +76,13 @@ class EvalResult:
             for metric, value in system.scores.items()
             if value is not None
         }
+
+    @property
+    def fold_cider(self) -> tuple[float, ...]:
+        """CIDEr of the main system on each fold, with the frequencies of all; () without folds."""
+        ends = np.cumsum([len(fold.ids) for fold in self.studies.folds])
+        parts = np.split(self.card.per_report[self.main], ends)[:-1]
+        return tuple(float(part.mean()) for part in parts)
 
     @property
     def decode(self) -> Mapping[str, Any]:

@@ -33,9 +33,8 @@ from radrep.recipe.recipe import Recipe
 from radrep.training.parallel.environment import recorded_variables
 from radrep.training.validation import SampleReport
 from radrep.weights.files import write_error
-from radrep.weights.run_folder import METRICS, is_unstarted
+from radrep.weights.run_folder import METRICS, add_seconds, is_unstarted
 
-ENVIRONMENT = "environment.json"
 _TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name in recipes: package
 
 
@@ -116,6 +115,7 @@ class RunLog:
 
     def __init__(self, folder: Path, recipe: Recipe, upto_step: int) -> None:
         self._metrics = MetricsLog(folder / METRICS, upto_step)
+        self._folder, self._counted = folder, time.monotonic()
         self._tracker: Any = None
         self._is_wandb = recipe.train.logger == "wandb"
         if self._is_wandb:
@@ -159,8 +159,10 @@ class RunLog:
             self._tracker.add_image(name, sample.picture, step, dataformats="HWC")
 
     def sync(self) -> None:
-        """Have the disk hold metrics.jsonl."""
+        """Have the disk hold metrics.jsonl, and environment.json how long the run was trained."""
         self._metrics.sync()
+        before, self._counted = self._counted, time.monotonic()
+        add_seconds(self._folder, self._counted - before)
 
     def close(self) -> None:
         """End the tracker's run."""

@@ -6,7 +6,6 @@ weights.safetensors, recipe.yaml, vocabulary.json and training.pt; of folds, fol
 there are.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,7 +18,6 @@ from accelerate import Accelerator
 from radrep.atomic import atomic_write_text
 from radrep.data.tokenizer import Tokenizer
 from radrep.errors import CheckpointError
-from radrep.json_text import load_json
 from radrep.models.base import TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.load import dump_recipe
@@ -37,7 +35,6 @@ from radrep.training.parallel.blocks import check_compiler
 from radrep.training.parallel.environment import check_environment
 from radrep.training.report_task import check_meteor
 from radrep.training.run_log import (
-    ENVIRONMENT,
     RunLog,
     check_new_run,
     check_tracker,
@@ -170,7 +167,7 @@ def open_folder(
 
 def _write_environment(run: Path, resolved: Resolved, model: TrainableModel, step: int) -> None:
     """Write environment.json with what changed in the recipe, and report what else changed."""
-    earlier = _read_environment(run)
+    earlier = run_folder.read_environment(run)
     environment = describe_environment(resolved.accelerator, resolved.recipe, model)
     before, now = dict(flatten(earlier)), dict(flatten(environment))
     common = sorted(before.keys() & now.keys())
@@ -182,16 +179,8 @@ def _write_environment(run: Path, resolved: Resolved, model: TrainableModel, ste
     changed = resolved.changed.items()
     rows = [{"step": step, "key": key, "from": a, "to": b} for key, (a, b) in changed]
     environment["changed"] = [*earlier.get("changed", ()), *rows]
-    atomic_write_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
-
-
-def _read_environment(run: Path) -> dict[str, Any]:
-    """environment.json of a run's last start; empty where it cannot be read."""
-    try:
-        found = load_json((run / ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    environment["seconds"] = run_folder.read_seconds(run) or 0.0
+    run_folder.write_environment(run, environment)
 
 
 def newest_run(out: Path) -> Path:

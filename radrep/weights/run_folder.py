@@ -4,12 +4,14 @@ A run has recipe.yaml, environment.json, metrics.jsonl, checkpoints/step-NNNNNNN
 or, on a disk without links, a text file with the path of a checkpoint.
 """
 
+import json
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from filelock import Timeout
 from safetensors import SafetensorError
@@ -26,6 +28,7 @@ TRAINING = "training.pt"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 METRICS = "metrics.jsonl"
+ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 _SHOWN = 5  # runs in a message
 
@@ -152,6 +155,33 @@ def read_scores(run: Path, step: int) -> dict[str, float]:
     return {}
 
 
+def read_environment(run: Path) -> dict[str, Any]:
+    """environment.json of a run's last start; empty where it cannot be read."""
+    try:
+        found = load_json((run / ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_seconds(run: Path) -> float | None:
+    """How long a run was trained, by all its starts; None of an older radrep."""
+    found = read_environment(run).get("seconds")
+    return found if isinstance(found, int | float) else None
+
+
+def add_seconds(run: Path, seconds: float) -> None:
+    """Add to how long a run was trained; an environment.json that cannot be read stays."""
+    if environment := read_environment(run):
+        environment["seconds"] = round((read_seconds(run) or 0.0) + seconds, 3)
+        write_environment(run, environment)
+
+
+def write_environment(run: Path, environment: Mapping[str, object]) -> None:
+    """Write environment.json."""
+    atomic_write_text(run / ENVIRONMENT, json.dumps(environment, indent=1) + "\n")
+
+
 def damage_error(text: str, run: Path) -> CheckpointError:
     """What is wrong with the checkpoint that a run is known by, and its newest whole one if any."""
     whole = next((p for p in reversed(step_folders(run)) if not find_damage(p)), None)
@@ -206,7 +236,7 @@ def hold(run: Path, held: ExitStack) -> None:
 
 def find_partials(run: Path) -> list[Path]:
     """What kills left half written, where no other process holds the run's lock."""
-    own = (BEST, RECIPE, METRICS, "environment.json", "MODEL_CARD.md")
+    own = (BEST, RECIPE, METRICS, ENVIRONMENT, "MODEL_CARD.md")
     left = [path for name in own for path in run.glob(f".{name}.*.partial")]
     left += run.glob(f"{CHECKPOINTS}/.*.partial")
     left += run.glob(f"{CHECKPOINTS}/*/.*.partial")

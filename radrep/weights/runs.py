@@ -13,6 +13,7 @@ from radrep.recipe.recipe import Recipe
 from radrep.weights.run_folder import (
     BEST,
     CHECKPOINTS,
+    ENVIRONMENT,
     LOCK,
     METRICS,
     RECIPE,
@@ -21,12 +22,13 @@ from radrep.weights.run_folder import (
     hold,
     last_checkpoint,
     read_scores,
+    read_seconds,
     step_folders,
     step_of,
 )
 
 _DEPTH = 4  # runs/NAME-seeds/seed-0/fold-0
-_OF_EMPTY = {RECIPE, METRICS, LOCK, CHECKPOINTS, "environment.json", "tensorboard", "wandb"}
+_OF_EMPTY = {RECIPE, METRICS, LOCK, CHECKPOINTS, ENVIRONMENT, "tensorboard", "wandb"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class RunFacts:
         recipe: None where this radrep cannot read it.
         step: Of the best checkpoint, None before the first validation.
         scores: Of the validation that chose it.
+        seconds: That it was trained, up to its last checkpoint; None of an older radrep.
         changed: When its log last was.
     """
 
@@ -44,6 +47,7 @@ class RunFacts:
     recipe: Recipe | None
     step: int | None
     scores: dict[str, float]
+    seconds: float | None
     changed: datetime
     num_bytes: int
 
@@ -83,7 +87,7 @@ def describe_run(run: Path) -> RunFacts:
     log = run / METRICS if (run / METRICS).is_file() else run / RECIPE
     changed = datetime.fromtimestamp(log.stat().st_mtime)
     scores = {} if step is None else read_scores(run, step)
-    return RunFacts(run, recipe, step, scores, changed, _num_bytes(run))
+    return RunFacts(run, recipe, step, scores, read_seconds(run), changed, _num_bytes(run))
 
 
 def find_waste(run: Path) -> Iterator[Waste]:

@@ -35,11 +35,13 @@ def test_runs_are_listed_with_what_they_reached(runs: Path, trained_run: Path) -
     result = radrep("runs", "--runs", runs)
     assert result.exit_code == 0, result.output
     head, *rows = (line.split() for line in result.stdout.splitlines())
-    assert head == ["run", "model", "data", "best", "value", "step", "changed", "MB"]
+    assert head == ["run", "model", "data", "best", "value", "step", "time", "changed", "MB"]
     assert [row[0] for row in rows] == ["a", "b"]
     best = min(row["val/loss"] for row in read_metrics(trained_run) if "val/loss" in row)
     assert rows[0][3:5] == ["val/loss", f"{best:.3f}"]
     assert int(rows[0][5]) in (4, 8)
+    assert rows[0][7] in ("s", "min"), "of a unit of its own"
+    assert max(map(len, result.stdout.splitlines())) <= 80
     one = radrep("runs", "--runs", runs / "a")
     assert one.stdout.splitlines()[1].split()[0] == "a"
     assert radrep("runs", "--runs", runs / "none").exit_code == 2

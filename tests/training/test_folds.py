@@ -1,11 +1,15 @@
 """radrep train --folds: nothing of a study reaches the model that writes its report."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +18,7 @@ from radrep.data.manifest import source_of
 from radrep.data.store import Fold, PreparedStudies
 from radrep.data.study import HELD_OUT, SourceStudy
 from radrep.errors import CheckpointError, RecipeError
+from radrep.evaluation.result import EvalResult
 from radrep.models.xray_mamba import make_xray_mamba
 from radrep.preparation.pipeline import prepare
 from radrep.preparation.plan import Choice
@@ -56,6 +61,13 @@ def read_generated(run: Path) -> dict[str, str]:
     return {row["id"]: row["generated"] for row in map(json.loads, lines)}
 
 
+def test_the_score_of_a_fold_is_of_its_own_studies() -> None:
+    folds = [SimpleNamespace(ids=ids) for ids in (("a", "b"), ("c",))]
+    card = SimpleNamespace(per_report={"model": np.array([1.0, 2.0, 6.0])})
+    result = Mock(EvalResult, studies=SimpleNamespace(folds=folds), card=card, main="model")
+    assert EvalResult.fold_cider.fget(result) == (1.5, 6.0)  # type: ignore[attr-defined]
+
+
 @pytest.mark.slow
 def test_folds_are_trained_scored_together_and_kept_by_resume(
     phantoms: Path, tmp_path: Path
@@ -74,6 +86,14 @@ def test_folds_are_trained_scored_together_and_kept_by_resume(
         published
     )
     assert published["nearest neighbour"]["standard_errors"]["cider"] > 0
+    (full,) = (s for s in scores["protocols"]["full"]["systems"] if s["name"] == "model")
+    line = next(line for line in result.stdout.splitlines() if line.startswith("CIDEr, protocol"))
+    pooled, error, average, deviation = map(float, re.findall(r"\d\.\d{3}", line))
+    assert [pooled, error] == pytest.approx(
+        [full["scores"]["cider"], full["standard_errors"]["cider"]], abs=5e-4
+    )
+    assert average == pytest.approx(pooled, abs=2e-3), "both held out as many"
+    assert deviation < 0.01, "after one epoch both write the same"
 
     weights = [folder / "weights.safetensors" for folder in fold_checkpoints(folds)]
     before = [file.stat().st_mtime_ns for file in weights]

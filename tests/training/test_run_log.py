@@ -14,6 +14,7 @@ from radrep.data.store import PreparedStudies
 from radrep.errors import CheckpointError
 from radrep.modules.mamba import MambaBranch
 from radrep.recipe.load import load_recipe
+from radrep.training import run_log as module
 from radrep.training.accelerator import build_accelerator
 from radrep.training.run_log import (
     Meter,
@@ -22,6 +23,7 @@ from radrep.training.run_log import (
     describe_environment,
     scan_backend,
 )
+from radrep.weights.run_folder import read_seconds, write_environment
 from tests.training.parallel.processes import run
 from tests.whole_way import radrep, read_metrics, write_recipe
 
@@ -71,6 +73,24 @@ def test_tensorboard_writes_into_the_runs_own_folder_with_the_recipe(
     (text,) = found.Tensors("recipe/text_summary")
     assert b"lr: 0.125" in text.tensor_proto.string_val[0]
     assert json.loads((folder / "metrics.jsonl").read_text())["loss"] == 2.0
+
+
+def test_the_time_of_training_adds_up_over_starts(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted at each checkpoint; what comes after the last one is trained again."""
+    recipe = load_recipe(str(write_recipe(tmp_path, phantoms)))
+    write_environment(tmp_path, {"device": "cpu"})
+    assert read_seconds(tmp_path) is None
+    clock = iter([10.0, 15.0, 22.5, 100.0, 101.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    for num_checkpoints in (2, 1):
+        log = RunLog(tmp_path, recipe, 0)
+        for _ in range(num_checkpoints):
+            log.sync()
+    assert json.loads((tmp_path / "environment.json").read_text()) == {
+        "device": "cpu", "seconds": 13.5,
+    }  # fmt: skip
 
 
 def test_tensorboard_shows_reports_and_heatmaps_and_changes_no_number(

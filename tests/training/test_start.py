@@ -19,7 +19,7 @@ from radrep.training import run as run_module
 from radrep.training import start
 from radrep.training.loop import Interrupted, Progress
 from radrep.weights import checkpoint
-from radrep.weights.run_folder import last_checkpoint
+from radrep.weights.run_folder import last_checkpoint, read_seconds
 from tests.whole_way import radrep, read_metrics, write_recipe
 
 
@@ -35,6 +35,7 @@ def plain(text: str) -> str:
 
 def test_what_may_change_is_applied_and_written_down(run: Path) -> None:
     changes = ("--set", "train.epochs=3", "--set", "optim.lr=1.0e-05")
+    before = read_seconds(run)
     result = radrep("train", run, "--resume", *changes)
     assert result.exit_code == 0, result.output
     assert "optim.lr: 1e-05 from step 8 on, was 0.0007" in plain(result.output)
@@ -51,6 +52,7 @@ def test_what_may_change_is_applied_and_written_down(run: Path) -> None:
     assert max(rate for step, rate in rates.items() if step > 8) < 5e-5
     changed = json.loads((run / "environment.json").read_text())["changed"]
     assert {"step": 8, "key": "optim.lr", "from": 7e-4, "to": 1e-5} in changed
+    assert (read_seconds(run) or 0) > (before or 0) > 0
     again = radrep("train", run, "--resume", "--set", "train.log_every=2")
     assert again.exit_code == 0, again.output
     assert len(json.loads((run / "environment.json").read_text())["changed"]) == 3

@@ -19,7 +19,7 @@ Run = Annotated[Path, typer.Argument(help="A run.")]
 
 @app.callback()
 def runs(ctx: typer.Context, folder: Folder = Path("runs")) -> None:
-    """List runs: model, data, best validation, when it was last trained, size.
+    """List runs: model, data, best validation, how long and when it was trained, size.
 
     Example:  radrep runs
 
@@ -39,7 +39,7 @@ def runs(ctx: typer.Context, folder: Folder = Path("runs")) -> None:
     if not rows:
         say(f"{folder} has no run. Train one with: radrep train csr_lmca_iu_cpu")
         return
-    table(("run", "model", "data", "best", "value", "step", "changed", "MB"), rows)
+    table(("run", "model", "data", "best", "value", "step", "time", "changed", "MB"), rows)
 
 
 def _name(run: Path, folder: Path) -> str:
@@ -54,9 +54,19 @@ def _shown(facts: "RunFacts") -> tuple[object, ...]:
         None if recipe is None else recipe.train.monitor,
         facts.best,
         facts.step,
-        f"{facts.changed:%Y-%m-%d %H:%M}",
+        None if facts.seconds is None else _duration(facts.seconds),
+        f"{facts.changed:%Y-%m-%d}",
         round(facts.num_bytes / 1e6),
     )
+
+
+def _duration(seconds: float) -> str:
+    """In the unit that has one or two digits before the point: 42 s, 12 min, 3.2 h, 4.1 d."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} d"
 
 
 @app.command()

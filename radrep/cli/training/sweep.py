@@ -45,6 +45,7 @@ def sweep(
     """
     if not params:
         raise RadrepError("name what to search with --param, such as --param optim.lr=1e-5..1e-3")
+    from radrep.training.repeats.seeds import fold_scores, spread
     from radrep.training.repeats.sweep import (
         BEST_RECIPE,
         check_optuna,
@@ -84,5 +85,12 @@ def sweep(
     best = result.trials[0]
     if best.value is None:
         raise RadrepError(f"no trial of {result.folder} has a value")
+    place = result.folder / f"trial-{best.number}"
+    for each in spread(fold_scores(place)):
+        if each.name == result.monitor:
+            say(
+                f"\nBest: {place.name}, {each.name} of {len(each.values)} folds: "
+                f"mean {each.mean:.3f}, s.d. {each.deviation:.3f}"
+            )
     say(f"\nTrain it with:   radrep train {result.folder / BEST_RECIPE}")
-    say(f"Score its folds: radrep eval {result.folder / f'trial-{best.number}'}")
+    say(f"Score its folds: radrep eval {place}")

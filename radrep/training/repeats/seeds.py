@@ -29,12 +29,12 @@ SUFFIX = "-seeds"
 
 @dataclass(frozen=True)
 class Spread:
-    """A score over seeds."""
+    """A score over seeds or folds."""
 
     name: str
     mean: float
     deviation: float  # the sample's standard deviation
-    values: tuple[float, ...]  # by seed
+    values: tuple[float, ...]  # of each
 
 
 def is_seeds(folder: Path) -> bool:
@@ -117,14 +117,18 @@ def _with_seed(recipe: Recipe, number: int) -> Recipe:
 def validation_scores(run: Path) -> dict[str, float]:
     """The validation that chose a run's best checkpoint; of folds the mean of theirs."""
     if is_folds(run):
-        each = [validation_scores(fold_folder(run, n)) for n in range(read_folds(run)[1])]
-        return {name: mean(values) for name, values in _of_all(each).items()}
+        return {name: mean(values) for name, values in _of_all(fold_scores(run)).items()}
     best = best_checkpoint(run)
     return {} if best is None else read_scores(run, step_of(best))
 
 
+def fold_scores(run: Path) -> list[dict[str, float]]:
+    """The validation scores of each fold of a folder."""
+    return [validation_scores(fold_folder(run, n)) for n in range(read_folds(run)[1])]
+
+
 def spread(scores: Sequence[Mapping[str, float]]) -> list[Spread]:
-    """Mean and standard deviation of each score that all seeds have."""
+    """Mean and standard deviation of each score that all seeds, or folds, have."""
     return [
         Spread(name, mean(values), stdev(values), values)
         for name, values in _of_all(scores).items()

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from radrep.errors import RadrepError, WriteError
 from radrep.recipe.load import dump_recipe, load_recipe
 from radrep.training.folds import fold_recipe, with_fold
 from radrep.training.loop import Interrupted
+from radrep.training.repeats.seeds import validation_scores
 from radrep.training.repeats.sweep import parse_setting
 from tests.training.test_folds import FEW, FROZEN, make_run
 from tests.whole_way import radrep, write_recipe
@@ -88,6 +90,9 @@ def test_a_sweep_finds_the_better_rate_and_goes_on_after_a_stop(
     assert rows[0][2] == ("1e-3" if "1e-3" in tried else "1e-9")
     assert load_recipe(str(folder / "best.yaml")).optim.lr == float(rows[0][2])
     assert json.loads((folder / "sweep.json").read_text())["folds"] == 2
+    losses = [validation_scores(folder / rows[0][0] / f"fold-{n}")["val/loss"] for n in range(2)]
+    spread = f"mean {mean(losses):.3f}, s.d. {stdev(losses):.3f}"
+    assert f"Best: {rows[0][0]}, val/loss of 2 folds: {spread}" in result.stdout
     other = radrep(*words[:-3], 3, *words[-2:])
     assert other.exit_code == 2
     assert "other folds" in other.stderr
