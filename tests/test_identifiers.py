@@ -1,7 +1,9 @@
 """Nothing that names people in the headers of films reaches what radrep writes."""
 
+import base64
 import csv
 import re
+import socket
 from pathlib import Path
 
 import pyarrow.parquet
@@ -18,7 +20,7 @@ from radrep.data.study import SPLITS, Study
 from radrep.preparation.sources.phantom.source import PhantomSource, draw_study
 from tests.data.dicom.drawing import write_dicom
 from tests.reporting.mixed_films import ROOT_UID
-from tests.whole_way import radrep, write_recipe
+from tests.whole_way import radrep, start_radrep, write_recipe
 
 # All texts, names, dates and times of the data dictionary: more than PS3.15 lists (its table E.1-1)
 # but for UIDs, which name no one and by which a report finds its study.
@@ -127,6 +129,42 @@ def test_reports_have_none_of_it(trained_run: Path, tmp_path: Path) -> None:
     assert "cut off" in words
     assert len(list(out.rglob("*.json"))) >= 4
     assert find_planted(out, words=words) == []
+
+
+@pytest.mark.slow
+def test_the_page_its_answers_and_its_log_have_none_of_it(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("starlette")
+    pytest.importorskip("uvicorn")
+    films = [write_film(tmp_path / f"{n}.dcm", n, study=n).read_bytes() for n in range(2)]
+    coded = [base64.b64encode(film).decode() for film in (*films, films[0][:-1500], b"ZQ00100010")]
+    whole, second, cut, text = ({"name": "film.dcm", "data": each} for each in coded)
+    process = start_radrep("serve", trained_run, "--port", str(free_port()))
+    assert process.stdout is not None
+    printed = process.stdout.readline()
+    try:
+        place = re.search(r"http://\S+?(?=/)", printed)
+        assert place, printed
+        answers = [httpx.get(f"{place[0]}{path}") for path in ("/", "/page.js", "/about")]
+        for given in ([whole], [whole, second], [cut], [text]):
+            sent = {"films": given}
+            answers.append(httpx.post(f"{place[0]}/report", json=sent, timeout=120))
+        answers.append(httpx.post(f"{place[0]}/report", content=films[0]))
+    finally:
+        process.terminate()
+        output, log = process.communicate(timeout=60)
+    assert [answer.status_code for answer in answers] == [*[200] * 5, 422, 422, 415]
+    assert "burnt into the pixels" in answers[3].text, "its header was read"
+    words = "".join(f"{answer.headers}{answer.text}" for answer in answers)
+    assert find_planted(words=words + printed + output + log) == []
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @pytest.mark.slow
