@@ -250,6 +250,8 @@ class Study {
   }
 }
 
+// A film that is dropped beside the fields would be opened by the browser in place of the page.
+for (const kind of ["dragover", "drop"]) addEventListener(kind, event => event.preventDefault());
 const [study, before] = [...document.querySelectorAll(".study")].map(section => new Study(section));
 study.makeFields();
 if (about.context.includes(PRIOR_IMAGE)) before.after = films => {
