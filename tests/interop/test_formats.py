@@ -1,6 +1,10 @@
 """One command: a folder of mixed films to reports, findings, FHIR and DICOM SR."""
 
 import json
+import resource
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,34 @@ from tests.interop.rows import check_row
 from tests.interop.test_fhir import read_bundle
 from tests.reporting.mixed_films import BROKEN, ROOT_UID, add_broken, draw_films, write_film
 from tests.reporting.test_write_folder import contents, rows_of, write_again
-from tests.whole_way import radrep
+from tests.whole_way import radrep, start_radrep
 
 BOTH = ("--format", "fhir", "--format", "dicom-sr")
+
+
+def check_written(out: Path, num: int) -> None:
+    """Read back the rows, each FHIR bundle and SR, and the list of broken files."""
+    from tests.interop.test_dicom_sr import texts
+
+    rows = rows_of(out)
+    assert len(rows) == num
+    bundles = [read_bundle(path.read_bytes()) for path in (out / "fhir").iterdir()]
+    reports = {b["DiagnosticReport"][0]["identifier"][0]["value"]: b for b in bundles}
+    assert reports.keys() == rows.keys()
+    for study, row in rows.items():
+        check_row(row)
+        (report,) = reports[study]["DiagnosticReport"]
+        assert report["conclusion"].startswith(row["report"])
+        assert len(reports[study].get("Observation", [])) == len(row["findings"])
+        assert ("imagingStudy" in report) == study.startswith(ROOT_UID)
+    documents = {path.stem: dcmread(path) for path in (out / "dicom-sr").iterdir()}
+    assert documents.keys() == {study for study in rows if study.startswith(ROOT_UID)}
+    for study, document in documents.items():
+        assert document.StudyInstanceUID == study
+        assert document.PatientName == "Müller^Änne"
+        assert rows[study]["report"] in " ".join(text for _, text in texts(document))
+    left_out = (out / "left_out.jsonl").read_text().splitlines()
+    assert {json.loads(line)["image"] for line in left_out} == {*BROKEN}
 
 
 def test_mixed_films_become_reports_findings_fhir_and_dicom_sr(
@@ -33,32 +62,54 @@ def test_mixed_films_become_reports_findings_fhir_and_dicom_sr(
     assert result.exit_code == 2, result.output
     assert f"{out / 'fhir'} has 36 documents." in result.stdout
     assert f"{out / 'dicom-sr'} has 12 documents; the others have no DICOM films" in result.stdout
-    rows = rows_of(out)
-    assert len(rows) == 36
-    bundles = [read_bundle(path.read_bytes()) for path in (out / "fhir").iterdir()]
-    reports = {b["DiagnosticReport"][0]["identifier"][0]["value"]: b for b in bundles}
-    assert reports.keys() == rows.keys()
-    for study, row in rows.items():
-        check_row(row)
-        (report,) = reports[study]["DiagnosticReport"]
-        assert report["conclusion"].startswith(row["report"])
-        assert len(reports[study].get("Observation", [])) == len(row["findings"])
-        assert ("imagingStudy" in report) == study.startswith(ROOT_UID)
-    for path in (out / "dicom-sr").iterdir():
-        found = dcmread(path)
-        assert found.StudyInstanceUID == path.stem
-        assert rows[path.stem]["images"]
-        assert found.PatientName == "Müller^Änne"
-    left_out = (out / "left_out.jsonl").read_text().splitlines()
-    assert {json.loads(line)["image"] for line in left_out} == {*BROKEN}
+    check_written(out, 36)
     assert "36 of 40" in result.stdout
     again = radrep(*words, "--out", out)
     assert "40 of 40 studies are done already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "num", [pytest.param(150, marks=pytest.mark.slow), pytest.param(2000, marks=pytest.mark.soak)]
+)
+def test_a_killed_command_goes_on_and_makes_the_same_bytes(
+    num: int, trained_run: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """With several processes that read, of which none is left."""
+    pytest.importorskip("fhir.resources", reason="fhir.resources is not installed: radrep[fhir]")
+    pytest.importorskip("highdicom", reason="highdicom is not installed: radrep[dicom]")
+    films, out = draw_films(tmp_path / "films", num), tmp_path / "reports"
+    num_files = len([*films.iterdir()]) + len(add_broken(films))
+    words = ("generate", films, "--checkpoint", trained_run, *BOTH)
+    wall, cpu = time.monotonic(), processor_seconds()
+    done = 0
+    for number in (signal.SIGKILL, signal.SIGINT):
+        process, deadline = start_radrep(*words, "--out", out), time.monotonic() + num
+        least = done + max(1, num // 100)
+        while (done := len([*out.glob("*.done.json")])) < least:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline + 300
+            time.sleep(0.01)
+        process.send_signal(number)
+        process.communicate(timeout=120)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+        for path in out.rglob("*.jsonl"):
+            assert all(json.loads(line) for line in path.read_text().splitlines())
+    assert 0 < len(rows_of(out)) < num
+    process = start_radrep(*words, "--out", out)
+    _, error = process.communicate(timeout=300 + num)
+    assert process.returncode == 2, error
+    assert all(name in error for name in BROKEN)
+    wall, cpu = time.monotonic() - wall, processor_seconds() - cpu
+    record_property("counted", f"{num_files:,} files, {wall:.0f} s, processor {cpu:.0f} s")
+    check_written(out, num)
     write_again(out, tmp_path / "at once", *words)
-    mine, other = contents(out), contents(tmp_path / "at once")
-    assert mine.pop("generated.json") != b""
-    other.pop("generated.json")
-    assert mine.keys() == other.keys()
+    assert contents(out) == contents(tmp_path / "at once")
+
+
+def processor_seconds() -> float:
+    """What ended processes of this one have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_stored_findings_have_places(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from radrep.reporting import write_folder as module
 from radrep.reporting.parts import report_folder, write_part
 from tests.data.dicom.drawing import DEEP, draw
 from tests.reporting.mixed_films import BROKEN, ROOT_UID, add_broken, draw_films, write_film
-from tests.whole_way import radrep, start_radrep
+from tests.whole_way import radrep
 
 
 @pytest.fixture(scope="session")
@@ -113,32 +112,6 @@ def test_a_stopped_command_goes_on_and_makes_the_same_bytes(
     result = radrep(*words, "--out", out)
     assert " of 37 studies are done already" in result.stderr
     assert {row["time"] for row in rows_of(out).values()} == {began}
-    write_again(out, tmp_path / "at once", *words)
-    assert contents(out) == contents(tmp_path / "at once")
-
-
-@pytest.mark.slow
-def test_a_killed_command_goes_on_and_makes_the_same_bytes(
-    trained_run: Path, tmp_path: Path
-) -> None:
-    """With several processes that read, of which none is left."""
-    films = draw_films(tmp_path / "films", 150)
-    out = tmp_path / "reports"
-    words = ("generate", films, "--checkpoint", trained_run)
-    for number in (signal.SIGKILL, signal.SIGINT):
-        process = start_radrep(*words, "--out", out)
-        before, deadline = len([*out.glob("*.done.json")]), time.monotonic() + 300
-        while len([*out.glob("*.done.json")]) == before and time.monotonic() < deadline:
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.01)
-        process.send_signal(number)
-        process.communicate(timeout=120)
-        assert process.returncode == (-9 if number == signal.SIGKILL else 130)
-        for path in out.rglob("*.jsonl"):
-            assert all(json.loads(line) for line in path.read_text().splitlines())
-    assert 0 < len(rows_of(out)) < 150
-    assert radrep(*words, "--out", out).exit_code == 0
-    assert len(rows_of(out)) == 150
     write_again(out, tmp_path / "at once", *words)
     assert contents(out) == contents(tmp_path / "at once")
 
