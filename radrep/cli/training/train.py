@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from radrep.cli.console import TerminalReporter, say, table
+from radrep.cli.console import TerminalReporter, say, show_error, table
 from radrep.cli.eval import evaluate
 from radrep.cli.outputs import added_folder
 from radrep.errors import RadrepError, RecipeError
@@ -81,7 +81,7 @@ def train(
 
     Several devices:  radrep train RECIPE --print-launch torchrun --devices 8xH100-80GB > run.sh
 
-    Ends with 75 when SIGTERM or SIGUSR1 stopped it after a checkpoint, 130 after Ctrl-C.
+    Ends with 75 when SIGTERM or SIGUSR1 stopped it, 130 after Ctrl-C.
     """
     asked = resolve("train", recipe, overrides, out, resume, folds, seeds, logger)
     if print_launch is not None:
@@ -203,7 +203,8 @@ def run_training(asked: Asked, *, then: str) -> None:
         with ends_for_managers():
             _run_training(asked, then)
     except StoppedByManager:
-        say("stopped; what was finished is kept. Give the same command again, or resume its run")
+        text = "stopped; what was finished is kept. Give the same command again, or resume its run"
+        show_error(text, prefix="")
         raise typer.Exit(REQUEUE) from None
 
 

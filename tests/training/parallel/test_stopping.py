@@ -64,6 +64,7 @@ def test_a_signal_while_features_are_computed_has_slurm_start_the_job_again(
             for process in started:
                 os.kill(process, number)
             assert wait(started) == [75, 75], said(folder, 0)
+            assert "stopped; what was finished is kept" in said(folder, 0)
             assert blocks() > kept, "what is done stays"
             kept = blocks()
     assert not (tmp_path / "run").exists()
