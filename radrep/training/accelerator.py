@@ -3,6 +3,8 @@
 import os
 import socket
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -28,6 +30,7 @@ _LAUNCHER = (*_NUMBERS, "MASTER_ADDR")
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _MET: list[object] = []  # the store of the meeting, which Accelerate's own goes on with
+_DONE = "radrep: the main process has done what it does alone"
 _JOIN = timedelta(minutes=3)  # for the other processes of a launch to appear
 
 
@@ -159,6 +162,25 @@ def broadcast(accelerator: Accelerator, value: Value) -> Value:
     if accelerator.num_processes == 1:
         return value
     return cast(Value, broadcast_object_list([value])[0])
+
+
+def await_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
+    """Have the main process do work alone; the others, behind which launchers end it, wait for it.
+
+    They wait without a collective, which has a bound in time and looks at no signals.
+    """
+    if accelerator.is_main_process:
+        work()
+    if accelerator.num_processes == 1:
+        return
+    store = distributed.distributed_c10d._get_default_store()
+    if accelerator.is_main_process:
+        store.set(_DONE, "")
+    while not store.check([_DONE]):
+        time.sleep(0.2)
+    accelerator.wait_for_everyone()  # the store ends with the main process
+    if accelerator.is_main_process:
+        store.delete_key(_DONE)  # for another run of these processes
 
 
 def gather(accelerator: Accelerator, mine: list[Value]) -> list[Value]:

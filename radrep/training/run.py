@@ -35,7 +35,7 @@ from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
 from radrep.sections import target_name
-from radrep.training.accelerator import broadcast, explain_lost_process
+from radrep.training.accelerator import await_main, broadcast, explain_lost_process
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.features.cache import cached_features
 from radrep.training.features.entry import FeatureStore
@@ -307,9 +307,8 @@ def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
         checkpoints.close()
         if log is not None:
             log.close()
+    await_main(accelerator, lambda: _fit_selection(folder, resolved, data, made, progress))
     accelerator.end_training()
-    if accelerator.is_main_process:
-        _fit_selection(folder, resolved, data, made, progress)
     return _finish(folder, recipe, progress, write=accelerator.is_main_process)
 
 
@@ -331,7 +330,7 @@ def _fit_selection(
     best = run_folder.step_folder(folder, progress.best_step)
     if not isinstance(model, ReportModel) or not recipe.decode.guided or has_guidance(best):
         return
-    if recipe.parallel.data == "fsdp":  # the other processes have ended with their parts of it
+    if recipe.parallel.data == "fsdp":  # the other processes have parts of it
         loaded = checkpoint.load_checkpoint(best).model.to(resolved.accelerator.device)
         assert isinstance(loaded, ReportModel), "it is the model of this recipe"
         model = loaded

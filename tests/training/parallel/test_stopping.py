@@ -108,6 +108,24 @@ def test_a_process_that_dies_before_the_first_step_is_named_by_the_others(
     assert "another of the 2 processes ended" in said(tmp_path / "said", 1)
 
 
+@pytest.mark.slow
+def test_no_process_ends_before_the_main_one_has_fitted_selection(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    """srun ends those that are left a minute after the first one."""
+    train, fitted = command("train", frozen_recipe(tmp_path, phantoms)), tmp_path / "fitted"
+
+    def fit_slowly(*_: object) -> None:
+        time.sleep(5)
+        fitted.touch()
+
+    def work(rank: int) -> int:
+        run_module._fit_selection = fit_slowly
+        return train(rank) if rank == 0 else train(rank) or not fitted.is_file()
+
+    run(tmp_path / "said", 2, work)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
