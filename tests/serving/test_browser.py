@@ -252,6 +252,8 @@ def test_another_host_asks_for_the_token_that_the_command_prints(
         assert httpx.post(f"{bare}report", json={}).status_code == 401
         show(browser, bare)
         assert "Open the address with the token" in text_of(browser, "body")
+        refused = [line["message"] for line in browser.get_log("browser")]
+        assert any("status of 401" in message for message in refused)
         show(browser, address)
         wait(browser, "document.body.dataset.ready")
         assert browser.current_url == bare, "the token leaves the address line"
@@ -261,6 +263,9 @@ def test_another_host_asks_for_the_token_that_the_command_prints(
         status = "document.querySelector('[data-study=study] .status').textContent"
         assert "press Ctrl-C" in wait(browser, f"{status}.includes('selected') && {status}")
         assert browser.execute_script("return getSelection().toString().trim()") == report
+        complaints = [line["message"] for line in browser.get_log("browser")]
+        # Browsers ignore this header without HTTPS, and say so.
+        assert [text for text in complaints if "Cross-Origin-Opener-Policy" not in text] == []
 
 
 def test_the_model_reads_the_prior_and_the_texts(
