@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-# Several workers test at once: each computes on one core. Read when torch is imported.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Several workers test at once, each on one core; and a process that is forked beside OpenMP's other
+# threads hangs. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A script's background processes ignore Ctrl-C, and hand that on to those that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -68,11 +68,12 @@ def test_any_number_of_processes_learns_one_curve(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("data", ["ddp", "fsdp"])
 def test_a_run_goes_on_with_another_number_of_processes(
-    tmp_path: Path, phantoms: Path, alone: list[tuple[float, ...]]
+    tmp_path: Path, phantoms: Path, data: str, alone: list[tuple[float, ...]]
 ) -> None:
     """2 -> 1 -> 4, stopped inside an epoch each time."""
-    recipe = write(tmp_path, phantoms, 2, "fsdp", epochs=2)
+    recipe = write(tmp_path, phantoms, 2, data, epochs=2)
     folder = tmp_path / "run"
     stop_after(2, recipe, tmp_path / "two", 2)
     refused = radrep("train", folder, "--resume")
