@@ -139,11 +139,14 @@ class Backbone(nn.Module):
         return shifts[0], shifts[1]
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Set the mode; what is frozen stays in evaluation mode, and all norms beside it."""
+        """Set the mode; what is frozen stays in evaluation mode, and all norms beside it.
+
+        Trained whole, norms take the statistics of the batch and learn running ones, as published.
+        """
         super().train(mode and not self.frozen)
         for stage in self._early:
             stage.eval()
-        for stage in self._late:
+        for stage in self._late if self._early else ():
             for norm in (part for part in stage.modules() if isinstance(part, nn.BatchNorm2d)):
                 norm.eval()
         return self

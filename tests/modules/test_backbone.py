@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from radrep.errors import CheckpointError
 from radrep.hub import hub_sources
@@ -77,6 +77,18 @@ def test_stages_that_are_frozen_and_finished_make_the_whole_backbone(
     assert learned == {key for key, each in parted.named_parameters() if each.requires_grad}
     assert learned.isdisjoint(f"model.{key}" for key in ("conv1.weight", "conv_stem.weight"))
     assert learned, "later stages learn"
+
+
+@pytest.mark.parametrize(("frozen_stages", "learned"), [(0, True), (1, False)])
+def test_norms_learn_running_statistics_where_the_backbone_is_trained_whole(
+    frozen_stages: int, learned: bool
+) -> None:
+    backbone = Backbone(name=SMALL, weights="none", image_size=64, frozen_stages=frozen_stages)
+    norms = [part for part in backbone.modules() if isinstance(part, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    backbone.train()(torch.randn(4, 3, 64, 64))
+    changed = [not norm.running_mean.equal(old) for norm, old in zip(norms, before, strict=True)]
+    assert changed == [learned] * len(norms)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from tests.training.parallel.processes import command, run
 from tests.training.parallel.test_processes import GLOBAL_BATCH, agree, curve
 from tests.whole_way import TINY, radrep, write_recipe
 
+# Norms of a backbone that is trained whole take the statistics of a process's own images.
+BACKBONE: dict[str, Any] = TINY["model"]["backbone"] | {"frozen_stages": 1}
 NO_DROPOUT: dict[str, Any] = {
+    "backbone": BACKBONE,
     "projection_dropout": 0.0,
     "enhancer": TINY["model"]["enhancer"] | {"dropout": 0.0, "gate": "channel"},
     "transformer": TINY["model"]["transformer"] | {"dropout": 0.0},
@@ -27,7 +30,7 @@ def write(folder: Path, prepared: Path, processes: int, model: str, **parallel: 
     recipe["train"]["batch_size"] = GLOBAL_BATCH // processes
     recipe["decode"] = {"method": "greedy", "max_new_tokens": 2, "select": None}
     if model == "discriminator":
-        recipe["model"] = DISCRIMINATOR | {"backbone": TINY["model"]["backbone"]}
+        recipe["model"] = DISCRIMINATOR | {"backbone": BACKBONE}
         recipe["train"]["monitor"] = "val/auroc"
         del recipe["decode"]
     path.write_text(yaml.safe_dump(recipe))
