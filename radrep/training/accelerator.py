@@ -97,7 +97,7 @@ def _await_others() -> None:
         except Exception as error:
             store.set_exception(error)
 
-    # In a thread of its own: torch waits without a look at signals, and this one is to obey them.
+    # In a thread of its own: torch waits without handling signals, which this thread has to.
     threading.Thread(target=meet, daemon=True).start()
     try:
         _MET.append(store.result())
@@ -167,7 +167,7 @@ def broadcast(accelerator: Accelerator, value: Value) -> Value:
 def await_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
     """Have the main process do work alone; the others, behind which launchers end it, wait for it.
 
-    They wait without a collective, which has a bound in time and looks at no signals.
+    They wait without a collective, which has a bound in time and handles no signals.
     """
     if accelerator.is_main_process:
         work()
