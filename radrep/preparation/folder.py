@@ -79,19 +79,27 @@ class Shard:
 
 def read_done(partial: Path) -> dict[tuple[str, int], Shard]:
     """The finished shards of a partial folder, by split and number."""
-    done = {}
-    for path in sorted(partial.glob(f"*{_SUMMARY}")):
-        try:
-            row = load_json(path.read_text(encoding="utf-8"))
-            for pairs in ("left_out", "notes"):
-                row[pairs] = [tuple(pair) for pair in row[pairs]]
-            shard = Shard(**row)
-        except (OSError, ValueError, KeyError, TypeError):  # as after a crash of the machine
-            continue
-        file = partial / shard.name
-        if not shard.studies or (file.is_file() and hash_file(file) == shard.sha256):
-            done[shard.split, shard.index] = shard
-    return done
+    found = map(_read_shard, sorted(partial.glob(f"*{_SUMMARY}")))
+    return {(shard.split, shard.index): shard for shard in found if shard is not None}
+
+
+def find_done(partial: Path, split: str, index: int) -> Shard | None:
+    """One finished shard; a cluster that loses a machine repeats what that one had done."""
+    return _read_shard(partial / (Shard(split, index).name + _SUMMARY))
+
+
+def _read_shard(summary: Path) -> Shard | None:
+    """The shard of a summary; None if either is not whole."""
+    try:
+        row = load_json(summary.read_text(encoding="utf-8"))
+        for pairs in ("left_out", "notes"):
+            row[pairs] = [tuple(pair) for pair in row[pairs]]
+        shard = Shard(**row)
+    except (OSError, ValueError, KeyError, TypeError):  # as after a crash of the machine
+        return None
+    file = summary.parent / shard.name
+    whole = not shard.studies or (file.is_file() and hash_file(file) == shard.sha256)
+    return shard if whole else None
 
 
 def read_finished(out: Path, recipe: Mapping[str, object]) -> dict[str, Any] | None:

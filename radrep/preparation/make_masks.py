@@ -30,6 +30,7 @@ from radrep.parallel.cluster import Cluster
 from radrep.preparation.folder import (
     Shard,
     count_by_split,
+    find_done,
     finish,
     in_order,
     partial_folder,
@@ -181,6 +182,8 @@ def _load_run(
 def _write_shard(run: _Run, block: _Block, advance: Callable[[], None] = lambda: None) -> Shard:
     """Write the masks of one shard of the prepared folder."""
     split, number, indices = block
+    if (done := find_done(run.partial, split, number)) is not None:
+        return done
     size, studies = len(indices), run.studies(split)
     shard = Shard(split, number, studies=size, images=size, planned=size)
     writer = ShardWriter(run.partial / shard.name, saliency_features())

@@ -19,6 +19,7 @@ from radrep.parallel.processes import count_cores, map_in_order
 from radrep.preparation.folder import (
     Shard,
     count_by_split,
+    find_done,
     finish,
     in_order,
     partial_folder,
@@ -274,6 +275,9 @@ def _write_shard(
     source_name: str, partial: Path, image_size: int, choice: Choice, block: Sequence[PlannedStudy]
 ) -> Shard:
     """Write one shard from all of its studies, in a worker of a cluster."""
+    first = block[0]
+    if (done := find_done(partial, first.study.split, first.shard)) is not None:
+        return done
     tally = _Tally()
     made = ((planned, make_images(planned, image_size, choice.views)) for planned in block)
     with Reporter().progress("", len(block), "") as advance:

@@ -42,7 +42,8 @@ _Reason = tuple[str, str, str]  # study, image or "", why it is not used
 class Part:
     """Some studies, by their fingerprints, with what is written of them.
 
-    An unread study has no row; `documents` are further files of a study by their names.
+    An unread study has no row; `documents` are further files of a study by their names; `notes`
+    are what to warn of.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Part:
     documents: dict[str, dict[str, bytes]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     left_out: list[_Reason] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class DonePart:
     documents: Mapping[str, Sequence[str]]  # names of files by study
     unread: Sequence[str]  # studies without a report
     left_out: Sequence[_Reason]
+    notes: Sequence[str]  # what there is to warn of
 
     @property
     def names(self) -> list[str]:
@@ -93,23 +96,32 @@ def write_part(out: Path, part: Part) -> DonePart:
         {study: list(own) for study, own in part.documents.items()},
         part.unread,
         part.left_out,
+        part.notes,
     )
     atomic_write_text(out / (part.name + _DONE), json.dumps(asdict(done), indent=1) + "\n")
     return done
 
 
+def find_part(out: Path, name: str) -> DonePart | None:
+    """A part of this name that is there whole."""
+    part = _read_part(out / (name + _DONE))
+    return part if part is not None and _is_whole(out, part) else None
+
+
 def _read_parts(out: Path) -> list[DonePart]:
     """The parts that have a done-file."""
-    found = []
-    for path in sorted(out.glob(f"part-*{_DONE}")):
-        try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-            part = DonePart(**{**row, "left_out": [tuple(each) for each in row["left_out"]]})
-            if all(map(_is_inside, part.names)):  # a stranger's folder may name others
-                found.append(part)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # as after a crash
-            continue
-    return found
+    found = map(_read_part, sorted(out.glob(f"part-*{_DONE}")))
+    return [part for part in found if part is not None]
+
+
+def _read_part(path: Path) -> DonePart | None:
+    """What a done-file records; None if it is not there or damaged."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        part = DonePart(**{**row, "left_out": [tuple(each) for each in row["left_out"]]})
+        return part if all(map(_is_inside, part.names)) else None  # a stranger's may name others
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # as after a crash
+        return None
 
 
 def _is_inside(name: str) -> bool:

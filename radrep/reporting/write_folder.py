@@ -22,6 +22,7 @@ from radrep.reporting.parts import (
     DonePart,
     Part,
     drop_studies,
+    find_part,
     part_name,
     report_folder,
     write_part,
@@ -34,6 +35,7 @@ _MOST_STUDIES = 512  # of a part
 _WAITING = 2  # parts to be written while the next one is made
 # A worker takes a second to start, in which about this many studies are read.
 _STUDIES_PER_WORKER = 32
+_PREPARED_PER_WORKER = 256  # whose images are small
 _MOST_WORKERS = 8
 
 
@@ -109,7 +111,7 @@ def write_folder(
                     work = partial(read_study, short_side=needed)
                     workers = _count_workers(found, len(todo))
                     read = stack.enter_context(closing(map_in_order(work, todo, workers)))
-                    maker = _PartMaker(generator, formats, seed, began, advance, reporter)
+                    maker = _PartMaker(generator, formats, seed, began, advance, reporter.warn)
                     _write_parts(out, (maker.fill(part, read) for part in parts))
     unread = {study for part in reports.parts for study in part.unread} & marks.keys()
     left_out = [reason for part in reports.parts for reason in part.left_out if reason[0] in marks]
@@ -184,9 +186,8 @@ def _keep_done(
 
 
 def _count_workers(found: FoundStudies, num_studies: int) -> int:
-    if found.image_size is not None:  # prepared images are small already
-        return 1
-    return max(1, min(count_cores(), _MOST_WORKERS, num_studies // _STUDIES_PER_WORKER))
+    per_worker = _STUDIES_PER_WORKER if found.image_size is None else _PREPARED_PER_WORKER
+    return max(1, min(count_cores(), _MOST_WORKERS, num_studies // per_worker))
 
 
 def _part_size(num_studies: int, batch_size: int) -> int:
@@ -206,32 +207,22 @@ def _blocks(parts: Sequence[Part], studies: Iterable[ReportStudy]) -> list[_Bloc
 
 def _load_worker(
     load: Callable[[], ReportGenerator], out: Path, formats: Sequence[str], seed: int, began: str
-) -> Callable[[_Block], tuple[int, list[str]]]:
+) -> Callable[[_Block], tuple[int, Sequence[str]]]:
     """What a worker of a cluster writes parts with; it gives their studies and warnings."""
     generator = load()
     needed = generator.loaded.prepared_size
 
-    def write(block: _Block) -> tuple[int, list[str]]:
+    def write(block: _Block) -> tuple[int, Sequence[str]]:
         part, studies = block
-        notes = _Notes()
-        read = ((study, read_study(study, needed)) for study in studies)
-        with notes.progress("", len(studies), "") as advance:
-            maker = _PartMaker(generator, formats, seed, began, advance, notes)
-            write_part(out, maker.fill(part, read))
-        return len(studies), notes.warnings
+        done = find_part(out, part.name)  # by a machine that was lost before its answer came
+        if done is None:
+            read = ((study, read_study(study, needed)) for study in studies)
+            with Reporter().progress("", len(studies), "") as advance:
+                maker = _PartMaker(generator, formats, seed, began, advance)
+                done = write_part(out, maker.fill(part, read))
+        return len(studies), done.notes
 
     return write
-
-
-class _Notes(Reporter):
-    """Keeps what there is to warn of."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        """See `Reporter`."""
-        self.warnings.append(text)
 
 
 def _write_parts(out: Path, parts: Iterable[Part]) -> None:
@@ -253,14 +244,14 @@ class _PartMaker:
     seed: int
     began: str
     advance: Advance
-    reporter: Reporter
+    warn: Callable[[str], None] = lambda _: None
 
     def fill(self, part: Part, read: Iterator[tuple[ReportStudy, ReadStudy]]) -> Part:
         """Write the reports of a part, batch by batch, as its studies are read."""
         waiting: list[tuple[str, Films, ReadStudy]] = []
         for study, found in islice(read, len(part.studies)):
             for note in found.notes:
-                self.reporter.warn(note)
+                self._note(part, note)
             part.left_out += [(study.id, image, reason) for image, reason in found.left_out]
             if found.films is None:
                 part.unread.append(study.id)
@@ -289,6 +280,10 @@ class _PartMaker:
             part.rows.append(row)
             whose = zip(films.images, read.identities, strict=True)
             document = Document(row, [own for image, own in whose if image in used])
-            if documents := write_documents(self.formats, document, self.reporter.warn):
+            if documents := write_documents(self.formats, document, partial(self._note, part)):
                 part.documents[study] = documents
         self.advance(len(studies))
+
+    def _note(self, part: Part, note: str) -> None:
+        part.notes.append(note)
+        self.warn(note)

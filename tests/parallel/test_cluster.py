@@ -5,13 +5,17 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from radrep.errors import DataError
+from radrep.parallel import cluster
 from radrep.parallel.cluster import Cluster, _Driver, _run_block
+from tests.data.dicom.drawing import DEEP, draw
 from tests.reporting.mixed_films import add_broken, draw_films
 from tests.saliency.test_sdam import write_discriminator
 from tests.whole_way import radrep, start_radrep
@@ -66,6 +70,53 @@ def test_a_worker_hands_on_what_its_disk_refuses(tmp_path: Path) -> None:
     answer = _run_block({"block": [pickle.dumps(1)]}, fill, _Driver.of(tmp_path))
     _, error = pickle.loads(answer["result"][0])
     assert (error.errno, error.filename) == (errno.ENOSPC, str(tmp_path / "a.arrow"))
+
+
+class Repeating(Cluster):
+    """Has each block done twice, as Ray does where a machine is lost behind its last write."""
+
+    def run(self) -> Any:
+        return nullcontext()
+
+    def map_blocks(
+        self, function: Callable[[Any], Any], blocks: Iterable[Any], folder: Path
+    ) -> Iterator[Any]:
+        for block in blocks:
+            first = pickle.loads(pickle.dumps(function(pickle.loads(pickle.dumps(block)))))
+            times = times_of(folder)
+            second = function(pickle.loads(pickle.dumps(block)))
+            assert second == first
+            assert times_of(folder) == times, "what is done is not made again"
+            yield second
+
+    def map_with_model(
+        self, load: Callable[[], Callable[[Any], Any]], blocks: list[Any], folder: Path
+    ) -> Iterator[Any]:
+        return self.map_blocks(load(), blocks, folder)
+
+
+def times_of(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_block_that_a_lost_machine_had_done_is_not_made_again(
+    trained_run: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "Cluster", Repeating)
+    result = radrep("train", write_discriminator(tmp_path, phantoms))
+    assert result.exit_code == 0, result.output
+    data, films = tmp_path / "data", draw_films(tmp_path / "films", 6)
+    window = {"WindowCenter": "9000", "WindowWidth": "100"}
+    (films / "deep.dcm").write_bytes(draw(DEEP, elements=window))
+    on_ray = ("--engine", "ray")
+    for words in (
+        (*PHANTOMS, "--num-studies", 12, "--out", data),
+        ("prepare", "saliency", "--data", data, "--checkpoint", tmp_path / "run"),
+        ("generate", films, "--checkpoint", trained_run, "--out", tmp_path / "reports"),
+    ):
+        result = radrep(*words, *on_ray)
+        assert result.exit_code == 0, result.output
+    assert "window" in result.stderr, "a warning of a block is told"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,13 +104,15 @@ def nodes(cluster: Any) -> Any:
     return cluster
 
 
-def node_at_work(nodes: Any) -> Any:
+def node_at_work(nodes: Any, deadline: float) -> Any:
     """The machine of a process that has a block, by the name that Ray gives such processes."""
-    for node in nodes.worker_nodes:
-        (raylet,) = node.all_processes["raylet"]
-        for child in psutil.Process(raylet.process.pid).children():
-            if "MapBatches" in " ".join(child.cmdline()):
-                return node
+    while time.monotonic() < deadline:  # between two blocks none has that name
+        for node in nodes.worker_nodes:
+            (raylet,) = node.all_processes["raylet"]
+            for child in psutil.Process(raylet.process.pid).children():
+                with suppress(psutil.NoSuchProcess):
+                    if "MapBatches" in " ".join(child.cmdline()):
+                        return node
     raise AssertionError("no machine is at work")
 
 
@@ -137,7 +140,7 @@ def test_a_kill_in_the_middle_leaves_the_bytes_of_one_process(
     if killed == "driver":
         os.kill(driver, signal.SIGKILL)
     else:
-        nodes.remove_node(node_at_work(nodes), allow_graceful=False)
+        nodes.remove_node(node_at_work(nodes, deadline), allow_graceful=False)
     done = command.done(many)
     assert 0 < len(done) < command.num_blocks
     code = warm.wait(driver)

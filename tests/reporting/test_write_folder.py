@@ -254,9 +254,16 @@ def test_a_file_of_reports_is_hashed_once(
         hashed.clear()
 
 
+@pytest.mark.parametrize("per_worker", [16, 256])
 def test_a_prepared_folder_gives_the_reports_of_its_evaluation(
-    trained_run: Path, phantoms: Path, films: list[Path], tmp_path: Path
+    per_worker: int,
+    trained_run: Path,
+    phantoms: Path,
+    films: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(module, "_PREPARED_PER_WORKER", per_worker)
     out = tmp_path / "reports"
     result = radrep("generate", phantoms, "--checkpoint", trained_run, "--out", out)
     assert result.exit_code == 0, result.output

@@ -203,14 +203,18 @@ def test_the_whole_way_by_keyboard(browser: Any, address: str, films: list[Path]
     press(Keys.ENTER)
     slider = press(Keys.TAB)
     name = slider.get_attribute("aria-label").removeprefix("Threshold of ")
+    words = "document.querySelector('[data-study=study] .sliders span').textContent"
+    stated = (
+        "[...document.querySelectorAll('[data-study=study] .report span')]"
+        f".some(s => s.title.startsWith('positive: ') && s.title.includes('{name}'))"
+    )
     press(Keys.END)
     press(Keys.ARROW_LEFT)
-    words = "document.querySelector('[data-study=study] .sliders span').textContent"
     assert wait(browser, words).endswith("threshold 0.99")
+    wait(browser, f"!{stated}")
     press(Keys.HOME)
     assert wait(browser, words).endswith("threshold 0.00")
-    put_in = "document.querySelector('[data-study=study] .report .inserted')"
-    assert name in wait(browser, f"{put_in} && {put_in}.title")
+    wait(browser, stated)
     assert browser.switch_to.active_element == slider, "the focus stays while sentences change"
 
 
