@@ -124,7 +124,8 @@ class Recipe(Section):
         data, model = self.data, self.model
         off: dict[str, str] = {}
         if self.parallel.data != "fsdp":
-            off["parallel.shard"] = "parallel.data: fsdp"
+            for name in ("shard", "cpu_offload"):
+                off[f"parallel.{name}"] = "parallel.data: fsdp"
         if data.images == "views":
             off["data.saliency"] = "data.images: frontal+mask or views+mask"
         elif data.saliency and data.saliency.mask == "soft":

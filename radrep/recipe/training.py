@@ -103,19 +103,13 @@ def _refuse_deepspeed(value: object) -> object:
     return value
 
 
-def _refuse_offload(value: object) -> object:
-    if value is True:
-        raise ValueError("is not built: no GPU has tested it; use fsdp on more or larger devices")
-    return value
-
-
 class Parallel(Section):
     """How several processes train one model; how many there are is the launcher's business."""
 
     # ddp: each has all of it; fsdp: each has its part of every layer, and gathers layer by layer
     data: Annotated[Literal["ddp", "fsdp"], BeforeValidator(_refuse_deepspeed)] = "ddp"
     shard: Literal["full", "hybrid"] = "full"  # over all devices, or inside each machine; fsdp only
-    cpu_offload: Annotated[Literal[False], BeforeValidator(_refuse_offload)] = False
+    cpu_offload: bool = False  # keep the parts in the CPU's memory; fsdp only
     activation_checkpointing: bool = False  # blocks compute activations again in the backward pass
     compile: bool = False  # torch.compile, block by block
 

@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 
 from radrep.errors import RadrepError, RecipeError
 from radrep.parallel.processes import own_cores, share_cores
-from radrep.recipe.training import Train
+from radrep.recipe.training import Parallel, Train
 
 Value = TypeVar("Value")
 _ADVICE = (
@@ -31,17 +31,22 @@ _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _MET: list[object] = []  # the store of the meeting, which Accelerate's own goes on with
 _DONE = "radrep: the main process has done what it does alone"
+CUDA_AND_CPU = "cuda:nccl,cpu:gloo"
 _JOIN = timedelta(minutes=3)  # for the other processes of a launch to appear
 
 
-def join_processes() -> PartialState:
-    """The processes of a launch, joined once; RecipeError if the others do not come."""
+def join_processes(offload: bool = False) -> PartialState:
+    """The processes of a launch, joined once; RecipeError if the others do not come.
+
+    Those of GPUs exchange tensors of the CPU too where parameters are offloaded.
+    """
     if PartialState._shared_state:
         return PartialState()
     several, on_cpu = _read_launch() > 1, _on_cpu()
     if several and "LOCAL_RANK" in os.environ:
         _await_others()
-    state = PartialState(cpu=on_cpu)
+    both = offload and several and not on_cpu and torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu, **{"backend": CUDA_AND_CPU} if both else {})
     if state.num_processes > 1:
         here, own = socket.gethostname(), own_cores()
         found = gather_object([(here, own)])
@@ -74,6 +79,14 @@ def _read_launch() -> int:
         for name in _LAUNCHER:
             os.environ.pop(name, None)
     return most
+
+
+def check_offload(section: Parallel) -> None:
+    """Raise RecipeError where there are no processes to share the parts that are offloaded."""
+    if section.cpu_offload and _read_launch() == 1:
+        text = "is for several processes, and this is one: start more (radrep train RECIPE "
+        text += "--print-launch torchrun), or set it to false"
+        raise RecipeError("this run", [("parallel.cpu_offload", text)])
 
 
 def refuse_launch(option: str) -> None:
@@ -114,9 +127,9 @@ def coming_device() -> torch.device:
     return torch.device(kind.type, int(os.environ.get("LOCAL_RANK") or 0))
 
 
-def build_accelerator() -> Accelerator:
+def build_accelerator(*, offload: bool = False) -> Accelerator:
     """Devices and processes, as the launcher set them up; RecipeError if they cannot be had."""
-    join_processes()
+    join_processes(offload)
     # The loop does autocast, accumulation and sharding itself: Accelerate keeps the precision of a
     # process's first run, and takes another one from the environment.
     return Accelerator(mixed_precision="no")

@@ -26,6 +26,7 @@ from radrep.saliency.sdam import check_mask_fingerprint
 from radrep.training.accelerator import (
     broadcast,
     build_accelerator,
+    check_offload,
     coming_device,
     is_main_process,
     set_arithmetic,
@@ -52,7 +53,8 @@ _MAY_CHANGE = (
     "train.epochs", "train.patience", "train.save_every_steps", "train.log_every", "train.logger",
     "train.async_checkpoints",
     "train.batch_size", "train.grad_accum_steps",  # with as many studies a step, see `load_last`
-    "parallel.shard", "parallel.activation_checkpointing", "parallel.compile",
+    "parallel.shard", "parallel.cpu_offload", "parallel.activation_checkpointing",
+    "parallel.compile",
     "data.prepared", "data.num_workers", "decode.select", "decode.edit",
 )  # fmt: skip
 
@@ -82,6 +84,7 @@ def find_start(
 ) -> Start:
     """Refuse what cannot work before anything takes time, and before other processes are met."""
     check_environment(recipe)
+    check_offload(recipe.parallel)
     check_tracker(recipe.train.logger)
     run, last = None, None
     if resume:
@@ -111,7 +114,7 @@ def find_start(
 def join(start: Start) -> Resolved:
     """Meet the other processes, and go on from what the first one found."""
     set_arithmetic(start.recipe.train)
-    accelerator = build_accelerator()
+    accelerator = build_accelerator(offload=start.recipe.parallel.cpu_offload)
     last, changed = broadcast(accelerator, (start.last, start.changed))
     return Resolved(**vars(replace(start, last=last, changed=changed)), accelerator=accelerator)
 

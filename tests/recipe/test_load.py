@@ -128,7 +128,11 @@ bad.yaml has 7 problems:
             "--set out=runs/" + "a" * 91 + "...",
             "the value has more than 100,000 characters",
         ),
-        ("parallel.cpu_offload=true", "parallel.cpu_offload", "is not built: no GPU has tested it"),
+        (
+            "parallel.cpu_offload=true",
+            "parallel.cpu_offload",
+            "has no effect without parallel.data: fsdp",
+        ),
         (
             "model.name=r2gen",
             "model.name",

@@ -181,6 +181,39 @@ def test_ranks_that_never_come_are_not_waited_for_long(
 
 
 @pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("offload", [False, True])
+def test_offloaded_parts_are_exchanged_through_gloo_beside_nccl(
+    offload: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A canary too: Accelerate hands a backend that it is given on to torch."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setattr(accelerator, "_await_others", lambda: None)
+
+    def init(backend: str, **_: object) -> None:
+        asked.append(backend)
+        raise ZeroDivisionError  # what follows needs the other process
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", init)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ZeroDivisionError):
+        join_processes(offload)
+    assert asked == ["cuda:nccl,cpu:gloo" if offload else "nccl"]
+
+
+def test_one_process_alone_offloads_nothing(phantoms: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, phantoms, parallel={"data": "fsdp", "cpu_offload": True})
+    result = radrep("train", recipe)
+    assert result.exit_code == 2
+    assert "parallel.cpu_offload  is for several processes, and this is one" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_who_reports_is_known_before_the_processes_meet(
     rank: str, monkeypatch: pytest.MonkeyPatch

@@ -61,11 +61,12 @@ def show(plan: "Plan") -> None:
     if plan.stand_in:
         say(f"{plan.stand_in} was planned from its published sizes; its files were not read")
     trained = f"{_count(plan.num_trained)} of {_count(plan.num_parameters)} trained"
+    off = "in the machine's memory" if memory.offloaded else ""
     batch = train.batch_size
     rows = [
-        ("parameters", memory.parameters, trained),
-        ("gradients", memory.gradients, ""),
-        ("optimizer", memory.optimizer, recipe.optim.name),
+        ("parameters", memory.parameters, _join(trained, off)),
+        ("gradients", memory.gradients, off),
+        ("optimizer", memory.optimizer, _join(recipe.optim.name, off)),
         ("exchange", memory.exchange, "buffers between the processes"),
         (
             "activations",
@@ -108,20 +109,31 @@ def show(plan: "Plan") -> None:
     if plan.feature_bytes is not None:
         disk.append(f"cached features {_size(plan.feature_bytes)} of {plan.feature_splits}")
     say(f"disk                  {', '.join(disk)}")
-    say(f"memory of a machine   {_size(plan.host_bytes)} while {devices.per_node} processes load")
+    held = f"; {_size(devices.per_node * memory.parts)} of offloaded parts" if off else ""
+    load = f"{_size(plan.host_bytes)} while {devices.per_node} processes load"
+    say(f"memory of a machine   {load}{held}")
     if plan.not_planned:
         say(f"not planned           {'; '.join(plan.not_planned)}")
 
 
 def _advice(plan: "Plan") -> str:
     tries = []
-    for key, value in (("data", "fsdp"), ("activation_checkpointing", True)):
+    several = plan.devices.total > 1
+    for key, value in (
+        *[("data", "fsdp")] * several,
+        ("activation_checkpointing", True),
+        *[("cpu_offload", True)] * (several and plan.recipe.parallel.data == "fsdp"),
+    ):
         parallel = plan.recipe.parallel.model_copy(update={key: value})
         changed = plan.recipe.model_copy(update={"parallel": parallel})
         if changed != plan.recipe and not any(wrong for wrong, _, _ in changed.rules()):
             tries.append(f"parallel.{key}={str(value).lower()}")
     settings = " ".join(f"--set {each}" for each in tries)
     return f"Try more or larger devices{', or ' if tries else ''}{settings}"
+
+
+def _join(*notes: str) -> str:
+    return ", ".join(filter(None, notes))
 
 
 def _count(number: int) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from accelerate import Accelerator
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from radrep.modules.transformer import DecoderLayer
@@ -29,7 +29,7 @@ def spread(accelerator: Accelerator, objective: nn.Module, section: Parallel) ->
         wrapped: nn.Module = accelerator.prepare(objective)
         return wrapped
     mesh = make_mesh(accelerator.device.type, accelerator.num_processes, section.shard)
-    shard_model(objective, mesh)
+    shard_model(objective, mesh, offload=section.cpu_offload)
     return objective
 
 
@@ -50,15 +50,19 @@ def blocks_to_share(model: nn.Module) -> list[nn.Module]:
     return [block for block in repeated_blocks(model) if not isinstance(block, DecoderLayer)]
 
 
-def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
-    """Share out each block by itself, and then what is in none; frozen parameters too."""
+def shard_model(model: nn.Module, mesh: DeviceMesh, *, offload: bool = False) -> None:
+    """Share out each block by itself, and then what is in none; frozen parameters too.
+
+    Offloaded parts lie in the CPU's memory, and so do their gradients and what the optimizer keeps.
+    """
+    policy = CPUOffloadPolicy(pin_memory=mesh.device_type != "cpu") if offload else OffloadPolicy()
     marks = {name: dict(vars(p)) for name, p in model.named_parameters()}
     for parameter in model.parameters():
         # FSDP2 takes no others. Channels last of the images alone keep convolutions fast.
         parameter.data = parameter.data.contiguous()
     for block in blocks_to_share(model):
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, offload_policy=policy)
+    fully_shard(model, mesh=mesh, offload_policy=policy)
     for name, parameter in model.named_parameters():  # new ones, without mamba's _no_weight_decay
         for key, value in marks[name].items():
             setattr(parameter, key, value)

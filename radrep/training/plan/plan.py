@@ -44,11 +44,17 @@ class Memory:
     exchange: int  # buffers between the processes, and blocks gathered for the moment
     fixed: int  # of activations
     per_study: int
+    offloaded: bool  # parameters, gradients and optimizer are in the machine's memory
 
     def total(self, batch_size: int) -> int:
         """With the activations of a micro-batch."""
-        held = self.parameters + self.gradients + self.optimizer + self.exchange
-        return held + self.activations(batch_size)
+        held = 0 if self.offloaded else self.parts
+        return held + self.exchange + self.activations(batch_size)
+
+    @property
+    def parts(self) -> int:
+        """Of this process's parts of parameters, gradients and optimizer."""
+        return self.parameters + self.gradients + self.optimizer
 
     def activations(self, batch_size: int) -> int:
         """Of a micro-batch, with all that is computed on the way."""
@@ -183,7 +189,12 @@ def make_plan(
         stand_in=stand_in,
         num_parameters=sum(p.numel() for p in parameters),
         num_trained=trained,
-        memory=Memory(*held, max(0, small.num_bytes - 2 * per_study), per_study),
+        memory=Memory(
+            *held,
+            max(0, small.num_bytes - 2 * per_study),
+            per_study,
+            offloaded=recipe.parallel.cpu_offload and devices.total > 1,
+        ),
         host_bytes=devices.per_node * sum(map(_bytes, parameters)),
         step=StepCost(
             num_bytes=large.num_bytes,

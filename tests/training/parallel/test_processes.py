@@ -26,7 +26,9 @@ def write(folder: Path, prepared: Path, processes: int, data: str, **train: Any)
     recipe["data"] |= {"random_crop": False, "max_tokens": 12}
     size = GLOBAL_BATCH // processes
     recipe["train"] |= {"epochs": 1, "batch_size": size, "save_every_steps": 1} | train
-    recipe["parallel"] = {"data": data}
+    recipe["parallel"] = {"data": data.removesuffix("+offload")}
+    if data.endswith("+offload"):
+        recipe["parallel"]["cpu_offload"] = True
     recipe["decode"] = {"method": "greedy", "max_new_tokens": 2, "select": None}
     path.write_text(yaml.safe_dump(recipe))
     return path
@@ -54,7 +56,9 @@ def agree(found: list[tuple[float, ...]], expected: list[tuple[float, ...]]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "data"), [(2, "ddp"), (4, "ddp"), (2, "fsdp"), (4, "fsdp")])
+@pytest.mark.parametrize(
+    ("processes", "data"), [(2, "ddp"), (4, "ddp"), (2, "fsdp+offload"), (4, "fsdp")]
+)
 def test_any_number_of_processes_learns_one_curve(
     tmp_path: Path,
     phantoms: Path,

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 from torch.distributed.tensor import DTensor
 
 from radrep.modules.language_model import Float32Weights
 from radrep.training.accelerator import build_accelerator
+from radrep.training.parallel import sharding
 from radrep.training.parallel.sharded_state import load_optimizer, save_optimizer
 from radrep.training.parallel.sharding import (
     gather_state,
@@ -72,7 +75,12 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> tuple
 
 
 def train(
-    folder: Path, shard: str | None, before: Path | None, steps: int, save: Path | None
+    folder: Path,
+    shard: str | None,
+    before: Path | None,
+    steps: int,
+    save: Path | None,
+    offload: bool,
 ) -> None:
     """Take steps in this process, one of several, from a checkpoint on; write what was reached."""
     accelerator = build_accelerator()
@@ -81,7 +89,7 @@ def train(
     if before is not None:
         model.load_state_dict(load_file(before / "weights.safetensors"))
     if shard is not None and count > 1:
-        shard_model(model, make_mesh("cpu", count, shard))
+        shard_model(model, make_mesh("cpu", count, shard), offload=offload)
         kinds = {type(p.data) for p in model.parameters()}
         assert kinds == {DTensor}, "frozen ones too"
         assert all(
@@ -120,7 +128,7 @@ def train(
 
 
 def curve(folder: Path, count: int, shard: str | None = "full", **given: Any) -> Tensor:
-    given = {"before": None, "steps": 2, "save": None, "per_node": 0} | given
+    given = {"before": None, "steps": 2, "save": None, "per_node": 0, "offload": False} | given
     per_node = given.pop("per_node")
 
     def work(_: int) -> int:
@@ -139,7 +147,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor, Tenso
     return folder / "saved", first, curve(folder / "b", 1, before=folder / "saved")
 
 
-@pytest.mark.parametrize(("count", "shard", "per_node"), [(2, "full", 0), (4, "hybrid", 2)])
+@pytest.mark.parametrize(
+    ("count", "shard", "per_node", "offload"),
+    [(2, "full", 0, False), (2, "full", 0, True), (4, "hybrid", 2, False)],
+)
 @pytest.mark.slow
 def test_a_sharded_model_learns_as_one_process(
     tmp_path: Path,
@@ -147,8 +158,9 @@ def test_a_sharded_model_learns_as_one_process(
     count: int,
     shard: str,
     per_node: int,
+    offload: bool,
 ) -> None:
-    losses = curve(tmp_path, count, shard, per_node=per_node)
+    losses = curve(tmp_path, count, shard, per_node=per_node, offload=offload)
     torch.testing.assert_close(losses, alone[1], rtol=0, atol=1e-5)
 
 
@@ -167,6 +179,23 @@ def test_what_one_number_of_processes_saved_another_goes_on_with(
     assert {n: (t.shape, t.dtype) for n, t in weights.items()} == {
         n: (t.shape, t.dtype) for n, t in Model().state_dict().items()
     }
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("cpu", False)])
+def test_every_part_is_offloaded_by_torch(
+    device: str, pinned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies: list[object] = []
+
+    def share(module: nn.Module, *, mesh: object, offload_policy: object) -> None:
+        policies.append(offload_policy)
+
+    monkeypatch.setattr(sharding, "fully_shard", share)
+    mesh: Any = SimpleNamespace(device_type=device)
+    model = nn.Sequential(nn.Linear(2, 2))
+    shard_model(model, mesh, offload=True)
+    shard_model(model, mesh)
+    assert policies == [CPUOffloadPolicy(pin_memory=pinned), OffloadPolicy()]
 
 
 def test_all_processes_go_on_with_the_running_statistics_that_are_saved(tmp_path: Path) -> None:

@@ -73,6 +73,16 @@ def test_shards_of_all_devices_make_up_the_whole(tmp_path: Path) -> None:
     assert sharded.memory.exchange > 0
 
 
+def test_offloaded_parts_are_in_the_machine_s_memory(tmp_path: Path) -> None:
+    kept = make_plan(tiny(tmp_path, data="fsdp"), EIGHT).memory
+    away = make_plan(tiny(tmp_path, data="fsdp", cpu_offload=True), EIGHT).memory
+    assert away.parts == kept.parts == kept.total(2) - away.total(2) > 0
+    recipe = write_recipe(tmp_path, tmp_path, parallel={"data": "fsdp", "cpu_offload": True})
+    told = radrep("plan", recipe, "--devices", "8xH100-80GB")
+    assert re.search(r"optimizer +\S+ +adam\w*, in the machine's memory", told.stdout)
+    assert " of offloaded parts" in told.stdout
+
+
 def test_recomputed_blocks_hold_less_and_compute_more(tmp_path: Path) -> None:
     deep = ("model.transformer.num_layers=4", "model.enhancer.mode=none")
     kept = make_plan(tiny(tmp_path, *deep), ONE)
@@ -156,6 +166,8 @@ def test_advice_is_what_the_recipe_takes(
     path = write_recipe(tmp_path, phantoms)
     told = radrep("plan", path, "--devices", "2xA10-24GB")
     assert "none fits. Try more or larger devices, or --set parallel.data=fsdp" in told.stdout
+    shared = radrep("plan", path, "--devices", "2xA10-24GB", "--set", "parallel.data=fsdp")
+    assert "parallel.activation_checkpointing=true --set parallel.cpu_offload" in shared.stdout
     reward = ("--set", "train.start_from=runs/a", "--set", "train.reward.samples=2")
     told = radrep("plan", path, "--devices", "2xA10-24GB", *reward)
     assert "or --set parallel.activation_checkpointing=true" in told.stdout
