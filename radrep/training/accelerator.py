@@ -32,7 +32,7 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _MET: list[object] = []  # the store of the meeting, which Accelerate's own goes on with
 _DONE = "radrep: the main process has done what it does alone"
 CUDA_AND_CPU = "cuda:nccl,cpu:gloo"
-_JOIN = timedelta(minutes=3)  # for the other processes of a launch to appear
+_JOIN = timedelta(minutes=10)  # for the other processes of a launch to load a model and appear
 
 
 def join_processes(offload: bool = False) -> PartialState:

@@ -122,9 +122,11 @@ def train(
     with ExitStack() as held:  # the run's lock
         start = find_start(recipe, out, resume, reporter or Reporter(), held)
         data = _open_data(start)
+        # Weights that do not fit are refused before other processes are met.
+        new = None if resume else _build_new(recipe, data.tokenizer)
         resolved = join(start)
         try:
-            return _loop(resolved, data, _make_model(resolved, data))
+            return _loop(resolved, data, _make_model(resolved, data, new))
         except RuntimeError as error:
             raise explain_lost_process(resolved.accelerator, error) or error from error
 
@@ -149,15 +151,21 @@ def _open_data(start: Start) -> _Data:
     return _Data(splits, tokenizer, labels, hash_recipe(shards))
 
 
-def _make_model(resolved: Resolved, data: _Data) -> _Model:
-    """The model with the weights that it starts from, and the data sets in its form."""
+def _build_new(recipe: Recipe, tokenizer: Tokenizer) -> TrainableModel:
+    """The model with the weights that it starts from."""
+    torch.manual_seed(recipe.train.seed)
+    with _within_memory():
+        model = build_model(recipe, tokenizer.vocabulary)
+    load_pretrained(model, recipe)
+    checkpoint.load_start(model, recipe, tokenizer)
+    return model
+
+
+def _make_model(resolved: Resolved, data: _Data, new: TrainableModel | None) -> _Model:
+    """The new model, or the one that goes on, and the data sets in its form."""
     recipe, accelerator = resolved.recipe, resolved.accelerator
-    torch.manual_seed(recipe.train.seed)  # the initial weights
     if resolved.last is None:
-        with _within_memory():
-            model = build_model(recipe, data.tokenizer.vocabulary)
-        load_pretrained(model, recipe)
-        checkpoint.load_start(model, recipe, data.tokenizer)
+        model = _build_new(recipe, data.tokenizer) if new is None else new
         progress = Progress(num_processes=accelerator.num_processes)
         state: dict[str, Any] = {}
     else:

@@ -61,21 +61,26 @@ def sweep(
     check_optuna()
     from radrep.training.loop import Interrupted
     from radrep.training.parallel.launch import REQUEUE
+    from radrep.training.parallel.stopping import StoppedByManager, ends_for_managers
 
     with TerminalReporter() as reporter:
         try:
-            result = run_sweep(
-                recipe,
-                overrides or [],
-                settings,
-                num_folds=folds,
-                num_trials=trials,
-                out=out,
-                reporter=reporter,
-            )
+            with ends_for_managers():
+                result = run_sweep(
+                    recipe,
+                    overrides or [],
+                    settings,
+                    num_folds=folds,
+                    num_trials=trials,
+                    out=out,
+                    reporter=reporter,
+                )
         except Interrupted as stopped:
             show_error("stopped; the same command goes on with this trial", prefix="")
             raise typer.Exit(REQUEUE if stopped.by_manager else 130) from stopped
+        except StoppedByManager:
+            show_error("stopped; the same command goes on with this trial", prefix="")
+            raise typer.Exit(REQUEUE) from None
     keys = [setting.key for setting in settings]
     rows = [
         (f"trial-{trial.number}", trial.value, *(str(trial.settings.get(key)) for key in keys))

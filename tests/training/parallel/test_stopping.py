@@ -133,6 +133,8 @@ def test_no_process_ends_before_the_main_one_has_fitted_selection(
         ({"data": {"context": ["prior_report"]}}, "prior_report"),
         ({"train": {"start_from": "nowhere"}}, "nowhere not found"),
         ({"model": {"backbone": FROZEN["backbone"] | {"weights": "nowhere"}}}, "neither a run"),
+        ({"model": {"backbone": FROZEN["backbone"] | {"weights": "package:none-x"}}}, "none-x"),
+        ({"train": {"start_from": "RUN"}}, "is of another model"),
         ({"parallel": {"compile": True}}, "parallel.compile"),
         ({"model": {"name": "discriminator", "labels": "table"}}, "labels"),
     ],
@@ -142,6 +144,7 @@ def test_what_cannot_work_is_refused_before_others_are_waited_for(
     told: str,
     tmp_path: Path,
     phantoms: Path,
+    trained_run: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def compile_nothing(*_: object) -> None:
@@ -162,6 +165,9 @@ def test_what_cannot_work_is_refused_before_others_are_waited_for(
         recipe["model"] = changes["model"] | {"backbone": TINY["model"]["backbone"]}
         recipe["train"]["monitor"] = "val/auroc"
         del recipe["decode"]
+    if recipe["train"].get("start_from") == "RUN":
+        recipe["train"]["start_from"] = str(trained_run)
+        recipe["model"]["transformer"]["num_layers"] += 1
     path.write_text(yaml.safe_dump(recipe))
     result = radrep("train", path)
     assert result.exit_code == 2, result.output + repr(result.exception)

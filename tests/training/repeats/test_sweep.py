@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -138,6 +140,27 @@ def test_a_full_disk_costs_a_sweep_no_trial(
     assert done.exit_code == 0, done.output
     assert calls == ["trial-0", "trial-1", "trial-1", "trial-2"]
     assert done.stdout.count("trial-") == 4  # three rows, and what scores the best
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_outside_of_the_steps_costs_a_sweep_no_trial(
+    number: int, sweep_of_three: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, calls = module.train_folds, []
+
+    def signalled(*args: Any, **options: Any) -> Path:
+        calls.append(options["out"].name)
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+        return train(*args, **options)
+
+    monkeypatch.setattr(module, "train_folds", signalled)
+    stopped = radrep(*sweep_of_three)
+    assert stopped.exit_code == 75, stopped.output
+    assert "stopped; the same command goes on with this trial" in stopped.stderr
+    done = radrep(*sweep_of_three)
+    assert done.exit_code == 0, done.output
+    assert calls == ["trial-0", "trial-1", "trial-1", "trial-2"]
 
 
 def test_settings_that_fail_cost_a_sweep_their_trial(
