@@ -11,11 +11,23 @@ from tests.benchmarks.rows import Row, compare
 
 def test_both_sides_run_in_turn_behind_a_warm_up() -> None:
     calls: list[str] = []
-    cubes = (float(n**3) for n in itertools.count())  # so every run takes longer than the last
+    cubes = (n**3 / 16 for n in itertools.count())  # so every run takes longer than the last
     ours, theirs = (lambda name=name: calls.append(name) for name in ("ours", "theirs"))
     row = compare("scan", ours, "peer", theirs, 1, clock=lambda: next(cubes))
     assert calls == ["ours", "theirs"] * 2
-    assert (row.ours, row.theirs) == (19.0, 61.0)
+    assert (row.ours, row.theirs) == (61 / 16, 127 / 16)
+
+
+def test_what_takes_long_is_run_once() -> None:
+    now = [0.0]
+
+    def take(seconds: float) -> None:
+        now[0] += seconds
+
+    sides = ("scan", lambda: take(1.0), "peer", lambda: take(20.0))
+    row = compare(*sides, 3, clock=lambda: now[0])
+    assert (row.ours, row.theirs) == (1.0, 20.0)
+    assert now == [4 * 1.0 + 20.0]
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ FEATURES = ("avx2", "avx512f", "avx512bf16", "amx-bf16")
 HEAD = """# Speed beside other code
 
 Made by `python -m tests.benchmarks`; do not edit. Each row is one run that measured both sides in
-turn, medians of {repeats}; the last column is how many times as fast radrep is (below 1: slower).
-Speed wanders with what else the machine does: ratios are what to compare, and only beside rows of
-the same table.
+turn, medians of {repeats} (what takes over 10 seconds was run once); the last column is how many
+times as fast radrep is (below 1: slower). Speed wanders with what else the machine does: ratios are
+what to compare, and only beside rows of the same table.
 
 {machine}
 
