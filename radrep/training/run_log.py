@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import secrets
 import shlex
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from radrep.weights.files import write_error
 from radrep.weights.run_folder import METRICS, add_seconds, is_unstarted
 
 _TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}  # name in recipes: package
+_STEP = "train/global_step"  # of wandb, the axis of all numbers
 
 
 def check_new_run(recipe: Recipe, out: Path | None) -> None:
@@ -119,14 +121,7 @@ class RunLog:
         self._tracker: Any = None
         self._is_wandb = recipe.train.logger == "wandb"
         if self._is_wandb:
-            import wandb
-
-            self._tracker = wandb.init(
-                project="radrep",
-                name=folder.name,
-                dir=folder,
-                config=recipe.model_dump(mode="json"),
-            )
+            self._tracker = _start_wandb(folder, recipe)
         elif recipe.train.logger == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
@@ -140,7 +135,7 @@ class RunLog:
             return
         named = {name if "/" in name else f"train/{name}": value for name, value in row.items()}
         if self._is_wandb:
-            self._tracker.log(named, step=step)
+            self._tracker.log({_STEP: step, **named})
         else:
             for name, value in named.items():
                 self._tracker.add_scalar(name, value, step)
@@ -168,6 +163,33 @@ class RunLog:
         """End the tracker's run."""
         if self._tracker is not None:
             self._tracker.finish() if self._is_wandb else self._tracker.close()
+
+
+def _start_wandb(folder: Path, recipe: Recipe) -> Any:
+    """The run at Weights & Biases, a resumed one under its id; RecipeError if it cannot start."""
+    import wandb
+
+    id_file = folder / "wandb" / "radrep-run-id.txt"
+    make_folder(id_file.parent)
+    if not id_file.is_file():
+        atomic_write_text(id_file, secrets.token_hex(8))
+    try:
+        tracker = wandb.init(
+            project="radrep",
+            name=folder.name,
+            id=id_file.read_text("utf-8").strip(),
+            resume="allow",
+            dir=folder,
+            config=recipe.model_dump(mode="json"),
+            settings=wandb.Settings(console="off"),  # messages may name studies
+        )
+    except wandb.Error as error:
+        text = f"wandb could not start ({error}): log in with wandb login, set WANDB_MODE=offline, "
+        raise RecipeError("this run", [("train.logger", f"{text}or leave it out")]) from error
+    # wandb's own step only rises: it would drop what is trained again after a kill.
+    tracker.define_metric(_STEP)
+    tracker.define_metric("*", step_metric=_STEP, step_sync=True)
+    return tracker
 
 
 def check_tracker(name: str) -> None:

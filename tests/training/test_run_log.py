@@ -2,8 +2,12 @@
 
 import io
 import json
+import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ import torch
 from PIL import Image
 
 from radrep.data.store import PreparedStudies
-from radrep.errors import CheckpointError
+from radrep.errors import CheckpointError, RecipeError
 from radrep.modules.mamba import MambaBranch
 from radrep.recipe.load import load_recipe
 from radrep.training import run_log as module
@@ -20,6 +24,7 @@ from radrep.training.run_log import (
     Meter,
     MetricsLog,
     RunLog,
+    check_tracker,
     describe_environment,
     scan_backend,
 )
@@ -111,6 +116,126 @@ def test_tensorboard_shows_reports_and_heatmaps_and_changes_no_number(
     text = found.Tensors(f"validation/{ids[0]}/text_summary")[0].tensor_proto.string_val[0]
     reference = PreparedStudies(phantoms, "val")[0].sections["findings"]
     assert reference.encode() in text
+
+
+class Wandb(ModuleType):
+    """Stands for the package: the runs of its server by id, and a file in `dir` per start."""
+
+    class Error(Exception):
+        """The base class of wandb's errors."""
+
+    class Settings:
+        def __init__(self, *, console: str = "auto") -> None:
+            self.console = console
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.__spec__ = ModuleSpec("wandb", None)
+        self.runs: dict[str, list[dict[str, Any]]] = {}
+        self.axes: dict[str, str | None] = {}
+        self.starts: list[dict[str, Any]] = []
+        self.refusal: str | None = None
+
+    def init(
+        self,
+        *,
+        project: str,
+        name: str,
+        id: str,
+        resume: str,
+        dir: Path,
+        config: dict[str, Any],
+        settings: "Wandb.Settings",
+    ) -> "Wandb":
+        if self.refusal is not None:
+            raise self.Error(self.refusal)
+        folder = Path(dir) / "wandb" / f"run-{len(self.starts)}-{id}"
+        folder.mkdir(parents=True)
+        (folder / f"run-{id}.wandb").touch()
+        if resume != "allow" or id not in self.runs:
+            self.runs[id] = []
+        self.id = id
+        facts = {"project": project, "name": name, "id": id, "config": config}
+        self.starts.append(facts | {"console": settings.console})
+        return self
+
+    def define_metric(
+        self, name: str, *, step_metric: str | None = None, step_sync: bool | None = None
+    ) -> None:
+        self.axes[name] = step_metric
+
+    def log(self, data: dict[str, Any], step: int | None = None) -> None:
+        rows = self.runs[self.id]
+        now = len(rows) if step is None else step
+        if now >= len(rows):  # the real one drops what is of an earlier step, with a warning
+            rows.append(data)
+
+    def finish(self) -> None:
+        self.starts[-1]["finished"] = True
+
+
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Wandb:
+    module = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def test_a_resumed_run_goes_on_under_its_id_at_wandb(
+    tmp_path: Path, phantoms: Path, wandb: Wandb
+) -> None:
+    recipe, log = write_recipe(tmp_path, phantoms), ("--logger", "wandb")
+    first = radrep("train", recipe, *log, "--set", "train.epochs=1", "--out", tmp_path / "a")
+    assert first.exit_code == 0, first.output
+    again = radrep("train", tmp_path / "a", "--resume", "--set", "train.epochs=2")
+    assert again.exit_code == 0, again.output
+    ((id_, rows),) = wandb.runs.items()
+    assert [(s["id"], s["project"], s["name"]) for s in wandb.starts] == [(id_, "radrep", "a")] * 2
+    assert all(start["finished"] and start["console"] == "off" for start in wandb.starts)
+    sent = [start["config"] for start in wandb.starts]
+    assert [config["train"]["epochs"] for config in sent] == [1, 2]
+    assert sent[1] == load_recipe(str(tmp_path / "a/recipe.yaml")).model_dump(mode="json")
+    assert wandb.axes["*"] == "train/global_step"
+    expected = read_metrics(tmp_path / "a")
+    assert [row["train/global_step"] for row in rows] == [row["step"] for row in expected]
+    assert [row.get("train/loss") for row in rows] == [row.get("loss") for row in expected]
+    assert [row.get("val/loss") for row in rows] == [row.get("val/loss") for row in expected]
+    assert len([*(tmp_path / "a/wandb").glob(f"run-*-{id_}/run-{id_}.wandb")]) == 2
+    assert not (tmp_path / "wandb").exists()
+    other = radrep("train", recipe, *log, "--set", "train.epochs=1", "--out", tmp_path / "b")
+    assert other.exit_code == 0, other.output
+    assert len(wandb.runs) == 2
+
+
+def test_steps_that_a_kill_has_trained_twice_reach_wandb(
+    tmp_path: Path, phantoms: Path, wandb: Wandb
+) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path, phantoms)), ["train.logger=wandb"])
+    for upto, steps in ((0, range(1, 6)), (3, range(4, 8))):
+        log = RunLog(tmp_path, recipe, upto)
+        for step in steps:
+            log.write(step, {"loss": 1.0})
+    ((_, rows),) = wandb.runs.items()
+    assert [row["train/global_step"] for row in rows] == [1, 2, 3, 4, 5, 4, 5, 6, 7]
+
+
+def test_wandb_that_refuses_ends_in_one_block(tmp_path: Path, phantoms: Path, wandb: Wandb) -> None:
+    wandb.refusal = "api_key not configured (no-tty)"
+    recipe = write_recipe(tmp_path, phantoms)
+    result = radrep("train", recipe, "--logger", "wandb", "--out", tmp_path / "a")
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert "train.logger wandb could not start (api_key not configured (no-tty)): log in" in told
+    wandb.refusal = None
+    assert radrep("train", recipe, "--logger", "wandb", "--out", tmp_path / "a").exit_code == 0
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(RecipeError, match=r"wandb is not installed.*radrep\[loggers\]"):
+        check_tracker("wandb")
 
 
 def test_the_scan_backend_is_named_where_a_model_scans() -> None:
