@@ -61,7 +61,7 @@ def test_the_page_has_machine_versions_and_every_row(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["scan", "encoder", "csr_lmca", "emrrg"])
+@pytest.mark.parametrize("name", ["scan", "encoder", "csr_lmca", "emrrg", "films"])
 def test_every_suite_runs_at_tiny_sizes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     benchmarks.main(["--tiny", "--repeats", "1", "--only", name])
     lines = capsys.readouterr().out.splitlines()[2:]

@@ -25,6 +25,7 @@ SUITES = {
     "emrrg": "bench_emrrg",
     "scores": "bench_eval",
     "prepare": "bench_prepare",
+    "films": "bench_films",
 }
 VERSIONS = (
     "radrep", "torch", "numba", "numpy", "timm", "transformers", "mambapy", "pycocoevalcap",

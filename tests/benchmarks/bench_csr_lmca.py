@@ -1,17 +1,17 @@
 """Time and memory of CSR-LMCA behind cached backbone features, at the published size.
 
-Run: python -m tests.benchmarks.bench_csr_lmca [--precision bf16]
+Run: python -m tests.benchmarks.bench_csr_lmca [--repeats 5]
 
 The peer, measured in the same run, is torch's own nn.Transformer of the same width, depth and
-tokens with the same vocabulary: what the plain parts cost without memory and regions.
+tokens with the same vocabulary: what the plain parts cost without memory and regions. It has no
+cache of keys and values, so that it decodes all words so far at each word.
 """
 
 import argparse
 import resource
-import statistics
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from radrep.models.encoder_decoder import EncoderDecoder
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import SrMambaStack, TokenEnhancer
-from tests.benchmarks.rows import Row, compare
+from tests.benchmarks.rows import Row, compare, show
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,6 @@ class Sizes:
 
 
 TINY = Sizes(studies=2, grid=(2, 2), width=8, dim=16, words=40, length=6)
-
-
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def draw(sizes: Sizes) -> Batch:
@@ -92,10 +78,26 @@ class Peer(nn.Module):
         self.words = nn.Embedding(sizes.words + 1, dim)
         self.to_words = nn.Linear(dim, sizes.words + 1)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def patches(self, batch: Batch) -> Tensor:
         assert batch.features is not None
+        return self.project(batch.features).unflatten(0, (len(batch.ids), -1)).flatten(1, 2)
+
+    def generate(self, batch: Batch, beams: int, length: int) -> None:
+        """So many words of so many rows a study, as a search takes them; which words is all one."""
+        with torch.no_grad():
+            read = self.transformer.encoder(self.patches(batch)).repeat_interleave(beams, 0)
+            tokens = read.new_zeros(len(read), 1, dtype=torch.long)
+            for _ in range(length):
+                mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+                words = self.transformer.decoder(
+                    self.words(tokens), read, tgt_mask=mask, tgt_is_causal=True
+                )
+                new = self.to_words(words[:, -1:]).argmax(-1)
+                tokens = torch.cat([tokens, new], dim=1)
+
+    def forward(self, batch: Batch) -> Tensor:
         assert batch.tokens is not None
-        patches = self.project(batch.features).unflatten(0, (len(batch.ids), -1)).flatten(1, 2)
+        patches = self.patches(batch)
         mask = nn.Transformer.generate_square_subsequent_mask(batch.tokens.shape[1] - 1)
         words = self.transformer(
             patches, self.words(batch.tokens[:, :-1]), tgt_mask=mask, tgt_is_causal=True
@@ -128,66 +130,62 @@ def train_step(
     return step
 
 
+def without_end(model: EncoderDecoder) -> EncoderDecoder:
+    """A closing 0 that never comes: every report has its full length."""
+    with torch.no_grad():
+        model.to_words.bias[0] = -1e4
+    return model.eval()
+
+
+def generate(model: EncoderDecoder, batch: Batch, beams: int, length: int, precision: str) -> None:
+    assert batch.features is not None
+    limits = {"num_studies": len(batch.ids), "max_words": length}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        encoded = model.encode(batch.features, batch.num_views)
+        if beams == 1:
+            sample(model, encoded, **limits)
+        else:
+            beam_search(model, encoded, beam_size=beams, **limits)
+
+
 def rows(repeats: int, tiny: bool) -> Iterator[Row]:
-    """A training step beside torch's transformer."""
-    sizes = TINY if tiny else Sizes()
-    batch, model, peer = draw(sizes), ours(sizes), Peer(sizes)
-    features = batch.features
-    assert features is not None
-    for precision in ("fp32", "bf16"):
-        yield compare(
-            f"CSR-LMCA training step, {sizes.studies} studies, {precision}",
-            train_step(lambda: likelihood(model, batch, features), [model], precision),
-            "torch's nn.Transformer of that size",
-            train_step(lambda: peer(batch), [peer], precision),
-            repeats,
-        )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    """Training steps and decoding beside torch's transformer, and what the enhancer adds."""
     torch.manual_seed(0)
-    sizes = Sizes()
+    sizes = TINY if tiny else Sizes()
     batch, model, peer = draw(sizes), ours(sizes), Peer(sizes)
     enhancer = TokenEnhancer(
         SrMambaStack(in_dim=sizes.width, dim=sizes.dim), in_dim=sizes.width, dim=sizes.dim
     )
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16")
-
-    def time_step(loss_of: Callable[[], Tensor], modules: list[nn.Module]) -> float:
-        return seconds(train_step(loss_of, modules, arguments.precision), arguments.repeats)
-
     features = batch.features
     assert features is not None
-    print(f"{sizes.studies} studies, {torch.get_num_threads()} threads, {arguments.precision}")
-    plain = time_step(lambda: likelihood(model, batch, features), [model])
-    print(f"training step, no enhancer    {plain:6.2f} s   peak {peak_gib():.2f} GiB")
-    base = time_step(lambda: peer(batch), [peer])
-    print(f"training step, plain peer     {base:6.2f} s   ours / peer {plain / base:.2f}")
-    full = time_step(lambda: likelihood(model, batch, enhancer(features)), [model, enhancer])
-    print(f"training step, with enhancer  {full:6.2f} s   with / without {full / plain:.2f}   "
-          f"peak {peak_gib():.2f} GiB")  # fmt: skip
-    model.eval()
-    # A closing 0 that never comes: every report has its full length.
-    with torch.no_grad():
-        model.to_words.bias[0] = -1e4
-
-    limits = {"num_studies": sizes.studies, "max_words": sizes.length}
-
-    def generate(beams: int) -> None:
-        with torch.no_grad(), autocast:
-            encoded = model.encode(features, batch.num_views)
-            if beams == 1:
-                sample(model, encoded, **limits)
-            else:
-                beam_search(model, encoded, beam_size=beams, **limits)
-
+    for precision in ("fp32", "bf16"):
+        work = f"CSR-LMCA training step, {sizes.studies} studies, {precision}"
+        step = train_step(lambda: likelihood(model, batch, features), [model], precision)
+        theirs = train_step(lambda: peer(batch), [peer], precision)
+        yield compare(work, step, "torch's nn.Transformer of that size", theirs, repeats)
+        both = [model, enhancer]
+        enhanced = train_step(lambda: likelihood(model, batch, enhancer(features)), both, precision)
+        yield compare(f"{work}, with enhancer", enhanced, "the same without it", step, repeats)
+    without_end(model)
+    peer.eval()
     for beams in (3, 1):
-        took = seconds(lambda k=beams: generate(k), 2)
-        print(f"beam {beams}, {sizes.length} words        {sizes.studies / took:6.1f} reports/s")
+        for studies in (1, 2) if tiny else (1, 8, 32):
+            few = draw(replace(sizes, studies=studies))
+            how = f"beams of {beams}" if beams > 1 else "greedy"
+            yield compare(
+                f"CSR-LMCA {how}, {studies} reports of {sizes.length} words, fp32",
+                partial(generate, model, few, beams, sizes.length, "fp32"),
+                "torch's nn.Transformer, all words so far at each word",
+                partial(peer.generate, few, beams, sizes.length),
+                repeats,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    show(rows(parser.parse_args().repeats, tiny=False))
+    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,13 @@ from radrep.ops.selective_scan import select_backend, selective_scan
 from tests.benchmarks.rows import Row, compare, show
 
 Scan = Callable[..., Tensor]
+# Their backward passes fill gradients of full length at every step.
+LOOPS = (
+    "mamba.py's loop",
+    "transformers without mamba-ssm",
+    "the loop of mamba-ssm's selective_scan_ref",
+)
+LONG = 1000  # positions, from which on a loop's backward pass takes minutes
 
 
 def materialising_loop(
@@ -63,14 +70,14 @@ def of_mamba_py(loop: bool) -> Scan:
 def peers() -> dict[str, Scan | str]:
     """The function of each, or why it is not there."""
     found: dict[str, Scan | str] = {}
-    for name, loop in (("mamba.py's parallel scan", False), ("mamba.py's loop", True)):
+    for name, loop in (("mamba.py's parallel scan", False), (LOOPS[0], True)):
         try:
             found[name] = of_mamba_py(loop)
         except ImportError as error:
             found[name] = f"{error}; pip install mambapy"
     return found | {
-        "transformers without mamba-ssm": of_transformers,
-        "the loop of mamba-ssm's selective_scan_ref": materialising_loop,
+        LOOPS[1]: of_transformers,
+        LOOPS[2]: materialising_loop,
         "radrep's chunked scan": lambda *x: selective_scan(*x, backend="chunked"),
     }
 
@@ -103,6 +110,8 @@ def compare_all(
         for name, scan in peers().items():
             if isinstance(scan, str):
                 yield Row(work, name, why_not=scan)
+            elif what == "with backward" and l > LONG and name in LOOPS:
+                yield Row(work, name, why_not="takes minutes, by the square of the length")
             else:
                 yield compare(work, make(selective_scan), name, make(scan), repeats)
 
