@@ -20,6 +20,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
+def why_not_compiled(device: torch.device) -> str:
+    """Why torch cannot compile a function for a device; "" where it can."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:  # of torch, Triton or the compiler, each by kinds of its own
+        reason = " ".join(str(error).split())[:200]
+        return (
+            f"torch compiles nothing on this machine ({reason}). It needs a C++ compiler such as "
+            "g++ and, for GPUs, Triton"
+        )
+    return ""
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """The precision of the tensors themselves; devices without autocast have no other."""
     if not torch.amp.is_autocast_available(device.type):  # such as "meta", of shapes alone

@@ -18,8 +18,8 @@ from radrep.data.context.study_context import CONTEXT, PRIOR_IMAGE
 from radrep.data.dataset import Views, batch_inputs
 from radrep.data.image_selection import masked_view
 from radrep.data.study import Image, Study
-from radrep.device import best_device
-from radrep.errors import CheckpointError, DataError
+from radrep.device import best_device, why_not_compiled
+from radrep.errors import CheckpointError, DataError, RadrepError
 from radrep.guidance.editing import WrittenReport
 from radrep.inference.decode import explain_reports, report_model, write_reports
 from radrep.inference.films import Films, StudyFiles, read_films
@@ -29,6 +29,7 @@ from radrep.inference.generated_report import GeneratedReport
 from radrep.inference.guide import guide_for, made_by
 from radrep.metrics.labeler import OBSERVATIONS
 from radrep.metrics.labeler.vocabulary import ABNORMAL
+from radrep.modules.backbone import Backbone
 from radrep.recipe.data import Saliency
 from radrep.recipe.training import Decode
 from radrep.saliency.sdam import (
@@ -69,9 +70,11 @@ class ReportGenerator:
             takes masked images, for these; by default that of the recipe, if any.
         predict: Whether probabilities of findings are predicted by the run's own encoder too, where
             it was fitted for that and no discriminator gives them.
+        compiled: Have torch compile the convolutional backbone, which takes a minute.
 
     Raises:
         CheckpointError: If a checkpoint is missing, broken, or was trained on other masked images.
+        RadrepError: If torch cannot compile here, or there is no convolutional backbone.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class ReportGenerator:
         decode: Decode | None = None,
         discriminator: Path | None = None,
         predict: bool = False,
+        compiled: bool = False,
     ) -> None:
         folder = find_checkpoint(None if checkpoint is None else Path(checkpoint))
         self.loaded = load_checkpoint(folder)
@@ -93,6 +97,9 @@ class ReportGenerator:
         self._learned = predictor.learned() if predictor is not None else ()
         device = device or best_device()
         self._model = report_model(self.loaded).to(device)
+        self._compiled = compiled
+        if compiled:
+            _compile_backbone(self._model, device)
         data = self.loaded.recipe.data
         self._preprocess = build_preprocess(data, self._model)
         self._selection = build_selection(data)
@@ -137,6 +144,7 @@ class ReportGenerator:
         return {
             "model": self.fingerprint,
             "discriminator": maker and maker.fingerprint,
+            "compiled": self._compiled,  # last digits differ
             **{f"decode.{key}": value for key, value in decode.items()},
         }
 
@@ -381,3 +389,12 @@ def _batch(studies: Sequence[_Given]) -> Batch:
         [given.context for given in studies],
         [given.prior for given in studies],
     )
+
+
+def _compile_backbone(model: object, device: torch.device) -> None:
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        raise RadrepError("only convolutional backbones are compiled, and this model has none")
+    if why := why_not_compiled(device):
+        raise RadrepError(why)
+    backbone.compile_passes()

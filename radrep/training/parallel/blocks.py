@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from radrep.device import why_not_compiled
 from radrep.errors import RecipeError
 
 
@@ -51,13 +52,9 @@ def _compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def check_compiler(device: torch.device) -> None:
     """Raise RecipeError where torch cannot compile a function."""
-    try:
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
-    except Exception as error:  # of torch, Triton or the compiler, each by kinds of its own
-        reason = " ".join(str(error).split())[:200]
-        text = f"cannot be had: torch compiles nothing on this machine ({reason}). It needs "
-        text += "a C++ compiler such as g++ and, for GPUs, Triton: install them, or set it to false"
-        raise RecipeError("this run", [("parallel.compile", text)]) from error
+    if why := why_not_compiled(device):
+        text = f"cannot be had: {why}: install them, or set it to false"
+        raise RecipeError("this run", [("parallel.compile", text)])
 
 
 def recompute_blocks(model: nn.Module) -> None:
