@@ -2,7 +2,9 @@
 
 import typer
 
-from radrep.cli.console import say, show_error, table
+from radrep.cli.console import TerminalReporter, say, show_error, table
+from radrep.cli.engine import Address, Cores, Engine, choose_cluster
+from radrep.cli.training.train import Overrides, Recipe
 
 _SHOWN = 5  # of what could not be removed
 
@@ -34,6 +36,37 @@ def cache(ctx: typer.Context) -> None:
         return
     table(("data", "images", "MB", "folder"), [*features, *models])
     say("Remove them with: radrep cache clear")
+
+
+@app.command()
+def fill(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    engine: Engine = "local",
+    address: Address = None,
+    worker_cores: Cores = 1,
+) -> None:
+    """Compute what training will read of a recipe's frozen encoder, before it starts.
+
+    Example:  radrep cache fill csr_lmca_iu_cpu
+
+    On a cluster:  radrep cache fill RECIPE --engine ray, with RADREP_CACHE on a disk that all see
+    """
+    from radrep.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    cluster = choose_cluster(engine, address, worker_cores)
+
+    from radrep.training.features.fill import fill_cache
+
+    with TerminalReporter() as reporter:
+        try:
+            fill_cache(loaded, cluster=cluster, reporter=reporter)
+        except KeyboardInterrupt:
+            kept = "stopped; finished blocks are kept, and the same command goes on from them"
+            show_error(kept, prefix="")
+            raise typer.Exit(130) from None
+    say(f"The features are in the cache. Train with:  radrep {loaded.task} {recipe}")
 
 
 @app.command()

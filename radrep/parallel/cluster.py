@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from radrep import __version__
 from radrep.errors import DataError, RadrepError
+from radrep.parallel.processes import take_cores
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -46,7 +47,9 @@ class Cluster:
             raise DataError("--engine ray needs Ray: pip install 'radrep[ray]'") from error
         stopping = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
+            # Of itself Ray would also join what anybody has started on this machine.
+            address = self.address or os.environ.get("RAY_ADDRESS") or "local"
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"no Ray cluster at {self.address or os.environ.get('RAY_ADDRESS', 'this machine')}"
@@ -93,7 +96,7 @@ class Cluster:
         yield from _results(
             _items(blocks).map_batches(
                 _ModelWorker,
-                fn_kwargs={"load": load, "driver": _Driver.of(folder)},
+                fn_kwargs={"load": load, "driver": _Driver.of(folder), "cores": self.cores},
                 batch_size=1,
                 num_cpus=self.cores,
                 num_gpus=1 if gpus else None,
@@ -171,9 +174,11 @@ class _ModelWorker:
         rows: dict[str, Any],
         load: Callable[[], Callable[[Any], Any]],
         driver: _Driver,
+        cores: int,
     ) -> dict[str, list[bytes]]:
         def function(block: Any) -> Any:
             if self._function is None:
+                take_cores(cores)  # others of this machine are of other workers
                 self._function = load()
             return self._function(block)
 

@@ -39,6 +39,11 @@ def share_cores(own: Set[int], of_all: Iterable[Set[int]]) -> None:
     _SHARE[:] = [max(1, int(sum(Fraction(1, others[core]) for core in own)))]
 
 
+def take_cores(count: int) -> None:
+    """Have `count_cores` give this process so many, as its cluster does."""
+    _SHARE[:] = [count]
+
+
 def map_in_order(
     function: Callable[[Task], Result], tasks: Iterable[Task], num_workers: int
 ) -> Generator[tuple[Task, Result], None, None]:

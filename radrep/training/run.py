@@ -37,7 +37,7 @@ from radrep.saliency.masked_split import read_split
 from radrep.sections import target_name
 from radrep.training.accelerator import await_main, broadcast, explain_lost_process
 from radrep.training.discriminator_task import LabelTask
-from radrep.training.features.cache import cached_features
+from radrep.training.features.cache import Share, cached_features
 from radrep.training.features.entry import FeatureStore
 from radrep.training.features.selected_images import SelectedImages
 from radrep.training.labels import LabelReader, build_labels, build_targets, check_labels
@@ -57,7 +57,6 @@ from radrep.training.reward.build import build_objective, count_repeats, token_w
 from radrep.training.run_log import log_model
 from radrep.training.start import (
     Resolved,
-    Start,
     find_start,
     join,
     load_last,
@@ -84,7 +83,9 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class _Data:
+class Data:
+    """What a model learns from."""
+
     splits: dict[str, ModelStudies]
     tokenizer: Tokenizer
     labels: LabelReader | None
@@ -121,9 +122,9 @@ def train(
     """
     with ExitStack() as held:  # the run's lock
         start = find_start(recipe, out, resume, reporter or Reporter(), held)
-        data = _open_data(start)
+        data = open_data(recipe, start.reporter)
         # Weights that do not fit are refused before other processes are met.
-        new = None if resume else _build_new(recipe, data.tokenizer)
+        new = None if resume else build_new(recipe, data.tokenizer)
         resolved = join(start)
         try:
             return _loop(resolved, data, _make_model(resolved, data, new))
@@ -131,9 +132,9 @@ def train(
             raise explain_lost_process(resolved.accelerator, error) or error from error
 
 
-def _open_data(start: Start) -> _Data:
+def open_data(recipe: Recipe, reporter: Reporter) -> Data:
     """The splits of training, their vocabulary and labels. The test split is never opened."""
-    recipe, reporter, data = start.recipe, start.reporter, start.recipe.data
+    data = recipe.data
     if recipe.task == "pretrain":
         refuse_test_studies(data, reporter)
     need_text = recipe.model.needs_text
@@ -148,10 +149,10 @@ def _open_data(start: Start) -> _Data:
         check_labels(labels, splits["val"])
         reporter.info("labels", f"{labels.vocabulary}: {', '.join(labels.known)}")
     shards = {s.name: s.sha256 for s in read_shards(data.prepared) if s.split in splits}
-    return _Data(splits, tokenizer, labels, hash_recipe(shards))
+    return Data(splits, tokenizer, labels, hash_recipe(shards))
 
 
-def _build_new(recipe: Recipe, tokenizer: Tokenizer) -> TrainableModel:
+def build_new(recipe: Recipe, tokenizer: Tokenizer) -> TrainableModel:
     """The model with the weights that it starts from."""
     torch.manual_seed(recipe.train.seed)
     with _within_memory():
@@ -161,11 +162,11 @@ def _build_new(recipe: Recipe, tokenizer: Tokenizer) -> TrainableModel:
     return model
 
 
-def _make_model(resolved: Resolved, data: _Data, new: TrainableModel | None) -> _Model:
+def _make_model(resolved: Resolved, data: Data, new: TrainableModel | None) -> _Model:
     """The new model, or the one that goes on, and the data sets in its form."""
     recipe, accelerator = resolved.recipe, resolved.accelerator
     if resolved.last is None:
-        model = _build_new(recipe, data.tokenizer) if new is None else new
+        model = build_new(recipe, data.tokenizer) if new is None else new
         progress = Progress(num_processes=accelerator.num_processes)
         state: dict[str, Any] = {}
     else:
@@ -182,24 +183,12 @@ def _make_model(resolved: Resolved, data: _Data, new: TrainableModel | None) -> 
     model.train()
     log_model(recipe, accelerator, model, resolved.reporter)
     codec = build_codec(recipe, data.tokenizer, model)
-    preprocess = build_preprocess(recipe.data, model)
-    encoder, features = model.frozen_encoder(), None
-    if encoder is not None:
-        selection = build_selection(recipe.data)
-        images = {
-            name: SelectedImages.find(split, selection) for name, split in data.splits.items()
-        }
-        features = cached_features(
-            {encoder: [*images.values()]} | guidance_encoders(model, recipe, images),
-            preprocess,
-            device=accelerator.device,
-            reporter=resolved.reporter,
-        )[encoder]
+    features = frozen_features(recipe, model, data, accelerator.device, resolved.reporter)
     datasets = {
         name: build_dataset(
             recipe,
             split,
-            preprocess=preprocess,
+            preprocess=build_preprocess(recipe.data, model),
             codec=codec,
             training=name == "train",
             features=features,
@@ -217,6 +206,32 @@ def _make_model(resolved: Resolved, data: _Data, new: TrainableModel | None) -> 
     return _Model(model, codec, features, datasets, progress, state)
 
 
+def frozen_features(
+    recipe: Recipe,
+    model: TrainableModel,
+    data: Data,
+    device: torch.device,
+    reporter: Reporter,
+    share: Share | None = None,
+) -> FeatureStore | None:
+    """What a frozen encoder makes of the images of training; None where it is trained.
+
+    All that a run reads of its frozen encoder is then in the cache.
+    """
+    encoder = model.frozen_encoder()
+    if encoder is None:
+        return None
+    selection = build_selection(recipe.data)
+    images = {name: SelectedImages.find(split, selection) for name, split in data.splits.items()}
+    return cached_features(
+        {encoder: [*images.values()]} | guidance_encoders(model, recipe, images),
+        build_preprocess(recipe.data, model),
+        device=device,
+        reporter=reporter,
+        share=share,
+    )[encoder]
+
+
 def _within_memory() -> SizeLimit:
     """Refuses a model whose weights alone are more than this machine can hold."""
 
@@ -227,7 +242,7 @@ def _within_memory() -> SizeLimit:
     return SizeLimit(machine_memory(), error)
 
 
-def _loop(resolved: Resolved, data: _Data, made: _Model) -> TrainResult:
+def _loop(resolved: Resolved, data: Data, made: _Model) -> TrainResult:
     """The folder, the optimizer, all epochs, the model card."""
     recipe, accelerator, model = resolved.recipe, resolved.accelerator, made.model
     studies = data.splits["train"]
@@ -331,7 +346,7 @@ def _choose_task(validation: Validation) -> Task:
 
 
 def _fit_selection(
-    folder: Path, resolved: Resolved, data: _Data, made: _Model, progress: Progress
+    folder: Path, resolved: Resolved, data: Data, made: _Model, progress: Progress
 ) -> None:
     """Fit selection and editing on the encoder of the best checkpoint, for that checkpoint."""
     recipe, model = resolved.recipe, made.model

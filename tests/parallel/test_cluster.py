@@ -4,21 +4,24 @@ import errno
 import json
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from radrep.errors import DataError
 from radrep.parallel import cluster
 from radrep.parallel.cluster import Cluster, _Driver, _run_block
+from radrep.training.features import image_pass
 from tests.data.dicom.drawing import DEEP, draw
 from tests.reporting.mixed_films import add_broken, draw_films
 from tests.saliency.test_sdam import write_discriminator
-from tests.whole_way import radrep, start_radrep
+from tests.whole_way import TINY, radrep, start_radrep, write_recipe
 
 PHANTOMS = ("prepare", "phantom", "--image-size", "64")
 
@@ -92,7 +95,7 @@ class Repeating(Cluster):
     def map_with_model(
         self, load: Callable[[], Callable[[Any], Any]], blocks: list[Any], folder: Path
     ) -> Iterator[Any]:
-        return self.map_blocks(load(), blocks, folder)
+        return self.map_blocks(pickle.loads(pickle.dumps(load))(), blocks, folder)
 
 
 def times_of(folder: Path) -> dict[str, int]:
@@ -167,6 +170,88 @@ def begin_as(other: Path, out: Path) -> None:
     record = json.loads((other / "generated.json").read_text())
     out.mkdir()
     (out / "generated.json").write_text(json.dumps({**record, "finished": False}))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # Ray's own
+def test_features_equal_those_of_one_process(
+    address: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_pass, "_BLOCK", 16)  # a batch each
+    model = {"backbone": TINY["model"]["backbone"] | {"frozen": True}}
+    recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1}, model=model)
+    for name, engine in (("many", ("--engine", "ray", "--address", address)), ("one", ())):
+        monkeypatch.setenv("RADREP_CACHE", str(tmp_path / name))
+        for words in (("cache", "fill", recipe, *engine), ("train", recipe)):
+            result = radrep(*words)
+            assert result.exit_code == 0, result.output
+        assert "from the cache, 32 images of train" in result.stderr
+    many = contents(tmp_path / "many/features")
+    assert len(many) == 4 * 2
+    assert many == contents(tmp_path / "one/features")
+
+
+def marked(mark: str) -> list[str]:
+    """The command lines of processes that have a variable of the environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if mark in process.environ():
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+@pytest.mark.slow
+def test_a_cluster_is_started_and_ended_unless_ray_address_names_one(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_and_wait(*PHANTOMS, "--num-studies", "12", "--out", tmp_path / "one")
+    for name, starts in (("own", True), ("named", False)):
+        if not starts:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setenv(mark := f"RADREP_TEST_{os.getpid()}_{name}", "1")
+        words = (*PHANTOMS, "--num-studies", "12", "--out", tmp_path / name, "--engine", "ray")
+        command, raylets = start_radrep(*words), False
+        while command.poll() is None:
+            raylets = raylets or any("raylet/raylet" in line for line in marked(mark))
+        assert command.returncode == 0, command.communicate()[1]
+        assert raylets == starts
+        assert not [line for line in marked(mark) if "raylet" in line or "gcs_server" in line]
+        assert contents(tmp_path / name) == contents(tmp_path / "one")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root of a Linux machine can mount a small disk")
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_a_worker_costs_its_blocks(
+    address: str, small_disk: Path, tmp_path: Path
+) -> None:
+    words = (*PHANTOMS, "--num-studies", "200", "--engine", "ray", "--address", address)
+    full = start_radrep(*words, "--out", small_disk / "data")
+    _, error = full.communicate(timeout=600)
+    assert full.returncode == 2
+    assert "no disk space left" in error
+    assert "Traceback" not in error
+    done = {p: p.stat().st_mtime_ns for p in small_disk.glob("data.partial/*.arrow")}
+    assert done, "small shards of val and test were finished"
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    start_and_wait(*words, "--out", small_disk / "data")
+    start_and_wait(*PHANTOMS, "--num-studies", "200", "--out", tmp_path / "one")
+    assert contents(small_disk / "data") == contents(tmp_path / "one")
+    for file, time_ in done.items():
+        assert (small_disk / "data" / file.name).stat().st_mtime_ns == time_
 
 
 def start_and_wait(*words: str | Path, code: int = 0) -> None:

@@ -17,7 +17,7 @@ from radrep.preparation import pipeline
 from tests.crash.contents import name_differences, read_contents
 from tests.crash.warm import Warm
 from tests.saliency.test_sdam import write_discriminator
-from tests.whole_way import draw_prepared, radrep
+from tests.whole_way import TINY, draw_prepared, radrep, write_recipe
 
 Words = list[str | Path]
 
@@ -29,6 +29,7 @@ class Bulk:
     words: Callable[[Path], Words]
     marks: str  # the files that mark blocks as done
     num_blocks: int
+    blocks_stay: bool = True  # and are not put together in the end
 
     def done(self, folder: Path) -> dict[str, int]:
         """When each block was written, by the name that it has in the end."""
@@ -54,6 +55,12 @@ def commands(
     result = radrep("train", write_discriminator(folder, phantoms))
     assert result.exit_code == 0, result.output
 
+    model = {"backbone": TINY["model"]["backbone"] | {"frozen": True}}
+    data = TINY["data"] | {"image_size": 512}  # of which a block takes a while
+    (folder / "frozen").mkdir()
+    more = draw_prepared(folder / "more", 240)
+    frozen = write_recipe(folder / "frozen", more, model=model, data=data)
+
     def saliency(new: Path) -> Words:
         shutil.copytree(prepared, new / "data")
         return ["prepare", "saliency", "--data", new / "data", "--checkpoint", folder / "run"]
@@ -74,6 +81,12 @@ def commands(
             ],
             "reports/part-*.done.json",
             num_blocks=24,
+        ),
+        "cache fill": Bulk(
+            lambda _: ["cache", "fill", frozen],
+            "cache/features/.*.blocks/*.npy",
+            num_blocks=10 + 3,
+            blocks_stay=False,
         ),
     }
 
@@ -118,7 +131,7 @@ def node_at_work(nodes: Any, deadline: float) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["driver", "machine"])
-@pytest.mark.parametrize("name", ["prepare", "prepare saliency", "generate"])
+@pytest.mark.parametrize("name", ["prepare", "prepare saliency", "generate", "cache fill"])
 def test_a_kill_in_the_middle_leaves_the_bytes_of_one_process(
     name: str,
     killed: str,
@@ -131,7 +144,8 @@ def test_a_kill_in_the_middle_leaves_the_bytes_of_one_process(
     for folder in (many, one):
         folder.mkdir()
     on_ray = [*command.words(many), "--engine", "ray", "--address", nodes.address]
-    driver = warm.start(on_ray, log)
+    caches = {"RADREP_CACHE": str(many / "cache")}
+    driver = warm.start(on_ray, log, **caches)
     deadline = time.monotonic() + 900
     while not command.done(many):
         assert time.monotonic() < deadline
@@ -146,11 +160,12 @@ def test_a_kill_in_the_middle_leaves_the_bytes_of_one_process(
     code = warm.wait(driver)
     if killed == "driver":
         assert code == -signal.SIGKILL
-        code = warm.wait(warm.start(on_ray, log))
+        code = warm.wait(warm.start(on_ray, log, **caches))
     assert code == 0, error_of(log)
-    again = [block for block, time_ in done.items() if (many / block).stat().st_mtime_ns != time_]
-    assert not again, "blocks that were done are not made again"
-    assert warm.wait(warm.start(command.words(one), log)) == 0, error_of(log)
+    for block, time_ in done.items() if command.blocks_stay else ():
+        assert (many / block).stat().st_mtime_ns == time_, "what was done is not made again"
+    alone = warm.start(command.words(one), log, RADREP_CACHE=str(one / "cache"))
+    assert warm.wait(alone) == 0, error_of(log)
     assert not name_differences(read_contents(many), read_contents(one))
 
 

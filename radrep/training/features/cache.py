@@ -1,7 +1,7 @@
 """Features of images from the cache, or computed now, all of them by one pass over the images."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,10 +11,26 @@ from torch import nn
 from radrep.atomic import cache_folder, locked, make_cache_folder, remove_tree
 from radrep.data.preprocess import Preprocess
 from radrep.progress import Reporter
-from radrep.training.features.entry import INDEX, FeatureStore, find_change, write_entries
+from radrep.training.features.entry import (
+    INDEX,
+    FeatureStore,
+    check_room,
+    find_change,
+    write_entries,
+)
 from radrep.training.features.image_pass import ImagePass, Pixels
 from radrep.training.features.selected_images import SelectedImages
 from radrep.training.parallel.work_blocks import SharedBlocks, count_processes
+
+# Has the blocks that are missing made; given their pass, a label and what follows the work.
+Share = Callable[[ImagePass, SharedBlocks, str, Reporter], None]
+
+
+def share_over_processes(
+    _images: ImagePass, blocks: SharedBlocks, label: str, reporter: Reporter
+) -> None:
+    """Have the processes that train together make blocks; one alone makes all of them."""
+    blocks.share(label, reporter)
 
 
 def cached_features(
@@ -23,14 +39,16 @@ def cached_features(
     *,
     device: torch.device,
     reporter: Reporter,
+    share: Share | None = None,
 ) -> dict[nn.Module, FeatureStore]:
     """What encoders make of the images of the splits that each is wanted of.
 
     An encoder makes patches (v, n, c) of normalised pixels (v, 3, h, w), squashed, never cropped.
     Each split has an entry of the cache for each encoder; those that are missing are made together.
     Several processes share the images out, block by block, and one writes the files while the
-    others wait for their locks; no collective of torch.distributed is held up. What is in the cache
-    is compared with its checksums and, where they differ, made again.
+    others wait for their locks; no collective of torch.distributed is held up. One process writes
+    blocks where it is told how to `share` them: those that are there when it is stopped stay. What
+    is in the cache is compared with its checksums and, where they differ, made again.
 
     Raises:
         DataError: If the disk has no room for them or an image cannot be read.
@@ -46,7 +64,7 @@ def cached_features(
             for encoder, of in wanted.items()
             if name in {each.studies.split for each in of}
         }
-        made = _make_missing(entries, selected, preprocess, device, reporter)
+        made = _make_missing(entries, selected, preprocess, device, reporter, share)
         for folder, encoder in entries.items():
             folders[encoder].append(folder)
         if found := [str(folder) for folder in entries if folder not in made]:
@@ -61,6 +79,7 @@ def _make_missing(
     preprocess: Preprocess,
     device: torch.device,
     reporter: Reporter,
+    share: Share | None,
 ) -> list[Path]:
     """Make those of a split's entries that are missing or damaged; returns them."""
     keys, images = selected.places, Pixels.of(selected, preprocess)
@@ -70,17 +89,22 @@ def _make_missing(
     root, lock_folder = make_cache_folder("features"), make_cache_folder("locks")
     # In one order in all processes: two that hold one and wait for another would wait for ever.
     locks = [lock_folder / f"{folder.name}.lock" for folder in sorted(missing)]
-    shared: SharedBlocks | None = None
-    if count_processes()[0] > 1:
-        with _all_locked(locks):  # a damaged entry would end the sharing
-            missing = [folder for folder in missing if _is_missing(folder, keys, reporter)]
-        if missing:
-            together = ImagePass([entries[folder] for folder in missing], images, device)
-            name = hashlib.sha256("".join(f.name for f in missing).encode()).hexdigest()[:24]
-            # Of several entries the first one is finished last.
-            shared = together.in_blocks(root / f".{name}.blocks", missing[0] / INDEX)
-            text = f"image features of {selected.studies.split}, shared out"
-            shared.share(text, reporter)
+    with _all_locked(locks):  # a damaged entry would end the sharing
+        missing = [folder for folder in missing if _is_missing(folder, keys, reporter)]
+    if not missing:
+        return []
+    together = ImagePass([entries[folder] for folder in missing], images, device)
+    name = hashlib.sha256("".join(f.name for f in missing).encode()).hexdigest()[:24]
+    # Of several entries the first one is finished last.
+    shared = together.in_blocks(root / f".{name}.blocks", missing[0] / INDEX)
+    if share is None and count_processes()[0] > 1:
+        share = share_over_processes
+    if share is not None:
+        shared.folder.mkdir(parents=True, exist_ok=True)
+        in_missing = sum(len(together.places(number)) for number in shared.missing())
+        check_room(together.shapes, len(keys) + in_missing, root)
+        share(together, shared, f"image features of {selected.studies.split}, in blocks", reporter)
+    in_blocks = shared.folder.is_dir()  # of a command that was stopped, too
     with _all_locked(locks) as held:
         for folder in missing if held else ():
             for left in root.glob(f".{folder.name}.*.partial"):  # of a kill
@@ -88,9 +112,9 @@ def _make_missing(
         to_make = [folder for folder in missing if _is_missing(folder, keys, reporter)]
         if to_make:
             alone = ImagePass([entries[folder] for folder in to_make], images, device)
-            rows = shared.read() if shared and to_make == missing else alone.rows()
+            rows = shared.read() if in_blocks and to_make == missing else alone.rows()
             write_entries(dict(zip(to_make, alone.shapes, strict=True)), rows, selected, reporter)
-        if shared:
+        if in_blocks:
             remove_tree(shared.folder)
     return to_make
 

@@ -82,6 +82,17 @@ def find_change(folder: Path, wanted: Iterable[str]) -> str | None:
     return None
 
 
+def check_room(shapes: Sequence[tuple[int, ...]], num_rows: int, folder: Path) -> None:
+    """Raise DataError if the disk of a folder has no room for so many rows of the shapes."""
+    needed = _DTYPE.itemsize * num_rows * sum(map(math.prod, shapes))
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"the feature cache needs {needed / 1e9:.1f} GB and {folder} has "
+            f"{free / 1e9:.1f} GB free. {_ADVICE}"
+        )
+
+
 def write_entries(
     shapes: Mapping[Path, tuple[int, ...]],
     rows: Generator[Tensor, None, None],
@@ -95,12 +106,7 @@ def write_entries(
     """
     num_images, parent = len(selected.places), next(iter(shapes)).parent
     sizes = [math.prod(shape) for shape in shapes.values()]
-    needed, free = _DTYPE.itemsize * num_images * sum(sizes), shutil.disk_usage(parent).free
-    if needed > free:
-        raise DataError(
-            f"the feature cache needs {needed / 1e9:.1f} GB and {parent} has "
-            f"{free / 1e9:.1f} GB free. {_ADVICE}"
-        )
+    check_room([*shapes.values()], num_images, parent)
     label = f"image features of {selected.studies.split}"
     try:
         with ExitStack() as whole:

@@ -82,13 +82,20 @@ class ImagePass:
 
     def in_blocks(self, folder: Path, whole: Path) -> SharedBlocks:
         """The same rows, by blocks of images that several processes share out."""
+        count = -(-len(self.images) // _BLOCK)
+        return SharedBlocks(folder, count, lambda n: self.of(self.places(n)).whole(), whole)
 
-        def make(number: int) -> np.ndarray:
-            places = self.images.places[number * _BLOCK :][:_BLOCK]
-            part = replace(self, images=replace(self.images, places=places))
-            return torch.cat([*part.rows()]).numpy()
+    def places(self, number: int) -> Sequence[Place]:
+        """The images of one of these blocks."""
+        return self.images.places[number * _BLOCK :][:_BLOCK]
 
-        return SharedBlocks(folder, -(-len(self.images) // _BLOCK), make, whole=whole)
+    def of(self, places: Sequence[Place]) -> "ImagePass":
+        """The pass over other images of the split."""
+        return replace(self, images=replace(self.images, places=places))
+
+    def whole(self) -> np.ndarray:
+        """All rows at once, float32 (v, k)."""
+        return torch.cat([*self.rows()]).numpy()
 
 
 def _on_gpu(images: Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Tensor, None, None]:

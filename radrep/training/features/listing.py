@@ -35,7 +35,7 @@ def _about(folder: Path) -> dict[str, object]:
         about = load_json((folder / INDEX).read_bytes())["about"]
         return {"data": str(about["data"]), "images": about["images"]}
     except (OSError, ValueError, KeyError, TypeError):
-        state = "unfinished" if folder.suffix == ".partial" else "cannot be read"
+        state = "unfinished" if folder.suffix in (".partial", ".blocks") else "cannot be read"
         return {"data": state, "images": None}
 
 

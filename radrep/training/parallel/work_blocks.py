@@ -43,20 +43,32 @@ class SharedBlocks:
         """All blocks in order, also those that others still make."""
         for number in range(self.count):
             self._make(number, timeout=-1)
-            yield torch.from_numpy(np.load(self._file(number)))
+            yield torch.from_numpy(np.load(self.file(number)))
+
+    def missing(self) -> list[int]:
+        """The blocks that are not there."""
+        return [number for number in range(self.count) if not _is_whole(self.file(number))]
 
     def _make(self, number: int, *, timeout: float) -> None:
-        file = self._file(number)
-        if self.whole.is_file() or _is_whole(file):
-            return
-        with locked(file.with_suffix(".lock"), timeout=timeout):
-            if not _is_whole(file):
-                block = self.make(number)
-                with atomic_file(file) as partial, partial.open("wb") as opened:
-                    np.save(opened, block)
+        if not self.whole.is_file():
+            write_missing(self.file(number), lambda: self.make(number), timeout=timeout)
 
-    def _file(self, number: int) -> Path:
+    def file(self, number: int) -> Path:
+        """Where a block is, or will be."""
         return self.folder / f"{number:06d}.npy"
+
+
+def write_missing(file: Path, make: Callable[[], np.ndarray], *, timeout: float = -1) -> None:
+    """Write a block that is not there; filelock.Timeout where another process does for so long."""
+    if _is_whole(file):
+        return
+    with locked(file.with_suffix(".lock"), timeout=timeout):
+        if not _is_whole(file):
+            block = make()
+            with atomic_file(file) as partial, partial.open("wb") as opened:
+                header = np.lib.format.header_data_from_array_1_0(block)
+                np.lib.format.write_array_header_1_0(opened, header)
+                opened.write(block.data)  # np.save does not say that a disk is full
 
 
 def _is_whole(file: Path) -> bool:

@@ -1,0 +1,91 @@
+"""The cached features of a recipe, computed before its training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from radrep.device import best_device
+from radrep.errors import RecipeError
+from radrep.parallel.cluster import Cluster
+from radrep.progress import Reporter
+from radrep.recipe.recipe import Recipe
+from radrep.recipe.training import Train
+from radrep.training.accelerator import coming_device, set_arithmetic
+from radrep.training.features.cache import share_over_processes
+from radrep.training.features.image_pass import ImagePass
+from radrep.training.features.selected_images import Place
+from radrep.training.parallel.environment import check_environment
+from radrep.training.parallel.work_blocks import SharedBlocks, write_missing
+from radrep.training.run import build_new, frozen_features, open_data
+from radrep.weights import checkpoint
+from radrep.weights.pretrained import check_pretrained
+
+_Block = tuple[Path, Sequence[Place]]  # its file, and its images
+_TRAINED = (
+    "its encoder is trained, so no features of it are cached. Frozen are those of "
+    "model.backbone.frozen, model.backbone.frozen_stages and model.train_encoder: frozen"
+)
+
+
+def fill_cache(
+    recipe: Recipe, *, cluster: Cluster | None = None, reporter: Reporter | None = None
+) -> None:
+    """Compute what training, and folds of it, will read of a frozen encoder; what is there stays.
+
+    The images are cut into blocks; a command that was stopped goes on with those that are missing.
+    A cluster's workers make them, in a cache on a disk that all of them see: the same bytes.
+
+    Raises:
+        RecipeError: If the encoder is trained, or an environment variable changes the recipe.
+        DataError, CheckpointError: Of data, cache or weights to start from.
+    """
+    reporter = reporter or Reporter()
+    check_environment(recipe)
+    check_pretrained(recipe)
+    if recipe.train.start_from is not None:
+        checkpoint.find_checkpoint(recipe.train.start_from)
+    set_arithmetic(recipe.train)
+    data = open_data(recipe, reporter)
+    model = build_new(recipe, data.tokenizer)
+    if model.frozen_encoder() is None:
+        raise RecipeError("this recipe", [("model", _TRAINED)])
+    if cluster is None:
+        device = coming_device()
+        frozen_features(recipe, model, data, device, reporter, share_over_processes)
+        return
+    share = partial(_share_over_workers, cluster, recipe.train)
+    with cluster.run():  # encoders travel from the CPU: this machine may be without a GPU
+        frozen_features(recipe, model, data, torch.device("cpu"), reporter, share)
+
+
+def _share_over_workers(
+    cluster: Cluster,
+    section: Train,
+    images: ImagePass,
+    blocks: SharedBlocks,
+    label: str,
+    reporter: Reporter,
+) -> None:
+    """Have workers make the blocks that are missing; each is sent the encoders once."""
+    left = [(blocks.file(number), images.places(number)) for number in blocks.missing()]
+    load = partial(_load_worker, images.of([]), section)
+    total = sum(len(places) for _, places in left)
+    with reporter.progress(label, total, "images") as advance:
+        for num_images in cluster.map_with_model(load, left, blocks.folder):
+            advance(num_images)
+
+
+def _load_worker(images: ImagePass, section: Train) -> Callable[[_Block], int]:
+    """What a worker makes blocks with, on its own device; how many images comes back."""
+    set_arithmetic(section)
+    here = replace(images, device=best_device())
+
+    def make(block: _Block) -> int:
+        file, places = block
+        write_missing(file, here.of(places).whole)
+        return len(places)
+
+    return make
