@@ -176,7 +176,7 @@ def rows(repeats: int, tiny: bool) -> Iterator[Row]:
             few = draw(replace(sizes, studies=studies))
             how = f"beams of {beams}" if beams > 1 else "greedy"
             yield compare(
-                f"CSR-LMCA {how}, {studies} reports of {sizes.length} words, fp32",
+                f"CSR-LMCA {how}, batch of {studies}, {sizes.length} words, fp32",
                 partial(generate, model, few, beams, sizes.length, "fp32"),
                 "torch's nn.Transformer, all words so far at each word",
                 partial(peer.generate, few, beams, sizes.length),
