@@ -4,7 +4,7 @@ import typer
 
 from radrep.cli.console import TerminalReporter, say, show_error, table
 from radrep.cli.engine import Address, Cores, Engine, choose_cluster
-from radrep.cli.training.train import Overrides, Recipe
+from radrep.cli.training.train import Overrides, RecipeFile
 
 _SHOWN = 5  # of what could not be removed
 
@@ -40,7 +40,7 @@ def cache(ctx: typer.Context) -> None:
 
 @app.command()
 def fill(
-    recipe: Recipe,
+    recipe: RecipeFile,
     overrides: Overrides = None,
     engine: Engine = "local",
     address: Address = None,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from radrep.cli.console import TerminalReporter, say, table
-from radrep.cli.training.train import Overrides, Recipe
+from radrep.cli.training.train import Overrides, RecipeFile
 
 if TYPE_CHECKING:
     from radrep.training.plan.plan import Plan
@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 def plan(
-    recipe: Recipe,
+    recipe: RecipeFile,
     devices: Annotated[
         str, typer.Option(help="Number and kind of GPUs in a machine.", metavar="8xH100-80GB")
     ],

@@ -20,6 +20,7 @@ RECIPE, FOLDS, SEEDS = "recipe.yaml", "folds.yaml", "seeds.yaml"
 Recipe = Annotated[
     str, typer.Argument(help="A recipe file, a shipped recipe's name, or a run's folder.")
 ]
+RecipeFile = Annotated[str, typer.Argument(help="A recipe file, or a shipped recipe's name.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. optim.lr=1.0e-4."),
