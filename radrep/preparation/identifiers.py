@@ -23,24 +23,32 @@ _MONTH = r"(?:0?[1-9]|1[0-2])"
 _YEAR = r"(?:19|20)\d\d"
 # Bounded, as no name is longer: what is read again and again of a long word takes hours.
 _NAME = r"(?!X{2,}\b)[A-Z][a-z'’-][A-Za-z'’-]{0,40}+"
+_CAPITALS = r"(?!X{2,}\b)[A-Z][A-Z'’-]{1,40}+"  # where they are clearly a name
 _FORMS = {
     "dates": re.compile(
-        rf"\b(?:{_YEAR}([-/.]){_MONTH}\1{_DAY}|{_MONTH}([-/]){_DAY}\2(?:{_YEAR}|\d\d)"
-        rf"|{_DAY}([-/.]){_MONTH}\3{_YEAR}"
+        rf"\b{_YEAR}([-/.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?:T\d|\b)"
+        rf"|\b(?:{_YEAR}([-/.]){_MONTH}\2{_DAY}|{_MONTH}([-/]){_DAY}\3(?:{_YEAR}|\d\d)"
+        rf"|{_DAY}([-/.]){_MONTH}\4{_YEAR}|{_DAY}/{_MONTH}/\d\d"
         rf"|(?i:{_MONTHS})\.? {_DAY}(?:st|nd|rd|th)?(?:, ?| )(?:of )?{_YEAR}"
-        rf"|{_DAY}(?:st|nd|rd|th)? (?:of )?(?i:{_MONTHS})\.?,? {_YEAR})\b"
+        rf"|{_DAY}(?:st|nd|rd|th)? (?:of )?(?i:{_MONTHS})\.?,? {_YEAR}"
+        rf"|{_DAY}-(?i:{_MONTHS})-(?:{_YEAR}|\d\d)"
+        rf"|(?!(?i:may))(?i:{_MONTHS})\.? {_DAY}(?:st|nd|rd|th)?(?! ?[cm]m| ?[-x/]))\b"
     ),
     "phone numbers": re.compile(
         r"(?<![\d.])(?:\+?1[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-.]\d{4}\b"
         r"|\b(?i:phone|pager|beeper|extension|ext)\b[.:# ]{1,3}\d{4,}\b"
     ),
     "record numbers": re.compile(
-        r"\b(?i:mrn|medical record(?: number)?|accession(?: number)?|patient id|ssn)\b"
-        r"[.:#, ]{1,3}(?:no\.? ?|is )?[A-Z]{0,3}-?\d{4,}\b|\b\d{3}-\d{2}-\d{4}\b"
+        r"\b(?i:mrn|mr(?= ?#)|medical record(?: number)?|acc|accession(?: number)?|patient id|ssn)"
+        r"\b[.:#, ]{1,3}(?:no\.? ?|is )?[A-Z]{0,3}-?\d{4,}\b|\b\d{3}-\d{2}-\d{4}\b"
     ),
     "names": re.compile(
-        rf"\b(?:[Dd]r|DR|[Dd]octor|Mrs?|Ms|Miss|[Nn]urse)\b\.?,? (?:[A-Z]\.? )?{_NAME}"
+        rf"\b(?:[Dd]r|DR|[Dd]octor|Mrs?|Ms|Miss|[Nn]urse)\b\.?,? "
+        rf"(?:[A-Z]\.? |van |von |de[rn]? |la )*+{_NAME}"
         rf"|\b(?i:patient(?: name)?|name): ?{_NAME},? {_NAME}"
+        rf"|\b(?i:name): ?{_CAPITALS}(?:, ?| |\^){_CAPITALS}|\bDR\. (?:[A-Z]\. )?{_CAPITALS}"
+        rf"|\b(?:DICTATED|SIGNED|READ) BY: {_CAPITALS} {_CAPITALS}"
+        rf"|\b{_CAPITALS}, (?:M\.?D\.?|D\.?O\.?)(?![A-Za-z])"
         rf"|\b(?i:discussed with|communicated to|reported to|telephoned to|signed by|"
         rf"dictated by|read by|relayed to) {_NAME} {_NAME}"
         rf"|\b{_NAME},? (?:[A-Z]\.?,? )?(?:M\.?D\.?|D\.?O\.?|R\.?N\.?)(?![A-Za-z])"
