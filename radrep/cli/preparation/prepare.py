@@ -251,6 +251,10 @@ def phantom(
             show_default="no indication",
         ),
     ] = None,
+    priors: Annotated[
+        bool,
+        typer.Option("--priors", help="Two studies of each patient; the later report compares."),
+    ] = False,
     workers: Workers = None,
     engine: Engine = "local",
     address: Address = None,
@@ -270,6 +274,7 @@ def phantom(
         finding_scale=finding_scale,
         impressions=impressions,
         indications=indications,
+        priors=priors,
     )
     prepare_source(source, out, image_size, Choice(), workers, dry_run, engine, address)
 

@@ -7,7 +7,7 @@ each text. So only the drawn findings predict the report, and any study can be d
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,10 @@ from radrep.preparation.sources.phantom.report import (
 )
 
 PREVALENCE = 0.24  # of each kind among studies; each kind on each side has half of it
-_SCENE, _FINDINGS, _WORDING, _IMPRESSION, _INDICATION = range(5)
+KEPT = 0.7  # of the findings of a study before, those that are still there
+_NEW = PREVALENCE * (1 - KEPT) / (1 - PREVALENCE)  # so that the prevalence stays
+_SAME_SIZE = 0.5
+_SCENE, _FINDINGS, _WORDING, _IMPRESSION, _INDICATION, _CHANGES = range(6)
 
 
 class PhantomSource(Source):
@@ -33,7 +36,8 @@ class PhantomSource(Source):
     With one seed the first studies of a long source are those of a short one, but for their split.
     `splits` are the shares of train, val and test; the areas of findings are `finding_scale` times
     those of `drawing.EXTENTS`, which reach 5 % of the film. With `impressions` there is an
-    impression too, with `indications` an indication that names this share of the findings.
+    impression too, with `indications` an indication that names this share of the findings. With
+    `priors` two studies in a row are of one patient, and the second one's report compares.
     """
 
     name = "phantom"
@@ -48,6 +52,7 @@ class PhantomSource(Source):
         finding_scale: float = 1.0,
         impressions: bool = False,
         indications: float | None = None,
+        priors: bool = False,
     ) -> None:
         if num_studies < 1:
             raise DataError(f"num_studies must be at least 1, got {num_studies}")
@@ -59,11 +64,15 @@ class PhantomSource(Source):
             raise DataError(f"splits must be three shares that add up to 1, got {splits}")
         if not 0.5 <= finding_scale <= 2:  # above, an effusion leaves no lung
             raise DataError(f"finding_scale must be 0.5 to 2, got {finding_scale}")
+        if priors and num_studies % 2:
+            raise DataError(f"with priors num_studies must be even, got {num_studies}")
         self._seed = seed
         self._finding_scale = finding_scale
-        self._impressions, self._indications = impressions, indications
+        self._impressions, self._indications, self._priors = impressions, indications, priors
         self._image_size = image_size
-        ends = [0, *(round(num_studies * sum(splits[: i + 1])) for i in range(3))]
+        together = 2 if priors else 1  # studies of a patient
+        shares = [sum(splits[: i + 1]) for i in range(3)]
+        ends = [0, *(together * round(num_studies / together * share) for share in shares)]
         self._counts = {split: ends[i + 1] - ends[i] for i, split in enumerate(SPLITS)}
         self.expected_counts = self.expected_images = self._counts
         self.splits = frozenset(split for split, count in self._counts.items() if count)
@@ -75,6 +84,8 @@ class PhantomSource(Source):
             decides.append(self._finding_scale)
         if self._impressions or self._indications is not None:
             decides.append([self._impressions, self._indications])
+        if self._priors:
+            decides.append("priors")
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -85,15 +96,27 @@ class PhantomSource(Source):
         for index, split in enumerate(Counter(self._counts).elements()):
             name = f"phantom-{index:06d}"
             scale = self._finding_scale
-            read = partial(draw_study, self._seed, index, self._image_size, finding_scale=scale)
-            findings = study_findings(self._seed, index, scale)
-            sections = self._write_sections(index, findings)
+            read = partial(
+                draw_study,
+                self._seed,
+                index,
+                self._image_size,
+                finding_scale=scale,
+                priors=self._priors,
+            )
+            sections = self._write_sections(index)
             images = (SourceImage(f"{name}-frontal", read, "frontal"),)
-            yield SourceStudy(name, name, split, images, sections)
+            patient, order = name, None
+            if self._priors:
+                patient, order = f"phantom-patient-{index // 2:06d}", index % 2
+            yield SourceStudy(name, patient, split, images, sections, order=order)
 
-    def _write_sections(self, index: int, findings: Sequence[drawing.Finding]) -> dict[str, str]:
-        stream = partial(_stream, self._seed, index)
-        sections = {"findings": write_report(findings, stream(_WORDING))}
+    def _write_sections(self, index: int) -> dict[str, str]:
+        stream, before = partial(_stream, self._seed, index), None
+        findings = study_findings(self._seed, index, self._finding_scale, priors=self._priors)
+        if self._priors and index % 2:
+            before = study_findings(self._seed, index - 1)
+        sections = {"findings": write_report(findings, stream(_WORDING), before)}
         if self._impressions:
             sections["impression"] = write_impression(findings, stream(_IMPRESSION))
         if self._indications is not None:
@@ -103,11 +126,17 @@ class PhantomSource(Source):
 
 
 def draw_study(
-    seed: int, index: int, image_size: int, short_side: int = 0, *, finding_scale: float = 1.0
+    seed: int,
+    index: int,
+    image_size: int,
+    short_side: int = 0,
+    *,
+    finding_scale: float = 1.0,
+    priors: bool = False,
 ) -> np.ndarray:
     """Draw the image of a study, uint8 (image_size, image_size), whatever the short side."""
-    scene = _stream(seed, index, _SCENE)
-    return drawing.draw_phantom(scene, study_findings(seed, index, finding_scale), image_size)
+    findings = study_findings(seed, index, finding_scale, priors=priors)
+    return drawing.draw_phantom(_stream(seed, index, _SCENE), findings, image_size)
 
 
 def study_regions(seed: int, index: int, image_size: int) -> dict[str, np.ndarray]:
@@ -117,25 +146,57 @@ def study_regions(seed: int, index: int, image_size: int) -> dict[str, np.ndarra
     return {finding.kind: region for finding, region in zip(findings, regions, strict=True)}
 
 
-def study_findings(seed: int, index: int, scale: float = 1.0) -> tuple[drawing.Finding, ...]:
-    """The findings of a study, at most one of each kind; `scale` multiplies their areas."""
+def study_findings(
+    seed: int, index: int, scale: float = 1.0, *, priors: bool = False
+) -> tuple[drawing.Finding, ...]:
+    """The findings of a study, at most one of each kind; `scale` multiplies their areas.
+
+    With `priors` those of an odd index come from the study before, which has the index below.
+    """
     rng = _stream(seed, index, _FINDINGS)
-    kinds = [kind for kind in drawing.KINDS if rng.random() < PREVALENCE]
-    sides = {kind: SIDES[rng.integers(2)] for kind in kinds}
-    sizes = {kind: int(rng.integers(len(drawing.SIZES))) for kind in kinds}
+    chosen = _choose(rng)
+    if priors and index % 2:
+        before = _choose(_stream(seed, index - 1, _FINDINGS))
+        chosen = _follow(_stream(seed, index, _CHANGES), before, chosen)
+    kinds = list(chosen)
     scales = {kind: scale**0.5 if kind in drawing.LENGTHS else scale for kind in kinds}
     extents = {
-        kind: rng.uniform(*drawing.EXTENTS[kind][sizes[kind]]) * scales[kind] for kind in kinds
+        kind: rng.uniform(*drawing.EXTENTS[kind][size]) * scales[kind]
+        for kind, (_, size) in chosen.items()
     }
     places: dict[str, tuple[float, float]] = {}
     for side in SIDES:
-        here = [kind for kind in kinds if sides[kind] == side]
+        here = [kind for kind in kinds if chosen[kind][0] == side]
         places |= _places(rng, {kind: extents[kind] for kind in here})
     seeds = {kind: int(rng.integers(2**32)) for kind in kinds}
     return tuple(
-        drawing.Finding(k, sides[k], drawing.SIZES[sizes[k]], extents[k], places[k], seeds[k])
-        for k in kinds
+        drawing.Finding(kind, side, drawing.SIZES[size], extents[kind], places[kind], seeds[kind])
+        for kind, (side, size) in chosen.items()
     )
+
+
+_Chosen = dict[str, tuple[str, int]]  # side and size by kind
+
+
+def _choose(rng: np.random.Generator) -> _Chosen:
+    """The findings of a study that follows none."""
+    kinds = [kind for kind in drawing.KINDS if rng.random() < PREVALENCE]
+    sides = {kind: SIDES[rng.integers(2)] for kind in kinds}
+    return {kind: (sides[kind], int(rng.integers(len(drawing.SIZES)))) for kind in kinds}
+
+
+def _follow(rng: np.random.Generator, before: _Chosen, other: _Chosen) -> _Chosen:
+    """Findings that follow those before: most stay, on their side; of the others some are new."""
+    found: _Chosen = {}
+    for kind in drawing.KINDS:
+        stays, is_new, same_size = rng.random(3) < (KEPT, _NEW / PREVALENCE, _SAME_SIZE)
+        shift = int(rng.integers(1, len(drawing.SIZES)))
+        if kind in before and stays:
+            side, size = before[kind]
+            found[kind] = side, size if same_size else (size + shift) % len(drawing.SIZES)
+        elif kind in other and kind not in before and is_new:
+            found[kind] = other[kind]
+    return found
 
 
 def _places(rng: np.random.Generator, extents: dict[str, float]) -> dict[str, tuple[float, float]]:

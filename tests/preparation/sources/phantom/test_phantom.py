@@ -255,7 +255,7 @@ def test_nothing_but_the_findings_tells_the_findings(drawn):
 
 
 def test_pose_and_exposure_do_not_depend_on_the_findings(drawn, monkeypatch):
-    monkeypatch.setattr(phantom, "study_findings", lambda *_: ())
+    monkeypatch.setattr(phantom, "study_findings", lambda *_, **__: ())
     films = np.array([draw_study(0, index, 64) for index in range(400)], dtype=float)
     weights, ramp = films / films.sum(axis=(1, 2), keepdims=True), np.arange(64) - 31.5
     healthy = {
@@ -327,6 +327,7 @@ def test_a_fingerprint_changes_with_every_parameter():
         PhantomSource(10, image_size=128),
         PhantomSource(10, splits=(0.6, 0.2, 0.2)),
         PhantomSource(10, finding_scale=1.5),
+        PhantomSource(10, priors=True),
     ]
     assert len({source.fingerprint() for source in sources}) == len(sources)
     assert PhantomSource(10).fingerprint() == sources[0].fingerprint()
@@ -356,6 +357,7 @@ def test_any_size_shows_the_same_film(size):
         ({"num_studies": 5, "seed": -1}, "seed must not be negative, got -1"),
         ({"num_studies": 5, "image_size": 32}, "image_size must be at least 64, got 32"),
         ({"num_studies": 5, "finding_scale": 2.5}, "finding_scale must be 0.5 to 2, got 2.5"),
+        ({"num_studies": 5, "priors": True}, "with priors num_studies must be even, got 5"),
         ({"num_studies": 5, "splits": (0.5, 0.1, 0.1)}, "add up to 1"),
         ({"num_studies": 5, "splits": (1.2, -0.1, -0.1)}, "add up to 1"),
     ],
