@@ -18,8 +18,16 @@ from radrep.inference import generator
 from radrep.interop import formats
 from tests.interop.rows import check_row
 from tests.interop.test_fhir import read_bundle
-from tests.reporting.mixed_films import BROKEN, ROOT_UID, add_broken, draw_films, write_film
-from tests.reporting.test_write_folder import contents, rows_of, write_again
+from tests.reporting.mixed_films import (
+    BROKEN,
+    ROOT_UID,
+    add_broken,
+    contents,
+    draw_films,
+    rows_of,
+    write_again,
+    write_film,
+)
 from tests.whole_way import radrep, start_radrep
 
 BOTH = ("--format", "fhir", "--format", "dicom-sr")

@@ -1,12 +1,15 @@
 """A folder of films as hospitals have them: PNG, JPEG and DICOM, some of them broken."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from radrep.preparation.sources.phantom.source import draw_study
 from tests.data.dicom.drawing import write_dicom
+from tests.whole_way import radrep
 
 ROOT_UID = "1.2.826.0.1.3680043.8.498"
 KINDS = ("png", "jpg", "dcm")
@@ -58,3 +61,25 @@ def add_broken(folder: Path) -> list[Path]:
     write_film(header, draw_study(7, 1001, 64), study=1001)
     header.write_bytes(header.read_bytes()[:600])
     return [cut, page, empty, header]
+
+
+def rows_of(out: Path) -> dict[str, dict[str, Any]]:
+    rows = [
+        json.loads(line)
+        for path in sorted(out.glob("part-*.jsonl"))
+        for line in path.read_text().split("\n")[:-1]
+    ]
+    assert len({row["study"] for row in rows}) == len(rows), "no study has two reports"
+    return {row["study"]: row for row in rows}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def write_again(out: Path, copy: Path, *words: str | Path) -> None:
+    """Write the reports in one go into another folder, as if begun at the same time."""
+    copy.mkdir()
+    record = json.loads((out / "generated.json").read_text())
+    (copy / "generated.json").write_text(json.dumps({**record, "finished": False}))
+    assert radrep(*words, "--out", copy).exit_code in (0, 2)
