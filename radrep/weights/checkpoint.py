@@ -306,7 +306,10 @@ def find_checkpoint(
             )
         name = max(found, key=lambda run: os.lstat(run / BEST).st_mtime)
     if not name.exists():
-        raise CheckpointError(f"{name} not found: neither a run nor a checkpoint")
+        hint = ""
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not name.parent.exists():
+            hint = f"; a model of the hub is fetched first: hf download {name} --local-dir DIR"
+        raise CheckpointError(f"{name} not found: neither a run nor a checkpoint{hint}")
     if is_bundle(name):
         return unpack(name, reporter or Reporter())
     if not name.is_dir():

@@ -66,6 +66,7 @@ def test_export_gives_back_what_was_imported(published: Path, tmp_path: Path) ->
         ),
         (("import", "nothing.pth", "--format", "xray-mamba-base", "--out", "new"), "not found"),
         (("export", "nothing", "--out", "x.safetensors"), "neither a run nor a checkpoint"),
+        (("export", "me/chest", "--out", "x.safetensors"), "hf download me/chest --local-dir"),
         (("export", "nothing", "--out", "x.safetensors", "--all-learned"), "goes with --adapters"),
         (("merge", "nothing", "--out", "new"), "neither a run nor a checkpoint"),
     ],
