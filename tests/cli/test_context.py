@@ -250,33 +250,36 @@ def test_shards_of_an_older_radrep_are_read_without_priors(
     assert (older.priors, older[0].order, len(older)) == ({}, None, 6)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("without_java", "shared_cache")
-def test_a_model_trained_with_indications_uses_them(tmp_path: Path) -> None:
+def train_on(
+    tmp_path: Path, kind: str, drawn: tuple[str, ...], train: dict[str, Any], changes: list[str]
+) -> tuple[dict[str, Any], str]:
+    """The scores of a small model that reads a kind of context of phantoms, and the words."""
     data = tmp_path / "data"
-    drawn = radrep(
-        *("prepare", "phantom", "--num-studies", "400", "--image-size", "64"),
-        *("--indications", "1", "--out", data),
-    )
-    assert drawn.exit_code == 0, drawn.output
+    words = ("--image-size", "64", *drawn, "--out", data)
+    assert radrep("prepare", "phantom", *words).exit_code == 0
     sizes = {"dim": 64, "num_layers": 2, "num_heads": 4, "ff_dim": 64, "dropout": 0.0}
     backbone = {"name": "test_resnet.r160_in1k", "weights": "none", "frozen": True}
     model = {"backbone": backbone, "transformer": sizes, "enhancer": {"mode": "none"}}
+    # Validation need not write reports.
+    decode = {"method": "greedy", "max_new_tokens": 1, "select": None}
     recipe = write_recipe(
-        tmp_path,
-        data,
-        model=model,
-        train={"epochs": 30, "batch_size": 16, "log_every": 100},
-        decode={"method": "greedy", "max_new_tokens": 50, "select": None},
+        tmp_path, data, model=model, train={**train, "log_every": 100}, decode=decode
     )
-    result = radrep(
-        *("train", recipe, "--set", "data.context=[indication]", "--set", "optim.lr=0.002"),
-        *("--set", "data.drop_context=0.2"),
-    )
+    keys = (f"data.context=[{kind}]", "optim.lr=0.002", *changes)
+    result = radrep("train", recipe, *(word for key in keys for word in ("--set", key)))
     assert result.exit_code == 0, result.output
-    result = radrep("eval", tmp_path / "run", "--split", "test")
+    whole = ("--set", "decode.max_new_tokens=60", "--out", tmp_path / "eval")
+    result = radrep("eval", tmp_path / "run", "--split", "test", *whole)
     assert result.exit_code == 0, result.output
-    scores = json.loads((tmp_path / "run/scores-test.json").read_text())
+    return json.loads((tmp_path / "eval/scores-test.json").read_text()), result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_java", "shared_cache")
+def test_a_model_trained_with_indications_uses_them(tmp_path: Path) -> None:
+    drawn = ("--num-studies", "400", "--indications", "1")
+    train = {"epochs": 30, "batch_size": 16}
+    scores, words = train_on(tmp_path, "indication", drawn, train, ["data.drop_context=0.2"])
     found = {
         each["name"]: each["scores"]["13 with side micro f1"]
         for each in scores["findings"]["systems"]
@@ -284,4 +287,17 @@ def test_a_model_trained_with_indications_uses_them(tmp_path: Path) -> None:
     assert found["model"] > 0.5
     assert found["model"] > found[OTHER_CONTEXT.name] + 0.3
     assert found["model"] > found[NO_CONTEXT.name] + 0.3
-    assert "It uses the context of the study" in result.stdout
+    assert "It uses the context of the study" in words
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_java", "shared_cache")
+def test_a_model_trained_with_priors_uses_them(tmp_path: Path) -> None:
+    """At this size for what it says of changes; larger ones learn findings from them too."""
+    drawn = ("--num-studies", "800", "--priors")
+    train = {"epochs": 12, "batch_size": 8}
+    scores, words = train_on(tmp_path, "prior_report", drawn, train, ["data.drop_context=0"])
+    found = {each["name"]: each["scores"] for each in scores["protocols"]["full"]["systems"]}
+    assert found["model"]["cider"] > found[OTHER_CONTEXT.name]["cider"] + 0.3
+    assert found["model"]["bleu4"] > found[OTHER_CONTEXT.name]["bleu4"] + 0.02
+    assert "It uses the context of the study" in words
