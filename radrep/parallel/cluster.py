@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from radrep import __version__
 from radrep.errors import DataError, RadrepError
 from radrep.parallel.processes import take_cores
+from radrep.progress import Reporter
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -34,8 +35,8 @@ class Cluster:
     cores: int = 1
 
     @contextmanager
-    def run(self) -> Iterator[None]:
-        """Join the cluster; one that was started for it ends with it.
+    def run(self, reporter: Reporter) -> Iterator[None]:
+        """Join the cluster, and warn of machines that are lost; one started for it ends with it.
 
         Raises:
             DataError: If Ray is not installed, or there is no cluster at the address.
@@ -58,7 +59,11 @@ class Cluster:
         signal.signal(signal.SIGTERM, stopping)  # Ray's own ends without a word
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its notes of every step
         try:
+            before = _lost_machines()
             yield
+            if lost := len(_lost_machines() - before):
+                machines = "a machine" if lost == 1 else f"{lost} machines"
+                reporter.warn(f"the cluster lost {machines}; others made what was left")
         finally:
             ray.shutdown()
 
@@ -133,6 +138,12 @@ class _Driver:
                     f"{folder} is not there on {where}: all machines must share the disk it is on"
                 )
         os.chdir(self.working_folder)
+
+
+def _lost_machines() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
 
 def _items(blocks: list[Any]) -> Any:

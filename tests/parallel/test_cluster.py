@@ -78,7 +78,7 @@ def test_a_worker_hands_on_what_its_disk_refuses(tmp_path: Path) -> None:
 class Repeating(Cluster):
     """Has each block done twice, as Ray does where a machine is lost behind its last write."""
 
-    def run(self) -> Any:
+    def run(self, reporter: object) -> Any:
         return nullcontext()
 
     def map_blocks(

@@ -162,6 +162,8 @@ def test_a_kill_in_the_middle_leaves_the_bytes_of_one_process(
         assert code == -signal.SIGKILL
         code = warm.wait(warm.start(on_ray, log, **caches))
     assert code == 0, error_of(log)
+    lost = "the cluster lost a machine" in " ".join(error_of(log).split())
+    assert lost == (killed == "machine")
     for block, time_ in done.items() if command.blocks_stay else ():
         assert (many / block).stat().st_mtime_ns == time_, "what was done is not made again"
     alone = warm.start(command.words(one), log, RADREP_CACHE=str(one / "cache"))
