@@ -151,7 +151,8 @@ def test_norms_of_a_gpu_are_read_at_lines_and_before_anything_is_saved(
 def test_a_stop_request_saves_the_step(tmp_path: Path, number: signal.Signals) -> None:
     model, saved = OneMatrix(), list[Any]()
     hook = model.register_forward_hook(lambda *_: hook.remove() or os.kill(os.getpid(), number))
-    before = signal.getsignal(number)
+    if (before := signal.getsignal(number)) is signal.SIG_IGN:
+        pytest.skip("pytest was started by nohup, which ignores it")
     with pytest.raises(Interrupted, match="stopped after step 1") as stopped:
         fit(run_on(tmp_path, model, [0.0], saved, epochs=1), Progress())
     assert stopped.value.by_manager is (number in (signal.SIGTERM, signal.SIGUSR1))
