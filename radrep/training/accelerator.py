@@ -42,7 +42,7 @@ def join_processes(offload: bool = False) -> PartialState:
     """
     if PartialState._shared_state:
         return PartialState()
-    several, on_cpu = _read_launch() > 1, _on_cpu()
+    several, on_cpu = read_launch() > 1, _on_cpu()
     if several and "LOCAL_RANK" in os.environ:
         _await_others()
     both = offload and several and not on_cpu and torch.cuda.is_available()
@@ -64,7 +64,7 @@ def _num_launched() -> int:
     return max(int(os.environ.get(name) or 1) for name in _SIZES)
 
 
-def _read_launch() -> int:
+def read_launch() -> int:
     """How many processes were launched together; RecipeError if the variables make no sense.
 
     What a launcher left in the environment of a process that is alone is dropped: torch would ask
@@ -83,7 +83,7 @@ def _read_launch() -> int:
 
 def check_offload(section: Parallel) -> None:
     """Raise RecipeError where there are no processes to share the parts that are offloaded."""
-    if section.cpu_offload and _read_launch() == 1:
+    if section.cpu_offload and read_launch() == 1:
         text = "is for several processes, and this is one: start more (radrep train RECIPE "
         text += "--print-launch torchrun), or set it to false"
         raise RecipeError("this run", [("parallel.cpu_offload", text)])
@@ -91,7 +91,7 @@ def check_offload(section: Parallel) -> None:
 
 def refuse_launch(option: str) -> None:
     """Raise RadrepError where several processes were launched for what one of them does."""
-    count = _read_launch()
+    count = read_launch()
     if count > 1:
         raise RadrepError(
             f"{option} trains run after run in one process, and a launcher started {count}: start "
@@ -150,7 +150,7 @@ def is_main_process() -> bool:
     """Whether this process reports to the user; the others need not have been joined."""
     if PartialState._shared_state:
         return bool(PartialState().is_main_process)
-    if _read_launch() == 1:
+    if read_launch() == 1:
         return True
     return int(next((os.environ[name] for name in _RANKS if os.environ.get(name)), 0)) == 0
 

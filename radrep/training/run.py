@@ -35,7 +35,12 @@ from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.saliency.masked_split import read_split
 from radrep.sections import target_name
-from radrep.training.accelerator import await_main, broadcast, explain_lost_process
+from radrep.training.accelerator import (
+    await_main,
+    broadcast,
+    explain_lost_process,
+    read_launch,
+)
 from radrep.training.discriminator_task import LabelTask
 from radrep.training.features.cache import Share, cached_features
 from radrep.training.features.entry import FeatureStore
@@ -93,6 +98,15 @@ class Data:
 
 
 @dataclass(frozen=True)
+class _Begun:
+    """The model, where its training stands, and the state of a checkpoint."""
+
+    model: TrainableModel
+    progress: Progress
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _Model:
     """The model, where its training stands, and the data sets that feed it."""
 
@@ -123,11 +137,16 @@ def train(
     with ExitStack() as held:  # the run's lock
         start = find_start(recipe, out, resume, reporter or Reporter(), held)
         data = open_data(recipe, start.reporter)
-        # Weights that do not fit are refused before other processes are met.
-        new = None if resume else build_new(recipe, data.tokenizer)
+        # What does not fit is refused before other processes are met; that of a run which goes on
+        # by the main one, which has chosen the checkpoint.
+        knows = not resume or start.last is not None
+        begun = _begin(recipe, data, start.last, read_launch()) if knows else None
         resolved = join(start)
         try:
-            return _loop(resolved, data, _make_model(resolved, data, new))
+            if begun is None:
+                count = resolved.accelerator.num_processes
+                begun = _begin(recipe, data, resolved.last, count)
+            return _loop(resolved, data, _make_model(resolved, data, begun))
         except RuntimeError as error:
             raise explain_lost_process(resolved.accelerator, error) or error from error
 
@@ -162,24 +181,26 @@ def build_new(recipe: Recipe, tokenizer: Tokenizer) -> TrainableModel:
     return model
 
 
-def _make_model(resolved: Resolved, data: Data, new: TrainableModel | None) -> _Model:
-    """The new model, or the one that goes on, and the data sets in its form."""
-    recipe, accelerator = resolved.recipe, resolved.accelerator
-    if resolved.last is None:
-        model = build_new(recipe, data.tokenizer) if new is None else new
-        progress = Progress(num_processes=accelerator.num_processes)
-        state: dict[str, Any] = {}
-    else:
-        masks = data.splits["train"].masks
-        model, progress, state = load_last(
-            resolved.last,
-            tokenizer=data.tokenizer,
-            recipe=recipe,
-            masks=None if masks is None else masks.fingerprint,
-            fingerprint=data.fingerprint,
-            num_processes=accelerator.num_processes,
-        )
-        progress = settle_best(run_folder.run_dir(resolved.last), progress, recipe)
+def _begin(recipe: Recipe, data: Data, last: Path | None, num_processes: int) -> _Begun:
+    """A new model, or that of a checkpoint."""
+    if last is None:
+        new = build_new(recipe, data.tokenizer)
+        return _Begun(new, Progress(num_processes=num_processes), {})
+    masks = data.splits["train"].masks
+    model, progress, state = load_last(
+        last,
+        tokenizer=data.tokenizer,
+        recipe=recipe,
+        masks=None if masks is None else masks.fingerprint,
+        fingerprint=data.fingerprint,
+        num_processes=num_processes,
+    )
+    return _Begun(model, settle_best(run_folder.run_dir(last), progress, recipe), state)
+
+
+def _make_model(resolved: Resolved, data: Data, begun: _Begun) -> _Model:
+    """The model with the data sets in its form."""
+    recipe, accelerator, model = resolved.recipe, resolved.accelerator, begun.model
     model.train()
     log_model(recipe, accelerator, model, resolved.reporter)
     codec = build_codec(recipe, data.tokenizer, model)
@@ -203,7 +224,7 @@ def _make_model(resolved: Resolved, data: Data, new: TrainableModel | None) -> _
         for each, buckets in zip(sets, broadcast(accelerator, fitted), strict=True):
             each.label_buckets = buckets
     datasets["train"].token_weights = token_weights(recipe, codec)
-    return _Model(model, codec, features, datasets, progress, state)
+    return _Model(model, codec, features, datasets, begun.progress, begun.state)
 
 
 def frozen_features(

@@ -1,6 +1,7 @@
 """Signals and deaths outside of training's steps, and what is refused before processes meet."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -172,3 +173,19 @@ def test_what_cannot_work_is_refused_before_others_are_waited_for(
     result = radrep("train", path)
     assert result.exit_code == 2, result.output + repr(result.exception)
     assert told in " ".join(result.stderr.split())
+
+
+def test_what_a_run_cannot_go_on_with_is_refused_before_others_are_waited_for(
+    tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meet() -> None:
+        raise AssertionError("waits for the others")
+
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(accelerator.PartialState, "_shared_state", {})
+    monkeypatch.setattr(accelerator, "_await_others", meet)
+    run = shutil.copytree(trained_run, tmp_path / "run", symlinks=True)
+    result = radrep("train", run, "--resume", "--set", "train.epochs=3")
+    assert result.exit_code == 2, result.output + repr(result.exception)
+    assert "was trained with 8 studies a step" in " ".join(result.stderr.split())
