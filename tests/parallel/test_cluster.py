@@ -17,6 +17,7 @@ import pytest
 from radrep.errors import DataError
 from radrep.parallel import cluster
 from radrep.parallel.cluster import Cluster, _Driver, _run_block
+from radrep.progress import Reporter
 from radrep.training.features import image_pass
 from tests.data.dicom.drawing import DEEP, draw
 from tests.reporting.mixed_films import add_broken, draw_films
@@ -267,5 +268,8 @@ def test_a_worker_without_the_folder_is_an_error_that_names_both(
     address: str, tmp_path: Path
 ) -> None:
     cluster = Cluster(address)
-    with cluster.run(), pytest.raises(DataError, match=r"nowhere is not there on .+ must share"):
+    with (
+        cluster.run(Reporter()),
+        pytest.raises(DataError, match=r"nowhere is not there on .+ must share"),
+    ):
         list(cluster.map_blocks(os.path.basename, ["a"], tmp_path / "nowhere"))
