@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from radrep import __version__
 from radrep.errors import DataError, RadrepError
 from radrep.parallel.processes import take_cores
-from radrep.progress import Reporter
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -35,7 +34,7 @@ class Cluster:
     cores: int = 1
 
     @contextmanager
-    def run(self, reporter: Reporter) -> Iterator[None]:
+    def run(self, warn: Callable[[str], None]) -> Iterator[None]:
         """Join the cluster, and warn of machines that are lost; one started for it ends with it.
 
         Raises:
@@ -63,7 +62,7 @@ class Cluster:
             yield
             if lost := len(_lost_machines() - before):
                 machines = "a machine" if lost == 1 else f"{lost} machines"
-                reporter.warn(f"the cluster lost {machines}; others made what was left")
+                warn(f"the cluster lost {machines}; others made what was left")
         finally:
             ray.shutdown()
 

@@ -115,7 +115,7 @@ def prepare_saliency(
         left = [block for block in _list_blocks(prepared) if block[:2] not in done]
         with ExitStack() as stack:
             if cluster is not None:
-                stack.enter_context(cluster.run(reporter))
+                stack.enter_context(cluster.run(reporter.warn))
             num_left = sum(len(indices) for *_, indices in left)
             advance = stack.enter_context(reporter.progress("saliency", num_left, "images"))
             if cluster is not None:

@@ -131,7 +131,7 @@ def prepare(
             plan = plan_studies(source, choice, frozenset(tally.shards), SHARD_STUDIES)
             with ExitStack() as stack:
                 if cluster is not None:
-                    stack.enter_context(cluster.run(reporter))
+                    stack.enter_context(cluster.run(reporter.warn))
                 advance = stack.enter_context(reporter.progress("prepare", total, "studies"))
                 tally.start = time.monotonic()
                 if cluster is not None:

@@ -97,7 +97,7 @@ def write_folder(
                 parts.append(Part(part_name(settings, own), own))
             with ExitStack() as stack:
                 if on_cluster is not None:
-                    stack.enter_context(on_cluster[0].run(reporter))
+                    stack.enter_context(on_cluster[0].run(reporter.warn))
                 advance = stack.enter_context(reporter.progress("reports", len(todo), "studies"))
                 if on_cluster is not None:
                     cluster, load = on_cluster

@@ -144,8 +144,7 @@ def train(
         resolved = join(start)
         try:
             if begun is None:
-                count = resolved.accelerator.num_processes
-                begun = _begin(recipe, data, resolved.last, count)
+                begun = _begin(recipe, data, resolved.last, read_launch())
             return _loop(resolved, data, _make_model(resolved, data, begun))
         except RuntimeError as error:
             raise explain_lost_process(resolved.accelerator, error) or error from error

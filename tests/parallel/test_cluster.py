@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -17,7 +18,6 @@ import pytest
 from radrep.errors import DataError
 from radrep.parallel import cluster
 from radrep.parallel.cluster import Cluster, _Driver, _run_block
-from radrep.progress import Reporter
 from radrep.training.features import image_pass
 from tests.data.dicom.drawing import DEEP, draw
 from tests.reporting.mixed_films import add_broken, draw_films
@@ -79,7 +79,7 @@ def test_a_worker_hands_on_what_its_disk_refuses(tmp_path: Path) -> None:
 class Repeating(Cluster):
     """Has each block done twice, as Ray does where a machine is lost behind its last write."""
 
-    def run(self, reporter: object) -> Any:
+    def run(self, warn: object) -> Any:
         return nullcontext()
 
     def map_blocks(
@@ -269,7 +269,7 @@ def test_a_worker_without_the_folder_is_an_error_that_names_both(
 ) -> None:
     cluster = Cluster(address)
     with (
-        cluster.run(Reporter()),
+        cluster.run(warnings.warn),
         pytest.raises(DataError, match=r"nowhere is not there on .+ must share"),
     ):
         list(cluster.map_blocks(os.path.basename, ["a"], tmp_path / "nowhere"))

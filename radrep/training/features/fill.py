@@ -57,7 +57,9 @@ def fill_cache(
         frozen_features(recipe, model, data, device, reporter, share_over_processes)
         return
     share = partial(_share_over_workers, cluster, recipe.train)
-    with cluster.run(reporter):  # encoders travel from the CPU: this machine may be without a GPU
+    with cluster.run(
+        reporter.warn
+    ):  # encoders travel from the CPU: this machine may be without a GPU
         frozen_features(recipe, model, data, torch.device("cpu"), reporter, share)
 
 
