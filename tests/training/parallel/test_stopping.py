@@ -127,6 +127,18 @@ def test_no_process_ends_before_the_main_one_has_fitted_selection(
     run(tmp_path / "said", 2, work)
 
 
+def launch_first_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process be one of two that were launched, which must not wait for the other."""
+
+    def meet() -> None:
+        raise AssertionError("waits for the others")
+
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(accelerator.PartialState, "_shared_state", {})
+    monkeypatch.setattr(accelerator, "_await_others", meet)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -151,13 +163,7 @@ def test_what_cannot_work_is_refused_before_others_are_waited_for(
     def compile_nothing(*_: object) -> None:
         raise RuntimeError("no compiler")
 
-    def meet() -> None:
-        raise AssertionError("waits for the others")
-
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(accelerator.PartialState, "_shared_state", {})
-    monkeypatch.setattr(accelerator, "_await_others", meet)
+    launch_first_of_two(monkeypatch)
     monkeypatch.setattr(torch, "compile", compile_nothing)
     data = {"random_crop": False} | changes.get("data", {})
     path = write_recipe(tmp_path, phantoms, **(changes | {"data": data}))
@@ -178,13 +184,7 @@ def test_what_cannot_work_is_refused_before_others_are_waited_for(
 def test_what_a_run_cannot_go_on_with_is_refused_before_others_are_waited_for(
     tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def meet() -> None:
-        raise AssertionError("waits for the others")
-
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(accelerator.PartialState, "_shared_state", {})
-    monkeypatch.setattr(accelerator, "_await_others", meet)
+    launch_first_of_two(monkeypatch)
     run = shutil.copytree(trained_run, tmp_path / "run", symlinks=True)
     result = radrep("train", run, "--resume", "--set", "train.epochs=3")
     assert result.exit_code == 2, result.output + repr(result.exception)
