@@ -315,7 +315,8 @@ def _describe_failure(error: OSError, out: Path, tally: _Tally, num_studies: int
     if tally.num_seen and tally.num_bytes:
         needed = tally.num_bytes / tally.num_seen * num_studies
         text += f", about {needed / 1e6:.0f} MB needed in all"
-    if tally.shards:
-        kept = f"Finished shards are kept in {out.name}.partial: free some space, then run the"
+    partial = out.with_name(out.name + ".partial")
+    if partial.exists():  # a worker may have finished a shard that nobody has counted
+        kept = f"Finished shards are kept in {partial.name}: free some space, then run the"
         return f"{text}. {kept} same command again"
     return f"{text}. Nothing was kept; free some space, or give an --out on another disk"
