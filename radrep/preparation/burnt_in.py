@@ -29,21 +29,22 @@ def has_text(pixels: np.ndarray) -> bool:
     side = min(pixels.shape)
     if side < _SMALLEST:
         return False
-    if (factor := round(side / _SHORT_SIDE)) > 1:
-        pixels = np.asarray(Image.fromarray(pixels).reduce(factor))
-        side = min(pixels.shape)
-    quarter = len(pixels) // 4
-    return any(
-        _has_row(film, side)
-        for part in (pixels[:quarter], pixels[-quarter:])
-        for film in (part, 255 - part)
-    )
+    factor = max(1, round(side / _SHORT_SIDE))
+    side, height = -(-side // factor), -(-len(pixels) // factor)
+    quarter = height // 4 * factor
+    for part in (pixels[:quarter], pixels[height * factor - quarter :]):
+        film = np.asarray(Image.fromarray(part).reduce(factor))
+        if _has_row(film, side) or _has_row(255 - film, side):
+            return True
+    return False
 
 
 def _has_row(film: np.ndarray, side: int) -> bool:
     """Whether a part of a film has a row of bright letters."""
     width = max(5, side // _STROKE | 1)
-    strokes = film - ndimage.grey_opening(film, size=(width, width)) > _CONTRAST
+    strokes = film - open_(film, width) > _CONTRAST
+    if np.max(_starts(strokes).sum(axis=1)) < _LEAST_STROKES:
+        return False
     parts, _ = ndimage.label(strokes, np.ones((3, 3)))
     places = ndimage.find_objects(parts)
     boxes = [(y.start, y.stop, x.start, x.stop) for y, x in places]
@@ -76,8 +77,36 @@ def _has_row(film: np.ndarray, side: int) -> bool:
             continue
         letters = np.isin(parts[place, columns], kept[own] + 1)
         edge = len(letters) // 5  # where ascenders and descenders are alone
-        starts = np.diff(letters.astype(np.int8), axis=1, prepend=0) == 1
-        crossed = np.median(starts.sum(axis=1)[edge : len(letters) - edge])
+        crossed = np.median(_starts(letters).sum(axis=1)[edge : len(letters) - edge])
         if _LEAST_STROKES <= crossed <= _MOST_STROKES * length / letter:
             return True
     return False
+
+
+def _starts(strokes: np.ndarray) -> np.ndarray:
+    """Where a stroke begins, from left to right, bool (h, w)."""
+    starts = strokes.copy()
+    starts[:, 1:] &= ~strokes[:, :-1]
+    return starts
+
+
+def open_(film: np.ndarray, width: int) -> np.ndarray:
+    """The film without bright parts thinner than an odd width, uint8 (h, w).
+
+    scipy.ndimage.grey_opening with a square, in a ninth of its time: it works in float64.
+    """
+    for choose in (np.minimum, np.maximum):
+        for _ in film.shape:
+            film = _slide(choose, film, width).T
+    return film
+
+
+def _slide(choose: np.ufunc, film: np.ndarray, width: int) -> np.ndarray:
+    """The least or the greatest of `width` rows around each row; beyond its edge a film mirrors."""
+    found = np.pad(film, [(width // 2, width // 2), (0, 0)], mode="symmetric")
+    reach = 1
+    while reach < width:  # of windows of `reach` rows, two make one of up to twice as many
+        step = min(reach, width - reach)
+        found = choose(found[:-step], found[step:])
+        reach += step
+    return found

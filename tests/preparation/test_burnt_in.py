@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
-from radrep.preparation.burnt_in import has_text
+from radrep.preparation.burnt_in import has_text, open_
 from radrep.preparation.sources.phantom.source import draw_study
 from tests.data.dicom.drawing import draw
 from tests.whole_way import radrep
@@ -62,6 +63,13 @@ def test_films_of_any_size_and_grain_have_none(shape: tuple[int, int], kind: str
     if kind == "stripes":
         film[:, ::6] = 255
     assert not has_text(film)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(st.integers(7, 40), st.integers(7, 40)), st.sampled_from([5, 7, 9, 13]))
+def test_strokes_are_what_scipys_opening_takes_away(shape: tuple[int, int], width: int) -> None:
+    film = np.random.default_rng(sum(shape)).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(open_(film, width), ndimage.grey_opening(film, size=(width, width)))
 
 
 def test_prepare_notes_the_image(tmp_path: Path) -> None:
