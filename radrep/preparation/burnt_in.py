@@ -103,7 +103,8 @@ def open_(film: np.ndarray, width: int) -> np.ndarray:
 
 def _slide(choose: np.ufunc, film: np.ndarray, width: int) -> np.ndarray:
     """The least or the greatest of `width` rows around each row; beyond its edge a film mirrors."""
-    found = np.pad(film, [(width // 2, width // 2), (0, 0)], mode="symmetric")
+    half = width // 2
+    found = np.concatenate([film[half - 1 :: -1], film, film[: -half - 1 : -1]])
     reach = 1
     while reach < width:  # of windows of `reach` rows, two make one of up to twice as many
         step = min(reach, width - reach)
