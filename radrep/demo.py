@@ -9,7 +9,7 @@ from radrep.atomic import check_output
 from radrep.data.arrow import encode_png
 from radrep.data.store import PreparedStudies
 from radrep.evaluation.evaluate import evaluate
-from radrep.evaluation.result import EvalResult
+from radrep.evaluation.result import EvalOptions, EvalResult
 from radrep.inference.generated_report import GeneratedReport
 from radrep.inference.generator import ReportGenerator
 from radrep.metrics.labeler.scores import WITH_SIDE
@@ -51,7 +51,9 @@ def run_demo(
     prepared = prepare(source, out / PREPARED, reporter=reporter)
     recipe = load_recipe("demo", [*overrides, f"data.prepared={out / PREPARED}"])
     trained = train(recipe, out=out / RUN, reporter=reporter)
-    evaluated = evaluate(trained.run, split="test", reporter=reporter)
+    # What the demo shows are findings, and the tables of METEOR take Java 5 to 15 seconds to load.
+    scoring = EvalOptions(meteor=False)
+    evaluated = evaluate(trained.run, split="test", options=scoring, reporter=reporter)
     film = out / FILM
     film.write_bytes(encode_png(PreparedStudies(out / PREPARED, "test").read_images(0)[0]))
     report = ReportGenerator(trained.run).write(film)
