@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 from radrep.modules.backbone import Backbone, split_stages
 from radrep.modules.efficientnet_lite import MEAN, SIZES, STD, EfficientNetLite
@@ -53,6 +54,28 @@ def test_maps_and_gradients_are_timms(stride: int, size: int) -> None:
     assert ours.state_dict()["bn1.running_mean"].equal(theirs.state_dict()["bn1.running_mean"])
 
 
+@pytest.mark.parametrize("size", [(64, 64), (75, 75), (64, 75), (70, 96), (33, 226)])
+def test_in_inference_norms_lie_in_the_weights_and_maps_are_timms_but_for_rounding(
+    size: tuple[int, int],
+) -> None:
+    torch.manual_seed(0)
+    ours = EfficientNetLite("tf_efficientnet_lite0").eval().double()
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    for norm in (each for each in ours.modules() if isinstance(each, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.3)
+        norm.running_mean.normal_(0, 0.3)
+        norm.running_var.uniform_(0.2, 2)
+    theirs = timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="").eval()
+    theirs.double().load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        for memory in (torch.contiguous_format, torch.channels_last):
+            found = ours(images.to(memory_format=memory))
+            expected = theirs.forward_features(images)
+            torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-8)
+    assert torch.equal(ours(images), theirs.forward_features(images)), "with gradients as it was"
+
+
 def test_its_stages_are_those_of_timms() -> None:
     backbone = Backbone(name="tf_efficientnet_lite0", weights="none", image_size=64, frozen=True)
     theirs = timm.create_model("tf_efficientnet_lite0", num_classes=0, global_pool="").eval()
@@ -64,4 +87,4 @@ def test_its_stages_are_those_of_timms() -> None:
     with torch.no_grad():
         for stage, found in zip(split_stages(theirs), maps, strict=True):
             expected = stage(expected)
-            assert torch.equal(found, expected)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
