@@ -62,10 +62,10 @@ def _serve() -> None:
         importlib.import_module(name)
     from radrep.preparation import pipeline
     from radrep.reporting import parts, write_folder
-    from radrep.training.features import image_pass
+    from radrep.training.features import entry, image_pass
 
     pipeline.SHARD_STUDIES = 4  # several shards of few studies
-    image_pass._BLOCK = image_pass._BATCH  # several blocks of few images
+    entry.BLOCK = image_pass._BATCH  # several blocks of few images
     write_folder._part_size = lambda *_: 2  # and several parts of few reports, which have a time
     parts.datetime = SimpleNamespace(now=lambda zone: datetime(2026, 1, 1, tzinfo=zone))
     for line in sys.stdin:

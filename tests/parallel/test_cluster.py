@@ -18,7 +18,7 @@ import pytest
 from radrep.errors import DataError
 from radrep.parallel import cluster
 from radrep.parallel.cluster import Cluster, _Driver, _run_block
-from radrep.training.features import image_pass
+from radrep.training.features import entry
 from tests.data.dicom.drawing import DEEP, draw
 from tests.reporting.mixed_films import add_broken, draw_films
 from tests.saliency.test_sdam import write_discriminator
@@ -178,7 +178,7 @@ def begin_as(other: Path, out: Path) -> None:
 def test_features_equal_those_of_one_process(
     address: str, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_pass, "_BLOCK", 16)  # a batch each
+    monkeypatch.setattr(entry, "BLOCK", 16)  # a batch each
     model = {"backbone": TINY["model"]["backbone"] | {"frozen": True}}
     recipe = write_recipe(tmp_path, phantoms, train={"epochs": 1}, model=model)
     for name, engine in (("many", ("--engine", "ray", "--address", address)), ("one", ())):
@@ -188,7 +188,8 @@ def test_features_equal_those_of_one_process(
             assert result.exit_code == 0, result.output
         assert "from the cache, 32 images of train" in result.stderr
     many = contents(tmp_path / "many/features")
-    assert len(many) == 4 * 2
+    blocks = 3 * 2 + 1  # of three entries of train, and of val
+    assert len(many) == 2 * blocks + 4
     assert many == contents(tmp_path / "one/features")
 
 

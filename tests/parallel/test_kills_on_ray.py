@@ -29,7 +29,6 @@ class Bulk:
     words: Callable[[Path], Words]
     marks: str  # the files that mark blocks as done
     num_blocks: int
-    blocks_stay: bool = True  # and are not put together in the end
 
     def done(self, folder: Path) -> dict[str, int]:
         """When each block was written, by the name that it has in the end."""
@@ -84,9 +83,8 @@ def commands(
         ),
         "cache fill": Bulk(
             lambda _: ["cache", "fill", frozen],
-            "cache/features/.*.blocks/*.npy",
-            num_blocks=10 + 3,
-            blocks_stay=False,
+            "cache/features/*/*.npy.sha256",
+            num_blocks=3 * 10 + 3,  # of three entries of train, and of val
         ),
     }
 
@@ -164,7 +162,7 @@ def test_a_kill_in_the_middle_leaves_the_bytes_of_one_process(
     assert code == 0, error_of(log)
     lost = "the cluster lost a machine" in " ".join(error_of(log).split())
     assert lost == (killed == "machine")
-    for block, time_ in done.items() if command.blocks_stay else ():
+    for block, time_ in done.items():
         assert (many / block).stat().st_mtime_ns == time_, "what was done is not made again"
     alone = warm.start(command.words(one), log, RADREP_CACHE=str(one / "cache"))
     assert warm.wait(alone) == 0, error_of(log)

@@ -1,50 +1,56 @@
 """One entry of the cache on disk: what one encoder makes of the images of a split.
 
-    features/KEY/features.npy   float32 (images, n, c)
-    features/KEY/index.json     the row of each image; checksums of both, compared at use
+    features/KEY/000000.npy         float32 (BLOCK, n, c), of the first images; fewer in the last
+    features/KEY/000000.npy.sha256  its hash, written after it, as sha256sum does
+    features/KEY/index.json         the row of each image and the hash of each block, written last
 
-An entry that is not what was written is made again.
+A block is there once its hash is. One that is not what was written is made again, it alone.
 """
 
 import hashlib
 import io
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import Timeout
 from torch import Tensor
 
-from radrep.atomic import atomic_dir
+from radrep.atomic import atomic_file, atomic_write_text, locked, make_folder
 from radrep.data.image_selection import View
-from radrep.data.manifest import hash_file, hash_record, verifies
+from radrep.data.manifest import hash_file, verifies
 from radrep.data.study import Image
 from radrep.errors import DataError
-from radrep.json_text import load_json
 from radrep.progress import Reporter
 from radrep.training.features.selected_images import SelectedImages, image_key
 
-FEATURES = "features.npy"
+# Images of a block. Who needs blocks that another process has begun waits for so many each: a
+# second or two on a CPU. Each costs some flushes of the disk, so with fewer they would be felt.
+BLOCK = 128
 INDEX = "index.json"
 _ADVICE = "Clear old ones with: radrep cache clear, or set RADREP_CACHE to a folder on another disk"
 _DTYPE = np.dtype("<f4")  # as computed: in half precision training would differ
+_OLDER = "features.npy"  # the one file of an older radrep's entry
+_SHOWN = 3  # damaged blocks that a warning names
 
 
 class FeatureStore:
     """Reads cached patches by view; each split has an entry of the cache."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = tuple(folders)
-        self._rows: dict[str, tuple[int, int]] = {}
-        for entry, folder in enumerate(folders):
-            rows = load_json((folder / INDEX).read_bytes())["rows"]
-            self._rows |= {key: (entry, row) for key, row in rows.items()}
-        self._features: list[np.ndarray] = []
+    def __init__(self, splits: Mapping[Path, SelectedImages]) -> None:
+        self._folders = tuple(splits)
+        self._rows = {
+            key: (entry, *divmod(row, BLOCK))
+            for entry, selected in enumerate(splits.values())
+            for row, key in enumerate(selected.places)
+        }
+        self._blocks: dict[tuple[int, int], np.ndarray] = {}
 
     def __call__(self, image: Image, view: View) -> Tensor:
         """Patches of an image, float32 (n, c)."""
@@ -52,110 +58,160 @@ class FeatureStore:
 
     def read(self, key: str) -> Tensor:
         """Patches by one of `SelectedImages.keys`, float32 (n, c)."""
-        if not self._features:  # opened in the process that reads, not sent to it
-            self._features = [np.load(f / FEATURES, mmap_mode="r") for f in self._folders]
-        entry, row = self._rows[key]
-        return torch.from_numpy(self._features[entry][row].astype(np.float32))
+        entry, number, row = self._rows[key]
+        block = self._blocks.get((entry, number))
+        if block is None:  # mapped in the process that reads, not sent to it
+            block = np.load(self._folders[entry] / block_name(number), mmap_mode="r")
+            self._blocks[entry, number] = block
+        return torch.from_numpy(block[row].astype(np.float32))
 
 
-def find_change(folder: Path, wanted: Iterable[str]) -> str | None:
-    """What is wrong with an entry, "" where there is none, None for a whole one."""
-    if not os.path.lexists(folder):
+@dataclass(frozen=True, order=True)
+class Entry:
+    """The folder of an entry, for so many images."""
+
+    folder: Path
+    num_images: int
+
+    @property
+    def numbers(self) -> range:
+        """Those of its blocks."""
+        return range(-(-self.num_images // BLOCK))
+
+    def find_missing(self, reporter: Reporter) -> list[int]:
+        """The numbers of blocks that are to be made; a warning names those that are damaged."""
+        for older in (self.folder / _OLDER, self.folder):
+            if older.is_file():
+                text = "is no block of features, of an older radrep perhaps"
+                reporter.warn(f"{older} {text}; the features are computed again")
+                with suppress(OSError):  # of several processes one removes it
+                    older.unlink()
+        missing, damaged = [], []
+        for number in self.numbers:
+            if self._find_damage(number):
+                with self.alone(block_name(number)):  # another process may have made it again
+                    if damage := self._find_damage(number):
+                        damaged.append(f"{block_name(number)} {damage}")
+                        self._hash_file(number).unlink(missing_ok=True)
+            if not self.has(number):
+                missing.append(number)
+        if damaged:
+            named = "; ".join([*damaged[:_SHOWN], *["..."] * (len(damaged) > _SHOWN)])
+            again = f"computed again, {len(damaged)} of {len(self.numbers)} blocks"
+            reporter.warn(f"{self.folder}: {again}: {named}")
+        if missing and self.folder.is_dir():
+            with self._write_errors():
+                (self.folder / INDEX).unlink(missing_ok=True)  # it is no longer of these blocks
+        return missing
+
+    def has(self, number: int) -> bool:
+        """Whether a block is there."""
+        return self._hash_file(number).is_file()
+
+    def _find_damage(self, number: int) -> str:
+        """What is wrong with a block that is there."""
+        if not self.has(number):
+            return ""
+        file = self.folder / block_name(number)
+        try:
+            block = np.lib.format.open_memmap(file, mode="r")
+            if block.shape[:1] != (len(self.images(number)),) or block.dtype != _DTYPE:
+                return f"has the shape {block.shape}"
+            sha256, _ = self._hash_file(number).read_text().split()
+            if verifies() and hash_file(file) != sha256:
+                return "is not what was written, by its checksum"
+        except (OSError, ValueError) as error:
+            return f"cannot be read ({error})"
         return ""
-    try:
-        index = load_json((folder / INDEX).read_bytes())
-        if verifies() and index["sha256"] != hash_record(index):
-            return f"its {INDEX} is not what was written, by its checksum"
-        rows, shape = index["rows"], (index["about"]["images"], *index["about"]["patches"])
-        if list(rows) != list(wanted) or list(rows.values()) != list(range(len(rows))):
-            return f"its {INDEX} names other images"
-        features = np.load(folder / FEATURES, mmap_mode="r")
-        if features.shape != shape or features.dtype != np.float32:
-            return f"its {FEATURES} has the shape {features.shape} and should have {shape}"
-        if verifies() and hash_file(folder / FEATURES) != index["features_sha256"]:
-            return f"its {FEATURES} is not what was written, by its checksum"
-    except KeyError as error:  # as of an older radrep
-        return f"its {INDEX} has no {error}"
-    # What Numpy and json raise for broken files: EOFError of an empty one, AttributeError of lists.
-    except (OSError, ValueError, TypeError, EOFError, AttributeError) as error:
-        return f"it cannot be read ({error})"
-    return None
+
+    def images(self, number: int) -> range:
+        """Those of a block."""
+        return range(self.num_images)[number * BLOCK :][:BLOCK]
+
+    @contextmanager
+    def alone(self, name: str, *, timeout: float = -1) -> Iterator[None]:
+        """Hold the lock of a file to be written; filelock.Timeout where another process does.
+
+        It is free when its process ends; what a kill left of the file is removed.
+        """
+        lock = self.folder / f"{name}.lock"
+        with ExitStack() as held:
+            with self._write_errors():
+                make_folder(self.folder)
+                is_held = held.enter_context(locked(lock, timeout=timeout))
+            if is_held and os.name == "posix":  # elsewhere an open file cannot be removed
+                held.callback(lock.unlink, missing_ok=True)
+            for left in self.folder.glob(f".{name}*.partial") if is_held else ():
+                left.unlink(missing_ok=True)
+            yield
+
+    def write(self, number: int, rows: np.ndarray) -> None:
+        """Write a block that is not there, float32 (v, n, c); DataError if the disk has no room.
+
+        Not into a mapped file: where the disk fills up that ends the process without a word.
+        """
+        block, header = np.ascontiguousarray(rows, _DTYPE), io.BytesIO()
+        described = np.lib.format.header_data_from_array_1_0(block)
+        np.lib.format.write_array_header_1_0(header, described)
+        digest = hashlib.sha256(header.getvalue())
+        digest.update(block.data)
+        file = self.folder / block_name(number)
+        with self._write_errors():
+            with atomic_file(file) as partial, partial.open("wb") as opened:
+                opened.write(header.getvalue())
+                opened.write(block.data)
+            atomic_write_text(self._hash_file(number), f"{digest.hexdigest()}  {file.name}\n")
+
+    def write_index(self, selected: SelectedImages, reporter: Reporter) -> None:
+        """Write the index of an entry that has all blocks, unless it is there: always this text."""
+        file, studies = self.folder / INDEX, selected.studies
+        about = {"data": f"{studies.prepared}, {studies.split}", "images": self.num_images}
+        rows = {key: row for row, key in enumerate(selected.places)}
+        with self._write_errors():
+            hashes = [self._hash_file(number).read_text().split()[0] for number in self.numbers]
+            text = json.dumps({"about": about, "rows": rows, "blocks": hashes})
+            if (found := _read(file)) == text:
+                return
+        with self.alone(INDEX), self._write_errors():
+            if found is not None:
+                reporter.warn(f"{file} is not what was written; it is written again")
+            atomic_write_text(file, text)
+
+    def _hash_file(self, number: int) -> Path:
+        return self.folder / f"{block_name(number)}.sha256"
+
+    @contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Timeout:
+            raise
+        except OSError as error:
+            raise DataError(
+                f"the feature cache cannot be written to {self.folder}: {error.strerror}. {_ADVICE}"
+            ) from error
 
 
-def check_room(shapes: Sequence[tuple[int, ...]], num_rows: int, folder: Path) -> None:
-    """Raise DataError if the disk of a folder has no room for so many rows of the shapes."""
-    needed = _DTYPE.itemsize * num_rows * sum(map(math.prod, shapes))
+def check_room(num_bytes: int, folder: Path) -> None:
+    """Raise DataError if the disk of a folder has no room for so much."""
     free = shutil.disk_usage(folder).free
-    if needed > free:
+    if num_bytes > free:
         raise DataError(
-            f"the feature cache needs {needed / 1e9:.1f} GB and {folder} has "
+            f"the feature cache needs {num_bytes / 1e9:.1f} GB and {folder} has "
             f"{free / 1e9:.1f} GB free. {_ADVICE}"
         )
 
 
-def write_entries(
-    shapes: Mapping[Path, tuple[int, ...]],
-    rows: Generator[Tensor, None, None],
-    selected: SelectedImages,
-    reporter: Reporter,
-) -> None:
-    """Write entries of the shapes (n, c), at once, from rows that hold them side by side.
+def block_name(number: int) -> str:
+    """The file of a block in the folder of its entry."""
+    return f"{number:06d}.npy"
 
-    Raises:
-        DataError: If the disk has no room for them.
-    """
-    num_images, parent = len(selected.places), next(iter(shapes)).parent
-    sizes = [math.prod(shape) for shape in shapes.values()]
-    check_room([*shapes.values()], num_images, parent)
-    label = f"image features of {selected.studies.split}"
+
+def _read(file: Path) -> str | None:
+    """None for a file that is not there."""
     try:
-        with ExitStack() as whole:
-            entries = [
-                whole.enter_context(_new_entry(folder, shape, selected))
-                for folder, shape in shapes.items()
-            ]
-            advance = whole.enter_context(reporter.progress(label, num_images, "images"))
-            for block in whole.enter_context(closing(rows)):
-                for write, part in zip(entries, block.split(sizes, dim=1), strict=True):
-                    write(np.ascontiguousarray(part.numpy(), _DTYPE).reshape(-1).view(np.uint8))
-                advance(len(block))
-    except OSError as error:
-        raise DataError(
-            f"the feature cache cannot be written to {parent}: {error.strerror}. {_ADVICE}"
-        ) from error
-
-
-@contextmanager
-def _new_entry(
-    folder: Path, shape: tuple[int, ...], selected: SelectedImages
-) -> Iterator[Callable[[np.ndarray], None]]:
-    """Takes the bytes of the features from first to last, then writes the index.
-
-    Not into a mapped file: where the disk fills up that ends the process without a word.
-    """
-    wanted, studies, digest = selected.places, selected.studies, hashlib.sha256()
-    # On a disk without locks another process may be faster.
-    with suppress(FileExistsError), atomic_dir(folder) as partial:
-        with (partial / FEATURES).open("wb") as file:
-
-            def write(content: np.ndarray) -> None:
-                digest.update(content.data)
-                file.write(content.data)
-
-            described = {
-                "descr": _DTYPE.str,
-                "fortran_order": False,
-                "shape": (len(wanted), *shape),
-            }
-            header = io.BytesIO()
-            np.lib.format.write_array_header_1_0(header, described)
-            write(np.frombuffer(header.getvalue(), np.uint8))
-            yield write
-        data = f"{studies.prepared}, {studies.split}"
-        index: dict[str, object] = {
-            "about": {"data": data, "images": len(wanted), "patches": list(shape)},
-            "rows": {key: row for row, key in enumerate(wanted)},
-            "features_sha256": digest.hexdigest(),
-        }
-        index["sha256"] = hash_record(index)
-        (partial / INDEX).write_text(json.dumps(index))
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        return ""

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
+from radrep.atomic import cache_folder
 from radrep.device import best_device
 from radrep.errors import RecipeError
 from radrep.parallel.cluster import Cluster
@@ -14,16 +14,13 @@ from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
 from radrep.training.accelerator import coming_device, set_arithmetic
-from radrep.training.features.cache import share_over_processes
-from radrep.training.features.image_pass import ImagePass
-from radrep.training.features.selected_images import Place
+from radrep.training.features.missing_blocks import MissingBlocks
 from radrep.training.parallel.environment import check_environment
-from radrep.training.parallel.work_blocks import SharedBlocks, write_missing
 from radrep.training.run import build_new, frozen_features, open_data
 from radrep.weights import checkpoint
 from radrep.weights.pretrained import check_pretrained
 
-_Block = tuple[Path, Sequence[Place]]  # its file, and its images
+_LOT = 4  # blocks that a worker of a cluster takes at a time: a GPU's loader starts for each lot
 _TRAINED = (
     "its encoder is trained, so no features of it are cached. Frozen are those of "
     "model.backbone.frozen, model.backbone.frozen_stages and model.train_encoder: frozen"
@@ -54,40 +51,34 @@ def fill_cache(
         raise RecipeError("this recipe", [("model", _TRAINED)])
     if cluster is None:
         device = coming_device()
-        frozen_features(recipe, model, data, device, reporter, share_over_processes)
+        frozen_features(recipe, model, data, device, reporter)
         return
     share = partial(_share_over_workers, cluster, recipe.train)
-    with cluster.run(
-        reporter.warn
-    ):  # encoders travel from the CPU: this machine may be without a GPU
+    # Encoders travel from the CPU: this machine may be without a GPU.
+    with cluster.run(reporter.warn):
         frozen_features(recipe, model, data, torch.device("cpu"), reporter, share)
 
 
 def _share_over_workers(
-    cluster: Cluster,
-    section: Train,
-    images: ImagePass,
-    blocks: SharedBlocks,
-    label: str,
-    reporter: Reporter,
+    cluster: Cluster, section: Train, blocks: MissingBlocks, label: str, reporter: Reporter
 ) -> None:
-    """Have workers make the blocks that are missing; each is sent the encoders once."""
-    left = [(blocks.file(number), images.places(number)) for number in blocks.missing()]
-    load = partial(_load_worker, images.of([]), section)
-    total = sum(len(places) for _, places in left)
-    with reporter.progress(label, total, "images") as advance:
-        for num_images in cluster.map_with_model(load, left, blocks.folder):
+    """Have workers make blocks; each is sent the encoders once."""
+    numbers = blocks.numbers
+    lots = [numbers[i : i + _LOT] for i in range(0, len(numbers), _LOT)]
+    load = partial(_load_worker, blocks, section)
+    with reporter.progress(label, blocks.num_images, "images") as advance:
+        for num_images in cluster.map_with_model(load, lots, cache_folder()):
             advance(num_images)
 
 
-def _load_worker(images: ImagePass, section: Train) -> Callable[[_Block], int]:
+def _load_worker(blocks: MissingBlocks, section: Train) -> Callable[[Sequence[int]], int]:
     """What a worker makes blocks with, on its own device; how many images comes back."""
     set_arithmetic(section)
-    here = replace(images, device=best_device())
+    images = replace(blocks.images, device=best_device())
 
-    def make(block: _Block) -> int:
-        file, places = block
-        write_missing(file, here.of(places).whole)
-        return len(places)
+    def make(numbers: Sequence[int]) -> int:
+        lot = replace(blocks, numbers=numbers, images=images)
+        lot.make("", Reporter())
+        return lot.num_images
 
     return make

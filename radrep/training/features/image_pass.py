@@ -1,15 +1,15 @@
 """One pass over images: each is read, decoded and normalised once, for all encoders that read it.
 
-Letters: v images, n patches, c width of a patch; k numbers that all encoders make of an image.
+Letters: v images, n patches, c width of a patch.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -19,12 +19,11 @@ from radrep.data.preprocess import Preprocess
 from radrep.guidance.image_features import encode_images
 from radrep.parallel.processes import count_cores
 from radrep.training.features.selected_images import Place, SelectedImages
-from radrep.training.parallel.work_blocks import SharedBlocks
 
 _BATCH = 16
-_IN_FLIGHT = 8  # parts per core that wait to be written: memory stays flat
+_IN_FLIGHT = 2  # batches a core that are begun before the next one in order is done
 _WORKERS = 8
-_BLOCK = 64 * _BATCH  # images that one of several processes takes at a time
+_Encode = Callable[[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,45 +63,32 @@ class ImagePass:
     @property
     def shapes(self) -> list[tuple[int, ...]]:
         """(n, c) of each encoder, by the first image."""
-        return [tuple(part.shape[1:]) for part in self._parts(self.images[0][None])]
+        return [tuple(part.shape[1:]) for part in self._encode(self.images[0][None])]
 
     @torch.no_grad()  # here, since it holds for one thread
-    def _parts(self, pixels: Tensor) -> list[Tensor]:
-        return [part.float() for part in encode_images(self.encoders, pixels.to(self.device))]
+    def _encode(self, pixels: Tensor) -> list[Tensor]:
+        parts = encode_images(self.encoders, pixels.to(self.device))
+        return [part.float().cpu() for part in parts]
 
-    def _encode(self, pixels: Tensor) -> Tensor:
-        """(v, 3, h, w) -> (v, k)."""
-        return torch.cat([part.flatten(1) for part in self._parts(pixels)], dim=1).cpu()
+    def batches(self, blocks: Iterable[range]) -> Generator[list[Tensor], None, None]:
+        """What each encoder makes of the images of blocks in order, float32 (v, n, c), in batches.
 
-    def rows(self) -> Generator[Tensor, None, None]:
-        """What the encoders make of the images in order, side by side: float32 (v, k) each time."""
+        A block begins a batch. The next ones are asked for before all of the last one is made.
+        """
+        parts = (block[i : i + _BATCH] for block in blocks for i in range(0, len(block), _BATCH))
         on_device = _on_cpu if self.device.type == "cpu" else _on_gpu
-        with closing(on_device(self.images, self._encode)) as blocks:
-            yield from blocks
-
-    def in_blocks(self, folder: Path, whole: Path) -> SharedBlocks:
-        """The same rows, by blocks of images that several processes share out."""
-        count = -(-len(self.images) // _BLOCK)
-        return SharedBlocks(folder, count, lambda n: self.of(self.places(n)).whole(), whole)
-
-    def places(self, number: int) -> Sequence[Place]:
-        """The images of one of these blocks."""
-        return self.images.places[number * _BLOCK :][:_BLOCK]
-
-    def of(self, places: Sequence[Place]) -> "ImagePass":
-        """The pass over other images of the split."""
-        return replace(self, images=replace(self.images, places=places))
-
-    def whole(self) -> np.ndarray:
-        """All rows at once, float32 (v, k)."""
-        return torch.cat([*self.rows()]).numpy()
+        with closing(on_device(self.images, parts, self._encode)) as made:
+            yield from made
 
 
-def _on_gpu(images: Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Tensor, None, None]:
+def _on_gpu(
+    images: Pixels, parts: Iterable[range], encode: _Encode
+) -> Generator[list[Tensor], None, None]:
     """In order; worker processes decode ahead."""
+    sampler: Any = parts  # a loader goes through it once
     loader = DataLoader(
         images,
-        batch_size=_BATCH,
+        batch_sampler=sampler,
         num_workers=min(_WORKERS, count_cores() - 1),
         worker_init_fn=leave_stopping_to_parent,
         pin_memory=torch.cuda.is_available(),
@@ -110,19 +96,24 @@ def _on_gpu(images: Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Ten
     yield from map(encode, loader)
 
 
-def _on_cpu(images: Pixels, encode: Callable[[Tensor], Tensor]) -> Generator[Tensor, None, None]:
+def _on_cpu(
+    images: Pixels, parts: Iterable[range], encode: _Encode
+) -> Generator[list[Tensor], None, None]:
     """In order; each core has parts of its own: with small maps, cores that share one wait."""
 
-    def encode_part(start: int) -> Tensor:
-        return encode(torch.stack([images[i] for i in range(len(images))[start : start + _BATCH]]))
+    def encode_part(part: range) -> list[Tensor]:
+        return encode(torch.stack([images[i] for i in part]))
 
-    before = torch.get_num_threads()
-    cores = count_cores()
-    starts, ahead = range(0, len(images), _BATCH), _IN_FLIGHT * cores
+    before, cores = torch.get_num_threads(), count_cores()
     pool = ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,))
+    pending: deque[Future[list[Tensor]]] = deque()
     try:
-        for first in range(0, len(starts), ahead):
-            yield from pool.map(encode_part, starts[first : first + ahead])
+        for part in parts:
+            pending.append(pool.submit(encode_part, part))
+            if len(pending) > _IN_FLIGHT * cores:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

@@ -34,9 +34,10 @@ def _about(folder: Path) -> dict[str, object]:
     try:
         about = load_json((folder / INDEX).read_bytes())["about"]
         return {"data": str(about["data"]), "images": about["images"]}
+    except FileNotFoundError:
+        return {"data": "unfinished", "images": None}
     except (OSError, ValueError, KeyError, TypeError):
-        state = "unfinished" if folder.suffix in (".partial", ".blocks") else "cannot be read"
-        return {"data": state, "images": None}
+        return {"data": "cannot be read", "images": None}
 
 
 def list_models(name: str) -> list[tuple[Path, int]]:

@@ -1,4 +1,4 @@
-"""The cache of image features: keyed by what decides them, made once by one process."""
+"""The cache of image features: keyed by what decides them, each block made once."""
 
 import errno
 import fcntl
@@ -7,8 +7,9 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from radrep.data.preprocess import Preprocess
 from radrep.errors import RadrepError
 from radrep.guidance.image_features import FilmStatistics, StageSummaries
 from radrep.modules.backbone import Backbone
-from radrep.progress import Reporter
+from radrep.progress import Advance, Reporter
+from radrep.training.features import entry as entry_module
 from radrep.training.features.cache import cached_features
 from radrep.training.features.entry import FeatureStore
 from radrep.training.features.selected_images import SelectedImages
@@ -202,26 +204,55 @@ def test_features_are_those_of_the_encoder(phantoms: Path) -> None:
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_of_two_processes_one_computes_and_the_other_waits(tmp_path: Path, phantoms: Path) -> None:
-    heard: list[str] = []
+class Heard(Reporter):
+    """Keeps what it is told."""
 
-    class Heard(Reporter):
-        def info(self, label: str, text: str) -> None:
-            heard.append(text)
+    def __init__(self) -> None:
+        self.facts: list[str] = []
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
 
+    def info(self, label: str, text: str) -> None:
+        self.facts.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+        def advance(n: int = 1, note: str = "") -> None:
+            self.notes.append(note)
+
+        yield advance
+
+
+def test_who_needs_a_block_that_another_process_makes_waits_for_it_alone(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entry_module, "BLOCK", 3)
     features_of(phantoms, "val")  # to learn the name of the entry
     (entry,) = (tmp_path / "cache/features").iterdir()
-    entry.rename(tmp_path / "made by the other")
-    lock = FileLock(tmp_path / f"cache/locks/{entry.name}.lock")
+    before = {file.name: file.read_bytes() for file in entry.iterdir()}
+    shutil.rmtree(entry)
+    entry.mkdir()
+    (entry / ".000002.npy.1.partial").write_bytes(b"what a kill left")
+    lock, heard = FileLock(entry / "000001.npy.lock"), Heard()
     lock.acquire()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(features_of, phantoms, "val", reporter=Heard())
-        time.sleep(0.3)
-        assert not waiting.done()
-        (tmp_path / "made by the other").rename(entry)
+        waiting = pool.submit(features_of, phantoms, "val", reporter=heard)
+        while not any("another process" in note for note in heard.notes):
+            assert not waiting.done()
+            time.sleep(0.02)
+        made = {file.stem for file in entry.glob("*.npy")}
+        assert made == {"000000", "000002"}, "all others are made without a wait"
+        for name in ("000001.npy", "000001.npy.sha256"):
+            (entry / name).write_bytes(before[name])
+        stamp = (entry / "000001.npy").stat().st_mtime_ns
         lock.release()
         waiting.result(timeout=60)
-    assert "from the cache, 8 images of val" in heard[0]
+    (entry / "000001.npy.lock").unlink(missing_ok=True)
+    assert (entry / "000001.npy").stat().st_mtime_ns == stamp, "the other one's stays"
+    assert {file.name: file.read_bytes() for file in entry.iterdir()} == before
 
 
 def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,9 +312,13 @@ def flip(file: Path, place: int) -> None:
     file.write_bytes(content)
 
 
-def to_old(entry: Path) -> None:
+def to_older(entry: Path) -> None:
+    """As radrep had it before there were blocks."""
+    shutil.copy(entry / "000000.npy", entry / "features.npy")
+    for file in entry.glob("0*"):
+        file.unlink()
     index = json.loads((entry / "index.json").read_text())
-    del index["sha256"], index["features_sha256"]
+    del index["blocks"]
     (entry / "index.json").write_text(json.dumps(index))
 
 
@@ -293,40 +328,49 @@ def to_file(entry: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "warning"),
     [
-        (lambda entry: flip(entry / "features.npy", -2), "features.npy is not what was written"),
+        (lambda entry: flip(entry / "000001.npy", -2), "000001.npy is not what was written, by"),
         (lambda entry: flip(entry / "index.json", -100), "index.json is not what was written"),
-        (lambda entry: (entry / "index.json").write_text("{ cut"), "cannot be read"),
-        (lambda entry: (entry / "index.json").write_text("[]"), "cannot be read"),
-        (lambda entry: (entry / "index.json").unlink(), "cannot be read"),
-        (lambda entry: (entry / "features.npy").write_bytes(b""), "cannot be read"),
-        (lambda entry: os.truncate(entry / "features.npy", 9000), "cannot be read"),
-        (lambda entry: (entry / "features.npy").unlink(), "cannot be read"),
-        (to_old, "has no 'sha256'"),
-        (to_file, "cannot be read"),
+        (lambda entry: (entry / "index.json").write_text("{ cut"), "index.json is not what was"),
+        (lambda entry: (entry / "index.json").write_bytes(b"\xff"), "index.json is not what was"),
+        (lambda entry: (entry / "000001.npy").write_bytes(b""), "000001.npy cannot be read"),
+        (lambda entry: os.truncate(entry / "000001.npy", 200), "000001.npy cannot be read"),
+        (lambda entry: (entry / "000001.npy").unlink(), "000001.npy cannot be read"),
+        (lambda entry: flip(entry / "000001.npy.sha256", 0), "000001.npy is not what was written"),
+        (lambda entry: (entry / "000001.npy.sha256").write_bytes(b""), "000001.npy cannot be read"),
+        (lambda entry: os.replace(entry / "000002.npy", entry / "000001.npy"), "has the shape (2,"),
+        (to_older, "features.npy is no block of features, of an older radrep perhaps"),
+        (to_file, "is no block of features"),
     ],
 )
-def test_a_broken_entry_is_made_again(
-    change: Callable[[Path], None], told: str, tmp_path: Path, phantoms: Path
+def test_what_is_damaged_is_made_again_and_nothing_else(
+    change: Callable[[Path], object],
+    warning: str,
+    tmp_path: Path,
+    phantoms: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    warned: list[str] = []
-
-    class Heard(Reporter):
-        def warn(self, text: str) -> None:
-            warned.append(text)
-
+    monkeypatch.setattr(entry_module, "BLOCK", 3)
     image = ModelStudies(phantoms, "val")[0].images[0]
     expected = features_of(phantoms, "val")(image, View(0))
     (entry,) = (tmp_path / "cache/features").iterdir()
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in entry.iterdir()}
     change(entry)
     assert radrep("cache").exit_code == 0
-    found = features_of(phantoms, "val", reporter=Heard())(image, View(0))
+    heard = Heard()
+    found = features_of(phantoms, "val", reporter=heard)(image, View(0))
     assert torch.equal(found, expected)
-    (warning,) = warned
-    assert told in warning
-    features_of(phantoms, "val", reporter=Heard())
-    assert len(warned) == 1, "what was made again is whole"
+    assert warning in heard.warnings[0]
+    assert len(heard.warnings) == 1
+    after = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in entry.iterdir()}
+    assert {name: content for name, (content, _) in after.items()} == {
+        name: content for name, (content, _) in before.items()
+    }
+    if "older" not in warning and "is no block" not in warning:
+        assert after["000000.npy"] == before["000000.npy"], "whole blocks are not made again"
+    features_of(phantoms, "val", reporter=heard)
+    assert len(heard.warnings) == 1, "what was made again is whole"
 
 
 def test_checksums_can_be_turned_off(
@@ -334,11 +378,11 @@ def test_checksums_can_be_turned_off(
 ) -> None:
     features_of(phantoms, "val")
     (entry,) = (tmp_path / "cache/features").iterdir()
-    flip(entry / "features.npy", -2)
-    flipped = (entry / "features.npy").read_bytes()
+    flip(entry / "000000.npy", -2)
+    flipped = (entry / "000000.npy").read_bytes()
     monkeypatch.setenv("RADREP_VERIFY", "0")
     features_of(phantoms, "val")
-    assert (entry / "features.npy").read_bytes() == flipped
+    assert (entry / "000000.npy").read_bytes() == flipped
 
 
 def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
@@ -351,13 +395,13 @@ def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
             features_of(phantoms, "val")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list((tmp_path / "cache/features").iterdir())
+    assert not [*(tmp_path / "cache/features").glob("*/*")]
 
 
 def test_what_a_kill_left_is_shown_and_cleared(tmp_path: Path) -> None:
-    left = tmp_path / "cache/features/.abc.1.partial"
+    left = tmp_path / "cache/features/abc"
     left.mkdir(parents=True)
-    (left / "features.npy").write_bytes(bytes(3_000_000))
+    (left / ".000000.npy.1.partial").write_bytes(bytes(3_000_000))
     shown = radrep("cache").stdout
     assert "unfinished" in shown
     assert " 3 " in shown

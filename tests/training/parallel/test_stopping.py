@@ -15,7 +15,7 @@ from torch import distributed
 
 from radrep.training import accelerator
 from radrep.training import run as run_module
-from radrep.training.features import image_pass
+from radrep.training.features import entry, image_pass
 from tests.training.parallel.processes import command, run, said, start, wait
 from tests.whole_way import TINY, radrep, write_recipe
 
@@ -45,7 +45,7 @@ def test_a_signal_while_features_are_computed_has_slurm_start_the_job_again(
 ) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("RADREP_CACHE", str(cache))
-    monkeypatch.setattr(image_pass, "_BLOCK", 1)
+    monkeypatch.setattr(entry, "BLOCK", 1)
     recipe, encode = frozen_recipe(tmp_path, phantoms), image_pass.encode_images
 
     def encode_slowly(*given: Any) -> list[torch.Tensor]:
@@ -53,7 +53,7 @@ def test_a_signal_while_features_are_computed_has_slurm_start_the_job_again(
         return encode(*given)
 
     def blocks() -> set[Path]:
-        return {*cache.glob("features/.*.blocks/*.npy")}
+        return {*cache.glob("features/*/*.npy")}
 
     kept: set[Path] = set()
     with monkeypatch.context() as patched:
