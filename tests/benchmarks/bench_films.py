@@ -82,7 +82,7 @@ def rows(repeats: int, tiny: bool) -> Iterator[Row]:
         whole_pass = ImagePass([encoder], images, torch.device("cpu"))
         yield compare(
             f"features of {len(images)} prepared films at {side} px",
-            lambda: [*whole_pass.rows()],
+            lambda: [*whole_pass.batches([range(len(images))])],
             peer,
             bare(name, len(images), side),
             repeats,
