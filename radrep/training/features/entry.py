@@ -37,6 +37,7 @@ INDEX = "index.json"
 _ADVICE = "Clear old ones with: radrep cache clear, or set RADREP_CACHE to a folder on another disk"
 _DTYPE = np.dtype("<f4")  # as computed: in half precision training would differ
 _OLDER = "features.npy"  # the one file of an older radrep's entry
+_MAPPED = 256  # blocks at a time; each keeps a file open, of which a process may have 1,024
 _SHOWN = 3  # damaged blocks that a warning names
 
 
@@ -61,6 +62,8 @@ class FeatureStore:
         entry, number, row = self._rows[key]
         block = self._blocks.get((entry, number))
         if block is None:  # mapped in the process that reads, not sent to it
+            if len(self._blocks) == _MAPPED:
+                del self._blocks[next(iter(self._blocks))]
             block = np.load(self._folders[entry] / block_name(number), mmap_mode="r")
             self._blocks[entry, number] = block
         return torch.from_numpy(block[row].astype(np.float32))

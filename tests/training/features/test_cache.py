@@ -190,6 +190,25 @@ def test_one_pass_of_the_backbone_makes_the_entries_that_are_missing(
     assert {path.name for path in (tmp_path / "cache/features").iterdir()} == entries
 
 
+def test_reading_many_blocks_keeps_few_files_open(
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entry_module, "BLOCK", 2)
+    monkeypatch.setattr(entry_module, "_MAPPED", 3)
+    store, studies = features_of(phantoms, "train"), ModelStudies(phantoms, "train")
+    images = [studies[i].images[0] for i in range(32)]
+    before, num_open = [store(image, View(0)) for image in images[:8]], count_open_files()
+    for image in images:
+        store(image, View(0))
+    assert count_open_files() <= num_open
+    again = [store(image, View(0)) for image in images[:8]]
+    assert all(map(torch.equal, before, again))
+
+
+def count_open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 def test_features_are_those_of_the_encoder(phantoms: Path) -> None:
     store = features_of(phantoms, "val", "test")
     torch.manual_seed(0)
