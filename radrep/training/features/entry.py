@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +75,12 @@ class Entry:
 
     folder: Path
     num_images: int
+    block_size: int = field(default_factory=lambda: BLOCK)  # goes to workers with it
 
     @property
     def numbers(self) -> range:
         """Those of its blocks."""
-        return range(-(-self.num_images // BLOCK))
+        return range(-(-self.num_images // self.block_size))
 
     def find_missing(self, reporter: Reporter) -> list[int]:
         """The numbers of blocks that are to be made; a warning names those that are damaged."""
@@ -129,7 +130,7 @@ class Entry:
 
     def images(self, number: int) -> range:
         """Those of a block."""
-        return range(self.num_images)[number * BLOCK :][:BLOCK]
+        return range(self.num_images)[number * self.block_size :][: self.block_size]
 
     @contextmanager
     def alone(self, name: str, *, timeout: float = -1) -> Iterator[None]:
