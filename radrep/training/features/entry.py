@@ -27,6 +27,7 @@ from radrep.data.image_selection import View
 from radrep.data.manifest import hash_file, verifies
 from radrep.data.study import Image
 from radrep.errors import DataError
+from radrep.json_text import load_json
 from radrep.progress import Reporter
 from radrep.training.features.selected_images import SelectedImages, image_key
 
@@ -64,9 +65,19 @@ class FeatureStore:
         if block is None:  # mapped in the process that reads, not sent to it
             if len(self._blocks) == _MAPPED:
                 del self._blocks[next(iter(self._blocks))]
-            block = np.load(self._folders[entry] / block_name(number), mmap_mode="r")
-            self._blocks[entry, number] = block
+            block = self._blocks[entry, number] = self._map(entry, number)
         return torch.from_numpy(block[row].astype(np.float32))
+
+    def _map(self, entry: int, number: int) -> np.ndarray:
+        file = self._folders[entry] / block_name(number)
+        try:
+            block: np.ndarray = np.load(file, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{file} was there when this began and cannot be read now ({error}). Was the cache "
+                "cleared meanwhile? Run the command again: what is missing is computed again"
+            ) from error
+        return block
 
 
 @dataclass(frozen=True, order=True)
@@ -167,19 +178,23 @@ class Entry:
             atomic_write_text(self._hash_file(number), f"{digest.hexdigest()}  {file.name}\n")
 
     def write_index(self, selected: SelectedImages, reporter: Reporter) -> None:
-        """Write the index of an entry that has all blocks, unless it is there: always this text."""
+        """Write the index of an entry that has all blocks, unless it is there.
+
+        The data that it names stay: copies of them, and other paths to them, share the entry.
+        """
         file, studies = self.folder / INDEX, selected.studies
         about = {"data": f"{studies.prepared}, {studies.split}", "images": self.num_images}
         rows = {key: row for row, key in enumerate(selected.places)}
         with self._write_errors():
             hashes = [self._hash_file(number).read_text().split()[0] for number in self.numbers]
-            text = json.dumps({"about": about, "rows": rows, "blocks": hashes})
-            if (found := _read(file)) == text:
+            index = {"about": about, "rows": rows, "blocks": hashes}
+            found = _read(file)
+            if found is not None and found | {"about": about} == index:
                 return
         with self.alone(INDEX), self._write_errors():
             if found is not None:
                 reporter.warn(f"{file} is not what was written; it is written again")
-            atomic_write_text(file, text)
+            atomic_write_text(file, json.dumps(index))
 
     def _hash_file(self, number: int) -> Path:
         return self.folder / f"{block_name(number)}.sha256"
@@ -211,11 +226,11 @@ def block_name(number: int) -> str:
     return f"{number:06d}.npy"
 
 
-def _read(file: Path) -> str | None:
-    """None for a file that is not there."""
+def _read(file: Path) -> dict[str, object] | None:
+    """None for a file that is not there; nothing of one that is damaged."""
     try:
-        return file.read_text(encoding="utf-8")
+        return dict(load_json(file.read_bytes()))
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError:
-        return ""
+    except (ValueError, TypeError):
+        return {}

@@ -42,9 +42,18 @@ class MissingBlocks:
         first = rank * len(self.numbers) // processes  # apart from the others
         order = [*self.numbers[first:], *self.numbers[:first]]
         with reporter.progress(label, self.num_images, "images") as advance:
-            for number in self._make(order, advance, timeout=0):
-                advance(0, note="another process makes the last ones")
-                self._make([number], advance, timeout=-1)
+            with_others = self._make(order, advance, timeout=0)
+            if not all(map(self._is_there, with_others)):
+                text = "another process makes the last ones; this one waits for them"
+                reporter.info("features", text)  # a note of the bar would not be drawn any more
+            for number in with_others:
+                if self._is_there(number):  # no loader starts for nothing
+                    advance(len(self.entries[0].images(number)))
+                else:
+                    self._make([number], advance, timeout=-1)
+
+    def _is_there(self, number: int) -> bool:
+        return all(entry.has(number) for entry in self.entries)
 
     def _make(self, numbers: Sequence[int], advance: Advance, *, timeout: float) -> list[int]:
         """Make those that are missing; the ones that others hold for so long come back.
@@ -64,7 +73,7 @@ class MissingBlocks:
                         with_others.append(number)
                         continue
                     images = self.entries[0].images(number)
-                    if all(entry.has(number) for entry in self.entries):
+                    if self._is_there(number):
                         advance(len(images))
                         continue
                     held[number] = all_held.enter_context(locks.pop_all())

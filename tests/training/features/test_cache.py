@@ -4,12 +4,11 @@ import errno
 import fcntl
 import json
 import os
-import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,16 @@ from torch import Tensor, nn
 from radrep.data.dataset import ModelStudies
 from radrep.data.image_selection import ImageSelection, View
 from radrep.data.preprocess import Preprocess
-from radrep.errors import RadrepError
+from radrep.errors import DataError, RadrepError
 from radrep.guidance.image_features import FilmStatistics, StageSummaries
 from radrep.modules.backbone import Backbone
 from radrep.progress import Advance, Reporter
 from radrep.training.features import entry as entry_module
+from radrep.training.features import image_pass
 from radrep.training.features.cache import cached_features
 from radrep.training.features.entry import FeatureStore
 from radrep.training.features.selected_images import SelectedImages
+from tests.crash.contents import read_contents
 from tests.whole_way import TINY, radrep, read_metrics, write_recipe
 
 
@@ -229,7 +230,6 @@ class Heard(Reporter):
     def __init__(self) -> None:
         self.facts: list[str] = []
         self.warnings: list[str] = []
-        self.notes: list[str] = []
 
     def info(self, label: str, text: str) -> None:
         self.facts.append(text)
@@ -240,9 +240,35 @@ class Heard(Reporter):
     @contextmanager
     def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
         def advance(n: int = 1, note: str = "") -> None:
-            self.notes.append(note)
+            pass
 
         yield advance
+
+
+def test_copies_of_data_share_an_entry_also_of_a_cache_that_cannot_be_written(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features_of(phantoms, "val")
+    (entry,) = (tmp_path / "cache/features").iterdir()
+    before, heard = read_contents(entry), Heard()
+    shutil.copytree(phantoms, tmp_path / "copy")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(entry_module, "locked", refuse)
+    monkeypatch.setattr(entry_module, "atomic_write_text", refuse)
+    features_of(tmp_path / "copy", "val", reporter=heard)
+    assert not heard.warnings
+    assert len(heard.facts) == 1
+    assert read_contents(entry) == before
+
+
+def test_a_cache_that_is_cleared_under_a_run_is_named(tmp_path: Path, phantoms: Path) -> None:
+    store, image = features_of(phantoms, "val"), ModelStudies(phantoms, "val")[0].images[0]
+    shutil.rmtree(tmp_path / "cache/features")
+    with pytest.raises(DataError, match=r"000000\.npy was there .* Was the cache cleared"):
+        store(image, View(0))
 
 
 def test_who_needs_a_block_that_another_process_makes_waits_for_it_alone(
@@ -255,22 +281,39 @@ def test_who_needs_a_block_that_another_process_makes_waits_for_it_alone(
     shutil.rmtree(entry)
     entry.mkdir()
     (entry / ".000002.npy.1.partial").write_bytes(b"what a kill left")
-    lock, heard = FileLock(entry / "000001.npy.lock"), Heard()
-    lock.acquire()
-    with ThreadPoolExecutor(1) as pool:
+    passes, on_cpu = [], image_pass._on_cpu
+
+    def note(*given: Any) -> object:
+        passes.append(given)
+        return on_cpu(*given)
+
+    monkeypatch.setattr(image_pass, "_on_cpu", note)
+    theirs, heard = [entry / "000000.npy", entry / "000001.npy"], Heard()
+    locks = [FileLock(f"{file}.lock") for file in theirs]
+    with ThreadPoolExecutor(1) as pool, ExitStack() as held:
+        for lock in locks:
+            held.enter_context(lock)
         waiting = pool.submit(features_of, phantoms, "val", reporter=heard)
-        while not any("another process" in note for note in heard.notes):
+        deadline = time.monotonic() + 120
+        while not any("another process" in text for text in heard.facts):
             assert not waiting.done()
+            assert time.monotonic() < deadline, "who waits gives notice first"
             time.sleep(0.02)
         made = {file.stem for file in entry.glob("*.npy")}
-        assert made == {"000000", "000002"}, "all others are made without a wait"
-        for name in ("000001.npy", "000001.npy.sha256"):
-            (entry / name).write_bytes(before[name])
-        stamp = (entry / "000001.npy").stat().st_mtime_ns
-        lock.release()
+        assert made == {"000002"}, "all others are made without a wait"
+        while len(passes) < 2:
+            assert not waiting.done()
+            time.sleep(0.02)
+        for file in theirs:
+            for name in (file.name, f"{file.name}.sha256"):
+                (entry / name).write_bytes(before[name])
+        stamps = [file.stat().st_mtime_ns for file in theirs]
+        held.close()
         waiting.result(timeout=60)
-    (entry / "000001.npy.lock").unlink(missing_ok=True)
-    assert (entry / "000001.npy").stat().st_mtime_ns == stamp, "the other one's stays"
+    for lock in locks:
+        Path(lock.lock_file).unlink(missing_ok=True)
+    assert len(passes) == 2, "no pass for a block that is there when its turn comes"
+    assert [file.stat().st_mtime_ns for file in theirs] == stamps, "the other one's stay"
     assert {file.name: file.read_bytes() for file in entry.iterdir()} == before
 
 
@@ -323,98 +366,6 @@ def test_a_disk_without_locks_computes_without_them(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     assert features_of(phantoms, "val") is not None
-
-
-def flip(file: Path, place: int) -> None:
-    content = bytearray(file.read_bytes())
-    content[place] ^= 64
-    file.write_bytes(content)
-
-
-def to_older(entry: Path) -> None:
-    """As radrep had it before there were blocks."""
-    shutil.copy(entry / "000000.npy", entry / "features.npy")
-    for file in entry.glob("0*"):
-        file.unlink()
-    index = json.loads((entry / "index.json").read_text())
-    del index["blocks"]
-    (entry / "index.json").write_text(json.dumps(index))
-
-
-def to_file(entry: Path) -> None:
-    shutil.rmtree(entry)
-    entry.touch()
-
-
-@pytest.mark.parametrize(
-    ("change", "warning"),
-    [
-        (lambda entry: flip(entry / "000001.npy", -2), "000001.npy is not what was written, by"),
-        (lambda entry: flip(entry / "index.json", -100), "index.json is not what was written"),
-        (lambda entry: (entry / "index.json").write_text("{ cut"), "index.json is not what was"),
-        (lambda entry: (entry / "index.json").write_bytes(b"\xff"), "index.json is not what was"),
-        (lambda entry: (entry / "000001.npy").write_bytes(b""), "000001.npy cannot be read"),
-        (lambda entry: os.truncate(entry / "000001.npy", 200), "000001.npy cannot be read"),
-        (lambda entry: (entry / "000001.npy").unlink(), "000001.npy cannot be read"),
-        (lambda entry: flip(entry / "000001.npy.sha256", 0), "000001.npy is not what was written"),
-        (lambda entry: (entry / "000001.npy.sha256").write_bytes(b""), "000001.npy cannot be read"),
-        (lambda entry: os.replace(entry / "000002.npy", entry / "000001.npy"), "has the shape (2,"),
-        (to_older, "features.npy is no block of features, of an older radrep perhaps"),
-        (to_file, "is no block of features"),
-    ],
-)
-def test_what_is_damaged_is_made_again_and_nothing_else(
-    change: Callable[[Path], object],
-    warning: str,
-    tmp_path: Path,
-    phantoms: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(entry_module, "BLOCK", 3)
-    image = ModelStudies(phantoms, "val")[0].images[0]
-    expected = features_of(phantoms, "val")(image, View(0))
-    (entry,) = (tmp_path / "cache/features").iterdir()
-    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in entry.iterdir()}
-    change(entry)
-    assert radrep("cache").exit_code == 0
-    heard = Heard()
-    found = features_of(phantoms, "val", reporter=heard)(image, View(0))
-    assert torch.equal(found, expected)
-    assert warning in heard.warnings[0]
-    assert len(heard.warnings) == 1
-    after = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in entry.iterdir()}
-    assert {name: content for name, (content, _) in after.items()} == {
-        name: content for name, (content, _) in before.items()
-    }
-    if "older" not in warning and "is no block" not in warning:
-        assert after["000000.npy"] == before["000000.npy"], "whole blocks are not made again"
-    features_of(phantoms, "val", reporter=heard)
-    assert len(heard.warnings) == 1, "what was made again is whole"
-
-
-def test_checksums_can_be_turned_off(
-    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    features_of(phantoms, "val")
-    (entry,) = (tmp_path / "cache/features").iterdir()
-    flip(entry / "000000.npy", -2)
-    flipped = (entry / "000000.npy").read_bytes()
-    monkeypatch.setenv("RADREP_VERIFY", "0")
-    features_of(phantoms, "val")
-    assert (entry / "000000.npy").read_bytes() == flipped
-
-
-def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
-    tmp_path: Path, phantoms: Path
-) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
-    try:
-        with pytest.raises(RadrepError, match="feature cache cannot be written .* File too large"):
-            features_of(phantoms, "val")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not [*(tmp_path / "cache/features").glob("*/*")]
 
 
 def test_what_a_kill_left_is_shown_and_cleared(tmp_path: Path) -> None:
