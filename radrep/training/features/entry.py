@@ -39,6 +39,7 @@ _ADVICE = "Clear old ones with: radrep cache clear, or set RADREP_CACHE to a fol
 _DTYPE = np.dtype("<f4")  # as computed: in half precision training would differ
 _OLDER = "features.npy"  # the one file of an older radrep's entry
 _MAPPED = 256  # blocks at a time; each keeps a file open, of which a process may have 1,024
+_MANY = 10_000  # images whose checksums take seconds
 _SHOWN = 3  # damaged blocks that a warning names
 
 
@@ -101,15 +102,8 @@ class Entry:
                 reporter.warn(f"{older} {text}; the features are computed again")
                 with suppress(OSError):  # of several processes one removes it
                     older.unlink()
-        missing, damaged = [], []
-        for number in self.numbers:
-            if self._find_damage(number):
-                with self.alone(block_name(number)):  # another process may have made it again
-                    if damage := self._find_damage(number):
-                        damaged.append(f"{block_name(number)} {damage}")
-                        self._hash_file(number).unlink(missing_ok=True)
-            if not self.has(number):
-                missing.append(number)
+        damaged = self._remove_damaged(reporter)
+        missing = [number for number in self.numbers if not self.has(number)]
         if damaged:
             named = "; ".join([*damaged[:_SHOWN], *["..."] * (len(damaged) > _SHOWN)])
             again = f"computed again, {len(damaged)} of {len(self.numbers)} blocks"
@@ -118,6 +112,27 @@ class Entry:
             with self._write_errors():
                 (self.folder / INDEX).unlink(missing_ok=True)  # it is no longer of these blocks
         return missing
+
+    def _remove_damaged(self, reporter: Reporter) -> list[str]:
+        """Which blocks are no longer there, since they were not what was written, and why."""
+        damaged = []
+        with ExitStack() as stack:
+            if verifies() and self.num_images >= _MANY:
+                label = "checksums of cached features"
+                bar = reporter.progress(label, len(self.numbers), "blocks")
+                advance = stack.enter_context(bar)
+            else:
+                advance = None
+            for number in self.numbers:
+                if self._find_damage(number):
+                    # Another process may have made it again.
+                    with self.alone(block_name(number)), self._write_errors():
+                        if damage := self._find_damage(number):
+                            damaged.append(f"{block_name(number)} {damage}")
+                            self._hash_file(number).unlink(missing_ok=True)
+                if advance is not None:
+                    advance()
+        return damaged
 
     def has(self, number: int) -> bool:
         """Whether a block is there."""
@@ -154,10 +169,10 @@ class Entry:
             with self._write_errors():
                 make_folder(self.folder)
                 is_held = held.enter_context(locked(lock, timeout=timeout))
-            if is_held and os.name == "posix":  # elsewhere an open file cannot be removed
-                held.callback(lock.unlink, missing_ok=True)
-            for left in self.folder.glob(f".{name}*.partial") if is_held else ():
-                left.unlink(missing_ok=True)
+                if is_held and os.name == "posix":  # elsewhere an open file cannot be removed
+                    held.callback(lock.unlink, missing_ok=True)
+                for left in self.folder.glob(f".{name}*.partial") if is_held else ():
+                    left.unlink(missing_ok=True)
             yield
 
     def write(self, number: int, rows: np.ndarray) -> None:

@@ -1,10 +1,12 @@
 """Damaged blocks of the cache of image features, and a disk that fills up."""
 
+import errno
 import json
 import os
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from radrep.data.dataset import ModelStudies
 from radrep.data.image_selection import View
 from radrep.errors import RadrepError
+from radrep.progress import Advance, Reporter
 from radrep.training.features import entry as entry_module
 from tests.training.features.test_cache import Heard, features_of
 from tests.whole_way import radrep
@@ -108,3 +111,41 @@ def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not [*(tmp_path / "cache/features").glob("*/*")]
+
+
+def test_a_damaged_block_that_cannot_be_removed_names_the_cache(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features_of(phantoms, "val")
+    (entry,) = (tmp_path / "cache/features").iterdir()
+    flip(entry / "000000.npy", -2)
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name.endswith(".sha256"):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(RadrepError, match=r"cannot be written .*not permitted.* RADREP_CACHE"):
+        features_of(phantoms, "val")
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_checksums_of_many_images_have_a_progress_bar(
+    verified: bool, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, int]] = []
+
+    class Shown(Reporter):
+        @contextmanager
+        def progress(self, label: str, total: int, unit: str) -> Iterator[Advance]:
+            shown.append((label, total))
+            yield lambda n=1, note="": None
+
+    features_of(phantoms, "val", reporter=Shown())
+    assert [label for label, _ in shown] == ["image features of val"], "few take no time"
+    monkeypatch.setattr(entry_module, "_MANY", 8)
+    monkeypatch.setenv("RADREP_VERIFY", str(int(verified)))
+    features_of(phantoms, "val", reporter=Shown())
+    assert shown[1:] == [("checksums of cached features", 1)] * verified
