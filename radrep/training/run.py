@@ -49,7 +49,7 @@ from radrep.training.labels import LabelReader, build_labels, build_targets, che
 from radrep.training.loop import Interrupted, Progress, Run, Task, fit
 from radrep.training.optim import build_optimizer, restore_optimizer, set_top_rates
 from radrep.training.parallel.checkpoint_writer import CheckpointWriter
-from radrep.training.parallel.sharded_state import load_optimizer
+from radrep.training.parallel.sharded_state import ShardedRun
 from radrep.training.parallel.sharding import spread
 from radrep.training.pretraining_task import PretrainingTask, refuse_test_studies
 from radrep.training.report_task import (
@@ -275,7 +275,7 @@ def _loop(resolved: Resolved, data: Data, made: _Model) -> TrainResult:
     if made.state:
         assert resolved.last is not None, "a state is of a checkpoint"
         if sharded:
-            load_optimizer(resolved.last, accelerator, wrapped, optimizer)
+            ShardedRun(accelerator, wrapped, optimizer).load_optimizer(resolved.last)
             set_top_rates(optimizer, recipe.optim)
         else:
             restore_optimizer(optimizer, made.state, recipe.optim, resolved.last)

@@ -2,8 +2,8 @@
 
 `radrep train --resume` reads of the newest run in the folder recipe.yaml, environment.json,
 metrics.jsonl (run_log.py cuts it at the step of the checkpoint) and, of its last whole checkpoint,
-weights.safetensors, recipe.yaml, vocabulary.json and training.pt; of folds, folds.yaml: how many
-there are.
+weights.safetensors, recipe.yaml, vocabulary.json and its training state (training.pt, or
+sharded_state.py); of folds, folds.yaml: how many there are.
 """
 
 import math
@@ -34,6 +34,7 @@ from radrep.training.accelerator import (
 from radrep.training.loop import Progress
 from radrep.training.parallel.blocks import check_compiler
 from radrep.training.parallel.environment import check_environment
+from radrep.training.parallel.sharded_state import load_progress
 from radrep.training.report_task import check_meteor
 from radrep.training.run_log import (
     RunLog,
@@ -44,7 +45,6 @@ from radrep.training.run_log import (
 )
 from radrep.weights import checkpoint, run_folder
 from radrep.weights.pretrained import check_pretrained
-from radrep.weights.run_folder import TRAINING
 
 # Keys that may change when a run goes on: those of the steps to come, and those that leave the
 # numbers as they are. What data.prepared holds is compared by content.
@@ -264,9 +264,7 @@ def _read_progress(state: Mapping[str, Any], last: Path) -> Progress:
     if any(type(n) is not int or not 0 <= n < 2**40 for n in counts) or any(
         type(n) not in (int, float) for n in numbers
     ):
-        raise CheckpointError(
-            f"{last / TRAINING} was not written by radrep: its progress is of another form"
-        )
+        raise CheckpointError(f"{last} was not written by radrep: its progress is of another form")
     return progress
 
 
@@ -279,7 +277,7 @@ def load_last(
     fingerprint: str,
     num_processes: int,
 ) -> tuple[TrainableModel, Progress, dict[str, Any]]:
-    """Model, progress and training.pt of a checkpoint, compared with the data of now.
+    """Model, progress and training state of a checkpoint, compared with the data of now.
 
     `masks` and `fingerprint` are those of the masked images and of the prepared shards. Raises
     CheckpointError where anything differs, before hours of features are computed.
@@ -293,7 +291,8 @@ def load_last(
         )
     if masks is not None:
         check_mask_fingerprint(loaded.saliency, masks, last)
-    state = checkpoint.load_training(last)
+    is_sharded = loaded.recipe.parallel.data == "fsdp"
+    state = load_progress(last) if is_sharded else checkpoint.load_training(last)
     if state.get("data") != fingerprint:
         raise CheckpointError(
             f"{last} was trained on other data than {loaded.recipe.data.prepared} holds now, or by "

@@ -1,8 +1,8 @@
 """Checkpoints that load on their own.
 
 A checkpoint has weights.safetensors, recipe.yaml, vocabulary.json, checksums.json and, if training
-can be resumed from it, training.pt; the best one of a finished report model has what
-guidance_files.py writes.
+can be resumed from it, training.pt or, of a sharded run, the files of sharded_state.py; the best
+one of a finished report model has what guidance_files.py writes.
 """
 
 import json
@@ -89,8 +89,8 @@ def save_checkpoint(
     """Write a checkpoint of a bare model, whole or not at all; see `Loaded`.
 
     `training` has optimizer, progress and loss scale, None if training cannot be resumed. Of a
-    sharded model `weights` are the gathered ones, and `sharded` is the folder of its optimizer,
-    whose files become the checkpoint's.
+    sharded model `weights` are the gathered ones, and `sharded` is a folder that has all of that
+    instead, whose files become the checkpoint's.
     """
     about = {"prepared_size": str(prepared_size)} | ({"saliency": saliency} if saliency else {})
     if source := source_of(recipe.data.prepared):

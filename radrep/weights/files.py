@@ -44,9 +44,10 @@ def write_checksums(folder: Path) -> None:
 
 
 def optimizer_parts(folder: Path) -> list[str]:
-    """Names of the files of a sharded optimizer, also of those that are lost."""
+    """Names of the files of a sharded run's training state, also of those that are lost."""
     sums, _ = _read(folder)
-    return [name for name in sums if _is_optimizer(name)]
+    index = [OPTIMIZER_INDEX] if (folder / OPTIMIZER_INDEX).exists() else []
+    return [*dict.fromkeys([name for name in sums if _is_optimizer(name)] + index)]
 
 
 def _is_optimizer(name: str) -> bool:

@@ -251,10 +251,10 @@ def remove_partials(run: Path) -> None:
 
 def newest_whole(run: Path) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest whole checkpoint of a run, None without any, and damaged newer ones with why."""
-    needed = (WEIGHTS, RECIPE, VOCABULARY, TRAINING)
     damaged: list[tuple[Path, str]] = []
     for folder in reversed(step_folders(run)):
-        if not (damage := find_damage(folder, (*needed, *optimizer_parts(folder)))):
+        training = optimizer_parts(folder) or [TRAINING]
+        if not (damage := find_damage(folder, (WEIGHTS, RECIPE, VOCABULARY, *training))):
             return folder, damaged
         damaged.append((folder, damage))
     return None, damaged

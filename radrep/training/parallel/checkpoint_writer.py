@@ -15,7 +15,7 @@ from radrep.data.tokenizer import Tokenizer
 from radrep.models.base import TrainableModel
 from radrep.recipe.recipe import Recipe
 from radrep.training.loop import Progress
-from radrep.training.parallel.sharded_state import begin_saving_optimizer, save_optimizer
+from radrep.training.parallel.sharded_state import ShardedRun
 from radrep.training.parallel.sharding import gather_state
 from radrep.training.run_log import RunLog
 from radrep.weights import checkpoint, run_folder
@@ -76,7 +76,7 @@ class CheckpointWriter:
         if self._is_sharded:
             state = gather_state(state, keep=is_main)
             parts = run_folder.optimizer_folder(self.run, progress.step)
-            await_parts = self._save_parts(parts)
+            await_parts = self._save_parts(parts, training)
         else:
             training["optimizer"] = self.optimizer.state_dict()
             if self._is_async and is_main:
@@ -87,7 +87,7 @@ class CheckpointWriter:
         def write() -> None:
             await_parts()
             if is_main:
-                self._write(progress_step, best, state, training, parts)
+                self._write(progress_step, best, state, None if parts else training, parts)
 
         progress_step = progress.step
         if self._is_async:
@@ -116,11 +116,12 @@ class CheckpointWriter:
         if writing is not None:
             writing.result()
 
-    def _save_parts(self, folder: Path) -> Callable[[], None]:
-        """Save the optimizer, or begin to; what is returned waits for the end."""
+    def _save_parts(self, folder: Path, training: dict[str, Any]) -> Callable[[], None]:
+        """Save optimizer and progress, or begin to; what is returned waits for the end."""
+        run = ShardedRun(self.accelerator, self.wrapped, self.optimizer)
         if self._is_async:
-            return begin_saving_optimizer(folder, self.wrapped, self.optimizer, self._group)
-        save_optimizer(folder, self.accelerator, self.wrapped, self.optimizer)
+            return run.begin_saving(folder, training, self._group)
+        run.save(folder, training)
         return _nothing
 
     def _write(
@@ -128,7 +129,7 @@ class CheckpointWriter:
         step: int,
         best: bool,
         state: dict[str, Tensor],
-        training: dict[str, Any],
+        training: dict[str, Any] | None,
         parts: Path | None,
     ) -> None:
         folder = run_folder.step_folder(self.run, step)

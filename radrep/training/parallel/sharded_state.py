@@ -1,14 +1,16 @@
-"""The optimizer of a sharded model, saved by all processes and read by any number of them.
+"""Optimizer and progress of a sharded run, saved by all processes and read by any number of them.
 
 Through torch.distributed.checkpoint: each process writes a file NAME.distcp, the first one also
 .metadata, into the folder of the checkpoint.
 """
 
 import io
+import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import Unpickler, UnpicklingError
 from typing import IO, Any
@@ -31,6 +33,7 @@ from radrep.errors import CheckpointError
 from radrep.torch_files import check_pickle, check_torch_stream
 from radrep.weights.files import OPTIMIZER_INDEX, OPTIMIZER_PART, write_error
 
+_OPTIMIZER, _PROGRESS = "optimizer", "progress"
 _ALONE = "torch.distributed is disabled"  # a remark of torch that a process alone is alone
 # By the names of parameters, which do not depend on the number of processes.
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -48,60 +51,79 @@ _IN_INDEX = {
 }  # fmt: skip
 
 
-def save_optimizer(
-    folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Write the parts of all processes into a new folder; all call this together.
+@dataclass(frozen=True)
+class ShardedRun:
+    """What a process trains of a sharded model; all processes call its methods together."""
 
-    Raises CheckpointError in all of them where one cannot write.
-    """
-    alone = accelerator.num_processes == 1
-    state = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
-    with _quiet(), _write_errors(folder):
-        dcp.save({"optimizer": state}, checkpoint_id=folder, no_dist=alone)
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def save(self, folder: Path, training: Mapping[str, Any]) -> None:
+        """Write the parts of all processes, and what JSON holds of training, into a new folder.
+
+        Raises CheckpointError in all of them where one cannot write.
+        """
+        state = self._state(training)
+        with _quiet(), _write_errors(folder):
+            dcp.save(state, checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
+
+    def begin_saving(
+        self, folder: Path, training: Mapping[str, Any], group: distributed.ProcessGroup | None
+    ) -> Callable[[], None]:
+        """As `save`, from copies and by threads, which meet in a group of their own.
+
+        What is returned waits for their end and raises CheckpointError where one cannot write.
+        """
+        state = self._state(training)
+        warnings.filterwarnings("ignore", _ALONE)  # for as long as the thread may warn
+        writing = dcp.async_save(state, checkpoint_id=folder, process_group=group)
+        assert isinstance(writing, Future), "torch's own copies are made when it returns"
+
+        def wait() -> None:
+            with _write_errors(folder):
+                writing.result()
+
+        return wait
+
+    def _state(self, training: Mapping[str, Any]) -> dict[str, Any]:
+        """This process's part; the main one has the progress too."""
+        optimizer = get_optimizer_state_dict(self.model, self.optimizer, options=_OPTIONS)
+        progress = {_PROGRESS: json.dumps(training)} if self.accelerator.is_main_process else {}
+        return {_OPTIMIZER: optimizer, **progress}
+
+    def load_optimizer(self, folder: Path) -> None:
+        """Read this process's part. Raises CheckpointError."""
+        state: dict[str, Any] = get_optimizer_state_dict(
+            self.model, self.optimizer, options=_OPTIONS
+        )
+        _load(folder, {_OPTIMIZER: state}, alone=self.accelerator.num_processes == 1)
+        set_optimizer_state_dict(self.model, self.optimizer, state, options=_OPTIONS)
 
 
-def begin_saving_optimizer(
-    folder: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    group: distributed.ProcessGroup | None,
-) -> Callable[[], None]:
-    """As `save_optimizer`, from copies and by threads, which meet in a group of their own.
-
-    What is returned waits for their end and raises CheckpointError where one cannot write.
-    """
-    state = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
-    warnings.filterwarnings("ignore", _ALONE)  # for as long as the thread may warn
-    writing = dcp.async_save({"optimizer": state}, checkpoint_id=folder, process_group=group)
-    assert isinstance(writing, Future), "torch's own copies are made when it returns"
-
-    def wait() -> None:
-        with _write_errors(folder):
-            writing.result()
-
-    return wait
+def load_progress(folder: Path) -> dict[str, Any]:
+    """What was saved of training beside the optimizer, by one process; raises CheckpointError."""
+    state = {_PROGRESS: ""}
+    _load(folder, state, alone=True)
+    try:
+        training = json.loads(state[_PROGRESS])
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder} has no {_PROGRESS} that can be read: {error}") from error
+    if not isinstance(training, dict):
+        raise CheckpointError(f"{folder} holds no training state but a {type(training).__name__}")
+    return training
 
 
-def load_optimizer(
-    folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
-    """Read this process's part; all call this together. Raises CheckpointError."""
-    alone = accelerator.num_processes == 1
-    state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
+def _load(folder: Path, state: dict[str, Any], *, alone: bool) -> None:
+    """Fill a state, in all processes together unless this one is alone; raises CheckpointError."""
     try:
         with _quiet():
-            dcp.load(
-                {"optimizer": state},
-                storage_reader=_Reader(folder),
-                planner=_Planner(),
-                no_dist=alone,
-            )
+            dcp.load(state, storage_reader=_Reader(folder), planner=_Planner(), no_dist=alone)
     # Of files that are missing, cut off or of another model; one that torch makes is no Exception.
     except (Exception, CheckpointException) as error:
         reason = _first_failure(error) if isinstance(error, CheckpointException) else error
-        raise CheckpointError(f"{folder} has no optimizer that can be read: {reason}") from error
-    set_optimizer_state_dict(model, optimizer, state, options=_OPTIONS)
+        what = next(iter(state))
+        raise CheckpointError(f"{folder} has no {what} that can be read: {reason}") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from radrep.weights.run_folder import step_folders
 from tests.training.parallel.processes import command, run, said, start
 from tests.training.test_emrrg import MODEL
 from tests.whole_way import radrep, read_metrics, write_recipe
@@ -87,6 +88,24 @@ def test_a_run_goes_on_with_another_number_of_processes(
     words = ("train", folder, "--resume", "--set", "train.batch_size=2")
     run(tmp_path / "four", 4, command(*words))
     agree(curve(folder), alone)
+
+
+def test_progress_of_a_sharded_run_lies_with_its_optimizer(tmp_path: Path, phantoms: Path) -> None:
+    recipe, folder = write(tmp_path, phantoms, 1, "fsdp"), tmp_path / "run"
+    run(tmp_path / "one", 1, command("train", recipe))
+    (newest,) = step_folders(folder)
+    names = {path.name for path in newest.iterdir()}
+    assert {".metadata", "__0_0.distcp"} < names
+    assert "training.pt" not in names
+    part, steps = newest / "__0_0.distcp", len(curve(folder))
+    content = part.read_bytes()
+    part.write_bytes(content[:-1])
+    refused = radrep("train", folder, "--resume", "--set", "train.epochs=2")
+    assert refused.exit_code == 2
+    assert "its __0_0.distcp is not what was written" in " ".join(refused.stderr.split())
+    part.write_bytes(content)
+    run(tmp_path / "on", 1, command("train", folder, "--resume", "--set", "train.epochs=2"))
+    assert len(curve(folder)) > steps
 
 
 def stop_after(count: int, recipe: Path, folder: Path, steps: int, *words: str) -> None:
