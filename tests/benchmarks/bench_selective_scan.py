@@ -61,6 +61,7 @@ def of_mamba_py(loop: bool) -> Scan:
     ) -> Tensor:
         sizes = SimpleNamespace(config=SimpleNamespace(d_inner=A.shape[0], d_state=A.shape[1]))
         run = MambaBlock.selective_scan_seq if loop else MambaBlock.selective_scan
+        u, dt, B, C, z = (x.float() for x in (u, dt, B, C, z))  # it takes one dtype alone
         y: Tensor = run(sizes, u, F.softplus(dt + bias), A, B, C, D)
         return y * F.silu(z)
 
