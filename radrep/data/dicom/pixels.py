@@ -27,6 +27,7 @@ _LITTLE, _BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _SCAN = 0xDAFF  # the mark FF DA of JPEG, as a little-endian number
 _MAX_SCANS = 200  # cameras and programs write at most 20 or so
 _END_OF_CODE = b"\xff\xd9"  # of JPEG, JPEG-LS and JPEG 2000
+_JP2 = b"\0\0\0\x0cjP  "  # how a file of JPEG 2000 begins, not a bare code stream
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def read_stored(file: DicomFile, layout: PixelLayout, name: str) -> Stored:
         _check_end(value, syntax, is_cut, name)
         if value.startswith(b"\xff\xd8"):
             check_scans(value, name)
+        if value.startswith(_JP2):
+            _check_boxes(value, name)
         _check_frame_size(value, layout, name)
     else:
         value, layout = _fit_native(value, layout, is_cut, name)
@@ -135,7 +138,7 @@ def _is_encapsulated(syntax: str) -> bool:
 
 def _syntaxes_of(frame: bytes) -> tuple[str, ...]:
     """The transfer syntaxes whose frames begin as this one; none if it is of an unknown kind."""
-    if frame.startswith((b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
+    if frame.startswith((b"\xff\x4f\xff\x51", _JP2)):
         return _J2K_SYNTAXES
     if frame.startswith(b"\xff\xd8"):
         return _JPEG_SYNTAXES.get(_find_sof(frame)[0], ())
@@ -170,6 +173,19 @@ def _count_scans(jpeg: bytes) -> int:
     content = np.frombuffer(jpeg, np.uint8)
     parts = (content[start : start + (len(content) - start) // 2 * 2] for start in (0, 1))
     return sum(int(np.count_nonzero(part.view("<u2") == _SCAN)) for part in parts)
+
+
+def _check_boxes(frame: bytes, name: str) -> None:
+    """Refuse JP2 whose boxes lead to no picture: pydicom follows one of length 0 for ever."""
+    place = len(_JP2) + 4
+    while frame[place + 4 : place + 8] != b"jp2c":
+        length = int.from_bytes(frame[place : place + 4], "big")
+        if length < 8 or place + length >= len(frame):
+            raise DataError(
+                f"{name}: broken image file (at byte {place} of its JPEG 2000 is a box of {length} "
+                "bytes and no picture)"
+            )
+        place += length
 
 
 def _check_frame_size(frame: bytes, layout: PixelLayout, name: str) -> None:

@@ -242,6 +242,20 @@ def test_lossy_compression_is_read(tmp_path):
     assert np.array_equal(read_image(path), decode_image(jpeg, "a.jpg"))
 
 
+@pytest.mark.parametrize("length", [None, 0, 1, 7, 10**6])
+def test_boxes_of_jpeg_2000_that_lead_to_no_picture_are_refused(tmp_path, length):
+    """pydicom follows a box of length 0 for ever."""
+    whole = encode(GREY, "JPEG2000")
+    assert whole[12:20] == (20).to_bytes(4, "big") + b"ftyp"
+    boxes = whole if length is None else whole[:12] + length.to_bytes(4, "big") + whole[16:]
+    path = compress(write_dicom(tmp_path / "a.dcm", GREY), JPEG2000Lossless, boxes)
+    if length is None:
+        assert np.array_equal(read_image(path), GREY)
+        return
+    with pytest.raises(DataError, match=f"at byte 12 of its JPEG 2000 is a box of {length} bytes"):
+        read_image(path)
+
+
 @pytest.mark.parametrize(
     ("syntax", "frame"),
     [
