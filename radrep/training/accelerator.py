@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, gather_object, reduce
+from accelerate.utils import broadcast_object_list, gather_object, pad_across_processes, reduce
 from accelerate.utils import gather as gather_tensors
 from torch import Tensor, distributed
 
@@ -208,9 +208,29 @@ def sum_over_processes(accelerator: Accelerator, values: Tensor) -> Tensor:
     return cast(Tensor, reduce(values, reduction="sum"))
 
 
-def largest(accelerator: Accelerator, value: int) -> int:
-    """The largest value of all processes: of wishes to stop, so that all leave a loop together."""
+def gather_rows(accelerator: Accelerator, mine: Tensor) -> Tensor:
+    """The rows of all processes, process by process; each may have another number of them."""
     if accelerator.num_processes == 1:
+        return mine
+    mine = mine.to(accelerator.device)
+    counts = gather_tensors(torch.tensor([len(mine)], device=mine.device)).tolist()
+    padded = gather_tensors(pad_across_processes(mine)).split(max(counts))
+    return torch.cat([rows[:count] for rows, count in zip(padded, counts, strict=True)])
+
+
+def new_cpu_group(accelerator: Accelerator) -> distributed.ProcessGroup | None:
+    """In which processes exchange what their CPUs hold: NCCL waits for GPUs. None for one alone."""
+    if accelerator.num_processes == 1:
+        return None
+    group = distributed.new_group(backend="gloo")
+    assert isinstance(group, distributed.ProcessGroup), "all processes are members"
+    return group
+
+
+def largest(value: int, group: distributed.ProcessGroup | None) -> int:
+    """The largest of a CPU group: of wishes to stop, so that all leave a loop together."""
+    if group is None:
         return value
-    values = torch.tensor([float(value)], device=accelerator.device)
-    return int(cast(Tensor, gather_tensors(values)).max())
+    values = torch.tensor(value)
+    distributed.all_reduce(values, distributed.ReduceOp.MAX, group)
+    return int(values)

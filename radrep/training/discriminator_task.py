@@ -1,10 +1,11 @@
 """Validation of a model that classifies images, label by label."""
 
+import numpy as np
 import torch
 
 from radrep.inference.classify import classify, score_rows
 from radrep.models.base import LabelModel
-from radrep.training.accelerator import gather
+from radrep.training.accelerator import gather, gather_rows
 from radrep.training.validation import Validation
 
 
@@ -18,8 +19,14 @@ class LabelTask:
         """Loss, AUROC and average precision."""
         on, model = self.validation, self.model
         batches = on.batches(on.recipe.train.batch_size)
-        rows = gather(on.accelerator, classify(model, batches, on.accelerator.device))
-        scores, loss = score_rows(rows)
+        rows = classify(model, batches, on.accelerator.device)
+        ids = gather(on.accelerator, [study for study, *_ in rows])
+        width = len(model.label_thresholds())  # of a process without an image too
+        probabilities, labels = (
+            gather_rows(on.accelerator, torch.tensor(np.array(each)).view(-1, width)).cpu().numpy()
+            for each in ([row[column] for row in rows] for column in (1, 2))
+        )
+        scores, loss = score_rows([*zip(ids, probabilities, labels, strict=True)])
         model.set_label_thresholds(torch.from_numpy(scores.thresholds()))
         model.train()
         found = {"val/loss": loss}

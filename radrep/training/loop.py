@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from radrep.data.batch import Batch
 from radrep.data.dataset import EpochOrder
@@ -25,7 +25,7 @@ from radrep.models.base import TrainableModel
 from radrep.progress import Reporter
 from radrep.recipe.recipe import Recipe
 from radrep.recipe.training import Train
-from radrep.training.accelerator import largest, sum_over_processes
+from radrep.training.accelerator import largest, new_cpu_group, sum_over_processes
 from radrep.training.optim import set_learning_rates
 from radrep.training.parallel.sharding import share_statistics, to_full, whole
 from radrep.training.parallel.stopping import BY_MANAGER, stop_requests
@@ -118,6 +118,7 @@ def fit(run: Run, progress: Progress) -> Progress:
         RadrepError: If the loss or a gradient is no longer finite, or nothing can be saved.
     """
     train, accelerator, epoch_steps = run.recipe.train, run.accelerator, run.epoch_steps
+    group = new_cpu_group(accelerator)  # of wishes to stop, which wait for no GPU
     meter = Meter(train.epochs * epoch_steps - progress.step)
     recent: list[dict[str, Tensor]] = []  # losses and norms on the device that no line holds yet
     with stop_requests() as stop_requested:
@@ -137,7 +138,7 @@ def fit(run: Run, progress: Progress) -> Progress:
                 if ends:
                     continue  # the epoch is validated and saved below, also when asked to stop
                 every = train.save_every_steps
-                stop = _asks_to_stop(accelerator, progress.step, stop_requested)
+                stop = _asks_to_stop(group, progress.step, stop_requested)
                 if stop or (every and progress.step % every == 0):
                     _read_losses(run, progress, recent)
                     run.checkpoints.save(progress, False)
@@ -146,7 +147,7 @@ def fit(run: Run, progress: Progress) -> Progress:
                     raise _interrupted(f"stopped after step {progress.step}", stop)
             validate(run, progress)
             meter.pause()
-            stop = largest(accelerator, stop_requested())
+            stop = largest(stop_requested(), group)
             if stop and progress.epoch < train.epochs:
                 run.checkpoints.finish()
                 raise _interrupted(f"stopped after epoch {progress.epoch}", stop)
@@ -165,11 +166,13 @@ def _out_of_patience(progress: Progress, train: Train) -> bool:
     return train.patience is not None and progress.epochs_without_better > train.patience
 
 
-def _asks_to_stop(accelerator: Accelerator, step: int, requested: Callable[[], int]) -> int:
+def _asks_to_stop(
+    group: distributed.ProcessGroup | None, step: int, requested: Callable[[], int]
+) -> int:
     """The number of a signal that any process had, or 0."""
-    if accelerator.num_processes > 1 and step % _STOP_EVERY:
+    if group is not None and step % _STOP_EVERY:
         return 0
-    return largest(accelerator, requested())
+    return largest(requested(), group)
 
 
 def _accumulation_groups(

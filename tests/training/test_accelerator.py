@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
 
 from radrep.data.batch import Batch
 from radrep.errors import RecipeError
@@ -17,8 +18,11 @@ from radrep.recipe.training import Train
 from radrep.training import accelerator, pretraining_task
 from radrep.training.accelerator import (
     build_accelerator,
+    gather_rows,
     is_main_process,
     join_processes,
+    largest,
+    new_cpu_group,
     set_arithmetic,
 )
 from radrep.training.pretraining_task import PretrainingTask
@@ -211,6 +215,23 @@ def test_one_process_alone_offloads_nothing(phantoms: Path, tmp_path: Path) -> N
     assert result.exit_code == 2
     assert "parallel.cpu_offload  is for several processes, and this is one" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_processes_exchange_rows_and_wishes(tmp_path: Path) -> None:
+    """Rows of any number in each, and wishes to stop by a group that no GPU is in."""
+
+    def exchange(rank: int) -> int:
+        built = build_accelerator()
+        rows = torch.full((rank * 2, 3), float(rank))  # none of the first process
+        assert gather_rows(built, rows).tolist() == [[1.0] * 3] * 2
+        more = torch.arange(rank + 1.0)[:, None]
+        assert gather_rows(built, more).ravel().tolist() == [0, 0, 1]
+        group = new_cpu_group(built)
+        assert distributed.get_backend(group) == "gloo"
+        assert largest(15 * rank, group) == 15
+        return 0
+
+    run(tmp_path / "said", 2, exchange)
 
 
 @pytest.mark.usefixtures("alone")

@@ -14,6 +14,7 @@ from radrep.data.manifest import read_image_size
 from radrep.data.tokenizer import Tokenizer
 from radrep.models.base import TrainableModel
 from radrep.recipe.recipe import Recipe
+from radrep.training.accelerator import new_cpu_group
 from radrep.training.loop import Progress
 from radrep.training.parallel.sharded_state import ShardedRun
 from radrep.training.parallel.sharding import gather_state
@@ -46,11 +47,9 @@ class CheckpointWriter:
 
     def __post_init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "radrep-checkpoint")
-        if self._is_async and self._is_sharded and self.accelerator.num_processes > 1:
-            # Apart from the exchanges of the steps, whose order it would disturb, and without GPUs.
-            group = distributed.new_group(backend="gloo")
-            assert isinstance(group, distributed.ProcessGroup), "all processes are members"
-            self._group = group
+        if self._is_async and self._is_sharded:
+            # Apart from the exchanges of the steps, whose order it would disturb.
+            self._group = new_cpu_group(self.accelerator)
 
     @property
     def _is_async(self) -> bool:

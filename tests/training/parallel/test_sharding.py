@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from radrep.modules.language_model import Float32Weights
 from radrep.training.accelerator import build_accelerator
 from radrep.training.parallel import sharding
-from radrep.training.parallel.sharded_state import load_optimizer, save_optimizer
+from radrep.training.parallel.sharded_state import ShardedRun
 from radrep.training.parallel.sharding import (
     gather_state,
     make_mesh,
@@ -96,8 +96,9 @@ def train(
             getattr(layer.learned.weight, "_no_weight_decay", False) for layer in model.layers
         )
     optimizer = optimizer_of(model)
+    sharded = ShardedRun(accelerator, model, optimizer)
     if before is not None:
-        load_optimizer(before, accelerator, model, optimizer)
+        sharded.load_optimizer(before)
         assert optimizer.param_groups[0]["name"] == "rest"
     losses = []
     for _ in range(steps):
@@ -117,7 +118,7 @@ def train(
     losses += [validation, loss / count, norm]
     state = gather_state(model.state_dict(), keep=rank == 0)
     if save is not None:
-        save_optimizer(save, accelerator, model, optimizer)
+        sharded.save(save, {})
     if rank == 0:
         if save is not None:
             save_file(state, save / "weights.safetensors")
