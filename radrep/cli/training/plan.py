@@ -105,7 +105,8 @@ def show(plan: "Plan") -> None:
         )
     disk = [f"checkpoints {_size(plan.checkpoint_bytes)}"]
     if plan.data_bytes is not None:
-        disk.insert(0, f"prepared data {_size(plan.data_bytes)}")
+        assumed = f" ({plan.data_assumed}; assumed)" if plan.data_assumed else ""
+        disk.insert(0, f"prepared data {_size(plan.data_bytes)}{assumed}")
     if plan.feature_bytes is not None:
         disk.append(f"cached features {_size(plan.feature_bytes)} of {plan.feature_splits}")
     say(f"disk                  {', '.join(disk)}")

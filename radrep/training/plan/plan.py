@@ -28,6 +28,7 @@ from radrep.training.plan.measure import META, StepCost, measure_step
 _LAUNCH = 6e-6  # seconds in which a CPU starts a kernel; assumed
 UTILISATION = 0.35  # of a card's peak; assumed, and reported as assumed
 NUM_WORDS = 4000  # of a vocabulary that is not there to be counted; MIMIC-CXR's has about as many
+IMAGES_PER_STUDY = 1.66  # MIMIC-CXR's 377,110 images of 227,835 studies
 BYTES_PER_IMAGE = 28_300  # measured on IU X-Ray, prepared at 256 pixels
 _CONTEXT = 1.0 * GIB  # of CUDA and its libraries
 _FRAGMENTS = 0.05  # of the memory, which no tensor gets
@@ -77,6 +78,7 @@ class Plan:
     num_studies: int | None  # of an epoch; None: not known
     num_images: int | None
     data_bytes: int | None
+    data_assumed: str  # how bytes were made of a number of studies; "": they are counted
     feature_bytes: int | None  # of the cache behind a frozen encoder
     feature_splits: str  # those whose images it counts
     checkpoint_bytes: int
@@ -180,7 +182,7 @@ def make_plan(
     held = _held(recipe, devices, model)
     state = sum(_bytes(tensor) for tensor in model.checkpoint_state().values())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
-    studies, images, cached, data_bytes = _count_data(recipe, num_studies)
+    data = _count_data(recipe, num_studies)
     train = recipe.train
     step = small.flops - 2 * per_flops + train.batch_size * per_flops
     return Plan(
@@ -202,10 +204,11 @@ def make_plan(
             kernels=large.kernels * train.grad_accum_steps,
         ),
         utilisation=utilisation,
-        num_studies=studies,
-        num_images=images,
-        data_bytes=data_bytes,
-        feature_bytes=_feature_bytes(recipe, model, cached),
+        num_studies=data.studies,
+        num_images=data.images,
+        data_bytes=data.num_bytes,
+        data_assumed=data.assumed,
+        feature_bytes=_feature_bytes(recipe, model, data.cached),
         feature_splits="train and val" if num_studies is None else "train alone",
         checkpoint_bytes=_KEPT * (state + optimizer_bytes(recipe, parameters)),
     )
@@ -304,24 +307,49 @@ def _held(recipe: Recipe, devices: Devices, model: TrainableModel) -> tuple[int,
     return parameters, gradients, optimizer, exchange
 
 
-def _count_data(
-    recipe: Recipe, num_studies: int | None
-) -> tuple[int | None, int | None, int | None, int | None]:
-    """Studies and images of an epoch, images of the cache, bytes of the data; None: not known."""
-    most = build_selection(recipe.data).max_images
-    if num_studies is None and (recipe.data.prepared / PREPARED).is_file():
-        shards = read_shards(recipe.data.prepared)
+@dataclass(frozen=True)
+class _DataCount:
+    """Of an epoch and of the disk; None: not known."""
+
+    studies: int | None = None
+    images: int | None = None  # that an epoch uses
+    cached: int | None = None  # images with cached features
+    num_bytes: int | None = None  # of all images, used or not
+    assumed: str = ""
+
+
+def _count_data(recipe: Recipe, num_studies: int | None) -> _DataCount:
+    """Count what is prepared, or take so many studies as such data has, or as MIMIC-CXR has."""
+    selection, prepared = build_selection(recipe.data), recipe.data.prepared
+    shards = read_shards(prepared) if (prepared / PREPARED).is_file() else []
+
+    def used(images: int, studies: int) -> int:
+        return min(images, studies * selection.max_files) + studies * selection.has_mask
+
+    all_studies = sum(shard.studies for shard in shards)
+    all_images = sum(shard.images for shard in shards)
+    all_bytes = sum(shard.num_bytes for shard in shards)
+    if num_studies is None:
+        if not shards:
+            return _DataCount()
         studies, images = {}, {}
         for split in ("train", "val"):
             own = [shard for shard in shards if shard.split == split]
             studies[split] = sum(shard.studies for shard in own)
-            images[split] = min(sum(shard.images for shard in own), studies[split] * most)
-        num_bytes = sum(shard.num_bytes for shard in shards)
-        return studies["train"], images["train"], sum(images.values()), num_bytes
-    if num_studies is None:
-        return None, None, None, None
-    images_of_studies = num_studies * most
-    return num_studies, images_of_studies, images_of_studies, images_of_studies * BYTES_PER_IMAGE
+            images[split] = used(sum(shard.images for shard in own), studies[split])
+        return _DataCount(studies["train"], images["train"], sum(images.values()), all_bytes)
+    per_study, per_image, like = IMAGES_PER_STUDY, float(BYTES_PER_IMAGE), "MIMIC-CXR and IU X-Ray"
+    if all_images:
+        per_study, per_image = all_images / all_studies, all_bytes / all_images
+        like = str(prepared)
+    total = round(num_studies * per_study)
+    return _DataCount(
+        num_studies,
+        used(total, num_studies),
+        used(total, num_studies),
+        round(total * per_image),
+        f"{per_study:.2f} images a study of {per_image / 1e3:.1f} kB, as in {like}",
+    )
 
 
 def _feature_bytes(recipe: Recipe, model: TrainableModel, images: int | None) -> int | None:

@@ -143,6 +143,23 @@ def test_cached_features_are_of_train_and_val_and_what_is_not_planned_is_named(
     assert (both.feature_splits, train.feature_splits) == ("train and val", "train alone")
 
 
+def test_the_disk_of_data_counts_all_images_of_a_study(phantoms: Path, tmp_path: Path) -> None:
+    """Prepared data have every view, whatever `data.max_views` takes of them."""
+    disk = "prepared data 47.0 MB (1.66 images a study of 28.3 kB, as in MIMIC-CXR and IU X-Ray; "
+    path = write_recipe(tmp_path, tmp_path / "absent")
+    for views, images in ((1, "2,000"), (8, "3,320")):  # of two epochs
+        words = "--studies", "1000", "--set", f"data.max_views={views}"
+        told = radrep("plan", path, "--devices", "A10-24GB", *words)
+        assert f" {images} images, " in told.stdout
+        assert f"{disk}assumed)" in told.stdout
+    recipe = load_recipe(str(write_recipe(tmp_path, phantoms)), ["data.max_views=1"])
+    counted, doubled = make_plan(recipe, ONE), make_plan(recipe, ONE, num_studies=96)
+    assert counted.data_bytes is not None
+    assert doubled.data_bytes == 2 * counted.data_bytes
+    assert (counted.data_assumed, doubled.num_images) == ("", 96)
+    assert doubled.data_assumed.endswith(f", as in {phantoms}")
+
+
 def test_the_command_says_what_fits(phantoms: Path, tmp_path: Path) -> None:
     path = write_recipe(tmp_path, phantoms)
     told = radrep("plan", path, "--devices", "2xA10-24GB", "--nodes", "2")
