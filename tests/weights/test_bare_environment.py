@@ -41,6 +41,29 @@ assert not any(map(find_spec, extras)), [name for name in extras if find_spec(na
 print(ReportGenerator.from_pretrained(checkpoint).write(film).text)
 """
 
+BY_NAME = """
+import sys
+import zipfile
+
+import huggingface_hub
+
+bundle, film = sys.argv[1:]
+
+
+def snapshot_download(repository, *, revision, allow_patterns):
+    assert (repository, revision) == ("me/chest", "v1")
+    with zipfile.ZipFile(bundle) as packed:
+        packed.extractall("snapshot", {*packed.namelist()} & {*allow_patterns})
+    return "snapshot"
+
+
+huggingface_hub.snapshot_download = snapshot_download  # the client's, before radrep imports it
+
+from radrep.inference.generator import ReportGenerator
+
+print(ReportGenerator.from_pretrained("me/chest", revision="v1").write(film).text)
+"""
+
 
 def required(package: Distribution, found: dict[str, Distribution], *extras: str) -> None:
     """Collect what a distribution requires with some extras, and what that requires."""
@@ -117,4 +140,5 @@ def test_a_bundle_writes_the_same_report_where_only_requirements_are_installed(
     with moved_away(trained_run, phantoms):
         assert run("-c", WRITE, bundle, films[0], *EXTRAS) == f"{report}\n"
         assert any((tmp_path / "bare cache").iterdir()), "it was unpacked there"
+        assert run("-c", BY_NAME, bundle, films[0]) == f"{report}\n"
         assert run("-m", "radrep", "generate", films[0], "--checkpoint", bundle) == printed
