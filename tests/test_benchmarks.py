@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import __main__ as benchmarks
+from tests.benchmarks.bench_films import PeakMemory
 from tests.benchmarks.rows import Row, compare
 
 
@@ -67,3 +68,14 @@ def test_every_suite_runs_at_tiny_sizes(name: str, capsys: pytest.CaptureFixture
     lines = capsys.readouterr().out.splitlines()[2:]
     assert lines
     assert all(line.endswith("x") or "not measured: " in line for line in lines)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads Linux's /proc")
+def test_peak_memory_is_noted_once_at_each_share_of_the_work() -> None:
+    memory, seen = PeakMemory((0.25, 0.5, 1.0)), []
+    with memory.progress("reports", 8, "studies") as advance:
+        for _ in range(4):
+            advance(2)
+            seen.append(len(memory.noted))
+    assert seen == [1, 2, 2, 3]
+    assert 0 < memory.noted[0] <= memory.noted[1] <= memory.noted[2]
