@@ -1,6 +1,5 @@
 """Texts that look like what de-identification removes."""
 
-import time
 from datetime import date
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from radrep.preparation.identifiers import find_kinds
 from radrep.preparation.pipeline import prepare
 from radrep.preparation.sources.folder.source import FolderSource
+from tests.runaway import no_runaway
 from tests.whole_way import radrep, write_films
 
 FOUND = {
@@ -72,9 +72,8 @@ def test_dates_are_found_however_written(day: date, form: str) -> None:
     "part", ["Aa-", "a-", "name: Aa ", "A'", "1 of june ", "AA ", "DR. A. ", "Dr. A. ", "2019"]
 )
 def test_the_time_grows_with_the_length_of_a_text(part: str) -> None:
-    start = time.process_time()
-    list(find_kinds("A" + part * 30_000))
-    assert time.process_time() - start < 2
+    with no_runaway(5):
+        list(find_kinds("A" + part * 30_000))
 
 
 def test_of_iu_x_ray_only_days_that_its_makers_left_are_found(data_dir: Path) -> None:

@@ -1,5 +1,4 @@
 import random
-import time
 
 import pytest
 
@@ -13,13 +12,13 @@ from radrep.preparation.sources.cells import (
     split_findings,
     split_names,
 )
+from tests.runaway import no_runaway
 
 
 @pytest.mark.parametrize("unit", ["a_", "a_1 ", "a ", "_ "])
 def test_time_grows_with_the_length_of_a_cell(unit):
-    start = time.process_time()
-    assert not are_names("a" + unit * 20_000 + ":")
-    assert time.process_time() - start < 1
+    with no_runaway(5):
+        assert not are_names("a" + unit * 20_000 + ":")
 
 
 @pytest.mark.parametrize(
