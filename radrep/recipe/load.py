@@ -19,6 +19,7 @@ from radrep.recipe.recipe import Recipe
 
 Problems = list[tuple[str, str]]
 _SHOWN = 100  # characters of a --set
+_OF_RUNS = {"recipe", "folds", "seeds"}  # files that radrep writes, which name no recipe
 # What PyYAML raises: ValueError for a date such as 2024-02-31, the others for a tag whose value is
 # of another type, such as !!int "" and !!bool maybe.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, IndexError, KeyError, AttributeError)
@@ -33,6 +34,9 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> Recipe:
     every problem of YAML, keys and values.
     """
     written, problems = _parse_extended(path_or_name, ())
+    stem = Path(path_or_name).name.removesuffix(".yaml")
+    if stem and stem.isprintable() and stem not in _OF_RUNS:
+        written.setdefault("name", stem)
     alone = deepcopy(written)
     problems += _override(written, overrides)
     try:
@@ -50,7 +54,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
     Changed keys that others switch off are left out, since a file may not hold them.
     """
-    dumped = recipe.model_dump(mode="json")
+    dumped = {"name": recipe.name, **recipe.model_dump(mode="json")}
     for key in _idle(recipe):
         *sections, name = key.split(".")
         section = dumped
@@ -154,6 +158,7 @@ def _parse_extended(path_or_name: str, above: tuple[str, ...]) -> tuple[dict[Any
     if below in chain:
         raise RecipeError(above[0] if above else path_or_name, [("extends", _circle(chain, below))])
     base, problems_below = _parse_extended(below, chain)
+    base.pop("name", None)
     return _merge(base, written), problems_below + problems
 
 
@@ -277,7 +282,13 @@ _Dumper.add_representer(
 
 def change_section(section: SectionT, changes: Mapping[str, object], *, title: str) -> SectionT:
     """A section with some keys changed, checked like a recipe; title names their origin."""
-    return make_section(type(section), {**section.model_dump(), **changes}, title=title)
+    kept = {**section.model_dump(), **_not_dumped(section)}
+    return make_section(type(section), {**kept, **changes}, title=title)
+
+
+def _not_dumped(section: BaseModel) -> dict[str, object]:
+    fields = type(section).model_fields.items()
+    return {name: getattr(section, name) for name, field in fields if field.exclude}
 
 
 def make_section(kind: type[SectionT], values: Mapping[str, object], *, title: str) -> SectionT:

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+from pydantic import Field
+
 from radrep.errors import RecipeError
 from radrep.recipe.data import Data
 from radrep.recipe.models import MODELS, Contrastive, CsrLmca, Discriminator, Emrrg, Model
-from radrep.recipe.section import Folder, Rule, Section
+from radrep.recipe.section import Folder, Name, Rule, Section
 from radrep.recipe.training import Decode, Optim, Parallel, Train
 from radrep.sections import TWO_SECTIONS
 
@@ -19,6 +21,8 @@ _TASKS: Mapping[str, tuple[str, ...]] = {
 class Recipe(Section):
     """The complete description of one run."""
 
+    # What it is known by, its file's name unless it has another: no setting, so no `differences`.
+    name: Name | None = Field(default=None, exclude=True)
     task: Literal["train", "pretrain"]
     out: Folder  # the run, made anew
     data: Data

@@ -19,7 +19,9 @@ Run = Annotated[Path, typer.Argument(help="A run.")]
 
 @app.callback()
 def runs(ctx: typer.Context, folder: Folder = Path("runs")) -> None:
-    """List runs: model, data, best validation, how long and when it was trained, size.
+    """List runs: recipe, data, best validation, how long and when it was trained, size.
+
+    Runs of an older radrep have their model, in brackets, for the recipe.
 
     Example:  radrep runs
 
@@ -39,7 +41,7 @@ def runs(ctx: typer.Context, folder: Folder = Path("runs")) -> None:
     if not rows:
         say(f"{folder} has no run. Train one with: radrep train csr_lmca_iu_cpu")
         return
-    table(("run", "model", "data", "best", "value", "step", "time", "changed", "MB"), rows)
+    table(("run", "recipe", "data", "best", "value", "time", "changed", "MB"), rows)
 
 
 def _name(run: Path, folder: Path) -> str:
@@ -49,11 +51,10 @@ def _name(run: Path, folder: Path) -> str:
 def _shown(facts: "RunFacts") -> tuple[object, ...]:
     recipe = facts.recipe
     return (
-        "of another radrep" if recipe is None else recipe.model.name,
+        "of another radrep" if recipe is None else recipe.name or f"({recipe.model.name})",
         None if recipe is None else recipe.data.prepared.name,
-        None if recipe is None else recipe.train.monitor,
+        None if recipe is None else recipe.train.monitor.removeprefix("val/"),
         facts.best,
-        facts.step,
         None if facts.seconds is None else _duration(facts.seconds),
         f"{facts.changed:%Y-%m-%d}",
         round(facts.num_bytes / 1e6),
