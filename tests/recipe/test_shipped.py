@@ -144,7 +144,7 @@ def test_additions_to_a_published_recipe_are_declared_and_nothing_else_differs(n
     recipe, published = load_recipe(name), load_recipe(f"{name}_published")
     assert recipe.decode.edit == Edit()
     decode = recipe.decode.model_copy(update={"edit": None})
-    changes: dict[str, object] = {"out": published.out, "decode": decode}
+    changes: dict[str, object] = {"name": published.name, "out": published.out, "decode": decode}
     if name.startswith("emrrg"):  # warm-up and clipping, declared
         assert (recipe.optim.warmup_steps, recipe.optim.clip_norm) == (200, 1.0)
         changes["optim"] = published.optim
