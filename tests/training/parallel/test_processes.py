@@ -98,12 +98,16 @@ def test_progress_of_a_sharded_run_lies_with_its_optimizer(tmp_path: Path, phant
     assert {".metadata", "__0_0.distcp"} < names
     assert "training.pt" not in names
     part, steps = newest / "__0_0.distcp", len(curve(folder))
-    content = part.read_bytes()
-    part.write_bytes(content[:-1])
-    refused = radrep("train", folder, "--resume", "--set", "train.epochs=2")
-    assert refused.exit_code == 2
-    assert "its __0_0.distcp is not what was written" in " ".join(refused.stderr.split())
-    part.write_bytes(content)
+    for file, damage, told in (
+        (part, part.read_bytes()[:-1], "its __0_0.distcp is not what was written"),
+        (newest / "checksums.json", b"{", "its checksums.json cannot be read"),
+    ):
+        content = file.read_bytes()
+        file.write_bytes(damage)
+        refused = radrep("train", folder, "--resume", "--set", "train.epochs=2")
+        assert refused.exit_code == 2
+        assert told in " ".join(refused.stderr.split())
+        file.write_bytes(content)
     run(tmp_path / "on", 1, command("train", folder, "--resume", "--set", "train.epochs=2"))
     assert len(curve(folder)) > steps
 
